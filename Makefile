@@ -1,0 +1,43 @@
+# make demo | test | lint | gradcheck | lab: each makes .venv and installs what it needs first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format gradcheck lab clean
+
+demo: .venv/learner
+	$(BIN)/python -m moe_numpy demo
+
+gradcheck: .venv/learner
+	$(BIN)/python -m moe_numpy gradcheck
+
+lab: .venv/learner
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+test: .venv/developer
+	$(BIN)/python -m pytest --cov
+
+lint: .venv/developer
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/developer
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "moe_numpy needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/learner: $(BIN)/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/developer: .venv/learner
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

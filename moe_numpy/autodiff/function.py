@@ -1,0 +1,217 @@
+"""Function: one differentiable operation, its forward above its backward.
+
+A subclass writes two methods that see plain arrays and never a Tensor::
+
+    class Square(Function):
+        '''y = x².'''
+
+        def forward(self, x):
+            self.save(x)
+            return x * x
+
+        def backward(self, grad):
+            (x,) = self.saved
+            return 2 * x * grad
+
+``Square.apply(t)`` runs it on Tensors and records it as a node of the graph. Without a tape the same object
+can be run by hand: ``op = Square(); y = op.forward(x); dx = op.backward(dy)``.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arrays import library_of
+from .modes import NonFiniteError, modes
+from .tensor import Tensor
+
+_SAMPLES = 256  # entries that the fingerprint of a large array looks at
+
+
+class Edge(NamedTuple):
+    """Where the gradient of one input goes, and what it must look like."""
+
+    source: Any  # the Function that made the input, or the leaf Tensor itself
+    is_leaf: bool
+    output_index: int
+    shape: tuple[int, ...]
+    dtype: Any
+    library: str
+
+
+class Function:
+    """One node of the graph: ``forward(*arrays, **settings)`` and ``backward(*gradients)``.
+
+    ``forward`` returns an array or a tuple of arrays. ``backward`` gets one gradient for each output (zeros
+    where none arrived, None for an output of integers) and returns one gradient, or None, for each positional
+    input. Inputs are positional, settings keyword-only. The engine undoes broadcasting and type promotion, so
+    ``backward`` of ``a + b`` may return ``grad, grad`` whatever the shapes of a and b.
+    """
+
+    edges: tuple[Edge | None, ...] = ()
+    released = False
+    outputs: tuple[tuple[tuple[int, ...], Any], ...] = ()  # shape and dtype of each
+    _saved: tuple[Any, ...] = ()
+    _fingerprints: tuple[bytes | None, ...] = ()
+    _recording = True
+
+    def forward(self, *arrays: Any, **settings: Any) -> Any:
+        """Compute the outputs; keep what backward needs with :meth:`save`."""
+        raise NotImplementedError(f"{self.name} has no forward")
+
+    def backward(self, *gradients: Any) -> Any:
+        """Turn the gradients of the outputs into gradients of the inputs."""
+        raise NotImplementedError(f"{self.name} has no backward")
+
+    @property
+    def name(self) -> str:
+        """The name that errors and reports use."""
+        return type(self).__name__
+
+    def needs_grad(self, i: int) -> bool:
+        """Whether the gradient of input i will be used; backward may return None where it is not."""
+        return not self.edges or self.edges[i] is not None
+
+    def save(self, *arrays: Any) -> None:
+        """Keep arrays for backward. They must not change until then."""
+        if self._recording:
+            self._saved = arrays
+            self._fingerprints = tuple([_fingerprint(a) for a in arrays])
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        """What :meth:`save` kept, after checking that nobody wrote to it."""
+        for i, (array, before) in enumerate(zip(self._saved, self._fingerprints, strict=True)):
+            if before is not None and _fingerprint(array) != before:
+                raise RuntimeError(
+                    f"{self.name}: saved array {i} of shape {array.shape} was changed in place between forward "
+                    "and backward; write to a copy instead, or change it after backward()"
+                )
+        return self._saved
+
+    def release(self) -> None:
+        """Let go of the saved arrays and of the graph below."""
+        self.released = True
+        self._saved = self._fingerprints = self.edges = ()
+
+    @classmethod
+    def apply(cls, *inputs: Any, **settings: Any) -> Any:
+        """Run forward on Tensors, arrays and numbers; record the op if a gradient can flow through it.
+
+        Returns a Tensor, or a tuple of Tensors where forward returns a tuple. TypeError for inputs on
+        different devices.
+        """
+        op = _substitutes.get(cls, cls)()
+        arrays = []
+        library = None
+        differentiable = False
+        for x in inputs:
+            if isinstance(x, Tensor):
+                differentiable |= x.requires_grad
+                x = x.data
+            found = library_of(x)
+            if found != library and found is not None:
+                if library is not None:
+                    raise TypeError(
+                        f"{op.name}: inputs live in {library} and in {found}; move them to one device first"
+                    )
+                library = found
+            arrays.append(x)
+        record = op._recording = differentiable and modes.record_graph
+        if record:
+            op.edges = tuple([_edge(x, library) for x in inputs])
+        try:
+            outputs = op.forward(*arrays, **settings)
+        except Exception as error:
+            error.add_note(f"in {op.name}.forward({', '.join(map(_describe, arrays))})")
+            raise
+        as_tuple = outputs if type(outputs) is tuple else (outputs,)
+        if modes.check_finite:
+            _require_finite(op, as_tuple)
+        op.outputs = tuple([(y.shape, y.dtype) for y in as_tuple])
+        tensors = tuple([_wrap(op, y, i, record) for i, y in enumerate(as_tuple)])
+        if differentiable and not record:
+            for tensor in tensors:
+                tensor.no_graph_because = _NoGraph(op.name, threading.current_thread().name)
+        return tensors if type(outputs) is tuple else tensors[0]
+
+
+_substitutes: dict[type[Function], type[Function]] = {}
+
+
+@contextmanager
+def substitute(original: type[Function], replacement: type[Function]) -> Iterator[None]:
+    """Inside the block, whatever calls ``original.apply`` runs ``replacement``, in every thread.
+
+    This is how a learner's own Function becomes part of the real library::
+
+        with substitute(Softmax, MySoftmax):
+            train(...)
+    """
+    for role, value in (("original", original), ("replacement", replacement)):
+        if not (isinstance(value, type) and issubclass(value, Function)):
+            raise TypeError(f"substitute: {role} must be a Function class, got {value!r}")
+    before = _substitutes.get(original)
+    _substitutes[original] = replacement
+    try:
+        yield
+    finally:
+        if before is None:
+            del _substitutes[original]
+        else:
+            _substitutes[original] = before
+
+
+def implementation_of(original: type[Function]) -> type[Function]:
+    """The class that ``original.apply`` runs at present: its substitute, or itself."""
+    return _substitutes.get(original, original)
+
+
+class _NoGraph(NamedTuple):
+    op: str
+    thread: str
+
+    def __str__(self) -> str:
+        return f"{self.op} made it inside no_grad() in thread {self.thread!r}"
+
+
+def _edge(x: Any, library: str | None) -> Edge | None:
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return None
+    source = x if x.function is None else x.function
+    return Edge(source, x.function is None, x.output_index, x.data.shape, x.data.dtype, library or "")
+
+
+def _wrap(op: Function, y: Any, index: int, record: bool) -> Tensor:
+    tensor = Tensor(y)
+    if record and y.dtype.kind == "f":
+        tensor.requires_grad = True
+        tensor.function = op
+        tensor.output_index = index
+    return tensor
+
+
+def _fingerprint(array: Any) -> bytes | None:
+    """Bytes that change when the array is overwritten: all of a small array, evenly spread samples of a large one.
+
+    A change of single entries of a large array can go unseen; a change of a slice or of all of it cannot.
+    Arrays on a GPU are not looked at, since that would wait for the device.
+    """
+    if type(array) is not np.ndarray:
+        return None
+    if array.size <= _SAMPLES:
+        return array.tobytes()
+    return array.flat[:: array.size // _SAMPLES].tobytes()
+
+
+def _require_finite(op: Function, outputs: tuple[Any, ...]) -> None:
+    for i, y in enumerate(outputs):
+        if y.dtype.kind == "f" and not bool((abs(y) < float("inf")).all()):
+            raise NonFiniteError(op.name, "forward", f"a non-finite value in output {i} of shape {y.shape}")
+
+
+def _describe(x: Any) -> str:
+    return f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else repr(x)

@@ -1,0 +1,166 @@
+"""The backward walk: from a result to the leaves, each op once, after everything that used it.
+
+The walk keeps its own stack, so a chain of 100,000 ops needs no deep recursion. What an op saved is released
+as soon as the walk has passed it, so memory falls while the walk goes on.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from .arrays import library_of
+from .modes import NonFiniteError, modes
+
+if TYPE_CHECKING:
+    from .function import Edge, Function
+    from .tensor import Tensor
+
+
+def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:
+    """Add the gradient of every leaf that ``root`` was computed from to its ``.grad``.
+
+    The leaves are written when the whole walk has succeeded, never half of them.
+    """
+    leaf_gradients: dict[Tensor, Any] = {}
+    if root.function is None:
+        leaf_gradients[root] = gradient
+    else:
+        _walk(root.function, root.output_index, gradient, retain_graph, leaf_gradients)
+    for leaf, total in leaf_gradients.items():
+        leaf.grad = total if leaf.grad is None else leaf.grad + total
+
+
+def _walk(
+    root: "Function",
+    output_index: int,
+    gradient: Any,
+    retain_graph: bool,
+    leaf_gradients: "dict[Tensor, Any]",
+) -> None:
+    consumers_left = _count_consumers(root)
+    arrived: dict[Function, list[Any]] = {root: [None] * len(root.outputs)}
+    arrived[root][output_index] = gradient
+    ready = [root]
+    while ready:
+        op = ready.pop()
+        input_gradients = _input_gradients(op, arrived.pop(op, None))
+        edges = op.edges
+        if not retain_graph:
+            op.release()
+        for edge, grad in zip(edges, input_gradients, strict=True):
+            if edge is None:
+                continue
+            if edge.is_leaf:
+                if grad is not None:
+                    seen = leaf_gradients.get(edge.source)
+                    leaf_gradients[edge.source] = grad if seen is None else seen + grad
+                continue
+            source = edge.source
+            if grad is not None:
+                slots = arrived.setdefault(source, [None] * len(source.outputs))
+                seen = slots[edge.output_index]
+                slots[edge.output_index] = grad if seen is None else seen + grad
+            consumers_left[source] -= 1
+            if consumers_left[source] == 0:
+                ready.append(source)
+
+
+def _count_consumers(root: "Function") -> "Counter[Function]":
+    """How many edges lead to each op: it runs backward when all of them have delivered."""
+    count: Counter[Function] = Counter()
+    stack = [root]
+    while stack:
+        for edge in stack.pop().edges:
+            if edge is not None and not edge.is_leaf:
+                if edge.source not in count:
+                    stack.append(edge.source)
+                count[edge.source] += 1
+    return count
+
+
+def _input_gradients(op: "Function", arrived: list[Any] | None) -> Sequence[Any]:
+    """Run ``op.backward`` and hold what it returns to the contract of :class:`Function`."""
+    if op.released:
+        raise RuntimeError(
+            f"backward() came to {op.name} a second time, but the first walk released what it had saved; "
+            "run the forward pass again, or call the first backward(retain_graph=True)"
+        )
+    if arrived is None:  # every consumer passed None: nothing flows further here
+        return (None,) * len(op.edges)
+    if len(arrived) > 1:
+        arrived = _with_zeros(op, arrived)
+    try:
+        result = op.backward(*arrived)
+    except Exception as error:
+        error.add_note(f"in {op.name}.backward")
+        raise
+    if type(result) is not tuple:
+        result = (result,)
+    if len(result) != len(op.edges):
+        raise RuntimeError(
+            f"{op.name}.backward returned {len(result)} gradients for {len(op.edges)} inputs; "
+            "it must return one gradient, or None, for each"
+        )
+    return [
+        None if edge is None or grad is None else _conform(op, i, edge, grad)
+        for i, (edge, grad) in enumerate(zip(op.edges, result, strict=True))
+    ]
+
+
+def _with_zeros(op: "Function", arrived: list[Any]) -> list[Any]:
+    """Zeros for float outputs that no gradient reached; None stays for outputs of integers."""
+    xp = array_namespace(next(g for g in arrived if g is not None))
+    return [
+        xp.zeros(shape, dtype=dtype) if g is None and dtype.kind == "f" else g
+        for g, (shape, dtype) in zip(arrived, op.outputs, strict=True)
+    ]
+
+
+def _conform(op: "Function", i: int, edge: "Edge", grad: Any) -> Any:
+    """Undo broadcasting and type promotion, then check shape, dtype and device."""
+    if isinstance(grad, np.generic):
+        grad = np.asarray(grad)
+    if library_of(grad) != edge.library:
+        raise RuntimeError(
+            f"{op.name}.backward: the gradient of input {i} is {type(grad).__module__}.{type(grad).__name__}, "
+            f"the input lives in {edge.library}"
+        )
+    if grad.shape != edge.shape:
+        if not _broadcasts(edge.shape, grad.shape):
+            raise RuntimeError(
+                f"{op.name}.backward: the gradient of input {i} has shape {grad.shape}, "
+                f"the input has shape {edge.shape}"
+            )
+        grad = undo_broadcasting(grad, edge.shape)
+    if grad.dtype != edge.dtype:
+        if all(dtype == edge.dtype for _, dtype in op.outputs):
+            raise RuntimeError(
+                f"{op.name}.backward: the gradient of input {i} has dtype {grad.dtype}, the input has "
+                f"{edge.dtype} and forward promoted nothing; look for where the other type comes in"
+            )
+        grad = grad.astype(edge.dtype)
+    if modes.check_finite and not bool((abs(grad) < float("inf")).all()):
+        raise NonFiniteError(op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}")
+    return grad
+
+
+def undo_broadcasting(grad: Any, shape: tuple[int, ...]) -> Any:
+    """Sum ``grad`` over the axes along which an input of ``shape`` was stretched: the adjoint of broadcasting.
+
+    Broadcasting copies an entry to several places; by the chain rule its gradient is the sum over the copies.
+    """
+    new_axes = grad.ndim - len(shape)
+    stretched = tuple(
+        axis + new_axes for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + new_axes] != 1
+    )
+    axes = tuple(range(new_axes)) + stretched
+    return grad.sum(axis=axes, keepdims=True).reshape(shape) if axes else grad
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
+    )
