@@ -1,0 +1,137 @@
+"""The expert feed-forward networks of one layer, all experts in one grouped computation.
+
+Rows arrive sorted by expert; ``offsets[e]:offsets[e+1]`` are those of expert e. Each product is done once for
+each expert on its own rows, written into one buffer for all of them.
+"""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from .. import kernels
+from ..autodiff import Function, Tensor
+from ..nn import Module, Parameter
+from ..nn.module import normal
+from ..ops import GELU, Affine, ReLU, SwiGLU
+from ..typing import Array, Float, Int
+
+
+class GroupedSwiGLU(Function):
+    """y_n = D_e (silu(G_e x_n) ⊙ U_e x_n) for each row n of expert e (Shazeer 2020, equation 6).
+
+    ``gate_up`` holds G_e above U_e, so that one product serves both.
+    """
+
+    def forward(
+        self,
+        x: Float[Array, "N d"],
+        gate_up: Float[Array, "E two_f d"],
+        down: Float[Array, "E d f"],
+        offsets: Int[Array, " E1"],
+    ) -> Float[Array, "N d"]:
+        """Two grouped products with the activation between them."""
+        k = kernels.of(x)
+        f = down.shape[2]
+        h = k.grouped_product(x, gate_up, offsets)
+        a = k.swiglu(h[:, :f], h[:, f:])
+        self.save(x, gate_up, down, offsets, h, a)
+        return k.grouped_product(a, down, offsets)
+
+    def backward(self, grad: Float[Array, "N d"]) -> tuple[Any, Any, Any, None]:
+        """da = D_eᵀ dy, dD_e = Σ dy aᵀ; through the activation to dh; dx = [G_e; U_e]ᵀ dh, d[G_e; U_e] = Σ dh xᵀ."""
+        x, gate_up, down, offsets, h, a = self.saved
+        k = kernels.of(x)
+        f = down.shape[2]
+        d_a = k.grouped_product_input_gradient(grad, down, offsets)
+        d_down = k.grouped_product_weight_gradient(grad, a, offsets)
+        d_h = array_namespace(h).empty_like(h)
+        k.swiglu_gradient(d_a, h[:, :f], h[:, f:], out=(d_h[:, :f], d_h[:, f:]))
+        d_x = k.grouped_product_input_gradient(d_h, gate_up, offsets)
+        d_gate_up = k.grouped_product_weight_gradient(d_h, x, offsets)
+        return d_x, d_gate_up, d_down, None
+
+
+class GroupedAffine(Function):
+    """y_n = W_e x_n + b_e for each row n of expert e."""
+
+    def forward(
+        self,
+        x: Float[Array, "N i"],
+        weight: Float[Array, "E o i"],
+        bias: Float[Array, "E o"],
+        offsets: Int[Array, " E1"],
+    ) -> Float[Array, "N o"]:
+        """One product for each expert, then its bias."""
+        self.save(x, weight, offsets)
+        k = kernels.of(x)
+        return k.add_to_groups(k.grouped_product(x, weight, offsets), bias, offsets)
+
+    def backward(self, grad: Float[Array, "N o"]) -> tuple[Any, Any, Any, None]:
+        """dx_n = W_eᵀ dy_n, dW_e = Σ dy_n x_nᵀ, db_e = Σ dy_n over the rows of e."""
+        x, weight, offsets = self.saved
+        k = kernels.of(x)
+        return (
+            k.grouped_product_input_gradient(grad, weight, offsets),
+            k.grouped_product_weight_gradient(grad, x, offsets),
+            k.grouped_sum(grad, offsets),
+            None,
+        )
+
+
+class SwiGLUExperts(Module):
+    """E networks x → D (silu(G x) ⊙ U x), as in Mixtral, OLMoE and DeepSeek.
+
+    Parameters ``gate_up`` [E, 2f, d] and ``down`` [E, d, f], drawn from N(0, 1/fan-in).
+    """
+
+    def __init__(
+        self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32
+    ):
+        self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
+        self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
+
+    def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
+        """Rows sorted by expert, all experts at once."""
+        return GroupedSwiGLU.apply(x, self.gate_up, self.down, offsets)
+
+    def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Expert e alone on some rows: what :meth:`forward` must equal."""
+        f = self.down.shape[2]
+        gate_up = self.gate_up[e]
+        gate, up = Affine.apply(x, gate_up[:f], None), Affine.apply(x, gate_up[f:], None)
+        return Affine.apply(SwiGLU.apply(gate, up), self.down[e], None)
+
+
+class MLPExperts(Module):
+    """E networks x → W₂ act(W₁ x + b₁) + b₂, as in GShard, Switch and V-MoE.
+
+    Args:
+        activation: the Function between the two layers, :class:`ReLU` or :class:`GELU`.
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        d_model: int,
+        d_ff: int,
+        *,
+        activation: type[ReLU | GELU] = ReLU,
+        rng: np.random.Generator,
+        dtype: Any = np.float32,
+    ):
+        self.activation = activation
+        self.first = normal(rng, (num_experts, d_ff, d_model), d_model**-0.5, dtype)
+        self.first_bias = Parameter(np.zeros((num_experts, d_ff), dtype))
+        self.second = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
+        self.second_bias = Parameter(np.zeros((num_experts, d_model), dtype))
+
+    def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
+        """Rows sorted by expert, all experts at once."""
+        hidden = self.activation.apply(GroupedAffine.apply(x, self.first, self.first_bias, offsets))
+        return GroupedAffine.apply(hidden, self.second, self.second_bias, offsets)
+
+    def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Expert e alone on some rows: what :meth:`forward` must equal."""
+        hidden = self.activation.apply(Affine.apply(x, self.first[e], self.first_bias[e]))
+        return Affine.apply(hidden, self.second[e], self.second_bias[e])

@@ -1,0 +1,122 @@
+"""Each kernel against a loop over single entries, ties, empty groups and strides included."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_numpy import kernels
+from moe_numpy.kernels import on_numpy as k
+
+keys = st.integers(1, 5).flatmap(
+    lambda n: st.tuples(st.lists(st.integers(0, n - 1), max_size=30).map(lambda a: np.array(a, np.int64)), st.just(n))
+)
+
+
+@given(st.integers(0, 6), st.integers(1, 6), st.data())
+def test_top_k_is_the_first_of_a_sorted_list_with_ties_to_the_lowest_index(num_tokens, num_experts, data):
+    top_k = data.draw(st.integers(1, num_experts))
+    few_values = data.draw(
+        st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=num_tokens * num_experts, max_size=num_tokens * num_experts)
+    )
+    scores = np.array(few_values).reshape(num_tokens, num_experts)
+    expected = [sorted(range(num_experts), key=lambda e, row=row: (-row[e], e))[:top_k] for row in scores]
+    assert k.top_k(scores, top_k).tolist() == expected
+
+
+def test_top_k_puts_minus_infinity_last_and_never_twice():
+    assert k.top_k(np.array([[-np.inf, 1.0, -np.inf]]), 3).tolist() == [[1, 0, 2]]
+
+
+@given(keys)
+def test_position_in_group_counts_earlier_equal_keys(case):
+    key, n = case
+    assert k.position_in_group(key, n).tolist() == [key[:i].tolist().count(x) for i, x in enumerate(key.tolist())]
+
+
+@given(keys)
+def test_stable_order_and_offsets_describe_the_groups(case):
+    key, n = case
+    order, offsets = k.stable_order(key, n), k.offsets_of(k.count(key, n))
+    for group in range(n):
+        assert order[offsets[group] : offsets[group + 1]].tolist() == [i for i, x in enumerate(key) if x == group]
+
+
+def test_stable_order_of_keys_that_need_more_than_16_bits():
+    key = np.array([40_000, 3, 40_000, 32_768, 3])
+    assert k.stable_order(key, 50_000).tolist() == [1, 4, 3, 0, 2]
+
+
+@given(keys, st.integers(1, 4))
+def test_add_rows_loses_no_duplicate(case, width):
+    key, n = case
+    rows = np.random.default_rng(len(key)).standard_normal((len(key), width))
+    expected = np.zeros((n, width))
+    for i, row in zip(key, rows, strict=True):
+        expected[i] += row
+    np.testing.assert_array_equal(k.add_rows(rows, key, n), expected)
+
+
+@given(keys)
+def test_sum_by_key_keeps_the_dtype(case):
+    key, n = case
+    values = np.random.default_rng(0).standard_normal(len(key)).astype(np.float32)
+    total = k.sum_by_key(values, key, n)
+    assert total.dtype == np.float32
+    np.testing.assert_allclose(total, [values[key == i].sum() for i in range(n)], rtol=1e-5, atol=1e-6)
+
+
+def test_place_undoes_a_permutation_and_leaves_zero_elsewhere():
+    order = np.array([2, 0, 1])
+    values = np.array([10, 20, 30])
+    assert k.place(values[order], order, 3).tolist() == [10, 20, 30]
+    assert k.place(np.array([5.0]), np.array([1]), 3).tolist() == [0, 5, 0]
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0, 5], [5, 0, 0], [0, 0, 0], [1, 0, 0]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_grouped_products_against_one_row_at_a_time(counts, dtype, contiguous):
+    rng = np.random.default_rng(1)
+    num_rows, i, o = sum(counts), 4, 3
+    expert = np.repeat(np.arange(3), counts)
+    offsets = k.offsets_of(np.array(counts))
+    x = rng.standard_normal((num_rows, i)).astype(dtype)
+    grad = rng.standard_normal((num_rows, o)).astype(dtype)
+    if not contiguous:
+        x, grad = np.asfortranarray(x), np.asfortranarray(grad)
+    weight = rng.standard_normal((3, o, i)).astype(dtype)
+    bias = rng.standard_normal((3, o)).astype(dtype)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-13, "atol": 1e-13}
+
+    y = k.grouped_product(x, weight, offsets)
+    dx = k.grouped_product_input_gradient(grad, weight, offsets)
+    dw = k.grouped_product_weight_gradient(grad, x, offsets)
+    assert y.dtype == dx.dtype == dw.dtype == dtype
+    np.testing.assert_allclose(y, [weight[e] @ row for e, row in zip(expert, x, strict=True)] or np.zeros((0, o)), **close)
+    np.testing.assert_allclose(dx, [g @ weight[e] for e, g in zip(expert, grad, strict=True)] or np.zeros((0, i)), **close)
+    for e in range(3):
+        np.testing.assert_allclose(dw[e], grad[expert == e].T @ x[expert == e], **close)
+        np.testing.assert_allclose(k.grouped_sum(grad, offsets)[e], grad[expert == e].sum(axis=0), **close)
+    np.testing.assert_allclose(k.add_to_groups(y.copy(), bias, offsets), y + bias[expert], **close)
+
+
+def test_row_products():
+    a, b = np.random.default_rng(2).standard_normal((2, 5, 3))
+    np.testing.assert_allclose(k.row_products(a, b), [row @ other for row, other in zip(a, b, strict=True)])
+
+
+def test_swiglu_is_finite_for_extreme_gates_and_warns_of_nothing():
+    gate = np.array([-1e4, -100.0, 0.0, 100.0, 1e4], np.float32)
+    up = np.full_like(gate, 2)
+    np.testing.assert_allclose(k.swiglu(gate, up), [0, 0, 0, 200, 2e4], atol=1e-30)
+    d_gate, d_up = np.empty_like(gate), np.empty_like(gate)
+    k.swiglu_gradient(np.ones_like(gate), gate, up, out=(d_gate, d_up))
+    np.testing.assert_allclose(d_gate, [0, 0, 1, 2, 2], atol=1e-30)
+    np.testing.assert_allclose(d_up, [0, 0, 0, 100, 1e4], atol=1e-30)
+
+
+def test_of_refuses_what_it_has_no_kernels_for():
+    assert kernels.of(np.zeros(1), np.zeros(2)) is k
+    with pytest.raises(TypeError, match=r"no kernels for builtins\.list; expected numpy arrays"):
+        kernels.of(np.zeros(1), [1.0])
