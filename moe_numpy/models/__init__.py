@@ -1,0 +1,7 @@
+"""The transformer that MoE layers live in, and its dense twin."""
+
+from .config import ModelConfig
+from .generation import generate
+from .transformer import Output, Transformer
+
+__all__ = ["ModelConfig", "Output", "Transformer", "generate"]

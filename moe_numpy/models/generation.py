@@ -1,0 +1,74 @@
+"""Sampling text from a model, one byte at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..autodiff import no_grad
+from ..typing import Array, Float, Int
+from .transformer import Transformer
+
+
+def sampling_probabilities(
+    logits: Float[Array, " V"], temperature: float = 1.0, top_p: float = 1.0
+) -> Float[Array, " V"]:
+    """p = softmax(logits / temperature), cut to the smallest set of tokens whose probability reaches ``top_p``.
+
+    Temperature 0 puts everything on the largest logit. The cut is nucleus sampling (Holtzman et al. 2020).
+
+    Raises:
+        ValueError: temperature is negative, or top_p is not in (0, 1].
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    logits = logits.astype(np.float64)
+    if temperature == 0:
+        return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
+    p = np.exp((logits - logits.max()) / temperature)
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    before = np.cumsum(p[order]) - p[order]  # what the more probable tokens already cover
+    p[order[before >= top_p]] = 0
+    return p / p.sum()
+
+
+def generate(
+    model: Transformer,
+    prompt: Int[Array, " S"],
+    num_tokens: int,
+    *,
+    rng: np.random.Generator,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+) -> Iterator[int]:
+    """Continue the prompt, yielding each new token as soon as it is drawn.
+
+    Keys and values of earlier positions are cached. When the context is full, the cache is built anew from its
+    later half, so that text of any length can be written.
+
+    Raises:
+        ValueError: the prompt is empty, or a setting is out of range.
+    """
+    if len(prompt) == 0:
+        raise ValueError("the prompt is empty; give at least one byte to continue")
+    was_training = model.training
+    model.eval()
+    context = model.config.context
+    text = prompt.tolist()
+    caches = None
+    unseen: list[int] = []
+    try:
+        for _ in range(num_tokens):
+            if caches is None or caches[0].length + len(unseen) > context:
+                caches = model.new_caches(1)
+                unseen = text[-max(context // 2, 1) :] if len(text) > context else text
+            with no_grad():
+                logits = model(np.array([unseen]), caches=caches).logits.data[0, -1]
+            token = int(rng.choice(len(logits), p=sampling_probabilities(logits, temperature, top_p)))
+            text.append(token)
+            unseen = [token]
+            yield token
+    finally:
+        model.train(was_training)

@@ -1,0 +1,122 @@
+"""A decoder-only transformer: attention and feed-forward layers, each dense or sparse, around a residual stream."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import Tensor
+from ..moe import MoE, Routing
+from ..moe.recipes import RECIPES
+from ..nn import Attention, Embedding, FeedForward, KeyValueCache, Linear, Module, RMSNorm
+from ..typing import Array, Float, Int
+from .config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Output:
+    """Logits for the next token, and how each layer routed (None for a dense layer)."""
+
+    logits: Float[Tensor, "B S V"]
+    routings: tuple[Routing | None, ...]
+
+    @property
+    def auxiliary_loss(self) -> Tensor | None:
+        """The sum of the layers' auxiliary losses, coefficients included; None where there are none."""
+        total = None
+        for routing in self.routings:
+            if routing is not None and routing.auxiliary_loss is not None:
+                total = routing.auxiliary_loss if total is None else total + routing.auxiliary_loss
+        return total
+
+
+class Block(Module):
+    """h = x + Attention(norm(x)); y = h + FeedForward(norm(h)): pre-norm, as in Llama and Mixtral."""
+
+    def __init__(self, config: ModelConfig, sparse: bool, *, rng: np.random.Generator, dtype: Any):
+        d = config.d_model
+        self.attention_norm = RMSNorm(d, dtype=dtype)
+        self.attention = Attention(d, config.num_heads, config.num_kv_heads, rng=rng, dtype=dtype)
+        self.feed_forward_norm = RMSNorm(d, dtype=dtype)
+        self.feed_forward: MoE | FeedForward
+        if sparse:
+            router = RECIPES[config.recipe](top_k=config.top_k, capacity_factor=config.capacity_factor)
+            self.feed_forward = MoE(
+                d, config.d_ff, config.num_experts, router, experts=config.experts, rng=rng, dtype=dtype
+            )
+        else:
+            width = config.d_ff if config.num_experts == 0 else config.dense_d_ff or config.top_k * config.d_ff
+            self.feed_forward = FeedForward(d, width, rng=rng, dtype=dtype)
+
+    def forward(
+        self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None, rng: np.random.Generator | None
+    ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
+        """Return the new residual stream and the routing of this layer."""
+        h = x + self.attention(self.attention_norm(x), cache=cache)
+        normed = self.feed_forward_norm(h)
+        if isinstance(self.feed_forward, MoE):
+            y, routing = self.feed_forward(normed, rng)
+            return h + y, routing
+        return h + self.feed_forward(normed), None
+
+
+class Transformer(Module):
+    """Embedding, blocks, a last norm, and an output matrix of its own (not tied to the embedding).
+
+    Args:
+        config: the sizes.
+        rng: draws the weights.
+        dtype: of the weights.
+    """
+
+    def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: Any = np.float32):
+        self.config = config
+        self.dtype = np.dtype(dtype)
+        self.embedding = Embedding(config.vocab_size, config.d_model, rng=rng, dtype=dtype)
+        self.layers = [
+            Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)
+        ]
+        self.norm = RMSNorm(config.d_model, dtype=dtype)
+        self.output = Linear(config.d_model, config.vocab_size, rng=rng, dtype=dtype)
+
+    def forward(
+        self,
+        tokens: Int[Array, "B S"],
+        *,
+        caches: list[KeyValueCache] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Output:
+        """Logits at every position.
+
+        Args:
+            tokens: token ids in [0, vocab_size).
+            caches: from :meth:`new_caches`; ``tokens`` then continue the sequence that they hold.
+            rng: for the routers' noise while training.
+
+        Raises:
+            ValueError: the sequence is longer than the context.
+        """
+        length = tokens.shape[1] + (caches[0].length if caches else 0)
+        if length > self.config.context:
+            raise ValueError(f"a sequence of {length} tokens does not fit context={self.config.context}")
+        x = self.embedding(tokens)
+        routings = []
+        for i, layer in enumerate(self.layers):
+            x, routing = layer(x, caches[i] if caches else None, rng)
+            routings.append(routing)
+        return Output(self.output(self.norm(x)), tuple(routings))
+
+    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
+        """An empty key/value cache for each layer, as long as the context."""
+        config = self.config
+        shape = (batch_size, config.num_kv_heads, config.context, config.d_model // config.num_heads)
+        return [KeyValueCache(shape, dtype=self.dtype) for _ in self.layers]
+
+    def active_parameters(self) -> int:
+        """The parameters that take part in one token: all but the experts it does not meet."""
+        idle = sum(
+            layer.feed_forward.num_parameters() - layer.feed_forward.active_parameters()
+            for layer in self.layers
+            if isinstance(layer.feed_forward, MoE)
+        )
+        return self.num_parameters() - idle

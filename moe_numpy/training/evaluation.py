@@ -1,0 +1,102 @@
+"""What a model does on held-out text: its loss, and which experts take which domain and which byte."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import no_grad
+from ..models import Transformer
+from ..moe import Routing
+from ..ops import LogSoftmax
+from ..typing import Array, Float, Int
+from .corpus import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Losses in nats per byte, and routing counts. L layers with experts, D domains, V bytes, E experts.
+
+    Attributes:
+        loss: mean over all windows.
+        domain_loss: mean over the windows of each domain.
+        assignments: how often each byte of each domain asked for each expert, before dropping.
+        dropped: the assignments that each expert had no place for.
+    """
+
+    loss: float
+    domain_loss: Float[Array, " D"]
+    assignments: Int[Array, "L D V E"]
+    dropped: Int[Array, "L E"]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss in bits."""
+        return self.loss / math.log(2)
+
+    @property
+    def expert_load(self) -> Float[Array, "L E"]:
+        """The share of each layer's assignments that each expert is asked to take; rows sum to 1."""
+        return _shares(self.assignments.sum(axis=(1, 2)))
+
+    @property
+    def domain_expert(self) -> Float[Array, "L D E"]:
+        """The share of a domain's assignments that each expert takes, in each layer; rows sum to 1."""
+        return _shares(self.assignments.sum(axis=2))
+
+    @property
+    def dropped_by_layer(self) -> Float[Array, " L"]:
+        """Dropped assignments over all assignments, in each layer."""
+        return self.dropped.sum(axis=1) / self.assignments.sum(axis=(1, 2, 3))
+
+    @property
+    def dropped_fraction(self) -> float:
+        """Dropped assignments over all assignments; 0 without experts."""
+        return float(self.dropped.sum() / max(self.assignments.sum(), 1))
+
+
+def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: int = 32) -> Evaluation:
+    """Run the model on fixed windows without noise and without a graph.
+
+    The windows keep their order and mixture: with a capacity, who is dropped depends on the company in a batch.
+    """
+    was_training = model.training
+    model.eval()
+    config = model.config
+    num_sparse = sum(config.is_sparse(layer) for layer in range(config.num_layers))
+    assignments = np.zeros((num_sparse, num_domains, config.vocab_size, config.num_experts), np.int64)
+    dropped = np.zeros((num_sparse, config.num_experts), np.int64)
+    window_loss = np.empty(len(windows.domain))
+    for start in range(0, len(windows.domain), batch_size):
+        batch = slice(start, start + batch_size)
+        tokens, targets = windows.tokens[batch], windows.targets[batch]
+        with no_grad():
+            output = model(tokens)
+            log_p = LogSoftmax.apply(output.logits, axis=-1).data
+        nats = -np.take_along_axis(log_p, targets[..., None], axis=-1)
+        window_loss[batch] = nats.mean(axis=(1, 2), dtype=np.float64)
+        domain = np.repeat(windows.domain[batch], tokens.shape[1])
+        routings = (r for r in output.routings if r is not None)
+        for layer, routing in enumerate(routings):
+            token, expert = _asked(routing)
+            np.add.at(assignments[layer], (domain[token], tokens.reshape(-1)[token], expert), 1)
+            np.add.at(dropped[layer], routing.statistics.dropped.expert, 1)
+    model.train(was_training)
+    windows_of = np.bincount(windows.domain, minlength=num_domains)
+    return Evaluation(
+        loss=float(window_loss.mean()),
+        domain_loss=np.bincount(windows.domain, window_loss, num_domains) / np.maximum(windows_of, 1),
+        assignments=assignments,
+        dropped=dropped,
+    )
+
+
+def _asked(routing: Routing) -> tuple[Any, Any]:
+    """Token and expert of every assignment, those that found no place included."""
+    lost = routing.statistics.dropped
+    return np.concatenate([routing.token, lost.token]), np.concatenate([routing.expert, lost.expert])
+
+
+def _shares(counts: Int[Array, "*rows E"]) -> Float[Array, "*rows E"]:
+    return counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
