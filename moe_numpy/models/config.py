@@ -51,6 +51,8 @@ class ModelConfig:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "context", "d_ff", "moe_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.dense_d_ff is not None and self.dense_d_ff < 1:
+            raise ValueError(f"dense_d_ff must be at least 1, got {self.dense_d_ff}")
         if self.num_experts < 0:
             raise ValueError(f"num_experts must not be negative, got {self.num_experts}")
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:

@@ -77,7 +77,8 @@ class Transformer(Module):
             Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)
         ]
         self.norm = RMSNorm(config.d_model, dtype=dtype)
-        self.output = Linear(config.d_model, config.vocab_size, rng=rng, dtype=dtype)
+        # Small, so that the first predictions are near uniform and the first loss near ln V.
+        self.output = Linear(config.d_model, config.vocab_size, std=0.02, rng=rng, dtype=dtype)
 
     def forward(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 from ..autodiff import NonFiniteError, check_finite
 from ..models import ModelConfig, Transformer
 from ..ops import CrossEntropy
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from .corpus import Corpus
 from .files import append_jsonl, truncate_history, write_json_atomically
 from .optimizers import AdamW, clip_factor, global_norm
@@ -118,8 +118,9 @@ class Trainer:
                 first. The weights are those from before the step.
         """
         began = time.perf_counter()
-        loss, auxiliary, statistics = self._accumulate_gradients()
-        norm = global_norm(p.grad for p in self.model.parameters())
+        with np.errstate(all="ignore"):  # what overflows is found below, and named
+            loss, auxiliary, statistics = self._accumulate_gradients()
+            norm = global_norm(p.grad for p in self.model.parameters())
         if not math.isfinite(loss + auxiliary + norm):
             self._explain_non_finite(loss, norm)
         learning_rate = self.schedule(self.completed)

@@ -1,0 +1,216 @@
+"""Checkpoints: the arrays of a run in safetensors, and beside them a JSON file that vouches for them.
+
+    runs/NAME/checkpoint-000200.safetensors    weights, optimizer moments: every array by name
+    runs/NAME/checkpoint-000200.json           format, step, size and SHA-256 of the arrays; and meta
+
+The number counts completed steps. The JSON is renamed into place last, so a checkpoint exists exactly when
+its JSON does, and a crash while one is written leaves those before it. Nothing is pickled: loading runs no
+code.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from array_api_compat import to_device
+
+from .files import TEMPORARY_SUFFIX, commit, temporary
+
+FORMAT = "moe_numpy checkpoint"
+FORMAT_VERSION = 1
+_KEPT = 2
+_OURS = re.compile(rf"checkpoint-\d{{6,}}(\.again)?\.(safetensors|json)({re.escape(TEMPORARY_SUFFIX)})?")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing or cannot be trusted; the message names the file, the fault and a way out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a run needs to go on: NumPy arrays by name, and ``meta``, plain JSON values."""
+
+    step: int
+    arrays: dict[str, Any]
+    meta: dict[str, Any]
+
+
+def list_checkpoints(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a run folder, ascending. They are not verified."""
+    names = (
+        re.fullmatch(r"checkpoint-(\d{6,})\.json", path.name) for path in folder.glob("checkpoint-*.json")
+    )
+    return sorted(int(name[1]) for name in names if name)
+
+
+def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: dict[str, Any]) -> None:
+    """Write the checkpoint of ``step`` completed steps, then delete all but it and the newest before it.
+
+    Those after it are deleted too: they belong to a run that was since resumed from before them.
+
+    Args:
+        folder: the run folder; made if it does not exist.
+        step: completed steps.
+        arrays: of booleans, integers or floats, on any device, by name.
+        meta: whatever else JSON can hold: configuration, generator state.
+
+    Raises:
+        ValueError: ``step`` is negative, an array's dtype has no safetensors type, or ``meta`` holds NaN.
+        TypeError: ``meta`` holds something that JSON cannot.
+        OSError: the disk failed or is full. Earlier checkpoints are as they were.
+    """
+    if step < 0:
+        raise ValueError(f"step must be at least 0, got {step}")
+    folder.mkdir(parents=True, exist_ok=True)
+    description = folder / f"checkpoint-{step:06d}.json"
+    tensors = folder / f"checkpoint-{step:06d}.safetensors"
+    if tensors.name == _tensors_named_in(description):
+        # A second save of this step must leave the arrays of the first until the JSON names the new ones.
+        tensors = folder / f"checkpoint-{step:06d}.again.safetensors"
+    _write_tensors(temporary(tensors), arrays)
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "tensors": {
+            "file": tensors.name,
+            "bytes": temporary(tensors).stat().st_size,
+            "sha256": _sha256(temporary(tensors)),
+        },
+        "meta": meta,
+    }
+    temporary(description).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    commit([tensors, description])
+    _prune(folder, step)
+
+
+def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
+    """Read and verify a checkpoint: the newest, or the one of ``step``.
+
+    Raises:
+        CheckpointError: there is none, or it is truncated, damaged, or not of this format and version. The
+            message says which other checkpoint in the folder is intact, if one is.
+    """
+    steps = list_checkpoints(folder)
+    if not steps:
+        raise CheckpointError(f"{folder} holds no checkpoint")
+    if step is None:
+        step = steps[-1]
+    elif step not in steps:
+        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; there are {_listed(steps)}")
+    try:
+        return _load(folder, step)
+    except CheckpointError as error:
+        others = [other for other in reversed(steps) if other != step and _is_intact(folder, other)]
+        way_out = (
+            f"step {others[0]} is intact: --resume --step {others[0]}" if others else "no other one is intact"
+        )
+        raise CheckpointError(f"{error}; {way_out}") from error
+
+
+def _load(folder: Path, step: int) -> Checkpoint:
+    description = folder / f"checkpoint-{step:06d}.json"
+    content = _read_description(description)
+    if content["step"] != step:
+        raise CheckpointError(f"{description} describes step {content['step']}, not the step of its name")
+    tensors = folder / content["tensors"]["file"]
+    try:
+        size, expected = tensors.stat().st_size, content["tensors"]["bytes"]
+        if size != expected:
+            fault = "truncated" if size < expected else "not the file that was saved"
+            raise CheckpointError(f"{tensors} has {size} bytes, {expected} were saved: it is {fault}")
+        if _sha256(tensors) != content["tensors"]["sha256"]:
+            raise CheckpointError(
+                f"{tensors} does not have the SHA-256 it was saved with: it has changed since"
+            )
+        arrays = safetensors.numpy.load_file(tensors)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{tensors} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{tensors} cannot be read: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{tensors} is not a safetensors file: {error}") from error
+    return Checkpoint(step, arrays, content["meta"])
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint, with every entry that :func:`save_checkpoint` writes, of the right type."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f'{path} was not written by moe_numpy: it lacks "format": "{FORMAT}"')
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format version {version}; this moe_numpy reads {FORMAT_VERSION}")
+    match content:
+        case {
+            "step": int(),
+            "tensors": {"file": str(file), "bytes": int(), "sha256": str()},
+            "meta": dict(),
+        } if _OURS.fullmatch(file):
+            return content
+    raise CheckpointError(f"{path} is damaged: step, tensors or meta is missing or malformed")
+
+
+def _is_intact(folder: Path, step: int) -> bool:
+    try:
+        _load(folder, step)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _tensors_named_in(description: Path) -> str | None:
+    with contextlib.suppress(CheckpointError):
+        return _read_description(description)["tensors"]["file"]
+    return None
+
+
+def _write_tensors(path: Path, arrays: Mapping[str, Any]) -> None:
+    # order="C" because safetensors needs contiguous memory; np.ascontiguousarray would turn 0-d into 1-d
+    on_cpu = {name: np.asarray(to_device(array, "cpu"), order="C") for name, array in arrays.items()}
+    for name, array in on_cpu.items():
+        if array.dtype.name not in _STORABLE:
+            raise ValueError(f"array {name!r} has dtype {array.dtype}, which cannot be saved")
+    safetensors.numpy.save_file(on_cpu, path)
+
+
+_STORABLE = {"bool", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prune(folder: Path, step: int) -> None:
+    """Delete checkpoints that are not to be kept, JSON first, and whatever files no checkpoint refers to."""
+    steps = list_checkpoints(folder)
+    kept = [s for s in steps if s <= step][-_KEPT:]
+    for s in steps:
+        if s not in kept:
+            os.remove(folder / f"checkpoint-{s:06d}.json")
+    descriptions = [folder / f"checkpoint-{s:06d}.json" for s in kept]
+    referred = {path.name for path in descriptions} | {_tensors_named_in(path) for path in descriptions}
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in referred:
+            os.remove(path)
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))

@@ -1,0 +1,199 @@
+"""AdamW, and clipping gradients by their global norm."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..autodiff import Tensor
+from ..typing import Array, Shaped
+
+
+class AdamW:
+    """Adam with decoupled weight decay. For each parameter θ with gradient g, at step t = 1, 2, ...::
+
+        g = gradient_scale · θ.grad
+        m = β₁ m + (1 - β₁) g                     first moment
+        v = β₂ v + (1 - β₂) g²                    second moment
+        θ = θ - lr λ θ - lr · m / (1 - β₁ᵗ) / (√(v / (1 - β₂ᵗ)) + ε)
+
+    λ is ``weight_decay`` for the parameters that decay and 0 for the others. Parameters change in place, in
+    ``.data``; gradients are only read. The moments are float32, or float64 for a float64 parameter.
+
+    Args:
+        named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once.
+        lr: the learning rate of steps that are not given another.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: λ.
+        decay: which parameters decay, from name and parameter; if left out, those of two and more axes, which
+            spares biases and norm scales.
+
+    Raises:
+        ValueError: no parameter, one name for two of them, or a setting out of its range.
+
+    Source: Loshchilov, Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2. There λ is not
+    multiplied by the base learning rate; here it is, as in common practice.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        decay: Callable[[str, Tensor], bool] | None = None,
+    ):
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {value}")
+        for beta in betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.parameters = _by_name(named_parameters)
+        self.decaying = {
+            name for name, p in self.parameters.items() if (p.ndim >= 2 if decay is None else decay(name, p))
+        }
+        self.steps = 0
+        self.first = {name: _moment(p) for name, p in self.parameters.items()}
+        self.second = {name: _moment(p) for name, p in self.parameters.items()}
+        self._scratch = _scratch(self.first.values())
+
+    def step(self, lr: float | None = None, gradient_scale: float = 1.0) -> None:
+        """Change every parameter once.
+
+        Args:
+            lr: the learning rate of this step, for instance from a schedule.
+            gradient_scale: multiplies every gradient, for instance ``clip_factor(...)``.
+
+        Raises:
+            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``). Nothing has
+                been changed then.
+        """
+        active = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        missing = [name for name, p in active.items() if p.grad is None]
+        if missing:
+            raise RuntimeError(
+                f"no gradient for {', '.join(missing)}: the loss does not depend on it, or backward() "
+                "has not run; set requires_grad=False on parameters that shall not be trained"
+            )
+        self.steps += 1
+        lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
+        beta1, beta2 = self.betas
+        correction1, correction2 = 1 - beta1**self.steps, 1 - beta2**self.steps
+        for name, p in active.items():
+            m, v = self.first[name], self.second[name]
+            # Every line writes into an array that exists already; new large ones would double the time.
+            g, work = (buffer[: m.size].reshape(m.shape) for buffer in self._scratch[m.dtype])
+            xp = array_namespace(m)
+            xp.multiply(p.grad, scale, out=g)
+
+            xp.multiply(g, 1 - beta1, out=work)
+            m *= beta1
+            m += work
+
+            xp.multiply(g, g, out=work)
+            work *= 1 - beta2
+            v *= beta2
+            v += work
+
+            denominator, update = work, g
+            xp.sqrt(v, out=denominator)
+            denominator *= 1 / math.sqrt(correction2)
+            denominator += self.eps
+            xp.divide(m, denominator, out=update)
+            update *= lr / correction1
+            if name in self.decaying:
+                p.data *= 1 - lr * self.weight_decay
+            p.data -= update
+
+    def state_dict(self) -> dict[str, Any]:
+        """``step``, ``first.<name>`` and ``second.<name>``. The moments are not copies."""
+        return (
+            {"step": np.array(self.steps)}
+            | {f"first.{name}": m for name, m in self.first.items()}
+            | {f"second.{name}": v for name, v in self.second.items()}
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy what :meth:`state_dict` gave, so that the next step continues bit by bit.
+
+        Raises:
+            ValueError: names or shapes differ; nothing has been changed then.
+        """
+        mine = self.state_dict()
+        missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+        if missing or unknown:
+            raise ValueError(f"state does not fit this optimizer: missing {missing}, unknown {unknown}")
+        for name, array in mine.items():
+            if state[name].shape != array.shape:
+                raise ValueError(f"{name} has shape {array.shape}, the state has {state[name].shape}")
+        self.steps = int(state["step"])
+        for name, array in mine.items():
+            array[...] = array_namespace(array).asarray(state[name])
+
+
+def global_norm(gradients: Iterable[Shaped[Array, "..."]]) -> float:
+    """√(Σ g²) over all entries of all gradients, summed in float64.
+
+    It is finite exactly when every entry is (up to 1e150), so it is also the check for a broken step.
+    """
+    total = 0.0
+    for gradient in gradients:
+        xp = array_namespace(gradient)
+        flat = gradient.reshape(-1)
+        total += float(xp.einsum("i,i->", flat, flat, dtype=xp.float64))
+    return math.sqrt(total)
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """The factor that brings a global norm down to at most ``max_norm``: min(1, max_norm / norm).
+
+    Raises:
+        ValueError: ``max_norm`` is not positive, or ``norm`` is negative or not finite.
+
+    Source: Pascanu, Mikolov, Bengio 2013, On the difficulty of training recurrent neural networks,
+    algorithm 1.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    if not 0 <= norm < math.inf:
+        raise ValueError(f"norm must be finite and at least 0, got {norm}")
+    return max_norm / norm if norm > max_norm else 1.0
+
+
+def _by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    parameters: dict[str, Tensor] = {}
+    seen = set()
+    for name, p in named_parameters:
+        if p in seen:
+            continue
+        if name in parameters:
+            raise ValueError(f"two parameters are named {name!r}")
+        seen.add(p)
+        parameters[name] = p
+    if not parameters:
+        raise ValueError("there are no parameters to optimize")
+    return parameters
+
+
+def _moment(p: Tensor) -> Any:
+    xp = array_namespace(p.data)
+    return xp.zeros(p.shape, dtype=xp.result_type(p.dtype, xp.float32))
+
+
+def _scratch(moments: Iterable[Any]) -> dict[Any, tuple[Any, ...]]:
+    """Two flat buffers for each dtype, as large as its largest moment."""
+    largest: dict[Any, Any] = {}
+    for m in moments:
+        if m.dtype not in largest or m.size > largest[m.dtype].size:
+            largest[m.dtype] = m
+    return {
+        dtype: tuple(array_namespace(m).empty(m.size, dtype=dtype) for _ in range(2))
+        for dtype, m in largest.items()
+    }

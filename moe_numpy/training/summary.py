@@ -1,0 +1,59 @@
+"""``summary.json``: what a finished run came to, in one flat document for people and programs."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..routing_report import most_separating
+from .evaluation import Evaluation
+from .loop import Trainer
+from .runs import Run
+
+_LAST_STEPS = 20
+
+
+def summarize(run: Run, trainer: Trainer, initial: Evaluation, final: Evaluation) -> dict[str, Any]:
+    """The results of a run.
+
+    Losses are in nats per byte; ``train_loss`` is the mean over the last 20 steps. ``seconds`` counts optimizer
+    steps only, over all sittings of the run. ``expert_load``, ``domain_expert`` and ``dropped_fraction`` were
+    counted on validation text, load and shares before dropping.
+
+    Args:
+        run: its folder holds the history, and in ``dense/`` the finished dense twin if there is one.
+        trainer: at the end of training.
+        initial: validation before the first step.
+        final: validation after the last, on the same windows.
+    """
+    history = run.history()
+    seconds = sum(record["seconds"] for record in history)
+    tokens = trainer.completed * trainer.tokens_per_step
+    config = trainer.model.config
+    sparse = [layer for layer in range(config.num_layers) if config.is_sparse(layer)]
+    domain_expert = final.domain_expert
+    shown = most_separating(domain_expert) if sparse else None
+    dense = Run.open(run.folder / "dense").summary() if (run.folder / "dense").is_dir() else None
+    return {
+        "steps": trainer.completed,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "train_loss": float(np.mean([record["loss"] for record in history[-_LAST_STEPS:]])),
+        "val_loss": final.loss,
+        "val_loss_initial": initial.loss,
+        "val_bits_per_byte": final.bits_per_byte,
+        "val_bits_per_byte_initial": initial.loss / math.log(2),
+        "dense_val_bits_per_byte": dense["val_bits_per_byte"] if dense else None,
+        "total_parameters": trainer.model.num_parameters(),
+        "active_parameters": trainer.model.active_parameters(),
+        "sparse_layers": sparse,
+        "dropped_fraction": final.dropped_fraction,
+        "dropped_fraction_by_layer": final.dropped_by_layer.tolist(),
+        "expert_load": final.expert_load.tolist(),
+        "domains": [domain.name for domain in trainer.corpus.domains],
+        "domain_loss": final.domain_loss.tolist(),
+        "domain_expert": [] if shown is None else domain_expert[shown].tolist(),
+        "domain_expert_layer": None if shown is None else sparse[shown],
+        "domain_expert_by_layer": domain_expert.tolist(),
+    }

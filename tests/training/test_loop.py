@@ -1,0 +1,197 @@
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from moe_numpy.autodiff import NonFiniteError
+from moe_numpy.models import ModelConfig
+from moe_numpy.ops import RMSNorm
+from moe_numpy.training.checkpoints import list_checkpoints
+from moe_numpy.training.corpus import Corpus, Domain
+from moe_numpy.training.files import read_jsonl
+from moe_numpy.training.loop import Trainer, TrainingConfig, start_run
+
+TINY = ModelConfig(
+    d_model=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    context=8,
+    d_ff=4,
+    num_experts=3,
+    top_k=1,
+    recipe="switch",
+    capacity_factor=1.0,
+)
+
+
+def corpus(seed=0):
+    rng = np.random.default_rng(seed)
+    letters = [np.frombuffer(b"abcd" * 50, np.uint8), rng.integers(48, 58, 200).astype(np.uint8)]
+    return Corpus([Domain(name, text, text[:40]) for name, text in zip(("letters", "digits"), letters, strict=True)])
+
+
+def trainer(**settings):
+    config = {"steps": 6, "batch_size": 4, "warmup": 2, "checkpoint_every": 2, "learning_rate": 0.01} | settings
+    return Trainer(TINY, TrainingConfig(**config), corpus())
+
+
+def nothing(record):
+    pass
+
+
+def losses(folder):
+    return [row["loss"] for row in read_jsonl(folder / "history.jsonl")]
+
+
+def test_the_loss_falls_and_the_record_says_what_happened():
+    records = []
+    t = trainer(steps=60, warmup=5)
+    assert t.train(records.append)
+    assert records[-1].loss < 0.7 * records[0].loss
+    assert [r.step for r in records] == list(range(1, 61))
+    assert records[0].learning_rate < records[4].learning_rate
+    assert t.tokens_per_step == 32
+    assert 0 < records[0].dropped_fraction < 1
+    assert all(sum(row) == pytest.approx(1, abs=1e-4) for row in records[0].expert_load)
+
+
+def test_accumulation_is_the_mean_over_the_passes():
+    """Two passes of one batch each give the mean of their gradients."""
+    t = trainer(accumulate=2)
+    t._accumulate_gradients()
+    both = {name: p.grad for name, p in t.model.named_parameters()}
+    single = []
+    for number in (0, 1):
+        one = trainer()
+        one.completed = number
+        one._accumulate_gradients()
+        single.append({name: p.grad for name, p in one.model.named_parameters()})
+    for name, grad in both.items():
+        np.testing.assert_allclose(grad, (single[0][name] + single[1][name]) / 2, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_an_interrupted_and_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
+    for name in ("whole", "parts"):
+        start_run(tmp_path / name, TINY, TrainingConfig(), [])
+    whole = trainer()
+    assert whole.train(nothing, tmp_path / "whole")
+
+    def interrupt(record):
+        if record.step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    assert not trainer().train(interrupt, tmp_path / "parts")
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = trainer()
+    resumed.resume(tmp_path / "parts")
+    assert resumed.completed == stop_at
+    assert resumed.train(nothing, tmp_path / "parts")
+
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    for (name, p), (_, q) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        np.testing.assert_array_equal(p.data, q.data, err_msg=name)
+
+
+def test_going_back_to_an_earlier_checkpoint_cuts_the_history(tmp_path):
+    trainer().train(nothing, tmp_path)
+    assert list_checkpoints(tmp_path) == [4, 6]
+    before = losses(tmp_path)
+    again = trainer()
+    again.resume(tmp_path, 4)
+    assert losses(tmp_path) == before[:4]
+    again.train(nothing, tmp_path)
+    assert losses(tmp_path) == before
+
+
+def test_other_text_is_refused(tmp_path):
+    trainer().train(nothing, tmp_path)
+    other = Trainer(TINY, TrainingConfig(steps=6, warmup=2), corpus(seed=1))
+    with pytest.raises(ValueError, match="the text has changed since"):
+        other.resume(tmp_path)
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    def interrupt_twice(record):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer().train(interrupt_twice)
+
+
+def test_training_in_another_thread_leaves_signals_alone():
+    t, done = trainer(steps=3), []
+    thread = threading.Thread(target=lambda: done.append(t.train(nothing)))
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+def test_a_non_finite_loss_names_the_op_and_keeps_the_last_good_state(tmp_path):
+    t = trainer()
+
+    def poison(record):
+        if record.step == 2:
+            t.model.norm.weight.data[0] = np.inf
+
+    with pytest.raises(NonFiniteError, match=r"RMSNorm\.forward produced a non-finite value") as caught:
+        t.train(poison, tmp_path)
+    assert caught.value.op == "RMSNorm"
+    assert caught.value.__notes__[0].startswith("step 3: loss nan")
+    assert list_checkpoints(tmp_path) == [2]
+    assert t.completed == 2
+
+
+def test_a_non_finite_gradient_names_the_op(monkeypatch):
+    right = RMSNorm.backward
+
+    def wrong(self, grad):
+        dx, dweight = right(self, grad)
+        return dx, dweight * np.float32("nan")
+
+    monkeypatch.setattr(RMSNorm, "backward", wrong)
+    with pytest.raises(NonFiniteError, match=r"RMSNorm\.backward produced a non-finite gradient for input 1"):
+        trainer().step()
+
+
+def test_a_norm_that_overflows_while_every_gradient_is_finite_is_reported(monkeypatch):
+    monkeypatch.setattr("moe_numpy.training.loop.global_norm", lambda gradients: float("inf"))
+    with pytest.raises(NonFiniteError, match=r"the gradient norm\.sum produced a non-finite value at step 1: loss 5"):
+        trainer().step()
+
+
+def test_a_run_folder_is_never_started_twice(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    start_run(folder, TINY, TrainingConfig(), [])
+    config = json.loads((folder / "config.json").read_text())
+    assert ModelConfig.from_json(config["model"]) == TINY
+    assert TrainingConfig.from_json(config["training"]) == TrainingConfig()
+    with pytest.raises(FileExistsError, match="already holds a run; continue it with --resume"):
+        start_run(folder, TINY, TrainingConfig(), [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
+        ({"max_norm": -1.0}, "max_norm must be positive, got -1"),
+        ({"warmup": 300}, "warmup must be at least 0 and below steps=300, got 300"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)
+
+
+def test_an_unknown_setting_in_a_stored_configuration_is_refused():
+    with pytest.raises(ValueError, match="unknown settings in a training configuration: step"):
+        TrainingConfig.from_json({"step": 3})
