@@ -1,0 +1,21 @@
+"""Modules: trainable parts of a model. None of them knows what an expert is."""
+
+from .attention import Attention
+from .cache import KeyValueCache
+from .embedding import Embedding
+from .feed_forward import FeedForward
+from .linear import Linear
+from .module import Module, Parameter
+from .norms import LayerNorm, RMSNorm
+
+__all__ = [
+    "Attention",
+    "Embedding",
+    "FeedForward",
+    "KeyValueCache",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "Parameter",
+    "RMSNorm",
+]

@@ -1,0 +1,50 @@
+"""The keys and values of tokens already read, so that generating one more token costs one token."""
+
+from typing import Any
+
+import numpy as np
+
+from ..typing import Array, Float
+
+
+class KeyValueCache:
+    """Keys and values of the tokens that one attention layer has read, in arrays allocated once.
+
+    Args:
+        shape: (B, Hkv, capacity, D); capacity is the most tokens that it can hold.
+        dtype: type of the arrays, that of the model.
+
+    Attributes:
+        length: how many tokens it holds; the next one stands at this position.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: Any = np.float32):
+        self.keys = np.empty(shape, dtype)
+        self.values = np.empty(shape, dtype)
+        self.length = 0
+
+    def append(
+        self, k: Float[Array, "B Hkv S D"], v: Float[Array, "B Hkv S D"]
+    ) -> tuple[Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
+        """Keep S more tokens, and return views of all L that it now holds.
+
+        Raises:
+            ValueError: the tokens do not fit, or are not of the cache's batch size, heads, width and type.
+        """
+        batch, heads, capacity, d_head = self.keys.shape
+        new = k.shape[2]
+        end = self.length + new
+        if end > capacity:
+            raise ValueError(
+                f"the cache holds {self.length} of {capacity} tokens and cannot take {new} more; "
+                "start a new one, with a larger capacity or fewer tokens"
+            )
+        if k.shape != (batch, heads, new, d_head) or k.dtype != self.keys.dtype:
+            raise ValueError(
+                f"the cache takes {self.keys.dtype} keys of shape {(batch, heads, new, d_head)}, "
+                f"got {k.dtype} of shape {k.shape}"
+            )
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]

@@ -1,0 +1,41 @@
+"""A linear layer."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import Tensor
+from ..ops import Affine
+from ..typing import Float
+from .module import Module, Parameter, normal
+
+
+class Linear(Module):
+    """y = x Wᵀ + b.
+
+    Args:
+        d_in: length of the vectors that come in.
+        d_out: length of the vectors that go out.
+        bias: whether there is a b; it starts at 0.
+        std: standard deviation of the initial weights; None for 1/√d_in, which keeps the variance.
+        rng: draws the weights.
+        dtype: type of the parameters.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        bias: bool = False,
+        std: float | None = None,
+        *,
+        rng: np.random.Generator,
+        dtype: Any = np.float32,
+    ):
+        self.weight = normal(rng, (d_out, d_in), 1 / math.sqrt(d_in) if std is None else std, dtype)
+        self.bias = Parameter(np.zeros(d_out, dtype)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
+        """Map every vector."""
+        return Affine.apply(x, self.weight, self.bias)

@@ -1,0 +1,47 @@
+"""Normalisation layers: the ops of the same names with their weights."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..autodiff import Tensor
+from ..typing import Float
+from .module import Module, Parameter
+
+
+class RMSNorm(Module):
+    """y = w x / √(mean x² + ε); see :class:`moe_numpy.ops.RMSNorm`.
+
+    Args:
+        d_model: length of the vectors.
+        eps: ε.
+        dtype: type of w, which starts at 1.
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-6, *, dtype: Any = np.float32):
+        self.weight = Parameter(np.ones(d_model, dtype))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Normalise every vector."""
+        return ops.RMSNorm.apply(x, self.weight, eps=self.eps)
+
+
+class LayerNorm(Module):
+    """y = w (x - mean x) / √(var x + ε) + b; see :class:`moe_numpy.ops.LayerNorm`.
+
+    Args:
+        d_model: length of the vectors.
+        eps: ε.
+        dtype: type of w, which starts at 1, and b, which starts at 0.
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-5, *, dtype: Any = np.float32):
+        self.weight = Parameter(np.ones(d_model, dtype))
+        self.bias = Parameter(np.zeros(d_model, dtype))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Normalise every vector."""
+        return ops.LayerNorm.apply(x, self.weight, self.bias, eps=self.eps)

@@ -1,0 +1,56 @@
+"""General differentiable functions, one family a file. Importing this gives Tensor its operators."""
+
+from . import operators  # noqa: F401
+from .activations import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, SwiGLU, Tanh
+from .arithmetic import Add, Cast, Divide, Exp, Log, Multiply, Negate, Power, Sqrt, Subtract, Where
+from .attention import CausalAttention, RotaryEmbedding
+from .dropout import Dropout
+from .embedding import EmbeddingLookup
+from .indexing import GetItem, TakeAlongAxis
+from .losses import CrossEntropy
+from .matmul import Affine, MatMul
+from .normalization import LayerNorm, RMSNorm
+from .reductions import LogSumExp, Max, Mean, Sum
+from .shape import BroadcastTo, Concatenate, Reshape, Transpose
+
+__all__ = [
+    "GELU",
+    "Add",
+    "Affine",
+    "BroadcastTo",
+    "Cast",
+    "CausalAttention",
+    "Concatenate",
+    "CrossEntropy",
+    "Divide",
+    "Dropout",
+    "EmbeddingLookup",
+    "Exp",
+    "GetItem",
+    "LayerNorm",
+    "Log",
+    "LogSoftmax",
+    "LogSumExp",
+    "MatMul",
+    "Max",
+    "Mean",
+    "Multiply",
+    "Negate",
+    "Power",
+    "RMSNorm",
+    "ReLU",
+    "Reshape",
+    "RotaryEmbedding",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Sqrt",
+    "Subtract",
+    "Sum",
+    "SwiGLU",
+    "TakeAlongAxis",
+    "Tanh",
+    "Transpose",
+    "Where",
+]

@@ -1,0 +1,193 @@
+"""Activations, entry by entry, and softmax along an axis."""
+
+import math
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, is_cupy_array
+
+from ..autodiff import Function, decisions
+from ..typing import Array, Float
+
+
+class ReLU(Function):
+    """y = max(x, 0). The derivative at 0 is taken as 0."""
+
+    def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Cut off what is negative."""
+        positive = x > 0
+        self.save(positive)
+        decisions.record("sign of ReLU's input", positive.reshape(-1), lambda i: _distance_to_zero(x, i))
+        return array_namespace(x).maximum(x, 0)
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g [x > 0]."""
+        (positive,) = self.saved
+        return grad * positive
+
+
+class Sigmoid(Function):
+    """σ(x) = 1 / (1 + e⁻ˣ)."""
+
+    def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Squash to (0, 1)."""
+        y = _sigmoid(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g σ (1 - σ)."""
+        (y,) = self.saved
+        return grad * y * (1 - y)
+
+
+class Tanh(Function):
+    """y = tanh x."""
+
+    def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Squash to (-1, 1)."""
+        y = array_namespace(x).tanh(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g (1 - y²)."""
+        (y,) = self.saved
+        return grad * (1 - y * y)
+
+
+class Softplus(Function):
+    """y = ln(1 + eˣ), computed as max(x, 0) + ln(1 + e^-|x|), which cannot overflow."""
+
+    def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Smooth version of ReLU."""
+        xp = array_namespace(x)
+        self.save(x)
+        return xp.maximum(x, 0) + xp.log1p(xp.exp(-abs(x)))
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g σ(x)."""
+        (x,) = self.saved
+        return grad * _sigmoid(x)
+
+
+class GELU(Function):
+    """y = x Φ(x), Φ the distribution function of N(0, 1) (Hendrycks and Gimpel 2016).
+
+    Args:
+        approximate: "none" for Φ(x) = (1 + erf(x/√2)) / 2; "tanh" for the paper's approximation
+            Φ(x) ≈ (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), as GPT-2 has it.
+    """
+
+    def forward(self, x: Float[Array, "*shape"], *, approximate: str = "none") -> Float[Array, "*shape"]:
+        """Weight x with the probability that a normal variable is below it."""
+        if approximate == "none":
+            cdf = 0.5 * (1 + _erf(x * math.sqrt(0.5)))
+        elif approximate == "tanh":
+            u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+            cdf = 0.5 * (1 + array_namespace(x).tanh(u))
+        else:
+            raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
+        self.approximate = approximate
+        self.save(x, cdf)
+        return x * cdf
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
+        x, cdf = self.saved
+        if self.approximate == "none":
+            density = array_namespace(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        else:
+            density = 2 * cdf * (1 - cdf) * (math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
+        return grad * (cdf + x * density)
+
+
+class SiLU(Function):
+    """y = x σ(x), also called swish (Elfwing, Uchibe and Doya 2017)."""
+
+    def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Weight x with its sigmoid."""
+        sigma = _sigmoid(x)
+        self.save(x, sigma)
+        return x * sigma
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g σ (1 + x (1 - σ))."""
+        x, sigma = self.saved
+        return grad * sigma * (1 + x * (1 - sigma))
+
+
+class SwiGLU(Function):
+    """y = silu(gate) up with silu(x) = x σ(x) (Shazeer 2020, "GLU Variants Improve Transformer", eq. 6)."""
+
+    def forward(self, gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Multiply one half of the hidden layer with the activated other half."""
+        sigma = _sigmoid(gate)
+        self.save(gate, up, sigma)
+        return gate * sigma * up
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ."""
+        gate, up, sigma = self.saved
+        silu = gate * sigma
+        return grad * up * (sigma + silu * (1 - sigma)), grad * silu
+
+
+class Softmax(Function):
+    """y = eˣ / Σ eˣ along an axis. -inf gives 0; a row of only -inf has no softmax and gives NaN.
+
+    Args:
+        axis: the axis along which y sums to 1.
+    """
+
+    def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+        """Exponentiate and normalise. The maximum is taken off first, so that nothing overflows."""
+        y = array_namespace(x).exp(x - x.max(axis=axis, keepdims=True))
+        y = y / y.sum(axis=axis, keepdims=True)
+        self.axis = axis
+        self.save(y)
+        return y
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = y (g - Σ g y)."""
+        (y,) = self.saved
+        gy = grad * y
+        return gy - y * gy.sum(axis=self.axis, keepdims=True)
+
+
+class LogSoftmax(Function):
+    """y = x - ln Σ eˣ along an axis. A row of only -inf gives NaN.
+
+    Args:
+        axis: the axis along which eʸ sums to 1.
+    """
+
+    def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+        """The logarithm of softmax, exact where softmax itself rounds to 0."""
+        xp = array_namespace(x)
+        shifted = x - x.max(axis=axis, keepdims=True)
+        y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+        self.axis = axis
+        self.save(y)
+        return y
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = g - eʸ Σ g."""
+        (y,) = self.saved
+        return grad - array_namespace(y).exp(y) * grad.sum(axis=self.axis, keepdims=True)
+
+
+def _sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1 / (1 + e⁻ˣ). Where e⁻ˣ overflows to infinity the quotient is 0, which is the right limit."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + array_namespace(x).exp(-x))
+
+
+def _erf(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # Imported on use: scipy.special alone would double the time of `import moe_numpy`.
+    return import_module("cupyx.scipy.special" if is_cupy_array(x) else "scipy.special").erf(x)
+
+
+def _distance_to_zero(x: Float[Array, "..."], i: int) -> str:
+    return f"entry {i} of x with shape {x.shape} is {float(x.reshape(-1)[i]):.1e}"

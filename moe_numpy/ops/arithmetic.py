@@ -1,0 +1,178 @@
+"""Arithmetic, entry by entry. Inputs broadcast; Python numbers keep the other input's dtype.
+
+No backward here sums over broadcast axes: the engine does that for every op (``graph.undo_broadcasting``).
+"""
+
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+from ..autodiff import Function
+from ..typing import Array, Bool, Float, Shaped
+
+Operand: TypeAlias = Shaped[Array, "..."] | int | float
+
+
+class Add(Function):
+    """y = a + b."""
+
+    def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
+        """Add entries."""
+        return a + b
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """da = g, db = g."""
+        return grad, grad
+
+
+class Subtract(Function):
+    """y = a - b."""
+
+    def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
+        """Subtract entries."""
+        return a - b
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """da = g, db = -g."""
+        return grad, -grad if self.needs_grad(1) else None
+
+
+class Multiply(Function):
+    """y = a b."""
+
+    def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
+        """Multiply entries."""
+        self.save(a, b)
+        return a * b
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """da = g b, db = g a."""
+        a, b = self.saved
+        return grad * b if self.needs_grad(0) else None, grad * a if self.needs_grad(1) else None
+
+
+class Divide(Function):
+    """y = a / b."""
+
+    def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
+        """Divide entries."""
+        y = a / b
+        self.save(b, y)
+        return y
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """da = g / b, db = -g a / b² = -da y."""
+        b, y = self.saved
+        da = grad / b
+        return da, -da * y if self.needs_grad(1) else None
+
+
+class Negate(Function):
+    """y = -x."""
+
+    def forward(self, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """Change the sign."""
+        return -x
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = -g."""
+        return -grad
+
+
+class Power(Function):
+    """y = xᵖ with a constant p.
+
+    Args:
+        exponent: p, a Python number. TypeError otherwise.
+    """
+
+    def forward(self, x: Shaped[Array, "..."], *, exponent: float) -> Shaped[Array, "..."]:
+        """Raise to a power."""
+        if type(exponent) not in (int, float):
+            raise TypeError(f"exponent must be an int or a float, got {exponent!r}")
+        self.exponent = exponent
+        self.save(x)
+        return x**exponent
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = g p xᵖ⁻¹, and 0 for p = 0, where xᵖ⁻¹ may be infinite."""
+        (x,) = self.saved
+        if self.exponent == 0:
+            return array_namespace(x).zeros_like(x)
+        return grad * self.exponent * x ** (self.exponent - 1)
+
+
+class Exp(Function):
+    """y = eˣ."""
+
+    def forward(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Exponentiate entries."""
+        y = array_namespace(x).exp(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = g y."""
+        (y,) = self.saved
+        return grad * y
+
+
+class Log(Function):
+    """y = ln x."""
+
+    def forward(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Take natural logarithms."""
+        self.save(x)
+        return array_namespace(x).log(x)
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = g / x."""
+        (x,) = self.saved
+        return grad / x
+
+
+class Sqrt(Function):
+    """y = √x. The gradient at 0 is infinite."""
+
+    def forward(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Take square roots."""
+        y = array_namespace(x).sqrt(x)
+        self.save(y)
+        return y
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = g / (2 y)."""
+        (y,) = self.saved
+        return grad / (2 * y)
+
+
+class Cast(Function):
+    """The same numbers in another type.
+
+    Args:
+        dtype: the type of the result. An integer type ends the gradient.
+    """
+
+    def forward(self, x: Shaped[Array, "..."], *, dtype: Any) -> Shaped[Array, "..."]:
+        """Round to ``dtype``."""
+        self.dtype = x.dtype
+        return x.astype(dtype)
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = g, in the type of x."""
+        return grad.astype(self.dtype)
+
+
+class Where(Function):
+    """y = a where the condition holds, else b. The condition is a constant."""
+
+    def forward(self, condition: Bool[Array, "..."], a: Operand, b: Operand) -> Shaped[Array, "..."]:
+        """Choose entry by entry."""
+        self.save(condition)
+        return array_namespace(condition).where(condition, a, b)
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """da = g where chosen, db = g elsewhere."""
+        (condition,) = self.saved
+        where = array_namespace(grad).where
+        return None, where(condition, grad, 0), where(condition, 0, grad)

@@ -1,0 +1,35 @@
+"""Rows of a table, looked up by number."""
+
+from typing import Any
+
+from jaxtyping import Integer
+
+from ..autodiff import Function
+from ..typing import Array, Float
+from .indexing import sum_rows
+
+
+class EmbeddingLookup(Function):
+    """y[n] = W[ids[n]], that is y = O W with the one-hot matrix O[n, v] = [ids[n] = v].
+
+    Raises:
+        TypeError: the ids are not integers.
+        ValueError: an id is outside 0 ... V-1.
+    """
+
+    def forward(self, weight: Float[Array, "V d"], ids: Integer[Array, "*batch"]) -> Float[Array, "*batch d"]:
+        """Copy one row for each id."""
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
+        if ids.size and (ids.min() < 0 or ids.max() >= len(weight)):
+            raise ValueError(
+                f"ids must be between 0 and {len(weight) - 1}, got values from {ids.min()} to {ids.max()}"
+            )
+        self.num_rows = len(weight)
+        self.save(ids)
+        return weight[ids]
+
+    def backward(self, grad: Float[Array, "*batch d"]) -> Any:
+        """dW = Oᵀ g: row v is the sum of g[n] over all n with ids[n] = v."""
+        (ids,) = self.saved
+        return sum_rows(grad.reshape(ids.size, grad.shape[-1]), ids, self.num_rows), None

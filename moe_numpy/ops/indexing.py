@@ -1,0 +1,93 @@
+"""Picking entries by index. Where an entry is picked twice, its gradient is the sum of both."""
+
+import math
+from importlib import import_module
+from types import EllipsisType
+from typing import Any
+
+from array_api_compat import array_namespace, is_cupy_array
+from jaxtyping import Integer
+
+from ..autodiff import Function
+from ..typing import Array, Float, Shaped
+
+
+class GetItem(Function):
+    """y = x[index], with everything that NumPy's indexing offers.
+
+    Args:
+        index: integers, slices, ``...``, None, integer or boolean arrays, or a tuple of these.
+    """
+
+    def forward(self, x: Shaped[Array, "..."], *, index: Any) -> Shaped[Array, "..."]:
+        """Pick entries."""
+        self.shape, self.index = x.shape, index
+        return x[index]
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = 0, then dx[index] += g."""
+        if _kind(self.index) in ("i", "u"):
+            length = self.shape[0]
+            ids = self.index.astype(int) % length  # negative ones count from the end
+            rows = grad.reshape(ids.size, math.prod(self.shape[1:]))
+            return sum_rows(rows, ids, length).reshape(self.shape)
+        xp = array_namespace(grad)
+        dx = xp.zeros(self.shape, dtype=grad.dtype)
+        if _picks_once(self.index):
+            dx[self.index] = grad
+        else:
+            xp.add.at(dx, self.index, grad)
+        return dx
+
+
+class TakeAlongAxis(Function):
+    """y[..., j, ...] = x[..., indices[..., j, ...], ...]: other entries from each row along an axis.
+
+    Args:
+        axis: the axis of x that the indices count along.
+    """
+
+    def forward(
+        self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int
+    ) -> Shaped[Array, "..."]:
+        """Pick entries; x and indices broadcast along the other axes."""
+        self.length, self.axis = x.shape[axis], axis
+        self.save(indices)
+        return array_namespace(x, indices).take_along_axis(x, indices, axis=axis)
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = 0, then dx[..., indices, ...] += g."""
+        (indices,) = self.saved
+        xp = array_namespace(grad)
+        along = xp.moveaxis(grad, self.axis, -1)
+        rows = along.reshape(-1, along.shape[-1])
+        columns = xp.moveaxis(xp.broadcast_to(indices, grad.shape), self.axis, -1).reshape(rows.shape)
+        dx = xp.zeros((len(rows), self.length), dtype=grad.dtype)
+        xp.add.at(dx, (xp.arange(len(rows))[:, None], columns), rows)
+        return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
+
+
+def sum_rows(
+    rows: Float[Array, "n d"], ids: Integer[Array, "..."], num_rows: int
+) -> Float[Array, "num_rows d"]:
+    """Row v of the result is the sum of ``rows[n]`` over all n with ``ids[n] = v``: a look-up backwards.
+
+    It is Oᵀ rows with the one-hot matrix O[n, v] = [ids[n] = v]. As a sparse product it only adds.
+    """
+    xp = array_namespace(rows)
+    sparse = import_module("cupyx.scipy.sparse" if is_cupy_array(rows) else "scipy.sparse")
+    n = len(rows)
+    one_hot = (xp.ones(n, dtype=rows.dtype), ids.reshape(-1), xp.arange(n + 1))
+    return sparse.csr_matrix(one_hot, shape=(n, num_rows)).T @ rows
+
+
+def _kind(index: Any) -> str | None:
+    """The kind of dtype where the index is one array: "i", "u" or "b"."""
+    return index.dtype.kind if hasattr(index, "dtype") else None
+
+
+def _picks_once(index: Any) -> bool:
+    """Whether no entry can be picked twice: slices and integers cannot, nor can a boolean mask alone."""
+    parts = index if isinstance(index, tuple) else (index,)
+    basic = all(part is None or isinstance(part, int | slice | EllipsisType) for part in parts)
+    return basic or _kind(index) == "b"

@@ -1,0 +1,68 @@
+"""The loss of a language model."""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+from jaxtyping import Integer
+
+from ..autodiff import Function
+from ..typing import Array, Float
+
+
+class CrossEntropy(Function):
+    """L = mean over n of ln Σ_v e^{x[n,v]} - x[n, t[n]], in nats: softmax and log likelihood in one.
+
+    Args:
+        ignore_index: targets of this value do not count, neither in the sum nor in n.
+
+    Raises:
+        TypeError: the targets are not integers.
+        ValueError: the shapes do not fit, a target is outside 0 ... V-1, or no target counts.
+    """
+
+    def forward(
+        self,
+        logits: Float[Array, "*batch V"],
+        targets: Integer[Array, "*batch"],
+        *,
+        ignore_index: int | None = None,
+    ) -> Float[Array, ""]:
+        """The mean loss, in float32 or wider."""
+        xp = array_namespace(logits)
+        num_classes = logits.shape[-1]
+        if targets.dtype.kind not in "iu":
+            raise TypeError(f"targets must be integers, got dtype {targets.dtype}")
+        if targets.shape != logits.shape[:-1]:
+            raise ValueError(f"targets must have shape {logits.shape[:-1]}, got {targets.shape}")
+        t = targets.reshape(-1)
+        self.ignored = None if ignore_index is None else t == ignore_index
+        counted = t if self.ignored is None else t[~self.ignored]
+        if counted.size == 0:
+            raise ValueError(f"none of the {targets.size} targets counts (ignore_index={ignore_index})")
+        if counted.min() < 0 or counted.max() >= num_classes:
+            raise ValueError(
+                f"targets must be between 0 and {num_classes - 1}, "
+                f"got values from {counted.min()} to {counted.max()}"
+            )
+        if self.ignored is not None:
+            t = xp.where(self.ignored, 0, t)
+        x = logits.reshape(-1, num_classes).astype(xp.result_type(logits.dtype, xp.float32), copy=False)
+        x = x - x.max(axis=-1, keepdims=True)
+        x_target = x[xp.arange(len(t)), t]
+        p = xp.exp(x, out=x)
+        total = p.sum(axis=-1, keepdims=True)
+        p /= total
+        self.save(p, t)
+        self.shape, self.n = logits.shape, counted.size
+        losses = xp.log(total[:, 0]) - x_target
+        return losses.mean() if self.ignored is None else losses[~self.ignored].mean()
+
+    def backward(self, grad: Float[Array, ""]) -> Any:
+        """dx = g (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
+        p, t = self.saved
+        scale = grad / self.n
+        dx = p * scale
+        dx[array_namespace(p).arange(len(t)), t] -= scale
+        if self.ignored is not None:
+            dx[self.ignored] = 0
+        return dx.reshape(self.shape), None

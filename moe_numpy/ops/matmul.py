@@ -1,0 +1,71 @@
+"""Matrix products."""
+
+from typing import Any
+
+from ..autodiff import Function
+from ..typing import Array, Float
+
+
+class MatMul(Function):
+    """y = a b, with the shapes of ``numpy.matmul``: the last two axes are matrices, the others broadcast.
+
+    A vector counts as one row on the left and as one column on the right; that axis is absent from y.
+    """
+
+    def forward(self, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Multiply matrices. ValueError if the inner lengths differ."""
+        self.save(a, b)
+        if a.ndim > 2 and b.ndim == 2:
+            return (_rows(a) @ b).reshape(*a.shape[:-1], -1)
+        return a @ b
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """da = g bᵀ, db = aᵀ g, summed over the batch in one product where b has no batch axes."""
+        a, b = self.saved
+        left = a[None, :] if a.ndim == 1 else a
+        right = b[:, None] if b.ndim == 1 else b
+        if b.ndim == 1:
+            grad = grad[..., None]
+        if a.ndim == 1:
+            grad = grad[..., None, :]
+        da = db = None
+        if self.needs_grad(0):
+            da = grad @ right.swapaxes(-1, -2)
+            da = da[..., 0, :] if a.ndim == 1 else da
+        if self.needs_grad(1):
+            db = _rows(left).T @ _rows(grad) if right.ndim == 2 else left.swapaxes(-1, -2) @ grad
+            db = db[..., 0] if b.ndim == 1 else db
+        return da, db
+
+
+class Affine(Function):
+    """y = x Wᵀ + b: every vector of x through the same weights.
+
+    The leading axes of x are flattened, so that each of the three products is one call of BLAS.
+    """
+
+    def forward(
+        self,
+        x: Float[Array, "*batch i"],
+        weight: Float[Array, "o i"],
+        bias: Float[Array, "o"] | None,
+    ) -> Float[Array, "*batch o"]:
+        """Multiply and add; ``bias`` may be None."""
+        self.save(x, weight)
+        y = _rows(x) @ weight.T
+        if bias is not None:
+            y = y + bias
+        return y.reshape(*x.shape[:-1], weight.shape[0])
+
+    def backward(self, grad: Float[Array, "*batch o"]) -> Any:
+        """dx = g W, dW = gᵀ x, db = Σ g."""
+        x, weight = self.saved
+        g = _rows(grad)
+        dx = (g @ weight).reshape(x.shape) if self.needs_grad(0) else None
+        dweight = g.T @ _rows(x) if self.needs_grad(1) else None
+        dbias = g.sum(axis=0) if self.needs_grad(2) else None
+        return dx, dweight, dbias
+
+
+def _rows(x: Float[Array, "..."]) -> Float[Array, "rows n"]:
+    return x.reshape(-1, x.shape[-1])

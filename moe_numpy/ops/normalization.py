@@ -1,0 +1,75 @@
+"""Normalisation over the last axis."""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ..autodiff import Function
+from ..typing import Array, Float
+
+
+class RMSNorm(Function):
+    """y = w x̂ with x̂ = x / √(mean x² + ε) over the last axis (Zhang and Sennrich 2019, eq. 4).
+
+    Args:
+        eps: ε, keeps a row of zeros finite.
+    """
+
+    def forward(
+        self, x: Float[Array, "*batch d"], weight: Float[Array, "d"], *, eps: float = 1e-6
+    ) -> Float[Array, "*batch d"]:
+        """Scale every vector to root mean square 1, then by the weight."""
+        xp = array_namespace(x)
+        r = 1 / xp.sqrt(_mean_product(x, x) + eps)
+        x_hat = x * r
+        self.save(x_hat, r, weight)
+        return x_hat * weight
+
+    def backward(self, grad: Float[Array, "*batch d"]) -> Any:
+        """dx = r (h - x̂ mean(h x̂)) with h = g w and r = 1/√(mean x² + ε); dw = Σ g x̂."""
+        x_hat, r, weight = self.saved
+        h = grad * weight
+        dx = r * (h - x_hat * _mean_product(h, x_hat))
+        return dx, _sum_rows(grad * x_hat)
+
+
+class LayerNorm(Function):
+    """y = w x̂ + b with x̂ = (x - mean x) / √(var x + ε) over the last axis (Ba, Kiros and Hinton 2016).
+
+    The variance is that of the population, as everywhere in the field.
+
+    Args:
+        eps: ε, keeps a constant row finite.
+    """
+
+    def forward(
+        self,
+        x: Float[Array, "*batch d"],
+        weight: Float[Array, "d"],
+        bias: Float[Array, "d"],
+        *,
+        eps: float = 1e-5,
+    ) -> Float[Array, "*batch d"]:
+        """Bring every vector to mean 0 and variance 1, then scale and shift."""
+        xp = array_namespace(x)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        r = 1 / xp.sqrt(_mean_product(centred, centred) + eps)
+        x_hat = centred * r
+        self.save(x_hat, r, weight)
+        return x_hat * weight + bias
+
+    def backward(self, grad: Float[Array, "*batch d"]) -> Any:
+        """dx = r (h - mean h - x̂ mean(h x̂)) with h = g w; dw = Σ g x̂; db = Σ g."""
+        x_hat, r, weight = self.saved
+        h = grad * weight
+        dx = r * (h - h.mean(axis=-1, keepdims=True) - x_hat * _mean_product(h, x_hat))
+        return dx, _sum_rows(grad * x_hat), _sum_rows(grad)
+
+
+def _mean_product(a: Float[Array, "*batch d"], b: Float[Array, "*batch d"]) -> Float[Array, "*batch 1"]:
+    """mean(a b) over the last axis, without the array a b."""
+    return array_namespace(a).vecdot(a, b)[..., None] / a.shape[-1]
+
+
+def _sum_rows(x: Float[Array, "*batch d"]) -> Float[Array, "d"]:
+    return x.reshape(-1, x.shape[-1]).sum(axis=0)

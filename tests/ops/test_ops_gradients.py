@@ -1,0 +1,21 @@
+"""Every op against finite differences, with the cases that the command line uses too."""
+
+import pytest
+
+from moe_numpy import gradcases, ops
+from moe_numpy.gradcases import ops as _register  # noqa: F401
+
+CASES = [c for c in gradcases._cases.values() if c.build.__module__ == "moe_numpy.gradcases.ops"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_gradient(case):
+    report = gradcases.run_case(case)
+    report.raise_if_failed()
+    assert report.max_error < 1e-7
+    assert report.skipped == 0
+
+
+def test_every_op_has_a_case():
+    covered = {function for case in CASES for function in case.functions}
+    assert covered == {getattr(ops, name) for name in ops.__all__}
