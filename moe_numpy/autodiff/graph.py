@@ -30,7 +30,7 @@ def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:
     else:
         _walk(root.function, root.output_index, gradient, retain_graph, leaf_gradients)
     for leaf, total in leaf_gradients.items():
-        leaf.grad = total if leaf.grad is None else leaf.grad + total
+        leaf.grad = total if leaf.grad is None else _sum(leaf.grad, total)
 
 
 def _walk(
@@ -56,13 +56,13 @@ def _walk(
             if edge.is_leaf:
                 if grad is not None:
                     seen = leaf_gradients.get(edge.source)
-                    leaf_gradients[edge.source] = grad if seen is None else seen + grad
+                    leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
                 continue
             source = edge.source
             if grad is not None:
                 slots = arrived.setdefault(source, [None] * len(source.outputs))
                 seen = slots[edge.output_index]
-                slots[edge.output_index] = grad if seen is None else seen + grad
+                slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
             consumers_left[source] -= 1
             if consumers_left[source] == 0:
                 ready.append(source)
@@ -108,6 +108,12 @@ def _input_gradients(op: "Function", arrived: list[Any] | None) -> Sequence[Any]
         None if edge is None or grad is None else _conform(op, i, edge, grad)
         for i, (edge, grad) in enumerate(zip(op.edges, result, strict=True))
     ]
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """a + b out of place; NumPy turns a sum of 0-dimensional arrays into a scalar, which is turned back."""
+    total = a + b
+    return np.asarray(total) if isinstance(total, np.generic) else total
 
 
 def _with_zeros(op: "Function", arrived: list[Any]) -> list[Any]:

@@ -1,0 +1,145 @@
+"""One gradient check for each Function of the package, and the proof that none was forgotten.
+
+A case is a function of ``rng`` that returns ``f, inputs`` for :func:`moe_numpy.autodiff.gradcheck.gradcheck`::
+
+    @case(Softmax)
+    def softmax_last_axis(rng):
+        return lambda x: Softmax.apply(x, axis=-1), [rng.standard_normal((3, 4))]
+
+The modules beside this one hold the cases, one for each part of the package.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import Function, substitute
+from ..autodiff.function import implementation_of
+from ..autodiff.gradcheck import Report, gradcheck
+
+_PACKAGE = __name__.partition(".")[0]
+_SKIPPED = (
+    f"{_PACKAGE}.__main__",
+    f"{_PACKAGE}.commands",
+    f"{_PACKAGE}.kernels.on_cupy",
+)  # a GPU is optional
+
+
+@dataclass(frozen=True)
+class Case:
+    """A named gradient check: ``build(rng)`` returns f and its inputs; ``functions`` is what it covers."""
+
+    name: str
+    functions: tuple[type[Function], ...]
+    build: Callable[[np.random.Generator], tuple[Callable[..., Any], list[Any]]]
+
+
+_cases: dict[str, Case] = {}
+
+
+def case(
+    *functions: type[Function], name: str | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as the gradient check of ``functions``.
+
+    Raises:
+        TypeError: no Function is named, or something else than a Function.
+        ValueError: the name is taken.
+    """
+    for function in functions:
+        if not (isinstance(function, type) and issubclass(function, Function)):
+            raise TypeError(f"case: {function!r} is not a Function class")
+    if not functions:
+        raise TypeError("case: name at least one Function, @case(Softmax)")
+
+    def register(build: Callable[..., Any]) -> Callable[..., Any]:
+        new = Case(name or build.__name__, functions, build)
+        if new.name in _cases:
+            raise ValueError(f"two gradient cases are called {new.name!r}")
+        _cases[new.name] = new
+        return build
+
+    return register
+
+
+def all_cases() -> list[Case]:
+    """Every case of the modules beside this one, in the order of definition."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return list(_cases.values())
+
+
+def registered_functions() -> list[type[Function]]:
+    """Every Function of the package, by module and name. Names that start with an underscore are helpers."""
+    _import_all(_PACKAGE)
+    found = {
+        f
+        for f in _subclasses(Function)
+        if f.__module__.startswith(f"{_PACKAGE}.") and not f.__name__.startswith("_")
+    }
+    return sorted(found, key=lambda f: (f.__module__, f.__qualname__))
+
+
+def functions_without_case() -> list[type[Function]]:
+    """The Functions that no case covers: their gradients are unchecked."""
+    covered = {function for c in all_cases() for function in c.functions}
+    return [function for function in registered_functions() if function not in covered]
+
+
+def run_case(case: Case, seed: int = 0) -> Report:
+    """Check the gradients of one case, and that it ran every Function it claims to cover.
+
+    An exception inside the case becomes a failing report, so that the other cases still run.
+    """
+    try:
+        with _watching(case.functions) as applied:
+            f, inputs = case.build(np.random.default_rng(seed))
+            report = gradcheck(f, inputs, rng=np.random.default_rng([seed, 1]))
+    except Exception as error:
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        return Report(problems=[f"{type(error).__name__}: {error}{notes}"])
+    for function in case.functions:
+        if function not in applied:
+            report.problems.append(
+                f"the case {case.name} claims to cover {function.__name__} but never applied it"
+            )
+    return report
+
+
+@contextmanager
+def _watching(functions: tuple[type[Function], ...]) -> Iterator[set[type[Function]]]:
+    """Collect which of the functions run forward inside the block."""
+    applied: set[type[Function]] = set()
+    with ExitStack() as stack:
+        for function in functions:
+            stack.enter_context(substitute(function, _spy_on(function, applied)))
+        yield applied
+
+
+def _spy_on(function: type[Function], applied: set[type[Function]]) -> type[Function]:
+    watched = implementation_of(function)  # a substitute that is in force is what gets checked
+
+    def forward(self: Function, *arrays: Any, **settings: Any) -> Any:
+        applied.add(function)
+        return watched.forward(self, *arrays, **settings)
+
+    return type(f"_Watched{watched.__name__}", (watched,), {"forward": forward, "name": watched.__name__})
+
+
+def _import_all(package: str) -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        if module.name not in _SKIPPED:
+            importlib.import_module(module.name)
+            if module.ispkg:
+                _import_all(module.name)
+
+
+def _subclasses(function: type[Function]) -> Iterator[type[Function]]:
+    for sub in function.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)

@@ -1,0 +1,169 @@
+import gc
+import sys
+
+import pytest
+
+from moe_numpy import gradcases
+from moe_numpy.autodiff import Function, substitute
+from moe_numpy.gradcases import Case, case, run_case
+
+
+class Double(Function):
+    def forward(self, x):
+        return 2 * x
+
+    def backward(self, grad):
+        return 2 * grad
+
+
+class Triple(Double):
+    def forward(self, x):
+        return 3 * x
+
+    def backward(self, grad):
+        return 3 * grad
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """An empty registry, without the modules beside it."""
+    cases = {}
+    monkeypatch.setattr(gradcases, "_cases", cases)
+    monkeypatch.setattr(gradcases, "__path__", [])
+    return cases
+
+
+def double(rng):
+    return lambda x: Double.apply(x), [rng.standard_normal(3)]
+
+
+def test_case_is_registered_under_the_name_of_the_function(registry):
+    assert case(Double)(double) is double
+    (found,) = gradcases.all_cases()
+    assert found == Case("double", (Double,), double)
+
+
+def test_case_name_can_be_given(registry):
+    case(Double, name="twice")(double)
+    assert [c.name for c in gradcases.all_cases()] == ["twice"]
+
+
+def test_two_cases_of_one_name_are_refused(registry):
+    case(Double)(double)
+    with pytest.raises(ValueError, match="two gradient cases are called 'double'"):
+        case(Triple, name="double")(double)
+
+
+def test_case_needs_functions():
+    with pytest.raises(TypeError, match="name at least one Function"):
+        case()
+    with pytest.raises(TypeError, match="Function"):
+        case(int)
+
+
+def test_sibling_modules_are_imported(registry, monkeypatch, tmp_path):
+    (tmp_path / "extra_cases.py").write_text(
+        "from moe_numpy.autodiff import Function\nfrom moe_numpy.gradcases import case\n"
+        "class _Half(Function):\n    pass\n"
+        "@case(_Half)\ndef half(rng):\n    pass\n"
+    )
+    monkeypatch.setattr(gradcases, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "moe_numpy.gradcases.extra_cases", raising=False)
+    assert [c.name for c in gradcases.all_cases()] == ["half"]
+    sys.modules.pop("moe_numpy.gradcases.extra_cases")
+
+
+def test_run_case_passes_and_is_repeatable():
+    one, two = (run_case(Case("double", (Double,), double), seed=3) for _ in range(2))
+    assert one.passed
+    assert one == two
+    assert one.compared == 3
+
+
+def test_run_case_uses_the_seed():
+    seen = []
+
+    def build(rng):
+        seen.append(rng.standard_normal())
+        return double(rng)
+
+    for seed in (0, 1):
+        run_case(Case("double", (Double,), build), seed)
+    assert seen[0] != seen[1]
+
+
+def test_case_that_never_applies_its_function_fails():
+    report = run_case(Case("lazy", (Double, Triple), double))
+    assert not report.passed
+    assert report.problems == ["the case lazy claims to cover Triple but never applied it"]
+
+
+def test_subclass_does_not_count_as_its_base():
+    def build(rng):
+        return lambda x: Triple.apply(x), [rng.standard_normal(3)]
+
+    assert not run_case(Case("triple", (Double,), build)).passed
+    assert run_case(Case("triple", (Triple,), build)).passed
+
+
+def test_error_in_a_case_becomes_a_failing_report():
+    class Broken(Double):
+        def backward(self, grad):
+            return grad[:2]
+
+    def build(rng):
+        return lambda x: Broken.apply(x), [rng.standard_normal(3)]
+
+    report = run_case(Case("broken", (Broken,), build))
+    assert not report.passed
+    assert "RuntimeError: Broken.backward: the gradient of input 0 has shape (2,)" in str(report)
+
+
+def test_notes_of_an_error_are_kept():
+    class Raising(Double):
+        def backward(self, grad):
+            raise ZeroDivisionError("of all things")
+
+    def build(rng):
+        return lambda x: Raising.apply(x), [rng.standard_normal(3)]
+
+    assert "ZeroDivisionError: of all things\nin Raising.backward" in str(run_case(Case("r", (Raising,), build)))
+
+
+def test_case_checks_the_substitute_in_force():
+    class Wrong(Double):
+        def backward(self, grad):
+            return -2 * grad
+
+    with substitute(Double, Wrong):
+        report = run_case(Case("double", (Double,), double))
+    assert "the sign is flipped" in str(report)
+    assert run_case(Case("double", (Double,), double)).passed
+
+
+def test_registered_functions_are_those_of_the_package():
+    names = {"Public": "moe_numpy.made_up", "_Helper": "moe_numpy.made_up", "Learner": "exercises.softmax"}
+    made = {name: type(name, (Function,), {"__module__": where}) for name, where in names.items()}
+    sub = type("PublicToo", (made["Public"],), {"__module__": "moe_numpy.made_up"})
+    found = gradcases.registered_functions()
+    assert made["Public"] in found
+    assert sub in found
+    assert made["_Helper"] not in found
+    assert made["Learner"] not in found
+    assert Double not in found
+    assert all(f.__module__.startswith("moe_numpy.") for f in found)
+    assert found == sorted(found, key=lambda f: (f.__module__, f.__qualname__))
+    del made, sub, found
+    gc.collect()  # so that no other test sees them
+
+
+def test_every_module_is_imported_but_commands():
+    gradcases.registered_functions()
+    assert "moe_numpy.ops.activations" in sys.modules
+    assert "moe_numpy.nn.module" in sys.modules
+
+
+def test_functions_without_case(registry, monkeypatch):
+    monkeypatch.setattr(gradcases, "registered_functions", lambda: [Double, Triple])
+    case(Double)(double)
+    assert gradcases.functions_without_case() == [Triple]
