@@ -50,6 +50,23 @@ def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
     return np.bincount(keys, weights=values, minlength=num_keys).astype(values.dtype)
 
 
+def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
+    """m_i = the largest of the values whose key is i; -∞ for a key that does not occur."""
+    y = np.full(num_keys, -np.inf, values.dtype)
+    np.maximum.at(y, keys, values)
+    return y
+
+
+def add_at(y: Shaped[Array, "T E"], row: Int[Array, "..."], column: Int[Array, "..."], values: Any) -> None:
+    """y[row, column] += values in place; an entry named twice gets both."""
+    np.add.at(y, (row, column), values)
+
+
+def to_host(x: Shaped[Array, "..."]) -> Any:
+    """The same numbers as a NumPy array."""
+    return x
+
+
 def add_rows(rows: Float[Array, "N d"], index: Int[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
     """y[i] = Σ of the rows n with index[n] = i, added in the order of n.
 

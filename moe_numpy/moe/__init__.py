@@ -1,7 +1,20 @@
 """Mixture of Experts: each file holds one concept, its formula, forward, backward and module."""
 
 from . import recipes
-from .layer import MoE
+from .layer import HierarchicalMoE, MoE, Recipe, make_layer
 from .router import Router, RouterConfig, Routing
+from .selection import Batch
+from .soft import SoftMoE
 
-__all__ = ["MoE", "Router", "RouterConfig", "Routing", "recipes"]
+__all__ = [
+    "Batch",
+    "HierarchicalMoE",
+    "MoE",
+    "Recipe",
+    "Router",
+    "RouterConfig",
+    "Routing",
+    "SoftMoE",
+    "make_layer",
+    "recipes",
+]

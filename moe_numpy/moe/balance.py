@@ -8,31 +8,34 @@ from typing import Any, Protocol, runtime_checkable
 
 from array_api_compat import array_namespace
 
+from .. import kernels
 from ..autodiff import Function, Tensor
-from ..ops import Softmax
-from ..typing import Array, Float
+from ..ops import LogSoftmax, ReLU, Softmax
+from ..typing import Array, Float, Int
+from .selection import Batch, Candidates
 
 
-class SwitchBalanceLoss(Function):
-    """L = E Σ_i f_i P_i, where P_i is the mean over tokens of p_ti (Fedus et al. 2021, equations 4 to 6).
+class BalanceLoss(Function):
+    """L = (1/S) Σ_s E Σ_i f_si P_si, where P_si is the mean of p_ti over the tokens of part s of the batch.
 
-    f_i, the fraction of assignments that went to expert i, is a count and therefore a constant: the gradient
-    passes through P alone. At perfect balance f = P = 1/E and L = 1. That is not a lower bound:
-    f = (.9, .1) and P = (.451, .549) give 0.921.
+    With one part: the loss of Switch Transformer (Fedus et al. 2021, equations 4 to 6). f_i, the fraction of
+    assignments that went to expert i, is a count and therefore constant: the gradient passes through P alone. At
+    perfect balance f = P = 1/E and L = 1. That is not a lower bound: f = (.9, .1), P = (.451, .549) give 0.921.
     """
 
-    def forward(self, p: Float[Array, "T E"], f: Float[Array, " E"]) -> Any:
-        """A scalar from the full softmax p (never from the chosen scores alone) and the fractions f."""
+    def forward(self, p: Float[Array, "T E"], f: Float[Array, "S E"]) -> Any:
+        """A scalar from normalised scores of all experts (never of the chosen alone) and constant fractions."""
         self.save(f)
-        self.num_tokens, self.num_experts = p.shape
-        mean_p = p.sum(axis=0) / max(self.num_tokens, 1)
-        return self.num_experts * (f * mean_p).sum()
+        self.num_tokens, num_experts = p.shape
+        parts = f.shape[0]
+        mean_p = p.reshape(parts, -1, num_experts).sum(axis=1) / max(self.num_tokens // parts, 1)
+        return (f * mean_p).sum() * (num_experts / parts)
 
     def backward(self, grad: Float[Array, ""]) -> tuple[Any, None]:
-        """dL/dp_ti = E f_i / T, the same for every token."""
+        """dL/dp_ti = E f_si / T for the tokens t of part s."""
         (f,) = self.saved
-        row = grad * (self.num_experts / max(self.num_tokens, 1)) * f
-        return array_namespace(f).broadcast_to(row, (self.num_tokens, self.num_experts)), None
+        rows = grad * (f.shape[1] / max(self.num_tokens, 1)) * f
+        return array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0), None
 
 
 class RouterZLoss(Function):
@@ -57,12 +60,120 @@ class RouterZLoss(Function):
         return grad * (2 / max(p.shape[0], 1)) * lse * p
 
 
+class SquaredCV(Function):
+    """CV² = variance / mean², the squared coefficient of variation of n numbers (Shazeer et al. 2017, equation 7).
+
+    Written with the variance, never with the standard deviation, whose derivative at perfect balance is 0/0.
+    ``ddof=0`` divides by n, ``ddof=1`` by n - 1: [1, 2, 3, 4] gives 0.2 or 0.267.
+    """
+
+    def forward(self, v: Float[Array, " n"], *, ddof: int = 1, epsilon: float = 1e-10) -> Any:
+        """A scalar; ε keeps an all-zero v finite. A single number has no variation: 0."""
+        n = v.shape[0]
+        self.divisor = max(n - ddof, 1)
+        mean = v.mean()
+        centred = v - mean
+        scale = mean * mean + epsilon
+        variance = (centred * centred).sum() / self.divisor
+        self.save(centred, mean, scale, variance)
+        return variance / scale
+
+    def backward(self, grad: Float[Array, ""]) -> Any:
+        """dL/dv_i = 2 (v_i - m) / ((n - ddof) (m² + ε)) - 2 m var / (n (m² + ε)²)."""
+        centred, mean, scale, variance = self.saved
+        n = centred.shape[0]
+        return grad * (2 * centred / (self.divisor * scale) - 2 * mean * variance / (n * scale * scale))
+
+
+class SumByExpert(Function):
+    """v_e = Σ of w_n over the assignments n of expert e: the importance of each expert."""
+
+    def forward(self, w: Float[Array, " N"], expert: Int[Array, " N"], *, num_experts: int) -> Float[Array, " E"]:
+        """Sum; 0 for an expert without assignments."""
+        self.save(expert)
+        return kernels.of(w).sum_by_key(w, expert, num_experts)
+
+    def backward(self, grad: Float[Array, " E"]) -> tuple[Any, None]:
+        """dw_n = dv of its expert."""
+        (expert,) = self.saved
+        return grad[expert], None
+
+
+class LoadProbability(Function):
+    """P_te = Φ((h_te - threshold_te) / σ_te): would expert e be among token t's k best if its noise were drawn anew?
+
+    The threshold is what e has to beat: the k-th best noisy logit of the others. That is the (k+1)-th of all if e
+    is itself chosen, the k-th otherwise (Shazeer et al. 2017, equations 8 and 9). Summed over t it estimates the
+    load of e, with a derivative that a count does not have. All three arguments are logits: mixing in
+    probabilities gives loads that do not sum to k.
+    """
+
+    def forward(
+        self, h: Float[Array, "T E"], sigma: Float[Array, "T E"], noisy: Float[Array, "T E"], *, k: int
+    ) -> Float[Array, "T E"]:
+        """Probabilities; 1 if k = E, since nothing has to be beaten."""
+        from scipy.special import ndtr
+
+        xp = array_namespace(h)
+        self.k = k
+        if k == h.shape[1]:
+            self.save()
+            return xp.ones_like(h)
+        rank = kernels.of(noisy).top_k(noisy, k + 1)
+        chosen = xp.zeros(h.shape, dtype=bool)
+        chosen[xp.arange(h.shape[0])[:, None], rank[:, :k]] = True
+        rival = xp.where(chosen, rank[:, k : k + 1], rank[:, k - 1 : k])  # whose noisy logit is the threshold
+        z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
+        self.save(z, sigma, rival)
+        return ndtr(z).astype(h.dtype)
+
+    def backward(self, grad: Float[Array, "T E"]) -> Any:
+        """dh = g φ(z) / σ; dσ = -g φ(z) z / σ; and -dh to the noisy logit that was the threshold."""
+        if not self.saved:
+            return None, None, None
+        z, sigma, rival = self.saved
+        xp = array_namespace(z)
+        dh = grad * xp.exp(-z * z / 2) * (2 * xp.pi) ** -0.5 / sigma
+        d_noisy = xp.zeros_like(z)
+        rows = xp.broadcast_to(xp.arange(z.shape[0])[:, None], z.shape)
+        kernels.of(z).add_at(d_noisy, rows, rival, -dh)
+        return dh, -dh * z, d_noisy
+
+
 @dataclass(frozen=True)
 class Gating:
-    """What the auxiliary losses look at: all of it before anything is dropped."""
+    """What the auxiliary losses look at: all of it from before anything is dropped.
 
-    logits: Tensor  # h [T, E]
-    load: Any  # Int[E]: the assignments that each expert was asked to take
+    Attributes:
+        logits: h, without noise.
+        noisy: h with noise; ``logits`` itself if there is none.
+        sigma: standard deviation of normal noise, or None.
+        scores: what experts are weighed by.
+        weight: the gate weights of the candidates.
+        candidates: who asked for whom.
+        load: assignments asked of each expert.
+        load_since_update: the same, summed over the forward passes since the last optimizer step, this included.
+        per_token: k.
+        batch: sequences and mode.
+    """
+
+    logits: Float[Tensor, "T E"]
+    noisy: Float[Tensor, "T E"]
+    sigma: Float[Tensor, "T E"] | None
+    scores: Float[Tensor, "T E"]
+    weight: Float[Tensor, " M"]
+    candidates: Candidates
+    load: Any  # Int[E]
+    load_since_update: Any  # Int[E]
+    per_token: float
+    batch: Batch
+
+    def probabilities(self, scoring: type[Function] | None) -> Float[Tensor, "T E"]:
+        """The scores normalised over all experts: a softmax, or s / Σs for other scores."""
+        if scoring is None or scoring is Softmax:
+            return Softmax.apply(self.logits, axis=-1)
+        s = scoring.apply(self.logits)
+        return s / (s.sum(axis=1, keepdims=True) + 1e-20)
 
 
 @runtime_checkable
@@ -78,16 +189,52 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class SwitchBalance:
-    """:class:`SwitchBalanceLoss` with f_i = c_i / Σc, so that its value at balance is 1 for every k."""
+    """:class:`BalanceLoss` with f counted as the settings say.
+
+    Attributes:
+        coefficient: its weight in the training loss.
+        scope: what f and P are means over. ``batch``: this forward pass. ``sequence``: each sequence by itself,
+            then the mean. ``global``: f over all forward passes since the last optimizer step (Qiu et al. 2025).
+        count: ``all`` assignments, or only the ``first`` choice of each token (GShard).
+        at_balance: the value at perfect balance. 1 divides counts by their sum. ``"k"`` divides them by T, as
+            transformers' Mixtral family does.
+        scoring: the Function whose normalised scores are P; None for a softmax.
+    """
 
     coefficient: float = 0.01
+    scope: str = "batch"
+    count: str = "all"
+    at_balance: int | str = 1
+    scoring: type[Function] | None = None
     name: str = "balance"
 
+    def __post_init__(self) -> None:
+        for setting, allowed in (("scope", ("batch", "sequence", "global")), ("count", ("all", "first"))):
+            if getattr(self, setting) not in allowed:
+                raise ValueError(f"{setting} must be one of {', '.join(allowed)}, got {getattr(self, setting)!r}")
+        if self.at_balance not in (1, "k"):
+            raise ValueError(f"at_balance must be 1 or 'k', got {self.at_balance!r}")
+        if self.scope == "global" and self.count == "first":
+            raise ValueError("count='first' has no global scope: only whole loads are kept between passes")
+
     def __call__(self, gating: Gating) -> Tensor:
-        """E Σ f_i P_i over this batch."""
-        xp = array_namespace(gating.load)
-        f = xp.asarray(gating.load / max(int(gating.load.sum()), 1), dtype=gating.logits.dtype)
-        return SwitchBalanceLoss.apply(Softmax.apply(gating.logits, axis=-1), f)
+        """E Σ f_i P_i."""
+        p = gating.probabilities(self.scoring)
+        xp = array_namespace(p.data)
+        num_tokens, num_experts = p.shape
+        parts = num_tokens // gating.batch.sequence_length if self.scope == "sequence" and num_tokens else 1
+        if self.scope == "global":
+            counts = gating.load_since_update[None]
+        else:
+            c = gating.candidates
+            counted = c.choice == 0 if self.count == "first" else xp.ones(c.token.shape, dtype=bool)
+            part = c.token[counted] // max(num_tokens // parts, 1)
+            keys = part * num_experts + c.expert[counted]
+            counts = kernels.of(p.data).count(keys, parts * num_experts).reshape(parts, num_experts)
+        f = counts / xp.maximum(counts.sum(axis=1, keepdims=True), 1)
+        if self.at_balance == "k":
+            f = f * gating.per_token
+        return BalanceLoss.apply(p, xp.asarray(f, dtype=p.dtype))
 
 
 @dataclass(frozen=True)
@@ -100,3 +247,81 @@ class ZLoss:
     def __call__(self, gating: Gating) -> Tensor:
         """Mean squared log-partition of the logits."""
         return RouterZLoss.apply(gating.logits)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """CV² of the importance, the sum of its gate weights, of each expert (Shazeer et al. 2017, equations 6 and 7)."""
+
+    coefficient: float = 0.1
+    name: str = "importance"
+
+    def __call__(self, gating: Gating) -> Tensor:
+        """0 when all experts carry the same weight."""
+        v = SumByExpert.apply(gating.weight, gating.candidates.expert, num_experts=gating.logits.shape[1])
+        return SquaredCV.apply(v)
+
+
+@dataclass(frozen=True)
+class Load:
+    """CV² of the expected load, Σ_t of :class:`LoadProbability` (Shazeer et al. 2017, equation 11).
+
+    Without noise there is no expected load: the loss is then that of the counts, a constant.
+    """
+
+    coefficient: float = 0.1
+    name: str = "load"
+
+    def __call__(self, gating: Gating) -> Tensor:
+        """0 when all experts can expect the same number of tokens."""
+        h = gating.logits
+        if gating.sigma is None:
+            return SquaredCV.apply(Tensor(array_namespace(h.data).asarray(gating.load, dtype=h.dtype)))
+        p = LoadProbability.apply(h, gating.sigma, gating.noisy, k=int(gating.per_token))
+        return SquaredCV.apply(p.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class LocalEntropy:
+    """(1/T) Σ_t H(p_t): small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, equation 2)."""
+
+    coefficient: float = 0.01
+    name: str = "local_entropy"
+
+    def __call__(self, gating: Gating) -> Tensor:
+        """Mean entropy in nats."""
+        log_p = LogSoftmax.apply(gating.logits, axis=-1)
+        return -(log_p.exp() * log_p).sum() * (1 / max(gating.logits.shape[0], 1))
+
+
+@dataclass(frozen=True)
+class GlobalEntropy:
+    """max(0, τ - H(mean_t p_t)): zero once the experts are used evenly enough (LIMoE, equation 4, with threshold).
+
+    ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use.
+    """
+
+    tau: float
+    coefficient: float = 0.01
+    name: str = "global_entropy"
+
+    def __call__(self, gating: Gating) -> Tensor:
+        """How far the entropy of the mean falls short of τ."""
+        p = Softmax.apply(gating.logits, axis=-1).mean(axis=0)
+        return ReLU.apply(self.tau + (p * p.log()).sum())
+
+
+def balance_of_layers(probabilities: list[Tensor], loads: list[Any], per_token: float) -> Tensor:
+    """E Σ f_i P_i with f and P averaged over several layers *before* they are multiplied, as transformers does.
+
+    Two layers that collapsed onto opposite experts then cancel: E = 2 gives 1 instead of 2. Its value at balance
+    is k.
+    """
+    num_experts = probabilities[0].shape[1]
+    xp = array_namespace(loads[0])
+    tokens = sum(p.shape[0] for p in probabilities)
+    f = sum(loads) * (1 / tokens)
+    mean_p = probabilities[0].sum(axis=0)
+    for p in probabilities[1:]:
+        mean_p = mean_p + p.sum(axis=0)
+    return (mean_p * xp.asarray(f, dtype=mean_p.dtype)).sum() * (num_experts / tokens)

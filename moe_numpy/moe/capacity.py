@@ -1,18 +1,20 @@
 """Who is dropped when an expert is full.
 
-An expert with a fixed number of places, its capacity C, cannot take more than C assignments of a batch. What
-does not fit is dropped: that token gets nothing from that expert, and the residual connection around the layer
-carries it on.
+An expert with a fixed number of places, its capacity C, cannot take more than C assignments. What does not fit
+is dropped: that token gets nothing from that expert, and the residual connection around the layer carries it.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from array_api_compat import array_namespace
+
 from .. import kernels
 from ..autodiff import Function, decisions
-from ..typing import Array, Float, Int
-from .selection import Candidates
+from ..typing import Array, Bool, Float, Int
+from .selection import Batch, Candidates
 
 
 class KeepAssignments(Function):
@@ -30,30 +32,90 @@ class KeepAssignments(Function):
         return kernels.of(grad).place(grad, kept, self.num_candidates), None
 
 
+# C for one expert, from T tokens, E experts, k per token and the factor. The guard keeps a product such as
+# 1.1 · 10 = 11.000000000000002 from being rounded up to 12.
+ROUNDING: Mapping[str, Callable[[int, int, float, float], int]] = {
+    "ceil": lambda T, E, k, cf: math.ceil(cf * k * T / E - 1e-9),  # the default here; Megatron-LM
+    "floor": lambda T, E, k, cf: int(cf * k * T / E + 1e-9),
+    "floor_without_k": lambda T, E, k, cf: int(T * cf / E + 1e-9),  # mesh-tensorflow's and Switch's: top-1
+    "round_without_k": lambda T, E, k, cf: round(T * cf / E),
+    "multiple_of_4": lambda T, E, k, cf: -(-math.ceil(cf * k * T / E - 1e-9) // 4) * 4,  # vmoe's padding
+}
+DROP = ("position", "probability", "batch_priority", "random")
+SCOPES = ("batch", "sequence")
+
+
 @dataclass(frozen=True)
 class Capacity:
-    """Each expert takes at most C = ⌈factor · k · T / E⌉ assignments of the batch (Lepikhin et al. 2020, Fedus et al. 2021).
+    """Each expert takes at most C assignments of each scope: C = ⌈factor · k · T / E⌉ unless ``rounding`` says otherwise.
 
-    All first choices come before all second choices, earlier tokens before later ones: the order of GShard.
-    With a factor of 1 there is just room for perfectly balanced assignments.
+    Attributes:
+        factor: places relative to perfect balance; with 1 there is just room for perfectly even assignments.
+        rounding: a name from :data:`ROUNDING`; public code differs.
+        drop: who goes first in the queue before an expert.
+            ``position``: all first choices before all second choices, earlier tokens before later ones (GShard).
+            ``probability``: the highest score for this expert (Megatron-LM "probs").
+            ``batch_priority``: all first choices before all second choices, tokens in the order of their best
+            score (V-MoE, Riquelme et al. 2021, section 4.1).
+            ``random``: any order; by position in evaluation.
+        scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
+            a given number of tokens.
     """
 
     factor: float = 1.25
+    rounding: str = "ceil"
+    drop: str = "position"
+    scope: str | int = "batch"
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"capacity factor must be positive, got {self.factor}")
+        if self.rounding not in ROUNDING:
+            raise ValueError(f"rounding must be one of {', '.join(ROUNDING)}, got {self.rounding!r}")
+        if self.drop not in DROP:
+            raise ValueError(f"drop must be one of {', '.join(DROP)}, got {self.drop!r}")
+        if (self.scope not in SCOPES) if isinstance(self.scope, str) else self.scope < 1:
+            raise ValueError(f"scope must be batch, sequence or a positive number of tokens, got {self.scope!r}")
 
-    def size(self, num_tokens: int, num_experts: int, top_k: int) -> int:
-        """C for a batch of this many tokens."""
-        # A product such as 1.1 * 10 is 11.000000000000002 in binary; the guard keeps its ceiling at 11.
-        return math.ceil(self.factor * top_k * num_tokens / num_experts - 1e-9)
+    def size(self, num_tokens: int, num_experts: int, per_token: float) -> int:
+        """C for a scope of this many tokens."""
+        return ROUNDING[self.rounding](num_tokens, num_experts, per_token, self.factor)
 
-    def fits(self, candidates: Candidates, size: int, num_experts: int) -> Any:
-        """Bool[M]: whether each candidate finds a place among the ``size`` of its expert."""
-        k = kernels.of(candidates.expert)
-        by_choice = k.stable_order(candidates.choice, int(candidates.choice.max(initial=0)) + 1)
-        place = k.position_in_group(candidates.expert[by_choice], num_experts)
-        fits = k.place(place, by_choice, len(by_choice)) < size
-        decisions.record("dropped tokens", fits, lambda m: f"assignment {m} found or lost its place")
+    def tokens_in_scope(self, num_tokens: int, batch: Batch) -> int:
+        """How many tokens share the places of an expert."""
+        if self.scope == "batch":
+            return num_tokens
+        return batch.sequence_length if self.scope == "sequence" else int(self.scope)
+
+    def fits(
+        self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch
+    ) -> Bool[Array, " M"]:
+        """Whether each candidate finds one of the ``size`` places of its expert."""
+        k = kernels.of(scores)
+        num_tokens, num_experts = scores.shape
+        order = self._queue(candidates, scores, batch)
+        scope = candidates.token // max(self.tokens_in_scope(num_tokens, batch), 1)
+        queue = (scope * num_experts + candidates.expert)[order]
+        num_queues = (int(scope.max()) + 1 if len(scope) else 1) * num_experts
+        place = k.place(k.position_in_group(queue, num_queues), order, len(order))
+        fits = place < size
+        decisions.record(
+            "dropped assignments",
+            fits,
+            lambda m: f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}",
+        )
         return fits
+
+    def _queue(self, candidates: Candidates, scores: Float[Array, "T E"], batch: Batch) -> Int[Array, " M"]:
+        """The order in which candidates ask for a place."""
+        k = kernels.of(scores)
+        xp = array_namespace(scores)
+        if self.drop == "probability":
+            return xp.argsort(-scores[candidates.token, candidates.expert], stable=True)
+        if self.drop == "random" and batch.training:
+            return xp.asarray(batch.need_rng(self).permutation(len(candidates.token)))
+        order = xp.arange(len(candidates.token))
+        if self.drop == "batch_priority" and len(order):
+            order = xp.argsort(-scores.max(axis=1)[candidates.token], stable=True)
+        num_choices = int(candidates.choice.max()) + 1 if len(order) else 1
+        return order[k.stable_order(candidates.choice[order], num_choices)]

@@ -1,17 +1,24 @@
 """Tokens to experts and back: y_t = Σ over the assignments n of token t of w_n f_e(n)(x_t).
 
-Two strategies with the same values and gradients. ``loop`` is the obvious one: for each expert, pick its
-tokens, run it, add the result. ``sorted`` copies all tokens into expert order once, runs all experts as one
-grouped computation, and adds everything back once.
+Four strategies with the same values and gradients:
 
-A token without assignments, because it was dropped, gets zero.
+- ``loop``, the obvious one: for each expert, pick its tokens, run it, add the result.
+- ``onehot``, that of GShard: a mask D [T, E, C] sends tokens to places, X_ec = Σ_t D_tec x_t; the same mask with
+  weights brings answers back. Nothing but products, and most of them with zeros.
+- ``padded``: a buffer with C places for each expert, filled by index.
+- ``sorted``: tokens copied into expert order once, all experts as one grouped computation, no padding.
+
+C is the largest number of assignments of any expert. A token without assignments gets zero.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from array_api_compat import array_namespace
+
 from .. import kernels
 from ..autodiff import Function, Tensor
+from ..ops import MatMul, Reshape, Transpose
 from ..typing import Array, Float, Int
 from .router import Routing
 
@@ -58,12 +65,70 @@ class Combine(Function):
         return kernels.of(r).add_rows(r * w[:, None].astype(r.dtype), token, num_tokens)
 
     def backward(self, grad: Float[Array, "T d"]) -> tuple[Any, Any, None]:
-        """dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n]: how well the expert's answer fits decides its weight."""
+        """dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n]: how well the answer fits decides its weight."""
         r, w, token = self.saved
         g = grad[token]
         d_w = kernels.of(r).row_products(g, r).astype(w.dtype)
         g *= w[:, None].astype(r.dtype)
         return g, d_w, None
+
+
+class WeighRows(Function):
+    """r'_n = w_n r_n: weights on what experts see instead of on what they answer."""
+
+    def forward(self, r: Float[Array, "N d"], w: Float[Array, " N"]) -> Float[Array, "N d"]:
+        """Scale each row."""
+        self.save(r, w)
+        return r * w[:, None].astype(r.dtype)
+
+    def backward(self, grad: Float[Array, "N d"]) -> tuple[Any, Any]:
+        """dr_n = w_n dr'_n and dw_n = r_n · dr'_n."""
+        r, w = self.saved
+        return grad * w[:, None].astype(r.dtype), kernels.of(r).row_products(grad, r).astype(w.dtype)
+
+
+class FillPlaces(Function):
+    """b[place_n] = r_n: rows into a buffer with padding; zero in places that nobody takes."""
+
+    def forward(self, r: Float[Array, "N d"], place: Int[Array, " N"], *, num_places: int) -> Float[Array, "P d"]:
+        """Scatter; no place is taken twice."""
+        self.save(place)
+        b = array_namespace(r).zeros((num_places, r.shape[1]), dtype=r.dtype)
+        b[place] = r
+        return b
+
+    def backward(self, grad: Float[Array, "P d"]) -> tuple[Any, None]:
+        """dr_n = db[place_n]."""
+        (place,) = self.saved
+        return grad[place], None
+
+
+class WeightMask(Function):
+    """M[t_n, e_n, c_n] = w_n and 0 elsewhere: the combine mask [T, E, C] of GShard (Lepikhin et al. 2020, algorithm 1).
+
+    The dispatch mask is this one with ones for weights. It is not ``M != 0``: a weight can underflow to zero and
+    its token would silently be lost.
+    """
+
+    def forward(
+        self,
+        w: Float[Array, " N"],
+        token: Int[Array, " N"],
+        expert: Int[Array, " N"],
+        place: Int[Array, " N"],
+        *,
+        shape: tuple[int, int, int],
+    ) -> Float[Array, "T E C"]:
+        """Scatter; no entry is written twice."""
+        self.save(token, expert, place)
+        mask = array_namespace(w).zeros(shape, dtype=w.dtype)
+        mask[token, expert, place] = w
+        return mask
+
+    def backward(self, grad: Float[Array, "T E C"]) -> tuple[Any, None, None, None]:
+        """dw_n = dM[t_n, e_n, c_n]."""
+        token, expert, place = self.saved
+        return grad[token, expert, place], None, None, None
 
 
 def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
@@ -72,20 +137,65 @@ def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -
     for e in range(routing.num_experts):
         mine = slice(int(routing.offsets[e]), int(routing.offsets[e + 1]))
         token = routing.token[mine]
-        answer = experts.one(e, x[token])
-        part = Combine.apply(answer, routing.weight[mine], token, num_tokens=routing.num_tokens)
+        rows, weight = _weigh_input(x[token], routing.weight[mine], routing)
+        part = Combine.apply(experts.one(e, rows), weight, token, num_tokens=routing.num_tokens)
         y = part if y is None else y + part
     return y
 
 
+def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
+    """Two products with masks [T, E, C]."""
+    place, capacity = _places(routing)
+    num_places = routing.num_experts * capacity
+    shape = (routing.num_tokens, routing.num_experts, capacity)
+    index = (routing.token, routing.expert, place)
+    ones = array_namespace(x.data).ones(routing.token.shape, dtype=routing.weight.dtype)
+    weights = WeightMask.apply(routing.weight, *index, shape=shape)
+    unweighted = WeightMask.apply(ones, *index, shape=shape)
+    by_input = routing.weigh == "input"
+    send = Reshape.apply(weights if by_input else unweighted, shape=(routing.num_tokens, num_places))
+    bring = Reshape.apply(unweighted if by_input else weights, shape=(routing.num_tokens, num_places))
+    answers = experts(MatMul.apply(Transpose.apply(send), x), _even_offsets(routing, capacity))
+    return MatMul.apply(bring, answers)
+
+
+def dispatch_padded(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
+    """Rows into a buffer of C places for each expert, answers out of it by index."""
+    place, capacity = _places(routing)
+    at = routing.expert * capacity + place
+    rows, weight = _weigh_input(Permute.apply(x, routing.token), routing.weight, routing)
+    buffer = FillPlaces.apply(rows, at, num_places=routing.num_experts * capacity)
+    answers = experts(buffer, _even_offsets(routing, capacity))
+    return Combine.apply(answers[at], weight, routing.token, num_tokens=routing.num_tokens)
+
+
 def dispatch_sorted(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """Permute once, run all experts grouped, combine once."""
-    rows = Permute.apply(x, routing.token)
-    answers = experts(rows, routing.offsets)
-    return Combine.apply(answers, routing.weight, routing.token, num_tokens=routing.num_tokens)
+    rows, weight = _weigh_input(Permute.apply(x, routing.token), routing.weight, routing)
+    return Combine.apply(experts(rows, routing.offsets), weight, routing.token, num_tokens=routing.num_tokens)
 
 
 STRATEGIES: Mapping[str, Callable[[Tensor, Routing, Experts], Tensor]] = {
     "loop": dispatch_loop,
+    "onehot": dispatch_onehot,
+    "padded": dispatch_padded,
     "sorted": dispatch_sorted,
 }
+
+
+def _weigh_input(rows: Tensor, weight: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    """Weights go onto the rows now and are 1 later, where the router weighs its input."""
+    if routing.weigh == "output":
+        return rows, weight
+    return WeighRows.apply(rows, weight), Tensor(array_namespace(weight.data).ones_like(weight.data))
+
+
+def _places(routing: Routing) -> tuple[Any, int]:
+    """Each assignment's place before its expert, and the places that every expert needs."""
+    xp = array_namespace(routing.offsets)
+    place = xp.arange(len(routing.token)) - routing.offsets[routing.expert]
+    return place, int((routing.offsets[1:] - routing.offsets[:-1]).max())
+
+
+def _even_offsets(routing: Routing, capacity: int) -> Any:
+    return array_namespace(routing.offsets).arange(routing.num_experts + 1) * capacity

@@ -4,16 +4,18 @@ Rows arrive sorted by expert; ``offsets[e]:offsets[e+1]`` are those of expert e.
 each expert on its own rows, written into one buffer for all of them.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from .. import kernels
-from ..autodiff import Function, Tensor
+from ..autodiff import Function, Tensor, decisions
 from ..nn import Module, Parameter
 from ..nn.module import normal
-from ..ops import GELU, Affine, ReLU, SwiGLU
+from ..ops import GELU, Affine, Concatenate, ReLU, SwiGLU
 from ..typing import Array, Float, Int
 
 
@@ -103,6 +105,84 @@ class SwiGLUExperts(Module):
         return Affine.apply(SwiGLU.apply(gate, up), self.down[e], None)
 
 
+class ClampedSwiGLU(Function):
+    """a = (u + 1) g σ(1.702 g), with gate and up interleaved, g = min(h₀ ₂ ₄…, 7) and u = clip(h₁ ₃ ₅…, -7, 7).
+
+    The activation of gpt-oss (2025). The gradient is zero where a value was clipped.
+    """
+
+    ALPHA, LIMIT = 1.702, 7.0
+
+    def forward(self, h: Float[Array, "N two_f"]) -> Float[Array, "N f"]:
+        """Halve the width."""
+        xp = array_namespace(h)
+        gate, up = h[:, ::2], h[:, 1::2]
+        decisions.record(
+            "clipped",
+            xp.concat([gate > self.LIMIT, xp.abs(up) > self.LIMIT], axis=1).reshape(-1),
+            lambda i: f"entry {i} is near the limit of {self.LIMIT}",
+        )
+        g = xp.minimum(gate, self.LIMIT)
+        u = xp.clip(up, -self.LIMIT, self.LIMIT)
+        s = 1 / (1 + xp.exp(-self.ALPHA * g))
+        self.save(h, g, u, s)
+        return (u + 1) * g * s
+
+    def backward(self, grad: Float[Array, "N f"]) -> Any:
+        """da/dg = (u + 1) s (1 + 1.702 g (1 - s)) and da/du = g s, inside the limits."""
+        h, g, u, s = self.saved
+        xp = array_namespace(h)
+        dh = xp.empty_like(h)
+        dh[:, ::2] = grad * (u + 1) * s * (1 + self.ALPHA * g * (1 - s)) * (h[:, ::2] <= self.LIMIT)
+        dh[:, 1::2] = grad * g * s * (xp.abs(h[:, 1::2]) <= self.LIMIT)
+        return dh
+
+
+class GptOssExperts(Module):
+    """E networks x → D a(U x + b) + c with :class:`ClampedSwiGLU` (gpt-oss 2025).
+
+    Parameters ``gate_up`` [E, 2f, d] with rows interleaved, ``gate_up_bias`` [E, 2f], ``down`` [E, d, f] and
+    ``down_bias`` [E, d].
+    """
+
+    def __init__(
+        self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32
+    ):
+        self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
+        self.gate_up_bias = Parameter(np.zeros((num_experts, 2 * d_ff), dtype))
+        self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
+        self.down_bias = Parameter(np.zeros((num_experts, d_model), dtype))
+
+    def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
+        """Rows sorted by expert, all experts at once."""
+        h = ClampedSwiGLU.apply(GroupedAffine.apply(x, self.gate_up, self.gate_up_bias, offsets))
+        return GroupedAffine.apply(h, self.down, self.down_bias, offsets)
+
+    def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Expert e alone on some rows: what :meth:`forward` must equal."""
+        h = ClampedSwiGLU.apply(Affine.apply(x, self.gate_up[e], self.gate_up_bias[e]))
+        return Affine.apply(h, self.down[e], self.down_bias[e])
+
+
+class WithZeroExperts(Module):
+    """Real experts, followed by some that do nothing but return their input (LongCat-Flash 2025, section 2.1).
+
+    A token that chooses one of those saves the computation; its weight still counts.
+    """
+
+    def __init__(self, real: Any, num_real: int):
+        self.real, self.num_real = real, num_real
+
+    def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
+        """Rows of real experts come first."""
+        end = int(offsets[self.num_real])
+        return Concatenate.apply(self.real(x[:end], offsets[: self.num_real + 1]), x[end:], axis=0)
+
+    def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Expert e alone: x itself if it is not a real one."""
+        return self.real.one(e, x) if e < self.num_real else x
+
+
 class MLPExperts(Module):
     """E networks x → W₂ act(W₁ x + b₁) + b₂, as in GShard, Switch and V-MoE.
 
@@ -135,3 +215,20 @@ class MLPExperts(Module):
         """Expert e alone on some rows: what :meth:`forward` must equal."""
         hidden = self.activation.apply(Affine.apply(x, self.first[e], self.first_bias[e]))
         return Affine.apply(hidden, self.second[e], self.second_bias[e])
+
+
+KINDS: Mapping[str, Callable[..., Module]] = {
+    "swiglu": SwiGLUExperts,
+    "relu": partial(MLPExperts, activation=ReLU),
+    "gelu": partial(MLPExperts, activation=GELU),
+    "gpt_oss": GptOssExperts,
+}
+
+
+def make_experts(
+    kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any
+) -> Any:
+    """The experts of a kind named in :data:`KINDS`. ValueError for another name."""
+    if kind not in KINDS:
+        raise ValueError(f"experts must be one of {', '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind](num_experts, d_model, d_ff, rng=rng, dtype=dtype)

@@ -1,19 +1,35 @@
-"""Gate logits, the noise that helps a router explore, and the gate weights.
+"""Gate weights: what the scores of the chosen experts become.
 
-A router scores every expert for every token, h = x W_gᵀ. It turns scores into probabilities, chooses some
-experts, and weighs what they return with gate weights w. The choice is a constant for the derivative. The gate
-weights are the only way by which the task loss reaches W_g.
+A router scores every expert for every token, h = x W_gᵀ. It turns logits into scores, chooses some experts, and
+weighs what they return with gate weights w. The choice is a constant for the derivative. The gate weights are the
+only way by which the task loss reaches W_g.
 """
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import Function, Tensor
 from ..typing import Array, Float, Int
+
+
+class SqrtSoftplus(Function):
+    """s = √ln(1 + e^h): a score without an upper bound, flatter than softplus (DeepSeek-V4; Megatron-LM)."""
+
+    def forward(self, h: Float[Array, "T E"]) -> Float[Array, "T E"]:
+        """Entry by entry; never below 0."""
+        xp = array_namespace(h)
+        s = xp.sqrt(xp.logaddexp(h, xp.zeros_like(h)))
+        self.save(h, s)
+        return s
+
+    def backward(self, grad: Float[Array, "T E"]) -> Any:
+        """ds/dh = σ(h) / (2 s), where σ(h) = 1 - exp(-s²)."""
+        h, s = self.saved
+        xp = array_namespace(h)
+        return grad * -xp.expm1(-s * s) / (2 * s)
 
 
 class PickScores(Function):
@@ -36,95 +52,120 @@ class PickScores(Function):
 
 
 class Renormalize(Function):
-    """w_n = s_n / S_n, where S_n is the sum of s over the assignments of the same token.
+    """w_n = s_n / (S_n + ε), where S_n is the sum of s over the assignments of the same token.
 
     With one expert per token w is constantly 1 and its derivative 0: the router then learns nothing from the
-    task. Shazeer et al. 2017 (softmax of the top k) and Mixtral (Jiang et al. 2024) normalise in this way.
+    task. Mixtral (Jiang et al. 2024), GShard (Lepikhin et al. 2020), DeepSeek-V3 (2024, equation 13).
     """
 
     def forward(
-        self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int
+        self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, epsilon: float = 0.0
     ) -> Float[Array, " N"]:
-        """Divide by the token's sum. Scores must be positive."""
+        """Divide by the token's sum. A token whose sum is 0 needs a positive ε."""
         self.num_tokens = num_tokens
-        total = kernels.of(s).sum_by_key(s, token, num_tokens)[token]
+        total = kernels.of(s).sum_by_key(s, token, num_tokens)[token] + epsilon
         w = s / total
         self.save(w, total, token)
         return w
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """ds_n = (dw_n - Σ_m dw_m w_m) / S_n, with m over the assignments of the same token."""
+        """ds_n = (dw_n - Σ_m dw_m w_m) / (S_n + ε), with m over the assignments of the same token."""
         w, total, token = self.saved
         inner = kernels.of(grad).sum_by_key(grad * w, token, self.num_tokens)
         return (grad - inner[token]) / total, None
 
 
+class SelectedSoftmax(Function):
+    """w_n = exp(h_n) / Σ_m exp(h_m), with m over the assignments of the same token: softmax after the choice.
+
+    Equal to choosing from the full softmax and renormalising (Shazeer et al. 2017, equation 3; gpt-oss 2025).
+    """
+
+    def forward(self, h: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int) -> Float[Array, " N"]:
+        """Shifted by the token's largest logit, so that nothing overflows."""
+        k = kernels.of(h)
+        self.num_tokens = num_tokens
+        e = array_namespace(h).exp(h - k.max_by_key(h, token, num_tokens)[token])
+        w = e / k.sum_by_key(e, token, num_tokens)[token]
+        self.save(w, token)
+        return w
+
+    def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
+        """dh_n = w_n (dw_n - Σ_m dw_m w_m)."""
+        w, token = self.saved
+        inner = kernels.of(grad).sum_by_key(grad * w, token, self.num_tokens)
+        return w * (grad - inner[token]), None
+
+
+class PNormalize(Function):
+    """w_n = s_n / ‖s‖_p, with the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
+
+    def forward(
+        self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
+    ) -> Float[Array, " N"]:
+        """Divide positive scores by their p-norm."""
+        self.num_tokens, self.p = num_tokens, p
+        norm = (kernels.of(s).sum_by_key(s**p, token, num_tokens) ** (1 / p))[token]
+        w = s / norm
+        self.save(w, norm, token)
+        return w
+
+    def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
+        """ds_n = (dw_n - w_n^{p-1} Σ_m dw_m w_m) / ‖s‖_p."""
+        w, norm, token = self.saved
+        inner = kernels.of(grad).sum_by_key(grad * w, token, self.num_tokens)
+        return (grad - w ** (self.p - 1) * inner[token]) / norm, None
+
+
 @runtime_checkable
 class Weights(Protocol):
-    """How the scores of the chosen experts become gate weights."""
+    """One step from the scores of the chosen experts towards gate weights; a router applies them in order."""
 
-    def __call__(self, scores: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Gate weights [N] from the chosen scores [N]."""
-
-
-@dataclass(frozen=True)
-class Raw:
-    """w = s: the score itself (Switch, OLMoE). A token's weights sum to less than 1."""
-
-    def __call__(self, scores: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Return the scores unchanged."""
-        return scores
+    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+        """Map [N] to [N]; ``token`` says which entries belong together."""
 
 
 @dataclass(frozen=True)
 class Renormalized:
-    """w = s / (sum of the token's chosen s) (Mixtral). Equal to a softmax over the chosen logits."""
+    """:class:`Renormalize`: a token's weights sum to 1."""
 
-    def __call__(self, scores: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Divide each score by the sum of its token."""
-        return Renormalize.apply(scores, token, num_tokens=num_tokens)
+    epsilon: float = 0.0
 
-
-class Noise:
-    """Randomness during training only. It reaches the router, never what the experts see."""
-
-    def on_input(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """The router's own view of the tokens [T, d]."""
-        return x
-
-    def on_logits(self, logits: Tensor, rng: np.random.Generator) -> Tensor:
-        """The logits [T, E] that will be scored."""
-        return logits
+    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+        """Divide by the sum of the token."""
+        return Renormalize.apply(s, token, num_tokens=num_tokens, epsilon=self.epsilon)
 
 
 @dataclass(frozen=True)
-class Jitter(Noise):
-    """The router's input times U(1-ε, 1+ε), entry by entry (Fedus et al. 2021, section 2.4)."""
+class SoftmaxOfSelected:
+    """:class:`SelectedSoftmax`, for a router whose scores are the logits themselves."""
 
-    epsilon: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.epsilon < 1:
-            raise ValueError(f"Jitter: epsilon must be in [0, 1), got {self.epsilon}")
-
-    def on_input(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """x · u with a fresh u for every entry."""
-        u = rng.uniform(1 - self.epsilon, 1 + self.epsilon, x.shape)
-        return x * array_namespace(x.data).asarray(u, dtype=x.dtype)
+    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+        """Softmax over the token's assignments."""
+        return SelectedSoftmax.apply(s, token, num_tokens=num_tokens)
 
 
 @dataclass(frozen=True)
-class NormalNoise(Noise):
-    """Logits plus σ N(0, 1), with σ = 1/E unless given (Riquelme et al. 2021, section 2.1)."""
+class PNormalized:
+    """:class:`PNormalize`."""
 
-    std: float | None = None
+    p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.std is not None and self.std < 0:
-            raise ValueError(f"NormalNoise: std must not be negative, got {self.std}")
+        if not self.p > 0:
+            raise ValueError(f"PNormalized: p must be positive, got {self.p}")
 
-    def on_logits(self, logits: Tensor, rng: np.random.Generator) -> Tensor:
-        """h + σ n with a fresh n for every entry."""
-        std = 1 / logits.shape[1] if self.std is None else self.std
-        n = std * rng.standard_normal(logits.shape)
-        return logits + array_namespace(logits.data).asarray(n, dtype=logits.dtype)
+    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+        """Divide by the p-norm of the token."""
+        return PNormalize.apply(s, token, num_tokens=num_tokens, p=self.p)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """w = factor · s: makes up for small weights of many experts (DeepSeek-V2 16, V3 2.5)."""
+
+    factor: float
+
+    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+        """Multiply by a constant."""
+        return s * self.factor

@@ -1,30 +1,56 @@
-"""The Mixture-of-Experts layer: route, dispatch, run the experts, combine."""
+"""Layers with experts, in place of a dense feed-forward layer: route, dispatch, run the experts, combine."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..autodiff import Tensor
-from ..nn import Module
-from ..ops import GELU, ReLU
-from ..typing import Float
+from ..nn import FeedForward, Linear, Module
+from ..ops import Concatenate, Sigmoid
+from ..typing import Float, Int
 from .dispatch import STRATEGIES
-from .experts import MLPExperts, SwiGLUExperts
+from .experts import WithZeroExperts, make_experts
 from .router import Router, RouterConfig, Routing
+from .selection import Batch
+from .soft import SoftMoE
 
-EXPERTS = ("swiglu", "relu", "gelu")
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published layer: its router, and what surrounds it.
+
+    Attributes:
+        router: the router's configuration; None for Soft MoE, which has none.
+        experts: kind of expert, a name from :data:`moe_numpy.moe.experts.KINDS`.
+        shared_experts: experts that every token meets besides those it chooses, as one network of that many
+            times the width.
+        gated_shared: whether σ(x · w_s) weighs the answer of the shared experts.
+        zero_experts: how many experts return their input; they come after the real ones.
+        num_groups: above 0, a layer of two levels: a router for the groups, and one in each of them.
+        slots: for Soft MoE, slots per expert.
+    """
+
+    router: RouterConfig | None
+    experts: str = "swiglu"
+    shared_experts: int = 0
+    gated_shared: bool = False
+    zero_experts: int = 0
+    num_groups: int = 0
+    slots: int = 0
 
 
 class MoE(Module):
-    """y_t = Σ over the chosen experts e of w_te f_e(x_t), in place of a dense feed-forward layer.
+    """y_t = Σ over the chosen experts e of w_te f_e(x_t), plus the shared experts' answer if there are any.
 
     Args:
         d_model: width d of a token.
         d_ff: hidden width f of each expert.
-        num_experts: E.
+        num_experts: E, zero-computation experts not counted.
         router: a recipe from :mod:`moe_numpy.moe.recipes`, or your own :class:`RouterConfig`.
-        experts: ``"swiglu"``, or two-layer networks with ``"relu"`` or ``"gelu"``.
-        dispatch: ``"sorted"`` (fast) or ``"loop"`` (obvious); equal in value and gradient.
+        experts: kind of expert, ``"swiglu"``, ``"relu"``, ``"gelu"`` or ``"gpt_oss"``; the recipe's unless given.
+        dispatch: ``"sorted"`` (fast), ``"padded"``, ``"onehot"`` or ``"loop"`` (obvious); equal in value and
+            gradient.
         rng: draws the weights.
         dtype: of the weights.
 
@@ -37,9 +63,9 @@ class MoE(Module):
         d_model: int,
         d_ff: int,
         num_experts: int,
-        router: RouterConfig,
+        router: Recipe | RouterConfig,
         *,
-        experts: str = "swiglu",
+        experts: str | None = None,
         dispatch: str = "sorted",
         rng: np.random.Generator,
         dtype: Any = np.float32,
@@ -49,32 +75,144 @@ class MoE(Module):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if dispatch not in STRATEGIES:
             raise ValueError(f"dispatch must be one of {', '.join(STRATEGIES)}, got {dispatch!r}")
-        if experts not in EXPERTS:
-            raise ValueError(f"experts must be one of {', '.join(EXPERTS)}, got {experts!r}")
-        self.d_model, self.dispatch = d_model, dispatch
-        self.router = Router(router, d_model, num_experts, rng=rng, dtype=dtype)
-        self.experts: SwiGLUExperts | MLPExperts
-        if experts == "swiglu":
-            self.experts = SwiGLUExperts(num_experts, d_model, d_ff, rng=rng, dtype=dtype)
-        else:
-            activation = ReLU if experts == "relu" else GELU
-            self.experts = MLPExperts(num_experts, d_model, d_ff, activation=activation, rng=rng, dtype=dtype)
+        recipe = router if isinstance(router, Recipe) else Recipe(router)
+        if recipe.router is None or recipe.num_groups:
+            raise ValueError("this recipe is no flat layer with a router; build it with make_layer")
+        self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
+        self.dispatch = dispatch
+        self.router = Router(recipe.router, d_model, num_experts + recipe.zero_experts, rng=rng, dtype=dtype)
+        self.experts = make_experts(experts or recipe.experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
+        if recipe.zero_experts:
+            self.experts = WithZeroExperts(self.experts, num_experts)
+        self.shared = self.shared_gate = None
+        if recipe.shared_experts:
+            self.shared = FeedForward(d_model, recipe.shared_experts * d_ff, rng=rng, dtype=dtype)
+        if recipe.gated_shared:
+            self.shared_gate = Linear(d_model, 1, rng=rng, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "*batch d"], rng: np.random.Generator | None = None
+        self,
+        x: Float[Tensor, "*batch d"],
+        rng: np.random.Generator | None = None,
+        token_ids: Int[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """Return the layer's output, of x's shape, and how it was routed.
 
-        Leading axes are flattened to T tokens. ``rng`` feeds the router's noise while training.
+        Args:
+            x: [..., S, d]; leading axes are flattened to T tokens, S is the length of a sequence.
+            rng: for the router's noise while training.
+            token_ids: of x's shape without d, for hash routing.
         """
         if x.shape[-1] != self.d_model:
             raise ValueError(f"x must end in d_model={self.d_model}, got shape {x.shape}")
         tokens = x.reshape(-1, self.d_model)
-        routing = self.router(tokens, rng)
+        batch = Batch(x.shape[-2] if x.ndim > 1 else 1, self.training, rng, token_ids)
+        routing = self.router(tokens, batch)
         y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
+        if self.shared is not None:
+            always = self.shared(tokens)
+            if self.shared_gate is not None:
+                always = Sigmoid.apply(self.shared_gate(tokens)) * always
+            y = y + always
         return y.reshape(*x.shape), routing
 
     def active_parameters(self) -> int:
-        """The parameters that one token meets: the router and k of the E experts."""
-        of_one_expert = self.experts.num_parameters() // self.router.num_experts
-        return self.router.num_parameters() + self.router.config.selection.k * of_one_expert
+        """The parameters that one token meets on average: all but the experts that it does not choose."""
+        of_experts = self.experts.num_parameters()
+        of_one = of_experts // self.num_experts
+        real = self.num_experts / self.router.num_experts  # the rest are zero-computation experts
+        return self.num_parameters() - of_experts + round(self.router.per_token * real * of_one)
+
+
+class GroupsOfExperts(Module):
+    """Groups of experts that look like single experts from outside: group g is a :class:`MoE` of its own."""
+
+    def __init__(self, groups: list[MoE]):
+        self.groups = groups
+        self.batch = Batch(1)
+        self.routings: list[Routing] = []
+
+    def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
+        """Rows sorted by group, each part through its own layer."""
+        bounds = [int(offset) for offset in offsets]
+        return Concatenate.apply(*[self.one(g, x[bounds[g] : bounds[g + 1]]) for g in range(len(self.groups))], axis=0)
+
+    def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Group e alone."""
+        y, routing = self.groups[e](x, self.batch.rng)
+        self.routings.append(routing)
+        return y
+
+
+class HierarchicalMoE(Module):
+    """y = Σ_g G_g(x) Σ_j G_(j|g)(x) f_gj(x): a router for the groups, and one in each group.
+
+    Jordan and Jacobs 1994, equations 1 to 3; sparse in Shazeer et al. 2017, appendix B. Both levels use the same
+    configuration. The routing that comes back is that of the groups, with the auxiliary losses of both levels.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        num_experts: int,
+        recipe: Recipe,
+        *,
+        dispatch: str = "sorted",
+        rng: np.random.Generator,
+        dtype: Any = np.float32,
+    ):
+        groups = recipe.num_groups
+        if recipe.router is None or groups < 1 or num_experts % groups:
+            raise ValueError(f"num_groups must divide num_experts={num_experts}, got {groups}")
+        if dispatch not in STRATEGIES:
+            raise ValueError(f"dispatch must be one of {', '.join(STRATEGIES)}, got {dispatch!r}")
+        self.num_experts, self.dispatch = num_experts, dispatch
+        self.router = Router(recipe.router, d_model, groups, rng=rng, dtype=dtype)
+        inner = replace(recipe, num_groups=0)
+        size = num_experts // groups
+        self.groups = GroupsOfExperts(
+            [MoE(d_model, d_ff, size, inner, dispatch=dispatch, rng=rng, dtype=dtype) for _ in range(groups)]
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch d"],
+        rng: np.random.Generator | None = None,
+        token_ids: Int[Any, "*batch"] | None = None,
+    ) -> tuple[Float[Tensor, "*batch d"], Routing]:
+        """As :meth:`MoE.forward`."""
+        tokens = x.reshape(-1, x.shape[-1])
+        batch = Batch(x.shape[-2] if x.ndim > 1 else 1, self.training, rng, token_ids)
+        routing = self.router(tokens, batch)
+        self.groups.batch, self.groups.routings = batch, []
+        y = STRATEGIES[self.dispatch](tokens, routing, self.groups)
+        losses, total = dict(routing.losses), routing.auxiliary_loss
+        for g, inner in enumerate(self.groups.routings):
+            losses |= {f"group {g} {name}": loss for name, loss in inner.losses.items()}
+            if inner.auxiliary_loss is not None:
+                total = inner.auxiliary_loss if total is None else total + inner.auxiliary_loss
+        return y.reshape(*x.shape), replace(routing, losses=losses, auxiliary_loss=total)
+
+    def active_parameters(self) -> int:
+        """The router, and on average k groups with what a token meets in one."""
+        of_one = self.groups.groups[0].active_parameters()
+        return self.router.num_parameters() + round(self.router.per_token * of_one)
+
+
+def make_layer(
+    recipe: Recipe,
+    d_model: int,
+    d_ff: int,
+    num_experts: int,
+    *,
+    dispatch: str = "sorted",
+    rng: np.random.Generator,
+    dtype: Any = np.float32,
+) -> "MoE | HierarchicalMoE | SoftMoE":
+    """The layer that a recipe describes."""
+    if recipe.slots:
+        return SoftMoE(d_model, d_ff, num_experts, recipe.slots, experts=recipe.experts, rng=rng, dtype=dtype)
+    if recipe.num_groups:
+        return HierarchicalMoE(d_model, d_ff, num_experts, recipe, dispatch=dispatch, rng=rng, dtype=dtype)
+    return MoE(d_model, d_ff, num_experts, recipe, dispatch=dispatch, rng=rng, dtype=dtype)

@@ -1,42 +1,395 @@
-"""Published routers, each a configuration of the same pipeline."""
+"""Published routers, each a configuration of the same pipeline.
 
+Every recipe is a function of keyword settings that returns a :class:`Recipe`; its defaults are those of the paper or
+of the implementation that its docstring names.
+"""
+
+import difflib
+import functools
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from .balance import SwitchBalance, ZLoss
+from ..ops import ReLU, Sigmoid
+from .balance import Importance, Load, Loss, SwitchBalance, ZLoss
+from .balancing import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
-from .gates import Jitter, Raw, Renormalized
+from .gates import PNormalized, Renormalized, Scaled, SoftmaxOfSelected
+from .layer import Recipe
+from .noise import Jitter, NormalNoise, ShazeerNoise
 from .router import RouterConfig
-from .selection import TopK
+from .selection import (
+    BalancedAssignment,
+    Dense,
+    ExpertChoice,
+    GroupLimited,
+    Hash,
+    RandomSecond,
+    Sinkhorn,
+    Threshold,
+    TopK,
+)
 
 
-def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: float = 0.01) -> RouterConfig:
-    """Softmax, one expert, weighted with its raw probability (Fedus, Zoph, Shazeer 2021, equation 2).
+@dataclass(eq=False)
+class Published:
+    """A recipe with its origin. Call it with settings to get the :class:`Recipe`."""
+
+    name: str
+    year: int
+    paper: str
+    build: Callable[..., Recipe]
+    small: Mapping[str, Any]  # settings for a model with 8 experts, where the published ones need more
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that it takes, with their defaults."""
+        return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
+
+    def __call__(self, **settings: Any) -> Recipe:
+        """Build. ValueError for a setting that this recipe does not have."""
+        unknown = sorted(settings.keys() - self.settings.keys())
+        if unknown:
+            has = ", ".join(self.settings) or "none"
+            raise ValueError(f"recipe {self.name} has no setting {', '.join(unknown)}; it has: {has}")
+        return self.build(**settings)
+
+
+RECIPES: dict[str, Published] = {}
+
+
+def published(year: int, paper: str, **small: Any) -> Callable[[Callable[..., Recipe]], Published]:
+    """Register a recipe under the name of its function."""
+
+    def register(build: Callable[..., Recipe]) -> Published:
+        recipe = Published(build.__name__.removesuffix("_"), year, paper, build, small)
+        functools.update_wrapper(recipe, build, updated=())
+        RECIPES[recipe.name] = recipe
+        return recipe
+
+    return register
+
+
+def find(name: str) -> Published:
+    """The recipe of this name. ValueError with the nearest names for one that does not exist."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(RECIPES)}"
+        raise ValueError(f"no recipe is called {name!r}{hint}")
+    return RECIPES[name]
+
+
+def _capacity(factor: float | None, **settings: Any) -> Capacity | None:
+    return None if factor is None else Capacity(factor, **settings)
+
+
+def _losses(*parts: Loss) -> tuple[Loss, ...]:
+    """Those that count."""
+    return tuple(part for part in parts if part.coefficient)
+
+
+@published(1991, "Jacobs, Jordan, Nowlan, Hinton: Adaptive Mixtures of Local Experts")
+def jacobs_1991() -> Recipe:
+    """y = Σ_i g_i f_i(x) with g = softmax(h), all experts for every token (equation 1.1).
+
+    The paper trains with a likelihood, :class:`moe_numpy.moe.mixture_1991.MixtureLikelihood`, not with the error
+    of the sum: that makes experts compete instead of cooperate.
+    """
+    return Recipe(RouterConfig(Dense(), weights=()))
+
+
+@published(1994, "Jordan, Jacobs: Hierarchical Mixtures of Experts and the EM Algorithm", num_groups=2)
+def hierarchical(*, num_groups: int = 2) -> Recipe:
+    """y = Σ_g g_g(x) Σ_j g_(j|g)(x) f_gj(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
+    return Recipe(RouterConfig(Dense(), weights=()), num_groups=num_groups)
+
+
+@published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11")
+def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) -> Recipe:
+    """Noisy top-k: H = h + N(0,1) (softplus(x W_nᵀ) + 0.01), top k of H, then softmax of those.
+
+    Balanced by CV² of the importance and of the expected load. Follows the paper's sample variance; fastmoe's
+    noisy_gate.py is the implementation to compare with.
+    """
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            scores=None,
+            weights=(SoftmaxOfSelected(),),
+            noise=ShazeerNoise(),
+            losses=_losses(Importance(importance), Load(load)),
+        ),
+        experts="relu",
+    )
+
+
+@published(2020, "Lepikhin et al.: GShard, algorithm 1")
+def gshard(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Recipe:
+    """Softmax, top-2 renormalised, the second expert kept with probability min(1, 2 g₂); all first choices go first.
+
+    The loss counts first choices only. Weights are normalised before anything is dropped, as in algorithm 1;
+    fairscale normalises afterwards.
+    """
+    return Recipe(
+        RouterConfig(
+            RandomSecond(),
+            weights=(Renormalized(),),
+            capacity=_capacity(capacity_factor, rounding="ceil"),
+            losses=_losses(SwitchBalance(balance, count="first")),
+        ),
+        experts="relu",
+    )
+
+
+@published(2021, "Fedus, Zoph, Shazeer: Switch Transformers, equations 1 to 6")
+def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: float = 0.01) -> Recipe:
+    """Softmax, one expert, weighted with its raw probability (equation 2); jitter on the router's input.
 
     Raw, since a renormalised weight of one expert is constantly 1 and would give the router no gradient.
     """
-    return RouterConfig(
-        selection=TopK(top_k),
-        weights=Raw(),
-        noise=Jitter(0.01),
-        capacity=None if capacity_factor is None else Capacity(capacity_factor),
-        losses=(SwitchBalance(balance),),
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            weights=(),
+            noise=Jitter(0.01),
+            capacity=_capacity(capacity_factor),
+            losses=_losses(SwitchBalance(balance)),
+        ),
+        experts="relu",
     )
 
 
-def mixtral(
-    *, top_k: int = 2, capacity_factor: float | None = None, balance: float = 0.01, z: float = 0.001
-) -> RouterConfig:
-    """Softmax, two experts, weights renormalised to sum to 1 (Jiang et al. 2024, section 2.1); nothing is dropped.
+@published(2021, "Lewis et al.: BASE Layers, equations 1 to 3")
+def base() -> Recipe:
+    """One expert each by optimal balanced assignment of the logits while training, greedy afterwards; weight σ(h)."""
+    return Recipe(RouterConfig(BalancedAssignment(), scores=Sigmoid, choose_by="logits", weights=()), experts="relu")
 
-    The paper writes Softmax(TopK(h)), the softmax of the chosen logits. That is the same function.
-    The z-loss (Zoph et al. 2022) is an addition; ``z=0`` leaves it without effect.
+
+@published(2022, "Clark et al.: Unified Scaling Laws for Routed Language Models, section 3.1; Megatron-LM router.py")
+def sinkhorn(*, top_k: int = 1) -> Recipe:
+    """Sinkhorn-balanced choice of the logits while training, greedy afterwards; weight σ(h) of the chosen."""
+    return Recipe(RouterConfig(Sinkhorn(top_k), scores=Sigmoid, choose_by="logits", weights=()), experts="gelu")
+
+
+@published(2021, "Roller et al.: Hash Layers for Large Sparse Models")
+def hash_(*, vocab_size: int = 256, seed: int = 0) -> Recipe:
+    """A fixed table from token id to expert; its answer counts fully, and there is no router to learn."""
+    return Recipe(RouterConfig(Hash(vocab_size, seed), weights=(Renormalized(),)), experts="relu")
+
+
+@published(2021, "Riquelme et al.: Scaling Vision with Sparse Mixture of Experts, sections 2 to 4")
+def vmoe(*, top_k: int = 2, capacity_factor: float | None = 1.05, importance: float = 0.005, load: float = 0.005) -> Recipe:
+    """Softmax of noisy logits (σ = 1/E), top-k, no renormalisation; tokens queue in the order of their best score.
+
+    Follows vmoe/nn/routing.py: importance and load losses with the same coefficient.
     """
-    return RouterConfig(
-        selection=TopK(top_k),
-        weights=Renormalized(),
-        capacity=None if capacity_factor is None else Capacity(capacity_factor),
-        losses=(SwitchBalance(balance), ZLoss(z)),
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            weights=(),
+            noise=NormalNoise(),
+            capacity=_capacity(capacity_factor, drop="batch_priority"),
+            losses=_losses(Importance(importance), Load(load)),
+        ),
+        experts="gelu",
     )
 
 
-RECIPES: Mapping[str, Callable[..., RouterConfig]] = {"mixtral": mixtral, "switch": switch}
+@published(2021, "Du et al.: GLaM, section 3")
+def glam(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Recipe:
+    """The gating of GShard with GELU experts; the model has them in every other layer."""
+    return Recipe(gshard(capacity_factor=capacity_factor, balance=balance).router, experts="gelu")
+
+
+@published(2022, "Zoph et al.: ST-MoE, equations 1 to 6")
+def st_moe(*, top_k: int = 2, capacity_factor: float | None = 1.25, balance: float = 0.01, z: float = 0.001) -> Recipe:
+    """Softmax, top-2 renormalised, capacity, balance loss and the router z-loss (equation 5)."""
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            capacity=_capacity(capacity_factor),
+            losses=_losses(SwitchBalance(balance, count="first"), ZLoss(z)),
+        ),
+    )
+
+
+@published(2022, "Zhou et al.: Mixture-of-Experts with Expert Choice Routing, equations 1 and 2")
+def expert_choice(*, capacity_factor: float = 2.0, scope: str = "sequence") -> Recipe:
+    """Experts take their C best tokens by softmax over experts. Balanced by construction, but it sees the future."""
+    return Recipe(RouterConfig(ExpertChoice(capacity_factor, scope), weights=()), experts="gelu")
+
+
+@published(2023, "Puigcerver et al.: From Sparse to Soft Mixtures of Experts, algorithm 1")
+def soft_moe(*, slots: int = 4) -> Recipe:
+    """No choice at all: experts process weighted means of all tokens. It sees the future."""
+    return Recipe(None, experts="gelu", slots=slots)
+
+
+@published(2024, "Jiang et al.: Mixtral of Experts, section 2.1")
+def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: float = 0.01, z: float = 0.0) -> Recipe:
+    """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function."""
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            capacity=_capacity(capacity_factor),
+            losses=_losses(SwitchBalance(balance), ZLoss(z)),
+        )
+    )
+
+
+@published(2024, "Muennighoff et al.: OLMoE, section 2")
+def olmoe(*, top_k: int = 8, balance: float = 0.01, z: float = 0.001) -> Recipe:
+    """Softmax, top-8 of many small experts, no renormalisation, dropless."""
+    return Recipe(RouterConfig(TopK(top_k), weights=(), losses=_losses(SwitchBalance(balance), ZLoss(z))))
+
+
+@published(2024, "Qwen Team: Qwen2 Technical Report, section 2.2.2; transformers qwen2_moe")
+def qwen2_moe(*, top_k: int = 4, normalize: bool = False, shared_experts: int = 4, balance: float = 0.001) -> Recipe:
+    """Softmax, top-k, renormalised only if ``normalize``; a shared expert weighted with σ(x · w_s)."""
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            weights=(Renormalized(),) if normalize else (),
+            losses=_losses(SwitchBalance(balance)),
+        ),
+        shared_experts=shared_experts,
+        gated_shared=True,
+    )
+
+
+@published(2025, "Qwen Team: Qwen3 Technical Report, section 2; transformers qwen3_moe")
+def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001) -> Recipe:
+    """Softmax, top-8 of 128, renormalised; no shared expert; balanced over the global batch."""
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            weights=(Renormalized(),) if normalize else (),
+            losses=_losses(SwitchBalance(balance, scope="global")),
+        )
+    )
+
+
+@published(2024, "Databricks: DBRX; transformers dbrx")
+def dbrx(*, top_k: int = 4, p: float = 1.0, balance: float = 0.05) -> Recipe:
+    """Softmax, top-4 of 16, weights divided by their p-norm."""
+    return Recipe(
+        RouterConfig(TopK(top_k), weights=(PNormalized(p),), losses=_losses(SwitchBalance(balance)))
+    )
+
+
+@published(2024, "Dai et al.: DeepSeekMoE, equations 6 to 11", top_k=3)
+def deepseek_moe(*, top_k: int = 6, shared_experts: int = 2, balance: float = 0.001) -> Recipe:
+    """Many small experts, a few of which every token meets; softmax, top-k, no renormalisation."""
+    return Recipe(
+        RouterConfig(TopK(top_k), weights=(), losses=_losses(SwitchBalance(balance))),
+        shared_experts=shared_experts,
+    )
+
+
+@published(2024, "DeepSeek-AI: DeepSeek-V2, section 2.2; transformers deepseek_v2", top_k=2, num_groups=4, top_groups=2)
+def deepseek_v2(
+    *,
+    top_k: int = 6,
+    num_groups: int = 8,
+    top_groups: int = 3,
+    scale: float = 16.0,
+    shared_experts: int = 2,
+    balance: float = 0.003,
+) -> Recipe:
+    """Softmax; the groups with the best single experts, then top-k inside them; raw scores times a constant."""
+    return Recipe(
+        RouterConfig(
+            GroupLimited(top_k, num_groups, top_groups, "max"),
+            weights=(Scaled(scale),),
+            losses=_losses(SwitchBalance(balance, scope="sequence")),
+        ),
+        shared_experts=shared_experts,
+    )
+
+
+@published(
+    2024, "DeepSeek-AI: DeepSeek-V3, equations 12 to 20; transformers deepseek_v3", top_k=2, num_groups=4, top_groups=2
+)
+def deepseek_v3(
+    *,
+    top_k: int = 8,
+    num_groups: int = 8,
+    top_groups: int = 4,
+    scale: float = 2.5,
+    bias_rate: float = 0.001,
+    shared_experts: int = 1,
+    balance: float = 0.0001,
+) -> Recipe:
+    """s = σ(h); chosen by s + b, groups by their two best; weights from s alone, renormalised, times 2.5.
+
+    b moves by ±γ after each step, without gradient. A small balance loss in each sequence remains.
+    """
+    return Recipe(
+        RouterConfig(
+            GroupLimited(top_k, num_groups, top_groups, "top2"),
+            scores=Sigmoid,
+            weights=(Renormalized(epsilon=1e-20), Scaled(scale)),
+            balancer=LossFreeBias(bias_rate),
+            losses=_losses(SwitchBalance(balance, scope="sequence", scoring=Sigmoid)),
+        ),
+        shared_experts=shared_experts,
+    )
+
+
+@published(2025, "OpenAI: gpt-oss model card; transformers gpt_oss")
+def gpt_oss(*, top_k: int = 4, balance: float = 0.9) -> Recipe:
+    """Logits with a bias, top-4, softmax of those; experts with biases and a clamped SwiGLU."""
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            scores=None,
+            weights=(SoftmaxOfSelected(),),
+            losses=_losses(SwitchBalance(balance, at_balance="k")),
+            bias=True,
+        ),
+        experts="gpt_oss",
+    )
+
+
+@published(2025, "Meta: Llama 4; transformers llama4")
+def llama4(*, top_k: int = 1, shared_experts: int = 1, balance: float = 0.001) -> Recipe:
+    """σ of the best logit scales what the expert *sees*; a shared expert beside it."""
+    return Recipe(
+        RouterConfig(
+            TopK(top_k), scores=Sigmoid, weights=(), weigh="input", losses=_losses(SwitchBalance(balance))
+        ),
+        shared_experts=shared_experts,
+    )
+
+
+@published(2024, "Wang et al.: ReMoE, equations 6 to 9")
+def remoe(*, average_k: float = 2.0) -> Recipe:
+    """w = ReLU(h): each token has as many experts as positive logits; an adaptive L1 penalty makes that k on average."""
+    return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, weights=(), balancer=AdaptiveL1(average_k)))
+
+
+@published(2025, "Meituan LongCat Team: LongCat-Flash, section 2.1; transformers longcat_flash", top_k=3, zero_experts=4)
+def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bias_rate: float = 0.001) -> Recipe:
+    """Softmax over real experts and some that return their input; chosen by p + b, weighted with p times a constant."""
+    return Recipe(
+        RouterConfig(TopK(top_k), weights=(Scaled(scale),), balancer=LossFreeBias(bias_rate)),
+        zero_experts=zero_experts,
+    )
+
+
+@published(2024, "Raposo et al.: Mixture-of-Depths, equation 1")
+def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
+    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others pass. It sees the future.
+
+    Give it one expert.
+    """
+    return Recipe(RouterConfig(ExpertChoice(capacity_factor), scores=None, weights=()))
+
+
+@published(2026, "NVIDIA: Megatron-LM, quantile balancing (qb_dual_update)")
+def quantile(*, top_k: int = 2, ema: float = 0.9) -> Recipe:
+    """Softmax, top-k of h - β renormalised; β is moved to where every expert gets its fair share."""
+    return Recipe(
+        RouterConfig(TopK(top_k), choose_by="logits", balancer=QuantileBalancing(top_k, ema))
+    )

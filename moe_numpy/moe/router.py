@@ -1,6 +1,7 @@
 """Router: gates, selection, capacity and balance in one pipeline. Routing: what it decided.
 
-    x [T,d] → logits → scores → candidates → weights → capacity → Routing
+    x [T,d] → logits → (noise) → scores → candidates → weights → capacity → Routing
+                  ╰→ losses                                               ╰→ statistics
 """
 
 from collections.abc import Mapping
@@ -8,38 +9,59 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import Function, Tensor
-from ..nn import Module
+from ..nn import Buffer, Module, Parameter
 from ..nn.module import normal
 from ..ops import Affine, Cast, Softmax
 from ..typing import Float
 from .balance import Gating, Loss
+from .balancing import Balancer
 from .capacity import Capacity, KeepAssignments
-from .gates import Noise, PickScores, Renormalized, Weights
-from .selection import TopK
+from .gates import PickScores, Renormalized, Weights
+from .noise import Noise
+from .selection import Batch, Selection
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """A published router, as a configuration. See :mod:`moe_numpy.moe.recipes`.
+    """A router as a configuration; the published ones are in :mod:`moe_numpy.moe.recipes`.
 
     Attributes:
         selection: which experts each token asks for.
-        scores: the Function that turns logits [T, E] into scores.
-        weights: how chosen scores become gate weights.
+        scores: the Function that turns logits [T, E] into scores; None takes the logits themselves.
+        choose_by: what the selection looks at, ``"scores"`` or ``"logits"``.
+        weights: the steps from the scores of chosen experts to gate weights; none leaves the scores as they are.
+        weigh: ``"output"``: y = Σ w f(x). ``"input"``: y = Σ f(w x), which is not the same.
         noise: randomness during training, or None.
         capacity: how many assignments an expert takes, or None for no limit: then nothing is dropped.
+        weigh_after_dropping: whether the steps of ``weights`` see only the assignments that were kept.
         losses: auxiliary losses, each with its own coefficient.
+        balancer: balancing without a loss, changed after each optimizer step, or None.
+        bias: whether the logits have a learned bias.
     """
 
-    selection: TopK
-    scores: type[Function] = Softmax
-    weights: Weights = Renormalized()
+    selection: Selection
+    scores: type[Function] | None = Softmax
+    choose_by: str = "scores"
+    weights: tuple[Weights, ...] = (Renormalized(),)
+    weigh: str = "output"
     noise: Noise | None = None
     capacity: Capacity | None = None
+    weigh_after_dropping: bool = False
     losses: tuple[Loss, ...] = ()
+    balancer: Balancer | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for setting, allowed in (("choose_by", ("scores", "logits")), ("weigh", ("output", "input"))):
+            if getattr(self, setting) not in allowed:
+                raise ValueError(f"{setting} must be {allowed[0]} or {allowed[1]}, got {getattr(self, setting)!r}")
+        names = [loss.name for loss in self.losses]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the losses of a router need different names, got {', '.join(names)}")
 
 
 @dataclass(frozen=True)
@@ -85,9 +107,11 @@ class Routing:
     weight: Tensor  # Float[N]
     offsets: Any  # Int[E+1]
     num_tokens: int
+    weigh: str  # "output" or "input", see RouterConfig
     losses: Mapping[str, Tensor]  # by name, without their coefficients
     auxiliary_loss: Tensor | None  # their weighted sum, to be added to the task loss
     statistics: Statistics
+    gating: Gating
 
     @property
     def num_experts(self) -> int:
@@ -106,7 +130,7 @@ class Router(Module):
         dtype: of the weight. Logits and everything after them are float32 or wider.
 
     Raises:
-        ValueError: ``top_k`` does not fit ``num_experts``.
+        ValueError: a setting does not fit ``num_experts``.
     """
 
     def __init__(
@@ -122,61 +146,115 @@ class Router(Module):
         self.config = config
         self.num_experts = num_experts
         self.weight = normal(rng, (num_experts, d_model), d_model**-0.5, dtype)
+        self.bias = Parameter(np.zeros(num_experts, dtype)) if config.bias else None
+        learned = config.noise is not None and config.noise.learned
+        self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype)) if learned else None
+        self.balance = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
+        self._load: Any = 0  # since the last optimizer step
+        self._observed: Any = 0
+        self._passes = 0
 
-    def forward(self, x: Float[Tensor, "T d"], rng: np.random.Generator | None = None) -> Routing:
-        """Route T tokens. ``rng`` is needed while training with noise."""
+    @property
+    def per_token(self) -> float:
+        """K, the experts that a token asks for on average."""
+        return self.config.selection.per_token(self.num_experts)
+
+    def forward(self, x: Float[Tensor, "T d"], batch: Batch) -> Routing:
+        """Route T tokens. Noise and balancing follow ``batch.training``."""
         config = self.config
-        noise = config.noise if self.training else None
-        if noise is not None and rng is None:
-            raise ValueError(f"a router with {noise} needs rng while training; pass rng=, or call eval()")
-
-        h = _at_least_float32(x)
-        if noise is not None:
-            h = noise.on_input(h, rng)
-        logits = Affine.apply(h, _at_least_float32(self.weight), None)
-        noisy = logits if noise is None else noise.on_logits(logits, rng)
-        scores = config.scores.apply(noisy)
-
-        candidates = config.selection(scores.data)
         num_tokens = x.shape[0]
-        picked = PickScores.apply(scores, candidates.token, candidates.expert)
-        weight = config.weights(picked, candidates.token, num_tokens)
+        k = kernels.of(x.data)
 
-        k = kernels.of(scores.data)
+        noise = config.noise if batch.training else None
+        h_input = _at_least_float32(x)
+        if noise is not None:
+            h_input = noise.on_input(h_input, batch.need_rng(noise))
+        bias = None if self.bias is None else _at_least_float32(self.bias)
+        logits = Affine.apply(h_input, _at_least_float32(self.weight), bias)
+        noisy, sigma = logits, None
+        if noise is not None:
+            weight = None if self.noise_weight is None else _at_least_float32(self.noise_weight)
+            noisy, sigma = noise.on_logits(logits, h_input, weight, batch.need_rng(noise))
+        scores = noisy if config.scores is None else config.scores.apply(noisy)
+
+        choose_by = scores.data if config.choose_by == "scores" else noisy.data
+        if config.balancer is not None and self.balance is not None:
+            choose_by = config.balancer.shift(choose_by, self.balance.data)
+        candidates = config.selection(choose_by, batch)
         load = k.count(candidates.expert, self.num_experts)
-        capacity = None
-        order = k.stable_order(candidates.expert, self.num_experts)
-        if config.capacity is not None:
-            capacity = config.capacity.size(num_tokens, self.num_experts, config.selection.k)
-            fits = config.capacity.fits(candidates, capacity, self.num_experts)
-            lost = ~fits
-            dropped = Dropped(candidates.token[lost], candidates.expert[lost], capacity)
-            order = order[fits[order]]
-        else:
-            dropped = Dropped(candidates.token[:0], candidates.expert[:0], None)
-        expert = candidates.expert[order]
+        picked = PickScores.apply(scores, candidates.token, candidates.expert)
 
-        gating = Gating(logits, load)
-        losses = {loss.name: loss(gating) for loss in config.losses}
+        order = k.stable_order(candidates.expert * num_tokens + candidates.token, self.num_experts * num_tokens)
+        capacity = None
+        fits = array_namespace(choose_by).ones(candidates.token.shape, dtype=bool)
+        if config.capacity is not None:
+            scope = config.capacity.tokens_in_scope(num_tokens, batch)
+            capacity = config.capacity.size(scope, self.num_experts, self.per_token)
+            fits = config.capacity.fits(candidates, scores.data, capacity, batch)
+            order = order[fits[order]]
+        token, expert = candidates.token[order], candidates.expert[order]
+        by_token = k.stable_order(candidates.token[~fits], max(num_tokens, 1))
+        dropped = Dropped(candidates.token[~fits][by_token], candidates.expert[~fits][by_token], capacity)
+
+        asked = self._weigh(picked, candidates.token, num_tokens)
+        if config.weigh_after_dropping:
+            weight = self._weigh(KeepAssignments.apply(picked, order), token, num_tokens)
+        else:
+            weight = KeepAssignments.apply(asked, order)
+
+        gating = Gating(
+            logits, noisy, sigma, scores, asked, candidates, load, self._load + load, self.per_token, batch
+        )
+        losses, auxiliary = self._losses(gating)
+        if batch.training:
+            self._observe(gating, choose_by)
         return Routing(
-            token=candidates.token[order],
+            token=token,
             expert=expert,
-            weight=KeepAssignments.apply(weight, order),
+            weight=weight,
             offsets=k.offsets_of(k.count(expert, self.num_experts)),
             num_tokens=num_tokens,
+            weigh=config.weigh,
             losses=losses,
-            auxiliary_loss=_weighted_sum(config.losses, losses),
+            auxiliary_loss=auxiliary,
             statistics=Statistics(load, scores.data.sum(axis=0) / max(num_tokens, 1), dropped),
+            gating=gating,
         )
+
+    def after_step(self) -> None:
+        """Update the balancing state with what was observed since the last optimizer step, and start anew."""
+        balancer = self.config.balancer
+        if balancer is not None and self.balance is not None and self._passes:
+            self.balance.data = balancer.update(self.balance.data, self._observed, self._passes)
+        self._load = self._observed = 0
+        self._passes = 0
+
+    def _weigh(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+        for step in self.config.weights:
+            s = step(s, token, num_tokens)
+        return s
+
+    def _losses(self, gating: Gating) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The losses by name without coefficients, and their weighted sum."""
+        losses, total = {}, None
+        for part in self.config.losses:
+            losses[part.name] = part(gating)
+            term = losses[part.name] * part.coefficient
+            total = term if total is None else total + term
+        if self.config.balancer is not None and self.balance is not None:
+            term = self.config.balancer.loss(gating, self.balance.data)
+            if term is not None:
+                losses["balancing"] = term
+                total = term if total is None else total + term
+        return losses, total
+
+    def _observe(self, gating: Gating, chosen_by: Any) -> None:
+        self._load = self._load + gating.load
+        if self.config.balancer is not None and self.balance is not None:
+            seen = self.config.balancer.observe(gating, chosen_by, self.balance.data)
+            self._observed = self._observed + seen
+            self._passes += 1
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return Cast.apply(x, dtype=np.float32) if x.dtype.itemsize < 4 else x
-
-
-def _weighted_sum(parts: tuple[Loss, ...], losses: Mapping[str, Tensor]) -> Tensor | None:
-    total = None
-    for part in parts:
-        term = losses[part.name] * part.coefficient
-        total = term if total is None else total + term
-    return total

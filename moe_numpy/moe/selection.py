@@ -4,20 +4,44 @@ The choice is discrete. It is made on plain arrays and carries no gradient.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import decisions
-from ..typing import Array, Float
+from ..typing import Array, Bool, Float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a router may know about its tokens besides their vectors.
+
+    Attributes:
+        sequence_length: the T tokens are T / sequence_length sequences, one after the other.
+        training: whether noise and balancing are on.
+        rng: for the parts that draw random numbers while training.
+        token_ids: Int[T], for hash routing.
+    """
+
+    sequence_length: int
+    training: bool = False
+    rng: np.random.Generator | None = None
+    token_ids: Any = None
+
+    def need_rng(self, who: object) -> np.random.Generator:
+        """The generator, or a ValueError that names the part that needs it."""
+        if self.rng is None:
+            raise ValueError(f"{who} needs rng while training; pass rng=, or call eval()")
+        return self.rng
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Assignments before any is dropped: token ``token[m]`` wants expert ``expert[m]``.
+    """Assignments before any is dropped: token ``token[m]`` wants expert ``expert[m]``; no pair occurs twice.
 
-    ``choice[m]`` is 0 for the token's first choice, 1 for its second, and so on. Listed token by token.
+    ``choice[m]`` is 0 for the token's first choice, 1 for its second, and so on.
     """
 
     token: Any  # Int[M]
@@ -25,32 +49,366 @@ class Candidates:
     choice: Any  # Int[M]
 
 
+@runtime_checkable
+class Selection(Protocol):
+    """A rule that turns scores [T, E] into candidates."""
+
+    causal: bool  # whether a token's experts depend on no later token
+
+    def validate(self, num_experts: int) -> None:
+        """Raise ValueError, naming the setting, if the rule does not work with this many experts."""
+
+    def per_token(self, num_experts: int) -> float:
+        """How many experts a token asks for, on average: the k of capacities and of active parameters."""
+
+    def __call__(self, scores: Any, batch: Batch) -> Candidates:
+        """Choose."""
+
+
 @dataclass(frozen=True)
 class TopK:
     """Each token takes the k experts with the highest scores; ties go to the lowest index."""
 
     k: int = 2
+    causal = True
 
     def validate(self, num_experts: int) -> None:
-        """Raise ValueError unless 1 <= k <= num_experts."""
-        if not 1 <= self.k <= num_experts:
-            raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {self.k}")
+        """1 <= k <= num_experts."""
+        _require_top_k(self.k, num_experts)
 
-    def __call__(self, scores: Float[Array, "T E"]) -> Candidates:
+    def per_token(self, num_experts: int) -> float:
+        """K."""
+        return self.k
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """List the k best experts of each token, best first."""
-        xp = array_namespace(scores)
-        num_tokens = scores.shape[0]
-        chosen = kernels.of(scores).top_k(scores, self.k)
-        decisions.record("top-k set", chosen, lambda t: self._explain(scores, t))
-        return Candidates(
-            token=xp.repeat(xp.arange(num_tokens), self.k),
-            expert=chosen.reshape(-1),
-            choice=xp.tile(xp.arange(self.k), (num_tokens,)),
-        )
+        return top_k_candidates(scores, self.k)
 
-    def _explain(self, scores: Float[Array, "T E"], token: int) -> str:
-        """Name the closest pair among the ranks that decide the list."""
-        ranked = sorted(scores[token].tolist(), reverse=True)
-        gaps = [ranked[i] - ranked[i + 1] for i in range(min(self.k, len(ranked) - 1))]
-        i = gaps.index(min(gaps)) if gaps else 0
-        return f"token {token}: experts ranked {i + 1} and {i + 2} differ by {gaps[i]:.0e}" if gaps else f"token {token}"
+
+@dataclass(frozen=True)
+class RandomSecond:
+    """Top-2, the second kept with probability min(1, 2 g₂) (Lepikhin et al. 2020, algorithm 1).
+
+    g₂ is the second score divided by the sum of both. In evaluation the second is always kept.
+    """
+
+    k = 2
+    causal = True
+
+    def validate(self, num_experts: int) -> None:
+        """At least two experts."""
+        _require_top_k(2, num_experts)
+
+    def per_token(self, num_experts: int) -> float:
+        """2, the most there can be: capacities are made for it."""
+        return 2
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """List the first choice of each token and, if the coin falls so, the second."""
+        both = top_k_candidates(scores, 2)
+        if not batch.training:
+            return both
+        s = scores[both.token, both.expert].reshape(-1, 2)
+        g2 = s[:, 1] / (s[:, 0] + s[:, 1])
+        xp = array_namespace(scores)
+        coin = xp.asarray(batch.need_rng(self).random(len(s)), dtype=s.dtype)
+        kept = coin < 2 * g2
+        decisions.record("second choices kept", kept, lambda t: f"token {t}: 2 g₂ is {float(2 * g2[t]):.6g}")
+        wanted = xp.stack([xp.ones_like(kept), kept], axis=1).reshape(-1)
+        return _subset(both, wanted)
+
+
+@dataclass(frozen=True)
+class GroupLimited:
+    """Top-k among the experts of a token's best groups (DeepSeek-V2 2024, section 2.2.2; V3, section 2.1.2).
+
+    Experts form ``num_groups`` groups of neighbours, one for each device. A group's score is its best expert
+    (``"max"``, V2) or the sum of its two best (``"top2"``, V3). The other groups are excluded with -∞: with 0,
+    a forbidden expert would win against a negative biased score.
+    """
+
+    k: int
+    num_groups: int
+    top_groups: int
+    group_score: str = "top2"
+    causal = True
+
+    def validate(self, num_experts: int) -> None:
+        """Groups divide the experts, and the chosen groups hold at least k of them."""
+        _require_top_k(self.k, num_experts)
+        if self.group_score not in ("max", "top2"):
+            raise ValueError(f"group_score must be max or top2, got {self.group_score!r}")
+        if self.num_groups < 1 or num_experts % self.num_groups:
+            raise ValueError(f"num_groups must divide num_experts={num_experts}, got {self.num_groups}")
+        if not 1 <= self.top_groups <= self.num_groups:
+            raise ValueError(
+                f"top_groups must be between 1 and num_groups={self.num_groups}, got {self.top_groups}"
+            )
+        size = num_experts // self.num_groups
+        if self.k > self.top_groups * size:
+            raise ValueError(
+                f"top_k must be at most the {self.top_groups * size} experts of {self.top_groups} groups, got {self.k}"
+            )
+        if self.group_score == "top2" and size < 2:
+            raise ValueError(f"group_score top2 needs groups of at least 2 experts, got {num_experts} in {self.num_groups}")
+
+    def per_token(self, num_experts: int) -> float:
+        """K."""
+        return self.k
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """Score the groups, mask all but the best, take the top k of the rest."""
+        xp = array_namespace(scores)
+        num_tokens, num_experts = scores.shape
+        grouped = scores.reshape(num_tokens, self.num_groups, -1)
+        if self.group_score == "max":
+            group_scores = grouped.max(axis=2)
+        else:
+            group_scores = xp.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
+        chosen = kernels.of(scores).top_k(group_scores, self.top_groups)
+        decisions.record("top groups", chosen, lambda t: _closest_ranks(group_scores, self.top_groups, t, "groups"))
+        allowed = xp.zeros(group_scores.shape, dtype=bool)
+        allowed[xp.arange(num_tokens)[:, None], chosen] = True
+        allowed = xp.repeat(allowed, num_experts // self.num_groups, axis=1)
+        return top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every token goes to every expert: the mixtures of 1991."""
+
+    causal = True
+
+    def validate(self, num_experts: int) -> None:
+        """Any number of experts will do."""
+
+    def per_token(self, num_experts: int) -> float:
+        """E."""
+        return num_experts
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """List all pairs."""
+        return _subset_of_grid(array_namespace(scores).ones(scores.shape, dtype=bool))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Each token takes the experts whose score is above a threshold: k varies (ReMoE, Wang et al. 2024)."""
+
+    value: float = 0.0
+    causal = True
+
+    def validate(self, num_experts: int) -> None:
+        """Any number of experts will do."""
+
+    def per_token(self, num_experts: int) -> float:
+        """E: all that there can be; how many there are, the scores decide."""
+        return num_experts
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """List the pairs above the threshold."""
+        above = scores > self.value
+        flat = scores.reshape(-1)
+        decisions.record(
+            "experts above the threshold",
+            above.reshape(-1),
+            lambda i: f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above",
+        )
+        return _subset_of_grid(above)
+
+
+@dataclass(frozen=True)
+class ExpertChoice:
+    """Each expert takes the C tokens with the highest scores for it, C = ⌈factor · T / E⌉ (Zhou et al. 2022, equation 2).
+
+    Load is perfectly even by construction. A token may get many experts or none, and whether it is taken
+    depends on later tokens of the same set: not causal. ``scope`` is the set: the whole batch, or each sequence.
+    """
+
+    factor: float = 2.0
+    scope: str = "sequence"
+    causal = False
+
+    def validate(self, num_experts: int) -> None:
+        """A positive factor, a known scope."""
+        if not 0 < self.factor <= num_experts:
+            raise ValueError(f"capacity_factor must be in (0, num_experts={num_experts}], got {self.factor}")
+        if self.scope not in ("batch", "sequence"):
+            raise ValueError(f"scope must be batch or sequence, got {self.scope!r}")
+
+    def per_token(self, num_experts: int) -> float:
+        """The factor: experts per token on average."""
+        return self.factor
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """List, for each expert, the tokens that it takes, best first."""
+        xp = array_namespace(scores)
+        num_tokens, num_experts = scores.shape
+        length = num_tokens if self.scope == "batch" else batch.sequence_length
+        if num_tokens == 0:
+            return _subset_of_grid(xp.zeros(scores.shape, dtype=bool))
+        capacity = min(length, int(np.ceil(self.factor * length / num_experts - 1e-9)))
+        # One row for each expert of each sequence, over the tokens of the sequence.
+        rows = scores.reshape(-1, length, num_experts).swapaxes(1, 2).reshape(-1, length)
+        chosen = kernels.of(scores).top_k(rows, capacity)
+        decisions.record(
+            "tokens taken by each expert", chosen, lambda r: _closest_ranks(rows, capacity, r, "tokens", "expert row")
+        )
+        first = xp.arange(rows.shape[0]) // num_experts * length
+        expert = xp.repeat(xp.arange(rows.shape[0]) % num_experts, capacity)
+        token = (chosen + first[:, None]).reshape(-1)
+        return Candidates(token, expert, xp.zeros(token.shape, dtype=token.dtype))
+
+
+@dataclass(frozen=True)
+class Hash:
+    """expert = table[token id]: a fixed random table, balanced over ids; only the experts learn (Roller et al. 2021).
+
+    The score of the chosen expert still weighs its answer, unless the weights say otherwise.
+    """
+
+    vocab_size: int = 256
+    seed: int = 0
+    causal = True
+
+    def validate(self, num_experts: int) -> None:
+        """Any number of experts will do."""
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
+
+    def per_token(self, num_experts: int) -> float:
+        """1."""
+        return 1
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """Look every token up."""
+        if batch.token_ids is None:
+            raise ValueError("hash routing needs the token ids; pass token_ids=")
+        xp = array_namespace(scores)
+        num_tokens, num_experts = scores.shape
+        table = np.random.default_rng(self.seed).permutation(self.vocab_size) % num_experts
+        token = xp.arange(num_tokens)
+        expert = xp.asarray(table)[batch.token_ids.reshape(-1)]
+        return Candidates(token, expert, xp.zeros_like(token))
+
+
+@dataclass(frozen=True)
+class Sinkhorn:
+    """Top-k of a matrix that Sinkhorn iterations have balanced (Clark et al. 2022; the router of Megatron-LM).
+
+    Rows and columns of exp(h) are scaled in turn until every token weighs 1/T and every expert 1/E. Only while
+    training: it looks at the whole batch. In evaluation a token takes its best experts.
+    """
+
+    k: int = 1
+    tolerance: float = 1e-4
+    causal = False
+
+    def validate(self, num_experts: int) -> None:
+        """1 <= k <= num_experts."""
+        _require_top_k(self.k, num_experts)
+
+    def per_token(self, num_experts: int) -> float:
+        """K."""
+        return self.k
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """Balance in training, then choose."""
+        if batch.training and len(scores):
+            scores = sinkhorn(scores, self.tolerance)
+        return top_k_candidates(scores, self.k)
+
+
+def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: int = 1000) -> Float[Array, "T E"]:
+    """a_t exp(h_te) b_e with a, b such that every row sums to 1/T and every column to 1/E.
+
+    Stops when b changes by less than ``tolerance`` on average.
+    """
+    xp = array_namespace(h)
+    num_tokens, num_experts = h.shape
+    cost = xp.exp(h - h.max())
+    b = xp.ones(num_experts, dtype=h.dtype)
+    for _ in range(max_iterations):
+        a = 1 / (num_tokens * (cost @ b) + 1e-30)
+        before, b = b, 1 / (num_experts * (a @ cost) + 1e-30)
+        if float(xp.abs(b - before).mean()) <= tolerance * float(b.mean()):
+            break
+    return a[:, None] * cost * b
+
+
+@dataclass(frozen=True)
+class BalancedAssignment:
+    """One expert for each token, every expert the same number, the sum of scores the largest possible.
+
+    BASE layers (Lewis et al. 2021, equation 2). Only while training: it looks at the whole batch. Solved exactly
+    with scipy's linear-sum assignment, on places: each expert has ⌈T / E⌉ of them. In evaluation a token takes
+    its best expert.
+    """
+
+    causal = False
+
+    def validate(self, num_experts: int) -> None:
+        """Any number of experts will do."""
+
+    def per_token(self, num_experts: int) -> float:
+        """1."""
+        return 1
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """Assign in training, choose greedily in evaluation."""
+        xp = array_namespace(scores)
+        if not batch.training:
+            return top_k_candidates(scores, 1)
+        token = xp.arange(scores.shape[0])
+        expert = xp.asarray(optimal_assignment(kernels.of(scores).to_host(scores)))
+        decisions.record("balanced assignment", expert, lambda t: f"token {t}: assigned to expert {int(expert[t])}")
+        return Candidates(token, expert, xp.zeros_like(token))
+
+
+def optimal_assignment(scores: Any) -> Any:
+    """Int[T]: the expert of each token that maximises Σ scores[t, expert_t] with at most ⌈T/E⌉ tokens each."""
+    from scipy.optimize import linear_sum_assignment
+
+    num_tokens, num_experts = scores.shape
+    places = -(-num_tokens // num_experts)
+    _, place = linear_sum_assignment(np.repeat(scores, places, axis=1), maximize=True)
+    return place // max(places, 1)
+
+
+def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
+    """The k best experts of each token, best first, and the decision recorded."""
+    xp = array_namespace(scores)
+    chosen = kernels.of(scores).top_k(scores, k)
+    decisions.record("top-k set", chosen, lambda t: _closest_ranks(scores, k, t, "experts"))
+    num_tokens = scores.shape[0]
+    return Candidates(
+        token=xp.repeat(xp.arange(num_tokens), k),
+        expert=chosen.reshape(-1),
+        choice=xp.tile(xp.arange(k), (num_tokens,)),
+    )
+
+
+def _subset(candidates: Candidates, wanted: Bool[Array, " M"]) -> Candidates:
+    return Candidates(candidates.token[wanted], candidates.expert[wanted], candidates.choice[wanted])
+
+
+def _subset_of_grid(wanted: Bool[Array, "T E"]) -> Candidates:
+    """All (token, expert) pairs where ``wanted``, token by token; each pair counts as a first choice."""
+    xp = array_namespace(wanted)
+    token, expert = xp.nonzero(wanted)
+    return Candidates(token, expert, xp.zeros_like(token))
+
+
+def _closest_ranks(scores: Float[Array, "rows n"], k: int, row: int, what: str, who: str = "token") -> str:
+    """Name the two neighbouring ranks, among those that decide the list, whose scores are closest."""
+    ranked = sorted(scores[row].tolist(), reverse=True)
+    gaps = [ranked[i] - ranked[i + 1] for i in range(min(k, len(ranked) - 1))]
+    if not gaps:
+        return f"{who} {row}: only one of the {what} to choose"
+    i = gaps.index(min(gaps))
+    return f"{who} {row}: {what} ranked {i + 1} and {i + 2} differ by {gaps[i]:.0e}"
+
+
+def _require_top_k(k: int, num_experts: int) -> None:
+    if not 1 <= k <= num_experts:
+        raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {k}")

@@ -5,11 +5,12 @@ from .cache import KeyValueCache
 from .embedding import Embedding
 from .feed_forward import FeedForward
 from .linear import Linear
-from .module import Module, Parameter
+from .module import Buffer, Module, Parameter
 from .norms import LayerNorm, RMSNorm
 
 __all__ = [
     "Attention",
+    "Buffer",
     "Embedding",
     "FeedForward",
     "KeyValueCache",

@@ -17,6 +17,15 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=True, name=name)
 
 
+class Buffer(Tensor):
+    """A Tensor that belongs to a Module's state but has no gradient: saved, loaded, changed by rules of its own."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, name: str | None = None):
+        super().__init__(data, name=name)
+
+
 class Module:
     """A part of a model: parameters and other Modules as plain attributes, and a ``forward``.
 
@@ -43,14 +52,25 @@ class Module:
                     if isinstance(item, Module):
                         yield f"{name}.{i}", item
 
+    def named_modules(self, path: str = "") -> Iterator[tuple[str, "Module"]]:
+        """This Module and every one below it, each with the path to it: empty, or ending in a dot."""
+        yield path, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{path}{name}.")
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter below this Module, with its path, in the order of definition."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter):
-                yield name, value
-        for child_name, child in self.children():
-            for name, parameter in child.named_parameters():
-                yield f"{child_name}.{name}", parameter
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    yield path + name, value
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Every buffer below this Module, with its path."""
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Buffer):
+                    yield path + name, value
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter below this Module."""
@@ -66,6 +86,11 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
+    def after_step(self) -> None:
+        """Called once after each optimizer step, for rules that are not gradients; here and below."""
+        for _, child in self.children():
+            child.after_step()
+
     def train(self, mode: bool = True) -> "Module":
         """Switch noise and dropout on, or off with ``mode=False``, here and below."""
         self.training = mode
@@ -78,24 +103,28 @@ class Module:
         return self.train(False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The arrays of all parameters by name. They are not copies."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+        """The arrays of all parameters and buffers by name. They are not copies."""
+        return {name: tensor.data for name, tensor in self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy arrays into the parameters of the same names.
+        """Copy arrays into the parameters and buffers of the same names.
 
         Raises:
             ValueError: names or shapes differ; nothing has been changed then.
         """
-        parameters = dict(self.named_parameters())
-        missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+        tensors = dict(self._state())
+        missing, unknown = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unknown:
             raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {unknown}")
-        for name, parameter in parameters.items():
-            if state[name].shape != parameter.shape:
-                raise ValueError(f"{name} has shape {parameter.shape}, the state has {state[name].shape}")
-        for name, parameter in parameters.items():
-            parameter.data[...] = state[name]
+        for name, tensor in tensors.items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tensor.shape}, the state has {state[name].shape}")
+        for name, tensor in tensors.items():
+            tensor.data[...] = state[name]
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.named_parameters()
+        yield from self.named_buffers()
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:

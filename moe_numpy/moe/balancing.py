@@ -1,0 +1,131 @@
+"""Balancing without a loss: a state vector that shifts the choice, changed once after each optimizer step.
+
+The state carries no gradient. It moves the choice only; gate weights come from the scores without it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..autodiff import Tensor
+from ..typing import Array, Float
+from .balance import Gating
+
+
+class Balancer:
+    """The base of all kinds. A router keeps ``initial(E)`` as its state, and calls the rest at the right time."""
+
+    def initial(self, num_experts: int) -> Float[Array, " n"]:
+        """The state before the first step."""
+        return np.zeros(num_experts)
+
+    def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
+        """What experts are chosen by."""
+        return scores
+
+    def loss(self, gating: Gating, state: Float[Array, " n"]) -> Tensor | None:
+        """A loss whose coefficient is the state; None if there is none."""
+        return None
+
+    def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+        """What one forward pass contributes to the next update: a vector that is summed over the passes."""
+        return gating.load
+
+    def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
+        """The state after an optimizer step."""
+        return state
+
+
+@dataclass(frozen=True)
+class LossFreeBias(Balancer):
+    """b_i += γ · sign(mean(c) - c_i): experts with too few tokens become easier to choose.
+
+    Wang et al. 2024, "Auxiliary-Loss-Free Load Balancing"; DeepSeek-V3 (2024), equation 16.
+    """
+
+    rate: float = 0.001
+
+    def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
+        """s + b."""
+        return scores + state.astype(scores.dtype)
+
+    def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
+        """One step of fixed size towards the mean load."""
+        return state + self.rate * array_namespace(state).sign(observed.mean() - observed)
+
+
+@dataclass(frozen=True)
+class QuantileBalancing(Balancer):
+    """Choose by s - β, where β_i is the score at which expert i would get exactly its fair share, kT/E tokens.
+
+    For each token α_t is the (k+1)-th best of s - β: what an expert has to beat. β'_i is the (kT/E + 1)-th largest
+    of s_ti - α_t over tokens. β moves a part 1 - ema of the way to β' and is centred. It is one step of coordinate
+    descent on the dual of balanced assignment (Megatron-LM, ``qb_dual_update``).
+    """
+
+    k: int
+    ema: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+
+    def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
+        """S - β."""
+        return scores - state.astype(scores.dtype)
+
+    def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+        """β' of this batch. A share that is no whole number is rounded down."""
+        xp = array_namespace(chosen_by)
+        num_tokens, num_experts = chosen_by.shape
+        if self.k == num_experts or num_tokens == 0:
+            return xp.zeros_like(state)
+        share = min(num_tokens * self.k // num_experts, num_tokens - 1)
+        alpha = xp.sort(chosen_by, axis=1)[:, -self.k - 1]
+        return xp.sort(chosen_by + state.astype(chosen_by.dtype) - alpha[:, None], axis=0)[-share - 1]
+
+    def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
+        """Blend with the mean of the passes and centre."""
+        beta = self.ema * state + (1 - self.ema) * observed / passes
+        return beta - beta.mean()
+
+
+@dataclass(frozen=True)
+class AdaptiveL1(Balancer):
+    """λ · (1/T) Σ_t Σ_i f_i w_ti, where λ grows or shrinks until k experts are active on average (ReMoE, Wang et al. 2024).
+
+    f_i = c_i E / (kT) makes busy experts pay more (section 3.5). After each step λ is multiplied with ``factor``
+    if more than k experts were active, divided by it if fewer (equation 8).
+    """
+
+    k: float = 2.0
+    initial_coefficient: float = 1e-8
+    factor: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.factor > 1:
+            raise ValueError(f"factor must be above 1, got {self.factor}")
+        if not self.k > 0:
+            raise ValueError(f"k must be positive, got {self.k}")
+
+    def initial(self, num_experts: int) -> Float[Array, " n"]:
+        """Λ."""
+        return np.array([self.initial_coefficient])
+
+    def loss(self, gating: Gating, state: Float[Array, " n"]) -> Tensor | None:
+        """λ times the load-weighted mean weight; f is constant."""
+        num_tokens, num_experts = gating.logits.shape
+        xp = array_namespace(gating.weight.data)
+        f = gating.load * (num_experts / (self.k * max(num_tokens, 1)))
+        paid = gating.weight * xp.asarray(f, dtype=gating.weight.dtype)[gating.candidates.expert]
+        return paid.sum() * (float(state[0]) / max(num_tokens, 1))
+
+    def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Active experts per token."""
+        return array_namespace(state).asarray([gating.load.sum() / max(gating.logits.shape[0], 1)])
+
+    def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
+        """Up if too many are active, down if too few."""
+        return state * self.factor ** array_namespace(state).sign(observed / passes - self.k)

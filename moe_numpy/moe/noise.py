@@ -1,0 +1,95 @@
+"""Randomness that helps a router explore. It is on while training only, and never reaches what the experts see."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..autodiff import Tensor
+from ..ops import Affine, Softplus
+from ..typing import Array, Float
+
+
+class Noise:
+    """The base of all kinds: no noise at all."""
+
+    learned = False  # whether the router keeps a weight [E, d] for the size of the noise
+
+    def on_input(self, x: Float[Tensor, "T d"], rng: np.random.Generator) -> Float[Tensor, "T d"]:
+        """The router's own view of the tokens."""
+        return x
+
+    def on_logits(
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+    ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
+        """The noisy logits, and σ of the noise where it is normal (for the load loss)."""
+        return h, None
+
+
+@dataclass(frozen=True)
+class Jitter(Noise):
+    """The router's input times U(1-ε, 1+ε), entry by entry (Fedus et al. 2021, section 2.4)."""
+
+    epsilon: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"Jitter: epsilon must be in [0, 1), got {self.epsilon}")
+
+    def on_input(self, x: Float[Tensor, "T d"], rng: np.random.Generator) -> Float[Tensor, "T d"]:
+        """x · u with a fresh u for every entry."""
+        return x * _like(x, rng.uniform(1 - self.epsilon, 1 + self.epsilon, x.shape))
+
+
+@dataclass(frozen=True)
+class ShazeerNoise(Noise):
+    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): the router learns where to explore (Shazeer et al. 2017, equation 4)."""
+
+    epsilon: float = 1e-2
+    learned = True
+
+    def __post_init__(self) -> None:
+        if self.epsilon < 0:
+            raise ValueError(f"ShazeerNoise: epsilon must not be negative, got {self.epsilon}")
+
+    def on_logits(
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+    ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
+        """Each entry has its own learned σ."""
+        sigma = Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
+        return h + sigma * _like(h, rng.standard_normal(h.shape)), sigma
+
+
+@dataclass(frozen=True)
+class NormalNoise(Noise):
+    """H = h + σ N(0, 1) with a constant σ, 1/E unless given (V-MoE, Riquelme et al. 2021, section 2.1)."""
+
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.std is not None and self.std < 0:
+            raise ValueError(f"NormalNoise: std must not be negative, got {self.std}")
+
+    def on_logits(
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+    ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
+        """The same σ everywhere."""
+        std = 1 / h.shape[1] if self.std is None else self.std
+        sigma = Tensor(_like(h, np.full(h.shape, std)))
+        return h + _like(h, std * rng.standard_normal(h.shape)), sigma
+
+
+@dataclass(frozen=True)
+class GumbelNoise(Noise):
+    """H = h - ln(-ln U): the arg-max of H is then a sample from softmax(h) (Gumbel 1954; Jang et al. 2017)."""
+
+    def on_logits(
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+    ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
+        """One Gumbel variable for each entry."""
+        return h + _like(h, rng.gumbel(size=h.shape)), None
+
+
+def _like(x: Tensor, values: Any) -> Float[Array, "..."]:
+    return array_namespace(x.data).asarray(values, dtype=x.dtype)

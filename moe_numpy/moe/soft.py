@@ -1,0 +1,66 @@
+"""Soft MoE: experts process mixtures of tokens instead of choosing among them (Puigcerver et al. 2023)."""
+
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import Tensor
+from ..nn import Module
+from ..nn.module import normal
+from ..ops import Affine, MatMul, Reshape, Softmax, Transpose
+from ..typing import Float
+from .experts import make_experts
+
+
+class SoftMoE(Module):
+    """D = softmax of H over tokens, C = softmax of H over slots, H = X Φᵀ; Y = C f(Dᵀ X) (algorithm 1).
+
+    Each expert has p slots. A slot takes a weighted mean of all tokens of a sequence and gives its answer back to
+    all of them. Nothing is chosen, so nothing is dropped and everything is differentiable; and every token sees
+    every other: not causal.
+
+    Args:
+        d_model: width d of a token.
+        d_ff: hidden width of each expert.
+        num_experts: E.
+        slots: p, slots for each expert. E · p = sequence length costs as much as a dense layer.
+        experts: kind of expert, see :class:`moe_numpy.moe.MoE`.
+        rng: draws the weights.
+        dtype: of the weights.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        num_experts: int,
+        slots: int = 1,
+        *,
+        experts: str = "swiglu",
+        rng: np.random.Generator,
+        dtype: Any = np.float32,
+    ):
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        self.num_experts, self.slots = num_experts, slots
+        self.phi = normal(rng, (num_experts * slots, d_model), d_model**-0.5, dtype)
+        self.experts = make_experts(experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
+
+    def forward(
+        self, x: Float[Tensor, "B S d"], rng: np.random.Generator | None = None, token_ids: Any = None
+    ) -> tuple[Float[Tensor, "B S d"], None]:
+        """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not needed."""
+        batch, _, d = x.shape
+        n = self.num_experts * self.slots
+        h = Affine.apply(x, self.phi, None)
+        dispatch, combine = Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
+        mixed = MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x)  # [B, n, d]
+        # Experts want their rows together: slot by slot of all sequences, then back.
+        rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
+        offsets = np.arange(self.num_experts + 1) * (self.slots * batch)
+        answers = Reshape.apply(self.experts(rows, offsets), shape=(n, batch, d))
+        return MatMul.apply(combine, Transpose.apply(answers, axes=(1, 0, 2))), None
+
+    def active_parameters(self) -> int:
+        """All of them: every token takes part in every slot."""
+        return self.num_parameters()
