@@ -1,17 +1,21 @@
 """Gradient-check cases for everything in ``moe_numpy.moe``."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..autodiff import Tensor
-from ..moe import MoE, RouterConfig, recipes
-from ..moe.balance import RouterZLoss, SwitchBalanceLoss
-from ..moe.capacity import Capacity, KeepAssignments
-from ..moe.dispatch import STRATEGIES, Combine, Permute
-from ..moe.experts import GroupedAffine, GroupedSwiGLU
-from ..moe.gates import PickScores, Raw, Renormalize, Renormalized
+from ..moe import RouterConfig, make_layer
+from ..moe.balance import BalanceLoss, LoadProbability, RouterZLoss, SquaredCV, SumByExpert
+from ..moe.capacity import DROP, Capacity, KeepAssignments
+from ..moe.dispatch import STRATEGIES, Combine, FillPlaces, Permute, WeighRows, WeightMask
+from ..moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
+from ..moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
+from ..moe.layer import Recipe
+from ..moe.mixture_1991 import MixtureLikelihood
+from ..moe.recipes import RECIPES
 from ..moe.selection import TopK
 from . import case
 
@@ -21,7 +25,14 @@ Case = tuple[Callable[..., Any], list[np.ndarray]]
 # has nobody, token 0 has three experts, and the order is by expert.
 TOKEN = np.array([0, 2, 0, 1, 0, 2])
 EXPERT = np.array([0, 0, 2, 2, 3, 3])
+PLACE = np.array([0, 1, 0, 1, 0, 1])
 OFFSETS = np.array([0, 2, 2, 4, 6])
+
+
+@case(SqrtSoftplus)
+def sqrt_softplus(rng: np.random.Generator) -> Case:
+    """Logits of both signs."""
+    return SqrtSoftplus.apply, [2 * rng.standard_normal((4, 3))]
 
 
 @case(PickScores)
@@ -36,23 +47,98 @@ def renormalize(rng: np.random.Generator) -> Case:
     return lambda s: Renormalize.apply(s, TOKEN, num_tokens=4), [rng.uniform(0.1, 1, 6)]
 
 
+@case(Renormalize)
+def renormalize_with_epsilon(rng: np.random.Generator) -> Case:
+    """An ε that matters."""
+    return lambda s: Renormalize.apply(s, TOKEN, num_tokens=4, epsilon=0.3), [rng.uniform(0.1, 1, 6)]
+
+
+@case(SelectedSoftmax)
+def selected_softmax(rng: np.random.Generator) -> Case:
+    """Variable numbers of experts for a token."""
+    return lambda h: SelectedSoftmax.apply(h, TOKEN, num_tokens=4), [rng.standard_normal(6)]
+
+
+@case(PNormalize)
+def p_normalize(rng: np.random.Generator) -> Case:
+    """The Euclidean norm."""
+    return lambda s: PNormalize.apply(s, TOKEN, num_tokens=4, p=2.0), [rng.uniform(0.1, 1, 6)]
+
+
+@case(PNormalize)
+def p_normalize_by_the_sum(rng: np.random.Generator) -> Case:
+    """P = 1, where it equals Renormalize."""
+    return lambda s: PNormalize.apply(s, TOKEN, num_tokens=4, p=1.0), [rng.uniform(0.1, 1, 6)]
+
+
 @case(KeepAssignments)
 def keep_assignments(rng: np.random.Generator) -> Case:
     """Two of five weights are dropped, the rest change places."""
     return lambda w: KeepAssignments.apply(w, np.array([4, 0, 2])), [rng.standard_normal(5)]
 
 
-@case(SwitchBalanceLoss)
-def switch_balance_loss(rng: np.random.Generator) -> Case:
-    """Uneven fractions, held constant."""
-    f = rng.dirichlet(np.ones(3))
-    return lambda p: SwitchBalanceLoss.apply(p, f), [rng.dirichlet(np.ones(3), size=5)]
+@case(BalanceLoss)
+def balance_loss(rng: np.random.Generator) -> Case:
+    """One part: the loss of Switch."""
+    f = rng.dirichlet(np.ones(3), size=1)
+    return lambda p: BalanceLoss.apply(p, f), [rng.dirichlet(np.ones(3), size=6)]
+
+
+@case(BalanceLoss)
+def balance_loss_by_sequence(rng: np.random.Generator) -> Case:
+    """Three parts of two tokens."""
+    f = rng.dirichlet(np.ones(3), size=3)
+    return lambda p: BalanceLoss.apply(p, f), [rng.dirichlet(np.ones(3), size=6)]
 
 
 @case(RouterZLoss)
 def router_z_loss(rng: np.random.Generator) -> Case:
     """Logits of both signs."""
-    return lambda h: RouterZLoss.apply(h), [rng.standard_normal((5, 3))]
+    return RouterZLoss.apply, [rng.standard_normal((5, 3))]
+
+
+@case(SquaredCV)
+def squared_cv_of_a_sample(rng: np.random.Generator) -> Case:
+    """Divided by n - 1."""
+    return SquaredCV.apply, [rng.uniform(0.5, 2, 5)]
+
+
+@case(SquaredCV)
+def squared_cv_of_a_population(rng: np.random.Generator) -> Case:
+    """Divided by n."""
+    return lambda v: SquaredCV.apply(v, ddof=0), [rng.uniform(0.5, 2, 5)]
+
+
+@case(SquaredCV)
+def squared_cv_at_balance(rng: np.random.Generator) -> Case:
+    """Where a standard deviation has no derivative."""
+    return SquaredCV.apply, [np.full(4, 1.5)]
+
+
+@case(SumByExpert)
+def sum_by_expert(rng: np.random.Generator) -> Case:
+    """One expert without assignments."""
+    return lambda w: SumByExpert.apply(w, EXPERT, num_experts=4), [rng.standard_normal(6)]
+
+
+@case(LoadProbability)
+def load_probability(rng: np.random.Generator) -> Case:
+    """Logits, noise sizes and noisy logits as three inputs."""
+    h = rng.standard_normal((5, 4))
+    return (
+        lambda h, sigma, noisy: LoadProbability.apply(h, sigma, noisy, k=2),
+        [h, rng.uniform(0.5, 2, (5, 4)), h + rng.standard_normal((5, 4))],
+    )
+
+
+@case(MixtureLikelihood)
+def mixture_likelihood(rng: np.random.Generator) -> Case:
+    """Gate, experts and target."""
+    return MixtureLikelihood.apply, [
+        rng.standard_normal((4, 3)),
+        rng.standard_normal((4, 3, 2)),
+        rng.standard_normal((4, 2)),
+    ]
 
 
 @case(Permute)
@@ -68,6 +154,27 @@ def combine(rng: np.random.Generator) -> Case:
         lambda r, w: Combine.apply(r, w, TOKEN, num_tokens=4),
         [rng.standard_normal((6, 3)), rng.standard_normal(6)],
     )
+
+
+@case(WeighRows)
+def weigh_rows(rng: np.random.Generator) -> Case:
+    """One weight for each row."""
+    return WeighRows.apply, [rng.standard_normal((6, 3)), rng.standard_normal(6)]
+
+
+@case(FillPlaces)
+def fill_places(rng: np.random.Generator) -> Case:
+    """Six rows into eight places."""
+    return (
+        lambda r: FillPlaces.apply(r, 2 * EXPERT + PLACE, num_places=8),
+        [rng.standard_normal((6, 3))],
+    )
+
+
+@case(WeightMask)
+def weight_mask(rng: np.random.Generator) -> Case:
+    """Four tokens, four experts, two places."""
+    return lambda w: WeightMask.apply(w, TOKEN, EXPERT, PLACE, shape=(4, 4, 2)), [rng.standard_normal(6)]
 
 
 @case(GroupedSwiGLU)
@@ -88,52 +195,52 @@ def grouped_affine(rng: np.random.Generator) -> Case:
     )
 
 
-def _layer(rng: np.random.Generator, router: RouterConfig, experts: str, dispatch: str) -> Case:
-    """Output and auxiliary losses of a whole layer as a function of its input and of every parameter."""
-    layer = MoE(3, 4, 4, router, experts=experts, dispatch=dispatch, rng=rng, dtype=np.float64)
-    names = [name for name, _ in layer.named_parameters()]
-    owners = {name: _owner(layer, name) for name in names}
+@case(ClampedSwiGLU)
+def clamped_swiglu(rng: np.random.Generator) -> Case:
+    """Some values beyond the limits."""
+    return ClampedSwiGLU.apply, [5 * rng.standard_normal((4, 6))]
+
+
+def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str) -> Case:
+    """Output and auxiliary losses of a whole layer, as a function of its input and of every parameter."""
+    layer = make_layer(recipe, 3, 2, 8, dispatch=dispatch, rng=rng, dtype=np.float64)
+    places = {
+        name: (module, attribute)
+        for path, module in layer.named_modules()
+        for attribute in vars(module)
+        if (name := path + attribute) in dict(layer.named_parameters())
+    }
+    token_ids = rng.integers(0, 256, (2, 4))
 
     def f(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        for name, weight in zip(names, weights, strict=True):
-            setattr(*owners[name], weight)
-        y, routing = layer(x, np.random.default_rng(0))
-        return (y, *routing.losses.values())
+        for (module, attribute), weight in zip(places.values(), weights, strict=True):
+            setattr(module, attribute, weight)
+        y, routing = layer(x, np.random.default_rng(0), token_ids)
+        return (y,) if routing is None else (y, *routing.losses.values())
 
     weights = [p.data + 0.1 * rng.standard_normal(p.shape) for p in layer.parameters()]
-    return f, [rng.standard_normal((6, 3)), *weights]
+    return f, [rng.standard_normal((2, 4, 3)), *weights]
 
 
-def _owner(layer: MoE, path: str) -> tuple[Any, str]:
-    *parents, last = path.split(".")
-    module: Any = layer
-    for parent in parents:
-        module = getattr(module, parent)
-    return module, last
+def _register(name: str, recipe: Recipe, dispatch: str) -> None:
+    covers = (PickScores, KeepAssignments) if recipe.router else ()
+
+    @case(*covers, name=name)
+    def build(rng: np.random.Generator) -> Case:
+        return _layer(rng, recipe, dispatch)
 
 
 def _register_layers() -> None:
-    """Every router below with every kind of expert and every dispatch strategy, as one case each."""
-    routers = {
-        "mixtral": recipes.mixtral(),
-        "switch": recipes.switch(capacity_factor=None),
-        "switch_dropping": recipes.switch(capacity_factor=0.7),
-        "top2_raw": RouterConfig(TopK(2), weights=Raw()),
-        "top2_dropping": RouterConfig(TopK(2), weights=Renormalized(), capacity=Capacity(0.7)),
-    }
-    for dispatch in STRATEGIES:
-        for router_name, router in routers.items():
-            for experts in ("swiglu", "gelu"):
-
-                def build(
-                    rng: np.random.Generator,
-                    router: RouterConfig = router,
-                    experts: str = experts,
-                    dispatch: str = dispatch,
-                ) -> Case:
-                    return _layer(rng, router, experts, dispatch)
-
-                case(PickScores, KeepAssignments, Combine, name=f"moe_{router_name}_{experts}_{dispatch}")(build)
+    """Every recipe with every dispatch strategy, and every way of dropping."""
+    for name, published in RECIPES.items():
+        recipe = published(**published.small)
+        for dispatch in STRATEGIES if recipe.router else ("sorted",):
+            _register(f"{name}_{dispatch}", recipe, dispatch)
+    for drop in DROP:
+        for after in (False, True):
+            router = RouterConfig(TopK(2), capacity=Capacity(0.6, drop=drop), weigh_after_dropping=after)
+            name = f"drop_by_{drop}_weighed_{'after' if after else 'before'}"
+            _register(name, replace(RECIPES["mixtral"](), router=router), "sorted")
 
 
 _register_layers()
