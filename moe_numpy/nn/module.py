@@ -90,7 +90,9 @@ class Module:
         parameters = dict(self.named_parameters())
         missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
         if missing or unknown:
-            raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {unknown}")
+            raise ValueError(
+                f"state does not fit {type(self).__name__}: missing {missing}, unknown {unknown}"
+            )
         for name, parameter in parameters.items():
             if state[name].shape != parameter.shape:
                 raise ValueError(f"{name} has shape {parameter.shape}, the state has {state[name].shape}")
@@ -98,7 +100,9 @@ class Module:
             parameter.data[...] = state[name]
 
 
-def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
+def normal(
+    rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32
+) -> Parameter:
     """A Parameter with entries drawn from N(0, std²).
 
     Drawn in float64 and then rounded, so that a float32 and a float64 model from one seed agree.
