@@ -1,7 +1,7 @@
 """What a wrong gradient looks like, said in one sentence.
 
-Each detector knows one mistake. It looks at the analytic and the numeric gradient and may run the function again; it
-returns a sentence or None. They are asked in order, the most specific first.
+Each detector knows one mistake. It compares the analytic and the numeric gradient, may run the function
+again, and returns a sentence or None. They are asked in order, the most specific first.
 """
 
 from collections.abc import Callable, Iterator
@@ -123,6 +123,13 @@ def no_gradient(e: Evidence) -> str | None:
     return "no gradient reaches this input: its branch is detached, or a backward returned None for it"
 
 
+def out_of_sight(e: Evidence) -> str | None:
+    """None of the entries that are looked at is wrong."""
+    if e.wrong.any():
+        return None
+    return f"the wrong entries lie beyond the first {_LARGEST}, which are right"
+
+
 def zero(e: Evidence) -> str | None:
     """All entries are zero."""
     if e.analytic[e.known].any():
@@ -132,12 +139,12 @@ def zero(e: Evidence) -> str | None:
 
 def output_ignores_it(e: Evidence) -> str | None:
     """Finite differences are exactly zero where backward gives a gradient: a forward that lost something."""
-    if not e.wrong.any() or e.numeric[e.wrong].any():
+    if e.numeric[e.wrong].any():
         return None
     entries = "this input" if (e.wrong == e.known).all() else f"{e.wrong.sum()} of {e.known.sum()} entries"
     return (
         f"the output does not depend on {entries} at all, yet backward gives a gradient: forward loses them "
-        "(y[index] += v keeps one of several duplicates, np.add.at keeps all) or backward sends it to the wrong place"
+        "(y[index] += v keeps one of several duplicates), or backward sends it to the wrong place"
     )
 
 
@@ -148,7 +155,8 @@ def swapped(e: Evidence) -> str | None:
             continue
         numeric, noise = _full_numeric(e.point, other, e.eps)
         if e.matches(gradient) and _near(e.analytic, numeric, noise, e.tolerance):
-            return f"swapped: this is the gradient of {e.point.names[other]}, and {e.point.names[other]} has this one's"
+            name = e.point.names[other]
+            return f"swapped: this is the gradient of {name}, and {name} has this one's"
     return None
 
 
@@ -177,7 +185,9 @@ def upstream_ignored(e: Evidence) -> str | None:
         return "backward ignores the gradient that comes from above: it stays the same when that changes"
     doubled = e.point.gradients(cotangents=[2 * c for c in e.point.cotangents])[e.which]
     if not np.allclose(doubled, 2 * e.analytic, rtol=1e-9, atol=1e-12):
-        return "backward is not linear in the gradient that comes from above: twice as much in is not twice as much out"
+        return (
+            "backward is not linear in the gradient that comes from above: doubling that does not double it"
+        )
     return None
 
 
@@ -268,27 +278,27 @@ def one_contribution(e: Evidence) -> str | None:
                 continue
             if len(set(found)) == 1 and e.wrong.sum() > 1 and (e.wrong | ~e.sizable).all():
                 return (
-                    f"only index {found[0]} of axis {axis} of {_output(e, k)} contributes: the sum over that axis is "
-                    "missing (undoing a broadcast), or each term overwrites the one before"
+                    f"only index {found[0]} of axis {axis} of {_output(e, k)} contributes: the sum over that "
+                    "axis is missing (undoing a broadcast), or each term overwrites the one before"
                 )
             return (
-                f"of several contributions along axis {axis} of {_output(e, k)} only one arrives: the gradient is "
-                "overwritten instead of accumulated (dx[index] = g or dx[index] += g where np.add.at is needed)"
+                f"of several contributions along axis {axis} of {_output(e, k)} only one arrives: the "
+                "gradient is overwritten instead of accumulated (dx[index] = g, or += g without np.add.at)"
             )
     return None
 
 
 def missing_term(e: Evidence) -> str | None:
-    """The difference is a constant along an axis, times the input or the output: the Σ term of a normalisation."""
+    """The difference is constant along an axis, times the input or output: the Σ term of a normalisation."""
     rest = np.where(e.known, e.analytic - e.numeric, 0.0)
     for what, q in [("", np.ones_like(e.x)), *_quantities(e, simple=True)]:
         for axis in reversed(range(e.x.ndim)):
             if e.x.shape[axis] < 3:
                 continue
             weight = np.where(e.known, q, 0.0)
-            along = {"axis": axis, "keepdims": True}
             with np.errstate(all="ignore"):
-                c = (rest * weight).sum(**along) / (weight * weight).sum(**along)
+                projected = np.sum(rest * weight, axis=axis, keepdims=True)
+                c = projected / np.sum(weight * weight, axis=axis, keepdims=True)
             if e.matches(e.analytic - c * q):
                 times = f" times {what}" if what else ""
                 return (
@@ -314,6 +324,7 @@ def only_some(e: Evidence) -> str | None:
 _DETECTORS: tuple[Callable[[Evidence], str | None], ...] = (
     not_finite,
     no_gradient,
+    out_of_sight,
     zero,
     output_ignores_it,
     swapped,
@@ -386,7 +397,7 @@ def _lengths(e: Evidence) -> Iterator[tuple[int, str]]:
 
 
 def _matching_order(e: Evidence, axis: int) -> list[int] | None:
-    """order with numeric[i] = analytic[order[i]] along the axis; None if there is none or it changes nothing."""
+    """order with numeric[i] = analytic[order[i]] along the axis; None if there is none, or no change."""
     analytic, numeric = np.moveaxis(e.analytic, axis, 0), np.moveaxis(e.numeric, axis, 0)
     slack = np.moveaxis(e.slack, axis, 0)
     free = list(range(len(analytic)))

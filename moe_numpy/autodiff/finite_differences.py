@@ -4,8 +4,8 @@ With L(x) = Σ cotangent · f(x), a step h along one entry of x and the 4-point 
 
     dL/dx ≈ (8 (L(+h) - L(-h)) - (L(+2h) - L(-2h))) / 12h        error h⁴ L⁽⁵⁾/30 + rounding ε|L|/h
 
-The formula holds where L is smooth within 2h. Where it is not, the entry gets a reason instead of a number. The
-analytic gradient plays no part in that judgement, so a wrong backward cannot be excused by it.
+The formula holds where L is smooth within 2h. Where it is not, the entry gets a reason instead of a number.
+The analytic gradient plays no part in that judgement, so a wrong backward cannot be excused by it.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,7 +91,7 @@ class Point:
         return [leaf.grad for leaf in leaves]
 
     def slopes(self, which: int, entries: Any, eps: float) -> Slopes:
-        """dL/dx for the given flat entries of input ``which``; the step is eps times the size of the entry."""
+        """dL/dx for some flat entries of input ``which``; the step is eps times the size of the entry."""
         x = self.inputs[which].ravel()
         size = np.maximum(np.abs(x[entries]), typical_size(x))
         result = Slopes(np.zeros(len(entries)), np.zeros(len(entries)), eps * size, [None] * len(entries))
@@ -115,7 +115,7 @@ class Point:
         return result
 
     def contributions(self, which: int, entry: int, eps: float) -> list[Any]:
-        """For each output, cotangent · d(output)/d(entry), unsummed: where the slope of an entry comes from."""
+        """For each output, cotangent · d(output)/d(entry) before the sum: where a slope comes from."""
         x = self.inputs[which].ravel()
         h = eps * max(abs(x[entry]), typical_size(x))
         plus, minus = self._shifted(which, entry, h)[0], self._shifted(which, entry, -h)[0]
@@ -124,7 +124,7 @@ class Point:
     def rounding(self, rng: np.random.Generator) -> float:
         """The size of rounding errors in the outputs, relative to their largest entry.
 
-        The fourth difference along a random line with a tiny step: for a smooth function nothing but rounding.
+        The fourth difference along a random line with a tiny step: a smooth function leaves only rounding.
         """
         direction = [_TINY * typical_size(x) * rng.standard_normal(x.shape) for x in self.inputs]
         line = [
@@ -140,7 +140,7 @@ class Point:
         return noise
 
     def _stencil(self, which: int, entry: int, h: float) -> tuple[float, float, float] | str:
-        """Slope, bend and rounding error from the points at ±h and ±2h; a sentence if they are not comparable."""
+        """Slope, bend and rounding error from ±h and ±2h; a sentence if these points are not comparable."""
         change = {}
         weight_moved = 0.0
         for steps in (2, -2, 1, -1):
@@ -156,8 +156,8 @@ class Point:
                     weight_moved += float(np.abs(c[difference != 0]).sum() * np.abs(y0).max())
         odd1, odd2 = change[1] - change[-1], change[2] - change[-2]
         even1, even2 = change[1] + change[-1], change[2] + change[-2]
-        # For a smooth L both vanish to higher order in h. A kink at distance δ < h with change of slope c leaves
-        # cδ in the one and c(3δ - 2h) in the other, a jump leaves its height: never are both zero.
+        # For a smooth L both vanish to higher order in h. A kink at distance δ < h, slope change c,
+        # leaves cδ in one and c(3δ - 2h) in the other; a jump leaves its height: never are both zero.
         bend = max(abs(odd2 - 2 * odd1), abs(even2 - 4 * even1)) / h
         return (8 * odd1 - odd2) / (12 * h), bend, _ROUNDING_ERRORS * _EPSILON * weight_moved / h
 
@@ -232,7 +232,7 @@ def changed_decision(before: Sequence[decisions.Decision], after: Sequence[decis
 
 
 def _is_kinked(slopes: Slopes, bend: Any) -> Any:
-    """Where the bend is too strong for a smooth function, measured against the slopes that are beyond doubt."""
+    """Where the bend is too strong for a smooth function, against the slopes that are beyond doubt."""
     slope = np.abs(slopes.value)
     beyond_doubt = slopes.usable & (bend <= _SMOOTHNESS * slope + slopes.noise)
     largest = slope[beyond_doubt].max(initial=0.0)

@@ -149,7 +149,9 @@ def _conform(op: "Function", i: int, edge: "Edge", grad: Any) -> Any:
             )
         grad = grad.astype(edge.dtype)
     if modes.check_finite and not bool((abs(grad) < float("inf")).all()):
-        raise NonFiniteError(op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}")
+        raise NonFiniteError(
+            op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}"
+        )
     return grad
 
 

@@ -1,6 +1,6 @@
 """One gradient check for each Function of the package, and the proof that none was forgotten.
 
-A case is a function of ``rng`` that returns ``f, inputs`` for :func:`moe_numpy.autodiff.gradcheck.gradcheck`::
+A case is a function of ``rng`` that returns what ``autodiff.gradcheck.gradcheck`` takes, ``f, inputs``::
 
     @case(Softmax)
     def softmax_last_axis(rng):
@@ -20,7 +20,8 @@ import numpy as np
 
 from ..autodiff import Function, substitute
 from ..autodiff.function import implementation_of
-from ..autodiff.gradcheck import Report, gradcheck
+from ..autodiff.gradcheck import gradcheck
+from ..autodiff.gradient_report import Report
 
 _PACKAGE = __name__.partition(".")[0]
 _SKIPPED = (

@@ -45,7 +45,9 @@ def place(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Sh
     return y
 
 
-def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
+def sum_by_key(
+    values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
+) -> Float[Array, " num_keys"]:
     """s_i = Σ of the values whose key is i."""
     return np.bincount(keys, weights=values, minlength=num_keys).astype(values.dtype)
 

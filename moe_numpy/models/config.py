@@ -48,7 +48,16 @@ class ModelConfig:
     dense_d_ff: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "context", "d_ff", "moe_every"):
+        for name in (
+            "vocab_size",
+            "d_model",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "context",
+            "d_ff",
+            "moe_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dense_d_ff is not None and self.dense_d_ff < 1:

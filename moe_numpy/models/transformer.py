@@ -45,7 +45,9 @@ class Block(Module):
                 d, config.d_ff, config.num_experts, router, experts=config.experts, rng=rng, dtype=dtype
             )
         else:
-            width = config.d_ff if config.num_experts == 0 else config.dense_d_ff or config.top_k * config.d_ff
+            width = (
+                config.d_ff if config.num_experts == 0 else config.dense_d_ff or config.top_k * config.d_ff
+            )
             self.feed_forward = FeedForward(d, width, rng=rng, dtype=dtype)
 
     def forward(

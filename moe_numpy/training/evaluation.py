@@ -59,7 +59,7 @@ class Evaluation:
 def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: int = 32) -> Evaluation:
     """Run the model on fixed windows without noise and without a graph.
 
-    The windows keep their order and mixture: with a capacity, who is dropped depends on the company in a batch.
+    The windows keep their order and mixture: who is dropped for lack of capacity depends on the company.
     """
     was_training = model.training
     model.eval()

@@ -1,6 +1,5 @@
 """``summary.json``: what a finished run came to, in one flat document for people and programs."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,18 @@ from .runs import Run
 _LAST_STEPS = 20
 
 
-def summarize(run: Run, trainer: Trainer, initial: Evaluation, final: Evaluation) -> dict[str, Any]:
+def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Evaluation) -> dict[str, Any]:
     """The results of a run.
 
-    Losses are in nats per byte; ``train_loss`` is the mean over the last 20 steps. ``seconds`` counts optimizer
-    steps only, over all sittings of the run. ``expert_load``, ``domain_expert`` and ``dropped_fraction`` were
-    counted on validation text, load and shares before dropping.
+    Losses are in nats per byte; ``train_loss`` is the mean over the last 20 steps. ``seconds`` counts
+    optimizer steps only, over all sittings of the run. ``expert_load``, ``domain_expert`` and
+    ``dropped_fraction`` are counted on validation text, the first two before dropping.
 
     Args:
         run: its folder holds the history, and in ``dense/`` the finished dense twin if there is one.
         trainer: at the end of training.
-        initial: validation before the first step.
-        final: validation after the last, on the same windows.
+        initial_loss: validation before the first step, on the same windows; None if nobody measured it.
+        final: validation after the last step.
     """
     history = run.history()
     seconds = sum(record["seconds"] for record in history)
@@ -41,9 +40,8 @@ def summarize(run: Run, trainer: Trainer, initial: Evaluation, final: Evaluation
         "tokens_per_second": tokens / seconds,
         "train_loss": float(np.mean([record["loss"] for record in history[-_LAST_STEPS:]])),
         "val_loss": final.loss,
-        "val_loss_initial": initial.loss,
+        "val_loss_initial": initial_loss,
         "val_bits_per_byte": final.bits_per_byte,
-        "val_bits_per_byte_initial": initial.loss / math.log(2),
         "dense_val_bits_per_byte": dense["val_bits_per_byte"] if dense else None,
         "total_parameters": trainer.model.num_parameters(),
         "active_parameters": trainer.model.active_parameters(),

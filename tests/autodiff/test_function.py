@@ -122,6 +122,21 @@ def test_nothing_is_saved_without_a_graph():
     assert [len(saved) for saved in seen] == [0, 0, 1]
 
 
+def test_numbers_can_be_saved():
+    class Power(Function):
+        def forward(self, x, p):
+            self.save(x, p)
+            return x**p
+
+        def backward(self, grad):
+            x, p = self.saved
+            return grad * p * x ** (p - 1), None
+
+    x = leaf(3.0)
+    Power.apply(x, 2).backward()
+    assert x.grad == 6.0
+
+
 def test_needs_grad_tells_which_inputs_count():
     y = Add.apply(leaf(1.0), Tensor(np.ones(1)))
     assert y.function.needs_grad(0)
@@ -167,7 +182,9 @@ def test_check_finite_names_the_op():
 
     with check_finite():
         y = Square.apply(leaf(1.0))
-        with pytest.raises(NonFiniteError, match=r"Pole\.forward produced a non-finite value in output 0") as error:
+        with pytest.raises(
+            NonFiniteError, match=r"Pole\.forward produced a non-finite value in output 0"
+        ) as error:
             Pole.apply(y)
     assert (error.value.op, error.value.where) == ("Pole", "forward")
     assert isinstance(error.value, FloatingPointError)

@@ -142,7 +142,7 @@ print(x.grad[0])
 
 
 def test_chain_of_100_000_ops_walks_backward_and_can_be_dropped_unwalked():
-    """In a process of its own: without the run-time shape checks it is quick, and a stack overflow kills no tests."""
+    """In a process of its own: it is quick without run-time shape checks, and may overflow its own stack."""
     result = subprocess.run([sys.executable, "-c", CHAIN], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, "1.0"), result.stderr
 
@@ -324,7 +324,9 @@ def test_wrong_shape():
             return grad[:1]
 
     x = leaf(1.0, 2.0)
-    with pytest.raises(RuntimeError, match=r"Wrong\.backward: the gradient of input 0 has shape \(1,\), .* \(2,\)"):
+    with pytest.raises(
+        RuntimeError, match=r"Wrong\.backward: the gradient of input 0 has shape \(1,\), .* \(2,\)"
+    ):
         Wrong.apply(x).backward(np.ones(2))
     assert x.grad is None
 
@@ -334,7 +336,9 @@ def test_wrong_dtype():
         def backward(self, grad):
             return grad.astype(np.float64)
 
-    with pytest.raises(RuntimeError, match="has dtype float64, the input has float32 and forward promoted nothing"):
+    with pytest.raises(
+        RuntimeError, match="has dtype float64, the input has float32 and forward promoted nothing"
+    ):
         Wrong.apply(leaf(1.0, dtype=np.float32)).backward()
 
 
@@ -343,7 +347,9 @@ def test_wrong_library():
         def backward(self, grad):
             return [1.0]
 
-    with pytest.raises(RuntimeError, match=r"the gradient of input 0 is builtins\.list, the input lives in numpy"):
+    with pytest.raises(
+        RuntimeError, match=r"the gradient of input 0 is builtins\.list, the input lives in numpy"
+    ):
         Wrong.apply(leaf(1.0)).backward()
 
 
@@ -395,7 +401,10 @@ def test_check_finite_names_the_op_whose_gradient_is_not():
             return grad * np.inf
 
     y = Scale.apply(Pole.apply(leaf(1.0)))
-    with check_finite(), pytest.raises(NonFiniteError, match=r"Pole\.backward produced a non-finite gradient") as e:
+    with (
+        check_finite(),
+        pytest.raises(NonFiniteError, match=r"Pole\.backward produced a non-finite gradient") as e,
+    ):
         y.backward()
     assert (e.value.op, e.value.where) == ("Pole", "backward")
 

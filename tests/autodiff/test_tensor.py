@@ -23,7 +23,13 @@ def test_data_is_kept_without_a_copy():
 
 @pytest.mark.parametrize(
     ("data", "dtype"),
-    [(1.5, np.float32), ([1.0, 2.0], np.float32), ([1, 2], np.int64), (True, np.bool_), (np.float64(2), np.float64)],
+    [
+        (1.5, np.float32),
+        ([1.0, 2.0], np.float32),
+        ([1, 2], np.int64),
+        (True, np.bool_),
+        (np.float64(2), np.float64),
+    ],
 )
 def test_numbers_and_lists(data, dtype):
     x = Tensor(data)

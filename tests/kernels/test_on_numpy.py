@@ -9,7 +9,9 @@ from moe_numpy import kernels
 from moe_numpy.kernels import on_numpy as k
 
 keys = st.integers(1, 5).flatmap(
-    lambda n: st.tuples(st.lists(st.integers(0, n - 1), max_size=30).map(lambda a: np.array(a, np.int64)), st.just(n))
+    lambda n: st.tuples(
+        st.lists(st.integers(0, n - 1), max_size=30).map(lambda a: np.array(a, np.int64)), st.just(n)
+    )
 )
 
 
@@ -17,7 +19,11 @@ keys = st.integers(1, 5).flatmap(
 def test_top_k_is_the_first_of_a_sorted_list_with_ties_to_the_lowest_index(num_tokens, num_experts, data):
     top_k = data.draw(st.integers(1, num_experts))
     few_values = data.draw(
-        st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=num_tokens * num_experts, max_size=num_tokens * num_experts)
+        st.lists(
+            st.sampled_from([-1.0, 0.0, 0.5]),
+            min_size=num_tokens * num_experts,
+            max_size=num_tokens * num_experts,
+        )
     )
     scores = np.array(few_values).reshape(num_tokens, num_experts)
     expected = [sorted(range(num_experts), key=lambda e, row=row: (-row[e], e))[:top_k] for row in scores]
@@ -31,7 +37,9 @@ def test_top_k_puts_minus_infinity_last_and_never_twice():
 @given(keys)
 def test_position_in_group_counts_earlier_equal_keys(case):
     key, n = case
-    assert k.position_in_group(key, n).tolist() == [key[:i].tolist().count(x) for i, x in enumerate(key.tolist())]
+    assert k.position_in_group(key, n).tolist() == [
+        key[:i].tolist().count(x) for i, x in enumerate(key.tolist())
+    ]
 
 
 @given(keys)
@@ -39,7 +47,9 @@ def test_stable_order_and_offsets_describe_the_groups(case):
     key, n = case
     order, offsets = k.stable_order(key, n), k.offsets_of(k.count(key, n))
     for group in range(n):
-        assert order[offsets[group] : offsets[group + 1]].tolist() == [i for i, x in enumerate(key) if x == group]
+        assert order[offsets[group] : offsets[group + 1]].tolist() == [
+            i for i, x in enumerate(key) if x == group
+        ]
 
 
 def test_stable_order_of_keys_that_need_more_than_16_bits():
@@ -93,8 +103,12 @@ def test_grouped_products_against_one_row_at_a_time(counts, dtype, contiguous):
     dx = k.grouped_product_input_gradient(grad, weight, offsets)
     dw = k.grouped_product_weight_gradient(grad, x, offsets)
     assert y.dtype == dx.dtype == dw.dtype == dtype
-    np.testing.assert_allclose(y, [weight[e] @ row for e, row in zip(expert, x, strict=True)] or np.zeros((0, o)), **close)
-    np.testing.assert_allclose(dx, [g @ weight[e] for e, g in zip(expert, grad, strict=True)] or np.zeros((0, i)), **close)
+    np.testing.assert_allclose(
+        y, [weight[e] @ row for e, row in zip(expert, x, strict=True)] or np.zeros((0, o)), **close
+    )
+    np.testing.assert_allclose(
+        dx, [g @ weight[e] for e, g in zip(expert, grad, strict=True)] or np.zeros((0, i)), **close
+    )
     for e in range(3):
         np.testing.assert_allclose(dw[e], grad[expert == e].T @ x[expert == e], **close)
         np.testing.assert_allclose(k.grouped_sum(grad, offsets)[e], grad[expert == e].sum(axis=0), **close)

@@ -14,7 +14,12 @@ def test_json_round_trip():
 
 @pytest.mark.parametrize(
     ("moe_every", "num_experts", "expected"),
-    [(1, 4, [True] * 4), (2, 4, [False, True, False, True]), (3, 4, [True, False, False, True]), (1, 0, [False] * 4)],
+    [
+        (1, 4, [True] * 4),
+        (2, 4, [False, True, False, True]),
+        (3, 4, [True, False, False, True]),
+        (1, 0, [False] * 4),
+    ],
 )
 def test_which_layers_have_experts(moe_every, num_experts, expected):
     config = ModelConfig(num_layers=4, moe_every=moe_every, num_experts=num_experts)

@@ -9,7 +9,15 @@ from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
 
 TINY = ModelConfig(
-    vocab_size=11, d_model=8, num_layers=2, num_heads=2, num_kv_heads=1, context=6, d_ff=6, num_experts=3, top_k=2
+    vocab_size=11,
+    d_model=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    context=6,
+    d_ff=6,
+    num_experts=3,
+    top_k=2,
 )
 
 

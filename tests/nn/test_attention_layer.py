@@ -31,6 +31,13 @@ def test_value_by_definition():
     np.testing.assert_allclose(layer(Tensor(x)).data, o @ state["output.weight"].T)
 
 
+def test_rope_base_reaches_the_rotation():
+    x = Tensor(np.random.default_rng(1).standard_normal((1, 4, 8)))
+    slow, fast = (make(d_head=4, rope_base=base, dtype=np.float64)(x).data for base in (1e4, 50.0))
+    np.testing.assert_allclose(slow[:, 0], fast[:, 0])  # the first token sees only itself
+    assert abs(slow[:, 1:] - fast[:, 1:]).max() > 1e-4
+
+
 def test_gradients_reach_the_input_and_every_weight():
     layer = make(dtype=np.float64, d_head=6)
     names, weights = zip(*layer.named_parameters(), strict=True)

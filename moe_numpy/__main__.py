@@ -1,0 +1,35 @@
+"""The command line: ``python -m moe_numpy COMMAND``."""
+
+import sys
+from io import TextIOWrapper
+
+import typer
+
+from .commands.demo import demo
+from .commands.generate import generate
+from .commands.gradcheck import gradcheck
+from .commands.inspect import inspect
+from .commands.train import train
+
+app = typer.Typer(
+    name="python -m moe_numpy",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def main() -> None:
+    """Mixture of Experts from scratch in NumPy. Start with: python -m moe_numpy demo"""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
+
+
+for command in (demo, train, generate, inspect, gradcheck):
+    app.command()(command)
+
+if __name__ == "__main__":
+    app(prog_name="python -m moe_numpy")

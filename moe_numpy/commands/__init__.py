@@ -1,0 +1,1 @@
+"""The commands of ``python -m moe_numpy``, one a module. Each is a plain function that typer can serve."""

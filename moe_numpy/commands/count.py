@@ -1,0 +1,282 @@
+"""``python -m moe_numpy count``: parameters, FLOPs and bytes of published models and of your own runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ..accounting import (
+    BITS,
+    PUBLISHED,
+    Architecture,
+    Published,
+    active_parameters,
+    all_to_all,
+    architecture_of,
+    balancing_biases,
+    cache_bytes,
+    cache_bytes_per_token,
+    flops_per_token,
+    published,
+    total_parameters,
+    weight_bytes,
+)
+from ..training.runs import Run
+from .output import JsonOption, command_line, console_for, print_json, refusals
+
+_CONTEXT = 4096
+
+
+def count(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A published model or a run folder.", show_default="all published models"),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens in the sequence.", show_default=f"{_CONTEXT}, or the run's context"),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"Type of weights, cache and traffic: {', '.join(BITS)}.", show_default="bf16"),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Devices that each layer's experts are spread over.")
+    ] = None,
+    device_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --devices: most of them that a token may use.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Count parameters (total, active), FLOPs and bytes, beside what the publishers state."""
+    console = console_for(json)
+    with refusals():
+        if model is None:
+            options = {"context": context, "dtype": dtype, "devices": devices, "device-limit": device_limit}
+            given = [f"--{name}" for name, value in options.items() if value is not None]
+            if given:
+                raise ValueError(f"{', '.join(given)} needs a MODEL; the table of all shows parameters only")
+            documents = [
+                {"model": name, **_sizes(entry.architecture), "stated": _stated(entry)}
+                for name, entry in PUBLISHED.items()
+            ]
+        else:
+            architecture, entry, usual_context = _find(model)
+            document = {
+                "model": model,
+                **_sizes(architecture),
+                **_costs(architecture, context or usual_context, dtype or "bf16", devices, device_limit),
+                "stated": _stated(entry) if entry else None,
+            }
+    if json:
+        print_json({"models": documents} if model is None else document)
+    elif model is None:
+        _print_overview(console, documents)
+    else:
+        _print_document(console, document, architecture)
+
+
+def _find(model: str) -> tuple[Architecture, Published | None, int]:
+    """The architecture, what is published of it, and the context to count for."""
+    is_path = Path(model).name != model or Path(model).is_dir()
+    if is_path and model.lower() not in PUBLISHED:
+        config = Run.open(Path(model)).model_config
+        return architecture_of(config), None, config.context
+    entry = published(model)
+    return entry.architecture, entry, _CONTEXT
+
+
+def _sizes(architecture: Architecture) -> dict[str, Any]:
+    total, active = total_parameters(architecture), active_parameters(architecture)
+    return {
+        "total": total.with_embedding,
+        "active_with_embedding": active.with_embedding,
+        "active_without_embedding": active.without_embedding,
+        "active_share": active.with_embedding / total.with_embedding,
+        "balancing_biases": balancing_biases(architecture),
+        "parts": total.parts(),
+        "active_parts": active.parts(),
+    }
+
+
+def _costs(
+    architecture: Architecture, context: int, dtype: str, devices: int | None, device_limit: int | None
+) -> dict[str, Any]:
+    flops = flops_per_token(architecture, context)
+    traffic = all_to_all(architecture, dtype, devices, device_limit)
+    return {
+        "context": context,
+        "dtype": dtype,
+        "devices": devices,
+        "device_limit": device_limit,
+        "flops_per_token": {
+            "weights_forward": flops.weights,
+            "scores_forward": flops.scores,
+            "forward": flops.forward,
+            "backward": flops.backward,
+        },
+        "bytes": {
+            "weights": weight_bytes(architecture, dtype),
+            "cache_per_token": cache_bytes_per_token(architecture, dtype),
+            "cache_at_context": cache_bytes(architecture, context, dtype),
+            "all_to_all_per_assignment": traffic.per_assignment,
+            "all_to_all_per_device_expected": traffic.per_device,
+        },
+    }
+
+
+def _stated(entry: Published) -> dict[str, Any]:
+    """The publisher's figures, and how far the counts are above them in percent."""
+    total, active = total_parameters(entry.architecture), active_parameters(entry.architecture)
+    return {
+        "total": entry.stated_total,
+        "total_difference_percent": _percent_above(total.with_embedding, entry.stated_total),
+        "active": entry.stated_active,
+        "active_with_embedding_difference_percent": _percent_above(
+            active.with_embedding, entry.stated_active
+        ),
+        "active_without_embedding_difference_percent": _percent_above(
+            active.without_embedding, entry.stated_active
+        ),
+        "source": entry.source,
+        "note": entry.note,
+    }
+
+
+def _percent_above(counted: int, stated: float | None) -> float | None:
+    return None if stated is None else round(100 * (counted / stated - 1), 4)
+
+
+def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for column in ("total", "stated", "active", "without\nembedding", "stated", "active\nshare"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in documents:
+        stated = row["stated"]
+        table.add_row(
+            row["model"],
+            _short(row["total"]),
+            _short(stated["total"]),
+            _short(row["active_with_embedding"]),
+            _short(row["active_without_embedding"]),
+            "-" if stated["active"] is None else _short(stated["active"]),
+            f"{100 * row['active_share']:.1f} %",
+        )
+    console.print(table)
+    console.print(
+        "Parameters. active: those that one token meets, with and without the input embedding; "
+        "stated: by the publisher."
+    )
+    console.print(
+        f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True
+    )
+
+
+def _print_document(console: Console, document: dict[str, Any], architecture: Architecture) -> None:
+    _print_parts(console, document)
+    if architecture.num_encoder_layers:
+        console.print("Encoder and decoder: a token is one source token and one target token together.\n")
+    context, flops, sizes = document["context"], document["flops_per_token"], document["bytes"]
+    rows = [
+        ("forward, products with weights", _flop(flops["weights_forward"])),
+        (f"forward, attention scores over {context:,} tokens", _flop(flops["scores_forward"])),
+        ("forward, both", _flop(flops["forward"])),
+        ("backward", _flop(flops["backward"])),
+        ("weights, the whole model", _size(sizes["weights"])),
+        ("key/value cache", _size(sizes["cache_per_token"])),
+        (f"key/value cache of {context:,} tokens", _size(sizes["cache_at_context"])),
+    ]
+    if architecture.num_sparse_layers:
+        rows.append(("all-to-all, to each chosen expert", _size(sizes["all_to_all_per_assignment"])))
+    if sizes["all_to_all_per_device_expected"] is not None:
+        limit = f", at most {document['device_limit']}" if document["device_limit"] else ""
+        rows.append(
+            (
+                f"all-to-all, to each other device of {document['devices']}{limit}; expected",
+                _size(sizes["all_to_all_per_device_expected"]),
+            )
+        )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"for one token, in {document['dtype']}")
+    table.add_column("", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if document["stated"]:
+        _print_stated(console, document)
+
+
+def _print_parts(console: Console, document: dict[str, Any]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("parameters")
+    for column in ("total", "share", "active"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for part, number in document["parts"].items():
+        if number:
+            share = f"{100 * number / document['total']:.1f} %"
+            table.add_row(part.replace("_", " "), f"{number:,}", share, f"{document['active_parts'][part]:,}")
+    table.add_section()
+    embedding = document["parts"]["embedding"]
+    total = document["total"]
+    table.add_row("all", f"{total:,}", "100.0 %", f"{document['active_with_embedding']:,}")
+    table.add_row(
+        "without input embedding",
+        f"{total - embedding:,}",
+        f"{100 * (total - embedding) / total:.1f} %",
+        f"{document['active_without_embedding']:,}",
+    )
+    if document["balancing_biases"]:
+        table.add_row("balancing biases, apart", f"{document['balancing_biases']:,}", "", "")
+    console.print(document["model"], style="bold", markup=False)
+    console.print(table)
+
+
+def _print_stated(console: Console, document: dict[str, Any]) -> None:
+    stated = document["stated"]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "counted", "stated", "difference"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    rows = [("total", document["total"], stated["total"], stated["total_difference_percent"])]
+    if stated["active"] is not None:
+        rows += [
+            (
+                f"active {convention} input embedding",
+                document[f"active_{convention}_embedding"],
+                stated["active"],
+                stated[f"active_{convention}_embedding_difference_percent"],
+            )
+            for convention in ("with", "without")
+        ]
+    for name, counted, said, difference in rows:
+        table.add_row(name, _short(counted), _short(said), f"{difference:+.2f} %")
+    console.print(table)
+    console.print(f"Source: {stated['source']}", markup=False)
+    if stated["note"]:
+        console.print(f"Note: {stated['note']}", markup=False)
+
+
+def _short(number: float) -> str:
+    """1234567 as 1.235M; K, M, B and T are powers of 1000."""
+    return _scaled(number, 1000, ("", "K", "M", "B", "T"))
+
+
+def _flop(number: float) -> str:
+    """FLOPs in powers of 1000: 1234567 as 1.235 MFLOP."""
+    return _scaled(number, 1000, (" FLOP", " kFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP"))
+
+
+def _size(number: float) -> str:
+    """Bytes in powers of 1024: 2048 as 2 KiB."""
+    return _scaled(number, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
+    """At most four digits, in the largest unit that leaves at least 1."""
+    scale = 0
+    while scale < len(units) - 1 and number >= base ** (scale + 1):
+        scale += 1
+    return f"{number / base**scale:.4g}{units[scale]}"

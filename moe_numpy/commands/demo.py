@@ -1,0 +1,170 @@
+"""``python -m moe_numpy demo``: train a small MoE and its dense twin, and show what the experts learned."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from ..models import ModelConfig
+from ..models import generate as continue_text
+from ..training import encode, write_json_atomically
+from ..training.loop import Trainer, TrainingConfig, start_run
+from ..training.runs import Run, next_free, read_text
+from .figures import save_run_figures
+from .generate import decoded
+from .output import (
+    JsonOption,
+    command_line,
+    console_for,
+    fair_share_note,
+    plain_table,
+    print_files,
+    print_json,
+    print_shares,
+    print_title,
+    printable,
+    refusals,
+    with_default,
+)
+from .progress import clock
+from .run_training import run_training
+from .train import training_config
+
+PROMPTS = {"prose": "The ", "code": "def ", "arithmetic": "12 + 7 = "}
+_SAMPLE_BYTES = 120
+
+
+def preset(**given: Any) -> tuple[ModelConfig, TrainingConfig]:
+    """What the demo trains; ``given`` overrides settings of the training."""
+    return ModelConfig(), training_config(**given)
+
+
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help=with_default("Run folder.", "runs/demo, or the next free name"))
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help=with_default("Optimizer steps.", "the preset's"))
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, data and noise.")] = 0,
+    no_dense: Annotated[bool, typer.Option("--no-dense", help="Leave the dense comparison out.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a small Mixture of Experts on real text and show what its experts learned."""
+    began = time.perf_counter()
+    console = console_for(json)
+    with refusals():
+        model_config, training = preset(seed=seed, **({} if steps is None else {"steps": steps}))
+        corpus = read_text((), model_config.context)
+        trainer = Trainer(model_config, training, corpus)
+        run = _start(out or next_free(Path("runs/demo")), model_config, training)
+    twin = None if no_dense else Trainer(model_config.dense_twin(), training, corpus)
+    _print_plan(console, trainer, twin)
+
+    summary = run_training(run, trainer, console, label="MoE")
+    dense = None
+    if twin is not None:
+        dense_run = _start(run.folder / "dense", twin.model.config, training)
+        dense = run_training(dense_run, twin, console, label="dense")
+        summary["dense_val_bits_per_byte"] = dense["val_bits_per_byte"]
+        write_json_atomically(run.folder / "summary.json", summary)
+    figures = save_run_figures(run, summary)
+    if json:
+        print_json(summary)
+        return
+    _print_losses(console, summary, dense)
+    _print_samples(console, trainer)
+    _print_experts(console, summary)
+    console.print()
+    print_title(console, "Figures")
+    print_files(console, figures)
+    print_title(console, "Next")
+    console.print(f"  {command_line('generate', run.folder, 'def ')}", markup=False, soft_wrap=True)
+    console.print(f"  {command_line('inspect', run.folder)}", markup=False, soft_wrap=True)
+    console.print(f"Total time {clock(time.perf_counter() - began)}")
+
+
+def _start(folder: Path, model: ModelConfig, training: TrainingConfig) -> Run:
+    start_run(folder, model, training, [])
+    return Run.open(folder)
+
+
+def _print_plan(console: Console, trainer: Trainer, twin: Trainer | None) -> None:
+    config, model = trainer.model.config, trainer.model
+    text_size = sum(domain.train.size for domain in trainer.corpus.domains)
+    names = ", ".join(domain.name for domain in trainer.corpus.domains)
+    console.print(f"Text   {text_size / 1e6:.1f} MB: {names}")
+    console.print(
+        f"MoE    {config.num_layers} layers of {config.num_experts} experts, {config.top_k} for each byte; "
+        f"{_millions(model.num_parameters())} parameters, {_millions(model.active_parameters())} active"
+    )
+    if twin is not None:
+        size = _millions(twin.model.num_parameters())
+        console.print(f"dense  {config.num_layers} layers without experts; {size} parameters")
+    plan = trainer.config
+    console.print(f"Train  {plan.steps} steps of {trainer.tokens_per_step:,} bytes, seed {plan.seed}\n")
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M"
+
+
+def _print_losses(console: Console, moe: Mapping[str, Any], dense: Mapping[str, Any] | None) -> None:
+    models = [("MoE", moe)] + ([("dense", dense)] if dense is not None else [])
+    console.print()
+    table = plain_table()
+    table.add_column("")
+    for name, _ in models:
+        table.add_column(name, justify="right")
+
+    def row(name: str, cell: Any) -> None:
+        table.add_row(name, *(cell(summary) for _, summary in models))
+
+    row("parameters", lambda s: f"{s['total_parameters']:,}")
+    row("active for each byte", lambda s: f"{s['active_parameters']:,}")
+    row("training, nats/byte", lambda s: f"{s['train_loss']:.3f}")
+    row("validation, nats/byte", lambda s: f"{s['val_loss']:.3f}")
+    row("  before training", lambda s: f"{s['val_loss_initial']:.3f}")
+    for i, domain in enumerate(moe["domains"]):
+        row(f"  {domain}", lambda s, i=i: f"{s['domain_loss'][i]:.3f}")
+    row("validation, bits/byte", lambda s: f"{s['val_bits_per_byte']:.3f}")
+    row("tokens/s", lambda s: f"{s['tokens_per_second']:,.0f}")
+    console.print(table)
+    if dense is not None:
+        gain = dense["val_bits_per_byte"] - moe["val_bits_per_byte"]
+        verdict = "fewer" if gain > 0 else "more"
+        console.print(f"The MoE needs {abs(gain):.3f} bits per byte {verdict} than the dense model.")
+
+
+def _print_samples(console: Console, trainer: Trainer) -> None:
+    shows_style = console.color_system is not None
+    console.print()
+    print_title(
+        console, f"Generated text ({'prompts are underlined' if shows_style else 'prompts are in []'})"
+    )
+    for domain in trainer.corpus.domains:
+        prompt = PROMPTS[domain.name]
+        rng = np.random.default_rng(trainer.config.seed)
+        answer = "".join(decoded(continue_text(trainer.model, encode(prompt), _SAMPLE_BYTES, rng=rng)))
+        start = Text(prompt, "underline") if shows_style else Text(f"[{prompt}]")
+        console.print(Text(f"{domain.name}:", "dim"))
+        console.print(Padding(start + Text(printable(answer).rstrip()), (0, 0, 0, 4), expand=False))
+
+
+def _print_experts(console: Console, summary: Mapping[str, Any]) -> None:
+    console.print()
+    layer = summary["domain_expert_layer"]
+    title = f"Which experts take which domain, in layer {layer} where domains differ most"
+    print_shares(console, title, summary["domains"], np.array(summary["domain_expert"]))
+    console.print()
+    load = np.array(summary["expert_load"])
+    dropped = [f"{100 * fraction:.1f} %" for fraction in summary["dropped_fraction_by_layer"]]
+    layers = [f"layer {number}" for number in summary["sparse_layers"]]
+    print_shares(console, "Load of each expert, in all layers", layers, load, last=("dropped", dropped))
+    console.print(Text(fair_share_note(load.shape[1]), "dim"))

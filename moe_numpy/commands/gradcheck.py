@@ -1,0 +1,210 @@
+"""``python -m moe_numpy gradcheck``: finite differences for every Function of the package."""
+
+import json as json_format
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from .. import gradcases
+from ..autodiff import Function
+from ..autodiff.gradient_report import Report
+
+_PIPE_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One row to come: a case, or a Function that has none."""
+
+    functions: tuple[type[Function], ...]
+    case: gradcases.Case | None
+
+    @property
+    def function_names(self) -> str:
+        return ", ".join(f.__name__ for f in self.functions)
+
+    @property
+    def case_name(self) -> str:
+        return self.case.name if self.case else "(none)"
+
+    @property
+    def modules(self) -> list[str]:
+        """Where the Functions live, without the name of the package."""
+        return [f.__module__.partition(".")[2] for f in self.functions]
+
+    def names(self) -> list[str]:
+        """Everything that a pattern can mean this row by."""
+        return [
+            *([self.case.name] if self.case else []),
+            *(f.__name__ for f in self.functions),
+            *self.modules,
+        ]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of the table."""
+
+    check: _Check
+    report: Report
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        error = self.report.max_error
+        return {
+            "functions": [f.__name__ for f in self.check.functions],
+            "modules": [f.__module__ for f in self.check.functions],
+            "case": self.check.case.name if self.check.case else None,
+            "passed": self.report.passed,
+            "compared": self.report.compared,
+            "moved": self.report.moved,
+            "skipped": self.report.skipped,
+            "max_relative_error": error if math.isfinite(error) else None,
+            "seconds": round(self.seconds, 4),
+            "failures": self.report.failures(),
+            "notes": self.report.notes,
+        }
+
+
+def gradcheck(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(help="Only cases, Functions or modules whose name contains or matches this (top*)."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs and cotangents.")] = 0,
+) -> None:
+    """Check every hand-written derivative against finite differences in float64.
+
+    A Function without a case fails: none can be forgotten. The exit code is 0 only if everything passes.
+    """
+    checks = _select(pattern)
+    if json:
+        rows = list(_run(checks, seed))
+        summary = _summary(rows)
+        print(json_format.dumps({"rows": [row.as_json() for row in rows], "summary": summary}, indent=2))
+    else:
+        console = _console()
+        rows = []
+        with Live(console=console, transient=True) as live:
+            for row in _run(checks, seed):
+                rows.append(row)
+                room = max(console.height - 6, 1)
+                live.update(_table(rows[-room:], console, title=f"{len(rows)} of {len(checks)}"))
+        summary = _summary(rows)
+        console.print(_table(rows, console))
+        _print_failures(rows, console)
+        _print_summary(summary, console)
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
+def _console() -> Console:
+    """In a pipe there is no width to keep to."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_PIPE_WIDTH)
+
+
+def _select(pattern: str | None) -> list[_Check]:
+    checks = [_Check(case.functions, case) for case in gradcases.all_cases()]
+    checks += [_Check((function,), None) for function in gradcases.functions_without_case()]
+    if pattern is None:
+        return checks
+    chosen = [check for check in checks if any(_matches(name, pattern) for name in check.names())]
+    if not chosen:
+        names = {name.lower(): name for check in checks for name in check.names()}
+        near = [names[key] for key in get_close_matches(pattern.lower(), names, n=5, cutoff=0.5)]
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise typer.BadParameter(
+            f"no case, Function or module matches {pattern!r}{hint}", param_hint="PATTERN"
+        )
+    return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    name, pattern = name.lower(), pattern.lower()
+    return pattern in name or fnmatch(name, pattern)
+
+
+def _run(checks: list[_Check], seed: int) -> Iterator[_Row]:
+    for check in checks:
+        start = time.perf_counter()
+        if check.case is None:
+            where = f"moe_numpy/gradcases/{check.modules[0].partition('.')[0]}.py"
+            report = Report(problems=[f"{check.function_names} has no gradient case; write one in {where}"])
+        else:
+            report = gradcases.run_case(check.case, seed)
+        yield _Row(check, report, time.perf_counter() - start)
+
+
+def _summary(rows: list[_Row]) -> dict[str, Any]:
+    passed = [row for row in rows if row.report.passed]
+    return {
+        "checks": len(rows),
+        "passed": len(passed),
+        "failed": len(rows) - len(passed),
+        "functions": len({f for row in rows for f in row.check.functions}),
+        "compared": sum(row.report.compared for row in rows),
+        "moved": sum(row.report.moved for row in rows),
+        "skipped": sum(row.report.skipped for row in rows),
+        "max_relative_error": max((row.report.max_error for row in passed), default=0.0),
+        "seconds": round(sum(row.seconds for row in rows), 3),
+    }
+
+
+def _table(rows: list[_Row], console: Console, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Function", overflow="fold")
+    table.add_column("case", overflow="fold")
+    for column in ("compared", "moved", "skipped", "max error"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    for row in rows:
+        report = row.report
+        table.add_row(
+            row.check.functions[0].__name__
+            + (f" +{len(row.check.functions) - 1}" * (len(row.check.functions) > 1)),
+            row.check.case_name,
+            str(report.compared),
+            str(report.moved),
+            str(report.skipped),
+            f"{report.max_error:.1e}" if report.compared else "-",
+            _verdict(report.passed, console),
+            f"{row.seconds:.1f}",
+        )
+    return table
+
+
+def _verdict(passed: bool, console: Console) -> str:
+    marks = ("✓ ", "✗ ") if console.encoding.startswith("utf") else ("", "")
+    return f"[green]{marks[0]}ok[/]" if passed else f"[bold red]{marks[1]}FAIL[/]"
+
+
+def _print_failures(rows: list[_Row], console: Console) -> None:
+    for row in rows:
+        if not row.report.passed:
+            console.print(f"\n[bold red]{row.check.function_names}[/], case {row.check.case_name}")
+            console.print(str(row.report), markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_summary(summary: dict[str, Any], console: Console) -> None:
+    verdict = f"{summary['failed']} failed" if summary["failed"] else "all passed"
+    error, seconds = summary["max_relative_error"], summary["seconds"]
+    console.print(
+        f"\n{summary['checks']} checks of {summary['functions']} Functions, {verdict}: "
+        f"{summary['compared']} derivatives compared, {summary['moved']} of them moved, "
+        f"{summary['skipped']} skipped, max relative error {error:.1e}, {seconds:.1f} s",
+        soft_wrap=True,
+    )

@@ -1,0 +1,222 @@
+"""``python -m moe_numpy inspect``: what the experts of a run have learned to take."""
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..routing_report import (
+    SentenceRouting,
+    TypicalByte,
+    by_byte_class,
+    byte_name,
+    most_separating,
+    route_sentence,
+    separation,
+    typical_bytes,
+)
+from ..training.evaluation import Evaluation, evaluate
+from ..training.runs import Run
+from .figures import load_history
+from .output import (
+    JsonOption,
+    console_for,
+    fair_share_note,
+    plain_table,
+    print_files,
+    print_json,
+    print_shares,
+    print_title,
+    refusals,
+    sparkline,
+    with_default,
+)
+from .run_training import WINDOWS_PER_DOMAIN
+
+SENTENCE = "The list has 12 items.\ndef add(a, b):\n    return a + b\n17 + 25 = 42\n"
+_EXPERT_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    sentence: Annotated[str | None, typer.Option(help="Text to route byte by byte.")] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help=with_default("Show this layer.", "all for domains, the most telling for bytes")),
+    ] = None,
+    step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show which experts take which domains and bytes: tables, and PNGs in the run folder."""
+    console = console_for(json)
+    with refusals():
+        opened = Run.open(run)
+        model, step = opened.model(step)
+        config = model.config
+        layers = [i for i in range(config.num_layers) if config.is_sparse(i)]
+        if not layers:
+            raise ValueError(f"{run} is dense: it has no experts to inspect")
+        if layer is not None and layer not in layers:
+            raise ValueError(f"--layer must be one of the layers with experts, {layers}, got {layer}")
+        text = SENTENCE.encode()[: config.context] if sentence is None else sentence.encode()
+        routed = route_sentence(model, text)
+        corpus = opened.corpus()
+    windows = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)
+    with console.status("Routing validation text ..."):
+        evaluation = evaluate(model, windows, len(corpus.domains))
+    domains = [domain.name for domain in corpus.domains]
+    steps, load = load_history(opened)
+    figures = _save_figures(opened, layers, domains, evaluation, routed, steps, load)
+    if json:
+        print_json(_document(opened, step, layers, domains, evaluation, routed, figures))
+        return
+
+    shown = layers if layer is None else [layer]
+    telling = layers[most_separating(evaluation.domain_expert)] if layer is None else layer
+    console.print(
+        f"{run} after step {step}: {config.num_experts} experts, {config.top_k} for each byte. "
+        f"{fair_share_note(config.num_experts)}.\n",
+        markup=False,
+    )
+    for i in (layers.index(number) for number in shown):
+        apart = f"{100 * separation(evaluation.domain_expert)[i]:.0f} % apart"
+        title = f"Layer {layers[i]}: which experts take which domain ({apart})"
+        print_shares(console, title, domains, evaluation.domain_expert[i])
+        console.print()
+    byte_expert = evaluation.assignments.sum(axis=1)
+    names, classes = by_byte_class(byte_expert)
+    i = layers.index(telling)
+    print_shares(console, f"Layer {telling}: which experts take which kind of byte", names, classes[i])
+    console.print()
+    _print_typical(console, telling, typical_bytes(byte_expert[i]))
+    _print_load(console, layers, shown, steps, load)
+    _print_sentence(console, routed, shown)
+    if layer is None and len(layers) > 1:
+        console.print(f"Bytes of another layer: --layer N, one of {layers}.")
+    print_title(console, "Figures")
+    print_files(console, figures)
+
+
+def _save_figures(
+    run: Run,
+    layers: list[int],
+    domains: list[str],
+    evaluation: Evaluation,
+    routed: SentenceRouting,
+    steps: Any,
+    load: Any,
+) -> list[Path]:
+    from .. import plots  # brings matplotlib, which takes longer than the rest of the command line
+
+    names, classes = by_byte_class(evaluation.assignments.sum(axis=1))
+    figures = {
+        "expert_by_domain.png": plots.expert_by_domain(evaluation.domain_expert, domains, layers),
+        "expert_by_byte.png": plots.expert_by_byte(classes, names, layers),
+        "expert_load.png": plots.expert_load(evaluation.expert_load, evaluation.dropped_by_layer, layers),
+        "load_over_training.png": plots.load_over_training(steps, load, layers),
+        "sentence_routing.png": plots.sentence_routing(routed),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, run.folder / name)
+    return [run.folder / name for name in figures]
+
+
+def _document(
+    run: Run,
+    step: int,
+    layers: list[int],
+    domains: list[str],
+    evaluation: Evaluation,
+    routed: SentenceRouting,
+    figures: list[Path],
+) -> dict[str, Any]:
+    byte_expert = evaluation.assignments.sum(axis=1)
+    names, classes = by_byte_class(byte_expert)
+    return {
+        "run": str(run.folder),
+        "step": step,
+        "layers": layers,
+        "domains": domains,
+        "separation": separation(evaluation.domain_expert).tolist(),
+        "domain_expert_by_layer": evaluation.domain_expert.tolist(),
+        "byte_classes": names,
+        "byte_class_expert_by_layer": classes.tolist(),
+        "typical_bytes_by_layer": [
+            [
+                [asdict(found) | {"name": byte_name(found.byte)} for found in expert]
+                for expert in typical_bytes(counts)
+            ]
+            for counts in byte_expert
+        ],
+        "expert_load": evaluation.expert_load.tolist(),
+        "dropped_fraction": evaluation.dropped_fraction,
+        "sentence": {
+            "bytes": list(routed.text),
+            "first_choice_by_layer": routed.first_choice.tolist(),
+            "dropped_by_layer": routed.dropped.tolist(),
+        },
+        "figures": [str(figure) for figure in figures],
+    }
+
+
+def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]]) -> None:
+    print_title(console, f"Layer {layer}: the most typical bytes of each expert (× its usual share, count)")
+    table = plain_table()
+    table.add_column("expert", justify="right")
+    table.add_column("bytes", no_wrap=True)
+    for e, found in enumerate(experts):
+        # textwrap, unlike rich, keeps together what a no-break space joins
+        cells = [f"{byte_name(t.byte)} {t.lift:.1f}× ({t.count:,})".replace(" ", "\u00a0") for t in found]
+        lines = textwrap.wrap("   ".join(cells), console.width - 8)
+        table.add_row(str(e), Text("\n".join(lines) or "none stands out"))
+    console.print(table)
+    console.print()
+
+
+def _print_load(console: Console, layers: list[int], shown: list[int], steps: Any, load: Any) -> None:
+    """The largest and the smallest share of an expert over training, one line a layer."""
+    num_experts = load.shape[2]
+    parts = np.array_split(np.arange(len(steps)), min(16, len(steps)))
+    fair = 100 / num_experts
+    print_title(console, f"Load while training, steps {steps[0]} to {steps[-1]} (fair share {fair:.1f} %)")
+    table = plain_table()
+    for column in ("layer", "busiest expert", "idlest expert"):
+        table.add_column(column, no_wrap=True)
+    for number in shown:
+        of_layer = load[:, layers.index(number)]
+        cells = []
+        for extreme in (of_layer.max(axis=1), of_layer.min(axis=1)):
+            means = [extreme[part].mean() for part in parts]
+            line = sparkline(means, console, top=max(of_layer.max(), 2 / num_experts))
+            cells.append(f"{line} {100 * means[0]:.0f} to {100 * means[-1]:.0f} %")
+        table.add_row(str(number), *cells)
+    console.print(table)
+    console.print()
+
+
+def _print_sentence(console: Console, routed: SentenceRouting, shown: list[int]) -> None:
+    """Each byte over the digit of its first-choice expert, one row a layer."""
+    digits = _EXPERT_DIGITS
+    visible = {0x20: " ", 0x0A: "\\", 0x09: "\\"}
+    characters = [visible.get(b) or (chr(b) if 0x20 < b < 0x7F else ".") for b in routed.text]
+    notes = ["\\ is newline"]
+    if routed.weight.shape[2] > 10:
+        notes.append("a is 10, A 36")
+    if routed.dropped.any():
+        notes.append(". was full")
+    print_title(console, f"First-choice expert of each byte ({'; '.join(notes)})")
+    room = max(console.width - 12, 10)
+    for start in range(0, len(characters), room):
+        here = slice(start, start + room)
+        console.print(Text(f"{'':10}" + "".join(characters[here])), soft_wrap=True)
+        for i, number in enumerate(routed.layers):
+            if number in shown:
+                experts = zip(routed.first_choice[i, here], routed.dropped[i, here], strict=True)
+                row = "".join("." if lost else digits[e % len(digits)] for e, lost in experts)
+                console.print(Text(f"layer {number:<3} {row}", style="cyan"), soft_wrap=True)
+        console.print()

@@ -1,0 +1,70 @@
+"""Progress of training: a live bar on a terminal, a plain line every tenth of the way in a pipe."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ..training.loop import StepRecord, Trainer
+
+_RECENT = 20  # steps that the speed is averaged over
+
+
+@contextmanager
+def training_progress(
+    console: Console, label: str, trainer: Trainer
+) -> Iterator[Callable[[StepRecord], None]]:
+    """Yield what to call after each step."""
+    steps = trainer.config.steps
+    recent: deque[float] = deque(maxlen=_RECENT)
+
+    def measure(record: StepRecord) -> tuple[float, str]:
+        """Tokens a second, and the time that is left."""
+        recent.append(record.seconds)
+        seconds = sum(recent) / len(recent)
+        return trainer.tokens_per_step / seconds, clock((steps - record.step) * seconds)
+
+    if not console.is_interactive:
+        lines = {round(steps * tenth / 10) for tenth in range(1, 11)}
+
+        def print_line(record: StepRecord) -> None:
+            speed, left = measure(record)
+            if record.step in lines:
+                console.print(
+                    f"{label:5}  step {record.step:>{len(str(steps))}}/{steps}  loss {record.loss:.3f}  "
+                    f"{speed:,.0f} tokens/s  {left} left",
+                    soft_wrap=True,
+                )
+
+        yield print_line
+        return
+
+    columns = (
+        TextColumn(f"{label:5}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[speed]} tokens/s"),
+        TextColumn("{task.fields[left]} left"),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        task = progress.add_task(
+            label, total=steps, completed=trainer.completed, loss="  -  ", speed="-", left="-:--"
+        )
+
+        def move_bar(record: StepRecord) -> None:
+            speed, left = measure(record)
+            progress.update(
+                task, completed=record.step, loss=f"{record.loss:.3f}", speed=f"{speed:,.0f}", left=left
+            )
+
+        yield move_bar
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:05 or 2:03:04."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

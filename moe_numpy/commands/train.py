@@ -1,0 +1,178 @@
+"""``python -m moe_numpy train``: train a model on the built-in text or your own, or continue a run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..models import ModelConfig
+from ..moe.recipes import RECIPES
+from ..training import truncate_history
+from ..training.loop import Trainer, TrainingConfig, start_run
+from ..training.runs import Run, next_free, read_text
+from .figures import save_run_figures
+from .output import (
+    JsonOption,
+    command_line,
+    console_for,
+    print_files,
+    print_json,
+    print_title,
+    refusals,
+    with_default,
+)
+from .run_training import run_training
+
+_TRAINING = ("steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every")
+
+
+def _model(help: str, default: object) -> Any:
+    return typer.Option(help=with_default(help, default), rich_help_panel="Model")
+
+
+def _training(help: str, default: object, min: int | None = None) -> Any:
+    return typer.Option(help=with_default(help, default), rich_help_panel="Training", min=min)
+
+
+# None stands for "not given": the recipe, or the run that is resumed, decides then.
+def train(
+    recipe: Annotated[str | None, _model(f"Router: {' or '.join(RECIPES)}.", ModelConfig.recipe)] = None,
+    num_layers: Annotated[int | None, _model("Layers.", ModelConfig.num_layers)] = None,
+    d_model: Annotated[int | None, _model("Width.", ModelConfig.d_model)] = None,
+    num_experts: Annotated[int | None, _model("Experts in a layer.", ModelConfig.num_experts)] = None,
+    top_k: Annotated[int | None, _model("Experts for each byte.", "the recipe's")] = None,
+    d_ff: Annotated[int | None, _model("Hidden width of an expert.", ModelConfig.d_ff)] = None,
+    capacity_factor: Annotated[
+        float | None, _model("Places in an expert, relative to balance; 0: no limit.", "the recipe's")
+    ] = None,
+    dense: Annotated[
+        bool,
+        typer.Option(
+            "--dense", help="No experts: one network, top-k times as wide.", rich_help_panel="Model"
+        ),
+    ] = False,
+    context: Annotated[int | None, _model("Longest sequence, in bytes.", ModelConfig.context)] = None,
+    text: Annotated[
+        list[str] | None, _training("File or folder, a domain each; repeat for more.", "built-in text")
+    ] = None,
+    steps: Annotated[int | None, _training("Optimizer steps.", TrainingConfig.steps)] = None,
+    batch_size: Annotated[int | None, _training("Sequences in a pass.", TrainingConfig.batch_size)] = None,
+    accumulate: Annotated[int | None, _training("Passes in a step.", TrainingConfig.accumulate)] = None,
+    learning_rate: Annotated[float | None, _training("The peak.", TrainingConfig.learning_rate)] = None,
+    seed: Annotated[int | None, _training("Of weights, data and noise.", TrainingConfig.seed, min=0)] = None,
+    checkpoint_every: Annotated[
+        int | None, _training("Steps between checkpoints.", TrainingConfig.checkpoint_every)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help=with_default("Run folder.", "runs/RECIPE or the next free name"))
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit by bit.")] = False,
+    from_step: Annotated[
+        int | None, typer.Option(help=with_default("With --resume: from which checkpoint.", "the newest"))
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Train a model on the built-in text or your own; Ctrl-C saves, --resume continues."""
+    console = console_for(json)
+    options = {
+        "recipe": recipe,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_experts": 0 if dense and num_experts is None else num_experts,
+        "top_k": top_k,
+        "d_ff": d_ff,
+        "capacity_factor": capacity_factor,
+        "context": context,
+        "steps": steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "checkpoint_every": checkpoint_every,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    paths = [str(Path(path).resolve()) for path in text or []]
+    with refusals():
+        if dense and num_experts:
+            raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
+        if from_step is not None and not resume:
+            raise ValueError("--from-step needs --resume")
+        if resume:
+            run = _existing_run(out, given, paths)
+            trainer = Trainer(run.model_config, run.training_config, run.corpus())
+            if from_step is None and run.newest_step() is None:
+                truncate_history(run.folder / "history.jsonl", 0)  # it ended before its first checkpoint
+            else:
+                trainer.resume(run.folder, from_step)
+            console.print(f"Continuing after step {trainer.completed} of {trainer.config.steps}.")
+        else:
+            model_config, training_config = _configurations(given)
+            trainer = Trainer(model_config, training_config, read_text(tuple(paths), model_config.context))
+            folder = out or next_free(Path("runs") / ("dense" if dense else model_config.recipe))
+            start_run(folder, model_config, training_config, paths)
+            run = Run.open(folder)
+    model = trainer.model
+    console.print(
+        f"{run.folder}: {model.num_parameters():,} parameters, {model.active_parameters():,} active a token; "
+        f"domains {', '.join(f'{d.name} ({d.train.size:,} bytes)' for d in trainer.corpus.domains)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    label = "MoE" if run.model_config.num_experts else "dense"
+    summary = run_training(run, trainer, console, label=label)
+    figures = save_run_figures(run, summary)
+    if json:
+        print_json(summary)
+        return
+    console.print(
+        f"Validation loss {summary['val_loss']:.3f} nats/byte = {summary['val_bits_per_byte']:.3f} bits/byte"
+    )
+    print_title(console, "Figures")
+    print_files(console, figures)
+    print_title(console, "Next")
+    console.print(f"  {command_line('generate', run.folder, 'The ')}", markup=False, soft_wrap=True)
+
+
+def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
+    """Defaults, with those of the recipe for its router, and what the user gave."""
+    recipe = ModelConfig(recipe=given.get("recipe", ModelConfig.recipe)).recipe
+    router = RECIPES[recipe]()
+    settings: dict[str, Any] = {
+        "top_k": router.selection.k,
+        "capacity_factor": router.capacity.factor if router.capacity else None,
+    }
+    settings |= {name: value for name, value in given.items() if name not in _TRAINING}
+    if settings["capacity_factor"] == 0:
+        settings["capacity_factor"] = None
+    if settings.get("num_experts") == 0:
+        settings.setdefault("d_ff", settings["top_k"] * ModelConfig.d_ff)
+    return ModelConfig(**settings), training_config(
+        **{name: value for name, value in given.items() if name in _TRAINING}
+    )
+
+
+def training_config(**given: Any) -> TrainingConfig:
+    """The defaults and what was given, with a warm-up of at most a tenth of the steps."""
+    steps = given.get("steps", TrainingConfig.steps)
+    return TrainingConfig(**given, warmup=min(TrainingConfig.warmup, max(steps, 0) // 10))
+
+
+def _existing_run(out: Path | None, given: dict[str, Any], paths: list[str]) -> Run:
+    """The run to continue. ValueError if it was configured differently from what was given."""
+    if out is None:
+        raise ValueError("--resume needs --out runs/NAME, the run to continue")
+    run = Run.open(out)
+    stored = run.model_config.to_json() | asdict(run.training_config)
+    stored["capacity_factor"] = stored["capacity_factor"] or 0
+    conflicts = [
+        f"--{name.replace('_', '-')} {value} (the run has {stored[name]})"
+        for name, value in given.items()
+        if value != stored[name]
+    ]
+    if paths and tuple(paths) != run.text:
+        has = " ".join(run.text) or "the built-in text"
+        conflicts.append(f"--text {' '.join(paths)} (the run has {has})")
+    if conflicts:
+        raise ValueError(f"{out} was configured differently: {', '.join(conflicts)}; leave that out")
+    return run

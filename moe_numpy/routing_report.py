@@ -1,0 +1,149 @@
+"""Reading what a router learned: which domains, kinds of bytes and single bytes each expert takes.
+
+The tables come from one count, the assignments that each byte of each domain asked for
+(:class:`moe_numpy.training.evaluation.Evaluation`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .autodiff import no_grad
+from .models import Transformer
+from .typing import Array, Bool, Float, Int
+
+BYTE_CLASSES = (
+    ("lower case", b"abcdefghijklmnopqrstuvwxyz"),
+    ("upper case", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    ("digits", b"0123456789"),
+    ("space", b" "),
+    ("newline", b"\n"),
+    ("brackets", b"()[]{}"),
+    ("quotes", b"\"'`"),
+    ("operators", b"+-*/=<>%&|^~@"),
+    ("punctuation", b".,:;!?_#$\\"),
+)
+OTHER_BYTES = "other"
+_NAMES = {0x20: "space", 0x0A: "newline", 0x09: "tab", 0x0D: "return"}
+
+
+@dataclass(frozen=True)
+class TypicalByte:
+    """A byte that an expert takes more often than its load explains.
+
+    Attributes:
+        byte: 0 to 255.
+        lift: p(expert | byte) / p(expert); 1 if the expert does not care.
+        count: the assignments of this byte to this expert.
+    """
+
+    byte: int
+    lift: float
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceRouting:
+    """How one text was routed, byte by byte. L layers with experts, S bytes, E experts.
+
+    Attributes:
+        text: the bytes.
+        layers: which layers of the model they are.
+        weight: gate weights, 0 where an expert was not asked or had no place.
+        asked: whether the byte asked for the expert.
+    """
+
+    text: bytes
+    layers: tuple[int, ...]
+    weight: Float[Array, "L S E"]
+    asked: Bool[Array, "L S E"]
+
+    @property
+    def first_choice(self) -> Int[Array, "L S"]:
+        """The expert of the largest weight; where all were dropped, the first that was asked."""
+        return np.where(self.dropped, self.asked.argmax(axis=2), self.weight.argmax(axis=2))
+
+    @property
+    def dropped(self) -> Bool[Array, "L S"]:
+        """Whether a byte found no expert at all."""
+        return ~(self.weight > 0).any(axis=2)
+
+
+def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
+    """How far the domains of a layer lie apart: the mean over pairs of domains of ½ Σ_e |p_e - q_e|.
+
+    0 if all domains use the experts alike, 1 if no two share one. 0 for a single domain.
+    """
+    p = domain_expert
+    distance = abs(p[:, :, None] - p[:, None, :]).sum(axis=3) / 2
+    num_domains = p.shape[1]
+    return distance.sum(axis=(1, 2)) / max(num_domains * (num_domains - 1), 1)
+
+
+def most_separating(domain_expert: Float[Array, "L D E"]) -> int:
+    """The index of the layer whose domains lie furthest apart."""
+    return int(separation(domain_expert).argmax())
+
+
+def by_byte_class(byte_expert: Int[Array, "L V E"]) -> tuple[list[str], Float[Array, "L C E"]]:
+    """The classes that occur, and how each class's assignments spread over experts; rows sum to 1."""
+    in_class = np.zeros((len(BYTE_CLASSES) + 1, byte_expert.shape[1]), np.int64)
+    for i, (_, members) in enumerate(BYTE_CLASSES):
+        in_class[i, list(members)] = 1
+    in_class[-1] = in_class.sum(axis=0) == 0
+    counts = np.einsum("cv,lve->lce", in_class, byte_expert)
+    occurs = np.flatnonzero(counts.sum(axis=(0, 2)))
+    counts = counts[:, occurs]
+    names = [*(name for name, _ in BYTE_CLASSES), OTHER_BYTES]
+    return [names[i] for i in occurs], counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
+
+
+def typical_bytes(
+    byte_expert: Int[Array, "V E"], *, limit: int = 6, min_count: int = 20
+) -> list[list[TypicalByte]]:
+    """For each expert of one layer the bytes of largest lift, if it took them ``min_count`` times."""
+    asked_by_byte = np.maximum(byte_expert.sum(axis=1, keepdims=True), 1)
+    load = byte_expert.sum(axis=0) / max(byte_expert.sum(), 1)
+    lift = byte_expert / asked_by_byte / np.where(load > 0, load, 1)
+    return [
+        [
+            TypicalByte(int(b), float(lift[b, e]), int(byte_expert[b, e]))
+            for b in np.argsort(-lift[:, e], kind="stable")
+            if byte_expert[b, e] >= min_count and lift[b, e] > 1
+        ][:limit]
+        for e in range(byte_expert.shape[1])
+    ]
+
+
+def byte_name(byte: int) -> str:
+    """A byte as people call it: ``a``, ``space``, ``newline``, ``0xE2``."""
+    return _NAMES.get(byte) or (chr(byte) if 0x20 < byte < 0x7F else f"0x{byte:02X}")
+
+
+def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
+    """Run one text through the model alone, without noise.
+
+    Raises:
+        ValueError: the text is empty or longer than the context, or the model has no experts.
+    """
+    config = model.config
+    if not 0 < len(text) <= config.context:
+        raise ValueError(f"the sentence must have 1 to context={config.context} bytes, got {len(text)}")
+    layers = tuple(layer for layer in range(config.num_layers) if config.is_sparse(layer))
+    if not layers:
+        raise ValueError("the model is dense: there is no routing to look at")
+    was_training = model.training
+    model.eval()
+    with no_grad():
+        output = model(np.frombuffer(text, np.uint8).astype(np.int64)[None])
+    model.train(was_training)
+    shape = len(layers), len(text), config.num_experts
+    weight: Any = np.zeros(shape, np.float32)
+    asked: Any = np.zeros(shape, bool)
+    for layer, routing in enumerate(r for r in output.routings if r is not None):
+        lost = routing.statistics.dropped
+        weight[layer, routing.token, routing.expert] = routing.weight.data
+        asked[layer, routing.token, routing.expert] = True
+        asked[layer, lost.token, lost.expert] = True
+    return SentenceRouting(text, layers, weight, asked)
