@@ -5,6 +5,7 @@ from io import TextIOWrapper
 
 import typer
 
+from .commands.count import count
 from .commands.demo import demo
 from .commands.generate import generate
 from .commands.gradcheck import gradcheck
@@ -28,7 +29,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, gradcheck):
+for command in (demo, train, generate, inspect, gradcheck, count):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -165,15 +165,15 @@ def _document(
 
 
 def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]]) -> None:
-    print_title(console, f"Layer {layer}: the most typical bytes of each expert (× its usual share, count)")
+    print_title(console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)")
     table = plain_table()
     table.add_column("expert", justify="right")
     table.add_column("bytes", no_wrap=True)
     for e, found in enumerate(experts):
         # textwrap, unlike rich, keeps together what a no-break space joins
-        cells = [f"{byte_name(t.byte)} {t.lift:.1f}× ({t.count:,})".replace(" ", "\u00a0") for t in found]
+        cells = [f"{byte_name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
         lines = textwrap.wrap("   ".join(cells), console.width - 8)
-        table.add_row(str(e), Text("\n".join(lines) or "none stands out"))
+        table.add_row(str(e), Text("\n".join(lines).replace("\u00a0", " ") or "none stands out"))
     console.print(table)
     console.print()
 

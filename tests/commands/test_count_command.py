@@ -57,6 +57,7 @@ def test_one_model_in_detail():
     assert (
         row(result.stdout, "active with input embedding") == "active with input embedding 37.55B 37B +1.49 %"
     )
+    assert row(result.stdout, "total ") == "total 671B 671B +0.00 %"
     assert "Source: DeepSeek-AI 2024" in result.stdout
     assert "Note: without the multi-token prediction layer" in result.stdout
     assert "…" not in result.stdout
