@@ -101,7 +101,7 @@ def _print_plan(console: Console, trainer: Trainer, twin: Trainer | None) -> Non
     names = ", ".join(domain.name for domain in trainer.corpus.domains)
     console.print(f"Text   {text_size / 1e6:.1f} MB: {names}")
     console.print(
-        f"MoE    {config.num_layers} layers of {config.num_experts} experts, {config.top_k} for each byte; "
+        f"MoE    {config.num_layers} layers of {config.num_experts} experts, {config.experts_per_token:g} for each byte; "
         f"{_millions(model.num_parameters())} parameters, {_millions(model.active_parameters())} active"
     )
     if twin is not None:

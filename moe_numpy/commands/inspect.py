@@ -58,7 +58,7 @@ def inspect(
         opened = Run.open(run)
         model, step = opened.model(step)
         config = model.config
-        layers = [i for i in range(config.num_layers) if config.is_sparse(i)]
+        layers = config.routed_layers
         if not layers:
             raise ValueError(f"{run} is dense: it has no experts to inspect")
         if layer is not None and layer not in layers:
@@ -79,8 +79,8 @@ def inspect(
     shown = layers if layer is None else [layer]
     telling = layers[most_separating(evaluation.domain_expert)] if layer is None else layer
     console.print(
-        f"{run} after step {step}: {config.num_experts} experts, {config.top_k} for each byte. "
-        f"{fair_share_note(config.num_experts)}.\n",
+        f"{run} after step {step}: {config.num_experts} experts, {config.experts_per_token:g} for each byte. "
+        f"{fair_share_note(config.num_routes)}.\n",
         markup=False,
     )
     for i in (layers.index(number) for number in shown):

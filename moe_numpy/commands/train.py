@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..models import ModelConfig
-from ..moe.recipes import RECIPES
+from ..moe.recipes import find
 from ..training import truncate_history
 from ..training.loop import Trainer, TrainingConfig, start_run
 from ..training.runs import Run, next_free, read_text
@@ -24,7 +24,8 @@ from .output import (
 )
 from .run_training import run_training
 
-_TRAINING = ("steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every")
+_TRAINING = {"steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every"}
+_RECIPE = {"top_k", "capacity_factor"}
 
 
 def _model(help: str, default: object) -> Any:
@@ -37,7 +38,7 @@ def _training(help: str, default: object, min: int | None = None) -> Any:
 
 # None stands for "not given": the recipe, or the run that is resumed, decides then.
 def train(
-    recipe: Annotated[str | None, _model(f"Router: {' or '.join(RECIPES)}.", ModelConfig.recipe)] = None,
+    recipe: Annotated[str | None, _model("Router: a name from `python -m moe_numpy recipes`.", ModelConfig.recipe)] = None,
     num_layers: Annotated[int | None, _model("Layers.", ModelConfig.num_layers)] = None,
     d_model: Annotated[int | None, _model("Width.", ModelConfig.d_model)] = None,
     num_experts: Annotated[int | None, _model("Experts in a layer.", ModelConfig.num_experts)] = None,
@@ -135,21 +136,15 @@ def train(
 
 
 def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
-    """Defaults, with those of the recipe for its router, and what the user gave."""
-    recipe = ModelConfig(recipe=given.get("recipe", ModelConfig.recipe)).recipe
-    router = RECIPES[recipe]()
-    settings: dict[str, Any] = {
-        "top_k": router.selection.k,
-        "capacity_factor": router.capacity.factor if router.capacity else None,
-    }
-    settings |= {name: value for name, value in given.items() if name not in _TRAINING}
-    if settings["capacity_factor"] == 0:
+    """What the user gave, over the defaults."""
+    model = {name: value for name, value in given.items() if name not in _TRAINING | _RECIPE}
+    settings = {name: value for name, value in given.items() if name in _RECIPE}
+    if settings.get("capacity_factor") == 0:
         settings["capacity_factor"] = None
-    if settings.get("num_experts") == 0:
-        settings.setdefault("d_ff", settings["top_k"] * ModelConfig.d_ff)
-    return ModelConfig(**settings), training_config(
-        **{name: value for name, value in given.items() if name in _TRAINING}
-    )
+    if model.get("num_experts") == 0:  # as wide as the experts that a byte meets in the sparse model
+        model.setdefault("d_ff", ModelConfig(recipe_settings=settings).active_width)
+    training = {name: value for name, value in given.items() if name in _TRAINING}
+    return ModelConfig(**model, recipe_settings=settings), training_config(**training)
 
 
 def training_config(**given: Any) -> TrainingConfig:
@@ -163,12 +158,15 @@ def _existing_run(out: Path | None, given: dict[str, Any], paths: list[str]) -> 
     if out is None:
         raise ValueError("--resume needs --out runs/NAME, the run to continue")
     run = Run.open(out)
-    stored = run.model_config.to_json() | asdict(run.training_config)
-    stored["capacity_factor"] = stored["capacity_factor"] or 0
+    published = find(run.model_config.recipe)
+    stored = published.settings | dict(published.small) | dict(run.model_config.recipe_settings)
+    stored |= run.model_config.to_json() | asdict(run.training_config)
+    if "capacity_factor" in stored:
+        stored["capacity_factor"] = stored["capacity_factor"] or 0
     conflicts = [
-        f"--{name.replace('_', '-')} {value} (the run has {stored[name]})"
+        f"--{name.replace('_', '-')} {value} (the run has {stored.get(name)})"
         for name, value in given.items()
-        if value != stored[name]
+        if value != stored.get(name)
     ]
     if paths and tuple(paths) != run.text:
         has = " ".join(run.text) or "the built-in text"

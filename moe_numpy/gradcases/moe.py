@@ -223,7 +223,7 @@ def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str) -> Case:
 
 
 def _register(name: str, recipe: Recipe, dispatch: str) -> None:
-    covers = (PickScores, KeepAssignments) if recipe.router else ()
+    covers = (PickScores, KeepAssignments) if recipe.router else (GroupedAffine,)
 
     @case(*covers, name=name)
     def build(rng: np.random.Generator) -> Case:

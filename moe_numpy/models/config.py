@@ -1,11 +1,14 @@
 """The configuration of a transformer: plain values only, so that it can be stored as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
-from ..moe.layer import EXPERTS
-from ..moe.recipes import RECIPES
+import numpy as np
+
+from ..moe import Recipe, make_layer
+from ..moe.recipes import find
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,12 @@ class ModelConfig:
         context: the longest sequence, in tokens.
         d_ff: hidden width of one expert, or of the only network of a dense layer.
         num_experts: E; 0 makes every layer dense.
-        top_k: experts per token.
-        recipe: the router, a name from :data:`moe_numpy.moe.recipes.RECIPES`.
-        capacity_factor: places per expert relative to perfect balance; None for no limit.
-        experts: kind of expert, see :class:`moe_numpy.moe.MoE`.
+        recipe: the router and what surrounds it, a name from :data:`moe_numpy.moe.recipes.RECIPES`.
+        recipe_settings: settings of the recipe. What is left out is as the recipe recommends for small models, or
+            as published.
         moe_every: every n-th layer is sparse, counted from the last; the others are dense.
-        dense_d_ff: hidden width of the dense layers of a sparse model; top_k · d_ff unless given.
+        dense_d_ff: hidden width of the dense layers of a sparse model; unless given, as many weights as one token
+            meets in a sparse layer, the router's left out.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -40,10 +43,8 @@ class ModelConfig:
     context: int = 128
     d_ff: int = 256
     num_experts: int = 8
-    top_k: int = 2
     recipe: str = "mixtral"
-    capacity_factor: float | None = None
-    experts: str = "swiglu"
+    recipe_settings: Mapping[str, Any] = field(default_factory=dict)
     moe_every: int = 1
     dense_d_ff: int | None = None
 
@@ -70,30 +71,58 @@ class ModelConfig:
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
-        if self.num_experts and not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(f"top_k must be between 1 and num_experts={self.num_experts}, got {self.top_k}")
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
-        if self.experts not in EXPERTS:
-            raise ValueError(f"experts must be one of {', '.join(EXPERTS)}, got {self.experts!r}")
-        if self.capacity_factor is not None and not self.capacity_factor > 0:
-            raise ValueError(f"capacity_factor must be positive, got {self.capacity_factor}")
+        recipe = self.layer_recipe  # refuses unknown names and settings
+        if self.num_experts and recipe.router is not None:
+            recipe.router.selection.validate(self.num_routes)
+
+    @cached_property
+    def layer_recipe(self) -> Recipe:
+        """What a sparse layer is built from."""
+        published = find(self.recipe)
+        return published(**{**published.small, **self.recipe_settings})
+
+    @cached_property
+    def experts_per_token(self) -> float:
+        """How many experts a token asks for on average; all of them in Soft MoE, 0 in a dense model."""
+        recipe = self.layer_recipe
+        if recipe.router is None or self.num_experts == 0:
+            return float(self.num_experts)
+        if recipe.num_groups:
+            groups, inside = recipe.num_groups, self.num_experts // recipe.num_groups
+            return recipe.router.selection.per_token(groups) * recipe.router.selection.per_token(inside)
+        return recipe.router.selection.per_token(self.num_experts + recipe.zero_experts)
+
+    @property
+    def num_routes(self) -> int:
+        """How many ways a router has to choose from: experts, zero-computation ones too, or groups; 0 in Soft MoE."""
+        recipe = self.layer_recipe
+        if recipe.router is None or self.num_experts == 0:
+            return 0
+        return recipe.num_groups or self.num_experts + recipe.zero_experts
+
+    @property
+    def routed_layers(self) -> list[int]:
+        """The layers that have a router."""
+        return [i for i in range(self.num_layers) if self.is_sparse(i) and self.num_routes]
 
     def is_sparse(self, layer: int) -> bool:
         """Whether this layer has experts."""
         return self.num_experts > 0 and (self.num_layers - 1 - layer) % self.moe_every == 0
 
-    def dense_twin(self) -> "ModelConfig":
-        """The dense model whose feed-forward layers are as wide as the experts that one token meets together.
+    @cached_property
+    def active_width(self) -> int:
+        """The d_ff of a dense SwiGLU layer with as many weights as one token meets, the router's left out."""
+        layer = make_layer(self.layer_recipe, self.d_model, self.d_ff, self.num_experts, rng=np.random.default_rng(0))
+        router = 0 if self.num_routes == 0 else layer.router.num_parameters()
+        return max(1, round((layer.active_parameters() - router) / (3 * self.d_model)))
 
-        Per token it multiplies by as many weights as this model does, except for the router's d_model · E in
-        each sparse layer.
-        """
-        return replace(self, num_experts=0, d_ff=self.top_k * self.d_ff)
+    def dense_twin(self) -> "ModelConfig":
+        """The dense model that has the same number of active parameters, except for the routers'."""
+        return replace(self, num_experts=0, d_ff=self.active_width)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values."""
-        return asdict(self)
+        return asdict(self) | {"recipe_settings": dict(self.recipe_settings)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelConfig":

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import Tensor
-from ..moe import MoE, Routing
-from ..moe.recipes import RECIPES
+from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
 from ..nn import Attention, Embedding, FeedForward, KeyValueCache, Linear, Module, RMSNorm
 from ..typing import Array, Float, Int
 from .config import ModelConfig
@@ -15,7 +14,7 @@ from .config import ModelConfig
 
 @dataclass(frozen=True)
 class Output:
-    """Logits for the next token, and how each layer routed (None for a dense layer)."""
+    """Logits for the next token, and how each layer routed; None for a layer without a router."""
 
     logits: Float[Tensor, "B S V"]
     routings: tuple[Routing | None, ...]
@@ -38,28 +37,29 @@ class Block(Module):
         self.attention_norm = RMSNorm(d, dtype=dtype)
         self.attention = Attention(d, config.num_heads, config.num_kv_heads, rng=rng, dtype=dtype)
         self.feed_forward_norm = RMSNorm(d, dtype=dtype)
-        self.feed_forward: MoE | FeedForward
+        self.feed_forward: MoE | HierarchicalMoE | SoftMoE | FeedForward
         if sparse:
-            router = RECIPES[config.recipe](top_k=config.top_k, capacity_factor=config.capacity_factor)
-            self.feed_forward = MoE(
-                d, config.d_ff, config.num_experts, router, experts=config.experts, rng=rng, dtype=dtype
+            self.feed_forward = make_layer(
+                config.layer_recipe, d, config.d_ff, config.num_experts, rng=rng, dtype=dtype
             )
         else:
-            width = (
-                config.d_ff if config.num_experts == 0 else config.dense_d_ff or config.top_k * config.d_ff
-            )
+            width = config.d_ff if config.num_experts == 0 else config.dense_d_ff or config.active_width
             self.feed_forward = FeedForward(d, width, rng=rng, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None, rng: np.random.Generator | None
+        self,
+        x: Float[Tensor, "B S d"],
+        tokens: Int[Array, "B S"],
+        cache: KeyValueCache | None,
+        rng: np.random.Generator | None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
         """Return the new residual stream and the routing of this layer."""
         h = x + self.attention(self.attention_norm(x), cache=cache)
         normed = self.feed_forward_norm(h)
-        if isinstance(self.feed_forward, MoE):
-            y, routing = self.feed_forward(normed, rng)
-            return h + y, routing
-        return h + self.feed_forward(normed), None
+        if isinstance(self.feed_forward, FeedForward):
+            return h + self.feed_forward(normed), None
+        y, routing = self.feed_forward(normed, rng, tokens)
+        return h + y, routing
 
 
 class Transformer(Module):
@@ -105,7 +105,7 @@ class Transformer(Module):
         x = self.embedding(tokens)
         routings = []
         for i, layer in enumerate(self.layers):
-            x, routing = layer(x, caches[i] if caches else None, rng)
+            x, routing = layer(x, tokens, caches[i] if caches else None, rng)
             routings.append(routing)
         return Output(self.output(self.norm(x)), tuple(routings))
 
@@ -120,6 +120,6 @@ class Transformer(Module):
         idle = sum(
             layer.feed_forward.num_parameters() - layer.feed_forward.active_parameters()
             for layer in self.layers
-            if isinstance(layer.feed_forward, MoE)
+            if not isinstance(layer.feed_forward, FeedForward)
         )
         return self.num_parameters() - idle

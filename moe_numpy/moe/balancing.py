@@ -47,6 +47,10 @@ class LossFreeBias(Balancer):
 
     rate: float = 0.001
 
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError(f"bias rate must not be negative, got {self.rate}")
+
     def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
         """s + b."""
         return scores + state.astype(scores.dtype)
@@ -71,6 +75,12 @@ class QuantileBalancing(Balancer):
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+
+    def initial(self, num_experts: int) -> Float[Array, " n"]:
+        """β = 0. ValueError if k does not fit the number of experts."""
+        if not 1 <= self.k <= num_experts:
+            raise ValueError(f"k must be between 1 and num_experts={num_experts}, got {self.k}")
+        return super().initial(num_experts)
 
     def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
         """S - β."""
@@ -109,6 +119,8 @@ class AdaptiveL1(Balancer):
             raise ValueError(f"factor must be above 1, got {self.factor}")
         if not self.k > 0:
             raise ValueError(f"k must be positive, got {self.k}")
+        if not self.initial_coefficient > 0:
+            raise ValueError(f"initial_coefficient must be positive, or it never grows; got {self.initial_coefficient}")
 
     def initial(self, num_experts: int) -> Float[Array, " n"]:
         """Λ."""

@@ -32,14 +32,14 @@ class KeepAssignments(Function):
         return kernels.of(grad).place(grad, kept, self.num_candidates), None
 
 
-# C for one expert, from T tokens, E experts, k per token and the factor. The guard keeps a product such as
-# 1.1 · 10 = 11.000000000000002 from being rounded up to 12.
+# C for one expert, from T tokens, E experts, k per token and the factor; behind each formula, code that has it.
+# The guard keeps a product such as 1.1 · 10 = 11.000000000000002 from being rounded up to 12.
 ROUNDING: Mapping[str, Callable[[int, int, float, float], int]] = {
-    "ceil": lambda T, E, k, cf: math.ceil(cf * k * T / E - 1e-9),  # the default here; Megatron-LM
-    "floor": lambda T, E, k, cf: int(cf * k * T / E + 1e-9),
-    "floor_without_k": lambda T, E, k, cf: int(T * cf / E + 1e-9),  # mesh-tensorflow's and Switch's: top-1
-    "round_without_k": lambda T, E, k, cf: round(T * cf / E),
-    "multiple_of_4": lambda T, E, k, cf: -(-math.ceil(cf * k * T / E - 1e-9) // 4) * 4,  # vmoe's padding
+    "ceil": lambda T, E, k, cf: math.ceil(cf * k * T / E - 1e-9),  # Megatron-LM; the default here
+    "floor": lambda T, E, k, cf: int(cf * k * T / E + 1e-9),  # MegaBlocks
+    "floor_without_k": lambda T, E, k, cf: int(T * cf / E + 1e-9),  # Mesh TensorFlow, for Switch
+    "round_without_k": lambda T, E, k, cf: round(T * cf / E),  # Flaxformer, for ST-MoE; a half goes to the even number
+    "multiple_of_4": lambda T, E, k, cf: -(-math.ceil(cf * k * T / E - 1e-9) // 4) * 4,  # V-MoE
 }
 DROP = ("position", "probability", "batch_priority", "random")
 SCOPES = ("batch", "sequence")
@@ -69,7 +69,7 @@ class Capacity:
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
-            raise ValueError(f"capacity factor must be positive, got {self.factor}")
+            raise ValueError(f"capacity_factor must be positive, got {self.factor}")
         if self.rounding not in ROUNDING:
             raise ValueError(f"rounding must be one of {', '.join(ROUNDING)}, got {self.rounding!r}")
         if self.drop not in DROP:

@@ -18,7 +18,7 @@ from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import Function, Tensor
-from ..ops import MatMul, Reshape, Transpose
+from ..ops import Cast, MatMul, Reshape, Transpose
 from ..typing import Array, Float, Int
 from .router import Routing
 
@@ -149,8 +149,8 @@ def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
     num_places = routing.num_experts * capacity
     shape = (routing.num_tokens, routing.num_experts, capacity)
     index = (routing.token, routing.expert, place)
-    ones = array_namespace(x.data).ones(routing.token.shape, dtype=routing.weight.dtype)
-    weights = WeightMask.apply(routing.weight, *index, shape=shape)
+    ones = array_namespace(x.data).ones(routing.token.shape, dtype=x.dtype)
+    weights = Cast.apply(WeightMask.apply(routing.weight, *index, shape=shape), dtype=x.dtype)
     unweighted = WeightMask.apply(ones, *index, shape=shape)
     by_input = routing.weigh == "input"
     send = Reshape.apply(weights if by_input else unweighted, shape=(routing.num_tokens, num_places))

@@ -225,6 +225,13 @@ KINDS: Mapping[str, Callable[..., Module]] = {
 }
 
 
+def require_sizes(**sizes: int) -> None:
+    """ValueError for a size below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
 def make_experts(
     kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any
 ) -> Any:

@@ -131,6 +131,10 @@ class Renormalized:
 
     epsilon: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.epsilon < 0:
+            raise ValueError(f"Renormalized: epsilon must not be negative, got {self.epsilon}")
+
     def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
         """Divide by the sum of the token."""
         return Renormalize.apply(s, token, num_tokens=num_tokens, epsilon=self.epsilon)

@@ -9,8 +9,8 @@ from ..autodiff import Tensor
 from ..nn import FeedForward, Linear, Module
 from ..ops import Concatenate, Sigmoid
 from ..typing import Float, Int
-from .dispatch import STRATEGIES
-from .experts import WithZeroExperts, make_experts
+from .dispatch import STRATEGIES, dispatch_sorted
+from .experts import WithZeroExperts, make_experts, require_sizes
 from .router import Router, RouterConfig, Routing
 from .selection import Batch
 from .soft import SoftMoE
@@ -38,6 +38,13 @@ class Recipe:
     zero_experts: int = 0
     num_groups: int = 0
     slots: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("shared_experts", "zero_experts", "num_groups", "slots"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.gated_shared and not self.shared_experts:
+            raise ValueError("gated_shared needs shared_experts of at least 1, got 0")
 
 
 class MoE(Module):
@@ -70,9 +77,7 @@ class MoE(Module):
         rng: np.random.Generator,
         dtype: Any = np.float32,
     ):
-        for name, value in (("d_model", d_model), ("d_ff", d_ff), ("num_experts", num_experts)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts)
         if dispatch not in STRATEGIES:
             raise ValueError(f"dispatch must be one of {', '.join(STRATEGIES)}, got {dispatch!r}")
         recipe = router if isinstance(router, Recipe) else Recipe(router)
@@ -103,10 +108,7 @@ class MoE(Module):
             rng: for the router's noise while training.
             token_ids: of x's shape without d, for hash routing.
         """
-        if x.shape[-1] != self.d_model:
-            raise ValueError(f"x must end in d_model={self.d_model}, got shape {x.shape}")
-        tokens = x.reshape(-1, self.d_model)
-        batch = Batch(x.shape[-2] if x.ndim > 1 else 1, self.training, rng, token_ids)
+        tokens, batch = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids)
         routing = self.router(tokens, batch)
         y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
         if self.shared is not None:
@@ -148,7 +150,8 @@ class HierarchicalMoE(Module):
     """y = Σ_g G_g(x) Σ_j G_(j|g)(x) f_gj(x): a router for the groups, and one in each group.
 
     Jordan and Jacobs 1994, equations 1 to 3; sparse in Shazeer et al. 2017, appendix B. Both levels use the same
-    configuration. The routing that comes back is that of the groups, with the auxiliary losses of both levels.
+    configuration; ``dispatch`` is that inside the groups. The routing that comes back is that of the groups, with
+    the auxiliary losses of both levels.
     """
 
     def __init__(
@@ -162,12 +165,13 @@ class HierarchicalMoE(Module):
         rng: np.random.Generator,
         dtype: Any = np.float32,
     ):
+        require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts)
         groups = recipe.num_groups
         if recipe.router is None or groups < 1 or num_experts % groups:
             raise ValueError(f"num_groups must divide num_experts={num_experts}, got {groups}")
         if dispatch not in STRATEGIES:
             raise ValueError(f"dispatch must be one of {', '.join(STRATEGIES)}, got {dispatch!r}")
-        self.num_experts, self.dispatch = num_experts, dispatch
+        self.d_model, self.num_experts = d_model, num_experts
         self.router = Router(recipe.router, d_model, groups, rng=rng, dtype=dtype)
         inner = replace(recipe, num_groups=0)
         size = num_experts // groups
@@ -182,13 +186,14 @@ class HierarchicalMoE(Module):
         token_ids: Int[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """As :meth:`MoE.forward`."""
-        tokens = x.reshape(-1, x.shape[-1])
-        batch = Batch(x.shape[-2] if x.ndim > 1 else 1, self.training, rng, token_ids)
+        tokens, batch = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids)
         routing = self.router(tokens, batch)
-        self.groups.batch, self.groups.routings = batch, []
-        y = STRATEGIES[self.dispatch](tokens, routing, self.groups)
+        self.groups.batch = batch
+        # Without padding: to the router of a group, a row of padding would be one more token.
+        y = dispatch_sorted(tokens, routing, self.groups)
+        inner_routings, self.groups.routings = self.groups.routings, []
         losses, total = dict(routing.losses), routing.auxiliary_loss
-        for g, inner in enumerate(self.groups.routings):
+        for g, inner in enumerate(inner_routings):
             losses |= {f"group {g} {name}": loss for name, loss in inner.losses.items()}
             if inner.auxiliary_loss is not None:
                 total = inner.auxiliary_loss if total is None else total + inner.auxiliary_loss
@@ -198,6 +203,17 @@ class HierarchicalMoE(Module):
         """The router, and on average k groups with what a token meets in one."""
         of_one = self.groups.groups[0].active_parameters()
         return self.router.num_parameters() + round(self.router.per_token * of_one)
+
+
+def _tokens_and_batch(
+    x: Tensor, d_model: int, training: bool, rng: np.random.Generator | None, token_ids: Any
+) -> tuple[Float[Tensor, "T d"], Batch]:
+    """x as a list of tokens, and what else a router may know about them."""
+    if x.ndim == 0 or x.shape[-1] != d_model:
+        raise ValueError(f"x must end in d_model={d_model}, got shape {x.shape}")
+    if token_ids is not None and token_ids.shape != x.shape[:-1]:
+        raise ValueError(f"token_ids must have shape {x.shape[:-1]}, that of x without d, got {token_ids.shape}")
+    return x.reshape(-1, d_model), Batch(x.shape[-2] if x.ndim > 1 else 1, training, rng, token_ids)
 
 
 def make_layer(

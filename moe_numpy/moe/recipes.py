@@ -74,7 +74,7 @@ def published(year: int, paper: str, **small: Any) -> Callable[[Callable[..., Re
 def find(name: str) -> Published:
     """The recipe of this name. ValueError with the nearest names for one that does not exist."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(RECIPES)}"
         raise ValueError(f"no recipe is called {name!r}{hint}")
     return RECIPES[name]
@@ -105,7 +105,7 @@ def hierarchical(*, num_groups: int = 2) -> Recipe:
     return Recipe(RouterConfig(Dense(), weights=()), num_groups=num_groups)
 
 
-@published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11")
+@published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11", top_k=2)
 def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) -> Recipe:
     """Noisy top-k: H = h + N(0,1) (softplus(x W_nᵀ) + 0.01), top k of H, then softmax of those.
 
@@ -238,13 +238,13 @@ def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: fl
     )
 
 
-@published(2024, "Muennighoff et al.: OLMoE, section 2")
+@published(2024, "Muennighoff et al.: OLMoE, section 2", top_k=2)
 def olmoe(*, top_k: int = 8, balance: float = 0.01, z: float = 0.001) -> Recipe:
     """Softmax, top-8 of many small experts, no renormalisation, dropless."""
     return Recipe(RouterConfig(TopK(top_k), weights=(), losses=_losses(SwitchBalance(balance), ZLoss(z))))
 
 
-@published(2024, "Qwen Team: Qwen2 Technical Report, section 2.2.2; transformers qwen2_moe")
+@published(2024, "Qwen Team: Qwen2 Technical Report, section 2.2.2; transformers qwen2_moe", top_k=2, shared_experts=1)
 def qwen2_moe(*, top_k: int = 4, normalize: bool = False, shared_experts: int = 4, balance: float = 0.001) -> Recipe:
     """Softmax, top-k, renormalised only if ``normalize``; a shared expert weighted with σ(x · w_s)."""
     return Recipe(
@@ -258,7 +258,7 @@ def qwen2_moe(*, top_k: int = 4, normalize: bool = False, shared_experts: int = 
     )
 
 
-@published(2025, "Qwen Team: Qwen3 Technical Report, section 2; transformers qwen3_moe")
+@published(2025, "Qwen Team: Qwen3 Technical Report, section 2; transformers qwen3_moe", top_k=2)
 def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001) -> Recipe:
     """Softmax, top-8 of 128, renormalised; no shared expert; balanced over the global batch."""
     return Recipe(
@@ -270,7 +270,7 @@ def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001)
     )
 
 
-@published(2024, "Databricks: DBRX; transformers dbrx")
+@published(2024, "Databricks: DBRX; transformers dbrx", top_k=2)
 def dbrx(*, top_k: int = 4, p: float = 1.0, balance: float = 0.05) -> Recipe:
     """Softmax, top-4 of 16, weights divided by their p-norm."""
     return Recipe(
@@ -278,7 +278,7 @@ def dbrx(*, top_k: int = 4, p: float = 1.0, balance: float = 0.05) -> Recipe:
     )
 
 
-@published(2024, "Dai et al.: DeepSeekMoE, equations 6 to 11", top_k=3)
+@published(2024, "Dai et al.: DeepSeekMoE, equations 6 to 11", top_k=2, shared_experts=1)
 def deepseek_moe(*, top_k: int = 6, shared_experts: int = 2, balance: float = 0.001) -> Recipe:
     """Many small experts, a few of which every token meets; softmax, top-k, no renormalisation."""
     return Recipe(
@@ -287,7 +287,7 @@ def deepseek_moe(*, top_k: int = 6, shared_experts: int = 2, balance: float = 0.
     )
 
 
-@published(2024, "DeepSeek-AI: DeepSeek-V2, section 2.2; transformers deepseek_v2", top_k=2, num_groups=4, top_groups=2)
+@published(2024, "DeepSeek-AI: DeepSeek-V2, section 2.2; transformers deepseek_v2", top_k=2, num_groups=4, top_groups=2, shared_experts=1)
 def deepseek_v2(
     *,
     top_k: int = 6,
@@ -337,7 +337,7 @@ def deepseek_v3(
     )
 
 
-@published(2025, "OpenAI: gpt-oss model card; transformers gpt_oss")
+@published(2025, "OpenAI: gpt-oss model card; transformers gpt_oss", top_k=2)
 def gpt_oss(*, top_k: int = 4, balance: float = 0.9) -> Recipe:
     """Logits with a bias, top-4, softmax of those; experts with biases and a clamped SwiGLU."""
     return Recipe(
@@ -369,7 +369,7 @@ def remoe(*, average_k: float = 2.0) -> Recipe:
     return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, weights=(), balancer=AdaptiveL1(average_k)))
 
 
-@published(2025, "Meituan LongCat Team: LongCat-Flash, section 2.1; transformers longcat_flash", top_k=3, zero_experts=4)
+@published(2025, "Meituan LongCat Team: LongCat-Flash, section 2.1; transformers longcat_flash", top_k=2, zero_experts=4)
 def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bias_rate: float = 0.001) -> Recipe:
     """Softmax over real experts and some that return their input; chosen by p + b, weighted with p times a constant."""
     return Recipe(

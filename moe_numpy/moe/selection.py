@@ -160,7 +160,8 @@ class GroupLimited:
         """Score the groups, mask all but the best, take the top k of the rest."""
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
-        grouped = scores.reshape(num_tokens, self.num_groups, -1)
+        size = num_experts // self.num_groups
+        grouped = scores.reshape(num_tokens, self.num_groups, size)
         if self.group_score == "max":
             group_scores = grouped.max(axis=2)
         else:
@@ -169,7 +170,7 @@ class GroupLimited:
         decisions.record("top groups", chosen, lambda t: _closest_ranks(group_scores, self.top_groups, t, "groups"))
         allowed = xp.zeros(group_scores.shape, dtype=bool)
         allowed[xp.arange(num_tokens)[:, None], chosen] = True
-        allowed = xp.repeat(allowed, num_experts // self.num_groups, axis=1)
+        allowed = xp.repeat(allowed, size, axis=1)
         return top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k)
 
 
@@ -286,9 +287,13 @@ class Hash:
             raise ValueError("hash routing needs the token ids; pass token_ids=")
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
+        ids = batch.token_ids.reshape(-1)
+        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if len(outside):
+            raise ValueError(f"token_ids must be in [0, vocab_size={self.vocab_size}), got {int(outside[0])}")
         table = np.random.default_rng(self.seed).permutation(self.vocab_size) % num_experts
         token = xp.arange(num_tokens)
-        expert = xp.asarray(table)[batch.token_ids.reshape(-1)]
+        expert = xp.asarray(table)[ids]
         return Candidates(token, expert, xp.zeros_like(token))
 
 
@@ -326,7 +331,7 @@ def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: in
     """
     xp = array_namespace(h)
     num_tokens, num_experts = h.shape
-    cost = xp.exp(h - h.max())
+    cost = xp.exp(h - h.max(axis=1, keepdims=True))  # a takes the factor back, and no row underflows to zero
     b = xp.ones(num_experts, dtype=h.dtype)
     for _ in range(max_iterations):
         a = 1 / (num_tokens * (cost @ b) + 1e-30)

@@ -9,7 +9,7 @@ from ..nn import Module
 from ..nn.module import normal
 from ..ops import Affine, MatMul, Reshape, Softmax, Transpose
 from ..typing import Float
-from .experts import make_experts
+from .experts import make_experts, require_sizes
 
 
 class SoftMoE(Module):
@@ -40,9 +40,8 @@ class SoftMoE(Module):
         rng: np.random.Generator,
         dtype: Any = np.float32,
     ):
-        if slots < 1:
-            raise ValueError(f"slots must be at least 1, got {slots}")
-        self.num_experts, self.slots = num_experts, slots
+        require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts, slots=slots)
+        self.d_model, self.num_experts, self.slots = d_model, num_experts, slots
         self.phi = normal(rng, (num_experts * slots, d_model), d_model**-0.5, dtype)
         self.experts = make_experts(experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
 
@@ -50,6 +49,10 @@ class SoftMoE(Module):
         self, x: Float[Tensor, "B S d"], rng: np.random.Generator | None = None, token_ids: Any = None
     ) -> tuple[Float[Tensor, "B S d"], None]:
         """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not needed."""
+        if x.ndim != 3 or x.shape[2] != self.d_model or x.shape[1] == 0:
+            raise ValueError(
+                f"x must be [B, S, d_model={self.d_model}] with at least one token in a sequence, got shape {x.shape}"
+            )
         batch, _, d = x.shape
         n = self.num_experts * self.slots
         h = Affine.apply(x, self.phi, None)

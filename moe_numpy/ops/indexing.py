@@ -78,7 +78,8 @@ def sum_rows(
     sparse = import_module("cupyx.scipy.sparse" if is_cupy_array(rows) else "scipy.sparse")
     n = len(rows)
     one_hot = (xp.ones(n, dtype=rows.dtype), ids.reshape(-1), xp.arange(n + 1))
-    return sparse.csr_matrix(one_hot, shape=(n, num_rows)).T @ rows
+    total = sparse.csr_matrix(one_hot, shape=(n, num_rows)).T @ rows
+    return total.astype(rows.dtype, copy=False)  # a sparse product of float16 is float32
 
 
 def _kind(index: Any) -> str | None:

@@ -1,5 +1,6 @@
 """Matrix products."""
 
+import math
 from typing import Any
 
 from ..autodiff import Function
@@ -68,4 +69,4 @@ class Affine(Function):
 
 
 def _rows(x: Float[Array, "..."]) -> Float[Array, "rows n"]:
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -64,9 +64,9 @@ def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: i
     was_training = model.training
     model.eval()
     config = model.config
-    num_sparse = sum(config.is_sparse(layer) for layer in range(config.num_layers))
-    assignments = np.zeros((num_sparse, num_domains, config.vocab_size, config.num_experts), np.int64)
-    dropped = np.zeros((num_sparse, config.num_experts), np.int64)
+    num_routed = len(config.routed_layers)
+    assignments = np.zeros((num_routed, num_domains, config.vocab_size, config.num_routes), np.int64)
+    dropped = np.zeros((num_routed, config.num_routes), np.int64)
     window_loss = np.empty(len(windows.domain))
     for start in range(0, len(windows.domain), batch_size):
         batch = slice(start, start + batch_size)

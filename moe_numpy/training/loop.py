@@ -125,6 +125,7 @@ class Trainer:
             self._explain_non_finite(loss, norm)
         learning_rate = self.schedule(self.completed)
         self.optimizer.step(lr=learning_rate, gradient_scale=clip_factor(norm, self.config.max_norm))
+        self.model.after_step()
         self.completed += 1
         load = [np.sum([s.load for s in layer], axis=0) for layer in statistics]
         asked = sum(int(c.sum()) for c in load)

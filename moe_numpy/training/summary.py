@@ -29,7 +29,7 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
     seconds = sum(record["seconds"] for record in history)
     tokens = trainer.completed * trainer.tokens_per_step
     config = trainer.model.config
-    sparse = [layer for layer in range(config.num_layers) if config.is_sparse(layer)]
+    sparse = config.routed_layers
     domain_expert = final.domain_expert
     shown = most_separating(domain_expert) if sparse else None
     dense = Run.open(run.folder / "dense").summary() if (run.folder / "dense").is_dir() else None

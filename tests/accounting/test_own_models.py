@@ -20,17 +20,15 @@ CONFIG = ModelConfig(
     num_heads=2,
     num_kv_heads=1,
     d_ff=6,
-    num_experts=5,
-    top_k=2,
+    num_experts=8,
     context=7,
 )
+NOT_COUNTED = {"hierarchical", "shazeer_2017", "soft_moe", "longcat", "mixture_of_depths"}
 CONFIGS = {
     "default": ModelConfig(),
-    **{recipe: replace(CONFIG, recipe=recipe) for recipe in RECIPES},
-    "relu_experts": replace(CONFIG, experts="relu"),
-    "gelu_alternating": replace(CONFIG, experts="gelu", moe_every=2),
+    **{recipe: replace(CONFIG, recipe=recipe) for recipe in RECIPES if recipe not in NOT_COUNTED},
+    "switch_alternating": replace(CONFIG, recipe="switch", moe_every=2),
     "dense_width_given": replace(CONFIG, moe_every=3, dense_d_ff=9),
-    "dense_layers_only": replace(CONFIG, num_experts=0, experts="gelu"),
     "dense_twin": CONFIG.dense_twin(),
     "multi_head": replace(CONFIG, num_kv_heads=2),
 }
@@ -42,6 +40,12 @@ def test_counts_are_those_of_the_model(config):
     architecture = architecture_of(config)
     assert total_parameters(architecture).with_embedding == model.num_parameters()
     assert active_parameters(architecture).with_embedding == model.active_parameters()
+
+
+@pytest.mark.parametrize("recipe", sorted(NOT_COUNTED))
+def test_a_recipe_with_parts_that_have_no_name_is_refused(recipe):
+    with pytest.raises(ValueError, match=f"of recipe '{recipe}' cannot be counted as an Architecture"):
+        architecture_of(replace(CONFIG, recipe=recipe))
 
 
 def test_cache_is_that_of_the_model():

@@ -13,7 +13,7 @@ real_preset = demo_module.preset
 
 def test_the_preset_takes_settings_of_the_training():
     model, training = real_preset(steps=50, seed=3)
-    assert model.num_experts > model.top_k >= 1
+    assert model.num_experts > model.experts_per_token >= 1
     assert (training.steps, training.seed, training.warmup) == (50, 3, 5)
 
 

@@ -117,9 +117,10 @@ def test_without_out_the_next_free_name_is_taken(cli, tiny):
 def test_switch_takes_the_choices_of_its_recipe(cli, tiny):
     assert cli(*tiny, "--recipe", "switch", "--steps", 1).exit_code == 0
     config = Run.open(Path("runs/switch")).model_config
-    assert (config.top_k, config.capacity_factor) == (1, 1.25)
+    assert config.experts_per_token == 1
+    assert config.layer_recipe.router.capacity.factor == 1.25
     assert cli(*tiny, "--recipe", "switch", "--steps", 1, "--capacity-factor", 0).exit_code == 0
-    assert Run.open(Path("runs/switch-2")).model_config.capacity_factor is None
+    assert Run.open(Path("runs/switch-2")).model_config.layer_recipe.router.capacity is None
 
 
 def test_capacity_drops_and_the_summary_counts_it(cli, tiny):
@@ -241,7 +242,7 @@ def test_a_truncated_checkpoint_is_refused_and_the_one_before_it_used_if_asked(c
     [
         (["--d-model", "30"], "d_model=30"),
         (["--top-k", "9"], "top_k must be between 1 and num_experts=4, got 9"),
-        (["--recipe", "nonsense"], "recipe must be one of mixtral, switch, got 'nonsense'"),
+        (["--recipe", "nonsense"], "no recipe is called 'nonsense'; there are: jacobs_1991, "),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--learning-rate", "-1"], "learning_rate must be positive"),
         (["--capacity-factor", "-1"], "capacity_factor must be positive"),

@@ -6,7 +6,7 @@ from moe_numpy.models import ModelConfig
 
 
 def test_json_round_trip():
-    config = ModelConfig(num_layers=3, capacity_factor=1.5, recipe="switch", top_k=1)
+    config = ModelConfig(num_layers=3, recipe="switch", recipe_settings={"capacity_factor": 1.5})
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     with pytest.raises(ValueError, match="unknown settings in a model configuration: d_modle"):
         ModelConfig.from_json({"d_modle": 3})
@@ -26,9 +26,33 @@ def test_which_layers_have_experts(moe_every, num_experts, expected):
     assert [config.is_sparse(i) for i in range(4)] == expected
 
 
-def test_the_dense_twin_is_as_wide_as_the_active_experts():
-    twin = ModelConfig(d_ff=100, top_k=2).dense_twin()
-    assert (twin.num_experts, twin.d_ff) == (0, 200)
+@pytest.mark.parametrize(
+    ("recipe", "settings", "width"),
+    [
+        ("mixtral", {}, 200),
+        ("mixtral", {"top_k": 3}, 300),
+        ("switch", {}, 67),  # two matrices instead of three
+        ("deepseek_v3", {}, 300),  # two experts and the shared one
+        ("soft_moe", {}, 549),  # all experts, and the slots' vectors
+        ("expert_choice", {"capacity_factor": 0.5}, 34),
+    ],
+)
+def test_the_dense_twin_has_as_many_active_parameters(recipe, settings, width):
+    twin = ModelConfig(d_ff=100, recipe=recipe, recipe_settings=settings).dense_twin()
+    assert twin.num_experts == 0
+    assert twin.d_ff == pytest.approx(width, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "routes", "per_token"),
+    [("mixtral", 8, 2), ("longcat", 12, 2), ("hierarchical", 2, 8), ("soft_moe", 0, 8), ("expert_choice", 8, 2)],
+)
+def test_routes_and_experts_per_token(recipe, routes, per_token):
+    config = ModelConfig(recipe=recipe)
+    assert config.num_routes == routes
+    assert config.experts_per_token == per_token
+    assert config.routed_layers == (list(range(config.num_layers)) if routes else [])
+    assert config.dense_twin().num_routes == config.dense_twin().experts_per_token == 0
 
 
 @pytest.mark.parametrize(
@@ -37,13 +61,13 @@ def test_the_dense_twin_is_as_wide_as_the_active_experts():
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"moe_every": 0}, "moe_every must be at least 1, got 0"),
         ({"num_experts": -1}, "num_experts must not be negative, got -1"),
-        ({"top_k": 9}, "top_k must be between 1 and num_experts=8, got 9"),
+        ({"recipe_settings": {"top_k": 9}}, "top_k must be between 1 and num_experts=8, got 9"),
+        ({"recipe_settings": {"topk": 2}}, "recipe mixtral has no setting topk; it has: top_k, capacity_factor"),
         ({"d_model": 130}, "d_model=130 must be num_heads=4 times an even width per head"),
         ({"d_model": 12}, "d_model=12 must be num_heads=4 times an even width per head"),
         ({"num_kv_heads": 3}, "num_kv_heads=3 must divide num_heads=4"),
-        ({"recipe": "mixtrl"}, "recipe must be one of mixtral, switch, got 'mixtrl'"),
-        ({"experts": "tanh"}, "experts must be one of swiglu, relu, gelu, got 'tanh'"),
-        ({"capacity_factor": 0.0}, "capacity_factor must be positive, got 0"),
+        ({"recipe": "mixtrl"}, "no recipe is called 'mixtrl'; did you mean mixtral"),
+        ({"recipe_settings": {"capacity_factor": 0.0}}, "capacity_factor must be positive, got 0"),
         ({"dense_d_ff": 0}, "dense_d_ff must be at least 1, got 0"),
     ],
 )

@@ -13,7 +13,6 @@ CONFIG = ModelConfig(
     context=6,
     d_ff=6,
     num_experts=3,
-    top_k=2,
 )
 
 

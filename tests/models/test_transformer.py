@@ -17,7 +17,6 @@ TINY = ModelConfig(
     context=6,
     d_ff=6,
     num_experts=3,
-    top_k=2,
 )
 
 
@@ -33,8 +32,8 @@ def text(batch, length, seed=0):
     "config",
     [
         TINY,
-        replace(TINY, moe_every=2, experts="gelu"),
-        replace(TINY, moe_every=2, dense_d_ff=5, capacity_factor=0.8),
+        replace(TINY, moe_every=2, recipe="expert_choice"),
+        replace(TINY, moe_every=2, dense_d_ff=5, recipe_settings={"capacity_factor": 0.8}),
         TINY.dense_twin(),
     ],
     ids=["sparse", "alternating", "alternating_dropping", "dense"],

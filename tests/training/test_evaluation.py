@@ -9,7 +9,7 @@ from moe_numpy.training.corpus import Batch
 from moe_numpy.training.evaluation import evaluate
 
 TINY = ModelConfig(
-    d_model=8, num_layers=2, num_heads=2, num_kv_heads=1, context=5, d_ff=4, num_experts=3, top_k=1, recipe="switch"
+    d_model=8, num_layers=2, num_heads=2, num_kv_heads=1, context=5, d_ff=4, num_experts=3, recipe="switch"
 )
 
 
@@ -19,7 +19,7 @@ def windows(n, seed=0):
 
 
 def test_losses_are_means_over_windows_whatever_the_batch_size():
-    model, w = Transformer(replace(TINY, capacity_factor=None), rng=np.random.default_rng(0)), windows(7)
+    model, w = Transformer(replace(TINY, recipe_settings={"capacity_factor": None}), rng=np.random.default_rng(0)), windows(7)
     whole, parts = evaluate(model, w, 2, batch_size=7), evaluate(model, w, 2, batch_size=2)
     model.eval()
     assert whole.loss == pytest.approx(CrossEntropy.apply(model(w.tokens).logits, w.targets).item(), rel=1e-6)
@@ -30,7 +30,7 @@ def test_losses_are_means_over_windows_whatever_the_batch_size():
 
 
 def test_every_assignment_is_counted_for_its_domain_dropped_or_not():
-    model = Transformer(replace(TINY, capacity_factor=0.5), rng=np.random.default_rng(0))
+    model = Transformer(replace(TINY, recipe_settings={"capacity_factor": 0.5}), rng=np.random.default_rng(0))
     result = evaluate(model, windows(7), 2)
     assert result.assignments.shape == (2, 2, 256, 3)
     np.testing.assert_array_equal(result.assignments.sum(axis=(2, 3)), [[4 * 5, 3 * 5]] * 2)

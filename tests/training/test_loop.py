@@ -22,9 +22,8 @@ TINY = ModelConfig(
     context=8,
     d_ff=4,
     num_experts=3,
-    top_k=1,
     recipe="switch",
-    capacity_factor=1.0,
+    recipe_settings={"capacity_factor": 1.0},
 )
 
 

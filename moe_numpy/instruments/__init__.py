@@ -1,0 +1,1 @@
+"""Instruments: what a router does, found by probing it."""
