@@ -63,23 +63,13 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
             )
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)
-        if curve.validation:
-            last = max(curve.validation)
-            late.annotate(
-                f"{curve.validation[last]:.3f}",
-                (last, curve.validation[last]),
-                xytext=(-8, 6),
-                textcoords="offset points",
-                ha="right",
-                color=style["color"],
-                fontweight="bold",
-            )
     whole.set_ylabel("nats per byte")
     whole.set_ylim(bottom=0)
     half = max(int(curve.step[-1]) for curve in curves) / 2
     lows, highs = zip(*(_range_from(curve, half) for curve in curves), strict=True)
     margin = 0.08 * (max(highs) - min(lows)) + 0.01
-    late.set_xlim(0.98 * half, 2.04 * half)
+    late.set_xlim(0.98 * half, 2.2 * half)
+    _label_ends(late, curves)
     late.set_ylim(min(lows) - margin, max(highs) + margin)
     late.set_title("second half", fontsize=10)
     bits = late.secondary_yaxis("right", functions=(_nats_to_bits, _bits_to_nats))
@@ -118,8 +108,9 @@ def expert_load(
     num_layers, num_experts = load.shape
     columns = _columns(num_layers)
     height = 0.7 + 2.0 * math.ceil(num_layers / columns)
-    figure, panels = _grid(num_layers, columns, height=height, title="Load of the experts")
     fair = 100 / num_experts
+    title = f"Load of the experts (dashed: the fair share, {fair:.1f} %)"
+    figure, panels = _grid(num_layers, columns, height=height, title=title)
     for i, (layer, axes) in enumerate(zip(_numbers(layers, num_layers), panels, strict=True)):
         axes.bar(range(num_experts), 100 * load[i], color=_BLUE, width=0.75)
         axes.axhline(fair, color=_ORANGE, linestyle="--", linewidth=1.5)
@@ -132,15 +123,6 @@ def expert_load(
         if i >= num_layers - columns:
             axes.set_xlabel("expert")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].annotate(
-        f"fair share {fair:.1f} %",
-        (num_experts - 0.5, fair),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        color="#A34700",
-        fontsize=9,
-    )
     return figure
 
 
@@ -271,6 +253,25 @@ def _smoothed(values: Float[Array, " N"]) -> Float[Array, " N"]:
     i = np.arange(len(values))
     low, high = np.maximum(i - reach, 0), np.minimum(i + reach + 1, len(values))
     return (total[high] - total[low]) / (high - low)
+
+
+def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
+    """The last validation loss beside its point; the lowest label hangs down, so that two close ones part."""
+    ends = [
+        (curve.validation[last], last, style["color"])
+        for curve, style in zip(curves, _STYLES, strict=False)
+        if (last := max(curve.validation, default=None)) is not None
+    ]
+    for loss, step, color in ends:
+        axes.annotate(
+            f"{loss:.3f}",
+            (step, loss),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="top" if (loss, step, color) == min(ends) else "bottom",
+            color=color,
+            fontweight="bold",
+        )
 
 
 def _range_from(curve: Curve, step: float) -> tuple[float, float]:

@@ -165,7 +165,9 @@ def _document(
 
 
 def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]]) -> None:
-    print_title(console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)")
+    print_title(
+        console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)"
+    )
     table = plain_table()
     table.add_column("expert", justify="right")
     table.add_column("bytes", no_wrap=True)

@@ -41,9 +41,11 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
 
     if trainer.completed == 0:
         curve = {0: validate().loss}
-        _write_curve(run.folder, curve)
     else:
         curve = {step: loss for step, loss in run.validation().items() if step <= trainer.completed}
+    _write_curve(run.folder, curve)
+    if trainer.completed < trainer.config.steps:
+        (run.folder / "summary.json").unlink(missing_ok=True)  # of an end that is now to be reached again
     steps = trainer.config.steps
     validate_at = {round(steps * i / _VALIDATIONS) for i in range(1, _VALIDATIONS)}
 

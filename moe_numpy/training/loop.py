@@ -15,7 +15,7 @@ import numpy as np
 from ..autodiff import NonFiniteError, check_finite
 from ..models import ModelConfig, Transformer
 from ..ops import CrossEntropy
-from .checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint, save_checkpoint
 from .corpus import Corpus
 from .files import append_jsonl, truncate_history, write_json_atomically
 from .optimizers import AdamW, clip_factor, global_norm
@@ -114,8 +114,8 @@ class Trainer:
         """Forward, backward and one update.
 
         Raises:
-            NonFiniteError: the loss or a gradient is NaN or infinite. The message names the op that produced it
-                first. The weights are those from before the step.
+            NonFiniteError: the loss or a gradient is NaN or infinite. The message names the op that produced
+                it first. The weights are those from before the step.
         """
         began = time.perf_counter()
         with np.errstate(all="ignore"):  # what overflows is found below, and named
@@ -171,13 +171,13 @@ class Trainer:
         """Continue from the newest checkpoint of a run folder, or from the one of ``step``.
 
         Raises:
-            ValueError: the checkpoint is of another model, or was trained on other text than ``corpus``; or it
-                cannot be trusted (CheckpointError).
+            ValueError: the checkpoint is of another model or of other text than ``corpus``, or cannot be
+                trusted (CheckpointError).
         """
         checkpoint = load_checkpoint(folder, step)
         if checkpoint.meta.get("text") != self.corpus.fingerprint:
             raise ValueError(
-                f"the text has changed since {folder} was trained on it, or is that of another Python version; "
+                f"the text has changed since {folder} began, or is that of another Python version; "
                 "a run continues only on the bytes that it began with"
             )
         self.model.load_state_dict(_below("model.", checkpoint.arrays))
@@ -186,7 +186,7 @@ class Trainer:
         truncate_history(folder / "history.jsonl", checkpoint.step)
 
     def _accumulate_gradients(self) -> tuple[float, float, list[list[Any]]]:
-        """Fill ``.grad`` with the mean over the passes; return cross-entropy, auxiliary loss and statistics by layer."""
+        """Fill ``.grad`` with the mean over the passes; return both losses and statistics by layer."""
         config, model = self.config, self.model
         model.zero_grad()
         total_loss = total_auxiliary = 0.0

@@ -182,6 +182,17 @@ def test_resume_from_an_earlier_checkpoint_repeats_the_later_steps(cli, trained)
     assert_same_state(Path("run"), trained)
 
 
+def test_a_resumed_run_forgets_the_end_that_it_went_back_from(cli, trained, interrupt_after):
+    shutil.copytree(trained, "run")
+    interrupt_after(5)
+    assert cli("train", "--resume", "--from-step", 4, "--out", "run").exit_code == 130
+    run = Run.open(Path("run"))
+    assert run.summary() is None
+    assert list(run.validation()) == [0, 1, 2, 3, 4, 5]
+    assert [r["step"] for r in run.history()] == [1, 2, 3, 4, 5]
+    assert list_checkpoints(Path("run")) == [4, 5]
+
+
 def test_resume_of_a_finished_run_changes_nothing(cli, trained):
     shutil.copytree(trained, "run")
     before = read("run/summary.json")
