@@ -8,9 +8,9 @@ run needs no generator state to see the data that it would have seen.
 import hashlib
 import itertools
 import os
-import re
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,14 +233,19 @@ def _prose() -> bytes:
         from pydoc_data.topics import topics
     except ImportError:
         _not_in_this_python("the module pydoc_data.topics")
-    underlines = re.compile(r"^[*=~^-]{3,}\n", re.MULTILINE)
     # A topic often repeats sections of a longer one. Longest first, each paragraph once: else validation text
     # would be in the training text too.
     longest_first = sorted(topics.values(), key=lambda text: (-len(text), text))
     paragraphs = dict.fromkeys(
-        p.strip("\n") for text in longest_first for p in underlines.sub("", text).split("\n\n")
+        textwrap.dedent(p.strip("\n")) for text in longest_first for p in text.split("\n\n")
     )
-    return "\n\n".join(paragraphs).encode()
+    return "\n\n".join(filter(_is_english, paragraphs)).encode()
+
+
+def _is_english(paragraph: str) -> bool:
+    """Whether it is made of sentences: not an example, a table, a heading or a rule of grammar."""
+    plain = sum(c.isalpha() or c in " \n" for c in paragraph)
+    return paragraph.endswith((".", ":", "?")) and plain > 0.85 * len(paragraph)
 
 
 def _code(folder: Path) -> bytes:
