@@ -10,6 +10,7 @@ from .commands.demo import demo
 from .commands.generate import generate
 from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
+from .commands.recipes import recipes
 from .commands.train import train
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, gradcheck, count):
+for command in (demo, train, generate, inspect, gradcheck, recipes, count):
     app.command()(command)
 
 if __name__ == "__main__":

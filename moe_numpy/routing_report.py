@@ -71,18 +71,18 @@ class SentenceRouting:
 
 
 def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
-    """How far the domains of a layer lie apart: the mean over pairs of domains of ½ Σ_e |p_e - q_e|.
+    """How far the two most similar domains of a layer lie apart: the least ½ Σ_e |p_e - q_e| of all pairs p, q.
 
-    0 if all domains use the experts alike, 1 if no two share one. 0 for a single domain.
+    0 if two domains use the experts alike, 1 if no two share one. 0 for a single domain.
     """
     p = domain_expert
     distance = abs(p[:, :, None] - p[:, None, :]).sum(axis=3) / 2
-    num_domains = p.shape[1]
-    return distance.sum(axis=(1, 2)) / max(num_domains * (num_domains - 1), 1)
+    first, second = np.triu_indices(p.shape[1], k=1)
+    return distance[:, first, second].min(axis=1) if len(first) else np.zeros(len(p))
 
 
 def most_separating(domain_expert: Float[Array, "L D E"]) -> int:
-    """The index of the layer whose domains lie furthest apart."""
+    """The index of the layer that tells even its two most similar domains apart best."""
     return int(separation(domain_expert).argmax())
 
 

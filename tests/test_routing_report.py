@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,8 +32,8 @@ def test_separation_is_0_for_equal_and_1_for_disjoint_domains():
     assert most_separating(shares) == 1
 
 
-def test_separation_is_a_mean_over_pairs():
-    assert separation(np.array([[[1.0, 0], [1, 0], [0, 1]]]))[0] == pytest.approx(2 / 3)
+def test_separation_is_that_of_the_two_most_similar_domains():
+    assert separation(np.array([[[1.0, 0], [0.75, 0.25], [0, 1]]]))[0] == pytest.approx(0.25)
 
 
 def test_one_domain_is_not_apart_and_a_tie_goes_to_the_first_layer():
@@ -95,7 +97,7 @@ def test_a_sentence_is_routed_as_the_model_routes_it():
 
 
 def test_a_dropped_byte_shows_the_expert_that_it_asked_for():
-    config = ModelConfig(**(SPARSE.to_json() | {"top_k": 1, "capacity_factor": 0.3}))
+    config = replace(SPARSE, recipe_settings={"top_k": 1, "capacity_factor": 0.3})
     model = Transformer(config, rng=np.random.default_rng(0))
     routed = route_sentence(model, b"aaaaaaaa")
     assert routed.dropped[0].any()

@@ -14,9 +14,9 @@ def architecture_of(config: ModelConfig) -> Architecture:
             zero-computation experts, a learned noise, or a fraction of an expert per token.
     """
     attention = GroupedQueryAttention(config.num_heads, config.num_kv_heads, config.d_model // config.num_heads)
-    sizes = {"d_model": config.d_model, "vocab_size": config.vocab_size, "num_layers": config.num_layers}
+    sizes = config.d_model, config.vocab_size, config.num_layers
     if config.num_experts == 0:
-        return Architecture(**sizes, attention=attention, feed_forward=FeedForward(config.d_ff))
+        return Architecture(*sizes, attention, feed_forward=FeedForward(config.d_ff))
     recipe, top_k = config.layer_recipe, config.experts_per_token
     router = recipe.router
     if router is None or recipe.num_groups or recipe.zero_experts or top_k != int(top_k):
@@ -31,8 +31,8 @@ def architecture_of(config: ModelConfig) -> Architecture:
     }[recipe.experts]
     has_dense = not all(config.is_sparse(i) for i in range(config.num_layers))
     return Architecture(
-        **sizes,
-        attention=attention,
+        *sizes,
+        attention,
         feed_forward=FeedForward(config.dense_d_ff or config.active_width) if has_dense else None,
         expert=expert,
         num_experts=config.num_experts,

@@ -131,6 +131,16 @@ def load_probability(rng: np.random.Generator) -> Case:
     )
 
 
+@case(LoadProbability)
+def load_probability_against_all(rng: np.random.Generator) -> Case:
+    """The threshold of V-MoE, which an expert may itself have set."""
+    h = rng.standard_normal((5, 4))
+    return (
+        lambda h, sigma, noisy: LoadProbability.apply(h, sigma, noisy, k=2, rivals="all"),
+        [h, rng.uniform(0.5, 2, (5, 4)), h + rng.standard_normal((5, 4))],
+    )
+
+
 @case(MixtureLikelihood)
 def mixture_likelihood(rng: np.random.Generator) -> Case:
     """Gate, experts and target."""

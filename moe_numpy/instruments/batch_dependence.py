@@ -48,7 +48,7 @@ class BatchDependence:
         return "\n".join(lines)
 
 
-def batch_dependence(recipe: Recipe | RouterConfig, *, num_experts: int = 8, seeds: int = 4) -> BatchDependence:
+def batch_dependence(recipe: Recipe | RouterConfig, *, num_experts: int = 16, seeds: int = 4) -> BatchDependence:
     """Exchange one token and compare the outputs of all others, in both modes."""
     modes = [influence(recipe, training=mode, num_experts=num_experts, seeds=seeds) for mode in (True, False)]
     return BatchDependence(dependence(modes[0]), dependence(modes[1]), modes[0].probes)

@@ -47,7 +47,7 @@ class Causality:
         return "\n".join(lines)
 
 
-def causality(recipe: Recipe | RouterConfig, *, num_experts: int = 8, seeds: int = 4) -> Causality:
+def causality(recipe: Recipe | RouterConfig, *, num_experts: int = 16, seeds: int = 4) -> Causality:
     """Exchange later tokens and compare earlier outputs of the same sequence, in both modes.
 
     A leak that is found is certain; that none is found means that none is likely.

@@ -28,7 +28,7 @@ class Pair:
         (a, s), (b, t) = self.changed, self.moved
         where = f"at {t}" if a == b else f"at {t} of sequence {b}"
         source = f"token {s}" if a == b else f"token {s} of sequence {a}"
-        return f"exchanging {source} moves the output {where} by {100 * self.change:.2g} %"
+        return f"exchanging {source} moves the output {where} by {100 * self.change:.3g} %"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Influence:
 
 
 def influence(
-    recipe: Recipe | RouterConfig, *, training: bool = False, num_experts: int = 8, seeds: int = 4
+    recipe: Recipe | RouterConfig, *, training: bool = False, num_experts: int = 16, seeds: int = 4
 ) -> Influence:
     """Exchange every token of small random batches by another and look at all outputs.
 

@@ -32,7 +32,7 @@ class Probe:
     seed: int = 0
     training: bool = True
     crowded: bool = False
-    num_experts: int = 8
+    num_experts: int = 16
     num_sequences: int = 2
     sequence_length: int = 8
     x: Float[Array, "B S d"] = field(init=False)

@@ -113,7 +113,7 @@ class ModelConfig:
     def active_width(self) -> int:
         """The d_ff of a dense SwiGLU layer with as many weights as one token meets, the router's left out."""
         layer = make_layer(self.layer_recipe, self.d_model, self.d_ff, self.num_experts, rng=np.random.default_rng(0))
-        router = 0 if self.num_routes == 0 else layer.router.num_parameters()
+        router = 0 if layer.router is None else layer.router.num_parameters()
         return max(1, round((layer.active_parameters() - router) / (3 * self.d_model)))
 
     def dense_twin(self) -> "ModelConfig":

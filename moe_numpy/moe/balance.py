@@ -9,10 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 from array_api_compat import array_namespace
 
 from .. import kernels
-from ..autodiff import Function, Tensor
+from ..autodiff import Function, Tensor, decisions
 from ..ops import LogSoftmax, ReLU, Softmax
 from ..typing import Array, Float, Int
-from .selection import Batch, Candidates
+from .selection import Batch, Candidates, top_k_candidates
 
 
 class BalanceLoss(Function):
@@ -106,23 +106,35 @@ class LoadProbability(Function):
     is itself chosen, the k-th otherwise (Shazeer et al. 2017, equations 8 and 9). Summed over t it estimates the
     load of e, with a derivative that a count does not have. All three arguments are logits: mixing in
     probabilities gives loads that do not sum to k.
+
+    ``rivals="all"`` takes the k-th of all for every e, chosen or not (V-MoE, Riquelme et al. 2021, appendix A.2).
     """
 
     def forward(
-        self, h: Float[Array, "T E"], sigma: Float[Array, "T E"], noisy: Float[Array, "T E"], *, k: int
+        self,
+        h: Float[Array, "T E"],
+        sigma: Float[Array, "T E"],
+        noisy: Float[Array, "T E"],
+        *,
+        k: int,
+        rivals: str = "others",
     ) -> Float[Array, "T E"]:
-        """Probabilities; 1 if k = E, since nothing has to be beaten."""
+        """Probabilities; 1 if there are no k others, since nothing has to be beaten."""
         from scipy.special import ndtr
 
         xp = array_namespace(h)
-        self.k = k
-        if k == h.shape[1]:
+        if rivals == "all":
+            rank = kernels.of(noisy).top_k(noisy, k)
+            rival = xp.broadcast_to(rank[:, k - 1 : k], h.shape)  # whose noisy logit is the threshold
+        elif k == h.shape[1]:
             self.save()
             return xp.ones_like(h)
-        rank = kernels.of(noisy).top_k(noisy, k + 1)
-        chosen = xp.zeros(h.shape, dtype=bool)
-        chosen[xp.arange(h.shape[0])[:, None], rank[:, :k]] = True
-        rival = xp.where(chosen, rank[:, k : k + 1], rank[:, k - 1 : k])  # whose noisy logit is the threshold
+        else:
+            rank = kernels.of(noisy).top_k(noisy, k + 1)
+            chosen = xp.zeros(h.shape, dtype=bool)
+            chosen[xp.arange(h.shape[0])[:, None], rank[:, :k]] = True
+            rival = xp.where(chosen, rank[:, k : k + 1], rank[:, k - 1 : k])
+        decisions.record("thresholds of the load", rival, lambda t: f"token {t}: noisy logits near rank {k} are close")
         z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
         self.save(z, sigma, rival)
         return ndtr(z).astype(h.dtype)
@@ -180,8 +192,13 @@ class Gating:
 class Loss(Protocol):
     """An auxiliary loss: its name, the coefficient it enters the training loss with, and its value."""
 
-    name: str
-    coefficient: float
+    @property
+    def name(self) -> str:
+        """What reports call it; different for each loss of a router."""
+
+    @property
+    def coefficient(self) -> float:
+        """Its weight in the training loss."""
 
     def __call__(self, gating: Gating) -> Tensor:
         """The loss without its coefficient."""
@@ -195,7 +212,8 @@ class SwitchBalance:
         coefficient: its weight in the training loss.
         scope: what f and P are means over. ``batch``: this forward pass. ``sequence``: each sequence by itself,
             then the mean. ``global``: f over all forward passes since the last optimizer step (Qiu et al. 2025).
-        count: ``all`` assignments, or only the ``first`` choice of each token (GShard).
+        count: ``all`` assignments, only the ``first`` choice of each token (GShard), or the ``unbiased`` choice:
+            the k best of P, whatever bias and groups did to the real one (DeepSeek-V3 2024, equation 18).
         at_balance: the value at perfect balance. 1 divides counts by their sum. ``"k"`` divides them by T, as
             transformers' Mixtral family does.
         scoring: the Function whose normalised scores are P; None for a softmax.
@@ -209,13 +227,16 @@ class SwitchBalance:
     name: str = "balance"
 
     def __post_init__(self) -> None:
-        for setting, allowed in (("scope", ("batch", "sequence", "global")), ("count", ("all", "first"))):
+        for setting, allowed in (
+            ("scope", ("batch", "sequence", "global")),
+            ("count", ("all", "first", "unbiased")),
+        ):
             if getattr(self, setting) not in allowed:
                 raise ValueError(f"{setting} must be one of {', '.join(allowed)}, got {getattr(self, setting)!r}")
         if self.at_balance not in (1, "k"):
             raise ValueError(f"at_balance must be 1 or 'k', got {self.at_balance!r}")
-        if self.scope == "global" and self.count == "first":
-            raise ValueError("count='first' has no global scope: only whole loads are kept between passes")
+        if self.scope == "global" and self.count != "all":
+            raise ValueError(f"count={self.count!r} has no global scope: only whole loads are kept between passes")
 
     def __call__(self, gating: Gating) -> Tensor:
         """E Σ f_i P_i."""
@@ -227,6 +248,8 @@ class SwitchBalance:
             counts = gating.load_since_update[None]
         else:
             c = gating.candidates
+            if self.count == "unbiased":
+                c = top_k_candidates(p.data, int(gating.per_token))
             counted = c.choice == 0 if self.count == "first" else xp.ones(c.token.shape, dtype=bool)
             part = c.token[counted] // max(num_tokens // parts, 1)
             keys = part * num_experts + c.expert[counted]
@@ -251,15 +274,32 @@ class ZLoss:
 
 @dataclass(frozen=True)
 class Importance:
-    """CV² of the importance, the sum of its gate weights, of each expert (Shazeer et al. 2017, equations 6 and 7)."""
+    """CV² of the importance of each expert (Shazeer et al. 2017, equations 6 and 7).
+
+    Attributes:
+        coefficient: its weight in the training loss.
+        of: what importance is the sum of. ``weights``: the gate weights of the tokens that chose the expert.
+            ``softmax``: the softmax of the logits without noise, of all tokens (V-MoE, Riquelme et al. 2021,
+            appendix A.2).
+        ddof: see :class:`SquaredCV`; V-MoE has 0.
+    """
 
     coefficient: float = 0.1
+    of: str = "weights"
+    ddof: int = 1
     name: str = "importance"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("weights", "softmax"):
+            raise ValueError(f"of must be weights or softmax, got {self.of!r}")
 
     def __call__(self, gating: Gating) -> Tensor:
         """0 when all experts carry the same weight."""
-        v = SumByExpert.apply(gating.weight, gating.candidates.expert, num_experts=gating.logits.shape[1])
-        return SquaredCV.apply(v)
+        if self.of == "softmax":
+            v = gating.probabilities(None).sum(axis=0)
+        else:
+            v = SumByExpert.apply(gating.weight, gating.candidates.expert, num_experts=gating.logits.shape[1])
+        return SquaredCV.apply(v, ddof=self.ddof)
 
 
 @dataclass(frozen=True)
@@ -267,18 +307,30 @@ class Load:
     """CV² of the expected load, Σ_t of :class:`LoadProbability` (Shazeer et al. 2017, equation 11).
 
     Without noise there is no expected load: the loss is then that of the counts, a constant.
+
+    Attributes:
+        coefficient: its weight in the training loss.
+        rivals: ``others`` or ``all``, see :class:`LoadProbability`.
+        ddof: see :class:`SquaredCV`; V-MoE has 0.
     """
 
     coefficient: float = 0.1
+    rivals: str = "others"
+    ddof: int = 1
     name: str = "load"
+
+    def __post_init__(self) -> None:
+        if self.rivals not in ("others", "all"):
+            raise ValueError(f"rivals must be others or all, got {self.rivals!r}")
 
     def __call__(self, gating: Gating) -> Tensor:
         """0 when all experts can expect the same number of tokens."""
         h = gating.logits
         if gating.sigma is None:
-            return SquaredCV.apply(Tensor(array_namespace(h.data).asarray(gating.load, dtype=h.dtype)))
-        p = LoadProbability.apply(h, gating.sigma, gating.noisy, k=int(gating.per_token))
-        return SquaredCV.apply(p.sum(axis=0))
+            counts = Tensor(array_namespace(h.data).asarray(gating.load, dtype=h.dtype))
+            return SquaredCV.apply(counts, ddof=self.ddof)
+        p = LoadProbability.apply(h, gating.sigma, gating.noisy, k=int(gating.per_token), rivals=self.rivals)
+        return SquaredCV.apply(p.sum(axis=0), ddof=self.ddof)
 
 
 @dataclass(frozen=True)
@@ -311,11 +363,11 @@ class GlobalEntropy:
         return ReLU.apply(self.tau + (p * p.log()).sum())
 
 
-def balance_of_layers(probabilities: list[Tensor], loads: list[Any], per_token: float) -> Tensor:
+def balance_of_layers(probabilities: list[Tensor], loads: list[Any]) -> Tensor:
     """E Σ f_i P_i with f and P averaged over several layers *before* they are multiplied, as transformers does.
 
     Two layers that collapsed onto opposite experts then cancel: E = 2 gives 1 instead of 2. Its value at balance
-    is k.
+    is k. Leave the rows of padding tokens out of both arguments.
     """
     num_experts = probabilities[0].shape[1]
     xp = array_namespace(loads[0])

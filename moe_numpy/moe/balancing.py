@@ -31,7 +31,7 @@ class Balancer:
 
     def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
         """What one forward pass contributes to the next update: a vector that is summed over the passes."""
-        return gating.load
+        return gating.load.astype(state.dtype)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
         """The state after an optimizer step."""

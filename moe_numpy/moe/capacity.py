@@ -54,7 +54,9 @@ class Capacity:
         rounding: a name from :data:`ROUNDING`; public code differs.
         drop: who goes first in the queue before an expert.
             ``position``: all first choices before all second choices, earlier tokens before later ones (GShard).
-            ``probability``: the highest score for this expert (Megatron-LM "probs").
+            Megatron-LM's "position" has earlier tokens first whatever the choice: the same for k = 1.
+            ``probability``: the highest score for this expert. Megatron-LM's "probs" ranks gate weights: the same
+            unless they are renormalised.
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
             score (V-MoE, Riquelme et al. 2021, section 4.1).
             ``random``: any order; by position in evaluation.

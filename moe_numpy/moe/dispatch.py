@@ -133,13 +133,12 @@ class WeightMask(Function):
 
 def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """For each expert: gather its tokens, run it, weigh, add back."""
-    y = None
+    y = Tensor(array_namespace(x.data).zeros_like(x.data))
     for e in range(routing.num_experts):
         mine = slice(int(routing.offsets[e]), int(routing.offsets[e + 1]))
         token = routing.token[mine]
         rows, weight = _weigh_input(x[token], routing.weight[mine], routing)
-        part = Combine.apply(experts.one(e, rows), weight, token, num_tokens=routing.num_tokens)
-        y = part if y is None else y + part
+        y = y + Combine.apply(experts.one(e, rows), weight, token, num_tokens=routing.num_tokens)
     return y
 
 

@@ -29,7 +29,8 @@ class SqrtSoftplus(Function):
         """ds/dh = σ(h) / (2 s), where σ(h) = 1 - exp(-s²)."""
         h, s = self.saved
         xp = array_namespace(h)
-        return grad * -xp.expm1(-s * s) / (2 * s)
+        tiny = xp.finfo(s.dtype).tiny  # where e^h underflows, s = 0 and so is ds/dh
+        return grad * -xp.expm1(-s * s) / (2 * xp.maximum(s, tiny))
 
 
 class PickScores(Function):

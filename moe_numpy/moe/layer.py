@@ -169,8 +169,6 @@ class HierarchicalMoE(Module):
         groups = recipe.num_groups
         if recipe.router is None or groups < 1 or num_experts % groups:
             raise ValueError(f"num_groups must divide num_experts={num_experts}, got {groups}")
-        if dispatch not in STRATEGIES:
-            raise ValueError(f"dispatch must be one of {', '.join(STRATEGIES)}, got {dispatch!r}")
         self.d_model, self.num_experts = d_model, num_experts
         self.router = Router(recipe.router, d_model, groups, rng=rng, dtype=dtype)
         inner = replace(recipe, num_groups=0)

@@ -76,6 +76,8 @@ class NormalNoise(Noise):
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
         """The same σ everywhere."""
         std = 1 / h.shape[1] if self.std is None else self.std
+        if std == 0:
+            return h, None
         sigma = Tensor(_like(h, np.full(h.shape, std)))
         return h + _like(h, std * rng.standard_normal(h.shape)), sigma
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..ops import ReLU, Sigmoid
+from ..ops import ReLU, Sigmoid, Softmax
 from .balance import Importance, Load, Loss, SwitchBalance, ZLoss
 from .balancing import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
@@ -168,8 +168,12 @@ def base() -> Recipe:
 
 @published(2022, "Clark et al.: Unified Scaling Laws for Routed Language Models, section 3.1; Megatron-LM router.py")
 def sinkhorn(*, top_k: int = 1) -> Recipe:
-    """Sinkhorn-balanced choice of the logits while training, greedy afterwards; weight σ(h) of the chosen."""
-    return Recipe(RouterConfig(Sinkhorn(top_k), scores=Sigmoid, choose_by="logits", weights=()), experts="gelu")
+    """Sinkhorn-balanced choice of the logits while training, greedy afterwards; weight σ(h) of the chosen.
+
+    With more than one expert for each token the weights are softmax(h), not renormalised, as in Megatron-LM.
+    """
+    scores = Sigmoid if top_k == 1 else Softmax
+    return Recipe(RouterConfig(Sinkhorn(top_k), scores=scores, choose_by="logits", weights=()), experts="gelu")
 
 
 @published(2021, "Roller et al.: Hash Layers for Large Sparse Models")
@@ -182,7 +186,8 @@ def hash_(*, vocab_size: int = 256, seed: int = 0) -> Recipe:
 def vmoe(*, top_k: int = 2, capacity_factor: float | None = 1.05, importance: float = 0.005, load: float = 0.005) -> Recipe:
     """Softmax of noisy logits (σ = 1/E), top-k, no renormalisation; tokens queue in the order of their best score.
 
-    Follows vmoe/nn/routing.py: importance and load losses with the same coefficient.
+    Follows vmoe/nn/routing.py: importance is the sum of the softmax without noise, chosen or not; the threshold of the
+    load is the k-th noisy logit of all experts; both CV² are of the population, and have the same coefficient.
     """
     return Recipe(
         RouterConfig(
@@ -190,7 +195,9 @@ def vmoe(*, top_k: int = 2, capacity_factor: float | None = 1.05, importance: fl
             weights=(),
             noise=NormalNoise(),
             capacity=_capacity(capacity_factor, drop="batch_priority"),
-            losses=_losses(Importance(importance), Load(load)),
+            losses=_losses(
+                Importance(importance, of="softmax", ddof=0), Load(load, rivals="all", ddof=0)
+            ),
         ),
         experts="gelu",
     )
@@ -323,7 +330,8 @@ def deepseek_v3(
 ) -> Recipe:
     """s = σ(h); chosen by s + b, groups by their two best; weights from s alone, renormalised, times 2.5.
 
-    b moves by ±γ after each step, without gradient. A small balance loss in each sequence remains.
+    b moves by ±γ after each step, without gradient. A small balance loss in each sequence remains; it counts the
+    choice that s alone would have made (equation 18).
     """
     return Recipe(
         RouterConfig(
@@ -331,7 +339,7 @@ def deepseek_v3(
             scores=Sigmoid,
             weights=(Renormalized(epsilon=1e-20), Scaled(scale)),
             balancer=LossFreeBias(bias_rate),
-            losses=_losses(SwitchBalance(balance, scope="sequence", scoring=Sigmoid)),
+            losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=Sigmoid)),
         ),
         shared_experts=shared_experts,
     )

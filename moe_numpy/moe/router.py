@@ -236,16 +236,17 @@ class Router(Module):
 
     def _losses(self, gating: Gating) -> tuple[dict[str, Tensor], Tensor | None]:
         """The losses by name without coefficients, and their weighted sum."""
-        losses, total = {}, None
+        losses: dict[str, Tensor] = {}
+        total: Tensor | None = None
         for part in self.config.losses:
             losses[part.name] = part(gating)
             term = losses[part.name] * part.coefficient
             total = term if total is None else total + term
         if self.config.balancer is not None and self.balance is not None:
-            term = self.config.balancer.loss(gating, self.balance.data)
-            if term is not None:
-                losses["balancing"] = term
-                total = term if total is None else total + term
+            own = self.config.balancer.loss(gating, self.balance.data)
+            if own is not None:
+                losses["balancing"] = own
+                total = own if total is None else total + own
         return losses, total
 
     def _observe(self, gating: Gating, chosen_by: Any) -> None:

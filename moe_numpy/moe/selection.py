@@ -53,7 +53,9 @@ class Candidates:
 class Selection(Protocol):
     """A rule that turns scores [T, E] into candidates."""
 
-    causal: bool  # whether a token's experts depend on no later token
+    @property
+    def causal(self) -> bool:
+        """Whether a token's experts depend on no later token."""
 
     def validate(self, num_experts: int) -> None:
         """Raise ValueError, naming the setting, if the rule does not work with this many experts."""

@@ -29,6 +29,8 @@ class SoftMoE(Module):
         dtype: of the weights.
     """
 
+    router = None
+
     def __init__(
         self,
         d_model: int,

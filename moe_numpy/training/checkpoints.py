@@ -112,7 +112,7 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
     except CheckpointError as error:
         others = [other for other in reversed(steps) if other != step and _is_intact(folder, other)]
         way_out = (
-            f"step {others[0]} is intact: --resume --step {others[0]}" if others else "no other one is intact"
+            f"step {others[0]} is intact: --resume --from-step {others[0]}" if others else "no other one is intact"
         )
         raise CheckpointError(f"{error}; {way_out}") from error
 

@@ -1,9 +1,33 @@
 import numpy as np
 import pytest
+from by_hand import who_fits
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor, decisions
-from moe_numpy.moe.capacity import Capacity, KeepAssignments
-from moe_numpy.moe.selection import Candidates, TopK
+from moe_numpy.moe.capacity import DROP, ROUNDING, Capacity, KeepAssignments
+from moe_numpy.moe.selection import Batch, Candidates, TopK
+
+ONE = Batch(sequence_length=1)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [("floor_without_k", 15), ("round_without_k", 16), ("floor", 31), ("ceil", 32), ("multiple_of_4", 32)],
+)
+def test_the_public_formulas_differ(rounding, expected):
+    """T = 100, E = 8, k = 2, factor 1.25: 15, 16, 31, 32 and 32 places from five formulas."""
+    assert Capacity(1.25, rounding).size(100, 8, 2) == expected
+
+
+def test_every_rounding_is_known_by_its_number():
+    assert set(ROUNDING) == {"ceil", "floor", "floor_without_k", "round_without_k", "multiple_of_4"}
+    assert Capacity(1.0, "multiple_of_4").size(100, 8, 1) == 16  # 12.5, then 13, then 16
+    assert [Capacity(1.0, "round_without_k").size(T, 8, 2) for T in (12, 20)] == [2, 2]  # 1.5 and 2.5
 
 
 @pytest.mark.parametrize(
@@ -17,38 +41,122 @@ from moe_numpy.moe.selection import Candidates, TopK
         (0, 8, 1, 1.0, 0),
     ],
 )
-def test_capacity_is_the_ceiling_of_the_fair_share_times_the_factor(
-    num_tokens, num_experts, top_k, factor, expected
-):
+def test_capacity_is_the_ceiling_of_the_fair_share_times_the_factor(num_tokens, num_experts, top_k, factor, expected):
     assert Capacity(factor).size(num_tokens, num_experts, top_k) == expected
 
 
-def test_all_first_choices_come_before_any_second_choice():
-    # Token 0 wants experts 0 then 1; token 1 wants 1 then 0; token 2 wants 1 then 0.
-    candidates = Candidates(
-        token=np.array([0, 0, 1, 1, 2, 2]),
-        expert=np.array([0, 1, 1, 0, 1, 0]),
-        choice=np.array([0, 1, 0, 1, 0, 1]),
+def test_floor_does_not_lose_a_place_to_rounding_errors():
+    assert Capacity(0.7, "floor").size(10, 1, 1) == 7
+    assert Capacity(2.3, "floor_without_k").size(100, 1, 1) == 230  # 2.3 · 100 is a little less than 230 in binary
+
+
+# Who is dropped
+
+# Token 0 wants experts 0 then 1; token 1 wants 1 then 0; token 2 wants 1 then 0.
+THREE = Candidates(
+    token=np.array([0, 0, 1, 1, 2, 2]), expert=np.array([0, 1, 1, 0, 1, 0]), choice=np.array([0, 1, 0, 1, 0, 1])
+)
+SCORES = np.array([[0.6, 0.4], [0.3, 0.7], [0.1, 0.9]])
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [
+        # Expert 1 is full with the first choices of tokens 1 and 2; expert 0 takes token 0, then token 1's second.
+        ("position", [True, False, True, True, True, False]),
+        # Expert 0 prefers .6 and .3 to .1; expert 1 prefers .9 and .7 to .4.
+        ("probability", [True, False, True, True, True, False]),
+        # Tokens 2, 1, 0 in this order: expert 0 takes token 0 first (a first choice), then token 2's second.
+        ("batch_priority", [True, False, True, False, True, True]),
+    ],
+)
+def test_drop_policies_by_hand(drop, expected):
+    assert Capacity(drop=drop).fits(THREE, SCORES, 2, ONE).tolist() == expected
+
+
+def test_probability_lets_a_strong_second_choice_pass_a_weak_first_one():
+    candidates = TopK(2)(np.array([[0.4, 0.3, 0.3], [0.45, 0.55, 0.0]]), ONE)
+    scores = np.array([[0.4, 0.3, 0.3], [0.45, 0.55, 0.0]])
+    assert Capacity(drop="probability").fits(candidates, scores, 1, ONE).tolist() == [False, False, True, True]
+    assert Capacity(drop="position").fits(candidates, scores, 1, ONE).tolist() == [True, False, True, False]
+
+
+def test_batch_priority_with_equal_scores_is_position():
+    candidates = TopK(1)(np.zeros((4, 2)), ONE)
+    assert Capacity(drop="batch_priority").fits(candidates, np.zeros((4, 2)), 2, ONE).tolist() == [True, True, False, False]
+
+
+@given(
+    drop=st.sampled_from(["position", "probability", "batch_priority"]),
+    scope=st.sampled_from(["batch", "sequence", 1, 2, 3, 5]),
+    sequences=st.integers(0, 3),
+    length=st.integers(1, 5),
+    num_experts=st.integers(1, 4),
+    data=st.data(),
+)
+def test_fits_agrees_with_queues_formed_one_by_one(drop, scope, sequences, length, num_experts, data):
+    k = data.draw(st.integers(1, num_experts))
+    size = data.draw(st.integers(0, 6))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    scores = rng.integers(0, 4, (sequences * length, num_experts)) / 4  # many ties
+    batch = Batch(length)
+    candidates = TopK(k)(scores, batch)
+    capacity = Capacity(drop=drop, scope=scope)
+    tokens_in_scope = {"batch": sequences * length, "sequence": length}.get(scope, scope)
+    assert capacity.tokens_in_scope(sequences * length, batch) == tokens_in_scope
+    expected = who_fits(candidates, scores, size, drop=drop, tokens_in_scope=tokens_in_scope)
+    assert capacity.fits(candidates, scores, size, batch).tolist() == expected
+
+
+@pytest.mark.parametrize("drop", ["position", "probability", "batch_priority"])
+@pytest.mark.parametrize("scope", ["sequence", 6])
+def test_a_scope_is_like_running_each_part_alone(drop, scope):
+    scores = draw(24, 3)
+    size = 3
+    whole = Capacity(drop=drop, scope=scope).fits(TopK(2)(scores, ONE), scores, size, Batch(6))
+    parts = [
+        Capacity(drop=drop).fits(TopK(2)(part, ONE), part, size, Batch(6)) for part in scores.reshape(4, 6, 3)
+    ]
+    assert whole.tolist() == np.concatenate(parts).tolist()
+    alone = Capacity(drop=drop).fits(TopK(2)(scores, ONE), scores, size, Batch(6))
+    assert alone.tolist() != whole.tolist()
+
+
+def test_random_dropping_fills_every_place_and_gives_everyone_the_same_chance():
+    scores = np.zeros((6, 2))
+    candidates = TopK(1)(scores, ONE)
+    rng = np.random.default_rng(0)
+    kept = sum(
+        Capacity(drop="random").fits(candidates, scores, 2, Batch(6, training=True, rng=rng)) * 1 for _ in range(3000)
     )
-    # Expert 1 is full with the first choices of tokens 1 and 2; expert 0 takes token 0, then token 1's second.
-    assert Capacity().fits(candidates, 2, 2).tolist() == [True, False, True, True, True, False]
+    assert kept.sum() == 2 * 3000
+    np.testing.assert_allclose(kept / 3000, 1 / 3, atol=0.03)
+    assert Capacity(drop="random").fits(candidates, scores, 2, ONE).tolist() == [True, True] + [False] * 4
 
 
-def test_no_place_at_all_drops_everything():
-    candidates = TopK(1)(np.array([[1.0, 0.0], [0.0, 1.0]]))
-    assert Capacity().fits(candidates, 0, 2).tolist() == [False, False]
+def test_random_dropping_needs_a_generator_while_training():
+    with pytest.raises(ValueError, match=r"Capacity\(.*drop='random'.*\) needs rng while training"):
+        Capacity(drop="random").fits(THREE, SCORES, 1, Batch(3, training=True))
 
 
-def test_an_empty_batch_drops_nothing():
-    assert Capacity().fits(TopK(1)(np.zeros((0, 2))), 0, 2).tolist() == []
+@pytest.mark.parametrize("drop", DROP)
+def test_no_place_at_all_drops_everything_and_an_empty_batch_nothing(drop):
+    rng = np.random.default_rng(0)
+    for training in (False, True):
+        batch = Batch(1, training, rng)
+        assert Capacity(drop=drop).fits(THREE, SCORES, 0, batch).tolist() == [False] * 6
+        assert Capacity(drop=drop).fits(THREE, SCORES, 3, batch).tolist() == [True] * 6
+        empty = np.zeros((0, 2))
+        assert Capacity(drop=drop).fits(TopK(1)(empty, ONE), empty, 0, Batch(0, training, rng)).tolist() == []
 
 
 def test_the_drop_set_is_recorded_as_a_decision():
+    scores = np.array([[1.0, 0.0], [1.0, 0.0]])
     with decisions.recording() as recorded:
-        Capacity().fits(TopK(1)(np.array([[1.0, 0.0], [1.0, 0.0]])), 1, 2)
-    assert recorded[-1].what == "dropped tokens"
+        Capacity().fits(TopK(1)(scores, ONE), scores, 1, ONE)
+    assert recorded[-1].what == "dropped assignments"
     assert recorded[-1].chosen.tolist() == [True, False]
-    assert recorded[-1].explain(1) == "assignment 1 found or lost its place"
+    assert recorded[-1].explain(1) == "token 1, expert 0: place 1 of 1"
 
 
 def test_a_dropped_weight_gets_a_zero_gradient():
@@ -59,7 +167,18 @@ def test_a_dropped_weight_gets_a_zero_gradient():
     assert w.grad.tolist() == [7, 0, 5]
 
 
-@pytest.mark.parametrize("factor", [0, -1.0, float("nan")])
-def test_the_factor_must_be_positive(factor):
-    with pytest.raises(ValueError, match=f"capacity factor must be positive, got {factor}"):
-        Capacity(factor)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factor": 0.0}, "capacity_factor must be positive, got 0.0"),
+        ({"factor": -1.0}, "capacity_factor must be positive, got -1.0"),
+        ({"factor": float("nan")}, "capacity_factor must be positive, got nan"),
+        ({"rounding": "up"}, "rounding must be one of ceil, floor, floor_without_k, .*, got 'up'"),
+        ({"drop": "worst"}, "drop must be one of position, probability, batch_priority, random, got 'worst'"),
+        ({"scope": "group"}, "scope must be batch, sequence or a positive number of tokens, got 'group'"),
+        ({"scope": 0}, "scope must be batch, sequence or a positive number of tokens, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Capacity(**settings)

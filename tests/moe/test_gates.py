@@ -1,11 +1,41 @@
 import numpy as np
 import pytest
+from by_hand import softmax
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.moe.gates import Jitter, Noise, NormalNoise, PickScores, Raw, Renormalize, Renormalized
+from moe_numpy.moe.gates import (
+    PickScores,
+    PNormalize,
+    PNormalized,
+    Renormalize,
+    Renormalized,
+    Scaled,
+    SelectedSoftmax,
+    SoftmaxOfSelected,
+    SqrtSoftplus,
+)
 from moe_numpy.ops import Softmax
+
+# Six assignments of four tokens: three for token 0, none for token 3.
+TOKEN = np.array([0, 2, 0, 1, 0, 2])
+
+
+@st.composite
+def assignments(draw):
+    """Scores of some assignments, the token of each, and the number of tokens; tokens may be left without any."""
+    num_tokens = draw(st.integers(1, 6))
+    token = np.array(draw(st.lists(st.integers(0, num_tokens - 1), min_size=1, max_size=12)))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    return rng.standard_normal(len(token)), token, num_tokens, rng.standard_normal(len(token))
+
+
+def run(function, s, token, num_tokens, cotangent, **settings):
+    leaf = Tensor(s, requires_grad=True)
+    w = function.apply(leaf, token, num_tokens=num_tokens, **settings)
+    w.backward(cotangent)
+    return w.data, leaf.grad
 
 
 def test_an_expert_that_nobody_chose_gets_a_zero_gradient_not_none():
@@ -24,58 +54,93 @@ def test_renormalised_probabilities_are_the_softmax_of_the_chosen_logits(num_tok
     h = rng.standard_normal((num_tokens, num_experts))
 
     full = Tensor(h, requires_grad=True)
-    picked = PickScores.apply(Softmax.apply(full, axis=-1), token, expert)
-    w = Renormalized()(picked, token, num_tokens)
+    w = Renormalized()(PickScores.apply(Softmax.apply(full, axis=-1), token, expert), token, num_tokens)
     w.backward(cotangent)
 
-    chosen = Tensor(h[:, :top_k].copy(), requires_grad=True)
-    direct = Softmax.apply(chosen, axis=-1)
-    direct.backward(cotangent.reshape(num_tokens, top_k))
+    logits = Tensor(h, requires_grad=True)
+    direct = SoftmaxOfSelected()(PickScores.apply(logits, token, expert), token, num_tokens)
+    direct.backward(cotangent)
 
-    np.testing.assert_allclose(w.data, direct.data.reshape(-1), rtol=1e-12)
-    np.testing.assert_allclose(full.grad[:, :top_k], chosen.grad, atol=1e-12)
-    np.testing.assert_allclose(full.grad[:, top_k:], 0, atol=1e-12)
+    np.testing.assert_allclose(w.data, direct.data, rtol=1e-12)
+    np.testing.assert_allclose(w.data.reshape(num_tokens, top_k), softmax(h[:, :top_k]), rtol=1e-12)
+    np.testing.assert_allclose(full.grad, logits.grad, atol=1e-12)
+
+
+@given(assignments())
+def test_selected_softmax_is_exp_renormalised_for_any_number_of_experts(case):
+    h, token, num_tokens, cotangent = case
+    w, dh = run(SelectedSoftmax, h, token, num_tokens, cotangent)
+    other, ds = run(Renormalize, np.exp(h), token, num_tokens, cotangent)
+    np.testing.assert_allclose(w, other, rtol=1e-12)
+    np.testing.assert_allclose(dh, ds * np.exp(h), atol=1e-12)
+
+
+@given(assignments())
+def test_the_1_norm_of_positive_scores_is_their_sum(case):
+    h, token, num_tokens, cotangent = case
+    s = np.exp(h)
+    for one, other in zip(
+        run(PNormalize, s, token, num_tokens, cotangent, p=1.0),
+        run(Renormalize, s, token, num_tokens, cotangent),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_p_normalised_weights_have_p_norm_one():
+    s = np.array([3.0, 1.0, 4.0, 2.0, 12.0, 1.0])
+    w = PNormalized(2.0)(Tensor(s), TOKEN, 4).data
+    np.testing.assert_allclose(w, [3 / 13, 0.5**0.5, 4 / 13, 1, 12 / 13, 0.5**0.5])
+
+
+def test_epsilon_stands_in_the_denominator_and_allows_a_sum_of_zero():
+    w = Renormalized(epsilon=1.0)(Tensor(np.array([1.0, 0.0, 2.0])), np.array([0, 1, 0]), 2)
+    np.testing.assert_array_equal(w.data, [0.25, 0, 0.5])
 
 
 def test_one_renormalised_expert_gives_the_router_no_gradient():
-    s = Tensor(np.array([0.3, 0.9]), requires_grad=True)
-    w = Renormalize.apply(s, np.array([0, 1]), num_tokens=2)
-    w.backward(np.array([2.0, -1.0]))
-    np.testing.assert_array_equal(w.data, [1, 1])
-    np.testing.assert_array_equal(s.grad, [0, 0])
+    w, ds = run(Renormalize, np.array([0.3, 0.9]), np.array([0, 1]), 2, np.array([2.0, -1.0]))
+    np.testing.assert_array_equal(w, [1, 1])
+    np.testing.assert_array_equal(ds, [0, 0])
 
 
-def test_raw_weights_are_the_scores_themselves():
-    s = Tensor(np.array([0.3, 0.9]))
-    assert Raw()(s, np.array([0, 1]), 2) is s
+def test_selected_softmax_survives_logits_that_exp_does_not():
+    w, dh = run(SelectedSoftmax, np.array([1e4, -1e4, 1e4]), np.array([0, 0, 0]), 1, np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(w, [0.5, 0, 0.5])
+    np.testing.assert_array_equal(dh, [-0.5, 0, 0.5])
 
 
-def test_jitter_stays_in_its_range_and_leaves_logits_alone():
-    x = Tensor(np.full((200, 50), 2, np.float32))
-    y = Jitter(0.1).on_input(x, np.random.default_rng(0)).data
-    assert y.dtype == np.float32
-    assert 1.8 <= y.min() < 1.81
-    assert 2.19 < y.max() <= 2.2
-    assert Jitter(0.1).on_logits(x, np.random.default_rng(0)) is x
+def test_scaled_multiplies():
+    np.testing.assert_array_equal(Scaled(2.5)(Tensor(np.array([0.5, 2.0])), np.array([0, 1]), 2).data, [1.25, 5])
 
 
-@pytest.mark.parametrize(("std", "expected"), [(None, 1 / 50), (0.3, 0.3)])
-def test_normal_noise_has_the_standard_deviation_it_says(std, expected):
-    h = Tensor(np.zeros((2000, 50), np.float32))
-    noisy = NormalNoise(std).on_logits(h, np.random.default_rng(0)).data
-    assert noisy.dtype == np.float32
-    assert noisy.std() == pytest.approx(expected, rel=0.02)
-    assert NormalNoise(std).on_input(h, np.random.default_rng(0)) is h
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sqrt_softplus_from_end_to_end(dtype):
+    h = Tensor(np.array([-1e4, -30, 0, 30, 1e4], dtype), requires_grad=True)
+    s = SqrtSoftplus.apply(h)
+    s.backward(np.ones(5, dtype))
+    assert s.dtype == h.grad.dtype == dtype
+    np.testing.assert_allclose(s.data, [0, np.exp(-15), np.log(2) ** 0.5, 30**0.5, 100], rtol=1e-6)
+    slopes = [0, np.exp(-15) / 2, 0.25 / np.log(2) ** 0.5, 0.5 / 30**0.5, 0.005]
+    np.testing.assert_allclose(h.grad, slopes, rtol=1e-6)
 
 
-def test_noise_does_nothing_unless_a_kind_says_so():
-    h = Tensor(np.zeros((2, 2)))
-    assert Noise().on_input(h, np.random.default_rng(0)) is h
-    assert Noise().on_logits(h, np.random.default_rng(0)) is h
+@pytest.mark.parametrize("step", [Renormalized(0.1), SoftmaxOfSelected(), PNormalized(3.0), Scaled(16.0)], ids=repr)
+def test_every_step_keeps_float32(step):
+    s = Tensor(np.linspace(0.1, 0.9, 6, dtype=np.float32), requires_grad=True)
+    w = step(s, TOKEN, 4)
+    w.backward(np.ones(6, np.float32))
+    assert w.dtype == s.grad.dtype == np.float32
 
 
-def test_noise_refuses_sizes_that_make_no_sense():
-    with pytest.raises(ValueError, match=r"epsilon must be in \[0, 1\), got 1\.5"):
-        Jitter(1.5)
-    with pytest.raises(ValueError, match="std must not be negative, got -1"):
-        NormalNoise(-1)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PNormalized(0.0), "p must be positive, got 0.0"),
+        (lambda: PNormalized(float("nan")), "p must be positive, got nan"),
+        (lambda: Renormalized(-1.0), "epsilon must not be negative, got -1.0"),
+    ],
+)
+def test_settings_out_of_range_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

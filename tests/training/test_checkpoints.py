@@ -270,7 +270,7 @@ def test_damage_is_named_with_the_way_out(tmp_path, damage, message, step):
     damage(tmp_path)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(tmp_path, step)
-    assert str(caught.value).endswith("; step 100 is intact: --resume --step 100")
+    assert str(caught.value).endswith("; step 100 is intact: --resume --from-step 100")
     assert_loads(tmp_path, 100)
 
 

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from moe_numpy.instruments.causality import causality
+from moe_numpy.moe import RouterConfig, recipes
+from moe_numpy.moe.capacity import Capacity
+from moe_numpy.moe.recipes import RECIPES
+from moe_numpy.moe.selection import TopK
+
+ALWAYS = {"expert_choice", "soft_moe", "mixture_of_depths"}
+ONLY_IN_TRAINING = {"base", "sinkhorn"}
+# All first choices before second choices, or confident tokens first: a later token can take an earlier one's place.
+BY_DROPPING = {"gshard", "glam", "st_moe", "vmoe"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_who_sees_the_future(name):
+    published = RECIPES[name]
+    found = causality(published(**published.small))
+    assert (found.training is not None) == (name in ALWAYS | ONLY_IN_TRAINING | BY_DROPPING)
+    assert (found.evaluation is not None) == (name in ALWAYS | BY_DROPPING)
+    if name == "soft_moe":
+        assert found.selection_says is None
+    elif name not in BY_DROPPING:
+        assert found.selection_says == found.causal
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("drop", "k", "causal"),
+    [
+        ("position", 1, True),
+        ("position", 2, False),
+        ("probability", 1, False),
+        ("batch_priority", 1, False),
+    ],
+)
+def test_dropping_leaks_unless_earlier_tokens_always_go_first(drop, k, causal):
+    found = causality(RouterConfig(TopK(k), weights=(), capacity=Capacity(1.0, drop=drop)))
+    assert found.selection_says
+    assert found.causal == causal
+    assert ("who is dropped" in str(found)) != causal
+
+
+def test_the_evidence_is_a_later_token_and_an_earlier_output():
+    found = causality(recipes.expert_choice())
+    for pair in (found.training, found.evaluation):
+        assert pair.changed[0] == pair.moved[0]
+        assert pair.changed[1] > pair.moved[1]
+        assert pair.change > 0.01
+    assert str(found).startswith("training    not causal: exchanging token ")
+
+
+def test_without_a_leak_the_number_of_probes_is_said():
+    assert str(causality(recipes.mixtral(), seeds=1)) == (
+        "training    causal in 32 exchanges of a token\nevaluation  causal in 32 exchanges of a token"
+    )
