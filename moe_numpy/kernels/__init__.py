@@ -1,9 +1,20 @@
 """The hot loops behind the ops: one contract, one file for each array library.
 
-``kernels.of(x).top_k(x, 2)`` runs the implementation for x's library. ``on_numpy`` is the definition: plain
-whole-array code that says what each kernel computes.
+``kernels.of(x).top_k(x, 2)`` runs the implementation for x's library:
+
+- ``on_numpy`` is the definition: plain whole-array code that says what each kernel computes.
+- ``on_numba`` runs the same on all cores of a CPU: compiled loops, products side by side, workspaces used again. It is
+  what NumPy arrays get where numba is installed.
+
+``with kernels.use("numpy"):`` forces the definition.
 """
 
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -11,14 +22,42 @@ import numpy as np
 
 from . import on_numpy
 
+_forced: ContextVar[ModuleType | None] = ContextVar("forced kernels", default=None)
+IMPLEMENTATIONS = ("numpy", "numba")
+
 
 def of(*arrays: Any) -> ModuleType:
     """The kernels for the library of these arrays.
 
     Raises:
-        TypeError: an array of a library without kernels.
+        TypeError: an array of a library without kernels, or arrays of two libraries.
     """
+    narrow = False
     for x in arrays:
         if not isinstance(x, np.ndarray):
             raise TypeError(f"no kernels for {type(x).__module__}.{type(x).__name__}; expected numpy arrays")
-    return on_numpy
+        narrow |= x.dtype.kind == "f" and x.dtype.itemsize < 4  # float16, which numba does not compile
+    return on_numpy if narrow else _forced.get() or _for_cpu()
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Inside the block, and in this thread, NumPy arrays get the kernels ``on_<name>``: ``"numpy"`` or ``"numba"``.
+
+    Raises:
+        ValueError: another name.
+        ImportError: numba is asked for and missing.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"kernels must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}")
+    token = _forced.set(importlib.import_module(f".on_{name}", __name__))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@cache
+def _for_cpu() -> ModuleType:
+    """numba is imported here, on first use: it takes longer than all the rest of ``import moe_numpy``."""
+    return importlib.import_module(".on_numba" if find_spec("numba") else ".on_numpy", __name__)

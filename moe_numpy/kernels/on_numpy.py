@@ -4,6 +4,7 @@ Shapes: T tokens, E experts, k experts per token, N assignments, d and f widths.
 rows ``offsets[e]:offsets[e+1]`` belong to expert e.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,7 @@ def place(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Sh
     return y
 
 
-def sum_by_key(
-    values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
-) -> Float[Array, " num_keys"]:
+def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
     """s_i = Σ of the values whose key is i."""
     return np.bincount(keys, weights=values, minlength=num_keys).astype(values.dtype)
 
@@ -84,9 +83,36 @@ def add_rows(rows: Float[Array, "N d"], index: Int[Array, " N"], num_rows: int) 
     return y
 
 
+def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "N d"]:
+    """y[n] = x[index[n]]."""
+    return x[index]
+
+
 def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
     """The inner product of each row of a with the same row of b."""
     return np.einsum("nd,nd->n", a, b)
+
+
+def combine(
+    r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
+) -> Float[Array, "num_tokens d"]:
+    """y_t = Σ over the rows n of token t of w_n r_n, added in the order of n; zero for a token without rows."""
+    return add_rows(r * w[:, None].astype(r.dtype), token, num_tokens)
+
+
+def combine_gradient(
+    grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
+) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    """dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n]."""
+    g = grad[token]
+    d_w = row_products(g, r).astype(w.dtype)
+    g *= w[:, None].astype(r.dtype)
+    return g, d_w
+
+
+def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
+    """The matrix product a b. Either may be a transposed view."""
+    return a @ b
 
 
 def grouped_product(
@@ -127,17 +153,33 @@ def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Floa
     return total
 
 
-def add_to_groups(
-    y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
-) -> Float[Array, "N o"]:
+def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
     """y[n] += b_e in place for every row n of expert e; returns y."""
     for e, rows in _groups(offsets):
         y[rows] += bias[e]
     return y
 
 
-def swiglu(gate: Shaped[Array, "*n"], up: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
-    """silu(gate) · up, where silu(g) = g σ(g) = g / (1 + exp(-g))."""
+def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """x σ(x) = x / (1 + exp(-x))."""
+    y = _sigmoid(x)
+    y *= x
+    return y
+
+
+def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """dx = g s (1 + x (1 - s)) with s = σ(x)."""
+    s = _sigmoid(x)
+    dx = 1 - s
+    dx *= x
+    dx += 1
+    dx *= s
+    dx *= grad
+    return dx
+
+
+def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """silu(gate) · up."""
     y = _sigmoid(gate)
     y *= gate
     y *= up
@@ -145,13 +187,16 @@ def swiglu(gate: Shaped[Array, "*n"], up: Shaped[Array, "*n"]) -> Shaped[Array, 
 
 
 def swiglu_gradient(
-    grad: Shaped[Array, "*n"], gate: Shaped[Array, "*n"], up: Shaped[Array, "*n"], out: tuple[Any, Any]
-) -> None:
-    """Write dL/dgate and dL/dup into ``out``.
+    grad: Float[Array, "*n"],
+    gate: Float[Array, "*n"],
+    up: Float[Array, "*n"],
+    out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """dL/dgate and dL/dup, written into ``out`` where that is given.
 
     With s = σ(gate): dup = grad · gate s, and dgate = grad · up · s (1 + gate (1 - s)).
     """
-    d_gate, d_up = out
+    d_gate, d_up = (np.empty_like(gate), np.empty_like(up)) if out is None else out
     s = _sigmoid(gate)
     np.multiply(gate, s, out=d_up)  # silu
     np.subtract(1, s, out=d_gate)
@@ -160,6 +205,188 @@ def swiglu_gradient(
     d_gate *= up
     d_gate *= grad
     d_up *= grad
+    return d_gate, d_up
+
+
+def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
+    """x Φ(x), with Φ(x) = (1 + erf(x/√2)) / 2, or (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³)."""
+    return x * _normal_cdf(x, approximate)
+
+
+def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
+    """dx = g (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
+    cdf = _normal_cdf(x, approximate)
+    if approximate:
+        density = 2 * cdf * (1 - cdf) * (math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
+    else:
+        density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return grad * (cdf + x * density)
+
+
+def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """y = eˣ / Σ eˣ over the last axis; the maximum is taken off first, so that nothing overflows."""
+    y = np.exp(x - x.max(axis=-1, keepdims=True))
+    y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """dx = y (g - Σ g y)."""
+    return y * (grad - (grad * y).sum(axis=-1, keepdims=True))
+
+
+def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """y = x - ln Σ eˣ over the last axis."""
+    y = x - x.max(axis=-1, keepdims=True)
+    y -= np.log(np.exp(y).sum(axis=-1, keepdims=True))
+    return y
+
+
+def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """dx = g - eʸ Σ g."""
+    return grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
+
+
+def cross_entropy(x: Float[Array, "n V"], target: Int[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
+    """ln Σ_v e^{x[n,v]} - x[n, target[n]] for each row, and softmax(x), which the gradient needs."""
+    shifted = x - x.max(axis=1, keepdims=True)
+    x_target = shifted[np.arange(len(target)), target]
+    p = np.exp(shifted, out=shifted)
+    total = p.sum(axis=1, keepdims=True)
+    p /= total
+    return np.log(total[:, 0]) - x_target, p
+
+
+def cross_entropy_gradient(
+    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Int[Array, " n"]
+) -> Float[Array, "n V"]:
+    """dx = g_n (p - onehot(target))."""
+    dx = p * grad[:, None]
+    dx[np.arange(len(target)), target] -= grad
+    return dx
+
+
+def rms_norm(
+    x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
+) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
+    """y = w x r and r = 1 / √(mean x² + ε), the mean over the last axis."""
+    r = 1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + x.dtype.type(eps))
+    return x * r * weight, r
+
+
+def rms_norm_gradient(
+    grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
+) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
+    """dx = r (h - x̂ mean(h x̂)) with h = g w and x̂ = x r; dw = Σ g x̂ over all rows."""
+    x_hat = x * r
+    h = grad * weight
+    dx = r * (h - x_hat * (np.vecdot(h, x_hat)[..., None] / x.shape[-1]))
+    return dx, (grad * x_hat).reshape(-1, x.shape[-1]).sum(axis=0)
+
+
+def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+    """(a cos - b sin, b cos + a sin) for the first half a and the second half b of each vector."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    y = np.empty(x.shape, x.dtype)
+    y[..., :half] = a * cos - b * sin
+    y[..., half:] = b * cos + a * sin
+    return y
+
+
+def causal_attention(
+    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    """o = e v / Σ e and what its gradient needs, e = exp(q kᵀ · scale + mask - row maximum) and its row sums.
+
+    The G query heads that share a key head lie one below the other, ``length`` = S rows each. Of the L keys, query i
+    of a head sees 0 ... L - S + i.
+    """
+    num_keys = k.shape[2]
+    e = (q * scale) @ k.swapaxes(-1, -2)
+    each_head = e.reshape(*e.shape[:2], -1, length, num_keys)
+    each_head += np.triu(np.full((length, num_keys), -np.inf, e.dtype), k=num_keys - length + 1)
+    e -= e.max(axis=-1, keepdims=True)
+    np.exp(e, out=e)
+    total = e @ np.ones((num_keys, 1), e.dtype)  # row sums, by BLAS
+    o = e @ v
+    o /= total  # narrower than e
+    return o, e, total
+
+
+def causal_attention_gradient(
+    grad: Float[Array, "B K GS D"],
+    q: Float[Array, "B K GS D"],
+    k: Float[Array, "B K L D"],
+    v: Float[Array, "B K L D"],
+    o: Float[Array, "B K GS D"],
+    e: Float[Array, "B K GS L"],
+    total: Float[Array, "B K GS 1"],
+    scale: float,
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
+    """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
+    g = grad / total
+    dv = e.swapaxes(-1, -2) @ g
+    ds = g @ v.swapaxes(-1, -2)
+    ds -= np.vecdot(g, o)[..., None]
+    ds *= e
+    dq = (ds @ k) * scale
+    dk = ds.swapaxes(-1, -2) @ q * scale
+    return dq, dk, dv
+
+
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+    """Σ x² over all entries of all arrays, in float64."""
+    total = 0.0
+    for x in arrays:
+        flat = x.reshape(-1)
+        total += float(np.einsum("i,i->", flat, flat, dtype=np.float64))
+    return total
+
+
+def adamw(
+    parameters: list[Shaped[Array, "..."]],
+    gradients: list[Shaped[Array, "..."]],
+    first: list[Shaped[Array, "..."]],
+    second: list[Shaped[Array, "..."]],
+    decay: list[float],
+    *,
+    gradient_scale: float,
+    betas: tuple[float, float],
+    corrections: tuple[float, float],
+    lr: float,
+    eps: float,
+) -> None:
+    """One step for every parameter θ, in place, with g = gradient_scale · gradient and c₁, c₂ = ``corrections``::
+
+    m = β₁ m + (1 - β₁) g
+    v = β₂ v + (1 - β₂) g²
+    θ = θ decay - lr (m / c₁) / (√(v / c₂) + ε)
+    """
+    (beta1, beta2), (c1, c2) = betas, corrections
+    largest = max((m.nbytes for m in first), default=0)
+    scratch = np.empty((2, largest), np.uint8)  # every line writes into memory that exists; new arrays double the time
+    for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+        g, work = (buffer[: m.nbytes].view(m.dtype).reshape(m.shape) for buffer in scratch)
+        np.multiply(grad, gradient_scale, out=g)
+
+        np.multiply(g, 1 - beta1, out=work)
+        m *= beta1
+        m += work
+
+        np.multiply(g, g, out=work)
+        work *= 1 - beta2
+        v *= beta2
+        v += work
+
+        denominator, update = work, g
+        np.sqrt(v, out=denominator)
+        denominator *= 1 / math.sqrt(c2)
+        denominator += eps
+        np.divide(m, denominator, out=update)
+        update *= lr / c1
+        p *= keep
+        p -= update
 
 
 def _sigmoid(x: Any) -> Any:
@@ -168,6 +395,14 @@ def _sigmoid(x: Any) -> Any:
         y = np.exp(-x)
     y += 1
     return np.reciprocal(y, out=y)
+
+
+def _normal_cdf(x: Any, approximate: bool) -> Any:
+    if approximate:
+        return 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    from scipy.special import erf  # on use: it alone would double the time of `import moe_numpy`
+
+    return 0.5 * (1 + erf(x * math.sqrt(0.5)))
 
 
 def _groups(offsets: Any) -> list[tuple[int, slice]]:

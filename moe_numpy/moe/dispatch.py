@@ -41,7 +41,7 @@ class Permute(Function):
         """Gather rows."""
         self.save(token)
         self.num_tokens = x.shape[0]
-        return x[token]
+        return kernels.of(x).take_rows(x, token)
 
     def backward(self, grad: Float[Array, "N d"]) -> tuple[Any, None]:
         """dx_t = Σ over the assignments n of token t of dr_n."""
@@ -62,15 +62,12 @@ class Combine(Function):
     ) -> Float[Array, "T d"]:
         """Scatter-add of weighted rows; zero for a token without assignments."""
         self.save(r, w, token)
-        return kernels.of(r).add_rows(r * w[:, None].astype(r.dtype), token, num_tokens)
+        return kernels.of(r).combine(r, w, token, num_tokens)
 
     def backward(self, grad: Float[Array, "T d"]) -> tuple[Any, Any, None]:
         """dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n]: how well the answer fits decides its weight."""
         r, w, token = self.saved
-        g = grad[token]
-        d_w = kernels.of(r).row_products(g, r).astype(w.dtype)
-        g *= w[:, None].astype(r.dtype)
-        return g, d_w, None
+        return *kernels.of(r).combine_gradient(grad, r, w, token), None
 
 
 class WeighRows(Function):

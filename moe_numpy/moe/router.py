@@ -184,7 +184,8 @@ class Router(Module):
         load = k.count(candidates.expert, self.num_experts)
         picked = PickScores.apply(scores, candidates.token, candidates.expert)
 
-        order = k.stable_order(candidates.expert * num_tokens + candidates.token, self.num_experts * num_tokens)
+        order = k.stable_order(candidates.token, max(num_tokens, 1))  # by expert, then by token: the last key first
+        order = order[k.stable_order(candidates.expert[order], self.num_experts)]
         capacity = None
         fits = array_namespace(choose_by).ones(candidates.token.shape, dtype=bool)
         if config.capacity is not None:

@@ -1,12 +1,11 @@
 """Activations, entry by entry, and softmax along an axis."""
 
-import math
-from importlib import import_module
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array
+from array_api_compat import array_namespace
 
+from .. import kernels
 from ..autodiff import Function, decisions
 from ..typing import Array, Float
 
@@ -82,25 +81,16 @@ class GELU(Function):
 
     def forward(self, x: Float[Array, "*shape"], *, approximate: str = "none") -> Float[Array, "*shape"]:
         """Weight x with the probability that a normal variable is below it."""
-        if approximate == "none":
-            cdf = 0.5 * (1 + _erf(x * math.sqrt(0.5)))
-        elif approximate == "tanh":
-            u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-            cdf = 0.5 * (1 + array_namespace(x).tanh(u))
-        else:
+        if approximate not in ("none", "tanh"):
             raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
-        self.approximate = approximate
-        self.save(x, cdf)
-        return x * cdf
+        self.approximate = approximate == "tanh"
+        self.save(x)
+        return kernels.of(x).gelu(x, self.approximate)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = g (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
-        x, cdf = self.saved
-        if self.approximate == "none":
-            density = array_namespace(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        else:
-            density = 2 * cdf * (1 - cdf) * (math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
-        return grad * (cdf + x * density)
+        (x,) = self.saved
+        return kernels.of(x).gelu_gradient(grad, x, self.approximate)
 
 
 class SiLU(Function):
@@ -108,14 +98,13 @@ class SiLU(Function):
 
     def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Weight x with its sigmoid."""
-        sigma = _sigmoid(x)
-        self.save(x, sigma)
-        return x * sigma
+        self.save(x)
+        return kernels.of(x).silu(x)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = g σ (1 + x (1 - σ))."""
-        x, sigma = self.saved
-        return grad * sigma * (1 + x * (1 - sigma))
+        (x,) = self.saved
+        return kernels.of(x).silu_gradient(grad, x)
 
 
 class SwiGLU(Function):
@@ -123,15 +112,13 @@ class SwiGLU(Function):
 
     def forward(self, gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Multiply one half of the hidden layer with the activated other half."""
-        sigma = _sigmoid(gate)
-        self.save(gate, up, sigma)
-        return gate * sigma * up
+        self.save(gate, up)
+        return kernels.of(gate, up).swiglu(gate, up)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ."""
-        gate, up, sigma = self.saved
-        silu = gate * sigma
-        return grad * up * (sigma + silu * (1 - sigma)), grad * silu
+        gate, up = self.saved
+        return kernels.of(gate, up).swiglu_gradient(grad, gate, up)
 
 
 class Softmax(Function):
@@ -143,8 +130,8 @@ class Softmax(Function):
 
     def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
         """Exponentiate and normalise. The maximum is taken off first, so that nothing overflows."""
-        y = array_namespace(x).exp(x - x.max(axis=axis, keepdims=True))
-        y = y / y.sum(axis=axis, keepdims=True)
+        xp = array_namespace(x)
+        y = xp.moveaxis(kernels.of(x).softmax(xp.moveaxis(x, axis, -1)), -1, axis)
         self.axis = axis
         self.save(y)
         return y
@@ -152,8 +139,10 @@ class Softmax(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = y (g - Σ g y)."""
         (y,) = self.saved
-        gy = grad * y
-        return gy - y * gy.sum(axis=self.axis, keepdims=True)
+        xp, axis = array_namespace(y), self.axis
+        return xp.moveaxis(
+            kernels.of(y).softmax_gradient(xp.moveaxis(grad, axis, -1), xp.moveaxis(y, axis, -1)), -1, axis
+        )
 
 
 class LogSoftmax(Function):
@@ -166,8 +155,7 @@ class LogSoftmax(Function):
     def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
         """The logarithm of softmax, exact where softmax itself rounds to 0."""
         xp = array_namespace(x)
-        shifted = x - x.max(axis=axis, keepdims=True)
-        y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+        y = xp.moveaxis(kernels.of(x).log_softmax(xp.moveaxis(x, axis, -1)), -1, axis)
         self.axis = axis
         self.save(y)
         return y
@@ -175,18 +163,16 @@ class LogSoftmax(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = g - eʸ Σ g."""
         (y,) = self.saved
-        return grad - array_namespace(y).exp(y) * grad.sum(axis=self.axis, keepdims=True)
+        xp, axis = array_namespace(y), self.axis
+        return xp.moveaxis(
+            kernels.of(y).log_softmax_gradient(xp.moveaxis(grad, axis, -1), xp.moveaxis(y, axis, -1)), -1, axis
+        )
 
 
 def _sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1 / (1 + e⁻ˣ). Where e⁻ˣ overflows to infinity the quotient is 0, which is the right limit."""
     with np.errstate(over="ignore"):
         return 1 / (1 + array_namespace(x).exp(-x))
-
-
-def _erf(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # Imported on use: scipy.special alone would double the time of `import moe_numpy`.
-    return import_module("cupyx.scipy.special" if is_cupy_array(x) else "scipy.special").erf(x)
 
 
 def _distance_to_zero(x: Float[Array, "..."], i: int) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float
 
@@ -21,9 +22,7 @@ class RotaryEmbedding(Function):
         base: larger means slower rotation.
     """
 
-    def forward(
-        self, x: Float[Array, "B H S D"], *, offset: int = 0, base: float = 10000.0
-    ) -> Float[Array, "B H S D"]:
+    def forward(self, x: Float[Array, "B H S D"], *, offset: int = 0, base: float = 10000.0) -> Float[Array, "B H S D"]:
         """Rotate. ValueError for an odd D."""
         length, d = x.shape[-2:]
         if d % 2:
@@ -33,12 +32,12 @@ class RotaryEmbedding(Function):
         angle = position[:, None] * base ** (-2 * xp.arange(d // 2, dtype=xp.float64) / d)
         cos, sin = xp.cos(angle).astype(x.dtype), xp.sin(angle).astype(x.dtype)
         self.save(cos, sin)
-        return _rotate(x, cos, sin)
+        return kernels.of(x).rotate(x, cos, sin)
 
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
         """dx = g rotated back: the transpose of a rotation is its inverse."""
         cos, sin = self.saved
-        return _rotate(grad, cos, -sin)
+        return kernels.of(grad).rotate(grad, cos, -sin)
 
 
 class CausalAttention(Function):
@@ -68,51 +67,25 @@ class CausalAttention(Function):
         scale: float | None = None,
     ) -> Float[Array, "B H S D"]:
         """Attend."""
-        xp = array_namespace(q, k, v)
         length, d = q.shape[-2:]
         num_kv_heads, num_keys = k.shape[1:3]
         if q.shape[1] % num_kv_heads:
-            raise ValueError(
-                f"query heads must be a multiple of num_kv_heads={num_kv_heads}, got {q.shape[1]}"
-            )
+            raise ValueError(f"query heads must be a multiple of num_kv_heads={num_kv_heads}, got {q.shape[1]}")
         if num_keys < length:
-            raise ValueError(
-                f"there must be at least as many keys as queries, got {num_keys} keys, {length} queries"
-            )
+            raise ValueError(f"there must be at least as many keys as queries, got {num_keys} keys, {length} queries")
         self.scale = 1 / math.sqrt(d) if scale is None else scale
         queries = _fold(q, num_kv_heads)
-        e = (queries * self.scale) @ k.swapaxes(-1, -2)
-        each_head = e.reshape(*q.shape[:3], num_keys)
-        each_head += xp.triu(xp.full((length, num_keys), -math.inf, dtype=e.dtype), k=num_keys - length + 1)
-        e -= e.max(axis=-1, keepdims=True)
-        xp.exp(e, out=e)
-        total = e @ xp.ones((num_keys, 1), dtype=e.dtype)  # row sums, by BLAS
-        o = e @ v
-        o /= total
+        o, e, total = kernels.of(q, k, v).causal_attention(queries, k, v, length, self.scale)
         self.save(queries, k, v, e, total, o)
         return o.reshape(q.shape)
 
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
         """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
         queries, k, v, e, total, o = self.saved
-        xp = array_namespace(grad)
-        g = _fold(grad, k.shape[1]) / total
-        dv = e.swapaxes(-1, -2) @ g
-        ds = g @ v.swapaxes(-1, -2)
-        ds -= xp.vecdot(g, o)[..., None]
-        ds *= e
-        dq = (ds @ k) * self.scale
-        dk = ds.swapaxes(-1, -2) @ queries * self.scale
+        dq, dk, dv = kernels.of(grad).causal_attention_gradient(
+            _fold(grad, k.shape[1]), queries, k, v, o, e, total, self.scale
+        )
         return dq.reshape(grad.shape), dk, dv
-
-
-def _rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Any:
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    y = array_namespace(x).empty(x.shape, dtype=x.dtype)
-    y[..., :half] = first * cos - second * sin
-    y[..., half:] = second * cos + first * sin
-    return y
 
 
 def _fold(x: Float[Array, "B H S D"], num_kv_heads: int) -> Float[Array, "B Hkv GS D"]:

@@ -4,9 +4,9 @@ from typing import Any
 
 from jaxtyping import Integer
 
+from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float
-from .indexing import sum_rows
 
 
 class EmbeddingLookup(Function):
@@ -22,9 +22,7 @@ class EmbeddingLookup(Function):
         if ids.dtype.kind not in "iu":
             raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
         if ids.size and (ids.min() < 0 or ids.max() >= len(weight)):
-            raise ValueError(
-                f"ids must be between 0 and {len(weight) - 1}, got values from {ids.min()} to {ids.max()}"
-            )
+            raise ValueError(f"ids must be between 0 and {len(weight) - 1}, got values from {ids.min()} to {ids.max()}")
         self.num_rows = len(weight)
         self.save(ids)
         return weight[ids]
@@ -32,4 +30,5 @@ class EmbeddingLookup(Function):
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
         """dW = Oᵀ g: row v is the sum of g[n] over all n with ids[n] = v."""
         (ids,) = self.saved
-        return sum_rows(grad.reshape(ids.size, grad.shape[-1]), ids, self.num_rows), None
+        rows = grad.reshape(ids.size, grad.shape[-1])
+        return kernels.of(rows).add_rows(rows, ids.reshape(-1), self.num_rows), None

@@ -1,13 +1,13 @@
 """Picking entries by index. Where an entry is picked twice, its gradient is the sum of both."""
 
 import math
-from importlib import import_module
 from types import EllipsisType
 from typing import Any
 
-from array_api_compat import array_namespace, is_cupy_array
+from array_api_compat import array_namespace
 from jaxtyping import Integer
 
+from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float, Shaped
 
@@ -30,7 +30,7 @@ class GetItem(Function):
             length = self.shape[0]
             ids = self.index.astype(int) % length  # negative ones count from the end
             rows = grad.reshape(ids.size, math.prod(self.shape[1:]))
-            return sum_rows(rows, ids, length).reshape(self.shape)
+            return kernels.of(rows).add_rows(rows, ids.reshape(-1), length).reshape(self.shape)
         xp = array_namespace(grad)
         dx = xp.zeros(self.shape, dtype=grad.dtype)
         if _picks_once(self.index):
@@ -47,9 +47,7 @@ class TakeAlongAxis(Function):
         axis: the axis of x that the indices count along.
     """
 
-    def forward(
-        self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int
-    ) -> Shaped[Array, "..."]:
+    def forward(self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int) -> Shaped[Array, "..."]:
         """Pick entries; x and indices broadcast along the other axes."""
         self.length, self.axis = x.shape[axis], axis
         self.save(indices)
@@ -65,21 +63,6 @@ class TakeAlongAxis(Function):
         dx = xp.zeros((len(rows), self.length), dtype=grad.dtype)
         xp.add.at(dx, (xp.arange(len(rows))[:, None], columns), rows)
         return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
-
-
-def sum_rows(
-    rows: Float[Array, "n d"], ids: Integer[Array, "..."], num_rows: int
-) -> Float[Array, "num_rows d"]:
-    """Row v of the result is the sum of ``rows[n]`` over all n with ``ids[n] = v``: a look-up backwards.
-
-    It is Oᵀ rows with the one-hot matrix O[n, v] = [ids[n] = v]. As a sparse product it only adds.
-    """
-    xp = array_namespace(rows)
-    sparse = import_module("cupyx.scipy.sparse" if is_cupy_array(rows) else "scipy.sparse")
-    n = len(rows)
-    one_hot = (xp.ones(n, dtype=rows.dtype), ids.reshape(-1), xp.arange(n + 1))
-    total = sparse.csr_matrix(one_hot, shape=(n, num_rows)).T @ rows
-    return total.astype(rows.dtype, copy=False)  # a sparse product of float16 is float32
 
 
 def _kind(index: Any) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 from array_api_compat import array_namespace
 from jaxtyping import Integer
 
+from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float
 
@@ -41,28 +42,20 @@ class CrossEntropy(Function):
             raise ValueError(f"none of the {targets.size} targets counts (ignore_index={ignore_index})")
         if counted.min() < 0 or counted.max() >= num_classes:
             raise ValueError(
-                f"targets must be between 0 and {num_classes - 1}, "
-                f"got values from {counted.min()} to {counted.max()}"
+                f"targets must be between 0 and {num_classes - 1}, got values from {counted.min()} to {counted.max()}"
             )
         if self.ignored is not None:
             t = xp.where(self.ignored, 0, t)
         x = logits.reshape(-1, num_classes).astype(xp.result_type(logits.dtype, xp.float32), copy=False)
-        x = x - x.max(axis=-1, keepdims=True)
-        x_target = x[xp.arange(len(t)), t]
-        p = xp.exp(x, out=x)
-        total = p.sum(axis=-1, keepdims=True)
-        p /= total
+        losses, p = kernels.of(x).cross_entropy(x, t)
         self.save(p, t)
         self.shape, self.n = logits.shape, counted.size
-        losses = xp.log(total[:, 0]) - x_target
         return losses.mean() if self.ignored is None else losses[~self.ignored].mean()
 
     def backward(self, grad: Float[Array, ""]) -> Any:
         """dx = g (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
         p, t = self.saved
-        scale = grad / self.n
-        dx = p * scale
-        dx[array_namespace(p).arange(len(t)), t] -= scale
+        of_each = array_namespace(p).full(t.shape, grad / self.n, dtype=p.dtype)
         if self.ignored is not None:
-            dx[self.ignored] = 0
-        return dx.reshape(self.shape), None
+            of_each[self.ignored] = 0
+        return kernels.of(p).cross_entropy_gradient(of_each, p, t).reshape(self.shape), None

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float
 
@@ -17,8 +18,8 @@ class MatMul(Function):
         """Multiply matrices. ValueError if the inner lengths differ."""
         self.save(a, b)
         if a.ndim > 2 and b.ndim == 2:
-            return (_rows(a) @ b).reshape(*a.shape[:-1], -1)
-        return a @ b
+            return _product(_rows(a), b).reshape(*a.shape[:-1], -1)
+        return _product(a, b) if a.ndim == b.ndim == 2 else a @ b
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """da = g bᵀ, db = aᵀ g, summed over the batch in one product where b has no batch axes."""
@@ -34,7 +35,7 @@ class MatMul(Function):
             da = grad @ right.swapaxes(-1, -2)
             da = da[..., 0, :] if a.ndim == 1 else da
         if self.needs_grad(1):
-            db = _rows(left).T @ _rows(grad) if right.ndim == 2 else left.swapaxes(-1, -2) @ grad
+            db = _product(_rows(left).T, _rows(grad)) if right.ndim == 2 else left.swapaxes(-1, -2) @ grad
             db = db[..., 0] if b.ndim == 1 else db
         return da, db
 
@@ -53,7 +54,7 @@ class Affine(Function):
     ) -> Float[Array, "*batch o"]:
         """Multiply and add; ``bias`` may be None."""
         self.save(x, weight)
-        y = _rows(x) @ weight.T
+        y = _product(_rows(x), weight.T)
         if bias is not None:
             y = y + bias
         return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -62,10 +63,14 @@ class Affine(Function):
         """dx = g W, dW = gᵀ x, db = Σ g."""
         x, weight = self.saved
         g = _rows(grad)
-        dx = (g @ weight).reshape(x.shape) if self.needs_grad(0) else None
-        dweight = g.T @ _rows(x) if self.needs_grad(1) else None
+        dx = _product(g, weight).reshape(x.shape) if self.needs_grad(0) else None
+        dweight = _product(g.T, _rows(x)) if self.needs_grad(1) else None
         dbias = g.sum(axis=0) if self.needs_grad(2) else None
         return dx, dweight, dbias
+
+
+def _product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
+    return kernels.of(a, b).product(a, b)
 
 
 def _rows(x: Float[Array, "..."]) -> Float[Array, "rows n"]:

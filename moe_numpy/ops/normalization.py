@@ -4,6 +4,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float
 
@@ -19,18 +20,13 @@ class RMSNorm(Function):
         self, x: Float[Array, "*batch d"], weight: Float[Array, "d"], *, eps: float = 1e-6
     ) -> Float[Array, "*batch d"]:
         """Scale every vector to root mean square 1, then by the weight."""
-        xp = array_namespace(x)
-        r = 1 / xp.sqrt(_mean_product(x, x) + eps)
-        x_hat = x * r
-        self.save(x_hat, r, weight)
-        return x_hat * weight
+        y, r = kernels.of(x, weight).rms_norm(x, weight, eps)
+        self.save(x, r, weight)
+        return y
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
         """dx = r (h - x̂ mean(h x̂)) with h = g w and r = 1/√(mean x² + ε); dw = Σ g x̂."""
-        x_hat, r, weight = self.saved
-        h = grad * weight
-        dx = r * (h - x_hat * _mean_product(h, x_hat))
-        return dx, _sum_rows(grad * x_hat)
+        return kernels.of(grad).rms_norm_gradient(grad, *self.saved)
 
 
 class LayerNorm(Function):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from .. import kernels
 from ..autodiff import Tensor
 from ..typing import Array, Shaped
 
@@ -62,7 +63,6 @@ class AdamW:
         self.steps = 0
         self.first = {name: _moment(p) for name, p in self.parameters.items()}
         self.second = {name: _moment(p) for name, p in self.parameters.items()}
-        self._scratch = _scratch(self.first.values())
 
     def step(self, lr: float | None = None, gradient_scale: float = 1.0) -> None:
         """Change every parameter once.
@@ -85,32 +85,20 @@ class AdamW:
         self.steps += 1
         lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
         beta1, beta2 = self.betas
-        correction1, correction2 = 1 - beta1**self.steps, 1 - beta2**self.steps
-        for name, p in active.items():
-            m, v = self.first[name], self.second[name]
-            # Every line writes into an array that exists already; new large ones would double the time.
-            g, work = (buffer[: m.size].reshape(m.shape) for buffer in self._scratch[m.dtype])
-            xp = array_namespace(m)
-            xp.multiply(p.grad, scale, out=g)
-
-            xp.multiply(g, 1 - beta1, out=work)
-            m *= beta1
-            m += work
-
-            xp.multiply(g, g, out=work)
-            work *= 1 - beta2
-            v *= beta2
-            v += work
-
-            denominator, update = work, g
-            xp.sqrt(v, out=denominator)
-            denominator *= 1 / math.sqrt(correction2)
-            denominator += self.eps
-            xp.divide(m, denominator, out=update)
-            update *= lr / correction1
-            if name in self.decaying:
-                p.data *= 1 - lr * self.weight_decay
-            p.data -= update
+        names = list(active)
+        parameters = [active[name].data for name in names]
+        kernels.of(*parameters).adamw(
+            parameters,
+            [active[name].grad for name in names],
+            [self.first[name] for name in names],
+            [self.second[name] for name in names],
+            [1 - lr * self.weight_decay if name in self.decaying else 1.0 for name in names],
+            gradient_scale=scale,
+            betas=self.betas,
+            corrections=(1 - beta1**self.steps, 1 - beta2**self.steps),
+            lr=lr,
+            eps=self.eps,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """``step``, ``first.<name>`` and ``second.<name>``. The moments are not copies."""
@@ -143,12 +131,8 @@ def global_norm(gradients: Iterable[Shaped[Array, "..."]]) -> float:
 
     It is finite exactly when every entry is (up to 1e150), so it is also the check for a broken step.
     """
-    total = 0.0
-    for gradient in gradients:
-        xp = array_namespace(gradient)
-        flat = gradient.reshape(-1)
-        total += float(xp.einsum("i,i->", flat, flat, dtype=xp.float64))
-    return math.sqrt(total)
+    arrays = list(gradients)
+    return math.sqrt(kernels.of(*arrays).sum_of_squares(arrays))
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
@@ -185,15 +169,3 @@ def _by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor
 def _moment(p: Tensor) -> Any:
     xp = array_namespace(p.data)
     return xp.zeros(p.shape, dtype=xp.result_type(p.dtype, xp.float32))
-
-
-def _scratch(moments: Iterable[Any]) -> dict[Any, tuple[Any, ...]]:
-    """Two flat buffers for each dtype, as large as its largest moment."""
-    largest: dict[Any, Any] = {}
-    for m in moments:
-        if m.dtype not in largest or m.size > largest[m.dtype].size:
-            largest[m.dtype] = m
-    return {
-        dtype: tuple(array_namespace(m).empty(m.size, dtype=dtype) for _ in range(2))
-        for dtype, m in largest.items()
-    }

@@ -1,0 +1,407 @@
+"""The compiled loops of ``on_numba``: plain Python over single entries, each on a range of rows ``lo ... hi-1``.
+
+They run uncompiled, and can be stepped through, with NUMBA_DISABLE_JIT=1. Arrays are contiguous, results are written
+into arrays that the caller brings, and indices are trusted. Nothing here computes eˣ: NumPy's own loop for it uses
+vector instructions and is several times as fast as a compiled scalar one, so callers bring the exponentials.
+
+Annotations are left out: numba finds the types itself and compiles one version for each. ``zero``, ``one`` and
+``width`` come with the type of the entries: compiled, a float32 plus a Python integer is a float64.
+"""
+
+import math
+from inspect import unwrap
+
+from numba import njit
+
+
+def _compiler(**options):
+    """A decorator. What checks shapes at run time has wrapped the function; numba needs the function itself."""
+    return lambda loop: njit(nogil=True, cache=True, error_model="numpy", **options)(unwrap(loop))
+
+
+compiled = _compiler()
+# Sums may be taken in another order, so that they use vector instructions. The order is fixed at compile time.
+summing = _compiler(fastmath={"reassoc", "contract"})
+
+
+@compiled
+def top_k(scores, y, lo, hi):  # noqa: D103
+    num_experts, k = scores.shape[1], y.shape[1]
+    for t in range(lo, hi):
+        found = 0
+        for e in range(num_experts):
+            s = scores[t, e]
+            at = found  # slide left past every entry that s beats; an equal one stays before s
+            while at > 0:
+                other = scores[t, y[t, at - 1]]
+                if not (s > other or (math.isnan(other) and not math.isnan(s))):
+                    break
+                at -= 1
+            if at < k:
+                found = min(found + 1, k)
+                for j in range(found - 1, at, -1):
+                    y[t, j] = y[t, j - 1]
+                y[t, at] = e
+
+
+@compiled
+def counting_sort(keys, start, order):
+    """``start[key]`` holds where the entries with this key begin; it moves along and ends one key further."""
+    for n in range(len(keys)):
+        key = keys[n]
+        order[start[key]] = n
+        start[key] += 1
+
+
+@compiled
+def begin_of_keys(keys, start):
+    """``start`` [num_keys + 1], zeros: becomes where the entries with each key begin, and how many there are."""
+    for n in range(len(keys)):
+        start[keys[n] + 1] += 1
+    for key in range(1, len(start)):
+        start[key] += start[key - 1]
+
+
+@compiled
+def position_in_group(keys, seen, y):  # noqa: D103
+    for n in range(len(keys)):
+        key = keys[n]
+        y[n] = seen[key]
+        seen[key] += 1
+
+
+@compiled
+def sum_by_key(values, keys, total):  # noqa: D103
+    for n in range(len(keys)):
+        total[keys[n]] += values[n]
+
+
+@compiled
+def max_by_key(values, keys, y):  # noqa: D103
+    for n in range(len(keys)):
+        value = values[n]
+        if value > y[keys[n]] or math.isnan(value):
+            y[keys[n]] = value
+
+
+@compiled
+def take_rows(x, index, y, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        source = x[index[n]]
+        row = y[n]
+        for j in range(len(row)):
+            row[j] = source[j]
+
+
+@compiled
+def add_rows(rows, order, start, y, lo, hi):
+    """``order[start[i]:start[i+1]]`` are the rows with index i."""
+    for i in range(lo, hi):
+        total = y[i]
+        for j in range(len(total)):
+            total[j] = 0
+        for n in order[start[i] : start[i + 1]]:
+            row = rows[n]
+            for j in range(len(total)):
+                total[j] += row[j]
+
+
+@compiled
+def combine(r, w, order, start, y, lo, hi):
+    """As :func:`add_rows`, each row with its weight."""
+    for t in range(lo, hi):
+        total = y[t]
+        for j in range(len(total)):
+            total[j] = 0
+        for n in order[start[t] : start[t + 1]]:
+            row = r[n]
+            weight = w[n]
+            for j in range(len(total)):
+                total[j] += row[j] * weight
+
+
+@summing
+def combine_gradient(grad, r, w, token, d_r, d_w, zero, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        g = grad[token[n]]
+        row, out = r[n], d_r[n]
+        weight = w[n]
+        total = zero
+        for j in range(len(g)):
+            total += g[j] * row[j]
+            out[j] = g[j] * weight
+        d_w[n] = total
+
+
+@summing
+def row_products(a, b, y, zero, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        left, right = a[n], b[n]
+        total = zero
+        for j in range(len(left)):
+            total += left[j] * right[j]
+        y[n] = total
+
+
+@compiled
+def group_sums(values, offsets, y, lo, hi):  # noqa: D103
+    for e in range(lo, hi):
+        total = y[e]
+        for j in range(len(total)):
+            total[j] = 0
+        for n in range(offsets[e], offsets[e + 1]):
+            row = values[n]
+            for j in range(len(total)):
+                total[j] += row[j]
+
+
+@compiled
+def add_to_groups(y, bias, offsets, lo, hi):  # noqa: D103
+    for e in range(lo, hi):
+        b = bias[e]
+        for n in range(offsets[e], offsets[e + 1]):
+            row = y[n]
+            for j in range(len(row)):
+                row[j] += b[j]
+
+
+# Activations. ``e`` holds exp(-x); s = one / (one + e) is the sigmoid of x. A row of x begins every x_step entries.
+
+
+@compiled
+def silu(e, x, y, one):  # noqa: D103
+    for j in range(len(x)):
+        y[j] = x[j] / (one + e[j])
+
+
+@compiled
+def silu_gradient(e, grad, x, dx, one):  # noqa: D103
+    for j in range(len(x)):
+        s = one / (one + e[j])
+        dx[j] = grad[j] * s * (one + x[j] * (one - s))
+
+
+@compiled
+def swiglu(e, gate, gate_step, up, up_step, y, one):  # noqa: D103
+    width = y.shape[1]
+    for n in range(y.shape[0]):
+        g, u = gate[n * gate_step : n * gate_step + width], up[n * up_step : n * up_step + width]
+        e_row, y_row = e[n], y[n]
+        for j in range(width):
+            y_row[j] = g[j] / (one + e_row[j]) * u[j]
+
+
+@compiled
+def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d_gate, d_gate_step, d_up, d_up_step, one):  # noqa: D103
+    width = grad.shape[1]
+    for n in range(grad.shape[0]):
+        g, u = gate[n * gate_step : n * gate_step + width], up[n * up_step : n * up_step + width]
+        d_g = d_gate[n * d_gate_step : n * d_gate_step + width]
+        d_u = d_up[n * d_up_step : n * d_up_step + width]
+        e_row, grad_row = e[n], grad[n]
+        for j in range(width):
+            s = one / (one + e_row[j])
+            silu = g[j] * s
+            d_g[j] = grad_row[j] * u[j] * (s + silu * (one - s))
+            d_u[j] = grad_row[j] * silu
+
+
+# Rows that sum to one.
+
+
+@compiled
+def shift_by_maximum(x, y, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        row, out = x[n], y[n]
+        top = row[0]
+        for j in range(len(row)):
+            top = row[j] if row[j] > top else top
+        for j in range(len(row)):
+            out[j] = row[j] - top
+
+
+@summing
+def divide_by_sum(y, zero, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        row = y[n]
+        total = zero
+        for j in range(len(row)):
+            total += row[j]
+        for j in range(len(row)):
+            row[j] /= total
+
+
+@summing
+def subtract_log_sum(e, y, zero, lo, hi):
+    """``e`` holds exp(y) of the rows lo ... hi-1."""
+    for n in range(lo, hi):
+        row, e_row = y[n], e[n - lo]
+        total = zero
+        for j in range(len(row)):
+            total += e_row[j]
+        log = math.log(total)
+        for j in range(len(row)):
+            row[j] -= log
+
+
+@summing
+def softmax_gradient(grad, y, dx, zero, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        g, p, out = grad[n], y[n], dx[n]
+        total = zero
+        for j in range(len(g)):
+            total += g[j] * p[j]
+        for j in range(len(g)):
+            out[j] = p[j] * (g[j] - total)
+
+
+@summing
+def log_softmax_gradient(e, grad, dx, zero, lo, hi):
+    """``e`` holds exp(y) of the rows lo ... hi-1."""
+    for n in range(lo, hi):
+        g, p, out = grad[n], e[n - lo], dx[n]
+        total = zero
+        for j in range(len(g)):
+            total += g[j]
+        for j in range(len(g)):
+            out[j] = g[j] - p[j] * total
+
+
+@compiled
+def pick(x, column, y, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        y[n] = x[n, column[n]]
+
+
+@summing
+def losses_and_softmax(p, losses, zero, lo, hi):
+    """``p`` holds exp of shifted logits, ``losses`` the shifted logit of the target."""
+    for n in range(lo, hi):
+        row = p[n]
+        total = zero
+        for j in range(len(row)):
+            total += row[j]
+        for j in range(len(row)):
+            row[j] /= total
+        losses[n] = math.log(total) - losses[n]
+
+
+@compiled
+def cross_entropy_gradient(grad, p, target, dx, lo, hi):  # noqa: D103
+    for n in range(lo, hi):
+        g = grad[n]
+        row, out = p[n], dx[n]
+        for j in range(len(row)):
+            out[j] = row[j] * g
+        out[target[n]] -= g
+
+
+# Normalisation and rotation.
+
+
+@summing
+def rms_norm(x, weight, eps, y, r, zero, one, width, lo, hi):  # noqa: D103
+    d = x.shape[1]
+    for n in range(lo, hi):
+        row, out = x[n], y[n]
+        total = zero
+        for j in range(d):
+            total += row[j] * row[j]
+        r[n] = one / math.sqrt(total / width + eps)
+        scale = r[n]
+        for j in range(d):
+            out[j] = row[j] * scale * weight[j]
+
+
+@summing
+def rms_norm_gradient(grad, x, r, weight, dx, dw, zero, width, lo, hi):
+    """``dw``, zeros, takes the sum over these rows only."""
+    d = x.shape[1]
+    for n in range(lo, hi):
+        g, row, out = grad[n], x[n], dx[n]
+        scale = r[n]
+        total = zero
+        for j in range(d):
+            total += g[j] * weight[j] * row[j]
+        mean = total * scale / width  # of h x̂
+        for j in range(d):
+            x_hat = row[j] * scale
+            dw[j] += g[j] * x_hat
+            out[j] = scale * (g[j] * weight[j] - x_hat * mean)
+
+
+@compiled
+def rotate(x, cos, sin, y, lo, hi):  # noqa: D103
+    num_heads, length, half = x.shape[1], x.shape[2], x.shape[3] // 2
+    for b in range(lo, hi):
+        for h in range(num_heads):
+            for s in range(length):
+                c_row, s_row = cos[s], sin[s]
+                first, second = x[b, h, s, :half], x[b, h, s, half:]
+                y_first, y_second = y[b, h, s, :half], y[b, h, s, half:]
+                for j in range(half):
+                    y_first[j] = first[j] * c_row[j] - second[j] * s_row[j]
+                    y_second[j] = second[j] * c_row[j] + first[j] * s_row[j]
+
+
+# Attention, one key head at a time.
+
+
+@compiled
+def mask_and_shift(e, length):
+    """Key j stays for row i if j <= L - S + i mod S; the others become -∞. The row's maximum is taken off."""
+    num_keys = e.shape[1]
+    for i in range(e.shape[0]):
+        row = e[i]
+        seen = num_keys - length + i % length + 1
+        top = row[0]
+        for j in range(seen):
+            top = row[j] if row[j] > top else top
+        for j in range(seen):
+            row[j] -= top
+        for j in range(seen, num_keys):
+            row[j] = -math.inf
+
+
+@summing
+def row_sums(e, total, zero):  # noqa: D103
+    for i in range(e.shape[0]):
+        row = e[i]
+        sum_ = zero
+        for j in range(len(row)):
+            sum_ += row[j]
+        total[i] = sum_
+
+
+@summing
+def score_gradient(ds, g, o, e, zero):
+    """ds = (ds - g · o) e in place."""
+    for i in range(ds.shape[0]):
+        row, e_row, g_row, o_row = ds[i], e[i], g[i], o[i]
+        inner = zero
+        for j in range(len(g_row)):
+            inner += g_row[j] * o_row[j]
+        for j in range(len(row)):
+            row[j] = (row[j] - inner) * e_row[j]
+
+
+# The optimizer.
+
+
+@summing
+def sum_of_squares(x, zero):
+    """``zero`` is one of float64, so that the sum is too."""
+    total = zero
+    for j in range(len(x)):
+        total += (zero + x[j]) * (zero + x[j])
+    return total
+
+
+@compiled
+def adamw(p, grad, m, v, keep, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, root_c2, rate, eps):
+    """``rate`` is lr / c₁ and ``root_c2`` is 1 / √c₂; all numbers have the type of the moments."""
+    for j in range(len(p)):
+        g = grad[j] * scale
+        m[j] = m[j] * beta1 + g * one_minus_beta1
+        v[j] = v[j] * beta2 + g * g * one_minus_beta2
+        p[j] = p[j] * keep - m[j] / (math.sqrt(v[j]) * root_c2 + eps) * rate

@@ -1,0 +1,539 @@
+"""The kernels on all cores of a CPU: compiled loops (``loops.py``), NumPy's exponentials, products side by side.
+
+Each kernel computes what ``on_numpy`` defines, up to the order of sums. It makes its result, cuts the rows into blocks
+and lets every thread work on blocks (``threads.py``); large results come from ``workspace.py``. Kernels of one pass
+that NumPy has compiled already are taken over as they are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..typing import Array, Float, Int, Shaped
+from . import loops, on_numpy
+from .on_numpy import add_at, count, offsets_of, place, to_host
+from .threads import blocks, one_thread_products, run
+from .workspace import empty
+
+__all__ = ["add_at", "count", "offsets_of", "place", "to_host"]
+
+_BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
+_MANY = 64  # more than so many best of a row are found by sorting
+_PRODUCT = 256  # rows or columns of a product that one thread takes at once
+_SMALL_PRODUCT = 1 << 21  # multiplications below which a second thread costs more than it brings
+
+
+def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
+    """As defined in on_numpy: insertion into a short sorted list."""
+    if k > _MANY:
+        return on_numpy.top_k(scores, k)
+    scores = np.ascontiguousarray(scores)
+    y = np.empty((len(scores), k), np.int64)
+    _by_rows(len(scores), scores.shape[1] * 4, lambda lo, hi: loops.top_k(scores, y, lo, hi))
+    return y
+
+
+def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+    """As defined in on_numpy: counting sort."""
+    return _sorted_by_key(keys, num_keys)[0]
+
+
+def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+    """As defined in on_numpy: one pass with a counter for each key."""
+    y = np.empty(len(keys), np.int64)
+    loops.position_in_group(_index(keys), np.zeros(num_keys, np.int64), y)
+    return y
+
+
+def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
+    """As defined in on_numpy, in float64."""
+    total = np.zeros(num_keys)
+    loops.sum_by_key(np.ascontiguousarray(values), _index(keys), total)
+    return total.astype(values.dtype, copy=False)
+
+
+def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
+    """As defined in on_numpy: one pass."""
+    y = np.full(num_keys, -np.inf, values.dtype)
+    loops.max_by_key(np.ascontiguousarray(values), _index(keys), y)
+    return y
+
+
+def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "N d"]:
+    """As defined in on_numpy; the indices are trusted."""
+    x, index = np.ascontiguousarray(x), _index(index)
+    y = empty((len(index), x.shape[1]), x.dtype)
+    _by_rows(len(y), x.shape[1], lambda lo, hi: loops.take_rows(x, index, y, lo, hi))
+    return y
+
+
+def add_rows(rows: Float[Array, "N d"], index: Int[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
+    """As defined in on_numpy: the rows of each index one after the other, so that no two threads write to one row."""
+    rows = np.ascontiguousarray(rows)
+    order, start = _sorted_by_key(index, num_rows)
+    y = empty((num_rows, rows.shape[1]), rows.dtype)
+    work = rows.size // max(num_rows, 1) + rows.shape[1]
+    _by_rows(num_rows, work, lambda lo, hi: loops.add_rows(rows, order, start, y, lo, hi))
+    return y
+
+
+def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
+    """As defined in on_numpy."""
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    y = np.empty(len(a), a.dtype)
+    _by_rows(len(a), a.shape[1], lambda lo, hi: loops.row_products(a, b, y, _zero(a), lo, hi))
+    return y
+
+
+def combine(
+    r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
+) -> Float[Array, "num_tokens d"]:
+    """As defined in on_numpy: weighted and added in one pass."""
+    r, w = np.ascontiguousarray(r), np.ascontiguousarray(w, r.dtype)
+    order, start = _sorted_by_key(token, num_tokens)
+    y = empty((num_tokens, r.shape[1]), r.dtype)
+    work = r.size // max(num_tokens, 1) + r.shape[1]
+    _by_rows(num_tokens, work, lambda lo, hi: loops.combine(r, w, order, start, y, lo, hi))
+    return y
+
+
+def combine_gradient(
+    grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
+) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    """As defined in on_numpy: both gradients in one pass."""
+    grad, r, token = np.ascontiguousarray(grad), np.ascontiguousarray(r), _index(token)
+    weight = np.ascontiguousarray(w, r.dtype)
+    d_r, d_w = empty(r.shape, r.dtype), np.empty(len(r), r.dtype)
+    _by_rows(
+        len(r),
+        2 * r.shape[1],
+        lambda lo, hi: loops.combine_gradient(grad, r, weight, token, d_r, d_w, _zero(r), lo, hi),
+    )
+    return d_r, d_w.astype(w.dtype, copy=False)
+
+
+def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
+    """As defined in on_numpy: blocks of rows or of columns side by side, whichever there are more of."""
+    (m, inner), n = a.shape, b.shape[1]
+    y = empty((m, n), np.result_type(a, b))
+    if m >= n:
+        work: list[Any] = blocks(m, _PRODUCT)
+        _multiply(lambda s: np.matmul(a[s], b, out=y[s]), work, m * n * inner)
+    else:
+        work = blocks(n, _PRODUCT)
+        _multiply(lambda s: np.matmul(a, b[:, s], out=y[:, s]), work, m * n * inner)
+    return y
+
+
+def grouped_product(
+    x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N o"]:
+    """As defined in on_numpy: blocks of rows of all experts side by side."""
+    y = empty((len(x), weight.shape[1]), x.dtype)
+    work = _blocks_of_groups(offsets)
+    _multiply(lambda b: np.matmul(x[b[1]], weight[b[0]].T, out=y[b[1]]), work, y.size * x.shape[1])
+    return y
+
+
+def grouped_product_input_gradient(
+    grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N i"]:
+    """As defined in on_numpy: blocks of rows of all experts side by side."""
+    dx = empty((len(grad), weight.shape[2]), grad.dtype)
+    work = _blocks_of_groups(offsets)
+    _multiply(lambda b: np.matmul(grad[b[1]], weight[b[0]], out=dx[b[1]]), work, dx.size * grad.shape[1])
+    return dx
+
+
+def grouped_product_weight_gradient(
+    grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "E o i"]:
+    """As defined in on_numpy: blocks of rows of all gradients side by side."""
+    bounds = offsets.tolist()
+    dw = empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
+
+    def one_block(block: tuple[int, slice]) -> None:
+        e, columns = block
+        rows = slice(bounds[e], bounds[e + 1])
+        if bounds[e] == bounds[e + 1]:
+            dw[e, columns] = 0
+        else:
+            np.matmul(grad[rows, columns].T, x[rows], out=dw[e, columns])
+
+    work = [(e, columns) for e in range(len(dw)) for columns in blocks(grad.shape[1], 2 * _PRODUCT)]
+    _multiply(one_block, work, len(x) * grad.shape[1] * x.shape[1])
+    return dw
+
+
+def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
+    """As defined in on_numpy."""
+    values, offsets = np.ascontiguousarray(values), _index(offsets)
+    total = np.empty((len(offsets) - 1, values.shape[1]), values.dtype)
+    work = values.size // max(len(total), 1)
+    _by_rows(len(total), work, lambda lo, hi: loops.group_sums(values, offsets, total, lo, hi))
+    return total
+
+
+def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+    """As defined in on_numpy."""
+    if not y.flags.c_contiguous:
+        return on_numpy.add_to_groups(y, bias, offsets)
+    bias, offsets = np.ascontiguousarray(bias), _index(offsets)
+    work = y.size // max(len(bias), 1)
+    _by_rows(len(bias), work, lambda lo, hi: loops.add_to_groups(y, bias, offsets, lo, hi))
+    return y
+
+
+def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    y = empty(flat.shape, x.dtype)
+    _by_rows(flat.size, 1, lambda lo, hi: loops.silu(_exp_minus(flat[lo:hi]), flat[lo:hi], y[lo:hi], _one(x)))
+    return y.reshape(x.shape)
+
+
+def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
+    dx = empty(flat.shape, x.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        loops.silu_gradient(_exp_minus(flat[lo:hi]), g[lo:hi], flat[lo:hi], dx[lo:hi], _one(x))
+
+    _by_rows(flat.size, 1, block)
+    return dx.reshape(x.shape)
+
+
+def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy; halves of a wider array are read where they stand."""
+    a, b = _rows(gate), _rows(up)
+    y = empty(a.shape, gate.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        loops.swiglu(_exp_minus(a[lo:hi]), *_lines(a[lo:hi]), *_lines(b[lo:hi]), y[lo:hi], _one(y))
+
+    _by_rows(len(y), y.shape[1], block)
+    return y.reshape(gate.shape)
+
+
+def swiglu_gradient(
+    grad: Float[Array, "*n"],
+    gate: Float[Array, "*n"],
+    up: Float[Array, "*n"],
+    out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """As defined in on_numpy."""
+    d_gate, d_up = (empty(gate.shape, gate.dtype), empty(up.shape, up.dtype)) if out is None else out
+    g, a, b, da, db = _matrix(grad), _rows(gate), _rows(up), _rows(d_gate), _rows(d_up)
+
+    def block(lo: int, hi: int) -> None:
+        lines = [part for x in (a, b, da, db) for part in _lines(x[lo:hi])]
+        loops.swiglu_gradient(_exp_minus(a[lo:hi]), g[lo:hi], *lines, _one(g))
+
+    _by_rows(len(g), 2 * g.shape[1], block)
+    return d_gate, d_up
+
+
+def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
+    """As defined in on_numpy, a block at a time, so that temporaries stay in the cache."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    y = empty(flat.shape, x.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        y[lo:hi] = on_numpy.gelu(flat[lo:hi], approximate)
+
+    _by_rows(flat.size, 1, block)
+    return y.reshape(x.shape)
+
+
+def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
+    """As defined in on_numpy, a block at a time, so that temporaries stay in the cache."""
+    g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
+    dx = empty(flat.shape, x.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        dx[lo:hi] = on_numpy.gelu_gradient(g[lo:hi], flat[lo:hi], approximate)
+
+    _by_rows(flat.size, 1, block)
+    return dx.reshape(x.shape)
+
+
+def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy."""
+    rows = _matrix(x)
+    y = empty(rows.shape, x.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        loops.shift_by_maximum(rows, y, lo, hi)
+        np.exp(y[lo:hi], out=y[lo:hi])
+        loops.divide_by_sum(y, _zero(x), lo, hi)
+
+    _by_rows(len(rows), rows.shape[1], block)
+    return y.reshape(x.shape)
+
+
+def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy."""
+    g, p = _matrix(grad), _matrix(y)
+    dx = empty(p.shape, y.dtype)
+    _by_rows(len(p), p.shape[1], lambda lo, hi: loops.softmax_gradient(g, p, dx, _zero(y), lo, hi))
+    return dx.reshape(y.shape)
+
+
+def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy."""
+    rows = _matrix(x)
+    y = empty(rows.shape, x.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        loops.shift_by_maximum(rows, y, lo, hi)
+        loops.subtract_log_sum(np.exp(y[lo:hi]), y, _zero(x), lo, hi)
+
+    _by_rows(len(rows), rows.shape[1], block)
+    return y.reshape(x.shape)
+
+
+def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy."""
+    g, rows = _matrix(grad), _matrix(y)
+    dx = empty(rows.shape, y.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        loops.log_softmax_gradient(np.exp(rows[lo:hi]), g, dx, _zero(y), lo, hi)
+
+    _by_rows(len(rows), rows.shape[1], block)
+    return dx.reshape(y.shape)
+
+
+def cross_entropy(x: Float[Array, "n V"], target: Int[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
+    """As defined in on_numpy."""
+    x, target = np.ascontiguousarray(x), _index(target)
+    p, losses = empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
+
+    def block(lo: int, hi: int) -> None:
+        loops.shift_by_maximum(x, p, lo, hi)
+        loops.pick(p, target, losses, lo, hi)
+        np.exp(p[lo:hi], out=p[lo:hi])
+        loops.losses_and_softmax(p, losses, _zero(x), lo, hi)
+
+    _by_rows(len(x), x.shape[1], block)
+    return losses, p
+
+
+def cross_entropy_gradient(
+    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Int[Array, " n"]
+) -> Float[Array, "n V"]:
+    """As defined in on_numpy."""
+    grad, target = np.ascontiguousarray(grad), _index(target)
+    dx = empty(p.shape, p.dtype)
+    _by_rows(len(p), p.shape[1], lambda lo, hi: loops.cross_entropy_gradient(grad, p, target, dx, lo, hi))
+    return dx
+
+
+def rms_norm(
+    x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
+) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
+    """As defined in on_numpy."""
+    rows, weight, number = _matrix(x), np.ascontiguousarray(weight), x.dtype.type
+    y, r = empty(rows.shape, x.dtype), np.empty(len(rows), x.dtype)
+    settings = (_zero(x), _one(x), number(x.shape[-1]))
+    _by_rows(
+        len(rows), rows.shape[1], lambda lo, hi: loops.rms_norm(rows, weight, number(eps), y, r, *settings, lo, hi)
+    )
+    return y.reshape(x.shape), r.reshape(*x.shape[:-1], 1)
+
+
+def rms_norm_gradient(
+    grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
+) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
+    """As defined in on_numpy; dw is summed block by block."""
+    g, rows, weight = _matrix(grad), _matrix(x), np.ascontiguousarray(weight)
+    scales = np.ascontiguousarray(r).reshape(-1)
+    dx = empty(rows.shape, x.dtype)
+    step = _rows_in_block(rows.shape[1])
+    partial = np.zeros((-(-len(rows) // step), rows.shape[1]), x.dtype)
+    settings = (_zero(x), x.dtype.type(x.shape[-1]))
+
+    def block(lo: int, hi: int) -> None:
+        loops.rms_norm_gradient(g, rows, scales, weight, dx, partial[lo // step], *settings, lo, hi)
+
+    _by_rows(len(rows), rows.shape[1], block)
+    return dx.reshape(x.shape), partial.sum(axis=0)
+
+
+def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+    """As defined in on_numpy."""
+    x = np.ascontiguousarray(x)
+    y = empty(x.shape, x.dtype)
+    _by_rows(len(x), x[:1].size, lambda lo, hi: loops.rotate(x, cos, sin, y, lo, hi))
+    return y
+
+
+def causal_attention(
+    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    """As defined in on_numpy, one head at a time: its scores stay in the cache."""
+    o = empty(q.shape, q.dtype)
+    e = empty((*q.shape[:3], k.shape[2]), q.dtype)
+    total = np.empty((*q.shape[:3], 1), q.dtype)
+
+    def head(i: tuple[int, ...]) -> None:
+        np.matmul(q[i] * scale, k[i].T, out=e[i])
+        loops.mask_and_shift(e[i], length)
+        np.exp(e[i], out=e[i])
+        loops.row_sums(e[i], total[i][:, 0], _zero(q))
+        np.matmul(e[i], v[i], out=o[i])
+        o[i] /= total[i]
+
+    _multiply(head, list(np.ndindex(q.shape[:2])), 2 * e.size * q.shape[3])
+    return o, e, total
+
+
+def causal_attention_gradient(
+    grad: Float[Array, "B K GS D"],
+    q: Float[Array, "B K GS D"],
+    k: Float[Array, "B K L D"],
+    v: Float[Array, "B K L D"],
+    o: Float[Array, "B K GS D"],
+    e: Float[Array, "B K GS L"],
+    total: Float[Array, "B K GS 1"],
+    scale: float,
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
+    """As defined in on_numpy, one head at a time."""
+    dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)
+
+    def head(i: tuple[int, ...]) -> None:
+        g = grad[i] / total[i]
+        np.matmul(e[i].T, g, out=dv[i])
+        ds = empty(e[i].shape, e.dtype)
+        np.matmul(g, v[i].T, out=ds)
+        loops.score_gradient(ds, g, o[i], e[i], _zero(q))
+        np.matmul(ds, k[i], out=dq[i])
+        dq[i] *= scale
+        np.matmul(ds.T, q[i], out=dk[i])
+        dk[i] *= scale
+
+    _multiply(head, list(np.ndindex(q.shape[:2])), 4 * e.size * q.shape[3])
+    return dq, dk, dv
+
+
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+    """As defined in on_numpy: block by block, then the sum over blocks."""
+    flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
+    work = [(i, part) for i, x in enumerate(flat) for part in blocks(x.size, 4 * _BLOCK)]
+    partial = np.zeros(len(work))
+
+    def block(n: int) -> None:
+        i, part = work[n]
+        partial[n] = loops.sum_of_squares(flat[i][part], np.float64(0))
+
+    run(block, list(range(len(work))))
+    return float(partial.sum())
+
+
+def adamw(
+    parameters: list[Shaped[Array, "..."]],
+    gradients: list[Shaped[Array, "..."]],
+    first: list[Shaped[Array, "..."]],
+    second: list[Shaped[Array, "..."]],
+    decay: list[float],
+    *,
+    gradient_scale: float,
+    betas: tuple[float, float],
+    corrections: tuple[float, float],
+    lr: float,
+    eps: float,
+) -> None:
+    """As defined in on_numpy: everything about one entry in one pass, blocks of all parameters side by side."""
+    (beta1, beta2), (c1, c2) = betas, corrections
+    numbers = (gradient_scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
+    flat = []
+    for p, grad, m, v in zip(parameters, gradients, first, second, strict=True):
+        in_place = [x.view() for x in (p, m, v)]
+        for x in in_place:
+            x.shape = (-1,)  # refuses where it would have to copy
+        flat.append((in_place[0], np.ascontiguousarray(grad).reshape(-1), in_place[1], in_place[2]))
+    work = [(i, part) for i, (p, *_) in enumerate(flat) for part in blocks(p.size, _BLOCK)]
+
+    def block(item: tuple[int, slice]) -> None:
+        i, part = item
+        number = flat[i][2].dtype.type
+        loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
+
+    run(block, work)
+
+
+def _by_rows(num_rows: int, entries_of_row: int, loop: Callable[[int, int], object]) -> None:
+    """Call ``loop(lo, hi)`` for blocks of rows, on all threads."""
+    run(lambda rows: loop(rows.start, rows.stop), blocks(num_rows, _rows_in_block(entries_of_row)))
+
+
+def _rows_in_block(entries_of_row: int) -> int:
+    return max(1, _BLOCK // max(entries_of_row, 1))
+
+
+def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: int) -> None:
+    """Call ``task`` for blocks of a product, on all threads if there is enough to do."""
+    with one_thread_products():
+        if multiplications < _SMALL_PRODUCT:
+            for item in work:
+                task(item)
+        else:
+            run(task, work)
+
+
+def _blocks_of_groups(offsets: Any) -> list[Any]:
+    """The experts that have rows, each with slices of at most ``_PRODUCT`` of its rows."""
+    bounds = offsets.tolist()
+    return [
+        (e, slice(bounds[e] + part.start, bounds[e] + part.stop))
+        for e in range(len(bounds) - 1)
+        for part in blocks(bounds[e + 1] - bounds[e], _PRODUCT)
+    ]
+
+
+def _sorted_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
+    """The stable order of the keys, and where the entries with each key begin in it."""
+    keys = _index(keys)
+    start, order = np.zeros(num_keys + 1, np.int64), np.empty(len(keys), np.int64)
+    loops.begin_of_keys(keys, start)
+    loops.counting_sort(keys, start[:-1].copy(), order)
+    return order, start
+
+
+def _exp_minus(x: Any) -> Any:
+    """exp(-x) of one block; infinity for very negative x is what its users want."""
+    e = -x
+    with np.errstate(over="ignore"):
+        return np.exp(e, out=e)
+
+
+def _rows(x: Any) -> Any:
+    """x as a matrix with contiguous rows: a view where it is one already, or is contiguous."""
+    return x if x.ndim == 2 and x.strides[1] == x.itemsize else _matrix(x)
+
+
+def _lines(x: Any) -> tuple[Any, int]:
+    """The memory under a matrix with contiguous rows, as one line of entries, and the step from row to row."""
+    step = x.strides[0] // x.itemsize
+    length = (len(x) - 1) * step + x.shape[1]
+    return np.lib.stride_tricks.as_strided(x, (length,), (x.itemsize,)), step
+
+
+def _matrix(x: Any) -> Any:
+    """x as a contiguous matrix: all axes but the last are one."""
+    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
+
+
+def _index(x: Any) -> Any:
+    return np.ascontiguousarray(x, np.int64)
+
+
+def _zero(x: Any) -> Any:
+    return x.dtype.type(0)
+
+
+def _one(x: Any) -> Any:
+    return x.dtype.type(1)
