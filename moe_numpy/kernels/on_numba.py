@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
 from . import loops, on_numpy
@@ -69,7 +70,7 @@ def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "
     return y
 
 
-def add_rows(rows: Float[Array, "N d"], index: Int[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
+def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
     """As defined in on_numpy: the rows of each index one after the other, so that no two threads write to one row."""
     rows = np.ascontiguousarray(rows)
     order, start = _sorted_by_key(index, num_rows)
@@ -307,7 +308,7 @@ def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch
     return dx.reshape(y.shape)
 
 
-def cross_entropy(x: Float[Array, "n V"], target: Int[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
+def cross_entropy(x: Float[Array, "n V"], target: Integer[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
     """As defined in on_numpy."""
     x, target = np.ascontiguousarray(x), _index(target)
     p, losses = empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
@@ -323,7 +324,7 @@ def cross_entropy(x: Float[Array, "n V"], target: Int[Array, " n"]) -> tuple[Flo
 
 
 def cross_entropy_gradient(
-    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Int[Array, " n"]
+    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
     """As defined in on_numpy."""
     grad, target = np.ascontiguousarray(grad), _index(target)

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
 
@@ -68,7 +69,7 @@ def to_host(x: Shaped[Array, "..."]) -> Any:
     return x
 
 
-def add_rows(rows: Float[Array, "N d"], index: Int[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
+def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
     """y[i] = Σ of the rows n with index[n] = i, added in the order of n.
 
     ``y[index] += rows`` would keep only the last of several rows with one index. So rows are added in rounds:
@@ -247,7 +248,7 @@ def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch
     return grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
 
 
-def cross_entropy(x: Float[Array, "n V"], target: Int[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
+def cross_entropy(x: Float[Array, "n V"], target: Integer[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
     """ln Σ_v e^{x[n,v]} - x[n, target[n]] for each row, and softmax(x), which the gradient needs."""
     shifted = x - x.max(axis=1, keepdims=True)
     x_target = shifted[np.arange(len(target)), target]
@@ -258,7 +259,7 @@ def cross_entropy(x: Float[Array, "n V"], target: Int[Array, " n"]) -> tuple[Flo
 
 
 def cross_entropy_gradient(
-    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Int[Array, " n"]
+    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
     """dx = g_n (p - onehot(target))."""
     dx = p * grad[:, None]

@@ -56,6 +56,7 @@ class CrossEntropy(Function):
         """dx = g (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
         p, t = self.saved
         of_each = array_namespace(p).full(t.shape, grad / self.n, dtype=p.dtype)
+        dx = kernels.of(p).cross_entropy_gradient(of_each, p, t)
         if self.ignored is not None:
-            of_each[self.ignored] = 0
-        return kernels.of(p).cross_entropy_gradient(of_each, p, t).reshape(self.shape), None
+            dx[self.ignored] = 0  # not 0 · p: an ignored row may be NaN
+        return dx.reshape(self.shape), None

@@ -69,7 +69,9 @@ class Affine(Function):
         return dx, dweight, dbias
 
 
-def _product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
+def _product(a: Float[Array, "m i"], b: Float[Array, "j n"]) -> Float[Array, "m n"]:
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"matmul: the inner lengths must agree, got shapes {a.shape} and {b.shape}")
     return kernels.of(a, b).product(a, b)
 
 
