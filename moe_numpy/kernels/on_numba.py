@@ -211,9 +211,11 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
     """As defined in on_numpy; halves of a wider array are read where they stand."""
     a, b = _rows(gate), _rows(up)
     y = empty(a.shape, gate.dtype)
+    lines = (_line(a), _line(b))
 
     def block(lo: int, hi: int) -> None:
-        loops.swiglu(_exp_minus(a[lo:hi]), *_lines(a[lo:hi]), *_lines(b[lo:hi]), y[lo:hi], _one(y))
+        parts = [part for line, step in lines for part in (line[lo * step :], step)]
+        loops.swiglu(_exp_minus(a[lo:hi]), *parts, y[lo:hi], _one(y))
 
     _by_rows(len(y), y.shape[1], block)
     return y.reshape(gate.shape)
@@ -229,9 +231,11 @@ def swiglu_gradient(
     d_gate, d_up = (empty(gate.shape, gate.dtype), empty(up.shape, up.dtype)) if out is None else out
     g, a, b, da, db = _matrix(grad), _rows(gate), _rows(up), _rows(d_gate), _rows(d_up)
 
+    lines = [_line(x) for x in (a, b, da, db)]
+
     def block(lo: int, hi: int) -> None:
-        lines = [part for x in (a, b, da, db) for part in _lines(x[lo:hi])]
-        loops.swiglu_gradient(_exp_minus(a[lo:hi]), g[lo:hi], *lines, _one(g))
+        parts = [part for line, step in lines for part in (line[lo * step :], step)]
+        loops.swiglu_gradient(_exp_minus(a[lo:hi]), g[lo:hi], *parts, _one(g))
 
     _by_rows(len(g), 2 * g.shape[1], block)
     return d_gate, d_up
@@ -516,10 +520,10 @@ def _rows(x: Any) -> Any:
     return x if x.ndim == 2 and x.strides[1] == x.itemsize else _matrix(x)
 
 
-def _lines(x: Any) -> tuple[Any, int]:
+def _line(x: Any) -> tuple[Any, int]:
     """The memory under a matrix with contiguous rows, as one line of entries, and the step from row to row."""
     step = x.strides[0] // x.itemsize
-    length = (len(x) - 1) * step + x.shape[1]
+    length = max(len(x) - 1, 0) * step + x.shape[1] * min(len(x), 1)
     return np.lib.stride_tricks.as_strided(x, (length,), (x.itemsize,)), step
 
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_numpy import kernels
 from moe_numpy.kernels import on_numpy as k
 
 keys = st.integers(1, 5).flatmap(
@@ -128,9 +127,3 @@ def test_swiglu_is_finite_for_extreme_gates_and_warns_of_nothing():
     k.swiglu_gradient(np.ones_like(gate), gate, up, out=(d_gate, d_up))
     np.testing.assert_allclose(d_gate, [0, 0, 1, 2, 2], atol=1e-30)
     np.testing.assert_allclose(d_up, [0, 0, 0, 100, 1e4], atol=1e-30)
-
-
-def test_of_refuses_what_it_has_no_kernels_for():
-    assert kernels.of(np.zeros(1), np.zeros(2)) is k
-    with pytest.raises(TypeError, match=r"no kernels for builtins\.list; expected numpy arrays"):
-        kernels.of(np.zeros(1), [1.0])

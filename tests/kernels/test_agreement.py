@@ -1,0 +1,491 @@
+"""Every kernel of every implementation against the definition, ``on_numpy``.
+
+A new kernel is added to ``on_numpy`` and gets a case here; the tests below name the files and the cases that lack it.
+"""
+
+import importlib
+import inspect
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from moe_numpy.kernels import on_numpy
+
+OTHERS = [
+    pytest.param("on_numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")),
+]
+T, E, K, D, F = 37, 5, 2, 24, 16
+
+
+def public_kernels():
+    return {
+        name: function
+        for name, function in vars(on_numpy).items()
+        if inspect.isfunction(function) and not name.startswith("_") and function.__module__ == on_numpy.__name__
+    }
+
+
+CASES = {}
+
+
+def case(function):
+    """A function of (rng, dtype, view) that returns the arguments of the kernel of its name.
+
+    ``view`` turns an array into an equal one that is not contiguous, or leaves it alone.
+    """
+    name, _, variant = function.__name__.partition("__")
+    CASES.setdefault(name, []).append(pytest.param(name, function, id=function.__name__))
+    return function
+
+
+def normal(rng, dtype, *shape):
+    return (2 * rng.standard_normal(shape)).astype(dtype)
+
+
+def few_values(rng, dtype, *shape):
+    return rng.choice([-np.inf, -1, 0, 0.5], shape).astype(dtype)
+
+
+def keys(rng):
+    return rng.integers(0, E, T * K)
+
+
+def offsets(*counts):
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+UNEVEN, ONE_TAKES_ALL, ALL_EMPTY = offsets(30, 0, 7, 36, 1), offsets(0, 74, 0, 0, 0), offsets(0, 0, 0, 0, 0)
+LARGE = offsets(700, 0, 300, 24, 1)  # several blocks, several threads
+
+
+@case
+def top_k(rng, dtype, view):
+    return view(normal(rng, dtype, T, E)), K
+
+
+@case
+def top_k__ties_and_minus_infinity(rng, dtype, view):
+    return view(few_values(rng, dtype, 3000, E)), 3
+
+
+@case
+def top_k__nan_comes_last(rng, dtype, view):
+    x = normal(rng, dtype, T, E)
+    x[rng.random(x.shape) < 0.3] = np.nan
+    return view(x), E
+
+
+@case
+def top_k__one_token(rng, dtype, view):
+    return view(normal(rng, dtype, 1, E)), 1
+
+
+@case
+def top_k__many_of_a_row(rng, dtype, view):
+    return view(few_values(rng, dtype, 3, 200)), 100
+
+
+@case
+def top_k__no_token(rng, dtype, view):
+    return view(normal(rng, dtype, 0, E)), K
+
+
+@case
+def stable_order(rng, dtype, view):
+    return view(keys(rng)), E
+
+
+@case
+def stable_order__of_one_key(rng, dtype, view):
+    return view(np.full(T, 3)), E
+
+
+@case
+def stable_order__of_nothing(rng, dtype, view):
+    return np.zeros(0, int), E
+
+
+@case
+def count(rng, dtype, view):
+    return view(keys(rng)), E + 2
+
+
+@case
+def offsets_of(rng, dtype, view):
+    return (view(rng.integers(0, 3, E)),)
+
+
+@case
+def position_in_group(rng, dtype, view):
+    return view(keys(rng)), E
+
+
+@case
+def place(rng, dtype, view):
+    return view(normal(rng, dtype, T)), rng.permutation(2 * T)[:T], 2 * T
+
+
+@case
+def sum_by_key(rng, dtype, view):
+    return view(normal(rng, dtype, T * K)), view(keys(rng)), E + 2
+
+
+@case
+def max_by_key(rng, dtype, view):
+    return view(normal(rng, dtype, T * K)), view(keys(rng)), E + 2
+
+
+@case
+def add_at(rng, dtype, view):
+    return (
+        np.zeros((T, E), dtype),
+        rng.integers(0, T, (50, 2)),
+        rng.integers(0, E, (50, 2)),
+        view(normal(rng, dtype, 50, 2)),
+    )
+
+
+@case
+def to_host(rng, dtype, view):
+    return (view(normal(rng, dtype, T)),)
+
+
+@case
+def add_rows(rng, dtype, view):
+    return view(normal(rng, dtype, T * K, D)), view(rng.integers(0, T, T * K)), T
+
+
+@case
+def add_rows__all_to_one(rng, dtype, view):
+    return view(normal(rng, dtype, T * K, D)), np.full(T * K, 2), E
+
+
+@case
+def add_rows__none(rng, dtype, view):
+    return np.zeros((0, D), dtype), np.zeros(0, int), T
+
+
+@case
+def take_rows(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(rng.integers(0, T, T * K))
+
+
+@case
+def row_products(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, T, D))
+
+
+@case
+def combine(rng, dtype, view):
+    return view(normal(rng, dtype, T * K, D)), view(normal(rng, np.float32, T * K)), view(rng.integers(0, T, T * K)), T
+
+
+@case
+def combine__many_rows(rng, dtype, view):
+    return view(normal(rng, dtype, 4000, D)), view(normal(rng, dtype, 4000)), rng.integers(0, 2000, 4000), 2000
+
+
+@case
+def combine_gradient(rng, dtype, view):
+    return (
+        view(normal(rng, dtype, T, D)),
+        view(normal(rng, dtype, T * K, D)),
+        view(normal(rng, np.float32, T * K)),
+        view(rng.integers(0, T, T * K)),
+    )
+
+
+@case
+def product(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, D, F))
+
+
+@case
+def product__tall(rng, dtype, view):
+    return view(normal(rng, dtype, 700, 64)), view(normal(rng, dtype, 96, 64)).T
+
+
+@case
+def product__wide(rng, dtype, view):
+    return view(normal(rng, dtype, 700, 64)).T, view(normal(rng, dtype, 700, 300))
+
+
+@case
+def grouped_product(rng, dtype, view):
+    return view(normal(rng, dtype, 74, D)), normal(rng, dtype, E, F, D), UNEVEN
+
+
+@case
+def grouped_product__one_takes_all(rng, dtype, view):
+    return view(normal(rng, dtype, 74, D)), normal(rng, dtype, E, F, D), ONE_TAKES_ALL
+
+
+@case
+def grouped_product__large(rng, dtype, view):
+    return view(normal(rng, dtype, 1025, 64)), normal(rng, dtype, E, 96, 64), LARGE
+
+
+@case
+def grouped_product__no_rows(rng, dtype, view):
+    return normal(rng, dtype, 0, D), normal(rng, dtype, E, F, D), ALL_EMPTY
+
+
+@case
+def grouped_product_input_gradient(rng, dtype, view):
+    return view(normal(rng, dtype, 74, F)), normal(rng, dtype, E, F, D), UNEVEN
+
+
+@case
+def grouped_product_input_gradient__large(rng, dtype, view):
+    return view(normal(rng, dtype, 1025, 96)), normal(rng, dtype, E, 96, 64), LARGE
+
+
+@case
+def grouped_product_weight_gradient(rng, dtype, view):
+    return view(normal(rng, dtype, 74, F)), view(normal(rng, dtype, 74, D)), UNEVEN
+
+
+@case
+def grouped_product_weight_gradient__one_takes_all(rng, dtype, view):
+    return view(normal(rng, dtype, 74, F)), view(normal(rng, dtype, 74, D)), ONE_TAKES_ALL
+
+
+@case
+def grouped_product_weight_gradient__large(rng, dtype, view):
+    return view(normal(rng, dtype, 1025, 600)), view(normal(rng, dtype, 1025, 64)), LARGE
+
+
+@case
+def grouped_sum(rng, dtype, view):
+    return view(normal(rng, dtype, 74, F)), UNEVEN
+
+
+@case
+def add_to_groups(rng, dtype, view):
+    return view(normal(rng, dtype, 74, F)), view(normal(rng, dtype, E, F)), UNEVEN
+
+
+@case
+def silu(rng, dtype, view):
+    return (view(normal(rng, dtype, 3, 7, D)),)
+
+
+@case
+def silu__extreme(rng, dtype, view):
+    return (np.array([-1e4, -100, 0, 100, 1e4], dtype),)
+
+
+@case
+def silu_gradient(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, T, D))
+
+
+@case
+def swiglu(rng, dtype, view):
+    return view(normal(rng, dtype, 3, 7, D)), view(normal(rng, dtype, 3, 7, D))
+
+
+@case
+def swiglu__halves(rng, dtype, view):
+    h = normal(rng, dtype, 3000, 2 * F)
+    return h[:, :F], h[:, F:]
+
+
+@case
+def swiglu__no_rows(rng, dtype, view):
+    return np.zeros((0, F), dtype), np.zeros((0, F), dtype)
+
+
+@case
+def swiglu_gradient(rng, dtype, view):
+    return tuple(view(normal(rng, dtype, T, D)) for _ in range(3))
+
+
+@case
+def swiglu_gradient__halves(rng, dtype, view):
+    h, d_h = normal(rng, dtype, 3000, 2 * F), np.zeros((3000, 2 * F), dtype)
+    return view(normal(rng, dtype, 3000, F)), h[:, :F], h[:, F:], (d_h[:, :F], d_h[:, F:])
+
+
+@case
+def gelu(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), False
+
+
+@case
+def gelu__tanh(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), True
+
+
+@case
+def gelu_gradient(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, T, D)), False
+
+
+@case
+def gelu_gradient__tanh(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, T, D)), True
+
+
+@case
+def softmax(rng, dtype, view):
+    return (view(normal(rng, dtype, 3, 7, D)),)
+
+
+@case
+def softmax__minus_infinity(rng, dtype, view):
+    x = few_values(rng, dtype, T, D)
+    x[:, 0] = 1
+    return (view(x),)
+
+
+@case
+def softmax__long_rows_and_many(rng, dtype, view):
+    return (view(normal(rng, dtype, 300, 1000)),)
+
+
+@case
+def softmax_gradient(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(on_numpy.softmax(normal(rng, dtype, T, D)))
+
+
+@case
+def log_softmax(rng, dtype, view):
+    return (view(30 * normal(rng, dtype, T, D)),)
+
+
+@case
+def log_softmax_gradient(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(on_numpy.log_softmax(normal(rng, dtype, T, D)))
+
+
+@case
+def cross_entropy(rng, dtype, view):
+    return view(normal(rng, dtype, T, D)), view(rng.integers(0, D, T))
+
+
+@case
+def cross_entropy_gradient(rng, dtype, view):
+    p = on_numpy.softmax(normal(rng, dtype, T, D))
+    return view(normal(rng, dtype, T)), p, view(rng.integers(0, D, T))
+
+
+@case
+def rms_norm(rng, dtype, view):
+    return view(normal(rng, dtype, 3, 7, D)), view(normal(rng, dtype, D)), 1e-6
+
+
+@case
+def rms_norm__zero_row(rng, dtype, view):
+    return np.zeros((2, D), dtype), normal(rng, dtype, D), 1e-6
+
+
+@case
+def rms_norm_gradient(rng, dtype, view):
+    x = normal(rng, dtype, 3, 700, D)
+    _, r = on_numpy.rms_norm(x, np.ones(D, dtype), 1e-6)
+    return view(normal(rng, dtype, 3, 700, D)), view(x), r, view(normal(rng, dtype, D))
+
+
+@case
+def rotate(rng, dtype, view):
+    angle = normal(rng, dtype, 7, D // 2)
+    return view(normal(rng, dtype, 2, 3, 7, D)), np.cos(angle), np.sin(angle)
+
+
+def heads(rng, dtype, length, num_keys, groups=2):
+    q = normal(rng, dtype, 2, 3, groups * length, 8)
+    return q, normal(rng, dtype, 2, 3, num_keys, 8), normal(rng, dtype, 2, 3, num_keys, 8)
+
+
+@case
+def causal_attention(rng, dtype, view):
+    return (*map(view, heads(rng, dtype, 6, 6)), 6, 0.3)
+
+
+@case
+def causal_attention__more_keys_than_queries(rng, dtype, view):
+    return (*map(view, heads(rng, dtype, 1, 9)), 1, 0.3)
+
+
+@case
+def causal_attention__long(rng, dtype, view):
+    return (*map(view, heads(rng, dtype, 100, 100)), 100, 0.3)
+
+
+@case
+def causal_attention_gradient(rng, dtype, view):
+    q, k, v = heads(rng, dtype, 6, 6)
+    o, e, total = on_numpy.causal_attention(q, k, v, 6, 0.3)
+    return view(normal(rng, dtype, *q.shape)), view(q), view(k), view(v), o, e, total, 0.3
+
+
+@case
+def sum_of_squares(rng, dtype, view):
+    return ([view(normal(rng, dtype, 300, 700)), normal(rng, dtype, 3), np.zeros((0, 2), dtype)],)
+
+
+@case
+def adamw(rng, dtype, view):
+    shapes = [(300, 200), (7,), (2, 3, 4)]
+    p, grad, m = ([normal(rng, dtype, *shape) for shape in shapes] for _ in range(3))
+    v = [x * x for x in m]
+    settings = {"gradient_scale": 0.5, "betas": (0.9, 0.95), "corrections": (0.1, 0.05), "lr": 1e-2, "eps": 1e-8}
+    return p, [view(g) for g in grad], m, v, [0.9, 1.0, 0.99], settings
+
+
+def strided(x):
+    """An equal array with gaps between its entries, and read-only."""
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    wide[..., ::2] = x
+    y = wide[..., ::2]
+    y.flags.writeable = False
+    return y
+
+
+def run(module, name, build, dtype, view):
+    """The results, and the arguments afterwards, since some kernels write into them."""
+    arguments = list(build(np.random.default_rng(0), np.dtype(dtype), view))
+    if name == "add_to_groups":
+        arguments[0] = arguments[0].copy()
+    settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
+    return getattr(module, name)(*arguments, **settings), arguments
+
+
+def leaves(value):
+    if isinstance(value, list | tuple):
+        return [leaf for part in value for leaf in leaves(part)]
+    return [] if value is None else [value]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize(("name", "build"), [c for cases in CASES.values() for c in cases])
+def test_agrees_with_the_definition(name, build, layout, dtype, other):
+    view = strided if layout == "strided" else (lambda x: x)
+    module = importlib.import_module(f"moe_numpy.kernels.{other}")
+    expected, expected_arguments = run(on_numpy, name, build, dtype, view)
+    actual, actual_arguments = run(module, name, build, dtype, view)
+    tolerance = {"rtol": 3e-5, "atol": 3e-5} if dtype == "float32" else {"rtol": 1e-11, "atol": 1e-11}
+    pairs = zip(leaves([actual, actual_arguments]), leaves([expected, expected_arguments]), strict=True)
+    for a, e in pairs:
+        assert type(a) is type(e)
+        if isinstance(e, np.ndarray):
+            assert (a.shape, a.dtype) == (e.shape, e.dtype)
+        scale = max(1.0, float(np.abs(e[np.isfinite(e)]).max(initial=0))) if isinstance(e, np.ndarray) else abs(e)
+        np.testing.assert_allclose(a, e, rtol=tolerance["rtol"], atol=tolerance["atol"] * scale)
+
+
+def test_every_kernel_has_a_case():
+    assert set(CASES) == set(public_kernels())
+
+
+@pytest.mark.parametrize("other", ["on_numba"])
+def test_every_file_has_every_kernel_with_the_same_parameters(other):
+    module = pytest.importorskip(f"moe_numpy.kernels.{other}")
+    missing = sorted(name for name in public_kernels() if not hasattr(module, name))
+    assert not missing, f"{other} lacks {', '.join(missing)}"
+    for name, function in public_kernels().items():
+        assert str(inspect.signature(getattr(module, name))) == str(inspect.signature(function)), name

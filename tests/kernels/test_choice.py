@@ -1,0 +1,91 @@
+"""Which kernels an array gets."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from moe_numpy import kernels
+from moe_numpy.kernels import on_numpy
+
+
+class Foreign:
+    shape, dtype = (1,), np.dtype(np.float32)
+
+
+def test_numpy_arrays_get_the_compiled_kernels():
+    pytest.importorskip("numba")
+    assert kernels.of(np.zeros(1), np.zeros(2)).__name__ == "moe_numpy.kernels.on_numba"
+
+
+def test_float16_gets_the_definition():
+    assert kernels.of(np.zeros(1, np.float32), np.zeros(1, np.float16)) is on_numpy
+
+
+def test_use_forces_an_implementation_and_ends():
+    before = kernels.of(np.zeros(1))
+    with kernels.use("numpy"):
+        assert kernels.of(np.zeros(1)) is on_numpy
+    assert kernels.of(np.zeros(1)) is before
+
+
+def test_use_refuses_an_unknown_name():
+    with (
+        pytest.raises(ValueError, match="kernels must be one of numpy, numba, got 'fortran'"),
+        kernels.use("fortran"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("arrays", [([1.0],), (np.zeros(1), Foreign()), (Foreign(),)])
+def test_a_library_without_kernels_and_a_mix_are_refused(arrays):
+    with pytest.raises(TypeError, match=r"no kernels for .*; expected numpy arrays"):
+        kernels.of(*arrays)
+
+
+def python(code, **environment):
+    """Run a fresh interpreter; its output."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_numba_is_imported_on_first_use():
+    pytest.importorskip("numba")
+    loaded = python(
+        "import sys, numpy, moe_numpy.models; from moe_numpy import kernels; before = 'numba' in sys.modules;"
+        "kernels.of(numpy.zeros(1)); print(before, 'numba' in sys.modules)"
+    )
+    assert loaded.split() == ["False", "True"]
+
+
+def test_without_numba_the_definition_serves():
+    served = python(
+        "import sys; sys.modules['numba'] = None; import importlib.util as u; find = u.find_spec;"
+        "u.find_spec = lambda name, *a: None if name == 'numba' else find(name, *a);"
+        "import numpy; from moe_numpy import kernels; print(kernels.of(numpy.zeros(1)).__name__)"
+    )
+    assert served.strip() == "moe_numpy.kernels.on_numpy"
+
+
+def test_the_loops_run_uncompiled():
+    pytest.importorskip("numba")
+    printed = python(
+        "import numpy as np; from moe_numpy import kernels; from moe_numpy.kernels import on_numpy, loops;"
+        "k = kernels.of(np.zeros(1)); rng = np.random.default_rng(0); x = rng.standard_normal((5, 4));"
+        "np.testing.assert_allclose(k.softmax(x), on_numpy.softmax(x));"
+        "np.testing.assert_array_equal(k.top_k(x, 2), on_numpy.top_k(x, 2));"
+        "np.testing.assert_allclose(k.rms_norm(x, x[0], 1e-6)[0], on_numpy.rms_norm(x, x[0], 1e-6)[0]);"
+        "print(type(loops.top_k).__name__)",
+        NUMBA_DISABLE_JIT="1",
+    )
+    assert printed.strip() == "function"
