@@ -1,12 +1,18 @@
 """The command line: ``python -m moe_numpy COMMAND``."""
 
+from . import environment
+
+environment.prepare()  # before NumPy comes with the commands
+
 import sys
 from io import TextIOWrapper
 
 import typer
 
+from .commands.bench import bench
 from .commands.count import count
 from .commands.demo import demo
+from .commands.doctor import doctor
 from .commands.generate import generate
 from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
@@ -30,7 +36,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, gradcheck, recipes, count):
+for command in (demo, train, generate, inspect, gradcheck, recipes, count, bench, doctor):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from .. import kernels
 from ..autodiff import NonFiniteError, check_finite
 from ..training import list_checkpoints, write_json_atomically
 from ..training.evaluation import Evaluation, evaluate
@@ -39,6 +40,8 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
         with check_finite():
             return evaluate(trainer.model, windows, num_domains)
 
+    if kernels.must_compile():
+        console.print("Compiling the loops for this processor, once on this machine: some seconds")
     if trainer.completed == 0:
         curve = {0: validate().loss}
     else:

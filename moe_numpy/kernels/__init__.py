@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -55,6 +56,15 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def must_compile() -> bool:
+    """Whether loops have to be compiled before the first training step: this machine has never run them."""
+    if _for_cpu() is on_numpy:
+        return False
+    loop = importlib.import_module(".loops", __name__).adamw
+    stats = getattr(loop, "stats", None)  # a plain function with NUMBA_DISABLE_JIT=1
+    return stats is not None and not any(Path(stats.cache_path).glob("loops.adamw-*.nbi"))
 
 
 @cache

@@ -1,0 +1,68 @@
+"""Each hot loop at the sizes of a layer: the definition in NumPy against the compiled loops."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from moe_numpy import kernels
+
+from .timing import in_turn
+
+T, D, F, E, K, V = 4096, 512, 1024, 16, 2, 4096
+
+
+def measure(rounds: int, budget_s: float) -> Iterator[dict[str, Any]]:
+    """One row for each kernel; times in milliseconds."""
+    for name, arguments in _cases(np.random.default_rng(0)):
+        settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
+
+        def run(implementation: str, name: str = name, arguments: Any = arguments, settings: Any = settings) -> Any:
+            with kernels.use(implementation):
+                return getattr(kernels.of(np.zeros(1)), name)(*arguments, **settings)
+
+        ms = in_turn({"numpy": lambda run=run: run("numpy"), "numba": lambda run=run: run("numba")}, rounds, budget_s)
+        speedup = ms["numpy"] / ms["numba"]
+        yield {"kernel": name, "numpy_ms": ms["numpy"], "numba_ms": ms["numba"], "speedup": speedup}
+
+
+def _cases(rng: np.random.Generator) -> Iterator[tuple[str, list[Any]]]:
+    def normal(*shape: int) -> Any:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    scores = normal(T, E)
+    expert = np.sort(rng.integers(0, E, T * K))
+    token = rng.permutation(np.repeat(np.arange(T), K))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(expert, minlength=E))])
+    x, rows, w = normal(T, D), normal(T * K, D), normal(T * K)
+    h, wide = normal(T * K, 2 * F), normal(T * K, F)
+    gate_up, target = normal(E, 2 * F, D), rng.integers(0, V, T)
+    heads = [normal(16, 4, 2 * 256, 64), normal(16, 4, 256, 64), normal(16, 4, 256, 64)]
+    angle = normal(256, 32)
+    yield "top_k", [scores, K]
+    yield "stable_order", [expert[rng.permutation(T * K)], E]
+    yield "position_in_group", [expert[rng.permutation(T * K)], E]
+    yield "sum_by_key", [w, token, T]
+    yield "take_rows", [x, token]
+    yield "add_rows", [rows, token, T]
+    yield "combine", [rows, w, token, T]
+    yield "combine_gradient", [x, rows, w, token]
+    yield "grouped_product", [rows, gate_up, offsets]
+    yield "grouped_product_input_gradient", [h, gate_up, offsets]
+    yield "grouped_product_weight_gradient", [h, rows, offsets]
+    yield "swiglu", [h[:, :F], h[:, F:]]
+    yield "swiglu_gradient", [wide, h[:, :F], h[:, F:]]
+    yield "silu", [wide]
+    yield "gelu", [wide, False]
+    yield "gelu_gradient", [wide, wide, False]
+    yield "softmax", [normal(T, V)]
+    yield "log_softmax", [normal(T, V)]
+    yield "cross_entropy", [normal(T, V), target]
+    yield "rms_norm", [x, x[0], 1e-6]
+    yield "rms_norm_gradient", [x, x, x[:, :1], x[0]]
+    yield "rotate", [normal(16, 8, 256, 64), np.cos(angle), np.sin(angle)]
+    yield "causal_attention", [*heads, 256, 0.125]
+    yield "sum_of_squares", [[gate_up]]
+    settings = {"gradient_scale": 1.0, "betas": (0.9, 0.95), "corrections": (0.1, 0.05), "lr": 1e-4, "eps": 1e-8}
+    moments = [np.zeros_like(gate_up)], [np.ones_like(gate_up)]
+    yield "adamw", [[gate_up], [normal(*gate_up.shape)], *moments, [1.0], settings]

@@ -1,0 +1,59 @@
+"""``python -m moe_numpy doctor``: what this machine offers, and what to change."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .. import environment
+from .output import JsonOption, console_for, plain_table, print_json, print_title
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Show the matrix library and its kernels, threads, compiled loops and GPU, and what to change."""
+    report = environment.examine()
+    if json:
+        print_json(report)
+        return
+    _print(report, console_for(json))
+
+
+def _print(report: dict[str, Any], console: Console) -> None:
+    table = plain_table()
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in _lines(report):
+        table.add_row(Text(name, "dim"), Text(value))
+    console.print(table)
+    if report["advice"]:
+        print_title(console, "To change")
+        for line in report["advice"]:
+            console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [
+        ("system", report["system"]),
+        ("processor", f"{report['cpu']}, {report['cores']} cores{', AVX-512' * report['avx512']}"),
+        ("Python", report["python"]),
+        ("NumPy", report["numpy"]),
+    ]
+    for blas in report["blas"]:
+        lines.append(
+            (
+                "products",
+                f"{blas['library']} {blas['version'] or ''}, {blas['kernels'] or 'unknown'} kernels, "
+                f"{blas['threads']} threads",
+            )
+        )
+    lines.append(("", f"{report['gflops']:.0f} GFLOP/s in float32"))
+    for name, value in report["set_by_this_command"].items():
+        lines.append(("", f"{name}={value} was set by this command; {environment.OFF}=1 leaves it out"))
+    compiled = {None: "", True: ", compiled on this machine", False: ", to be compiled on first use"}
+    lines += [
+        ("numba", (report["numba"] or "missing") + compiled[report["compiled_loops"]]),
+        ("loops", report["kernels"]),
+        ("CuPy", report["cupy"] or "missing"),
+        ("PyTorch", f"{report['torch'] or 'missing'} (only to compare with)"),
+    ]
+    return lines

@@ -1,0 +1,144 @@
+"""What has to be set before NumPy is imported, and what this machine offers. Imports NumPy only where it looks at it."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+OFF = "MOE_NUMPY_KEEP_ENVIRONMENT"
+_CORE = "OPENBLAS_CORETYPE"
+_WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names for its AVX-512 kernels
+_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_set_here: dict[str, str] = {}
+
+
+def prepare() -> None:
+    """Choose OpenBLAS's AVX-512 kernels where its own choice may miss them. Call before NumPy is imported.
+
+    OpenBLAS recognises processors by their model numbers and gives an AMD model that is newer than itself the AVX2
+    kernels, at half the speed. Does nothing on another processor, where ``OPENBLAS_CORETYPE`` is set already, where
+    NumPy has been imported already, or where the variable MOE_NUMPY_KEEP_ENVIRONMENT is set.
+    """
+    if os.environ.get(OFF) or os.environ.get(_CORE) or "numpy" in sys.modules:
+        return
+    cpu = _cpu()
+    if cpu["vendor"] == "AuthenticAMD" and cpu["avx512"]:
+        os.environ[_CORE] = _set_here[_CORE] = "SKYLAKEX"
+
+
+def examine() -> dict[str, Any]:
+    """What is installed and in use, plain values; ``advice`` says what to change and what it brings."""
+    import numpy as np
+    from threadpoolctl import ThreadpoolController
+
+    from . import kernels
+
+    cpu = _cpu()
+    kernel_name = kernels.of(np.zeros(1)).__name__.rpartition(".")[2]
+    blas = [
+        {
+            "library": library.internal_api,
+            "version": library.version,
+            "kernels": getattr(library, "architecture", None),
+            "threads": library.num_threads,
+        }
+        for library in ThreadpoolController().select(user_api="blas").lib_controllers
+    ]
+    report: dict[str, Any] = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": cpu["model"],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "avx512": cpu["avx512"],
+        "numpy": np.__version__,
+        "blas": blas,
+        "gflops": product_speed(),
+        "set_by_this_command": dict(_set_here),
+        "kernels": kernel_name,
+        "numba": _version("numba"),
+        "compiled_loops": None if kernel_name != "on_numba" else not kernels.must_compile(),
+        "cupy": _version("cupy") or _version("cupy-cuda13x") or _version("cupy-cuda12x"),
+        "torch": _version("torch"),
+        "transformers": _version("transformers"),
+    }
+    report["advice"] = _advice(report)
+    return report
+
+
+def product_speed() -> float:
+    """GFLOP/s of a float32 product of 512 × 512 by 512 × 2048, the best of some."""
+    import time
+
+    import numpy as np
+
+    a, b = np.ones((512, 512), np.float32), np.ones((512, 2048), np.float32)
+    out = np.empty((512, 2048), np.float32)
+    best = float("inf")
+    for _ in range(30):
+        start = time.perf_counter()
+        np.matmul(a, b, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * 512 * 512 * 2048 / best / 1e9
+
+
+def _advice(report: dict[str, Any]) -> list[str]:
+    advice = []
+    narrow = [b for b in report["blas"] if b["library"] == "openblas" and b["kernels"] not in _WIDE]
+    if narrow and report["avx512"]:
+        other = _speed_with({_CORE: "SKYLAKEX"})
+        if other is not None and other > 1.1 * report["gflops"]:
+            where = f"{_CORE}={os.environ[_CORE]} asks for it" if os.environ.get(_CORE) else "it chose them itself"
+            advice.append(
+                f"OpenBLAS runs its {narrow[0]['kernels']} kernels on a processor with AVX-512 ({where}); with "
+                f"{_CORE}=SKYLAKEX, set before Python starts, products are {other / report['gflops']:.1f} times as fast "
+                f"({report['gflops']:.0f} to {other:.0f} GFLOP/s)"
+            )
+    if report["numba"] is None:
+        advice.append("numba is missing, so the kernels run as plain NumPy; python -m pip install numba")
+    if report["cupy"] is None:
+        advice.append("for an NVIDIA GPU: python -m pip install 'moe_numpy[gpu]'")
+    return advice
+
+
+def _speed_with(environment: dict[str, str]) -> float | None:
+    """:func:`product_speed` in a process of its own with other variables; None if that fails."""
+    code = "from moe_numpy.environment import product_speed; print(product_speed())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return float(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    """The processor's vendor and model, and whether it has all of AVX-512 that OpenBLAS uses; Linux only."""
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    return {
+        "vendor": fields.get("vendor_id"),
+        "model": fields.get("model name", platform.processor() or platform.machine()),
+        "avx512": set(fields.get("flags", "").split()) >= _AVX512,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown" if find_spec(package) else None
