@@ -1,4 +1,4 @@
-"""What has to be set before NumPy is imported, and what this machine offers. Imports NumPy only where it looks at it."""
+"""What has to be set before NumPy is imported, and what this machine offers. Imports NumPy only to look at it."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ _set_here: dict[str, str] = {}
 def prepare() -> None:
     """Choose OpenBLAS's AVX-512 kernels where its own choice may miss them. Call before NumPy is imported.
 
-    OpenBLAS recognises processors by their model numbers and gives an AMD model that is newer than itself the AVX2
+    OpenBLAS recognises processors by their model numbers and gives an AMD model newer than itself the AVX2
     kernels, at half the speed. Does nothing on another processor, where ``OPENBLAS_CORETYPE`` is set already, where
     NumPy has been imported already, or where the variable MOE_NUMPY_KEEP_ENVIRONMENT is set.
     """
@@ -91,7 +91,8 @@ def _advice(report: dict[str, Any]) -> list[str]:
     if narrow and report["avx512"]:
         other = _speed_with({_CORE: "SKYLAKEX"})
         if other is not None and other > 1.1 * report["gflops"]:
-            where = f"{_CORE}={os.environ[_CORE]} asks for it" if os.environ.get(_CORE) else "it chose them itself"
+            asked = os.environ.get(_CORE)
+            where = f"{_CORE}={asked} asks for it" if asked else "it chose them itself"
             advice.append(
                 f"OpenBLAS runs its {narrow[0]['kernels']} kernels on a processor with AVX-512 ({where}); with "
                 f"{_CORE}=SKYLAKEX, set before Python starts, products are {other / report['gflops']:.1f} times as fast "

@@ -5,6 +5,7 @@ rows ``offsets[e]:offsets[e+1]`` belong to expert e.
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -248,7 +249,9 @@ def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch
     return grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
 
 
-def cross_entropy(x: Float[Array, "n V"], target: Integer[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
+def cross_entropy(
+    x: Float[Array, "n V"], target: Integer[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
     """ln Σ_v e^{x[n,v]} - x[n, target[n]] for each row, and softmax(x), which the gradient needs."""
     shifted = x - x.max(axis=1, keepdims=True)
     x_target = shifted[np.arange(len(target)), target]
@@ -409,8 +412,4 @@ def _normal_cdf(x: Any, approximate: bool) -> Any:
 def _groups(offsets: Any) -> list[tuple[int, slice]]:
     """The groups that have rows, each with the slice of its rows."""
     bounds = offsets.tolist()
-    return [
-        (e, slice(start, end))
-        for e, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
-        if end > start
-    ]
+    return [(e, slice(start, end)) for e, (start, end) in enumerate(pairwise(bounds)) if end > start]

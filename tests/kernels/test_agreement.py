@@ -34,7 +34,7 @@ def case(function):
 
     ``view`` turns an array into an equal one that is not contiguous, or leaves it alone.
     """
-    name, _, variant = function.__name__.partition("__")
+    name = function.__name__.partition("__")[0]
     CASES.setdefault(name, []).append(pytest.param(name, function, id=function.__name__))
     return function
 

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from moe_numpy.kernels import on_numpy as k
 
 keys = st.integers(1, 5).flatmap(
-    lambda n: st.tuples(
-        st.lists(st.integers(0, n - 1), max_size=30).map(lambda a: np.array(a, np.int64)), st.just(n)
-    )
+    lambda n: st.tuples(st.lists(st.integers(0, n - 1), max_size=30).map(lambda a: np.array(a, np.int64)), st.just(n))
 )
 
 
@@ -36,9 +34,7 @@ def test_top_k_puts_minus_infinity_last_and_never_twice():
 @given(keys)
 def test_position_in_group_counts_earlier_equal_keys(case):
     key, n = case
-    assert k.position_in_group(key, n).tolist() == [
-        key[:i].tolist().count(x) for i, x in enumerate(key.tolist())
-    ]
+    assert k.position_in_group(key, n).tolist() == [key[:i].tolist().count(x) for i, x in enumerate(key.tolist())]
 
 
 @given(keys)
@@ -46,9 +42,7 @@ def test_stable_order_and_offsets_describe_the_groups(case):
     key, n = case
     order, offsets = k.stable_order(key, n), k.offsets_of(k.count(key, n))
     for group in range(n):
-        assert order[offsets[group] : offsets[group + 1]].tolist() == [
-            i for i, x in enumerate(key) if x == group
-        ]
+        assert order[offsets[group] : offsets[group + 1]].tolist() == [i for i, x in enumerate(key) if x == group]
 
 
 def test_stable_order_of_keys_that_need_more_than_16_bits():

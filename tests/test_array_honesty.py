@@ -1,0 +1,237 @@
+"""Library code must not reach for ``np.`` on an array that may live on a GPU.
+
+:class:`Device` stands for such an array. It computes through NumPy, but refuses to become a NumPy array: ``np.exp(x)``,
+``np.asarray(x)`` and ``x + numpy_array`` all fail, as they do for arrays of CuPy. Kernels are the place where libraries
+may differ, so the definition in NumPy serves here, on unwrapped arrays.
+"""
+
+import inspect
+import types
+
+import array_api_compat
+import jaxtyping
+import numpy as np
+import pytest
+
+from moe_numpy import kernels, ops
+from moe_numpy.autodiff import Tensor
+from moe_numpy.kernels import on_numpy
+from moe_numpy.moe import MoE, recipes
+
+
+def unwrap(value):
+    if isinstance(value, Device):
+        return value.inner
+    if isinstance(value, list | tuple):
+        return type(value)(map(unwrap, value))
+    if isinstance(value, dict):
+        return {name: unwrap(v) for name, v in value.items()}
+    return value
+
+
+def wrap(value):
+    if isinstance(value, np.ndarray | np.generic):
+        return Device(np.asarray(value))
+    return tuple(map(wrap, value)) if isinstance(value, tuple) else value
+
+
+def refuse_hosts(values):
+    for value in values:
+        if isinstance(value, np.ndarray | np.generic):
+            raise TypeError(f"a NumPy {type(value).__name__} among arrays of a device")
+        if isinstance(value, list | tuple):
+            refuse_hosts(value)
+
+
+def on_device(function):
+    def call(*args, **kwargs):
+        refuse_hosts([*args, *kwargs.values()])
+        return wrap(function(*unwrap(args), **unwrap(kwargs)))
+
+    return call
+
+
+class Device:
+    """An array of another library."""
+
+    __array_ufunc__ = None
+    __hash__ = None
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("an array of a device does not silently become a NumPy array")
+
+    def __array_namespace__(self, api_version=None):
+        return namespace
+
+    shape = property(lambda self: self.inner.shape)
+    dtype = property(lambda self: self.inner.dtype)
+    ndim = property(lambda self: self.inner.ndim)
+    size = property(lambda self: self.inner.size)
+    nbytes = property(lambda self: self.inner.nbytes)
+    T = property(lambda self: wrap(self.inner.T))
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __setitem__(self, index, value):
+        refuse_hosts([index, value])
+        self.inner[unwrap(index)] = unwrap(value)
+
+    def item(self):
+        return self.inner.item()
+
+    def tolist(self):
+        return self.inner.tolist()
+
+    def __bool__(self):
+        return bool(self.inner)
+
+    def __int__(self):
+        return int(self.inner)
+
+    def __float__(self):
+        return float(self.inner)
+
+    def __index__(self):
+        return self.inner.__index__()
+
+
+def method(name):
+    return lambda self, *args, **kwargs: on_device(getattr(np.ndarray, name))(self, *args, **kwargs)
+
+
+for _name in (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow rpow matmul lt le gt ge eq ne and or xor neg abs invert "
+    "getitem rmatmul rfloordiv"
+).split():
+    setattr(Device, f"__{_name}__", method(f"__{_name}__"))
+for _name in "iadd isub imul itruediv".split():
+
+    def in_place(self, other, _operator=f"__{_name}__"):
+        refuse_hosts([other])
+        getattr(self.inner, _operator)(unwrap(other))
+        return self
+
+    setattr(Device, f"__{_name}__", in_place)
+for _name in (
+    "reshape transpose sum mean max min argmax astype swapaxes copy all any round cumsum argsort nonzero var std".split()
+):
+    setattr(Device, _name, method(_name))
+
+
+def wrapped_module(module, name):
+    fake = types.ModuleType(name)
+    for attribute in dir(module):
+        value = getattr(module, attribute)
+        plain = isinstance(value, type) or not callable(value)
+        setattr(fake, attribute, value if plain else on_device(value))
+    return fake
+
+
+namespace = wrapped_module(np, "device")
+definition = types.SimpleNamespace(
+    **{name: on_device(f) for name, f in vars(on_numpy).items() if inspect.isfunction(f) and not name.startswith("_")}
+)
+
+
+@pytest.fixture(autouse=True)
+def devices_have_kernels(monkeypatch):
+    """Arrays of a device get the definition. Shapes are not checked: the checker would look into the arrays."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    original = kernels.of
+
+    def of(*arrays):
+        if not any(isinstance(a, Device) for a in arrays):
+            return original(*arrays)
+        refuse_hosts(arrays)
+        return definition
+
+    monkeypatch.setattr(kernels, "of", of)
+
+
+def device(x):
+    return Device(np.asarray(x))
+
+
+def test_the_device_refuses_what_a_gpu_array_refuses():
+    x = device(np.ones(3))
+    for mistake in (lambda: np.exp(x), lambda: np.asarray(x), lambda: x + np.ones(3), lambda: np.ones(3) * x):
+        with pytest.raises(TypeError):
+            mistake()
+    assert array_api_compat.array_namespace(x) is namespace
+    assert isinstance(x.sum(), Device)
+
+
+def run_both(function, *arrays):
+    """Value and gradients on the device equal those on the host."""
+    results = []
+    for put, get in ((np.asarray, np.asarray), (device, unwrap)):
+        leaves = [Tensor(put(a), requires_grad=a.dtype.kind == "f") for a in arrays]
+        y = function(*leaves)
+        y.backward(put(np.ones(y.shape, y.dtype)))
+        results.append([get(y.data)] + [get(leaf.grad) for leaf in leaves if leaf.requires_grad])
+    for host, other in zip(*results, strict=True):
+        np.testing.assert_allclose(other, host, rtol=1e-6, atol=1e-6)
+
+
+SQUARE = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+HEADS = np.random.default_rng(1).standard_normal((1, 2, 3, 4)).astype(np.float32)
+UNARY = [ops.ReLU, ops.Sigmoid, ops.Tanh, ops.Softplus, ops.GELU, ops.SiLU, ops.Softmax, ops.LogSoftmax, ops.Exp, ops.Negate]
+UNARY += [ops.Transpose, ops.Sum, ops.Mean, ops.Max]
+BINARY = [ops.Add, ops.Subtract, ops.Multiply, ops.Divide, ops.MatMul, ops.SwiGLU]
+
+
+@pytest.mark.parametrize("op", UNARY)
+def test_unary_ops(op):
+    run_both(op.apply, SQUARE)
+
+
+@pytest.mark.parametrize("op", BINARY)
+def test_binary_ops(op):
+    run_both(op.apply, SQUARE, SQUARE[::-1].copy())
+
+
+def test_ops_of_a_transformer():
+    run_both(lambda x, w: ops.RMSNorm.apply(x, w[0]), SQUARE, SQUARE)
+    run_both(lambda x, w, b: ops.LayerNorm.apply(x, w[0], b[0]), SQUARE, SQUARE, SQUARE)
+    run_both(lambda x, w: ops.Affine.apply(x, w, None), SQUARE, SQUARE)
+    run_both(ops.CausalAttention.apply, HEADS, HEADS, HEADS)
+    run_both(ops.RotaryEmbedding.apply, HEADS)
+    run_both(lambda x: ops.LogSumExp.apply(x, axis=1), SQUARE)
+    run_both(lambda x: ops.Concatenate.apply(x, x, axis=0), SQUARE)
+    run_both(lambda x: ops.Reshape.apply(x, shape=(2, 8)), SQUARE)
+    run_both(lambda x: x[1:, 2], SQUARE)
+
+
+def test_loss_and_embedding():
+    ids = np.array([3, 0, 3, 1])
+    for put, get in ((np.asarray, np.asarray), (device, unwrap)):
+        weight = Tensor(put(SQUARE), requires_grad=True)
+        loss = ops.CrossEntropy.apply(ops.EmbeddingLookup.apply(weight, put(ids)), put(ids))
+        loss.backward()
+        gradient = get(weight.grad)
+        expected = gradient if put is np.asarray else expected
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["mixtral", "switch", "deepseek_v3", "olmoe"])
+@pytest.mark.parametrize("dispatch", ["sorted", "padded", "onehot", "loop"])
+def test_layer(recipe, dispatch):
+    published = recipes.find(recipe)
+    x = np.random.default_rng(2).standard_normal((12, 6)).astype(np.float32)
+    results = []
+    for put, get in ((np.asarray, np.asarray), (device, unwrap)):
+        layer = MoE(6, 5, 8, published(**published.small), dispatch=dispatch, rng=np.random.default_rng(3)).eval()
+        for tensor in [*layer.parameters(), *(b for _, b in layer.named_buffers())]:
+            tensor.data = put(tensor.data)
+        tokens = Tensor(put(x), requires_grad=True)
+        y, _ = layer(tokens)
+        y.backward(put(x))
+        results.append([get(y.data), get(tokens.grad), *(get(p.grad) for p in layer.parameters())])
+    for host, other in zip(*results, strict=True):
+        np.testing.assert_allclose(other, host, rtol=1e-5, atol=1e-5)
+
+
