@@ -95,8 +95,8 @@ def _advice(report: dict[str, Any]) -> list[str]:
             where = f"{_CORE}={asked} asks for it" if asked else "it chose them itself"
             advice.append(
                 f"OpenBLAS runs its {narrow[0]['kernels']} kernels on a processor with AVX-512 ({where}); with "
-                f"{_CORE}=SKYLAKEX, set before Python starts, products are {other / report['gflops']:.1f} times as fast "
-                f"({report['gflops']:.0f} to {other:.0f} GFLOP/s)"
+                f"{_CORE}=SKYLAKEX, set before Python starts, products are {other / report['gflops']:.1f} times as "
+                f"fast ({report['gflops']:.0f} to {other:.0f} GFLOP/s)"
             )
     if report["numba"] is None:
         advice.append("numba is missing, so the kernels run as plain NumPy; python -m pip install numba")

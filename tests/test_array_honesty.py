@@ -16,7 +16,10 @@ import pytest
 from moe_numpy import kernels, ops
 from moe_numpy.autodiff import Tensor
 from moe_numpy.kernels import on_numpy
-from moe_numpy.moe import MoE, recipes
+from moe_numpy.models import ModelConfig, Transformer
+from moe_numpy.moe import MoE, make_layer, recipes
+from moe_numpy.ops import CrossEntropy
+from moe_numpy.training import AdamW, clip_factor, global_norm
 
 
 def unwrap(value):
@@ -99,16 +102,22 @@ class Device:
         return self.inner.__index__()
 
 
+OPERATORS = """
+    add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod pow rpow matmul rmatmul
+    lt le gt ge eq ne and or xor neg abs invert getitem
+"""
+METHODS = """
+    reshape transpose sum mean max min argmax astype swapaxes copy all any round cumsum argsort nonzero var std
+"""
+
+
 def method(name):
     return lambda self, *args, **kwargs: on_device(getattr(np.ndarray, name))(self, *args, **kwargs)
 
 
-for _name in (
-    "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow rpow matmul lt le gt ge eq ne and or xor neg abs invert "
-    "getitem rmatmul rfloordiv"
-).split():
+for _name in OPERATORS.split():
     setattr(Device, f"__{_name}__", method(f"__{_name}__"))
-for _name in "iadd isub imul itruediv".split():
+for _name in ["iadd", "isub", "imul", "itruediv"]:
 
     def in_place(self, other, _operator=f"__{_name}__"):
         refuse_hosts([other])
@@ -116,9 +125,7 @@ for _name in "iadd isub imul itruediv".split():
         return self
 
     setattr(Device, f"__{_name}__", in_place)
-for _name in (
-    "reshape transpose sum mean max min argmax astype swapaxes copy all any round cumsum argsort nonzero var std".split()
-):
+for _name in METHODS.split():
     setattr(Device, _name, method(_name))
 
 
@@ -132,9 +139,13 @@ def wrapped_module(module, name):
 
 
 namespace = wrapped_module(np, "device")
+namespace.asarray = lambda x, **settings: wrap(np.asarray(unwrap(x), **settings))  # the way onto the device
 definition = types.SimpleNamespace(
     **{name: on_device(f) for name, f in vars(on_numpy).items() if inspect.isfunction(f) and not name.startswith("_")}
 )
+
+
+definition.to_host = unwrap  # and the way back
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +190,18 @@ def run_both(function, *arrays):
 
 SQUARE = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
 HEADS = np.random.default_rng(1).standard_normal((1, 2, 3, 4)).astype(np.float32)
-UNARY = [ops.ReLU, ops.Sigmoid, ops.Tanh, ops.Softplus, ops.GELU, ops.SiLU, ops.Softmax, ops.LogSoftmax, ops.Exp, ops.Negate]
+UNARY = [
+    ops.ReLU,
+    ops.Sigmoid,
+    ops.Tanh,
+    ops.Softplus,
+    ops.GELU,
+    ops.SiLU,
+    ops.Softmax,
+    ops.LogSoftmax,
+    ops.Exp,
+    ops.Negate,
+]
 UNARY += [ops.Transpose, ops.Sum, ops.Mean, ops.Max]
 BINARY = [ops.Add, ops.Subtract, ops.Multiply, ops.Divide, ops.MatMul, ops.SwiGLU]
 
@@ -217,21 +239,66 @@ def test_loss_and_embedding():
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", ["mixtral", "switch", "deepseek_v3", "olmoe"])
-@pytest.mark.parametrize("dispatch", ["sorted", "padded", "onehot", "loop"])
-def test_layer(recipe, dispatch):
+def on_host_and_device(build):
+    """``build(put)`` makes modules and arrays with ``put`` and returns arrays; they are equal on both."""
+    host, other = build(np.asarray), unwrap(build(device))
+    for a, b in zip(host, other, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
+
+
+def move(module, put):
+    for tensor in [*module.parameters(), *(b for _, b in module.named_buffers())]:
+        tensor.data = put(tensor.data)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("recipe", sorted(recipes.RECIPES))
+def test_every_recipe(recipe, training):
     published = recipes.find(recipe)
+    x = np.random.default_rng(2).standard_normal((2, 12, 6)).astype(np.float32)
+    ids = np.random.default_rng(4).integers(0, 256, (2, 12))
+
+    def build(put):
+        layer = make_layer(published(**published.small), 6, 5, 8, rng=np.random.default_rng(3)).train(training)
+        move(layer, put)
+        tokens = Tensor(put(x), requires_grad=True)
+        y, routing = layer(tokens, np.random.default_rng(5), put(ids))
+        y.backward(put(x), retain_graph=True)
+        if routing is not None and routing.auxiliary_loss is not None:
+            routing.auxiliary_loss.backward()
+        layer.after_step()
+        return [y.data, tokens.grad, *(p.grad for p in layer.parameters() if p.grad is not None)]
+
+    on_host_and_device(build)
+
+
+@pytest.mark.parametrize("dispatch", ["padded", "onehot", "loop"])
+def test_every_dispatch_strategy(dispatch):
     x = np.random.default_rng(2).standard_normal((12, 6)).astype(np.float32)
-    results = []
-    for put, get in ((np.asarray, np.asarray), (device, unwrap)):
-        layer = MoE(6, 5, 8, published(**published.small), dispatch=dispatch, rng=np.random.default_rng(3)).eval()
-        for tensor in [*layer.parameters(), *(b for _, b in layer.named_buffers())]:
-            tensor.data = put(tensor.data)
+
+    def build(put):
+        layer = MoE(6, 5, 8, recipes.mixtral(capacity_factor=1.0), dispatch=dispatch, rng=np.random.default_rng(3))
+        move(layer, put)
         tokens = Tensor(put(x), requires_grad=True)
         y, _ = layer(tokens)
         y.backward(put(x))
-        results.append([get(y.data), get(tokens.grad), *(get(p.grad) for p in layer.parameters())])
-    for host, other in zip(*results, strict=True):
-        np.testing.assert_allclose(other, host, rtol=1e-5, atol=1e-5)
+        return [y.data, tokens.grad, *(p.grad for p in layer.parameters())]
+
+    on_host_and_device(build)
 
 
+def test_a_training_step():
+    config = ModelConfig(d_model=16, num_layers=2, d_ff=8, num_heads=2, num_kv_heads=1, context=8)
+    ids = np.random.default_rng(4).integers(0, 256, (2, 9))
+
+    def build(put):
+        model = Transformer(config, rng=np.random.default_rng(3))
+        move(model, put)
+        optimizer = AdamW(model.named_parameters(), lr=1e-3)
+        output = model(put(ids[:, :-1].copy()), rng=np.random.default_rng(5))
+        (CrossEntropy.apply(output.logits, put(ids[:, 1:].copy())) + output.auxiliary_loss).backward()
+        norm = global_norm(p.grad for p in model.parameters())
+        optimizer.step(gradient_scale=clip_factor(norm, 1.0))
+        return [p.data for p in model.parameters()]
+
+    on_host_and_device(build)

@@ -120,8 +120,6 @@ class LoadProbability(Function):
         rivals: str = "others",
     ) -> Float[Array, "T E"]:
         """Probabilities; 1 if there are no k others, since nothing has to be beaten."""
-        from scipy.special import ndtr
-
         xp = array_namespace(h)
         if rivals == "all":
             rank = kernels.of(noisy).top_k(noisy, k)
@@ -137,7 +135,7 @@ class LoadProbability(Function):
         decisions.record("thresholds of the load", rival, lambda t: f"token {t}: noisy logits near rank {k} are close")
         z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
         self.save(z, sigma, rival)
-        return ndtr(z).astype(h.dtype)
+        return kernels.of(z).normal_cdf(z)
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
         """dh = g φ(z) / σ; dσ = -g φ(z) z / σ; and -dh to the noisy logit that was the threshold."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..nn import Module
@@ -62,7 +63,7 @@ class SoftMoE(Module):
         mixed = MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x)  # [B, n, d]
         # Experts want their rows together: slot by slot of all sequences, then back.
         rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
-        offsets = np.arange(self.num_experts + 1) * (self.slots * batch)
+        offsets = array_namespace(rows.data).arange(self.num_experts + 1) * (self.slots * batch)
         answers = Reshape.apply(self.experts(rows, offsets), shape=(n, batch, d))
         return MatMul.apply(combine, Transpose.apply(answers, axes=(1, 0, 2))), None
 

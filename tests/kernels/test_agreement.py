@@ -309,6 +309,11 @@ def swiglu_gradient__halves(rng, dtype, view):
 
 
 @case
+def normal_cdf(rng, dtype, view):
+    return (view(normal(rng, dtype, T, D)),)
+
+
+@case
 def gelu(rng, dtype, view):
     return view(normal(rng, dtype, T, D)), False
 

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from moe_numpy.__main__ import app
+from moe_numpy.commands import bench as command
+
+QUICK = ["--rounds", "1", "--seconds", "0"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    layer, step, kernels = (command._benchmarks(what) for what in command.What)
+    monkeypatch.setattr(layer, "SHAPES", (layer.Shape(16, 8, 4, 4, 2), layer.Shape(8, 8, 4, 4, 1)))
+    monkeypatch.setattr(step, "CONFIG", step.ModelConfig(d_model=16, num_layers=1, d_ff=8, context=8))
+    for name in "TDFEKV":
+        monkeypatch.setattr(kernels, name, 4 if name in "EK" else 8)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "120"})
+
+
+def test_layer_as_json(small):
+    result = run("layer", "--json", *QUICK)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert [row["shape"] for row in document["rows"]] == [[16, 8, 4, 4, 2], [8, 8, 4, 4, 1]]
+    for row in document["rows"]:
+        assert row["gemm_efficiency"] == pytest.approx(row["gemm_ms"] / row["ours_ms"])
+    assert "gemm_efficiency" in document["summary"]
+
+
+@pytest.mark.parametrize("what", ["layer", "step", "kernels"])
+def test_tables(small, what):
+    result = run(what, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "ms" in result.output
+
+
+def test_kernels_have_no_peer():
+    result = run("kernels", "--against", "torch")
+    assert result.exit_code == 2
+    assert "leave --against out" in result.output
+
+
+def test_a_missing_torch_is_said_plainly(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    result = run("layer", "--against", "torch")
+    assert result.exit_code == 2
+    assert "pip install torch transformers" in result.output
+
+
+def test_without_the_source_there_is_nothing_to_measure_with(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "__file__", str(tmp_path / "a" / "b" / "bench.py"))
+    result = run("layer")
+    assert result.exit_code == 2
+    assert "run it from a checkout" in result.output
+
+
+def test_layers_that_differ_are_not_timed():
+    layer = command._benchmarks(command.What.LAYER)
+    import numpy as np
+
+    with pytest.raises(ArithmeticError, match="y differs by"):
+        layer._difference({"y": np.ones(3)}, {"y": np.zeros(3)})
