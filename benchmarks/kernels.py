@@ -10,6 +10,7 @@ from moe_numpy import kernels
 from .timing import in_turn
 
 T, D, F, E, K, V = 4096, 512, 1024, 16, 2, 4096
+B, S = 16, 256  # of attention
 
 
 def measure(rounds: int, budget_s: float) -> Iterator[dict[str, Any]]:
@@ -37,8 +38,8 @@ def _cases(rng: np.random.Generator) -> Iterator[tuple[str, list[Any]]]:
     x, rows, w = normal(T, D), normal(T * K, D), normal(T * K)
     h, wide = normal(T * K, 2 * F), normal(T * K, F)
     gate_up, target = normal(E, 2 * F, D), rng.integers(0, V, T)
-    heads = [normal(16, 4, 2 * 256, 64), normal(16, 4, 256, 64), normal(16, 4, 256, 64)]
-    angle = normal(256, 32)
+    heads = [normal(B, 4, 2 * S, 64), normal(B, 4, S, 64), normal(B, 4, S, 64)]
+    angle = normal(S, 32)
     yield "top_k", [scores, K]
     yield "stable_order", [expert[rng.permutation(T * K)], E]
     yield "position_in_group", [expert[rng.permutation(T * K)], E]
@@ -60,8 +61,8 @@ def _cases(rng: np.random.Generator) -> Iterator[tuple[str, list[Any]]]:
     yield "cross_entropy", [normal(T, V), target]
     yield "rms_norm", [x, x[0], 1e-6]
     yield "rms_norm_gradient", [x, x, x[:, :1], x[0]]
-    yield "rotate", [normal(16, 8, 256, 64), np.cos(angle), np.sin(angle)]
-    yield "causal_attention", [*heads, 256, 0.125]
+    yield "rotate", [normal(B, 8, S, 64), np.cos(angle), np.sin(angle)]
+    yield "causal_attention", [*heads, S, 0.125]
     yield "sum_of_squares", [[gate_up]]
     settings = {"gradient_scale": 1.0, "betas": (0.9, 0.95), "corrections": (0.1, 0.05), "lr": 1e-4, "eps": 1e-8}
     moments = [np.zeros_like(gate_up)], [np.ones_like(gate_up)]

@@ -23,7 +23,7 @@ __all__ = ["add_at", "count", "normal_cdf", "offsets_of", "place", "to_host"]
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
 _MANY = 64  # more than so many best of a row are found by sorting
 _PRODUCT = 512  # rows or columns of a product that one thread takes at once; 256 is 7 % slower with two threads
-_SMALL_PRODUCT = 1 << 21  # multiplications below which a second thread costs more than it brings
+_SMALL_PRODUCT = 1 << 20  # multiplications below which OpenBLAS itself stays on one thread
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
@@ -118,6 +118,8 @@ def combine_gradient(
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
     """As defined in on_numpy: blocks of rows or of columns side by side, whichever there are more of."""
     (m, inner), n = a.shape, b.shape[1]
+    if m * n * inner < _SMALL_PRODUCT:
+        return a @ b
     y = empty((m, n), np.result_type(a, b))
     if m >= n:
         work: list[Any] = blocks(m, _PRODUCT // 2)
@@ -483,12 +485,12 @@ def _rows_in_block(entries_of_row: int) -> int:
 
 def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: int) -> None:
     """Call ``task`` for blocks of a product, on all threads if there is enough to do."""
+    if multiplications < _SMALL_PRODUCT:
+        for item in work:
+            task(item)
+        return
     with one_thread_products():
-        if multiplications < _SMALL_PRODUCT:
-            for item in work:
-                task(item)
-        else:
-            run(task, work)
+        run(task, work)
 
 
 def _blocks_of_groups(offsets: Any) -> list[Any]:
@@ -524,6 +526,8 @@ def _rows(x: Any) -> Any:
 
 def _line(x: Any) -> tuple[Any, int]:
     """The memory under a matrix with contiguous rows, as one line of entries, and the step from row to row."""
+    if x.flags.c_contiguous:
+        return x.reshape(-1), x.shape[1]
     step = x.strides[0] // x.itemsize
     length = max(len(x) - 1, 0) * step + x.shape[1] * min(len(x), 1)
     return np.lib.stride_tricks.as_strided(x, (length,), (x.itemsize,)), step

@@ -26,7 +26,7 @@ def blocks(n: int, size: int) -> list[slice]:
 
 def run(task: Callable[[Any], object], work: list[Any]) -> None:
     """Call ``task`` on every item; several threads take items as they get free. Errors of a task come through."""
-    helpers = min(count(), len(work)) - 1
+    helpers = min(count(), len(work)) - 1 if len(work) > 1 else 0
     if helpers < 1:
         for item in work:
             task(item)

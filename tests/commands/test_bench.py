@@ -14,7 +14,7 @@ def small(monkeypatch):
     layer, step, kernels = (command._benchmarks(what) for what in command.What)
     monkeypatch.setattr(layer, "SHAPES", (layer.Shape(16, 8, 4, 4, 2), layer.Shape(8, 8, 4, 4, 1)))
     monkeypatch.setattr(step, "CONFIG", step.ModelConfig(d_model=16, num_layers=1, d_ff=8, context=8))
-    for name in "TDFEKV":
+    for name in "TDFEKVBS":
         monkeypatch.setattr(kernels, name, 4 if name in "EK" else 8)
 
 
