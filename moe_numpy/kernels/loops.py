@@ -2,7 +2,9 @@
 
 They run uncompiled, and can be stepped through, with NUMBA_DISABLE_JIT=1. Arrays are contiguous, results are written
 into arrays that the caller brings, and indices are trusted. Nothing here computes eˣ: NumPy's own loop for it uses
-vector instructions and is several times as fast as a compiled scalar one, so callers bring the exponentials.
+vector instructions and is several times as fast as a compiled scalar one, so callers bring the exponentials. A loop
+that writes to two arrays at once is cut in two: the compiler gives up on vector instructions where it would have to
+make sure of too many arrays that none overlaps another.
 
 Annotations are left out: numba finds the types itself and compiles one version for each. ``zero``, ``one`` and
 ``width`` come with the type of the entries: compiled, a float32 plus a Python integer is a float64.
@@ -200,10 +202,12 @@ def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d_gate, d_gate_step, 
         d_u = d_up[n * d_up_step : n * d_up_step + width]
         e_row, grad_row = e[n], grad[n]
         for j in range(width):
-            s = one / (one + e_row[j])
-            silu = g[j] * s
-            d_g[j] = grad_row[j] * u[j] * (s + silu * (one - s))
-            d_u[j] = grad_row[j] * silu
+            e_row[j] = one / (one + e_row[j])
+        for j in range(width):
+            d_u[j] = grad_row[j] * g[j] * e_row[j]
+        for j in range(width):
+            s = e_row[j]
+            d_g[j] = grad_row[j] * u[j] * (s + g[j] * s * (one - s))
 
 
 # Rows that sum to one.
@@ -325,9 +329,9 @@ def rms_norm_gradient(grad, x, r, weight, dx, dw, zero, width, lo, hi):
             total += g[j] * weight[j] * row[j]
         mean = total * scale / width  # of h x̂
         for j in range(d):
-            x_hat = row[j] * scale
-            dw[j] += g[j] * x_hat
-            out[j] = scale * (g[j] * weight[j] - x_hat * mean)
+            dw[j] += g[j] * row[j] * scale
+        for j in range(d):
+            out[j] = scale * (g[j] * weight[j] - row[j] * scale * mean)
 
 
 @compiled
@@ -341,6 +345,7 @@ def rotate(x, cos, sin, y, lo, hi):  # noqa: D103
                 y_first, y_second = y[b, h, s, :half], y[b, h, s, half:]
                 for j in range(half):
                     y_first[j] = first[j] * c_row[j] - second[j] * s_row[j]
+                for j in range(half):
                     y_second[j] = second[j] * c_row[j] + first[j] * s_row[j]
 
 

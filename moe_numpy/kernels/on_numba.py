@@ -32,7 +32,7 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
         return on_numpy.top_k(scores, k)
     scores = np.ascontiguousarray(scores)
     y = np.empty((len(scores), k), np.int64)
-    _by_rows(len(scores), scores.shape[1] * 4, lambda lo, hi: loops.top_k(scores, y, lo, hi))
+    _by_rows(len(scores), scores.shape[1] * 4, loops.top_k, scores, y)
     return y
 
 
@@ -66,7 +66,7 @@ def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "
     """As defined in on_numpy; the indices are trusted."""
     x, index = np.ascontiguousarray(x), _index(index)
     y = empty((len(index), x.shape[1]), x.dtype)
-    _by_rows(len(y), x.shape[1], lambda lo, hi: loops.take_rows(x, index, y, lo, hi))
+    _by_rows(len(y), x.shape[1], loops.take_rows, x, index, y)
     return y
 
 
@@ -76,7 +76,7 @@ def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: i
     order, start = _sorted_by_key(index, num_rows)
     y = empty((num_rows, rows.shape[1]), rows.dtype)
     work = rows.size // max(num_rows, 1) + rows.shape[1]
-    _by_rows(num_rows, work, lambda lo, hi: loops.add_rows(rows, order, start, y, lo, hi))
+    _by_rows(num_rows, work, loops.add_rows, rows, order, start, y)
     return y
 
 
@@ -84,7 +84,7 @@ def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array,
     """As defined in on_numpy."""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     y = np.empty(len(a), a.dtype)
-    _by_rows(len(a), a.shape[1], lambda lo, hi: loops.row_products(a, b, y, _zero(a), lo, hi))
+    _by_rows(len(a), a.shape[1], loops.row_products, a, b, y, _zero(a))
     return y
 
 
@@ -96,7 +96,7 @@ def combine(
     order, start = _sorted_by_key(token, num_tokens)
     y = empty((num_tokens, r.shape[1]), r.dtype)
     work = r.size // max(num_tokens, 1) + r.shape[1]
-    _by_rows(num_tokens, work, lambda lo, hi: loops.combine(r, w, order, start, y, lo, hi))
+    _by_rows(num_tokens, work, loops.combine, r, w, order, start, y)
     return y
 
 
@@ -110,7 +110,14 @@ def combine_gradient(
     _by_rows(
         len(r),
         2 * r.shape[1],
-        lambda lo, hi: loops.combine_gradient(grad, r, weight, token, d_r, d_w, _zero(r), lo, hi),
+        loops.combine_gradient,
+        grad,
+        r,
+        weight,
+        token,
+        d_r,
+        d_w,
+        _zero(r),
     )
     return d_r, d_w.astype(w.dtype, copy=False)
 
@@ -175,7 +182,7 @@ def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Floa
     values, offsets = np.ascontiguousarray(values), _index(offsets)
     total = np.empty((len(offsets) - 1, values.shape[1]), values.dtype)
     work = values.size // max(len(total), 1)
-    _by_rows(len(total), work, lambda lo, hi: loops.group_sums(values, offsets, total, lo, hi))
+    _by_rows(len(total), work, loops.group_sums, values, offsets, total)
     return total
 
 
@@ -185,7 +192,7 @@ def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: In
         return on_numpy.add_to_groups(y, bias, offsets)
     bias, offsets = np.ascontiguousarray(bias), _index(offsets)
     work = y.size // max(len(bias), 1)
-    _by_rows(len(bias), work, lambda lo, hi: loops.add_to_groups(y, bias, offsets, lo, hi))
+    _by_rows(len(bias), work, loops.add_to_groups, y, bias, offsets)
     return y
 
 
@@ -193,7 +200,7 @@ def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """As defined in on_numpy."""
     flat = np.ascontiguousarray(x).reshape(-1)
     y = empty(flat.shape, x.dtype)
-    _by_rows(flat.size, 1, lambda lo, hi: loops.silu(_exp_minus(flat[lo:hi]), flat[lo:hi], y[lo:hi], _one(x)))
+    _by_rows(flat.size, 1, _silu, flat, y)
     return y.reshape(x.shape)
 
 
@@ -202,10 +209,7 @@ def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Arra
     g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     dx = empty(flat.shape, x.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        loops.silu_gradient(_exp_minus(flat[lo:hi]), g[lo:hi], flat[lo:hi], dx[lo:hi], _one(x))
-
-    _by_rows(flat.size, 1, block)
+    _by_rows(flat.size, 1, _silu_gradient, g, flat, dx)
     return dx.reshape(x.shape)
 
 
@@ -213,13 +217,7 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
     """As defined in on_numpy; halves of a wider array are read where they stand."""
     a, b = _rows(gate), _rows(up)
     y = empty(a.shape, gate.dtype)
-    lines = (_line(a), _line(b))
-
-    def block(lo: int, hi: int) -> None:
-        parts = [part for line, step in lines for part in (line[lo * step :], step)]
-        loops.swiglu(_exp_minus(a[lo:hi]), *parts, y[lo:hi], _one(y))
-
-    _by_rows(len(y), y.shape[1], block)
+    _by_rows(len(y), y.shape[1], _swiglu, a, y, [_line(x) for x in (a, b)])
     return y.reshape(gate.shape)
 
 
@@ -233,13 +231,7 @@ def swiglu_gradient(
     d_gate, d_up = (empty(gate.shape, gate.dtype), empty(up.shape, up.dtype)) if out is None else out
     g, a, b, da, db = _matrix(grad), _rows(gate), _rows(up), _rows(d_gate), _rows(d_up)
 
-    lines = [_line(x) for x in (a, b, da, db)]
-
-    def block(lo: int, hi: int) -> None:
-        parts = [part for line, step in lines for part in (line[lo * step :], step)]
-        loops.swiglu_gradient(_exp_minus(a[lo:hi]), g[lo:hi], *parts, _one(g))
-
-    _by_rows(len(g), 2 * g.shape[1], block)
+    _by_rows(len(g), 2 * g.shape[1], _swiglu_gradient, g, a, [_line(x) for x in (a, b, da, db)])
     return d_gate, d_up
 
 
@@ -248,10 +240,7 @@ def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
     flat = np.ascontiguousarray(x).reshape(-1)
     y = empty(flat.shape, x.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        y[lo:hi] = on_numpy.gelu(flat[lo:hi], approximate)
-
-    _by_rows(flat.size, 1, block)
+    _by_rows(flat.size, 1, _gelu, flat, approximate, y)
     return y.reshape(x.shape)
 
 
@@ -260,10 +249,7 @@ def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: 
     g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     dx = empty(flat.shape, x.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        dx[lo:hi] = on_numpy.gelu_gradient(g[lo:hi], flat[lo:hi], approximate)
-
-    _by_rows(flat.size, 1, block)
+    _by_rows(flat.size, 1, _gelu_gradient, g, flat, approximate, dx)
     return dx.reshape(x.shape)
 
 
@@ -272,12 +258,7 @@ def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     rows = _matrix(x)
     y = empty(rows.shape, x.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        loops.shift_by_maximum(rows, y, lo, hi)
-        np.exp(y[lo:hi], out=y[lo:hi])
-        loops.divide_by_sum(y, _zero(x), lo, hi)
-
-    _by_rows(len(rows), rows.shape[1], block)
+    _by_rows(len(rows), rows.shape[1], _softmax, rows, y)
     return y.reshape(x.shape)
 
 
@@ -285,7 +266,7 @@ def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]
     """As defined in on_numpy."""
     g, p = _matrix(grad), _matrix(y)
     dx = empty(p.shape, y.dtype)
-    _by_rows(len(p), p.shape[1], lambda lo, hi: loops.softmax_gradient(g, p, dx, _zero(y), lo, hi))
+    _by_rows(len(p), p.shape[1], loops.softmax_gradient, g, p, dx, _zero(y))
     return dx.reshape(y.shape)
 
 
@@ -294,11 +275,7 @@ def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     rows = _matrix(x)
     y = empty(rows.shape, x.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        loops.shift_by_maximum(rows, y, lo, hi)
-        loops.subtract_log_sum(np.exp(y[lo:hi]), y, _zero(x), lo, hi)
-
-    _by_rows(len(rows), rows.shape[1], block)
+    _by_rows(len(rows), rows.shape[1], _log_softmax, rows, y)
     return y.reshape(x.shape)
 
 
@@ -307,10 +284,7 @@ def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch
     g, rows = _matrix(grad), _matrix(y)
     dx = empty(rows.shape, y.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        loops.log_softmax_gradient(np.exp(rows[lo:hi]), g, dx, _zero(y), lo, hi)
-
-    _by_rows(len(rows), rows.shape[1], block)
+    _by_rows(len(rows), rows.shape[1], _log_softmax_gradient, rows, g, dx)
     return dx.reshape(y.shape)
 
 
@@ -321,13 +295,7 @@ def cross_entropy(
     x, target = np.ascontiguousarray(x), _index(target)
     p, losses = empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
 
-    def block(lo: int, hi: int) -> None:
-        loops.shift_by_maximum(x, p, lo, hi)
-        loops.pick(p, target, losses, lo, hi)
-        np.exp(p[lo:hi], out=p[lo:hi])
-        loops.losses_and_softmax(p, losses, _zero(x), lo, hi)
-
-    _by_rows(len(x), x.shape[1], block)
+    _by_rows(len(x), x.shape[1], _cross_entropy, x, target, p, losses)
     return losses, p
 
 
@@ -337,7 +305,7 @@ def cross_entropy_gradient(
     """As defined in on_numpy."""
     grad, target = np.ascontiguousarray(grad), _index(target)
     dx = empty(p.shape, p.dtype)
-    _by_rows(len(p), p.shape[1], lambda lo, hi: loops.cross_entropy_gradient(grad, p, target, dx, lo, hi))
+    _by_rows(len(p), p.shape[1], loops.cross_entropy_gradient, grad, p, target, dx)
     return dx
 
 
@@ -348,9 +316,7 @@ def rms_norm(
     rows, weight, number = _matrix(x), np.ascontiguousarray(weight), x.dtype.type
     y, r = empty(rows.shape, x.dtype), np.empty(len(rows), x.dtype)
     settings = (_zero(x), _one(x), number(x.shape[-1]))
-    _by_rows(
-        len(rows), rows.shape[1], lambda lo, hi: loops.rms_norm(rows, weight, number(eps), y, r, *settings, lo, hi)
-    )
+    _by_rows(len(rows), rows.shape[1], loops.rms_norm, rows, weight, number(eps), y, r, *settings)
     return y.reshape(x.shape), r.reshape(*x.shape[:-1], 1)
 
 
@@ -363,12 +329,8 @@ def rms_norm_gradient(
     dx = empty(rows.shape, x.dtype)
     step = _rows_in_block(rows.shape[1])
     partial = np.zeros((-(-len(rows) // step), rows.shape[1]), x.dtype)
-    settings = (_zero(x), x.dtype.type(x.shape[-1]))
-
-    def block(lo: int, hi: int) -> None:
-        loops.rms_norm_gradient(g, rows, scales, weight, dx, partial[lo // step], *settings, lo, hi)
-
-    _by_rows(len(rows), rows.shape[1], block)
+    width = x.dtype.type(x.shape[-1])
+    _by_rows(len(rows), rows.shape[1], _rms_norm_gradient, g, rows, scales, weight, dx, partial, step, width)
     return dx.reshape(x.shape), partial.sum(axis=0)
 
 
@@ -376,7 +338,7 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
     """As defined in on_numpy."""
     x = np.ascontiguousarray(x)
     y = empty(x.shape, x.dtype)
-    _by_rows(len(x), x[:1].size, lambda lo, hi: loops.rotate(x, cos, sin, y, lo, hi))
+    _by_rows(len(x), x[:1].size, loops.rotate, x, cos, sin, y)
     return y
 
 
@@ -474,9 +436,67 @@ def adamw(
     run(block, work)
 
 
-def _by_rows(num_rows: int, entries_of_row: int, loop: Callable[[int, int], object]) -> None:
-    """Call ``loop(lo, hi)`` for blocks of rows, on all threads."""
-    run(lambda rows: loop(rows.start, rows.stop), blocks(num_rows, _rows_in_block(entries_of_row)))
+# What one thread does with the rows lo ... hi-1, where that is more than one loop.
+
+
+def _silu(x: Any, y: Any, lo: int, hi: int) -> None:
+    loops.silu(_exp_minus(x[lo:hi]), x[lo:hi], y[lo:hi], _one(x))
+
+
+def _silu_gradient(grad: Any, x: Any, dx: Any, lo: int, hi: int) -> None:
+    loops.silu_gradient(_exp_minus(x[lo:hi]), grad[lo:hi], x[lo:hi], dx[lo:hi], _one(x))
+
+
+def _swiglu(gate: Any, y: Any, lines: list[tuple[Any, int]], lo: int, hi: int) -> None:
+    parts = [part for line, step in lines for part in (line[lo * step :], step)]
+    loops.swiglu(_exp_minus(gate[lo:hi]), *parts, y[lo:hi], _one(y))
+
+
+def _swiglu_gradient(grad: Any, gate: Any, lines: list[tuple[Any, int]], lo: int, hi: int) -> None:
+    parts = [part for line, step in lines for part in (line[lo * step :], step)]
+    loops.swiglu_gradient(_exp_minus(gate[lo:hi]), grad[lo:hi], *parts, _one(grad))
+
+
+def _gelu(x: Any, approximate: bool, y: Any, lo: int, hi: int) -> None:
+    y[lo:hi] = on_numpy.gelu(x[lo:hi], approximate)
+
+
+def _gelu_gradient(grad: Any, x: Any, approximate: bool, dx: Any, lo: int, hi: int) -> None:
+    dx[lo:hi] = on_numpy.gelu_gradient(grad[lo:hi], x[lo:hi], approximate)
+
+
+def _softmax(x: Any, y: Any, lo: int, hi: int) -> None:
+    loops.shift_by_maximum(x, y, lo, hi)
+    np.exp(y[lo:hi], out=y[lo:hi])
+    loops.divide_by_sum(y, _zero(x), lo, hi)
+
+
+def _log_softmax(x: Any, y: Any, lo: int, hi: int) -> None:
+    loops.shift_by_maximum(x, y, lo, hi)
+    loops.subtract_log_sum(np.exp(y[lo:hi]), y, _zero(x), lo, hi)
+
+
+def _log_softmax_gradient(y: Any, grad: Any, dx: Any, lo: int, hi: int) -> None:
+    loops.log_softmax_gradient(np.exp(y[lo:hi]), grad, dx, _zero(y), lo, hi)
+
+
+def _cross_entropy(x: Any, target: Any, p: Any, losses: Any, lo: int, hi: int) -> None:
+    loops.shift_by_maximum(x, p, lo, hi)
+    loops.pick(p, target, losses, lo, hi)
+    np.exp(p[lo:hi], out=p[lo:hi])
+    loops.losses_and_softmax(p, losses, _zero(x), lo, hi)
+
+
+def _rms_norm_gradient(
+    grad: Any, x: Any, r: Any, weight: Any, dx: Any, partial: Any, step: int, width: Any, lo: int, hi: int
+) -> None:
+    loops.rms_norm_gradient(grad, x, r, weight, dx, partial[lo // step], _zero(x), width, lo, hi)
+
+
+def _by_rows(num_rows: int, entries_of_row: int, loop: Callable[..., object], *arguments: Any) -> None:
+    """Call ``loop(*arguments, lo, hi)`` for blocks of rows, on all threads."""
+    work = blocks(num_rows, _rows_in_block(entries_of_row))
+    run(lambda rows: loop(*arguments, rows.start, rows.stop), work)
 
 
 def _rows_in_block(entries_of_row: int) -> int:
