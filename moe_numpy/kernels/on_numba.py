@@ -7,6 +7,7 @@ that NumPy has compiled already are taken over as they are.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -164,16 +165,8 @@ def grouped_product_weight_gradient(
     bounds = offsets.tolist()
     dw = empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
 
-    def one_block(block: tuple[int, slice]) -> None:
-        e, columns = block
-        rows = slice(bounds[e], bounds[e + 1])
-        if bounds[e] == bounds[e + 1]:
-            dw[e, columns] = 0
-        else:
-            np.matmul(grad[rows, columns].T, x[rows], out=dw[e, columns])
-
     work = [(e, columns) for e in range(len(dw)) for columns in blocks(grad.shape[1], _PRODUCT)]
-    _multiply(one_block, work, len(x) * grad.shape[1] * x.shape[1])
+    _multiply(partial(_weight_gradient, grad, x, dw, bounds), work, len(x) * grad.shape[1] * x.shape[1])
     return dw
 
 
@@ -328,10 +321,10 @@ def rms_norm_gradient(
     scales = np.ascontiguousarray(r).reshape(-1)
     dx = empty(rows.shape, x.dtype)
     step = _rows_in_block(rows.shape[1])
-    partial = np.zeros((-(-len(rows) // step), rows.shape[1]), x.dtype)
+    sums = np.zeros((-(-len(rows) // step), rows.shape[1]), x.dtype)
     width = x.dtype.type(x.shape[-1])
-    _by_rows(len(rows), rows.shape[1], _rms_norm_gradient, g, rows, scales, weight, dx, partial, step, width)
-    return dx.reshape(x.shape), partial.sum(axis=0)
+    _by_rows(len(rows), rows.shape[1], _rms_norm_gradient, g, rows, scales, weight, dx, sums, step, width)
+    return dx.reshape(x.shape), sums.sum(axis=0)
 
 
 def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
@@ -350,15 +343,8 @@ def causal_attention(
     e = empty((*q.shape[:3], k.shape[2]), q.dtype)
     total = np.empty((*q.shape[:3], 1), q.dtype)
 
-    def head(i: tuple[int, ...]) -> None:
-        np.matmul(q[i] * scale, k[i].T, out=e[i])
-        loops.mask_and_shift(e[i], length)
-        np.exp(e[i], out=e[i])
-        loops.row_sums(e[i], total[i][:, 0], _zero(q))
-        np.matmul(e[i], v[i], out=o[i])
-        o[i] /= total[i]
-
-    _multiply(head, list(np.ndindex(q.shape[:2])), 2 * e.size * q.shape[3])
+    task = partial(_head, q, k, v, o, e, total, length, scale)
+    _multiply(task, list(np.ndindex(q.shape[:2])), 2 * e.size * q.shape[3])
     return o, e, total
 
 
@@ -375,18 +361,8 @@ def causal_attention_gradient(
     """As defined in on_numpy, one head at a time."""
     dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)
 
-    def head(i: tuple[int, ...]) -> None:
-        g = grad[i] / total[i]
-        np.matmul(e[i].T, g, out=dv[i])
-        ds = empty(e[i].shape, e.dtype)
-        np.matmul(g, v[i].T, out=ds)
-        loops.score_gradient(ds, g, o[i], e[i], _zero(q))
-        np.matmul(ds, k[i], out=dq[i])
-        dq[i] *= scale
-        np.matmul(ds.T, q[i], out=dk[i])
-        dk[i] *= scale
-
-    _multiply(head, list(np.ndindex(q.shape[:2])), 4 * e.size * q.shape[3])
+    task = partial(_head_gradient, grad, q, k, v, o, e, total, scale, dq, dk, dv)
+    _multiply(task, list(np.ndindex(q.shape[:2])), 4 * e.size * q.shape[3])
     return dq, dk, dv
 
 
@@ -394,14 +370,14 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
     """As defined in on_numpy: block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
     work = [(i, part) for i, x in enumerate(flat) for part in blocks(x.size, 4 * _BLOCK)]
-    partial = np.zeros(len(work))
+    sums = np.zeros(len(work))
 
     def block(n: int) -> None:
         i, part = work[n]
-        partial[n] = loops.sum_of_squares(flat[i][part], np.float64(0))
+        sums[n] = loops.sum_of_squares(flat[i][part], np.float64(0))
 
     run(block, list(range(len(work))))
-    return float(partial.sum())
+    return float(sums.sum())
 
 
 def adamw(
@@ -434,6 +410,52 @@ def adamw(
         loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
 
     run(block, work)
+
+
+# What one thread does with one block of a product, or with one head.
+
+
+def _weight_gradient(grad: Any, x: Any, dw: Any, bounds: list[int], block: tuple[int, slice]) -> None:
+    e, columns = block
+    rows = slice(bounds[e], bounds[e + 1])
+    if bounds[e] == bounds[e + 1]:
+        dw[e, columns] = 0
+    else:
+        np.matmul(grad[rows, columns].T, x[rows], out=dw[e, columns])
+
+
+def _head(q: Any, k: Any, v: Any, o: Any, e: Any, total: Any, length: int, scale: float, i: tuple[int, ...]) -> None:
+    np.matmul(q[i] * scale, k[i].T, out=e[i])
+    loops.mask_and_shift(e[i], length)
+    np.exp(e[i], out=e[i])
+    loops.row_sums(e[i], total[i][:, 0], _zero(q))
+    np.matmul(e[i], v[i], out=o[i])
+    o[i] /= total[i]
+
+
+def _head_gradient(
+    grad: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    o: Any,
+    e: Any,
+    total: Any,
+    scale: float,
+    dq: Any,
+    dk: Any,
+    dv: Any,
+    i: tuple[int, ...],
+) -> None:
+    g = grad[i] / total[i]
+    np.matmul(e[i].T, g, out=dv[i])
+    ds = empty(e[i].shape, e.dtype)
+    np.matmul(g, v[i].T, out=ds)
+    loops.score_gradient(ds, g, o[i], e[i], _zero(q))
+    np.matmul(ds, k[i], out=dq[i])
+    dq[i] *= scale
+    np.matmul(ds.T, q[i], out=dk[i])
+    dk[i] *= scale
 
 
 # What one thread does with the rows lo ... hi-1, where that is more than one loop.
@@ -488,9 +510,9 @@ def _cross_entropy(x: Any, target: Any, p: Any, losses: Any, lo: int, hi: int) -
 
 
 def _rms_norm_gradient(
-    grad: Any, x: Any, r: Any, weight: Any, dx: Any, partial: Any, step: int, width: Any, lo: int, hi: int
+    grad: Any, x: Any, r: Any, weight: Any, dx: Any, sums: Any, step: int, width: Any, lo: int, hi: int
 ) -> None:
-    loops.rms_norm_gradient(grad, x, r, weight, dx, partial[lo // step], _zero(x), width, lo, hi)
+    loops.rms_norm_gradient(grad, x, r, weight, dx, sums[lo // step], _zero(x), width, lo, hi)
 
 
 def _by_rows(num_rows: int, entries_of_row: int, loop: Callable[..., object], *arguments: Any) -> None:
