@@ -68,7 +68,7 @@ def check(which: Which = "all", seed: SeedOption = 0, json: JsonOption = False) 
         result = grade_and_record(workspace, exercise, seed)
         results.append(result)
         if not json:
-            print_result(console, result, _after(exercise, workspace) if result.passed else None)
+            print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
     if json:
         _print_json([result.to_json() for result in results])
     elif len(results) > 1:
@@ -130,9 +130,71 @@ def watch() -> None:
         for exercise in changed_exercises(workspace):
             console.rule(Text(time.strftime("%H:%M:%S"), "dim"))
             result = grade_and_record(workspace, exercise, 0)
-            print_result(console, result, _after(exercise, workspace) if result.passed else None)
+            print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+@app.command()
+def train(
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="How long.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="At most so many optimizer steps.")] = 100,
+    recipe: Annotated[str, typer.Option(help="Router: a name from `python -m moe_numpy recipes`.")] = "mixtral",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, data and noise.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Train the demo's model with every function of yours that passed, beside the library's own."""
+    from .training.report import print_comparison, save_figure, to_json
+    from .training.run import TrainingError
+    from .training.run import train as run
+
+    workspace, console, exercises = Workspace(), _console(json), all_exercises()
+    progress = workspace.progress()
+    sources = {
+        e.number: (workspace.path(e).read_text(encoding="utf-8"), _short(workspace.path(e)))
+        for e in exercises
+        if workspace.status(e, progress) == "passed"
+    }
+    if not sources:
+        _refuse("no exercise has passed yet, so there is nothing of yours to train with")
+    with console.status("starting") as status:
+
+        def show(step: int, mine: float, library: float) -> None:
+            status.update(f"step {step} of {steps}   yours {mine:.3f}   library {library:.3f}")
+
+        try:
+            result = run(exercises, sources, seconds=seconds, steps=steps, seed=seed, recipe=recipe, on_step=show)
+        except TrainingError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+    figure = save_figure(result, workspace.folder / "training.png")
+    if json:
+        _print_json(to_json(result, exercises, set(sources)) | {"figure": str(figure)})
+    else:
+        print_comparison(console, result, exercises, set(sources))
+        console.print(f"Figure: {figure}", soft_wrap=True)
+    raise typer.Exit(0 if result.agrees else 1)
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Option(help="gradescope, junit or markdown.")] = "markdown",
+    which: Which = "all",
+    out: Annotated[Path | None, typer.Option(help="A file; stdout if left out.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Grade and write the grades in a format that other programs read. Exit code 0 whatever the grades."""
+    from .export import FORMATS
+
+    if format not in FORMATS:
+        _refuse(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    workspace = Workspace()
+    text = FORMATS[format]([grade_and_record(workspace, exercise, seed) for exercise in chosen(which)])
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
 
 
 @app.command()
@@ -190,10 +252,6 @@ def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int) -> Res
         raise
     workspace.record(exercise, source, result.earned, result.passed)
     return result
-
-
-def _after(exercise: Exercise, workspace: Workspace) -> Exercise | None:
-    return next_up([e for e in all_exercises() if e is not exercise], workspace)
 
 
 def _short(path: Path) -> str:

@@ -10,7 +10,6 @@ import linecache
 import os
 import sys
 import types
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -50,6 +49,7 @@ def main() -> None:
     setup = wire.read(requests)
     for name in setup["preload"]:
         importlib.import_module(name)
+    task = resolve(TASKS[setup["task"]])(setup)
     _limit(setup["time_limit"], setup["memory"])
     wire.write(answers, {"ready": True})
     hook = _Hook()
@@ -58,16 +58,35 @@ def main() -> None:
             request = wire.read(requests)
         except EOFError:
             os._exit(0)
-        run = None if request["run"] is None else resolve(request["run"])
         snapshot = _Snapshot()
         hook.active = True
-        answer = _run(setup, run, request["cases"])
+        answer = task(request)
         hook.active = False
         if hook.noticed:
             answer["not_allowed"] = hook.noticed
         answer["tampered"] = snapshot.changes()
         _flush()
         wire.write(answers, answer)
+
+
+class Checking:
+    """Answers a request for one check: runs its cases on a freshly loaded solution."""
+
+    def __init__(self, setup: dict[str, Any]):
+        self.setup = setup
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The outcome of each case."""
+        run = None if request["run"] is None else resolve(request["run"])
+        try:
+            solution = load(self.setup)
+        except BaseException as error:
+            return {"load_error": outcomes.describe_error(error, self.setup["file"])}
+        done = [outcomes.run_case(run, solution, case, self.setup["file"]) for case in request["cases"]]
+        return {"outcomes": [vars(outcome) for outcome in done]}
+
+
+TASKS = {"check": f"{__name__}:Checking", "train": "exercises.training.child:Training"}
 
 
 def load(setup: dict[str, Any]) -> Any:
@@ -84,15 +103,6 @@ def load(setup: dict[str, Any]) -> Any:
         return module.__dict__[setup["attribute"]]
     except KeyError:
         raise NameError(f"the file does not define {setup['attribute']}") from None
-
-
-def _run(setup: dict[str, Any], run: Callable[..., Any] | None, cases: list[Any]) -> dict[str, Any]:
-    try:
-        solution = load(setup)
-    except BaseException as error:
-        return {"load_error": outcomes.describe_error(error, setup["file"])}
-    done = [outcomes.run_case(run, solution, case, setup["file"]) for case in cases]
-    return {"outcomes": [vars(outcome) for outcome in done]}
 
 
 class _Hook:

@@ -14,6 +14,7 @@ from .wire import Foreign
 
 _RELATIVE = {4: 2e-4, 8: 1e-7}  # by the bytes of the dtype
 _NUMERIC = 1e-5  # finite differences of float64
+_SMALL_ARRAY = 16  # entries; shown whole
 _SMALL = 1e-2  # entries below this part of the largest are measured against it
 
 
@@ -27,10 +28,12 @@ class Problem:
         where: which part of the result: "gradient of argument 0"; empty if there is only one.
         case: the call, in one line.
         index: of the worst entry.
-        yours, expected: the two values there; or the two short arrays, types or shapes.
-        wrong, size: how many entries are wrong, of how many.
+        yours, expected: the two values there; or the two types, shapes or short values.
+        numeric: whether ``expected`` is a finite difference.
+        arrays: both whole results where they are small.
+        wrong, size, rows: how many entries are wrong, of how many, in how many rows.
         line, code: of the learner's file.
-        recognised: name and explanation of the known mistake that gives the same results.
+        recognised, explanation: the known mistake that gives the same results.
         next_step: what to do now.
     """
 
@@ -42,14 +45,16 @@ class Problem:
     index: tuple[int, ...] | None = None
     yours: str = ""
     expected: str = ""
+    numeric: bool = False
+    arrays: dict[str, str] = field(default_factory=dict)
     wrong: int = 0
     size: int = 0
+    rows: int = 0
     line: int | None = None
     code: str = ""
     recognised: str = ""
     explanation: str = ""
     next_step: str = ""
-    inputs: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -130,8 +135,8 @@ def describe_case(case: Case, attribute: str) -> str:
 def show(value: Any) -> str:
     """A value, short enough for a line or two."""
     if isinstance(value, np.ndarray):
-        text = np.array2string(value, precision=4, threshold=12, edgeitems=2, max_line_width=80)
-        return f"{text}" if value.size <= 24 else f"{value.dtype} array of shape {value.shape}"
+        text = np.array2string(value, precision=4, max_line_width=80)
+        return text if value.size <= _SMALL_ARRAY else f"{value.dtype} array of shape {value.shape}"
     if isinstance(value, Foreign):
         return f"an object of type {value.type}"
     text = repr(value)
@@ -179,15 +184,16 @@ def _worst_entry(a: Any, b: Any, wrong: Any, numeric: Any) -> Problem:
         message = f"{what} in {missing.sum()} of {b.size} entries"
     else:
         kind, where = "values", wrong
-        message = f"{wrong.sum()} of {b.size} entries are wrong"
+        message = f"{wrong.sum()} of {b.size} {'entries are' if b.size > 1 else 'entry is'} wrong"
     with np.errstate(all="ignore"):
         off = np.where(where, np.nan_to_num(np.abs(a.astype(float) - b.astype(float)), nan=np.inf), -1)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(off)), off.shape))
     compared_with = b if numeric is None else numeric
-    problem = Problem(kind, message, index=index, wrong=int(wrong.sum()), size=int(b.size))
+    problem = Problem(kind, message, index=index, numeric=numeric is not None, wrong=int(wrong.sum()), size=int(b.size))
+    problem.rows = len(b) if b.ndim else 0
     problem.yours, problem.expected = f"{a[index]:.8g}", f"{compared_with[index]:.8g}"
-    if numeric is None and b.size <= 24 and b.ndim:
-        problem.inputs = {"yours": show(a), "expected": show(b)}
+    if numeric is None and 1 < b.size <= _SMALL_ARRAY:
+        problem.arrays = {"yours": show(a), "expected": show(b)}
     return problem
 
 

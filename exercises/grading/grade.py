@@ -13,10 +13,11 @@ import numpy as np
 
 from .. import drivers
 from ..exercise import Case, Check, Exercise, is_function_class, reference_to
-from .compare import Problem, Rules, agrees_with_numeric, describe_case, disagreement, judge, same_outcome
+from .compare import Problem, Rules, agrees_with_numeric, describe_case, disagreement, judge, same_outcome, show
 from .outcome import Outcome, run_case
 from .process import Child, Ended, Solution
 
+_SHORT_ROW = 16
 _AGAIN = "run the check again; if it happens again, look for code outside the function"
 
 
@@ -189,7 +190,8 @@ def _run_batch(exercise: Exercise, solution: Solution, batch: Sequence[Prepared]
     done: list[tuple[Any, str]] = []
     while len(done) < len(batch):
         answers: list[Any] = []
-        with Child(solution, exercise.time_limit, exercise.preload) as child:
+        setup = vars(solution) | {"preload": list(exercise.preload)}
+        with Child("check", setup, exercise.time_limit) as child:
             for p in batch[len(done) :]:
                 run = None if p.run is None else reference_to(p.run)
                 answers.append(child.ask({"run": run, "cases": p.cases}))
@@ -239,8 +241,18 @@ def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[
                 problem.where = f"gradient of argument {places[int(problem.where.rpartition(' ')[2])]}"
             problem.case, problem.seed = describe_case(case, exercise.attribute), seed
             problem.next_step = p.check.next_step
+            problem.arrays |= _input_row(case, problem)
             return problem
     return None
+
+
+def _input_row(case: Case, problem: Problem) -> dict[str, str]:
+    """The row of the first argument that the worst entry belongs to, where rows of both correspond and are short."""
+    x = case.args[0] if case.args else None
+    if not problem.index or not isinstance(x, np.ndarray) or x.ndim != 2 or problem.rows != len(x):
+        return {}
+    row = x[problem.index[0]]
+    return {f"input[{problem.index[0]}]": show(row)} if row.size <= _SHORT_ROW else {}
 
 
 def _recognise(

@@ -34,7 +34,7 @@ def run_case(run: Any, solution: Any, case: Case, learner_file: str = "") -> Out
     """Run a solution on a fresh copy of a case; ``run`` None means its gradient. Exceptions are part of the outcome."""
     mine, untouched = drivers.prepared(case), drivers.prepared(case)
     outcome = Outcome()
-    with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn"):
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn", under="ignore"):
         warnings.simplefilter("always")
         try:
             if run is None:

@@ -17,10 +17,10 @@ from . import wire
 
 ROOT = Path(__file__).resolve().parents[2]
 _START = "from exercises.grading.child import main; main()"
+MEMORY = 2 * 2**30
 _START_LIMIT = 30.0  # seconds for the imports, from a cold disk too
 _MOST_OUTPUT = 2**20  # bytes that one check may print
 _KEPT_OUTPUT = 4000
-MEMORY = 2 * 2**30
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "NUMBA_DISABLE_JIT")
 
 
@@ -42,14 +42,21 @@ class Ended:
 
 
 class Child:
-    """One process. ``ask`` returns its answer, or :class:`Ended`, after which the child is gone.
+    """One process that serves one task, a name of ``child.TASKS``.
 
-    Use it as a context manager: leaving the block kills its process group and deletes its folder.
+    ``ask`` returns its answer, or :class:`Ended`, after which the child is gone. Use it as a context manager:
+    leaving the block kills its process group and deletes its folder.
+
+    Args:
+        task: what to do with requests.
+        setup: what the task must know beforehand; ``preload`` names modules to import.
+        time_limit: seconds for one answer.
+        memory: bytes, where the system has such a limit.
     """
 
-    def __init__(self, solution: Solution, time_limit: float, preload: tuple[str, ...] = ()):
+    def __init__(self, task: str, setup: dict[str, Any], time_limit: float, memory: int = MEMORY):
         self.time_limit = time_limit
-        self.setup = vars(solution) | {"time_limit": time_limit, "memory": MEMORY, "preload": list(preload)}
+        self.setup = setup | {"task": task, "time_limit": time_limit, "memory": memory}
         self.output = b""
         self._overflow = threading.Event()
         self._frames: queue.Queue[Any] = queue.Queue()

@@ -73,7 +73,10 @@ ATTACKS = {
         "import sys\nsys.modules['exercises.grading.outcome'].run_case = None",
         "exercises.grading.outcome.run_case",
     ),
-    "hidden in the comparison": ("class Always:\n    def __eq__(self, o): return True\nreturn Always()", "not an array"),
+    "hidden in the comparison": (
+        "class Always:\n    def __eq__(self, o): return True\nreturn Always()",
+        "not an array",
+    ),
     "pickle": ("class Evil:\n    def __reduce__(self): return (print, ('!',))\nreturn Evil()", "not an array"),
     "object array": ("return np.array([[None, None]], object)", "not an array"),
     "deletes files": ("import os\nfor f in os.listdir('.') or ['x']: os.remove(f)", "delete files"),
@@ -81,7 +84,10 @@ ATTACKS = {
     "reads the parent": ("import os; open(f'/proc/{os.getppid()}/mem', 'rb').read(1)", "look into other processes"),
     "writes elsewhere": ("open('/tmp/exercise-was-here', 'w').write('x')", "write outside its folder"),
     "closes all files": ("import os; os.closerange(0, 64)\nimport time; time.sleep(1000)", "closed its channel"),
-    "forged answer": ("import os\nfor fd in range(3, 20):\n  try: os.write(fd, b'passed' * 99)\n  except OSError: pass", "no answer"),
+    "forged answer": (
+        "import os\nfor fd in range(3, 20):\n  try: os.write(fd, b'passed' * 99)\n  except OSError: pass",
+        "no answer",
+    ),
     "giant array": ("return np.zeros(10**6)", "wrong shape"),
     "beyond the largest message": ("return np.zeros(10**7)", "bytes"),
 }
