@@ -1,7 +1,6 @@
 """Proof that the graders grade: for maintainers and continuous integration."""
 
 import inspect
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any
 
 from .catalog import find, numbers
 from .exercise import Exercise, is_function_class, reference_to
-from .grading.grade import GraderError, explanation_of, grade_source, grade_trusted, name_of, prepare
+from .grading.grade import GraderError, explanation_of, grade_source, grade_trusted, name_of, prepare, processors
 from .stubs import make_stub, solution_source
 
 _CANARY = 'raise RuntimeError("canary")'
@@ -33,7 +32,7 @@ class Verdict:
 def verify(chosen: list[int]) -> Iterator[Verdict]:
     """Verify exercises over all cores, in order. A cycle among their needs is reported with the first."""
     cycle = find_cycle({n: find(n).needs for n in numbers()})
-    with ProcessPoolExecutor(min(len(chosen) or 1, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(len(chosen) or 1, processors()), mp_context=get_context("spawn")) as pool:
         for i, verdict in enumerate(pool.map(verify_one, chosen)):
             if i == 0 and cycle:
                 verdict.problems.append(f"the needs form a cycle: {' → '.join(map(str, cycle))}")

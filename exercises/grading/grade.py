@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -112,18 +112,13 @@ def grade_file(exercise: Exercise, path: Path, *, seed: int = 0) -> Result:
 
 
 def grade_source(exercise: Exercise, source: str, file: str, *, seed: int = 0) -> Result:
-    """Grade a learner's source; ``file`` is its name in messages. Each check has a process of its own."""
-    return _grade(
-        exercise, Solution(exercise.attribute, source, file), seed, [[c] for c in range(len(exercise.checks))]
-    )
+    """Grade a learner's source; ``file`` is its name in messages. The checks are spread over the processors."""
+    return _grade(exercise, Solution(exercise.attribute, source, file), seed, processors())
 
 
 def grade_trusted(exercise: Exercise, solution: Any, *, seed: int = 0) -> Result:
     """Grade code of the project itself, a library solution or a known mistake: one process for all checks."""
-    reference = reference_to(solution)
-    return _grade(
-        exercise, Solution(exercise.attribute, reference=reference), seed, [list(range(len(exercise.checks)))]
-    )
+    return _grade(exercise, Solution(exercise.attribute, reference=reference_to(solution)), seed, 1)
 
 
 def prepare(exercise: Exercise, seed: int) -> list[Prepared]:
@@ -166,15 +161,20 @@ def _prepare_check(exercise: Exercise, check: Check, seed: int, position: int) -
     return Prepared(check, run, cases, expected, numeric)
 
 
-def _grade(exercise: Exercise, solution: Solution, seed: int, batches: Sequence[list[int]]) -> Result:
+def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) -> Result:
     began = time.perf_counter()
-    with ThreadPoolExecutor(max_workers=min(len(batches), os.cpu_count() or 1)) as pool:
-        prepared = prepare(exercise, seed)
-        jobs = [pool.submit(_run_batch, exercise, solution, [prepared[i] for i in batch]) for batch in batches]
-        answers = [answer for job in jobs for answer in job.result()]
+    order = range(len(exercise.checks))
+    batches = [order[i::processes] for i in range(min(processes, len(order)))]
+    answers: dict[int, tuple[Any, str]] = {}
+    with ThreadPoolExecutor(max_workers=len(batches) + 1) as pool:
+        being_prepared = pool.submit(prepare, exercise, seed)  # while the children start
+        for done in pool.map(lambda batch: _run_batch(exercise, solution, being_prepared, batch), batches):
+            answers |= done
+        prepared = being_prepared.result()
     results = []
     outcomes: dict[int, list[Outcome]] = {}
-    for i, (p, (answer, output)) in enumerate(zip(prepared, answers, strict=True)):
+    for i, p in enumerate(prepared):
+        answer, output = answers[i]
         result = _judge_answer(exercise, p, answer, seed, solution.file)
         result.output = output
         results.append(result)
@@ -185,21 +185,34 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, batches: Sequence[
     return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
 
 
-def _run_batch(exercise: Exercise, solution: Solution, batch: Sequence[Prepared]) -> list[tuple[Any, str]]:
-    """One answer, and what was printed, for each check. A child that ended is replaced for the next check."""
-    done: list[tuple[Any, str]] = []
+def _run_batch(
+    exercise: Exercise, solution: Solution, being_prepared: Future[list[Prepared]], batch: Sequence[int]
+) -> dict[int, tuple[Any, str]]:
+    """The answer to each check, and what was printed.
+
+    A child serves the next check too, with the solution loaded anew, unless it ended or did what it should not.
+    """
+    done: dict[int, tuple[Any, str]] = {}
+    setup = vars(solution) | {"preload": list(exercise.preload)}
     while len(done) < len(batch):
-        answers: list[Any] = []
-        setup = vars(solution) | {"preload": list(exercise.preload)}
+        answers: dict[int, Any] = {}
         with Child("check", setup, exercise.time_limit) as child:
-            for p in batch[len(done) :]:
-                run = None if p.run is None else reference_to(p.run)
-                answers.append(child.ask({"run": run, "cases": p.cases}))
-                if isinstance(answers[-1], Ended):
+            prepared = being_prepared.result()
+            for i in batch[len(done) :]:
+                run = None if prepared[i].run is None else reference_to(prepared[i].run)
+                answers[i] = child.ask({"run": run, "cases": prepared[i].cases})
+                if isinstance(answers[i], Ended) or answers[i].get("tampered") or answers[i].get("not_allowed"):
                     break
         printed = child.output.decode(errors="replace")
-        done += [(answer, printed) for answer in answers]
+        done |= {i: (answer, printed) for i, answer in answers.items()}
     return done
+
+
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int, file: str) -> CheckResult:
