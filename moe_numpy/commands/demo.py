@@ -160,7 +160,7 @@ def _print_samples(console: Console, trainer: Trainer) -> None:
 def _print_experts(console: Console, summary: Mapping[str, Any]) -> None:
     console.print()
     layer = summary["domain_expert_layer"]
-    title = f"Which experts take which domain, in layer {layer} where domains differ most"
+    title = f"Which experts take which domain, in layer {layer}, which tells them apart best"
     print_shares(console, title, summary["domains"], np.array(summary["domain_expert"]))
     console.print()
     load = np.array(summary["expert_load"])

@@ -84,7 +84,7 @@ def inspect(
         markup=False,
     )
     for i in (layers.index(number) for number in shown):
-        apart = f"{100 * separation(evaluation.domain_expert)[i]:.0f} % apart"
+        apart = f"{100 * separation(evaluation.domain_expert)[i]:.0f} % between the closest two"
         title = f"Layer {layers[i]}: which experts take which domain ({apart})"
         print_shares(console, title, domains, evaluation.domain_expert[i])
         console.print()
