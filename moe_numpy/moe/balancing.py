@@ -4,7 +4,6 @@ The state carries no gradient. It moves the choice only; gate weights come from 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace

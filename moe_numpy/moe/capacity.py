@@ -60,6 +60,8 @@ class Capacity:
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
             score (V-MoE, Riquelme et al. 2021, section 4.1).
             ``random``: any order; by position in evaluation.
+            Only ``position`` with one expert for each token is causal: in every other queue a later token can come
+            before an earlier one.
         scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
             a given number of tokens.
     """

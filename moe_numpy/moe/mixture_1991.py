@@ -25,8 +25,10 @@ class MixtureLikelihood(Function):
         error = o - y[:, None, :]
         joint = log_g - 0.5 * (error * error).sum(axis=2)
         top = joint.max(axis=1, keepdims=True)
-        evidence = top + xp.log(xp.exp(joint - top).sum(axis=1, keepdims=True))
-        self.save(xp.exp(log_g), xp.exp(joint - evidence), error)
+        r = xp.exp(joint - top)
+        total = r.sum(axis=1, keepdims=True)
+        evidence = top + xp.log(total)
+        self.save(xp.exp(log_g), r / total, error)
         return -evidence.sum() / max(h.shape[0], 1)
 
     def backward(self, grad: Float[Array, ""]) -> Any:

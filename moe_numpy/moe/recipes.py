@@ -125,11 +125,11 @@ def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) 
 
 
 @published(2020, "Lepikhin et al.: GShard, algorithm 1")
-def gshard(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Recipe:
+def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
     """Softmax, top-2 renormalised, the second expert kept with probability min(1, 2 g₂); all first choices go first.
 
-    The loss counts first choices only. Weights are normalised before anything is dropped, as in algorithm 1;
-    fairscale normalises afterwards.
+    The paper's capacity is 2T/E (section 2.2), a factor of 1 for two experts a token. The loss counts first choices
+    only. Weights are normalised before anything is dropped, as in algorithm 1; fairscale normalises afterwards.
     """
     return Recipe(
         RouterConfig(
@@ -146,7 +146,8 @@ def gshard(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Rec
 def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: float = 0.01) -> Recipe:
     """Softmax, one expert, weighted with its raw probability (equation 2); jitter on the router's input.
 
-    Raw, since a renormalised weight of one expert is constantly 1 and would give the router no gradient.
+    Raw, since a renormalised weight of one expert is constantly 1 and would give the router no gradient. Capacity and
+    balance are those of the whole batch; transformers' switch_transformers takes both for each sequence.
     """
     return Recipe(
         RouterConfig(
@@ -235,7 +236,11 @@ def soft_moe(*, slots: int = 4) -> Recipe:
 
 @published(2024, "Jiang et al.: Mixtral of Experts, section 2.1")
 def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: float = 0.01, z: float = 0.0) -> Recipe:
-    """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function."""
+    """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function.
+
+    The balance loss is 1 at balance and taken layer by layer. transformers' mixtral, olmoe, qwen2_moe and qwen3_moe
+    have k times that, with means over all layers: :func:`moe_numpy.moe.balance.balance_of_layers`.
+    """
     return Recipe(
         RouterConfig(
             TopK(top_k),
