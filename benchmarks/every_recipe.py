@@ -39,7 +39,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
     corpus = default_corpus()
-    print(f"{'recipe':18} {'bits/byte':>9} {'dropped':>8} {'least load':>10} {'router gradient (least, most)':>30}", flush=True)
+    print(
+        f"{'recipe':18} {'bits/byte':>9} {'dropped':>8} {'least load':>10} {'router gradient (least, most)':>30}",
+        flush=True,
+    )
     for name in arguments.recipes:
         _, training = preset(steps=arguments.steps)
         trainer = Trainer(ModelConfig(recipe=name), training, corpus)
@@ -48,7 +51,10 @@ def main() -> None:
         load = f"{result.expert_load.min():.1%}" if result.expert_load.size else "-"
         norms = task_gradient(trainer)
         gradient = f"{min(norms):.1e} {max(norms):.1e}" if norms else "no router"
-        print(f"{name:18} {result.bits_per_byte:9.3f} {result.dropped_fraction:8.1%} {load:>10} {gradient:>30}", flush=True)
+        print(
+            f"{name:18} {result.bits_per_byte:9.3f} {result.dropped_fraction:8.1%} {load:>10} {gradient:>30}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

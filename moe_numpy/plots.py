@@ -94,9 +94,7 @@ def expert_by_byte(
 ) -> Figure:
     """Which expert takes which kind of byte, one panel a layer."""
     names = [f"layer {layer}" for layer in _numbers(layers, len(shares))]
-    return _share_maps(
-        shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)"
-    )
+    return _share_maps(shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)")
 
 
 def expert_load(

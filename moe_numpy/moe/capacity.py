@@ -47,7 +47,7 @@ SCOPES = ("batch", "sequence")
 
 @dataclass(frozen=True)
 class Capacity:
-    """Each expert takes at most C assignments of each scope: C = ⌈factor · k · T / E⌉ unless ``rounding`` says otherwise.
+    """Each expert takes at most C assignments of each scope, C = ⌈factor · k · T / E⌉ by default.
 
     Attributes:
         factor: places relative to perfect balance; with 1 there is just room for perfectly even assignments.
@@ -91,9 +91,7 @@ class Capacity:
             return num_tokens
         return batch.sequence_length if self.scope == "sequence" else int(self.scope)
 
-    def fits(
-        self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch
-    ) -> Bool[Array, " M"]:
+    def fits(self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch) -> Bool[Array, " M"]:
         """Whether each candidate finds one of the ``size`` places of its expert."""
         k = kernels.of(scores)
         num_tokens, num_experts = scores.shape
@@ -106,7 +104,9 @@ class Capacity:
         decisions.record(
             "dropped assignments",
             fits,
-            lambda m: f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}",
+            lambda m: (
+                f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}"
+            ),
         )
         return fits
 

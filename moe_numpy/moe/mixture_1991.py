@@ -15,9 +15,7 @@ class MixtureLikelihood(Function):
     made of it: the gate is pulled from its guess g towards r, and each expert towards the target, by its share.
     """
 
-    def forward(
-        self, h: Float[Array, "T E"], o: Float[Array, "T E d"], y: Float[Array, "T d"]
-    ) -> Any:
+    def forward(self, h: Float[Array, "T E"], o: Float[Array, "T E d"], y: Float[Array, "T d"]) -> Any:
         """Nats per token, without the constant of the Gaussian."""
         xp = array_namespace(h)
         e = h - h.max(axis=1, keepdims=True)

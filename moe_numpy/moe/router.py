@@ -1,7 +1,7 @@
 """Router: gates, selection, capacity and balance in one pipeline. Routing: what it decided.
 
-    x [T,d] → logits → (noise) → scores → candidates → weights → capacity → Routing
-                  ╰→ losses                                               ╰→ statistics
+x [T,d] → logits → (noise) → scores → candidates → weights → capacity → Routing
+              ╰→ losses                                               ╰→ statistics
 """
 
 from collections.abc import Mapping
@@ -206,9 +206,7 @@ class Router(Module):
         else:
             weight = KeepAssignments.apply(asked, order)
 
-        gating = Gating(
-            logits, noisy, sigma, scores, asked, candidates, load, self._load + load, self.per_token, batch
-        )
+        gating = Gating(logits, noisy, sigma, scores, asked, candidates, load, self._load + load, self.per_token, batch)
         losses, auxiliary = self._losses(gating)
         if batch.training:
             self._observe(gating, choose_by)

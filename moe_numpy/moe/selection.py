@@ -150,16 +150,16 @@ class GroupLimited:
         if self.num_groups < 1 or num_experts % self.num_groups:
             raise ValueError(f"num_groups must divide num_experts={num_experts}, got {self.num_groups}")
         if not 1 <= self.top_groups <= self.num_groups:
-            raise ValueError(
-                f"top_groups must be between 1 and num_groups={self.num_groups}, got {self.top_groups}"
-            )
+            raise ValueError(f"top_groups must be between 1 and num_groups={self.num_groups}, got {self.top_groups}")
         size = num_experts // self.num_groups
         if self.k > self.top_groups * size:
             raise ValueError(
                 f"top_k must be at most the {self.top_groups * size} experts of {self.top_groups} groups, got {self.k}"
             )
         if self.group_score == "top2" and size < 2:
-            raise ValueError(f"group_score top2 needs groups of at least 2 experts, got {num_experts} in {self.num_groups}")
+            raise ValueError(
+                f"group_score top2 needs groups of at least 2 experts, got {num_experts} in {self.num_groups}"
+            )
 
     def per_token(self, num_experts: int) -> float:
         """K."""
@@ -222,14 +222,16 @@ class Threshold:
         decisions.record(
             "experts above the threshold",
             above.reshape(-1),
-            lambda i: f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above",
+            lambda i: (
+                f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above"
+            ),
         )
         return _subset_of_grid(above)
 
 
 @dataclass(frozen=True)
 class ExpertChoice:
-    """Each expert takes the C tokens with the highest scores for it, C = ⌈factor · T / E⌉ (Zhou et al. 2022, equation 2).
+    """Each expert takes the C tokens that score highest for it, C = ⌈factor · T / E⌉ (Zhou et al. 2022, equation 2).
 
     Load is perfectly even by construction. A token may get many experts or none, and whether it is taken
     depends on later tokens of the same set: not causal. ``scope`` is the set: the whole batch, or each sequence.
