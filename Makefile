@@ -15,7 +15,7 @@ lab: .venv/learner
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: .venv/developer
-	$(BIN)/python -m pytest --cov
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov
 
 # Equality with transformers and torch; they live in an environment of their own.
 parity: .venv-parity/ready
