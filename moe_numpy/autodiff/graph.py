@@ -149,9 +149,7 @@ def _conform(op: "Function", i: int, edge: "Edge", grad: Any) -> Any:
             )
         grad = grad.astype(edge.dtype)
     if modes.check_finite and not bool((abs(grad) < float("inf")).all()):
-        raise NonFiniteError(
-            op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}"
-        )
+        raise NonFiniteError(op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}")
     return grad
 
 
@@ -161,14 +159,10 @@ def undo_broadcasting(grad: Any, shape: tuple[int, ...]) -> Any:
     Broadcasting copies an entry to several places; by the chain rule its gradient is the sum over the copies.
     """
     new_axes = grad.ndim - len(shape)
-    stretched = tuple(
-        axis + new_axes for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + new_axes] != 1
-    )
+    stretched = tuple(axis + new_axes for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + new_axes] != 1)
     axes = tuple(range(new_axes)) + stretched
     return grad.sum(axis=axes, keepdims=True).reshape(shape) if axes else grad
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
-    )
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))

@@ -141,8 +141,6 @@ def _share(share: float, fair: float, top: float) -> Text:
     mark = "+" if share >= 2 * fair else "-" if share <= fair / 2 else " "
     position = min(share / top, 1) * (len(_CIVIDIS) - 1)
     i = min(math.floor(position), len(_CIVIDIS) - 2)
-    red, green, blue = (
-        round(a + (position - i) * (b - a)) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True)
-    )
+    red, green, blue = (round(a + (position - i) * (b - a)) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True))
     ink = "#000000" if position > 2.5 else "#ffffff"
     return Text(f"{100 * share:.0f}{mark}", Style(color=ink, bgcolor=f"#{red:02x}{green:02x}{blue:02x}"))

@@ -22,6 +22,7 @@ from ..autodiff import Function, Tensor
 from ..moe.dispatch import STRATEGIES, Experts
 from ..moe.router import Routing
 from ..typing import Float
+from .graph_walk import functions_of
 from .text_table import text_table
 
 
@@ -55,9 +56,7 @@ def saved_bytes(root: Tensor) -> SavedBytes:
     Raises:
         ValueError: ``root`` has no graph.
     """
-    if root.function is None:
-        raise ValueError("root must be the result of differentiable operations; this Tensor has no graph")
-    functions = _functions(root.function)
+    functions = functions_of(root)
     leaves = {id(_owner(edge.source.data)) for f in functions for edge in f.edges if edge and edge.is_leaf}
     seen = set(leaves)
     total: Counter[str] = Counter()
@@ -157,7 +156,7 @@ def dispatch_table(
         if value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
     assignments = round(k * T)
-    if E * C < assignments:
+    if assignments > E * C:
         raise ValueError(f"C must be at least k T / E = {assignments / E:g}, got {C}")
     rows = tuple(
         DispatchRow(
@@ -183,17 +182,6 @@ def saved_by_dispatch(strategy: str, x: Float[Any, "T d"], routing: Routing, exp
     weight = Tensor(routing.weight.data, requires_grad=True)
     tokens = Tensor(x, requires_grad=True)
     return saved_bytes(STRATEGIES[strategy](tokens, replace(routing, weight=weight), experts))
-
-
-def _functions(root: Function) -> list[Function]:
-    """Every Function of a graph, the ones closest to the result first."""
-    found, queue = {root: None}, [root]
-    for function in queue:
-        for edge in function.edges:
-            if edge is not None and not edge.is_leaf and edge.source not in found:
-                found[edge.source] = None
-                queue.append(edge.source)
-    return list(found)
 
 
 def _kept(function: Function) -> list[np.ndarray]:

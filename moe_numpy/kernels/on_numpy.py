@@ -4,6 +4,7 @@ Shapes: T tokens, E experts, k experts per token, N assignments, d and f widths.
 rows ``offsets[e]:offsets[e+1]`` belong to expert e.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,7 @@ def place(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Sh
     return y
 
 
-def sum_by_key(
-    values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
-) -> Float[Array, " num_keys"]:
+def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
     """s_i = Σ of the values whose key is i."""
     return np.bincount(keys, weights=values, minlength=num_keys).astype(values.dtype)
 
@@ -127,9 +126,7 @@ def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Floa
     return total
 
 
-def add_to_groups(
-    y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
-) -> Float[Array, "N o"]:
+def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
     """y[n] += b_e in place for every row n of expert e; returns y."""
     for e, rows in _groups(offsets):
         y[rows] += bias[e]
@@ -173,8 +170,4 @@ def _sigmoid(x: Any) -> Any:
 def _groups(offsets: Any) -> list[tuple[int, slice]]:
     """The groups that have rows, each with the slice of its rows."""
     bounds = offsets.tolist()
-    return [
-        (e, slice(start, end))
-        for e, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
-        if end > start
-    ]
+    return [(e, slice(start, end)) for e, (start, end) in enumerate(pairwise(bounds)) if end > start]

@@ -47,7 +47,7 @@ SCOPES = ("batch", "sequence")
 
 @dataclass(frozen=True)
 class Capacity:
-    """Each expert takes at most C assignments of each scope: C = ⌈factor · k · T / E⌉ unless ``rounding`` says otherwise.
+    """Each expert takes at most C assignments of each scope, C = ⌈factor · k · T / E⌉ by default.
 
     Attributes:
         factor: places relative to perfect balance; with 1 there is just room for perfectly even assignments.
@@ -60,6 +60,8 @@ class Capacity:
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
             score (V-MoE, Riquelme et al. 2021, section 4.1).
             ``random``: any order; by position in evaluation.
+            Only ``position`` with one expert for each token is causal: in every other queue a later token can come
+            before an earlier one.
         scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
             a given number of tokens.
     """
@@ -89,9 +91,7 @@ class Capacity:
             return num_tokens
         return batch.sequence_length if self.scope == "sequence" else int(self.scope)
 
-    def fits(
-        self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch
-    ) -> Bool[Array, " M"]:
+    def fits(self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch) -> Bool[Array, " M"]:
         """Whether each candidate finds one of the ``size`` places of its expert."""
         k = kernels.of(scores)
         num_tokens, num_experts = scores.shape
@@ -104,7 +104,9 @@ class Capacity:
         decisions.record(
             "dropped assignments",
             fits,
-            lambda m: f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}",
+            lambda m: (
+                f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}"
+            ),
         )
         return fits
 

@@ -44,7 +44,7 @@ class Jitter(Noise):
 
 @dataclass(frozen=True)
 class ShazeerNoise(Noise):
-    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): the router learns where to explore (Shazeer et al. 2017, equation 4)."""
+    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): a learned size of noise (Shazeer et al. 2017, equation 4)."""
 
     epsilon: float = 1e-2
     learned = True

@@ -21,9 +21,7 @@ class RotaryEmbedding(Function):
         base: larger means slower rotation.
     """
 
-    def forward(
-        self, x: Float[Array, "B H S D"], *, offset: int = 0, base: float = 10000.0
-    ) -> Float[Array, "B H S D"]:
+    def forward(self, x: Float[Array, "B H S D"], *, offset: int = 0, base: float = 10000.0) -> Float[Array, "B H S D"]:
         """Rotate. ValueError for an odd D."""
         length, d = x.shape[-2:]
         if d % 2:
@@ -72,13 +70,9 @@ class CausalAttention(Function):
         length, d = q.shape[-2:]
         num_kv_heads, num_keys = k.shape[1:3]
         if q.shape[1] % num_kv_heads:
-            raise ValueError(
-                f"query heads must be a multiple of num_kv_heads={num_kv_heads}, got {q.shape[1]}"
-            )
+            raise ValueError(f"query heads must be a multiple of num_kv_heads={num_kv_heads}, got {q.shape[1]}")
         if num_keys < length:
-            raise ValueError(
-                f"there must be at least as many keys as queries, got {num_keys} keys, {length} queries"
-            )
+            raise ValueError(f"there must be at least as many keys as queries, got {num_keys} keys, {length} queries")
         self.scale = 1 / math.sqrt(d) if scale is None else scale
         queries = _fold(q, num_kv_heads)
         e = (queries * self.scale) @ k.swapaxes(-1, -2)

@@ -19,9 +19,7 @@ class Dropout(Function):
         rng: draws m, on the CPU for every device, so that a seed means the same mask everywhere.
     """
 
-    def forward(
-        self, x: Float[Array, "*shape"], *, rate: float, rng: np.random.Generator
-    ) -> Float[Array, "*shape"]:
+    def forward(self, x: Float[Array, "*shape"], *, rate: float, rng: np.random.Generator) -> Float[Array, "*shape"]:
         """Drop entries at random, and enlarge the others."""
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be at least 0 and below 1, got {rate}")

@@ -22,9 +22,7 @@ class EmbeddingLookup(Function):
         if ids.dtype.kind not in "iu":
             raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
         if ids.size and (ids.min() < 0 or ids.max() >= len(weight)):
-            raise ValueError(
-                f"ids must be between 0 and {len(weight) - 1}, got values from {ids.min()} to {ids.max()}"
-            )
+            raise ValueError(f"ids must be between 0 and {len(weight) - 1}, got values from {ids.min()} to {ids.max()}")
         self.num_rows = len(weight)
         self.save(ids)
         return weight[ids]

@@ -47,9 +47,7 @@ class TakeAlongAxis(Function):
         axis: the axis of x that the indices count along.
     """
 
-    def forward(
-        self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int
-    ) -> Shaped[Array, "..."]:
+    def forward(self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int) -> Shaped[Array, "..."]:
         """Pick entries; x and indices broadcast along the other axes."""
         self.length, self.axis = x.shape[axis], axis
         self.save(indices)
@@ -67,9 +65,7 @@ class TakeAlongAxis(Function):
         return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
 
 
-def sum_rows(
-    rows: Float[Array, "n d"], ids: Integer[Array, "..."], num_rows: int
-) -> Float[Array, "num_rows d"]:
+def sum_rows(rows: Float[Array, "n d"], ids: Integer[Array, "..."], num_rows: int) -> Float[Array, "num_rows d"]:
     """Row v of the result is the sum of ``rows[n]`` over all n with ``ids[n] = v``: a look-up backwards.
 
     It is Oᵀ rows with the one-hot matrix O[n, v] = [ids[n] = v]. As a sparse product it only adds.

@@ -41,8 +41,7 @@ class CrossEntropy(Function):
             raise ValueError(f"none of the {targets.size} targets counts (ignore_index={ignore_index})")
         if counted.min() < 0 or counted.max() >= num_classes:
             raise ValueError(
-                f"targets must be between 0 and {num_classes - 1}, "
-                f"got values from {counted.min()} to {counted.max()}"
+                f"targets must be between 0 and {num_classes - 1}, got values from {counted.min()} to {counted.max()}"
             )
         if self.ignored is not None:
             t = xp.where(self.ignored, 0, t)

@@ -114,8 +114,4 @@ def _repeat(grad: Float[Array, "..."], shape: tuple[int, ...], axis: Axis) -> Fl
 def _lead(rows: Float[Array, "..."], i: int) -> str:
     """By how much the maximum of row i leads."""
     row = sorted(rows.reshape(-1, rows.shape[-1])[i].tolist(), reverse=True)
-    return (
-        f"row {i}: the largest entry leads by {row[0] - row[1]:.1e}"
-        if len(row) > 1
-        else f"row {i} has one entry"
-    )
+    return f"row {i}: the largest entry leads by {row[0] - row[1]:.1e}" if len(row) > 1 else f"row {i} has one entry"

@@ -32,9 +32,7 @@ class Transpose(Function):
         axes: a permutation of all axes; None reverses them.
     """
 
-    def forward(
-        self, x: Shaped[Array, "..."], *, axes: tuple[int, ...] | None = None
-    ) -> Shaped[Array, "..."]:
+    def forward(self, x: Shaped[Array, "..."], *, axes: tuple[int, ...] | None = None) -> Shaped[Array, "..."]:
         """Permute the axes; a view."""
         self.axes = tuple(reversed(range(x.ndim))) if axes is None else tuple([a % x.ndim for a in axes])
         return x.transpose(self.axes)

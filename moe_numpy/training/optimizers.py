@@ -194,6 +194,5 @@ def _scratch(moments: Iterable[Any]) -> dict[Any, tuple[Any, ...]]:
         if m.dtype not in largest or m.size > largest[m.dtype].size:
             largest[m.dtype] = m
     return {
-        dtype: tuple(array_namespace(m).empty(m.size, dtype=dtype) for _ in range(2))
-        for dtype, m in largest.items()
+        dtype: tuple(array_namespace(m).empty(m.size, dtype=dtype) for _ in range(2)) for dtype, m in largest.items()
     }

@@ -165,9 +165,7 @@ def test_symbols_only_where_they_can_be_printed(known):
 def test_the_whole_package_passes():
     """In a process of its own: without the run-time shape checks it takes seconds, not minutes."""
     program = "import typer; from moe_numpy.commands.gradcheck import gradcheck; typer.run(gradcheck)"
-    result = subprocess.run(
-        [sys.executable, "-c", program, "--json"], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", program, "--json"], capture_output=True, text=True, check=False)
     document = json.loads(result.stdout)
     assert [row for row in document["rows"] if not row["passed"]] == []
     assert result.returncode == 0
