@@ -80,6 +80,14 @@ class NormalizesOverEverything(Softmax):
         return y
 
 
+class ComputesInFloat64(Softmax):
+    """Returns float64 for float32 input. One such op makes everything behind it twice as large and half as fast."""
+
+    def forward(self, x: Any, *, axis: int = -1) -> Any:
+        """Promotes."""
+        return super().forward(x.astype(np.float64), axis=axis)
+
+
 class DiagonalOnly(Softmax):
     """dx = g y (1 - y): only how y_i depends on x_i. Every y also depends on the other x, through the sum."""
 
@@ -150,6 +158,7 @@ EXERCISE = Exercise(
     checks=(
         Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
         Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
+        Check("forward keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
         Check("gradient", 4, typical, NEXT, gradient=True),
         Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
         Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
@@ -166,6 +175,7 @@ EXERCISE = Exercise(
         OverflowsWithoutShift,
         AlwaysLastAxis,
         NormalizesOverEverything,
+        ComputesInFloat64,
         DiagonalOnly,
         ForgetsTheSum,
         SumsOverLastAxis,

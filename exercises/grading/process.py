@@ -127,7 +127,7 @@ class Child:
 
     def _how_it_ended(self) -> str:
         try:
-            code = self._process.wait(timeout=2)
+            code = self._process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
             return "the process closed its channel to the grader"
         if code >= 0:
