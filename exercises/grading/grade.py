@@ -245,7 +245,7 @@ def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[
         return Problem("tampered", f"the code replaced {names}", next_step="leave other modules as they are")
     if len(outcomes) != len(p.cases):
         return Problem("process", f"{len(outcomes)} answers for {len(p.cases)} calls", next_step=_AGAIN)
-    rules = Rules(p.check.same_dtype, p.check.may_write, p.check.gradient)
+    rules = rules_of(p.check)
     for case, yours, expected, numeric in zip(p.cases, outcomes, p.expected, p.numeric, strict=True):
         problem = judge(yours, expected, rules, numeric)
         if problem is not None:
@@ -257,6 +257,11 @@ def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[
             problem.arrays |= _input_row(case, problem)
             return problem
     return None
+
+
+def rules_of(check: Check) -> Rules:
+    """How strict its comparisons are."""
+    return Rules(check.same_dtype, check.may_write, check.gradient)
 
 
 def _input_row(case: Case, problem: Problem) -> dict[str, str]:

@@ -55,7 +55,10 @@ class LossFreeBias(Balancer):
         return scores + state.astype(scores.dtype)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """One step of fixed size towards the mean load."""
+        """b_i + γ · sign(mean(c) - c_i), with b = ``state``, c = ``observed``, γ = ``self.rate``; in a new array.
+
+        c is summed over ``passes`` forward passes, which changes no sign: an optimizer step is one step of size γ.
+        """
         return state + self.rate * array_namespace(state).sign(observed.mean() - observed)
 
 

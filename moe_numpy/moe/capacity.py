@@ -92,7 +92,13 @@ class Capacity:
         return batch.sequence_length if self.scope == "sequence" else int(self.scope)
 
     def fits(self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch) -> Bool[Array, " M"]:
-        """Whether each candidate finds one of the ``size`` places of its expert."""
+        """Whether each candidate finds one of the ``size`` places of its expert.
+
+        Candidates ask one after the other, in the order that ``drop`` says: with ``position``, all first choices
+        (``choice`` 0) in the order of the list, then all second choices, and so on. The first ``size`` of them that
+        ask for an expert find a place there. Every scope has its own places; with n = tokens_in_scope(T, batch)
+        token t belongs to scope t // n.
+        """
         k = kernels.of(scores)
         num_tokens, num_experts = scores.shape
         order = self._queue(candidates, scores, batch)
@@ -112,14 +118,28 @@ class Capacity:
 
     def _queue(self, candidates: Candidates, scores: Float[Array, "T E"], batch: Batch) -> Int[Array, " M"]:
         """The order in which candidates ask for a place."""
-        k = kernels.of(scores)
         xp = array_namespace(scores)
         if self.drop == "probability":
             return xp.argsort(-scores[candidates.token, candidates.expert], stable=True)
         if self.drop == "random" and batch.training:
             return xp.asarray(batch.need_rng(self).permutation(len(candidates.token)))
-        order = xp.arange(len(candidates.token))
-        if self.drop == "batch_priority" and len(order):
-            order = xp.argsort(-scores.max(axis=1)[candidates.token], stable=True)
-        num_choices = int(candidates.choice.max()) + 1 if len(order) else 1
-        return order[k.stable_order(candidates.choice[order], num_choices)]
+        if self.drop == "batch_priority":
+            return batch_priority_queue(candidates, scores)
+        return _first_choices_first(candidates.choice, xp.arange(len(candidates.token)))
+
+
+def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:
+    """The queue of batch-prioritised routing: ``order[0]`` is the candidate that asks first (V-MoE 2021, section 4.1).
+
+    All first choices (``choice`` 0) come before all second choices, and so on. Among equal choices, tokens come in
+    the order of their best score max_e scores[t, e], the largest first, whichever expert it is that they ask for; of
+    equal ones the first in the list. Source: Riquelme et al. 2021.
+    """
+    best = scores.max(axis=1)[candidates.token]
+    return _first_choices_first(candidates.choice, array_namespace(scores).argsort(-best, stable=True))
+
+
+def _first_choices_first(choice: Int[Array, " M"], order: Int[Array, " M"]) -> Int[Array, " M"]:
+    """The same order within each choice, with lower choices before higher ones."""
+    num_choices = int(choice.max()) + 1 if len(choice) else 1
+    return order[kernels.of(choice).stable_order(choice[order], num_choices)]

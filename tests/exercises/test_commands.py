@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import exercises
+from exercises import watch
 from exercises.catalog import find, numbers
 from exercises.cli import app
 from exercises.stubs import make_stub
@@ -166,6 +167,13 @@ def test_check_answers_quickly_without_numba(workspace):
     done = subprocess.run([sys.executable, "-c", code + after], capture_output=True, text=True, check=False)
     assert done.stdout.rstrip().endswith("False")
     assert time.perf_counter() - began < 4  # 0.6 s on an idle machine
+
+
+def test_watch_notices_new_and_changed_files(workspace, solve, monkeypatch):
+    steps = iter([lambda: workspace.ensure(find(1)), lambda: solve(find(11)), lambda: None])
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: next(steps)())
+    changes = watch.changed_exercises(workspace)
+    assert [next(changes).number, next(changes).number] == [1, 11]
 
 
 def test_watch_reacts_to_a_save(workspace, solve):
