@@ -104,8 +104,8 @@ def _imports(tree: ast.Module, module: Any, body: str, exercise: Exercise) -> st
             for alias in node.names:
                 if (alias.asname or alias.name) in used:
                     wanted.setdefault(origin, set()).add(alias.name + (f" as {alias.asname}" if alias.asname else ""))
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name in used:
-            wanted.setdefault(module.__name__, set()).add(node.name)
+        elif used.intersection(_defined(node)):
+            wanted.setdefault(module.__name__, set()).update(used.intersection(_defined(node)))
     plain.add("import numpy as np")
     lines = sorted(plain) + [f"from {origin} import {', '.join(sorted(names))}" for origin, names in wanted.items()]
     lines += [line for line in exercise.imports if line not in lines]
@@ -113,6 +113,14 @@ def _imports(tree: ast.Module, module: Any, body: str, exercise: Exercise) -> st
     standard = [line for line in lines if line not in ours and "numpy" not in line and "numba" not in line]
     others = [line for line in lines if line not in ours and line not in standard]
     return "\n\n".join("\n".join(sorted(group)) for group in (standard, others, ours) if group)
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    """The names that a statement at the top level of a module gives a meaning: classes, functions, aliases."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import inspect
+
 import pytest
 
 from exercises import verify
@@ -25,7 +27,7 @@ def test_the_stub_has_the_face_of_the_library(number):
     names = {}
     exec(compile(make_stub(exercise), exercise.file_name, "exec"), names)
     for mine, original in verify._pairs(names[exercise.attribute], exercise.solution):
-        assert mine.__doc__ == original.__doc__
+        assert inspect.getdoc(mine) == inspect.getdoc(original)
     assert "NotImplementedError" not in solution_source(exercise)
 
 
@@ -111,3 +113,14 @@ def test_verify_hears_a_canary_that_does_not_sing(monkeypatch):
     problems = list(verify._stub(find(1)))
     assert any("canary" in p for p in problems)
     assert any("stub earns" in p for p in problems)
+
+
+def test_a_broken_exercise_does_not_hide_the_others(monkeypatch):
+    monkeypatch.setattr(verify, "find", lambda number: replace(find(11), target="moe_numpy.kernels.on_numpy:nothing"))
+    assert "nothing" in verify.verify_one(11).problems[0]
+
+
+def test_a_stub_imports_what_its_signature_names():
+    stub = make_stub(replace(find(11), target="moe_numpy.moe.capacity:Capacity.fits"))
+    assert "from moe_numpy.moe.selection import Batch, Candidates" in stub
+    assert "self, candidates: Candidates" in stub

@@ -3,11 +3,12 @@
 import os
 import textwrap
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from exercises.exercise import Check, Exercise, case, one_by_one
+from exercises.exercise import Check, case, one_by_one
 from exercises.grading import process
 from exercises.grading.grade import grade_source
 
@@ -26,13 +27,7 @@ def exercise():
         Check("struck", 1, one_by_one(STRUCK), "-"),
         Check("after", 1, one_by_one(FINE), "-"),
     )
-    return Exercise(
-        **{
-            **{name: getattr(model, name) for name in model.__dataclass_fields__},
-            "checks": checks,
-            "time_limit": 0.7,
-        }
-    )
+    return replace(model, checks=checks, time_limit=0.7)
 
 
 def solution(attack, head=""):
@@ -112,6 +107,32 @@ def test_a_file_that_attacks_when_it_is_loaded_earns_nothing(exercise, head):
     result = grade_source(exercise, head + "\n", "ex01.py")
     assert result.earned == 0
     assert all(check.problem.message for check in result.checks)
+
+
+def test_an_endless_compiled_loop_costs_its_own_check_only(exercise):
+    """Python cannot interrupt compiled code from within; the parent kills it from without."""
+    head = """
+        from numba import njit
+
+        @njit
+        def spin():
+            n = 0
+            while True:
+                n += 1
+            return n
+    """
+    slow = replace(exercise, preload=("numba",), time_limit=4.0)
+    before, struck, after = grade_source(slow, solution("spin()", head), "ex01.py").checks
+    assert before.passed
+    assert after.passed
+    assert "no answer within 4 s" in struck.problem.message
+
+
+def test_compiled_code_is_graded_within_the_limits(exercise):
+    compiled = solution("pass", "from numba import njit").replace("def undo", "@njit\ndef undo")
+    compiled = compiled.replace("grad.flat[0] == 9", "grad[0, 0] == 9").replace(".reshape(shape)", "")
+    result = grade_source(replace(exercise, preload=("numba",), time_limit=20.0), compiled, "ex01.py")
+    assert [c.problem for c in result.checks if c.name != "struck"] == [None, None]
 
 
 def test_nothing_survives_the_grading(exercise):
