@@ -22,7 +22,8 @@ from ..typing import Array, Float, Int
 class GroupedSwiGLU(Function):
     """y_n = D_e (silu(G_e x_n) ⊙ U_e x_n) for each row n of expert e (Shazeer 2020, equation 6).
 
-    ``gate_up`` holds G_e above U_e, so that one product serves both.
+    silu(g) = g σ(g), where σ(g) = 1 / (1 + exp(-g)). Rows ``offsets[e]:offsets[e+1]`` belong to expert e; an expert
+    without rows gets gradients of zero. ``gate_up`` holds G_e above U_e, so that one product serves both.
     """
 
     def forward(
