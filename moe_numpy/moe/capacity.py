@@ -129,11 +129,11 @@ class Capacity:
 
 
 def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:
-    """The queue of batch-prioritised routing: ``order[0]`` is the candidate that asks first (V-MoE 2021, section 4.1).
+    """The queue of batch-prioritised routing: ``order[0]`` is the candidate that asks first.
 
     All first choices (``choice`` 0) come before all second choices, and so on. Among equal choices, tokens come in
     the order of their best score max_e scores[t, e], the largest first, whichever expert it is that they ask for; of
-    equal ones the first in the list. Source: Riquelme et al. 2021.
+    equal ones the first in the list (V-MoE, Riquelme et al. 2021, section 4.1).
     """
     best = scores.max(axis=1)[candidates.token]
     return _first_choices_first(candidates.choice, array_namespace(scores).argsort(-best, stable=True))
