@@ -23,10 +23,12 @@ def make_stub(exercise: Exercise) -> str:
     body = _class_stub(node, lines) if isinstance(node, ast.ClassDef) else _function_stub(node, lines)
     body = textwrap.dedent(body)
     imports = _imports(tree, module, body, exercise)
+    owner = qualname.rpartition(".")[0]
     head = [
         f'"""Exercise {exercise.label}: {exercise.title}.',
         "",
         *textwrap.wrap(exercise.teaches, 100),
+        *([f"A method of {owner} in {module_name}: self is one."] if owner else []),
         "",
         f"Check it:  python -m exercises check {exercise.label}",
         f"A hint:    python -m exercises hint {exercise.label}",

@@ -1,9 +1,8 @@
 """Every exercise of the catalogue is sound as far as can be seen quickly; ``verify`` proves the rest."""
 
+import inspect
 import json
 from dataclasses import replace
-
-import inspect
 
 import pytest
 
