@@ -199,6 +199,7 @@ EXERCISE = Exercise(
         MatrixProduct,
         ComputesInFloat64,
     ),
+    imports=("from moe_numpy.ops.arithmetic import Operand",),
     hints=(
         "backward gets grad = dL/dy and returns dL/da and dL/db. Move one a a little: how much does y move?",
         "dy/da = b and dy/db = a, so forward must keep both: self.save(a, b), later a, b = self.saved.",
