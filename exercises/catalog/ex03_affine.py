@@ -122,7 +122,7 @@ class LastSequenceOnly(Affine):
 
     def backward(self, grad: Any) -> Any:
         """Overwrites."""
-        x, weight = self.saved
+        x, _ = self.saved
         dx, dweight, dbias = super().backward(grad)
         if x.ndim > 2 and x.size:
             g, last = grad.reshape(-1, *grad.shape[-2:]), x.reshape(-1, *x.shape[-2:])[-1]
@@ -171,7 +171,11 @@ EXERCISE = Exercise(
         Check("forward with any leading axes", 1, leading_axes, "flatten all axes but the last, or let @ do it"),
         Check("the bias may be None", 1, without_bias, "add the bias only if there is one", gradient=True),
         Check(
-            "gradients of x, W and b", 4, matrices, "shapes first: each gradient is shaped like its input", gradient=True
+            "gradients of x, W and b",
+            4,
+            matrices,
+            "shapes first: each gradient is shaped like its input",
+            gradient=True,
         ),
         Check(
             "gradients where every shape fits",
