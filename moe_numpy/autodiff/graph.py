@@ -40,6 +40,25 @@ def _walk(
     retain_graph: bool,
     leaf_gradients: "dict[Tensor, Any]",
 ) -> None:
+    """Run ``root`` and each op below it backward once, after all its consumers, and sum up what reaches the leaves.
+
+    ``op.edges`` has one entry for each input of an op: None where no gradient is wanted, else an edge that says where
+    the gradient goes. If ``edge.is_leaf``, to the Tensor ``edge.source``. If not, to the op ``edge.source``, as a
+    gradient of its output number ``edge.output_index``. Several edges may lead to one place: gradients add up, out
+    of place, since ops may hand one array to several inputs.
+
+    An op is ready when all edges that lead to it, from ``root`` and the ops below, have delivered; a None counts as
+    delivered. Then ``_input_gradients(op, arrived)`` runs its backward and returns a gradient or None for each edge.
+    ``arrived`` is a list with one entry for each of ``op.outputs``, None where nothing arrived; or it is None, if
+    nothing arrived at all.
+
+    Args:
+        root: the op to begin with.
+        output_index: which of its outputs ``gradient`` belongs to.
+        gradient: dL/d(that output).
+        retain_graph: if False, ``op.release()`` is called right after each op's backward; it empties ``op.edges``.
+        leaf_gradients: empty; receives the gradient of each leaf that one arrives at.
+    """
     consumers_left = _count_consumers(root)
     arrived: dict[Function, list[Any]] = {root: [None] * len(root.outputs)}
     arrived[root][output_index] = gradient
