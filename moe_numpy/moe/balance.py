@@ -121,7 +121,7 @@ class LoadProbability(Function):
         k: int,
         rivals: str = "others",
     ) -> Float[Array, "T E"]:
-        """Probabilities; 1 if there are no k others, since nothing has to be beaten."""
+        """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
         from scipy.special import ndtr
 
         xp = array_namespace(h)
