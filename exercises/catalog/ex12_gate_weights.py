@@ -221,7 +221,7 @@ EXERCISE = Exercise(
         Check("weights of k experts per token", 2, typical, "sum the scores by token, then s / S[token]"),
         Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
         Check("epsilon", 1, with_epsilon, "S + ε, once for each token"),
-        Check("a sum of zero", 1, zero_scores, "0 / ε is 0", gradient=True),
+        Check("a sum of zero", 1, zero_scores, "S + ε does not vanish: no special case is needed", gradient=True),
         Check("gradient", 4, typical, "a score is also in the sum that divides the others", gradient=True),
         Check("gradient with any number of experts", 2, uneven, "sum over the token's own assignments", gradient=True),
         Check("gradient with epsilon", 1, with_epsilon, "S + ε where forward had it", gradient=True),
