@@ -42,7 +42,7 @@ _SAMPLE_BYTES = 120
 
 def preset(**given: Any) -> tuple[ModelConfig, TrainingConfig]:
     """What the demo trains; ``given`` overrides settings of the training."""
-    return ModelConfig(), training_config(**given)
+    return ModelConfig(num_experts=16), training_config(**given)
 
 
 def demo(

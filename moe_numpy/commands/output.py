@@ -115,7 +115,8 @@ def print_shares(
     num_experts = shares.shape[1]
     name_width = min(max(len("expert"), *map(len, rows)), 24)
     room = console.width - name_width - 4 - (len(last[0]) + 3 if last else 0)
-    at_once = max(1, room // _CELL)
+    num_tables = -(-num_experts // max(1, room // _CELL))
+    at_once = -(-num_experts // num_tables)  # tables of about the same width
     top = max(float(shares.max()), 2 / num_experts)
     print_title(console, title)
     for start in range(0, num_experts, at_once):

@@ -205,7 +205,7 @@ def vmoe(
 
 
 @published(2021, "Du et al.: GLaM, section 3")
-def glam(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Recipe:
+def glam(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
     """The gating of GShard with GELU experts; the model has them in every other layer."""
     return Recipe(gshard(capacity_factor=capacity_factor, balance=balance).router, experts="gelu")
 
