@@ -1,15 +1,19 @@
-# make demo | test | lint | gradcheck | parity | lab: each makes .venv and installs what it needs first.
+# make demo | test | lint | gradcheck | verify | parity | lab: each makes .venv and installs what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format gradcheck parity lab clean
+.PHONY: demo test lint format gradcheck verify parity lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
 
 gradcheck: .venv/learner
 	$(BIN)/python -m moe_numpy gradcheck
+
+# The graders of the exercises: every stub and every wrong solution must fail, the library must pass.
+verify: .venv/learner
+	$(BIN)/python -m exercises verify
 
 lab: .venv/learner
 	$(BIN)/jupyter lab --notebook-dir=notebooks
