@@ -1,9 +1,9 @@
-# make demo | test | lint | gradcheck | lab: each makes .venv and installs what it needs first.
+# make demo | test | lint | gradcheck | verify | parity | lab: each makes .venv and installs what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format gradcheck lab clean
+.PHONY: demo test lint format gradcheck verify parity lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -11,11 +11,19 @@ demo: .venv/learner
 gradcheck: .venv/learner
 	$(BIN)/python -m moe_numpy gradcheck
 
+# The graders of the exercises: every stub and every wrong solution must fail, the library must pass.
+verify: .venv/learner
+	$(BIN)/python -m exercises verify
+
 lab: .venv/learner
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: .venv/developer
-	$(BIN)/python -m pytest --cov
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov
+
+# Equality with transformers and torch; they live in an environment of their own.
+parity: .venv-parity/ready
+	.venv-parity/bin/python -m pytest parity
 
 lint: .venv/developer
 	$(BIN)/ruff check
@@ -27,7 +35,7 @@ format: .venv/developer
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-parity
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,4 +48,9 @@ $(BIN)/python:
 
 .venv/developer: .venv/learner
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv-parity/ready: $(BIN)/python parity/requirements.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r parity/requirements.txt
 	@touch $@

@@ -83,7 +83,7 @@ def expert_by_domain(
 ) -> Figure:
     """Which expert takes which domain, one panel a layer; rows that differ show specialties."""
     names = [
-        f"layer {layer}: domains {100 * s:.0f} % apart"
+        f"layer {layer}: closest domains {100 * s:.0f} % apart"
         for layer, s in zip(_numbers(layers, len(shares)), separation(shares), strict=True)
     ]
     return _share_maps(shares, domains, names, "Which experts take which domain (each row sums to 100 %)")
@@ -94,9 +94,7 @@ def expert_by_byte(
 ) -> Figure:
     """Which expert takes which kind of byte, one panel a layer."""
     names = [f"layer {layer}" for layer in _numbers(layers, len(shares))]
-    return _share_maps(
-        shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)"
-    )
+    return _share_maps(shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)")
 
 
 def expert_load(

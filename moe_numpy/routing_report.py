@@ -99,9 +99,7 @@ def by_byte_class(byte_expert: Int[Array, "L V E"]) -> tuple[list[str], Float[Ar
     return [names[i] for i in occurs], counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
 
 
-def typical_bytes(
-    byte_expert: Int[Array, "V E"], *, limit: int = 6, min_count: int = 20
-) -> list[list[TypicalByte]]:
+def typical_bytes(byte_expert: Int[Array, "V E"], *, limit: int = 6, min_count: int = 20) -> list[list[TypicalByte]]:
     """For each expert of one layer the bytes of largest lift, if it took them ``min_count`` times."""
     asked_by_byte = np.maximum(byte_expert.sum(axis=1, keepdims=True), 1)
     load = byte_expert.sum(axis=0) / max(byte_expert.sum(), 1)

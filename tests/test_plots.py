@@ -66,8 +66,8 @@ def test_expert_by_domain_shows_every_number_and_how_far_domains_are_apart():
     first = figure.axes[0]
     assert texts(first) == ["90", "10", "10", "90"]
     assert [axes.get_title() for axes in figure.axes[:3]] == [
-        "layer 1: domains 80 % apart", "layer 3: domains 0 % apart", "layer 5: domains 10 % apart",
-    ]  # fmt: skip
+        f"layer {layer}: closest domains {percent} % apart" for layer, percent in ((1, 80), (3, 0), (5, 10))
+    ]
     assert [label.get_text() for label in first.get_yticklabels()] == ["prose", "code"]
     assert len(figure.axes) == 4  # three panels and the scale; the fourth place is empty
     scales = {axes.images[0].get_clim() for axes in figure.axes[:3]}

@@ -43,9 +43,7 @@ def test_one_domain_is_not_apart_and_a_tie_goes_to_the_first_layer():
 
 
 def test_byte_classes_that_occur_each_with_rows_of_1():
-    names, shares = by_byte_class(
-        np.stack([counts(a=[3, 0], b=[0, 1], é=[1, 1]), counts(a=[1, 1], é=[0, 2])])
-    )
+    names, shares = by_byte_class(np.stack([counts(a=[3, 0], b=[0, 1], é=[1, 1]), counts(a=[1, 1], é=[0, 2])]))
     assert names == ["lower case", "other"]
     np.testing.assert_allclose(shares[0], [[0.75, 0.25], [0.5, 0.5]])
     np.testing.assert_allclose(shares[1], [[0.5, 0.5], [0, 1]])

@@ -58,18 +58,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         require_at_least(1, self, "d_model", "vocab_size", "num_layers", "moe_every")
-        require_at_least(
-            0, self, "num_experts", "first_dense_layers", "num_encoder_layers", "relative_positions"
-        )
+        require_at_least(0, self, "num_experts", "first_dense_layers", "num_encoder_layers", "relative_positions")
         if not 0 <= self.num_local_layers <= self.num_layers:
             raise ValueError(
-                f"num_local_layers must be between 0 and num_layers={self.num_layers}, "
-                f"got {self.num_local_layers}"
+                f"num_local_layers must be between 0 and num_layers={self.num_layers}, got {self.num_local_layers}"
             )
         if self.num_local_layers and (self.attention_window is None or self.attention_window < 1):
-            raise ValueError(
-                f"attention_window must be at least 1 where layers are local, got {self.attention_window}"
-            )
+            raise ValueError(f"attention_window must be at least 1 where layers are local, got {self.attention_window}")
         if self.num_experts and not 1 <= self.top_k <= self.num_experts:
             raise ValueError(f"top_k must be between 1 and num_experts={self.num_experts}, got {self.top_k}")
         if self.num_sparse_layers and self.expert is None:

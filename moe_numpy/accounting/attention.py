@@ -41,9 +41,7 @@ class GroupedQueryAttention:
         queries, keys = self.num_heads * self.d_head, self.num_kv_heads * self.d_head
         return Entries(
             multiplied=2 * d_model * (queries + keys),
-            other=self.qkv_bias * (queries + 2 * keys)
-            + self.output_bias * d_model
-            + self.sinks * self.num_heads,
+            other=self.qkv_bias * (queries + 2 * keys) + self.output_bias * d_model + self.sinks * self.num_heads,
         )
 
     def norms(self) -> Entries:

@@ -38,15 +38,11 @@ def all_to_all(
     sent = 2 * architecture.num_sparse_layers * row
     per_device = None
     if devices is not None and architecture.num_experts:
-        per_device = sent * expected_remote_devices(
-            architecture.num_experts, architecture.top_k, devices, device_limit
-        )
+        per_device = sent * expected_remote_devices(architecture.num_experts, architecture.top_k, devices, device_limit)
     return AllToAll(per_assignment=sent * architecture.top_k, per_device=per_device)
 
 
-def expected_remote_devices(
-    num_experts: int, top_k: int, devices: int, device_limit: int | None = None
-) -> float:
+def expected_remote_devices(num_experts: int, top_k: int, devices: int, device_limit: int | None = None) -> float:
     """Expected number of devices, besides its own, that hold one of a token's experts.
 
     If every set of experts is equally likely, with g = E / D experts on each of D devices, of which a token
@@ -67,8 +63,6 @@ def expected_remote_devices(
     usable = devices if device_limit is None else device_limit
     each = num_experts // devices
     if not 1 <= usable <= devices or usable * each < top_k:
-        raise ValueError(
-            f"device_limit must be between {-(-top_k // each)} and devices={devices}, got {usable}"
-        )
+        raise ValueError(f"device_limit must be between {-(-top_k // each)} and devices={devices}, got {usable}")
     used = 1 - comb((usable - 1) * each, top_k) / comb(usable * each, top_k)
     return (devices - 1) / devices * usable * used

@@ -111,9 +111,7 @@ def not_finite(e: Evidence) -> str | None:
         return None
     kind = "NaN" if np.isnan(e.analytic[bad]).any() else "infinite"
     first = tuple(int(i) for i in np.argwhere(bad)[0])
-    return (
-        f"{kind} in {bad.sum()} of {bad.size} entries, first at {first}, where the input is {e.x[first]:.6g}"
-    )
+    return f"{kind} in {bad.sum()} of {bad.size} entries, first at {first}, where the input is {e.x[first]:.6g}"
 
 
 def no_gradient(e: Evidence) -> str | None:
@@ -185,9 +183,7 @@ def upstream_ignored(e: Evidence) -> str | None:
         return "backward ignores the gradient that comes from above: it stays the same when that changes"
     doubled = e.point.gradients(cotangents=[2 * c for c in e.point.cotangents])[e.which]
     if not np.allclose(doubled, 2 * e.analytic, rtol=1e-9, atol=1e-12):
-        return (
-            "backward is not linear in the gradient that comes from above: doubling that does not double it"
-        )
+        return "backward is not linear in the gradient that comes from above: doubling that does not double it"
     return None
 
 

@@ -56,9 +56,7 @@ class Point:
     ``side_effects`` lists, in words, what f and its backward wrote to that is not theirs.
     """
 
-    def __init__(
-        self, f: Callable[..., Any], inputs: Sequence[Any], names: Sequence[str], rng: np.random.Generator
-    ):
+    def __init__(self, f: Callable[..., Any], inputs: Sequence[Any], names: Sequence[str], rng: np.random.Generator):
         self.f = f
         self.inputs = list(inputs)
         self.names = list(names)
@@ -68,9 +66,7 @@ class Point:
         self._look_for_changes(given, "forward")
         self.cotangents = [rng.standard_normal(y.shape) for y in self.outputs]
 
-    def gradients(
-        self, start: Sequence[Any] | None = None, cotangents: Sequence[Any] | None = None
-    ) -> list[Any]:
+    def gradients(self, start: Sequence[Any] | None = None, cotangents: Sequence[Any] | None = None) -> list[Any]:
         """The analytic gradients of L from one backward pass; None where no gradient arrives.
 
         Args:
@@ -134,9 +130,7 @@ class Point:
         noise = 0.0
         for a, b, c, d, e in zip(*line, strict=True):
             if a.size and a.shape == b.shape == c.shape == d.shape == e.shape:
-                noise = max(
-                    noise, float(np.abs(a - 4 * b + 6 * c - 4 * d + e).max() / (np.abs(c).max() or 1.0))
-                )
+                noise = max(noise, float(np.abs(a - 4 * b + 6 * c - 4 * d + e).max() / (np.abs(c).max() or 1.0)))
         return noise
 
     def _stencil(self, which: int, entry: int, h: float) -> tuple[float, float, float] | str:

@@ -121,13 +121,9 @@ class _Check:
             )
         for i, y in enumerate(point.outputs):
             if y.dtype != np.float64:
-                problems.append(
-                    f"output {i} is {y.dtype} for float64 inputs: look for where that type comes in"
-                )
+                problems.append(f"output {i} is {y.dtype} for float64 inputs: look for where that type comes in")
             elif not np.isfinite(y).all():
-                problems.append(
-                    f"output {i} is not finite: {np.count_nonzero(~np.isfinite(y))} of {y.size} entries"
-                )
+                problems.append(f"output {i} is not finite: {np.count_nonzero(~np.isfinite(y))} of {y.size} entries")
         if not point.outputs:
             problems.append("f has no floating-point output")
         if not problems and self._is_coarse(point):
@@ -142,8 +138,7 @@ class _Check:
             return False
         nearby = [[_displaced(x, self.rng) for x in point.inputs] for _ in range(3)]
         return all(
-            Point(self.f, inputs, self.names, self.rng).rounding(self.rng) > _FLOAT64_ROUNDS
-            for inputs in nearby
+            Point(self.f, inputs, self.names, self.rng).rounding(self.rng) > _FLOAT64_ROUNDS for inputs in nearby
         )
 
     def _backward_is_sound(self, point: Point, gradients: list[Any]) -> None:
@@ -158,9 +153,7 @@ class _Check:
                 problems.append(f"{name}: backward replaces what .grad holds instead of adding to it")
         problems += dict.fromkeys(point.side_effects)
 
-    def _precision_is_full(
-        self, point: Point, gradient: Any, which: int, entries: Any, slopes: Slopes
-    ) -> None:
+    def _precision_is_full(self, point: Point, gradient: Any, which: int, entries: Any, slopes: Slopes) -> None:
         """Look for a gradient that is off everywhere by more than float64 loses, though within tolerance."""
         if gradient is None or which in self.wrong:
             return
@@ -243,9 +236,7 @@ def relative_error(analytic: Any, slopes: Slopes, tolerance: float) -> Any:
     scale = np.maximum(np.maximum(np.abs(analytic), numeric), slopes.noise / tolerance)
     scale = np.maximum(scale, SMALL * numeric[usable].max(initial=0.0))
     difference = np.abs(analytic - slopes.value)
-    error = np.divide(
-        difference, scale, out=np.zeros(len(scale)), where=(difference != 0) & np.isfinite(analytic)
-    )
+    error = np.divide(difference, scale, out=np.zeros(len(scale)), where=(difference != 0) & np.isfinite(analytic))
     error[~np.isfinite(analytic)] = np.inf
     error[~usable] = 0.0
     return error

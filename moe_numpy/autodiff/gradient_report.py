@@ -63,9 +63,7 @@ class Report:
         if not found and self.compared == 0:
             found.append("nothing was compared")
         elif self.skipped > _MOST_SKIPPED * total:
-            found.append(
-                f"{self.skipped} of {total} entries could not be compared, so the check shows too little"
-            )
+            found.append(f"{self.skipped} of {total} entries could not be compared, so the check shows too little")
         return found
 
     def raise_if_failed(self) -> None:

@@ -40,6 +40,25 @@ def _walk(
     retain_graph: bool,
     leaf_gradients: "dict[Tensor, Any]",
 ) -> None:
+    """Run ``root`` and each op below it backward once, after all its consumers, and sum up what reaches the leaves.
+
+    ``op.edges`` has one entry for each input of an op: None where no gradient is wanted, else an edge that says where
+    the gradient goes. If ``edge.is_leaf``, to the Tensor ``edge.source``. If not, to the op ``edge.source``, as a
+    gradient of its output number ``edge.output_index``. Several edges may lead to one place: gradients add up, out
+    of place, since ops may hand one array to several inputs.
+
+    An op is ready when all edges that lead to it, from ``root`` and the ops below, have delivered; a None counts as
+    delivered. Then ``_input_gradients(op, arrived)`` runs its backward and returns a gradient or None for each edge.
+    ``arrived`` is a list with one entry for each of ``op.outputs``, None where nothing arrived; or it is None, if
+    nothing arrived at all.
+
+    Args:
+        root: the op to begin with.
+        output_index: which of its outputs ``gradient`` belongs to.
+        gradient: dL/d(that output).
+        retain_graph: if False, ``op.release()`` is called right after each op's backward; it empties ``op.edges``.
+        leaf_gradients: empty; receives the gradient of each leaf that one arrives at.
+    """
     consumers_left = _count_consumers(root)
     arrived: dict[Function, list[Any]] = {root: [None] * len(root.outputs)}
     arrived[root][output_index] = gradient
@@ -149,9 +168,7 @@ def _conform(op: "Function", i: int, edge: "Edge", grad: Any) -> Any:
             )
         grad = grad.astype(edge.dtype)
     if modes.check_finite and not bool((abs(grad) < float("inf")).all()):
-        raise NonFiniteError(
-            op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}"
-        )
+        raise NonFiniteError(op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}")
     return grad
 
 
@@ -161,14 +178,10 @@ def undo_broadcasting(grad: Any, shape: tuple[int, ...]) -> Any:
     Broadcasting copies an entry to several places; by the chain rule its gradient is the sum over the copies.
     """
     new_axes = grad.ndim - len(shape)
-    stretched = tuple(
-        axis + new_axes for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + new_axes] != 1
-    )
+    stretched = tuple(axis + new_axes for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + new_axes] != 1)
     axes = tuple(range(new_axes)) + stretched
     return grad.sum(axis=axes, keepdims=True).reshape(shape) if axes else grad
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
-    )
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))

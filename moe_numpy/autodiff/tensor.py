@@ -95,9 +95,7 @@ class Tensor:
             raise RuntimeError(f"backward() on a tensor without a graph: {self._why_no_graph()}")
         if gradient is None:
             if self.size != 1:
-                raise RuntimeError(
-                    f"backward() of shape {self.shape} needs a gradient; only one entry has a default"
-                )
+                raise RuntimeError(f"backward() of shape {self.shape} needs a gradient; only one entry has a default")
             gradient = array_namespace(self.data).ones_like(self.data)
         elif isinstance(gradient, Tensor):
             gradient = gradient.data

@@ -135,12 +135,8 @@ def _stated(entry: Published) -> dict[str, Any]:
         "total": entry.stated_total,
         "total_difference_percent": _percent_above(total.with_embedding, entry.stated_total),
         "active": entry.stated_active,
-        "active_with_embedding_difference_percent": _percent_above(
-            active.with_embedding, entry.stated_active
-        ),
-        "active_without_embedding_difference_percent": _percent_above(
-            active.without_embedding, entry.stated_active
-        ),
+        "active_with_embedding_difference_percent": _percent_above(active.with_embedding, entry.stated_active),
+        "active_without_embedding_difference_percent": _percent_above(active.without_embedding, entry.stated_active),
         "source": entry.source,
         "note": entry.note,
     }
@@ -171,9 +167,7 @@ def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
         "Parameters. active: those that one token meets, with and without the input embedding; "
         "stated: by the publisher."
     )
-    console.print(
-        f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True
-    )
+    console.print(f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True)
 
 
 def _print_document(console: Console, document: dict[str, Any], architecture: Architecture) -> None:

@@ -42,16 +42,14 @@ _SAMPLE_BYTES = 120
 
 def preset(**given: Any) -> tuple[ModelConfig, TrainingConfig]:
     """What the demo trains; ``given`` overrides settings of the training."""
-    return ModelConfig(), training_config(**given)
+    return ModelConfig(num_experts=16), training_config(**given)
 
 
 def demo(
     out: Annotated[
         Path | None, typer.Option(help=with_default("Run folder.", "runs/demo, or the next free name"))
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help=with_default("Optimizer steps.", "the preset's"))
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=with_default("Optimizer steps.", "the preset's"))] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, data and noise.")] = 0,
     no_dense: Annotated[bool, typer.Option("--no-dense", help="Leave the dense comparison out.")] = False,
     json: JsonOption = False,
@@ -101,7 +99,8 @@ def _print_plan(console: Console, trainer: Trainer, twin: Trainer | None) -> Non
     names = ", ".join(domain.name for domain in trainer.corpus.domains)
     console.print(f"Text   {text_size / 1e6:.1f} MB: {names}")
     console.print(
-        f"MoE    {config.num_layers} layers of {config.num_experts} experts, {config.experts_per_token:g} for each byte; "
+        f"MoE    {config.num_layers} layers of {config.num_experts} experts, "
+        f"{config.experts_per_token:g} for each byte; "
         f"{_millions(model.num_parameters())} parameters, {_millions(model.active_parameters())} active"
     )
     if twin is not None:
@@ -145,9 +144,7 @@ def _print_losses(console: Console, moe: Mapping[str, Any], dense: Mapping[str, 
 def _print_samples(console: Console, trainer: Trainer) -> None:
     shows_style = console.color_system is not None
     console.print()
-    print_title(
-        console, f"Generated text ({'prompts are underlined' if shows_style else 'prompts are in []'})"
-    )
+    print_title(console, f"Generated text ({'prompts are underlined' if shows_style else 'prompts are in []'})")
     for domain in trainer.corpus.domains:
         prompt = PROMPTS[domain.name]
         rng = np.random.default_rng(trainer.config.seed)
@@ -160,7 +157,7 @@ def _print_samples(console: Console, trainer: Trainer) -> None:
 def _print_experts(console: Console, summary: Mapping[str, Any]) -> None:
     console.print()
     layer = summary["domain_expert_layer"]
-    title = f"Which experts take which domain, in layer {layer} where domains differ most"
+    title = f"Which experts take which domain, in layer {layer}, which tells them apart best"
     print_shares(console, title, summary["domains"], np.array(summary["domain_expert"]))
     console.print()
     load = np.array(summary["expert_load"])

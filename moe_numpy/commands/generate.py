@@ -34,9 +34,7 @@ def generate(
         sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses what is out of range
         if not len(start):
             raise ValueError("the prompt is empty; give at least one byte to continue")
-    new = models.generate(
-        model, start, tokens, rng=np.random.default_rng(seed), temperature=temperature, top_p=top_p
-    )
+    new = models.generate(model, start, tokens, rng=np.random.default_rng(seed), temperature=temperature, top_p=top_p)
     if json:
         print_json(
             {

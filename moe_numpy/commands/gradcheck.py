@@ -126,9 +126,7 @@ def _select(pattern: str | None) -> list[_Check]:
         names = {name.lower(): name for check in checks for name in check.names()}
         near = [names[key] for key in get_close_matches(pattern.lower(), names, n=5, cutoff=0.5)]
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise typer.BadParameter(
-            f"no case, Function or module matches {pattern!r}{hint}", param_hint="PATTERN"
-        )
+        raise typer.BadParameter(f"no case, Function or module matches {pattern!r}{hint}", param_hint="PATTERN")
     return chosen
 
 
@@ -174,8 +172,7 @@ def _table(rows: list[_Row], console: Console, title: str | None = None) -> Tabl
     for row in rows:
         report = row.report
         table.add_row(
-            row.check.functions[0].__name__
-            + (f" +{len(row.check.functions) - 1}" * (len(row.check.functions) > 1)),
+            row.check.functions[0].__name__ + (f" +{len(row.check.functions) - 1}" * (len(row.check.functions) > 1)),
             row.check.case_name,
             str(report.compared),
             str(report.moved),

@@ -84,7 +84,7 @@ def inspect(
         markup=False,
     )
     for i in (layers.index(number) for number in shown):
-        apart = f"{100 * separation(evaluation.domain_expert)[i]:.0f} % apart"
+        apart = f"{100 * separation(evaluation.domain_expert)[i]:.0f} % between the closest two"
         title = f"Layer {layers[i]}: which experts take which domain ({apart})"
         print_shares(console, title, domains, evaluation.domain_expert[i])
         console.print()
@@ -147,10 +147,7 @@ def _document(
         "byte_classes": names,
         "byte_class_expert_by_layer": classes.tolist(),
         "typical_bytes_by_layer": [
-            [
-                [asdict(found) | {"name": byte_name(found.byte)} for found in expert]
-                for expert in typical_bytes(counts)
-            ]
+            [[asdict(found) | {"name": byte_name(found.byte)} for found in expert] for expert in typical_bytes(counts)]
             for counts in byte_expert
         ],
         "expert_load": evaluation.expert_load.tolist(),
@@ -165,9 +162,7 @@ def _document(
 
 
 def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]]) -> None:
-    print_title(
-        console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)"
-    )
+    print_title(console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)")
     table = plain_table()
     table.add_column("expert", justify="right")
     table.add_column("bytes", no_wrap=True)

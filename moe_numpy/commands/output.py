@@ -115,7 +115,8 @@ def print_shares(
     num_experts = shares.shape[1]
     name_width = min(max(len("expert"), *map(len, rows)), 24)
     room = console.width - name_width - 4 - (len(last[0]) + 3 if last else 0)
-    at_once = max(1, room // _CELL)
+    num_tables = -(-num_experts // max(1, room // _CELL))
+    at_once = -(-num_experts // num_tables)  # tables of about the same width
     top = max(float(shares.max()), 2 / num_experts)
     print_title(console, title)
     for start in range(0, num_experts, at_once):
@@ -141,8 +142,6 @@ def _share(share: float, fair: float, top: float) -> Text:
     mark = "+" if share >= 2 * fair else "-" if share <= fair / 2 else " "
     position = min(share / top, 1) * (len(_CIVIDIS) - 1)
     i = min(math.floor(position), len(_CIVIDIS) - 2)
-    red, green, blue = (
-        round(a + (position - i) * (b - a)) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True)
-    )
+    red, green, blue = (round(a + (position - i) * (b - a)) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True))
     ink = "#000000" if position > 2.5 else "#ffffff"
     return Text(f"{100 * share:.0f}{mark}", Style(color=ink, bgcolor=f"#{red:02x}{green:02x}{blue:02x}"))

@@ -13,9 +13,7 @@ _RECENT = 20  # steps that the speed is averaged over
 
 
 @contextmanager
-def training_progress(
-    console: Console, label: str, trainer: Trainer
-) -> Iterator[Callable[[StepRecord], None]]:
+def training_progress(console: Console, label: str, trainer: Trainer) -> Iterator[Callable[[StepRecord], None]]:
     """Yield what to call after each step."""
     steps = trainer.config.steps
     recent: deque[float] = deque(maxlen=_RECENT)
@@ -50,15 +48,11 @@ def training_progress(
         TextColumn("{task.fields[left]} left"),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        task = progress.add_task(
-            label, total=steps, completed=trainer.completed, loss="  -  ", speed="-", left="-:--"
-        )
+        task = progress.add_task(label, total=steps, completed=trainer.completed, loss="  -  ", speed="-", left="-:--")
 
         def move_bar(record: StepRecord) -> None:
             speed, left = measure(record)
-            progress.update(
-                task, completed=record.step, loss=f"{record.loss:.3f}", speed=f"{speed:,.0f}", left=left
-            )
+            progress.update(task, completed=record.step, loss=f"{record.loss:.3f}", speed=f"{speed:,.0f}", left=left)
 
         yield move_bar
 

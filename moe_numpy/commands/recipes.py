@@ -107,16 +107,16 @@ def _overview(published: Published) -> dict[str, Any]:
 def _print_overview(console: Console, rows: list[dict[str, Any]]) -> None:
     wide = console.width >= _WIDE
     table = plain_table()
-    table.padding = (0, 2 if wide else 1, 0, 0)
+    table.padding = (0, 1, 0, 0)
     table.add_column("name", no_wrap=True)
     table.add_column("year", no_wrap=True)
     for column in ("selection", "weights", "balance"):
-        table.add_column(column, min_width=11)
+        table.add_column(column, min_width=11, max_width=12)
     table.add_column("cap.", no_wrap=True)
     table.add_column("causal", no_wrap=True)
     table.add_column("shared", no_wrap=True)
     if wide:
-        table.add_column("paper", min_width=30)
+        table.add_column("paper")
     for row in rows:
         shared = row["shared_experts"]
         cells = [
@@ -136,8 +136,8 @@ def _print_overview(console: Console, rows: list[dict[str, Any]]) -> None:
         "causal: whether earlier outputs stayed put when later tokens were exchanged, in random layers; "
         "eval: only in evaluation. cap.: capacity factor. shared: experts that every token meets."
     )
-    papers = "" if wide else "; papers: there, with --json, or in a wider terminal"
-    console.print(Text(f"One in detail: {command_line('recipes', rows[-1]['name'])}{papers}"), soft_wrap=wide)
+    with_paper = "" if wide else ", with its paper"
+    console.print(Text(f"One in detail{with_paper}: {command_line('recipes', rows[-1]['name'])}"), soft_wrap=True)
 
 
 def _causal(row: dict[str, Any]) -> str:
@@ -291,13 +291,13 @@ def _weights(router: RouterConfig | None) -> str:
     for step in router.weights:
         match step:
             case Renormalized():
-                words.append("sum 1")
+                words.append("normalised")
             case SoftmaxOfSelected():
                 words.append("softmax of chosen")
             case PNormalized(p=p):
-                words.append(f"{p:g}-norm 1")
+                words.append(f"{p:g}-norm")
             case Scaled(factor=factor):
-                words.append(f"× {factor:g}")
+                words.append(f"×{factor:g}")
             case other:
                 words.append(type(other).__name__)
     if router.weigh == "input":

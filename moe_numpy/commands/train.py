@@ -38,7 +38,9 @@ def _training(help: str, default: object, min: int | None = None) -> Any:
 
 # None stands for "not given": the recipe, or the run that is resumed, decides then.
 def train(
-    recipe: Annotated[str | None, _model("Router: a name from `python -m moe_numpy recipes`.", ModelConfig.recipe)] = None,
+    recipe: Annotated[
+        str | None, _model("Router: a name from `python -m moe_numpy recipes`.", ModelConfig.recipe)
+    ] = None,
     num_layers: Annotated[int | None, _model("Layers.", ModelConfig.num_layers)] = None,
     d_model: Annotated[int | None, _model("Width.", ModelConfig.d_model)] = None,
     num_experts: Annotated[int | None, _model("Experts in a layer.", ModelConfig.num_experts)] = None,
@@ -49,9 +51,7 @@ def train(
     ] = None,
     dense: Annotated[
         bool,
-        typer.Option(
-            "--dense", help="No experts: one network, top-k times as wide.", rich_help_panel="Model"
-        ),
+        typer.Option("--dense", help="No experts: one network, top-k times as wide.", rich_help_panel="Model"),
     ] = False,
     context: Annotated[int | None, _model("Longest sequence, in bytes.", ModelConfig.context)] = None,
     text: Annotated[
@@ -126,9 +126,7 @@ def train(
     if json:
         print_json(summary)
         return
-    console.print(
-        f"Validation loss {summary['val_loss']:.3f} nats/byte = {summary['val_bits_per_byte']:.3f} bits/byte"
-    )
+    console.print(f"Validation loss {summary['val_loss']:.3f} nats/byte = {summary['val_bits_per_byte']:.3f} bits/byte")
     print_title(console, "Figures")
     print_files(console, figures)
     print_title(console, "Next")

@@ -43,9 +43,7 @@ class Case:
 _cases: dict[str, Case] = {}
 
 
-def case(
-    *functions: type[Function], name: str | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def case(*functions: type[Function], name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the gradient check of ``functions``.
 
     Raises:
@@ -79,9 +77,7 @@ def registered_functions() -> list[type[Function]]:
     """Every Function of the package, by module and name. Names that start with an underscore are helpers."""
     _import_all(_PACKAGE)
     found = {
-        f
-        for f in _subclasses(Function)
-        if f.__module__.startswith(f"{_PACKAGE}.") and not f.__name__.startswith("_")
+        f for f in _subclasses(Function) if f.__module__.startswith(f"{_PACKAGE}.") and not f.__name__.startswith("_")
     }
     return sorted(found, key=lambda f: (f.__module__, f.__qualname__))
 
@@ -106,9 +102,7 @@ def run_case(case: Case, seed: int = 0) -> Report:
         return Report(problems=[f"{type(error).__name__}: {error}{notes}"])
     for function in case.functions:
         if function not in applied:
-            report.problems.append(
-                f"the case {case.name} claims to cover {function.__name__} but never applied it"
-            )
+            report.problems.append(f"the case {case.name} claims to cover {function.__name__} but never applied it")
     return report
 
 

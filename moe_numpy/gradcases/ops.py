@@ -251,9 +251,7 @@ def concatenate_three(rng: np.random.Generator) -> Built:
 
 @case(GetItem)
 def getitem_slices(rng: np.random.Generator) -> Built:
-    return lambda x: GetItem.apply(x, index=(slice(None, None, -2), ..., None, 1)), [
-        rng.standard_normal((4, 3, 2))
-    ]
+    return lambda x: GetItem.apply(x, index=(slice(None, None, -2), ..., None, 1)), [rng.standard_normal((4, 3, 2))]
 
 
 @case(GetItem)
@@ -400,9 +398,7 @@ def attention_on_transposed_views(rng: np.random.Generator) -> Built:
 @case(Dropout)
 def dropout(rng: np.random.Generator) -> Built:
     seed = int(rng.integers(2**32))
-    return lambda x: Dropout.apply(x, rate=0.4, rng=np.random.default_rng(seed)), [
-        rng.standard_normal((5, 4))
-    ]
+    return lambda x: Dropout.apply(x, rate=0.4, rng=np.random.default_rng(seed)), [rng.standard_normal((5, 4))]
 
 
 @case(CrossEntropy)

@@ -108,7 +108,7 @@ def score_assignments(
                 router.after_step()
             done = n
             rows.append(score(f"{name}, {n} update{'s' * (n != 1)}", _route(router, scores)))
-    return AssignmentScores(*scores.shape, k, tuple(rows))
+    return AssignmentScores(len(scores), scores.shape[1], k, tuple(rows))
 
 
 def optimal_top_k(scores: Float[Array, "T E"], k: int) -> Bool[Array, "T E"]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff import Tensor, decisions, substitute
+from ..autodiff import Function, Tensor, decisions, substitute
 from ..autodiff.decisions import Decision
 from ..moe import HierarchicalMoE, Recipe, RouterConfig, SoftMoE
 from ..nn import Module
 from ..ops import Affine
 from ..typing import Array, Float
+from .graph_walk import functions_of
 from .probe import Probe, as_recipe
 from .text_table import text_table
 
@@ -168,9 +169,7 @@ def gradient_paths(recipe: Recipe | RouterConfig, *, num_experts: int = 16, seed
         seeds: how many random layers; every other one gets crowded tokens, so that capacities are exceeded.
     """
     recipe = as_recipe(recipe)
-    probes = [
-        Probe(recipe, seed=seed, crowded=bool(seed % 2), num_experts=num_experts) for seed in range(seeds)
-    ]
+    probes = [Probe(recipe, seed=seed, crowded=bool(seed % 2), num_experts=num_experts) for seed in range(seeds)]
     runs = [_Run(probe) for probe in probes]
     terms = list(runs[0].terms)
     levels = list(dict.fromkeys(watched.level for watched in runs[0].watched))
@@ -231,18 +230,11 @@ class _Run:
         self.groups = [_Remembering(group) for group in _groups(self.layer)]
         if self.groups:
             self.layer.groups.groups = self.groups
-        made: list[_Watched] = []
-
-        class Spy(_Watched):
-            def forward(self, *arrays: Any) -> Any:
-                made.append(self)
-                return super().forward(*arrays)
-
-        with substitute(Affine, Spy), decisions.recording() as self.decided:
+        with substitute(Affine, _Watched), decisions.recording() as self.decided:
             self.y, self.routing = probe.run(self.layer)
         self.cotangent = np.random.default_rng([probe.seed, 6]).standard_normal(self.y.shape)
         routings = [self.routing, *(group.routing for group in self.groups)]
-        self.watched = list(_routers(self.layer, routings, made))
+        self.watched = list(_routers(self.layer, routings, functions_of(self.y)))
         self.terms = _terms(self.y, self.routing, self.cotangent)
         self.quantities = _quantities(self.routing)
 
@@ -273,27 +265,30 @@ class _Run:
         None if every direction that was tried changes a discrete choice.
         """
         loss = self.terms[term]
-        gradients = [(name, g) for arrived in self.backward_from(term) for name, g in arrived.gradients.items()]
+        gradients = [g for arrived in self.backward_from(term) for g in arrived.gradients.values()]
         rng = np.random.default_rng([self.probe.seed, 7])
         for _ in range(5):
-            directions = [rng.standard_normal(g.shape) for _, g in gradients]
+            directions = [rng.standard_normal(g.shape) for g in gradients]
             ahead, behind = (self._after_step(directions, step) for step in (_STEP, -_STEP))
             if ahead is None or behind is None:
                 continue
             numeric = (ahead.terms[term].item() - behind.terms[term].item()) / (2 * _STEP)
-            analytic = sum(float((g * v).sum()) for (_, g), v in zip(gradients, directions, strict=True))
+            analytic = sum(float((g * v).sum()) for g, v in zip(gradients, directions, strict=True))
             return abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3 * abs(loss.item()), 1e-300)
         return None
 
     def quantities_after_a_step(self) -> dict[str, bool]:
-        """Which quantities a small step of the router's parameters moves."""
+        """Which quantities a small step of the router's parameters moves.
+
+        If every step changes a choice there is nothing to compare: then those that carry a gradient.
+        """
         rng = np.random.default_rng([self.probe.seed, 8])
         shapes = [p.shape for logits in self.watched for p in logits.parameters.values()]
         for _ in range(5):
             after = self._after_step([rng.standard_normal(shape) for shape in shapes], _STEP)
             if after is not None:
                 return {name: _differs(value, after.quantities[name]) for name, value in self.quantities.items()}
-        return dict.fromkeys(self.quantities, False)
+        return {name: self.carries_gradient(name) for name in self.quantities}
 
     def state(self) -> tuple[bool, bool, bool, bool]:
         """The fields of :class:`State`."""
@@ -319,9 +314,7 @@ class _Run:
     def _arrived(self, logits: _Logits, threshold: float) -> _Arrived:
         grad = logits.made_by.arrived
         reached = np.zeros(logits.kept.shape, bool) if grad is None else np.abs(grad) > threshold
-        gradients = {
-            name: np.zeros(p.shape) if p.grad is None else p.grad for name, p in logits.parameters.items()
-        }
+        gradients = {name: np.zeros(p.shape) if p.grad is None else p.grad for name, p in logits.parameters.items()}
         at_parameters = {name: bool((np.abs(g) > threshold).any()) for name, g in gradients.items()}
         return _Arrived(reached, at_parameters, gradients)
 
@@ -343,9 +336,7 @@ class _Run:
         return _Run(self.probe, move)
 
 
-def _path(
-    term: str, level: str, runs: list[_Run], arrived: list[list[_Arrived]], error: float | None
-) -> Path:
+def _path(term: str, level: str, runs: list[_Run], arrived: list[list[_Arrived]], error: float | None) -> Path:
     pairs = [
         (logits, found)
         for run, all_found in zip(runs, arrived, strict=True)
@@ -383,11 +374,11 @@ def _groups(layer: Any) -> list[Any]:
     return layer.groups.groups if isinstance(layer, HierarchicalMoE) else []
 
 
-def _routers(layer: Any, routings: list[Any], made: list[_Watched]) -> Iterator[_Logits]:
+def _routers(layer: Any, routings: list[Any], functions: list[Function]) -> Iterator[_Logits]:
     """Match each router with the product that used its weight and with what it decided."""
     for (level, parameters), of_router in zip(_parameters(layer), routings, strict=True):
         weight = next(iter(parameters.values()))
-        (op,) = [op for op in made if op.edges and any(edge and edge.source is weight for edge in op.edges)]
+        (op,) = [op for op in functions if isinstance(op, _Watched) and any(e and e.source is weight for e in op.edges)]
         shape = op.outputs[0][0]
         kept, dropped = np.ones(shape, bool), np.zeros(shape, bool)
         if of_router is not None:

@@ -54,7 +54,7 @@ class LoadCheck:
 
 def load_check(
     logits: Float[Array, "T E"],
-    sigma: Float[Array, "T E"],
+    sigma: Float[Array, "..."],
     k: int,
     *,
     rng: np.random.Generator,
@@ -67,7 +67,7 @@ def load_check(
 
     Args:
         logits: h, without noise.
-        sigma: the standard deviation of the noise.
+        sigma: the standard deviation of the noise, [T, E].
         k: experts per token.
         rng: draws the noise.
         draws: how many times.

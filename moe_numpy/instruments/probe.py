@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import Tensor
-from ..moe import HierarchicalMoE, MoE, Recipe, RouterConfig, SoftMoE, make_layer
+from ..moe import Recipe, RouterConfig, make_layer
 from ..moe.selection import Hash
 from ..typing import Array, Float, Int
 
@@ -58,8 +58,8 @@ class Probe:
         known = selection.vocab_size if isinstance(selection, Hash) else _VOCABULARY
         return rng.integers(0, known, shape)
 
-    def layer(self) -> MoE | HierarchicalMoE | SoftMoE:
-        """A fresh layer, always with the same weights; biases and all that starts at zero are random too."""
+    def layer(self) -> Any:
+        """What ``make_layer`` makes, with the same weights every time; what starts at zero is random too."""
         rng = np.random.default_rng([self.seed, 3])
         layer = make_layer(self.recipe, D_MODEL, D_FF, self.num_experts, rng=rng, dtype=np.float64)
         for parameter in layer.parameters():
@@ -70,7 +70,9 @@ class Probe:
     def run(self, layer: Any, x: Any = None, token_ids: Any = None) -> tuple[Tensor, Any]:
         """Output and routing of the layer, with the same noise in every run."""
         x = self.x if x is None else x
-        return layer(Tensor(x), np.random.default_rng([self.seed, 4]), self.token_ids if token_ids is None else token_ids)
+        return layer(
+            Tensor(x), np.random.default_rng([self.seed, 4]), self.token_ids if token_ids is None else token_ids
+        )
 
 
 def as_recipe(recipe: Recipe | RouterConfig) -> Recipe:

@@ -3,7 +3,7 @@
 With float size s, integer size i, N = kT assignments and C the largest number of assignments of any expert, SwiGLU
 experts of width f keep, besides the tokens, the gate weights and the parameters:
 
-    loop    s N (2d + 4f) + i N                     rows, two halves, σ, their product, answers: expert by expert
+    loop    s N (2d + 3f) + i N                     rows, two halves, their product, answers: expert by expert
     onehot  s (2 T E C + E C (2d + 3f)) + ...       two masks; buffers with padding
     padded  s (E C (d + 3f) + N d) + ...            buffers with padding; the answers without
     sorted  s N (2d + 3f) + ...                     rows, both halves, their product, answers
@@ -22,6 +22,7 @@ from ..autodiff import Function, Tensor
 from ..moe.dispatch import STRATEGIES, Experts
 from ..moe.router import Routing
 from ..typing import Float
+from .graph_walk import functions_of
 from .text_table import text_table
 
 
@@ -55,9 +56,7 @@ def saved_bytes(root: Tensor) -> SavedBytes:
     Raises:
         ValueError: ``root`` has no graph.
     """
-    if root.function is None:
-        raise ValueError("root must be the result of differentiable operations; this Tensor has no graph")
-    functions = _functions(root.function)
+    functions = functions_of(root)
     leaves = {id(_owner(edge.source.data)) for f in functions for edge in f.edges if edge and edge.is_leaf}
     seen = set(leaves)
     total: Counter[str] = Counter()
@@ -113,8 +112,8 @@ class DispatchTable:
 # Floats and integers that SwiGLU experts and the strategy around them keep. N is k T.
 _FORMULAS: Mapping[str, tuple[str, Callable[..., int], Callable[..., int]]] = {
     "loop": (
-        "k T (2 d + 4 f)",
-        lambda T, d, f, E, N, C: N * (2 * d + 4 * f),
+        "k T (2 d + 3 f)",
+        lambda T, d, f, E, N, C: N * (2 * d + 3 * f),
         lambda T, E, N: N,
     ),
     "onehot": (
@@ -157,7 +156,7 @@ def dispatch_table(
         if value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
     assignments = round(k * T)
-    if E * C < assignments:
+    if assignments > E * C:
         raise ValueError(f"C must be at least k T / E = {assignments / E:g}, got {C}")
     rows = tuple(
         DispatchRow(
@@ -183,17 +182,6 @@ def saved_by_dispatch(strategy: str, x: Float[Any, "T d"], routing: Routing, exp
     weight = Tensor(routing.weight.data, requires_grad=True)
     tokens = Tensor(x, requires_grad=True)
     return saved_bytes(STRATEGIES[strategy](tokens, replace(routing, weight=weight), experts))
-
-
-def _functions(root: Function) -> list[Function]:
-    """Every Function of a graph, the ones closest to the result first."""
-    found, queue = {root: None}, [root]
-    for function in queue:
-        for edge in function.edges:
-            if edge is not None and not edge.is_leaf and edge.source not in found:
-                found[edge.source] = None
-                queue.append(edge.source)
-    return list(found)
 
 
 def _kept(function: Function) -> list[np.ndarray]:

@@ -6,10 +6,12 @@
 - ``on_numba`` runs the same on all cores of a CPU: compiled loops, products side by side, workspaces used again. It is
   what NumPy arrays get where numba is installed.
 
-``with kernels.use("numpy"):`` forces the definition.
+``with kernels.use("numpy"):`` forces the definition; the environment variable ``MOE_NUMPY_KERNELS=numpy`` does so for
+a whole process.
 """
 
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +27,7 @@ from . import on_numpy
 
 _forced: ContextVar[ModuleType | None] = ContextVar("forced kernels", default=None)
 IMPLEMENTATIONS = ("numpy", "numba")
+VARIABLE = "MOE_NUMPY_KERNELS"
 
 
 def of(*arrays: Any) -> ModuleType:
@@ -70,4 +73,7 @@ def must_compile() -> bool:
 @cache
 def _for_cpu() -> ModuleType:
     """numba is imported here, on first use: it takes longer than all the rest of ``import moe_numpy``."""
-    return importlib.import_module(".on_numba" if find_spec("numba") else ".on_numpy", __name__)
+    chosen = os.environ.get(VARIABLE) or ("numba" if find_spec("numba") else "numpy")
+    if chosen not in IMPLEMENTATIONS:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {chosen!r}")
+    return importlib.import_module(f".on_{chosen}", __name__)

@@ -20,7 +20,10 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
 
 
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """The permutation that sorts small integers ``0 <= key < num_keys`` and keeps equal ones in order."""
+    """The permutation that sorts small integers ``0 <= key < num_keys`` and keeps equal ones in order.
+
+    ``keys[order]`` is sorted: ``order[n]`` is the place in ``keys`` of what comes n-th.
+    """
     return np.argsort(keys.astype(np.int16) if num_keys <= 2**15 else keys, kind="stable")
 
 
@@ -35,7 +38,10 @@ def offsets_of(counts: Int[Array, " E"]) -> Int[Array, " E1"]:
 
 
 def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """How many earlier entries have the same key: the place in the queue before an expert."""
+    """How many earlier entries have the same key: the place in the queue before an expert.
+
+    ``0 <= key < num_keys``. Keys 2, 0, 2, 2 have the positions 0, 0, 1, 2.
+    """
     order = stable_order(keys, num_keys)
     start = offsets_of(count(keys, num_keys))
     return place(np.arange(len(keys)) - start[keys[order]], order, len(keys))
@@ -140,7 +146,10 @@ def grouped_product_input_gradient(
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """dW_e = Σ over the rows n of expert e of dy[n] x[n]ᵀ; zero for an expert without rows."""
+    """dW_e = Σ over the rows n of expert e of dy[n] x[n]ᵀ; zero for an expert without rows.
+
+    Rows ``offsets[e]:offsets[e+1]`` belong to expert e.
+    """
     dw = np.zeros((len(offsets) - 1, grad.shape[1], x.shape[1]), x.dtype)
     for e, rows in _groups(offsets):
         np.matmul(grad[rows].T, x[rows], out=dw[e])

@@ -66,9 +66,7 @@ class ModelConfig:
         if self.num_experts < 0:
             raise ValueError(f"num_experts must not be negative, got {self.num_experts}")
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
-            raise ValueError(
-                f"d_model={self.d_model} must be num_heads={self.num_heads} times an even width per head"
-            )
+            raise ValueError(f"d_model={self.d_model} must be num_heads={self.num_heads} times an even width per head")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
         recipe = self.layer_recipe  # refuses unknown names and settings

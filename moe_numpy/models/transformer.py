@@ -75,9 +75,7 @@ class Transformer(Module):
         self.config = config
         self.dtype = np.dtype(dtype)
         self.embedding = Embedding(config.vocab_size, config.d_model, rng=rng, dtype=dtype)
-        self.layers = [
-            Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)
-        ]
+        self.layers = [Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)]
         self.norm = RMSNorm(config.d_model, dtype=dtype)
         # Small, so that the first predictions are near uniform and the first loss near ln V.
         self.output = Linear(config.d_model, config.vocab_size, std=0.02, rng=rng, dtype=dtype)

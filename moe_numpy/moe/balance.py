@@ -18,6 +18,7 @@ from .selection import Batch, Candidates, top_k_candidates
 class BalanceLoss(Function):
     """L = (1/S) Σ_s E Σ_i f_si P_si, where P_si is the mean of p_ti over the tokens of part s of the batch.
 
+    The S parts are T/S consecutive tokens each: sequences one after the other. Without tokens L = 0.
     With one part: the loss of Switch Transformer (Fedus et al. 2021, equations 4 to 6). f_i, the fraction of
     assignments that went to expert i, is a count and therefore constant: the gradient passes through P alone. At
     perfect balance f = P = 1/E and L = 1. That is not a lower bound: f = (.9, .1), P = (.451, .549) give 0.921.
@@ -41,7 +42,7 @@ class BalanceLoss(Function):
 class RouterZLoss(Function):
     """L = (1/T) Σ_t (ln Σ_i exp h_ti)² (Zoph et al. 2022, equation 5): keeps logits near where exp is exact.
 
-    At h = 0 its value is (ln E)², not 0.
+    At h = 0 its value is (ln E)², not 0; without tokens it is 0. Logits may be -∞ or too large for exp.
     """
 
     def forward(self, h: Float[Array, "T E"]) -> Any:
@@ -63,6 +64,7 @@ class RouterZLoss(Function):
 class SquaredCV(Function):
     """CV² = variance / mean², the squared coefficient of variation of n numbers (Shazeer et al. 2017, equation 7).
 
+    L = var / (m² + ε), where m is the mean and var = Σ_i (v_i - m)² / max(n - ddof, 1).
     Written with the variance, never with the standard deviation, whose derivative at perfect balance is 0/0.
     ``ddof=0`` divides by n, ``ddof=1`` by n - 1: [1, 2, 3, 4] gives 0.2 or 0.267.
     """
@@ -119,7 +121,7 @@ class LoadProbability(Function):
         k: int,
         rivals: str = "others",
     ) -> Float[Array, "T E"]:
-        """Probabilities; 1 if there are no k others, since nothing has to be beaten."""
+        """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
         xp = array_namespace(h)
         if rivals == "all":
             rank = kernels.of(noisy).top_k(noisy, k)

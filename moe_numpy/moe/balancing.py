@@ -4,7 +4,6 @@ The state carries no gradient. It moves the choice only; gate weights come from 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -56,7 +55,10 @@ class LossFreeBias(Balancer):
         return scores + state.astype(scores.dtype)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """One step of fixed size towards the mean load."""
+        """b_i + γ · sign(mean(c) - c_i), with b = ``state``, c = ``observed``, γ = ``self.rate``; in a new array.
+
+        c is summed over ``passes`` forward passes, which changes no sign: an optimizer step is one step of size γ.
+        """
         return state + self.rate * array_namespace(state).sign(observed.mean() - observed)
 
 
@@ -104,7 +106,7 @@ class QuantileBalancing(Balancer):
 
 @dataclass(frozen=True)
 class AdaptiveL1(Balancer):
-    """λ · (1/T) Σ_t Σ_i f_i w_ti, where λ grows or shrinks until k experts are active on average (ReMoE, Wang et al. 2024).
+    """λ · (1/T) Σ_t Σ_i f_i w_ti, where λ grows or shrinks until k experts are active (ReMoE, Wang et al. 2024).
 
     f_i = c_i E / (kT) makes busy experts pay more (section 3.5). After each step λ is multiplied with ``factor``
     if more than k experts were active, divided by it if fewer (equation 8).

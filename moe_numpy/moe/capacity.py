@@ -47,7 +47,7 @@ SCOPES = ("batch", "sequence")
 
 @dataclass(frozen=True)
 class Capacity:
-    """Each expert takes at most C assignments of each scope: C = ⌈factor · k · T / E⌉ unless ``rounding`` says otherwise.
+    """Each expert takes at most C assignments of each scope, C = ⌈factor · k · T / E⌉ by default.
 
     Attributes:
         factor: places relative to perfect balance; with 1 there is just room for perfectly even assignments.
@@ -60,6 +60,8 @@ class Capacity:
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
             score (V-MoE, Riquelme et al. 2021, section 4.1).
             ``random``: any order; by position in evaluation.
+            Only ``position`` with one expert for each token is causal: in every other queue a later token can come
+            before an earlier one.
         scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
             a given number of tokens.
     """
@@ -89,10 +91,14 @@ class Capacity:
             return num_tokens
         return batch.sequence_length if self.scope == "sequence" else int(self.scope)
 
-    def fits(
-        self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch
-    ) -> Bool[Array, " M"]:
-        """Whether each candidate finds one of the ``size`` places of its expert."""
+    def fits(self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch) -> Bool[Array, " M"]:
+        """Whether each candidate finds one of the ``size`` places of its expert.
+
+        Candidates ask one after the other, in the order that ``drop`` says: with ``position``, all first choices
+        (``choice`` 0) in the order of the list, then all second choices, and so on. The first ``size`` of them that
+        ask for an expert find a place there. Every scope has its own places; with n = tokens_in_scope(T, batch)
+        token t belongs to scope t // n.
+        """
         k = kernels.of(scores)
         num_tokens, num_experts = scores.shape
         order = self._queue(candidates, scores, batch)
@@ -104,20 +110,36 @@ class Capacity:
         decisions.record(
             "dropped assignments",
             fits,
-            lambda m: f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}",
+            lambda m: (
+                f"token {int(candidates.token[m])}, expert {int(candidates.expert[m])}: place {int(place[m])} of {size}"
+            ),
         )
         return fits
 
     def _queue(self, candidates: Candidates, scores: Float[Array, "T E"], batch: Batch) -> Int[Array, " M"]:
         """The order in which candidates ask for a place."""
-        k = kernels.of(scores)
         xp = array_namespace(scores)
         if self.drop == "probability":
             return xp.argsort(-scores[candidates.token, candidates.expert], stable=True)
         if self.drop == "random" and batch.training:
             return xp.asarray(batch.need_rng(self).permutation(len(candidates.token)))
-        order = xp.arange(len(candidates.token))
-        if self.drop == "batch_priority" and len(order):
-            order = xp.argsort(-scores.max(axis=1)[candidates.token], stable=True)
-        num_choices = int(candidates.choice.max()) + 1 if len(order) else 1
-        return order[k.stable_order(candidates.choice[order], num_choices)]
+        if self.drop == "batch_priority":
+            return batch_priority_queue(candidates, scores)
+        return _first_choices_first(candidates.choice, xp.arange(len(candidates.token)))
+
+
+def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:
+    """The queue of batch-prioritised routing: ``order[0]`` is the candidate that asks first.
+
+    All first choices (``choice`` 0) come before all second choices, and so on. Among equal choices, tokens come in
+    the order of their best score max_e scores[t, e], the largest first, whichever expert it is that they ask for; of
+    equal ones the first in the list (V-MoE, Riquelme et al. 2021, section 4.1).
+    """
+    best = scores.max(axis=1)[candidates.token]
+    return _first_choices_first(candidates.choice, array_namespace(scores).argsort(-best, stable=True))
+
+
+def _first_choices_first(choice: Int[Array, " M"], order: Int[Array, " M"]) -> Int[Array, " M"]:
+    """The same order within each choice, with lower choices before higher ones."""
+    num_choices = int(choice.max()) + 1 if len(choice) else 1
+    return order[kernels.of(choice).stable_order(choice[order], num_choices)]

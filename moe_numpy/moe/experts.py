@@ -22,7 +22,8 @@ from ..typing import Array, Float, Int
 class GroupedSwiGLU(Function):
     """y_n = D_e (silu(G_e x_n) ⊙ U_e x_n) for each row n of expert e (Shazeer 2020, equation 6).
 
-    ``gate_up`` holds G_e above U_e, so that one product serves both.
+    silu(g) = g σ(g), where σ(g) = 1 / (1 + exp(-g)). Rows ``offsets[e]:offsets[e+1]`` belong to expert e; an expert
+    without rows gets gradients of zero. ``gate_up`` holds G_e above U_e, so that one product serves both.
     """
 
     def forward(
@@ -87,9 +88,7 @@ class SwiGLUExperts(Module):
     Parameters ``gate_up`` [E, 2f, d] and ``down`` [E, d, f], drawn from N(0, 1/fan-in).
     """
 
-    def __init__(
-        self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32
-    ):
+    def __init__(self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32):
         self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
 
@@ -145,9 +144,7 @@ class GptOssExperts(Module):
     ``down_bias`` [E, d].
     """
 
-    def __init__(
-        self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32
-    ):
+    def __init__(self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32):
         self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
         self.gate_up_bias = Parameter(np.zeros((num_experts, 2 * d_ff), dtype))
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
@@ -232,9 +229,7 @@ def require_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def make_experts(
-    kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any
-) -> Any:
+def make_experts(kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any) -> Any:
     """The experts of a kind named in :data:`KINDS`. ValueError for another name."""
     if kind not in KINDS:
         raise ValueError(f"experts must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -36,9 +36,7 @@ class SqrtSoftplus(Function):
 class PickScores(Function):
     """s_n = p[token_n, expert_n]: the scores of the chosen experts."""
 
-    def forward(
-        self, p: Float[Array, "T E"], token: Int[Array, " N"], expert: Int[Array, " N"]
-    ) -> Float[Array, " N"]:
+    def forward(self, p: Float[Array, "T E"], token: Int[Array, " N"], expert: Int[Array, " N"]) -> Float[Array, " N"]:
         """Read one entry of p for each assignment; no (token, expert) pair occurs twice."""
         self.save(token, expert)
         self.shape = p.shape

@@ -15,9 +15,7 @@ class MixtureLikelihood(Function):
     made of it: the gate is pulled from its guess g towards r, and each expert towards the target, by its share.
     """
 
-    def forward(
-        self, h: Float[Array, "T E"], o: Float[Array, "T E d"], y: Float[Array, "T d"]
-    ) -> Any:
+    def forward(self, h: Float[Array, "T E"], o: Float[Array, "T E d"], y: Float[Array, "T d"]) -> Any:
         """Nats per token, without the constant of the Gaussian."""
         xp = array_namespace(h)
         e = h - h.max(axis=1, keepdims=True)
@@ -25,8 +23,10 @@ class MixtureLikelihood(Function):
         error = o - y[:, None, :]
         joint = log_g - 0.5 * (error * error).sum(axis=2)
         top = joint.max(axis=1, keepdims=True)
-        evidence = top + xp.log(xp.exp(joint - top).sum(axis=1, keepdims=True))
-        self.save(xp.exp(log_g), xp.exp(joint - evidence), error)
+        r = xp.exp(joint - top)
+        total = r.sum(axis=1, keepdims=True)
+        evidence = top + xp.log(total)
+        self.save(xp.exp(log_g), r / total, error)
         return -evidence.sum() / max(h.shape[0], 1)
 
     def backward(self, grad: Float[Array, ""]) -> Any:

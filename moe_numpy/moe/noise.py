@@ -44,7 +44,7 @@ class Jitter(Noise):
 
 @dataclass(frozen=True)
 class ShazeerNoise(Noise):
-    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): the router learns where to explore (Shazeer et al. 2017, equation 4)."""
+    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): a learned size of noise (Shazeer et al. 2017, equation 4)."""
 
     epsilon: float = 1e-2
     learned = True
@@ -56,7 +56,10 @@ class ShazeerNoise(Noise):
     def on_logits(
         self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
-        """Each entry has its own learned σ."""
+        """H = h + n σ with σ = softplus(x W_nᵀ) + ε; returns H and σ, both part of the graph.
+
+        n is one ``rng.standard_normal(h.shape)`` in the dtype of h, ``weight`` is W_n [E, d], and ε ``self.epsilon``.
+        """
         sigma = Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
         return h + sigma * _like(h, rng.standard_normal(h.shape)), sigma
 

@@ -125,11 +125,11 @@ def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) 
 
 
 @published(2020, "Lepikhin et al.: GShard, algorithm 1")
-def gshard(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Recipe:
+def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
     """Softmax, top-2 renormalised, the second expert kept with probability min(1, 2 g₂); all first choices go first.
 
-    The loss counts first choices only. Weights are normalised before anything is dropped, as in algorithm 1;
-    fairscale normalises afterwards.
+    The paper's capacity is 2T/E (section 2.2), a factor of 1 for two experts a token. The loss counts first choices
+    only. Weights are normalised before anything is dropped, as in algorithm 1; fairscale normalises afterwards.
     """
     return Recipe(
         RouterConfig(
@@ -146,7 +146,8 @@ def gshard(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Rec
 def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: float = 0.01) -> Recipe:
     """Softmax, one expert, weighted with its raw probability (equation 2); jitter on the router's input.
 
-    Raw, since a renormalised weight of one expert is constantly 1 and would give the router no gradient.
+    Raw, since a renormalised weight of one expert is constantly 1 and would give the router no gradient. Capacity and
+    balance are those of the whole batch; transformers' switch_transformers takes both for each sequence.
     """
     return Recipe(
         RouterConfig(
@@ -183,7 +184,9 @@ def hash_(*, vocab_size: int = 256, seed: int = 0) -> Recipe:
 
 
 @published(2021, "Riquelme et al.: Scaling Vision with Sparse Mixture of Experts, sections 2 to 4")
-def vmoe(*, top_k: int = 2, capacity_factor: float | None = 1.05, importance: float = 0.005, load: float = 0.005) -> Recipe:
+def vmoe(
+    *, top_k: int = 2, capacity_factor: float | None = 1.05, importance: float = 0.005, load: float = 0.005
+) -> Recipe:
     """Softmax of noisy logits (σ = 1/E), top-k, no renormalisation; tokens queue in the order of their best score.
 
     Follows vmoe/nn/routing.py: importance is the sum of the softmax without noise, chosen or not; the threshold of the
@@ -195,16 +198,14 @@ def vmoe(*, top_k: int = 2, capacity_factor: float | None = 1.05, importance: fl
             weights=(),
             noise=NormalNoise(),
             capacity=_capacity(capacity_factor, drop="batch_priority"),
-            losses=_losses(
-                Importance(importance, of="softmax", ddof=0), Load(load, rivals="all", ddof=0)
-            ),
+            losses=_losses(Importance(importance, of="softmax", ddof=0), Load(load, rivals="all", ddof=0)),
         ),
         experts="gelu",
     )
 
 
 @published(2021, "Du et al.: GLaM, section 3")
-def glam(*, capacity_factor: float | None = 2.0, balance: float = 0.01) -> Recipe:
+def glam(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
     """The gating of GShard with GELU experts; the model has them in every other layer."""
     return Recipe(gshard(capacity_factor=capacity_factor, balance=balance).router, experts="gelu")
 
@@ -235,7 +236,11 @@ def soft_moe(*, slots: int = 4) -> Recipe:
 
 @published(2024, "Jiang et al.: Mixtral of Experts, section 2.1")
 def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: float = 0.01, z: float = 0.0) -> Recipe:
-    """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function."""
+    """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function.
+
+    The balance loss is 1 at balance and taken layer by layer. transformers' mixtral, olmoe, qwen2_moe and qwen3_moe
+    have k times that, with means over all layers: :func:`moe_numpy.moe.balance.balance_of_layers`.
+    """
     return Recipe(
         RouterConfig(
             TopK(top_k),
@@ -280,9 +285,7 @@ def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001)
 @published(2024, "Databricks: DBRX; transformers dbrx", top_k=2)
 def dbrx(*, top_k: int = 4, p: float = 1.0, balance: float = 0.05) -> Recipe:
     """Softmax, top-4 of 16, weights divided by their p-norm."""
-    return Recipe(
-        RouterConfig(TopK(top_k), weights=(PNormalized(p),), losses=_losses(SwitchBalance(balance)))
-    )
+    return Recipe(RouterConfig(TopK(top_k), weights=(PNormalized(p),), losses=_losses(SwitchBalance(balance))))
 
 
 @published(2024, "Dai et al.: DeepSeekMoE, equations 6 to 11", top_k=2, shared_experts=1)
@@ -294,7 +297,14 @@ def deepseek_moe(*, top_k: int = 6, shared_experts: int = 2, balance: float = 0.
     )
 
 
-@published(2024, "DeepSeek-AI: DeepSeek-V2, section 2.2; transformers deepseek_v2", top_k=2, num_groups=4, top_groups=2, shared_experts=1)
+@published(
+    2024,
+    "DeepSeek-AI: DeepSeek-V2, section 2.2; transformers deepseek_v2",
+    top_k=2,
+    num_groups=4,
+    top_groups=2,
+    shared_experts=1,
+)
 def deepseek_v2(
     *,
     top_k: int = 6,
@@ -364,20 +374,20 @@ def gpt_oss(*, top_k: int = 4, balance: float = 0.9) -> Recipe:
 def llama4(*, top_k: int = 1, shared_experts: int = 1, balance: float = 0.001) -> Recipe:
     """σ of the best logit scales what the expert *sees*; a shared expert beside it."""
     return Recipe(
-        RouterConfig(
-            TopK(top_k), scores=Sigmoid, weights=(), weigh="input", losses=_losses(SwitchBalance(balance))
-        ),
+        RouterConfig(TopK(top_k), scores=Sigmoid, weights=(), weigh="input", losses=_losses(SwitchBalance(balance))),
         shared_experts=shared_experts,
     )
 
 
 @published(2024, "Wang et al.: ReMoE, equations 6 to 9")
 def remoe(*, average_k: float = 2.0) -> Recipe:
-    """w = ReLU(h): each token has as many experts as positive logits; an adaptive L1 penalty makes that k on average."""
+    """w = ReLU(h): each token has as many experts as positive logits, k on average by an adaptive L1 penalty."""
     return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, weights=(), balancer=AdaptiveL1(average_k)))
 
 
-@published(2025, "Meituan LongCat Team: LongCat-Flash, section 2.1; transformers longcat_flash", top_k=2, zero_experts=4)
+@published(
+    2025, "Meituan LongCat Team: LongCat-Flash, section 2.1; transformers longcat_flash", top_k=2, zero_experts=4
+)
 def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bias_rate: float = 0.001) -> Recipe:
     """Softmax over real experts and some that return their input; chosen by p + b, weighted with p times a constant."""
     return Recipe(
@@ -388,7 +398,7 @@ def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bia
 
 @published(2024, "Raposo et al.: Mixture-of-Depths, equation 1")
 def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
-    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others pass. It sees the future.
+    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others pass. Not causal.
 
     Give it one expert.
     """
@@ -398,6 +408,4 @@ def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
 @published(2026, "NVIDIA: Megatron-LM, quantile balancing (qb_dual_update)")
 def quantile(*, top_k: int = 2, ema: float = 0.9) -> Recipe:
     """Softmax, top-k of h - β renormalised; β is moved to where every expert gets its fair share."""
-    return Recipe(
-        RouterConfig(TopK(top_k), choose_by="logits", balancer=QuantileBalancing(top_k, ema))
-    )
+    return Recipe(RouterConfig(TopK(top_k), choose_by="logits", balancer=QuantileBalancing(top_k, ema)))

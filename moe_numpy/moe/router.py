@@ -1,7 +1,7 @@
 """Router: gates, selection, capacity and balance in one pipeline. Routing: what it decided.
 
-    x [T,d] → logits → (noise) → scores → candidates → weights → capacity → Routing
-                  ╰→ losses                                               ╰→ statistics
+x [T,d] → logits → (noise) → scores → candidates → weights → capacity → Routing
+              ╰→ losses                                               ╰→ statistics
 """
 
 from collections.abc import Mapping
@@ -181,8 +181,13 @@ class Router(Module):
         if config.balancer is not None and self.balance is not None:
             choose_by = config.balancer.shift(choose_by, self.balance.data)
         candidates = config.selection(choose_by, batch)
-        load = k.count(candidates.expert, self.num_experts)
         picked = PickScores.apply(scores, candidates.token, candidates.expert)
+        asked = self._weigh(picked, candidates.token, num_tokens)
+        if candidates.sent is not None:
+            (sent,) = array_namespace(choose_by).nonzero(candidates.sent)
+            candidates = candidates.take(sent)
+            picked, asked = KeepAssignments.apply(picked, sent), KeepAssignments.apply(asked, sent)
+        load = k.count(candidates.expert, self.num_experts)
 
         order = k.stable_order(candidates.token, max(num_tokens, 1))  # by expert, then by token: the last key first
         order = order[k.stable_order(candidates.expert[order], self.num_experts)]
@@ -197,15 +202,12 @@ class Router(Module):
         by_token = k.stable_order(candidates.token[~fits], max(num_tokens, 1))
         dropped = Dropped(candidates.token[~fits][by_token], candidates.expert[~fits][by_token], capacity)
 
-        asked = self._weigh(picked, candidates.token, num_tokens)
         if config.weigh_after_dropping:
             weight = self._weigh(KeepAssignments.apply(picked, order), token, num_tokens)
         else:
             weight = KeepAssignments.apply(asked, order)
 
-        gating = Gating(
-            logits, noisy, sigma, scores, asked, candidates, load, self._load + load, self.per_token, batch
-        )
+        gating = Gating(logits, noisy, sigma, scores, asked, candidates, load, self._load + load, self.per_token, batch)
         losses, auxiliary = self._losses(gating)
         if batch.training:
             self._observe(gating, choose_by)

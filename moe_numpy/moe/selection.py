@@ -3,7 +3,7 @@
 The choice is discrete. It is made on plain arrays and carries no gradient.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -41,12 +41,18 @@ class Batch:
 class Candidates:
     """Assignments before any is dropped: token ``token[m]`` wants expert ``expert[m]``; no pair occurs twice.
 
-    ``choice[m]`` is 0 for the token's first choice, 1 for its second, and so on.
+    ``choice[m]`` is 0 for the token's first choice, 1 for its second, and so on. ``sent[m]`` is False for one that
+    counts when gate weights are normalised, and then goes nowhere; None stands for all True.
     """
 
     token: Any  # Int[M]
     expert: Any  # Int[M]
     choice: Any  # Int[M]
+    sent: Any = None  # Bool[M]
+
+    def take(self, index: Any) -> "Candidates":
+        """Some of them, all sent."""
+        return Candidates(self.token[index], self.expert[index], self.choice[index])
 
 
 @runtime_checkable
@@ -55,7 +61,7 @@ class Selection(Protocol):
 
     @property
     def causal(self) -> bool:
-        """Whether a token's experts depend on no later token."""
+        """Whether a token's candidates depend on no later token. Dropping may still let later tokens push it out."""
 
     def validate(self, num_experts: int) -> None:
         """Raise ValueError, naming the setting, if the rule does not work with this many experts."""
@@ -91,7 +97,8 @@ class TopK:
 class RandomSecond:
     """Top-2, the second kept with probability min(1, 2 g₂) (Lepikhin et al. 2020, algorithm 1).
 
-    g₂ is the second score divided by the sum of both. In evaluation the second is always kept.
+    g₂ is the second score divided by the sum of both. A second choice that is not kept goes nowhere, but the first
+    is weighted as if it had gone. In evaluation the second is always kept.
     """
 
     k = 2
@@ -106,7 +113,7 @@ class RandomSecond:
         return 2
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """List the first choice of each token and, if the coin falls so, the second."""
+        """List both choices of each token, and send the second if the coin falls so."""
         both = top_k_candidates(scores, 2)
         if not batch.training:
             return both
@@ -116,8 +123,8 @@ class RandomSecond:
         coin = xp.asarray(batch.need_rng(self).random(len(s)), dtype=s.dtype)
         kept = coin < 2 * g2
         decisions.record("second choices kept", kept, lambda t: f"token {t}: 2 g₂ is {float(2 * g2[t]):.6g}")
-        wanted = xp.stack([xp.ones_like(kept), kept], axis=1).reshape(-1)
-        return _subset(both, wanted)
+        sent = xp.stack([xp.ones_like(kept), kept], axis=1).reshape(-1)
+        return replace(both, sent=sent)
 
 
 @dataclass(frozen=True)
@@ -143,23 +150,28 @@ class GroupLimited:
         if self.num_groups < 1 or num_experts % self.num_groups:
             raise ValueError(f"num_groups must divide num_experts={num_experts}, got {self.num_groups}")
         if not 1 <= self.top_groups <= self.num_groups:
-            raise ValueError(
-                f"top_groups must be between 1 and num_groups={self.num_groups}, got {self.top_groups}"
-            )
+            raise ValueError(f"top_groups must be between 1 and num_groups={self.num_groups}, got {self.top_groups}")
         size = num_experts // self.num_groups
         if self.k > self.top_groups * size:
             raise ValueError(
                 f"top_k must be at most the {self.top_groups * size} experts of {self.top_groups} groups, got {self.k}"
             )
         if self.group_score == "top2" and size < 2:
-            raise ValueError(f"group_score top2 needs groups of at least 2 experts, got {num_experts} in {self.num_groups}")
+            raise ValueError(
+                f"group_score top2 needs groups of at least 2 experts, got {num_experts} in {self.num_groups}"
+            )
 
     def per_token(self, num_experts: int) -> float:
         """K."""
         return self.k
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """Score the groups, mask all but the best, take the top k of the rest."""
+        """Score the groups, mask all but the best with -∞, take the top k of the rest, best first.
+
+        Group g holds experts g E/G ... (g+1) E/G - 1. Its score is its largest score if ``group_score`` is ``max``, the
+        sum of its two largest if ``top2``. ``self.top_groups`` groups stay. The candidates of token 0 come first.
+        ``batch`` is not needed.
+        """
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
         size = num_experts // self.num_groups
@@ -215,14 +227,16 @@ class Threshold:
         decisions.record(
             "experts above the threshold",
             above.reshape(-1),
-            lambda i: f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above",
+            lambda i: (
+                f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above"
+            ),
         )
         return _subset_of_grid(above)
 
 
 @dataclass(frozen=True)
 class ExpertChoice:
-    """Each expert takes the C tokens with the highest scores for it, C = ⌈factor · T / E⌉ (Zhou et al. 2022, equation 2).
+    """Each expert takes the C tokens that score highest for it, C = ⌈factor · T / E⌉ (Zhou et al. 2022, equation 2).
 
     Load is perfectly even by construction. A token may get many experts or none, and whether it is taken
     depends on later tokens of the same set: not causal. ``scope`` is the set: the whole batch, or each sequence.
@@ -244,7 +258,13 @@ class ExpertChoice:
         return self.factor
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """List, for each expert, the tokens that it takes, best first."""
+        """List, for each expert of each sequence, the tokens that it takes, best first.
+
+        L tokens are a set: ``batch.sequence_length`` of them, or all T if ``self.scope`` is ``batch``. In each set
+        each expert takes the C = min(L, ⌈factor · L / E⌉) tokens of the largest scores; ties go to the earlier token.
+        The list goes through the sets, in each set through the experts. Tokens are counted from 0 to T - 1 over the
+        whole batch. A candidate is nobody's second choice: ``choice`` is 0.
+        """
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
         length = num_tokens if self.scope == "batch" else batch.sequence_length
@@ -393,10 +413,6 @@ def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
         expert=chosen.reshape(-1),
         choice=xp.tile(xp.arange(k), (num_tokens,)),
     )
-
-
-def _subset(candidates: Candidates, wanted: Bool[Array, " M"]) -> Candidates:
-    return Candidates(candidates.token[wanted], candidates.expert[wanted], candidates.choice[wanted])
 
 
 def _subset_of_grid(wanted: Bool[Array, "T E"]) -> Candidates:

@@ -58,9 +58,7 @@ class SoftMoE(Module):
             )
         batch, _, d = x.shape
         n = self.num_experts * self.slots
-        h = Affine.apply(x, self.phi, None)
-        dispatch, combine = Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
-        mixed = MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x)  # [B, n, d]
+        mixed, combine = fill_slots(x, self.phi)
         # Experts want their rows together: slot by slot of all sequences, then back.
         rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
         offsets = array_namespace(rows.data).arange(self.num_experts + 1) * (self.slots * batch)
@@ -70,3 +68,16 @@ class SoftMoE(Module):
     def active_parameters(self) -> int:
         """All of them: every token takes part in every slot."""
         return self.num_parameters()
+
+
+def fill_slots(
+    x: Float[Tensor, "B S d"], phi: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B S n"]]:
+    """What each slot holds, Dᵀ X, and the weights C by which tokens read the slots' answers.
+
+    For each sequence X [S, d] of the batch: H = X Φᵀ [S, n]; D = softmax of H over the S tokens, so that a slot is a
+    weighted mean of tokens; C = softmax of H over the n slots, so that a token gets a weighted mean of answers.
+    """
+    h = Affine.apply(x, phi, None)
+    dispatch, combine = Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
+    return MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x), combine

@@ -59,9 +59,7 @@ class Attention(Module):
         self.value = Linear(d_model, num_kv_heads * d_head, rng=rng, dtype=dtype)
         self.output = Linear(num_heads * d_head, d_model, std=output_std, rng=rng, dtype=dtype)
 
-    def forward(
-        self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None = None
-    ) -> Float[Tensor, "B S d"]:
+    def forward(self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None = None) -> Float[Tensor, "B S d"]:
         """Let every token look at itself and the ones before it.
 
         Args:

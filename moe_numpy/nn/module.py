@@ -40,6 +40,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run :meth:`forward`."""
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
@@ -115,9 +116,7 @@ class Module:
         tensors = dict(self._state())
         missing, unknown = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unknown:
-            raise ValueError(
-                f"state does not fit {type(self).__name__}: missing {missing}, unknown {unknown}"
-            )
+            raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {unknown}")
         for name, tensor in tensors.items():
             if state[name].shape != tensor.shape:
                 raise ValueError(f"{name} has shape {tensor.shape}, the state has {state[name].shape}")
@@ -129,9 +128,7 @@ class Module:
         yield from self.named_buffers()
 
 
-def normal(
-    rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32
-) -> Parameter:
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
     """A Parameter with entries drawn from N(0, std²).
 
     Drawn in float64 and then rounded, so that a float32 and a float64 model from one seed agree.

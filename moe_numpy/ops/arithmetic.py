@@ -38,7 +38,7 @@ class Subtract(Function):
 
 
 class Multiply(Function):
-    """y = a b."""
+    """y = a b, entry by entry. The engine sums ``backward``'s results over broadcast axes."""
 
     def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
         """Multiply entries."""

@@ -46,9 +46,7 @@ class Checkpoint:
 
 def list_checkpoints(folder: Path) -> list[int]:
     """The steps of the checkpoints in a run folder, ascending. They are not verified."""
-    names = (
-        re.fullmatch(r"checkpoint-(\d{6,})\.json", path.name) for path in folder.glob("checkpoint-*.json")
-    )
+    names = (re.fullmatch(r"checkpoint-(\d{6,})\.json", path.name) for path in folder.glob("checkpoint-*.json"))
     return sorted(int(name[1]) for name in names if name)
 
 
@@ -129,9 +127,7 @@ def _load(folder: Path, step: int) -> Checkpoint:
             fault = "truncated" if size < expected else "not the file that was saved"
             raise CheckpointError(f"{tensors} has {size} bytes, {expected} were saved: it is {fault}")
         if _sha256(tensors) != content["tensors"]["sha256"]:
-            raise CheckpointError(
-                f"{tensors} does not have the SHA-256 it was saved with: it has changed since"
-            )
+            raise CheckpointError(f"{tensors} does not have the SHA-256 it was saved with: it has changed since")
         arrays = safetensors.numpy.load_file(tensors)
     except FileNotFoundError as error:
         raise CheckpointError(f"{tensors} is missing") from error

@@ -192,9 +192,7 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
     problems = [] if roots else ["no path was given"]
     for a, b in itertools.combinations(roots, 2):
         if a.resolve().is_relative_to(b.resolve()) or b.resolve().is_relative_to(a.resolve()):
-            problems.append(
-                f"{a} and {b} overlap: validation text of one would be training text of the other"
-            )
+            problems.append(f"{a} and {b} overlap: validation text of one would be training text of the other")
     domains: dict[str, Domain] = {}
     for root in roots:
         try:
@@ -236,9 +234,7 @@ def _prose() -> bytes:
     # A topic often repeats sections of a longer one. Longest first, each paragraph once: else validation text
     # would be in the training text too.
     longest_first = sorted(topics.values(), key=lambda text: (-len(text), text))
-    paragraphs = dict.fromkeys(
-        textwrap.dedent(p.strip("\n")) for text in longest_first for p in text.split("\n\n")
-    )
+    paragraphs = dict.fromkeys(textwrap.dedent(p.strip("\n")) for text in longest_first for p in text.split("\n\n"))
     return "\n\n".join(filter(_is_english, paragraphs)).encode()
 
 
@@ -278,12 +274,7 @@ def _arithmetic(rng: np.random.Generator) -> tuple[UInt8[Array, " n"], UInt8[Arr
         [f"{a} + {b} = {a + b}\n" for a in range(100) for b in range(100)],
         [f"{a} - {b} = {a - b}\n" for a in range(100) for b in range(a + 1)],
         [f"{a} * {b} = {a * b}\n" for a in range(32) for b in range(32)],
-        [
-            f"({a} + {b}) * {c} = {(a + b) * c}\n"
-            for a in range(1, 21)
-            for b in range(1, 21)
-            for c in range(2, 10)
-        ],
+        [f"({a} + {b}) * {c} = {(a + b) * c}\n" for a in range(1, 21) for b in range(1, 21) for c in range(2, 10)],
     ]
     train: list[str] = []
     validation: list[str] = []

@@ -99,9 +99,7 @@ class Trainer:
         self.config = config
         self.corpus = corpus
         self.model = Transformer(model_config, rng=np.random.default_rng(config.seed))
-        self.optimizer = AdamW(
-            self.model.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = AdamW(self.model.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = WarmupCosine(config.learning_rate, config.warmup, config.steps)
         self.completed = 0
 
@@ -229,9 +227,7 @@ def start_run(folder: Path, model: ModelConfig, training: TrainingConfig, text: 
         FileExistsError: the folder holds a run already.
     """
     if (folder / "config.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a run; continue it with --resume, or choose another --out"
-        )
+        raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model": model.to_json(), "training": asdict(training), "text": text}
     write_json_atomically(folder / "config.json", config)

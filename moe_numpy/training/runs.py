@@ -78,9 +78,7 @@ class Run:
         checkpoint = load_checkpoint(self.folder, step)
         model = Transformer(self.model_config, rng=np.random.default_rng(self.training_config.seed))
         prefix = "model."
-        weights = {
-            name.removeprefix(prefix): a for name, a in checkpoint.arrays.items() if name.startswith(prefix)
-        }
+        weights = {name.removeprefix(prefix): a for name, a in checkpoint.arrays.items() if name.startswith(prefix)}
         try:
             model.load_state_dict(weights)
         except ValueError as error:

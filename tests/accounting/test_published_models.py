@@ -73,8 +73,7 @@ def test_counts_are_near_what_the_publisher_states(name):
     assert total.with_embedding == pytest.approx(entry.stated_total, rel=0.035)
     if entry.stated_active is not None:
         nearer = min(
-            abs(count / entry.stated_active - 1)
-            for count in (active.with_embedding, active.without_embedding)
+            abs(count / entry.stated_active - 1) for count in (active.with_embedding, active.without_embedding)
         )
         assert nearer < 0.02
     assert entry.source

@@ -182,9 +182,7 @@ def test_check_finite_names_the_op():
 
     with check_finite():
         y = Square.apply(leaf(1.0))
-        with pytest.raises(
-            NonFiniteError, match=r"Pole\.forward produced a non-finite value in output 0"
-        ) as error:
+        with pytest.raises(NonFiniteError, match=r"Pole\.forward produced a non-finite value in output 0") as error:
             Pole.apply(y)
     assert (error.value.op, error.value.where) == ("Pole", "forward")
     assert isinstance(error.value, FloatingPointError)

@@ -692,9 +692,7 @@ def test_kink_is_moved_away_from(op, value):
     assert "(1 entry cannot be compared there)" in report.notes[0]
 
 
-@pytest.mark.parametrize(
-    "distance", [-2.5, -1.9, -1, -2 / 3, -0.4, 0.1, 1 / 3, 0.5, 2 / 3, 0.9, 1, 1.5, 1.99, 2.1]
-)
+@pytest.mark.parametrize("distance", [-2.5, -1.9, -1, -2 / 3, -0.4, 0.1, 1 / 3, 0.5, 2 / 3, 0.9, 1, 1.5, 1.99, 2.1])
 def test_kink_at_any_place_of_the_stencil(distance):
     """2/3 of a step is where the even part of the test is blind, 0 is where the odd part is."""
     step = 1e-4

@@ -324,9 +324,7 @@ def test_wrong_shape():
             return grad[:1]
 
     x = leaf(1.0, 2.0)
-    with pytest.raises(
-        RuntimeError, match=r"Wrong\.backward: the gradient of input 0 has shape \(1,\), .* \(2,\)"
-    ):
+    with pytest.raises(RuntimeError, match=r"Wrong\.backward: the gradient of input 0 has shape \(1,\), .* \(2,\)"):
         Wrong.apply(x).backward(np.ones(2))
     assert x.grad is None
 
@@ -336,9 +334,7 @@ def test_wrong_dtype():
         def backward(self, grad):
             return grad.astype(np.float64)
 
-    with pytest.raises(
-        RuntimeError, match="has dtype float64, the input has float32 and forward promoted nothing"
-    ):
+    with pytest.raises(RuntimeError, match="has dtype float64, the input has float32 and forward promoted nothing"):
         Wrong.apply(leaf(1.0, dtype=np.float32)).backward()
 
 
@@ -347,9 +343,7 @@ def test_wrong_library():
         def backward(self, grad):
             return [1.0]
 
-    with pytest.raises(
-        RuntimeError, match=r"the gradient of input 0 is builtins\.list, the input lives in numpy"
-    ):
+    with pytest.raises(RuntimeError, match=r"the gradient of input 0 is builtins\.list, the input lives in numpy"):
         Wrong.apply(leaf(1.0)).backward()
 
 

@@ -72,9 +72,7 @@ def test_backward_on_a_result_of_another_threads_no_grad_names_the_thread():
             return Scale.apply(leaf())
 
     y = in_another_thread(work)
-    with pytest.raises(
-        RuntimeError, match=r"inside no_grad\(\) in thread 'loader'; run the forward pass outside"
-    ):
+    with pytest.raises(RuntimeError, match=r"inside no_grad\(\) in thread 'loader'; run the forward pass outside"):
         y.backward()
     assert Scale.apply(leaf()).requires_grad
 

@@ -42,21 +42,15 @@ def test_one_model_in_detail():
     result = run("deepseek-v3", "--devices", "8", "--device-limit", "4", COLUMNS="80")
     assert result.exit_code == 0, result.output
     assert row(result.stdout, "all ") == "all 671,026,404,352 100.0 % 37,552,282,624"
-    assert (
-        row(result.stdout, "without input") == "without input embedding 670,099,725,312 99.9 % 36,625,603,584"
-    )
+    assert row(result.stdout, "without input") == "without input embedding 670,099,725,312 99.9 % 36,625,603,584"
     assert row(result.stdout, "balancing biases") == "balancing biases, apart 14,848"
     assert row(result.stdout, "forward, products with weights").endswith(" 73.25 GFLOP")
     assert row(result.stdout, "backward").endswith(" 187.4 GFLOP")
     assert row(result.stdout, "weights, the whole model").endswith(" 1.221 TiB")
     assert row(result.stdout, "key/value cache of 4,096 tokens").endswith(" 274.5 MiB")
     assert row(result.stdout, "all-to-all, to each chosen expert").endswith(" 12.69 MiB")
-    assert row(result.stdout, "all-to-all, to each other device of 8, at most 4; expected").endswith(
-        " 5.036 MiB"
-    )
-    assert (
-        row(result.stdout, "active with input embedding") == "active with input embedding 37.55B 37B +1.49 %"
-    )
+    assert row(result.stdout, "all-to-all, to each other device of 8, at most 4; expected").endswith(" 5.036 MiB")
+    assert row(result.stdout, "active with input embedding") == "active with input embedding 37.55B 37B +1.49 %"
     assert row(result.stdout, "total ") == "total 671B 671B +0.00 %"
     assert "Source: DeepSeek-AI 2024" in result.stdout
     assert "Note: without the multi-token prediction layer" in result.stdout
@@ -82,9 +76,7 @@ def test_context_and_dtype_reach_the_costs():
     assert (small["context"], small["dtype"]) == (100, "bf16")
     assert (large["context"], large["dtype"]) == (4096, "fp32")
     assert small["flops_per_token"]["weights_forward"] == large["flops_per_token"]["weights_forward"]
-    assert (
-        small["flops_per_token"]["scores_forward"] * 4096 == large["flops_per_token"]["scores_forward"] * 100
-    )
+    assert small["flops_per_token"]["scores_forward"] * 4096 == large["flops_per_token"]["scores_forward"] * 100
     assert large["bytes"]["weights"] == 2 * small["bytes"]["weights"] == 4 * 6_919_161_856
 
 

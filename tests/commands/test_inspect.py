@@ -99,9 +99,7 @@ def test_a_default_sentence_longer_than_the_context_is_cut(cli, run):
 
 
 def test_refusals(cli, refused, run, tiny):
-    assert "--layer must be one of the layers with experts, [0, 1], got 2" in refused(
-        "inspect", run, "--layer", 2
-    )
+    assert "--layer must be one of the layers with experts, [0, 1], got 2" in refused("inspect", run, "--layer", 2)
     assert "1 to context=16 bytes, got 17" in refused("inspect", run, "--sentence", "a" * 17)
     assert "got 0" in refused("inspect", run, "--sentence", "")
     assert "no checkpoint of step 1" in refused("inspect", run, "--step", 1)

@@ -61,9 +61,7 @@ def test_shares_are_shaded_where_there_is_colour():
 def test_shares_of_many_experts_fit_any_width(width):
     screen = console(width=width)
     shares = np.full((2, 64), 1 / 64)
-    print_shares(
-        screen, "T", ["a_long_name_of_a_domain_that_is_cut", "b"], shares, last=("dropped", ["1 %", "2 %"])
-    )
+    print_shares(screen, "T", ["a_long_name_of_a_domain_that_is_cut", "b"], shares, last=("dropped", ["1 %", "2 %"]))
     lines = written(screen).splitlines()
     assert all(len(line.rstrip()) <= width for line in lines)
     experts = [int(n) for line in lines if line.startswith("expert") for n in line.split()[1:-1]]
@@ -116,9 +114,7 @@ def test_clock():
 @pytest.fixture
 def trainer():
     text = np.frombuffer(b"some text " * 30, np.uint8)
-    model = ModelConfig(
-        d_model=8, num_layers=1, num_heads=1, num_kv_heads=1, d_ff=4, num_experts=2, context=8
-    )
+    model = ModelConfig(d_model=8, num_layers=1, num_heads=1, num_kv_heads=1, d_ff=4, num_experts=2, context=8)
     return Trainer(model, TrainingConfig(steps=40, warmup=1, batch_size=1), Corpus([Domain("a", text, text)]))
 
 
@@ -145,8 +141,6 @@ def test_progress_on_a_terminal_is_one_live_line(trainer, width):
 
 
 def test_the_command_line_starts_without_matplotlib():
-    program = (
-        "import sys; from moe_numpy.__main__ import app; print([m for m in sys.modules if 'matplotlib' in m])"
-    )
+    program = "import sys; from moe_numpy.__main__ import app; print([m for m in sys.modules if 'matplotlib' in m])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

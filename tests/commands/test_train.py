@@ -49,9 +49,7 @@ def read(path):
 
 
 def losses(folder):
-    return [
-        (r["step"], r["loss"], r["gradient_norm"], r["expert_load"]) for r in Run.open(Path(folder)).history()
-    ]
+    return [(r["step"], r["loss"], r["gradient_norm"], r["expert_load"]) for r in Run.open(Path(folder)).history()]
 
 
 def assert_same_state(a, b):
@@ -168,9 +166,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(cli, tiny, trained, interr
     assert_same_state(Path("run"), trained)
     timed = {"seconds", "tokens_per_second"}
     ours, theirs = read("run/summary.json"), read(trained / "summary.json")
-    assert {k: v for k, v in ours.items() if k not in timed} == {
-        k: v for k, v in theirs.items() if k not in timed
-    }
+    assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
     assert ours["seconds"] == pytest.approx(sum(r["seconds"] for r in Run.open(Path("run")).history()))
     assert Run.open(Path("run")).validation() == Run.open(trained).validation()
 

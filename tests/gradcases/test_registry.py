@@ -126,9 +126,7 @@ def test_notes_of_an_error_are_kept():
     def build(rng):
         return lambda x: Raising.apply(x), [rng.standard_normal(3)]
 
-    assert "ZeroDivisionError: of all things\nin Raising.backward" in str(
-        run_case(Case("r", (Raising,), build))
-    )
+    assert "ZeroDivisionError: of all things\nin Raising.backward" in str(run_case(Case("r", (Raising,), build)))
 
 
 def test_case_checks_the_substitute_in_force():
@@ -174,9 +172,5 @@ def test_functions_without_case(registry, monkeypatch):
 def test_every_case_runs_forward_and_backward_with_shape_checks(name):
     (chosen,) = (c for c in gradcases.all_cases() if c.name == name)
     f, inputs = chosen.build(np.random.default_rng(0))
-    gradients = Point(
-        f, inputs, [f"input {i}" for i in range(len(inputs))], np.random.default_rng(1)
-    ).gradients()
-    assert [g is None or g.shape == x.shape for g, x in zip(gradients, inputs, strict=True)] == [True] * len(
-        inputs
-    )
+    gradients = Point(f, inputs, [f"input {i}" for i in range(len(inputs))], np.random.default_rng(1)).gradients()
+    assert [g is None or g.shape == x.shape for g, x in zip(gradients, inputs, strict=True)] == [True] * len(inputs)

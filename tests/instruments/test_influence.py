@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from moe_numpy.instruments.influence import Influence, influence
 from moe_numpy.instruments.probe import Probe, as_recipe
@@ -16,11 +15,11 @@ def test_a_probe_repeats_itself():
 
 
 def test_crowded_tokens_want_the_same_experts():
-    loads = []
+    busiest = {}
     for crowded in (False, True):
-        probe = Probe(recipes.mixtral(), crowded=crowded)
-        loads.append(probe.run(probe.layer())[1].statistics.load.max())
-    assert loads[1] > 1.5 * loads[0]
+        probes = [Probe(recipes.mixtral(), seed=seed, crowded=crowded) for seed in range(4)]
+        busiest[crowded] = sum(probe.run(probe.layer())[1].statistics.load.max() for probe in probes)
+    assert busiest[True] > 1.3 * busiest[False]
 
 
 def test_ids_are_those_that_a_hash_table_knows():
@@ -35,9 +34,9 @@ def test_a_router_alone_gets_the_usual_experts():
 
 
 def test_every_token_moves_its_own_output():
-    found = influence(recipes.mixtral(), seeds=2)
-    assert (np.diag(found.change) > 0.1).all()
-    assert found.probes == 2 * 2 * 16
+    found = influence(recipes.mixtral(), seeds=1)
+    assert (np.diag(found.change) > 0.01).all()
+    assert found.probes == 2 * 16
 
 
 def test_strongest_names_the_pair_by_sequence_and_position():
@@ -52,9 +51,7 @@ def test_strongest_names_the_pair_by_sequence_and_position():
     assert str(found.strongest(found.same_sequence)) == "exchanging token 1 moves the output at 0 by 50 %"
 
 
-@pytest.mark.parametrize("seeds", [1])
-def test_rounding_stays_far_below_the_threshold(seeds):
-    for name in ("gpt_oss", "deepseek_v3"):
-        published = recipes.RECIPES[name]
-        change = influence(published(**published.small), seeds=seeds).change
+def test_rounding_stays_far_below_the_threshold(influence_of):
+    for name in ("gpt_oss", "deepseek_v3", "shazeer_2017"):
+        change = influence_of(name, training=True).change
         assert change[~np.eye(len(change), dtype=bool)].max() < 1e-13

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.kernels import on_numpy as k
@@ -12,6 +12,7 @@ keys = st.integers(1, 5).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 6), st.integers(1, 6), st.data())
 def test_top_k_is_the_first_of_a_sorted_list_with_ties_to_the_lowest_index(num_tokens, num_experts, data):
     top_k = data.draw(st.integers(1, num_experts))
@@ -31,12 +32,14 @@ def test_top_k_puts_minus_infinity_last_and_never_twice():
     assert k.top_k(np.array([[-np.inf, 1.0, -np.inf]]), 3).tolist() == [[1, 0, 2]]
 
 
+@settings(deadline=None)
 @given(keys)
 def test_position_in_group_counts_earlier_equal_keys(case):
     key, n = case
     assert k.position_in_group(key, n).tolist() == [key[:i].tolist().count(x) for i, x in enumerate(key.tolist())]
 
 
+@settings(deadline=None)
 @given(keys)
 def test_stable_order_and_offsets_describe_the_groups(case):
     key, n = case
@@ -50,6 +53,7 @@ def test_stable_order_of_keys_that_need_more_than_16_bits():
     assert k.stable_order(key, 50_000).tolist() == [1, 4, 3, 0, 2]
 
 
+@settings(deadline=None)
 @given(keys, st.integers(1, 4))
 def test_add_rows_loses_no_duplicate(case, width):
     key, n = case
@@ -60,6 +64,7 @@ def test_add_rows_loses_no_duplicate(case, width):
     np.testing.assert_array_equal(k.add_rows(rows, key, n), expected)
 
 
+@settings(deadline=None)
 @given(keys)
 def test_sum_by_key_keeps_the_dtype(case):
     key, n = case
@@ -67,6 +72,39 @@ def test_sum_by_key_keeps_the_dtype(case):
     total = k.sum_by_key(values, key, n)
     assert total.dtype == np.float32
     np.testing.assert_allclose(total, [values[key == i].sum() for i in range(n)], rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(keys)
+def test_max_by_key_is_the_largest_of_each_key_or_minus_infinity(case):
+    key, n = case
+    values = np.random.default_rng(0).standard_normal(len(key)).astype(np.float32)
+    largest = k.max_by_key(values, key, n)
+    assert largest.dtype == np.float32
+    assert largest.tolist() == [max(values[key == i].tolist(), default=-np.inf) for i in range(n)]
+
+
+@settings(deadline=None)
+@given(keys)
+def test_count_counts(case):
+    key, n = case
+    assert k.count(key, n).tolist() == [key.tolist().count(i) for i in range(n)]
+
+
+def test_add_at_adds_every_value_of_an_entry_named_twice():
+    y = np.ones((2, 3), np.float32)
+    k.add_at(y, np.array([[0, 0], [1, 0]]), np.array([[1, 1], [2, 0]]), np.array([[2, 3], [4, 5]], np.float32))
+    assert y.tolist() == [[6, 6, 1], [1, 1, 5]]
+    assert y.dtype == np.float32
+
+
+def test_to_host_is_the_array_itself():
+    x = np.zeros(3)
+    assert k.to_host(x) is x
+
+
+def test_top_k_puts_nan_last():
+    assert k.top_k(np.array([[np.nan, 1.0, 2.0], [0.0, np.nan, -1.0]]), 3).tolist() == [[2, 1, 0], [0, 2, 1]]
 
 
 def test_place_undoes_a_permutation_and_leaves_zero_elsewhere():

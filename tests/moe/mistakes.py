@@ -220,7 +220,7 @@ class PickScoresChoosingAgain(PickScores):
         return super().forward(p, token, expert)
 
     def backward(self, grad):
-        token, expert = self.saved
+        token, _ = self.saved
         k = len(token) // len(self.p)
         again = np.argsort(self.p, axis=1, kind="stable")[:, ::-1][:, :k].reshape(-1)
         dp = np.zeros_like(self.p)
@@ -232,7 +232,7 @@ class PickScoresChoosingAgain(PickScores):
 
 
 class GroupedSwiGLUAveraging(GroupedSwiGLU):
-    """Mistake: divide the gradient of each expert by the number of its tokens. Symptom: 0/0 = NaN for an idle expert."""
+    """Mistake: divide the gradient of each expert by the number of its tokens. Symptom: 0/0 for an idle expert."""
 
     def backward(self, grad):
         *_, offsets, _, _ = self.saved

@@ -1,11 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from by_hand import combined, expert, sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.moe import MoE, RouterConfig, recipes
+from moe_numpy.moe import HierarchicalMoE, MoE, Recipe, RouterConfig, make_layer, recipes
+from moe_numpy.moe.balance import SwitchBalance, ZLoss
 from moe_numpy.moe.capacity import Capacity
-from moe_numpy.moe.gates import Raw
-from moe_numpy.moe.selection import TopK
+from moe_numpy.moe.dispatch import STRATEGIES
+from moe_numpy.moe.noise import GumbelNoise
+from moe_numpy.moe.selection import Hash, TopK
 
 ROUTERS = {
     "mixtral": recipes.mixtral(),
@@ -24,41 +29,75 @@ def inputs(*shape, dtype=np.float64, seed=1):
     return Tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype), requires_grad=True)
 
 
-def by_hand(layer, x, routing):
-    """y_t = Σ w f_e(x_t), one assignment at a time, in plain arrays."""
-    y = np.zeros_like(x)
-    experts = layer.experts
-    for t, e, w in zip(routing.token, routing.expert, routing.weight.data, strict=True):
-        gate, up = np.split(experts.gate_up.data[e] @ x[t], 2)
-        y[t] += w * (experts.down.data[e] @ (gate / (1 + np.exp(-gate)) * up))
-    return y
-
-
-@pytest.mark.parametrize("dispatch", ["sorted", "loop"])
+@pytest.mark.parametrize("dispatch", STRATEGIES)
 @pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)
 def test_the_layer_is_the_weighted_sum_of_its_experts(router, dispatch):
     layer = make(router, dispatch)
     x = inputs(9, 5)
     y, routing = layer(x, np.random.default_rng(0))
-    np.testing.assert_allclose(y.data, by_hand(layer, x.data, routing), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(y.data, combined(layer.experts, x.data, routing), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("experts", ["swiglu", "relu", "gelu"])
+@pytest.mark.parametrize("experts", ["swiglu", "relu", "gelu", "gpt_oss"])
 @pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)
-def test_loop_and_sorted_agree_in_value_and_in_every_gradient(router, experts):
+def test_all_strategies_agree_in_value_and_in_every_gradient(router, experts):
     results = []
-    for dispatch in ("loop", "sorted"):
+    for dispatch in STRATEGIES:
         layer, x = make(router, dispatch, experts), inputs(3, 4, 5)
         y, routing = layer(x, np.random.default_rng(0))
         y.backward(np.random.default_rng(2).standard_normal(y.shape), retain_graph=True)
         if routing.auxiliary_loss is not None:
             routing.auxiliary_loss.backward()
-        results.append((y.data, x.grad, {name: p.grad for name, p in layer.named_parameters()}))
-    (y, dx, grads), (y2, dx2, grads2) = results
-    np.testing.assert_allclose(y, y2, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(dx, dx2, rtol=1e-10, atol=1e-13)
-    for name, grad in grads.items():
-        np.testing.assert_allclose(grad, grads2[name], rtol=1e-10, atol=1e-13, err_msg=name)
+        results.append({"y": y.data, "dx": x.grad} | {name: p.grad for name, p in layer.named_parameters()})
+    for other in results[1:]:
+        for name, value in results[0].items():
+            np.testing.assert_allclose(value, other[name], rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+def test_shared_experts_are_one_wider_network_that_every_token_meets():
+    layer = make(Recipe(RouterConfig(TopK(1), weights=()), shared_experts=2))
+    assert layer.shared.down.weight.shape == (5, 12)
+    x = inputs(7, 5)
+    y, routing = layer(x)
+    routed = combined(layer.experts, x.data, routing)
+    gate, up = x.data @ layer.shared.gate.weight.data.T, x.data @ layer.shared.up.weight.data.T
+    always = (gate * sigmoid(gate) * up) @ layer.shared.down.weight.data.T
+    np.testing.assert_allclose(y.data, routed + always, rtol=1e-10)
+    # Two experts of width 6 with halves of the weights give the same sum.
+    halves = sum(
+        (gate[:, s] * sigmoid(gate[:, s]) * up[:, s]) @ layer.shared.down.weight.data[:, s].T
+        for s in (slice(0, 6), slice(6, 12))
+    )
+    np.testing.assert_allclose(halves, always, rtol=1e-10)
+
+
+def test_a_shared_expert_can_be_gated_by_the_token():
+    recipe = Recipe(RouterConfig(TopK(1), weights=()), shared_experts=1)
+    plain, gated = make(recipe), make(replace(recipe, gated_shared=True))
+    x = inputs(7, 5)
+    routed = combined(plain.experts, x.data, plain(x)[1])
+    always = plain(x)[0].data - routed
+    gate = sigmoid(x.data @ gated.shared_gate.weight.data.T)
+    assert gate.shape == (7, 1)
+    y, _ = gated(x)
+    np.testing.assert_allclose(y.data, routed + gate * always, rtol=1e-9, atol=1e-12)
+    y.backward(np.ones((7, 5)))
+    np.testing.assert_allclose(
+        gated.shared_gate.weight.grad, (gate * (1 - gate) * always.sum(axis=1, keepdims=True)).T @ x.data, rtol=1e-8
+    )
+
+
+def test_zero_experts_give_the_token_back_with_its_weight():
+    layer = make(Recipe(RouterConfig(TopK(1), weights=()), zero_experts=12))
+    x = inputs(20, 5)
+    y, routing = layer(x)
+    idle = routing.expert >= 4
+    assert 0 < idle.sum() < 20
+    np.testing.assert_allclose(
+        y.data[routing.token[idle]], routing.weight.data[idle, None] * x.data[routing.token[idle]]
+    )
+    busy = routing.token[~idle][0]
+    np.testing.assert_allclose(y.data[busy], combined(layer.experts, x.data, routing)[busy])
 
 
 def test_a_token_without_an_expert_contributes_zero():
@@ -71,7 +110,7 @@ def test_a_token_without_an_expert_contributes_zero():
 
 
 def test_an_idle_expert_gets_a_zero_gradient():
-    layer = make(RouterConfig(TopK(1), weights=Raw()))
+    layer = make(RouterConfig(TopK(1), weights=()))
     y, routing = layer(inputs(1, 5))
     y.backward(np.ones((1, 5)))
     (busy,) = routing.expert.tolist()
@@ -79,18 +118,46 @@ def test_an_idle_expert_gets_a_zero_gradient():
         assert (np.abs(layer.experts.down.grad[e]).max() > 0) == (e == busy)
 
 
-def test_without_capacity_a_token_does_not_depend_on_its_company():
-    layer, x = make(recipes.mixtral()), inputs(6, 5)
-    together, _ = layer(x)
-    alone = np.concatenate([layer(Tensor(x.data[t : t + 1]))[0].data for t in range(6)])
-    np.testing.assert_allclose(together.data, alone, rtol=1e-12)
-
-
-def test_with_capacity_it_does():
-    layer = make(RouterConfig(TopK(1), weights=Raw(), capacity=Capacity(1.0)))
+def test_with_capacity_a_token_depends_on_its_company():
+    layer = make(RouterConfig(TopK(1), weights=(), capacity=Capacity(1.0)))
     x = np.tile(np.random.default_rng(0).standard_normal(5), (8, 1))  # eight equal tokens want one expert
     y, _ = layer(Tensor(x))
     assert (np.abs(y.data).max(axis=1) > 0).tolist() == [True, True] + [False] * 6
+
+
+@pytest.mark.parametrize(
+    ("drop", "top_k", "causal"),
+    [("position", 1, True), ("position", 2, False), ("probability", 1, False), ("batch_priority", 1, False)],
+)
+def test_only_first_come_first_served_is_causal(drop, top_k, causal):
+    """With two choices even that is not: a later token's first choice takes the place of an earlier one's second."""
+    layer = make(RouterConfig(TopK(top_k), weights=(), capacity=Capacity(0.7, drop=drop)))
+    moved = False
+    for seed in range(20):
+        x = inputs(12, 5, seed=seed).data
+        later = np.concatenate([x[:8], inputs(4, 5, seed=seed + 100).data])
+        moved |= not np.allclose(layer(Tensor(x))[0].data[:8], layer(Tensor(later))[0].data[:8])
+    assert moved == (not causal)
+
+
+@pytest.mark.parametrize("drop", ["position", "probability", "batch_priority"])
+def test_a_capacity_of_sequences_is_like_running_each_sequence_alone(drop):
+    layer = make(RouterConfig(TopK(2), weights=(), capacity=Capacity(0.6, drop=drop, scope="sequence")))
+    x = inputs(3, 8, 5)
+    together, routing = layer(x)
+    assert len(routing.statistics.dropped) > 0
+    alone = [layer(Tensor(sequence[None]))[0].data[0] for sequence in x.data]
+    np.testing.assert_allclose(together.data, alone, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 1, 3, 5)])
+def test_the_leading_axes_are_kept_and_the_last_of_them_is_the_sequence(shape):
+    layer = make(recipes.mixtral())
+    x = inputs(*shape)
+    y, routing = layer(x)
+    assert y.shape == shape
+    assert routing.gating.batch.sequence_length == (shape[-2] if len(shape) > 1 else 1)
+    np.testing.assert_allclose(y.data.reshape(-1, 5), layer(Tensor(x.data.reshape(-1, 5)))[0].data)
 
 
 def test_an_empty_batch_is_legal():
@@ -100,9 +167,10 @@ def test_an_empty_batch_is_legal():
     assert routing.num_tokens == 0
 
 
-@pytest.mark.parametrize("experts", ["swiglu", "relu"])
-def test_float32_in_float32_out(experts):
-    layer = make(recipes.mixtral(), experts=experts, dtype=np.float32)
+@pytest.mark.parametrize("experts", ["swiglu", "relu", "gelu", "gpt_oss"])
+@pytest.mark.parametrize("dispatch", STRATEGIES)
+def test_float32_in_float32_out(experts, dispatch):
+    layer = make(recipes.mixtral(), dispatch, experts=experts, dtype=np.float32)
     x = inputs(7, 5, dtype=np.float32)
     y, _ = layer(x)
     y.backward(np.ones_like(y.data))
@@ -113,16 +181,30 @@ def test_active_parameters_count_the_router_and_k_experts():
     layer = make(recipes.mixtral())
     assert layer.num_parameters() == 4 * 5 + 4 * 3 * 5 * 6
     assert layer.active_parameters() == 4 * 5 + 2 * 3 * 5 * 6
+    shared = make(Recipe(RouterConfig(TopK(2)), shared_experts=2, gated_shared=True))
+    assert shared.active_parameters() == 4 * 5 + (2 + 2) * 3 * 5 * 6 + 5
+    idle = make(Recipe(RouterConfig(TopK(2)), zero_experts=4))  # half of the choices cost nothing
+    assert idle.active_parameters() == 8 * 5 + 1 * 3 * 5 * 6
+    dense = make(RouterConfig(TopK(4)))
+    assert dense.active_parameters() == dense.num_parameters()
+
+
+def test_an_experts_argument_wins_over_the_recipe():
+    assert hasattr(make(recipes.switch(), experts=None).experts, "first")
+    assert hasattr(make(recipes.switch(), experts="swiglu").experts, "gate_up")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"d_model": 0}, "d_model must be at least 1, got 0"),
         ({"d_ff": 0}, "d_ff must be at least 1, got 0"),
         ({"num_experts": 0}, "num_experts must be at least 1, got 0"),
         ({"num_experts": 1}, "top_k must be between 1 and num_experts=1, got 2"),
-        ({"dispatch": "magic"}, "dispatch must be one of loop, sorted, got 'magic'"),
-        ({"experts": "relu2"}, "experts must be one of swiglu, relu, gelu, got 'relu2'"),
+        ({"dispatch": "magic"}, "dispatch must be one of loop, onehot, padded, sorted, got 'magic'"),
+        ({"experts": "relu2"}, "experts must be one of swiglu, relu, gelu, gpt_oss, got 'relu2'"),
+        ({"router": recipes.soft_moe()}, "no flat layer with a router; build it with make_layer"),
+        ({"router": recipes.hierarchical()}, "no flat layer with a router; build it with make_layer"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -131,6 +213,112 @@ def test_bad_settings_are_named(settings, message):
         MoE(**(good | settings), rng=np.random.default_rng(0))
 
 
-def test_a_wrong_width_is_named():
+@pytest.mark.parametrize("recipe", [recipes.mixtral(), recipes.hierarchical()], ids=["flat", "hierarchical"])
+def test_inputs_that_do_not_fit_are_named(recipe, unchecked):
+    layer = make_layer(recipe, 5, 6, 4, rng=np.random.default_rng(0), dtype=np.float64)
     with pytest.raises(ValueError, match=r"x must end in d_model=5, got shape \(2, 4\)"):
-        make(recipes.mixtral())(inputs(2, 4))
+        layer(inputs(2, 4))
+    with pytest.raises(ValueError, match=r"x must end in d_model=5, got shape \(\)"):
+        layer(inputs())
+    with pytest.raises(ValueError, match=r"token_ids must have shape \(2, 3\), that of x without d, got \(6,\)"):
+        layer(inputs(2, 3, 5), None, np.zeros(6, int))
+
+
+def test_hash_routing_gets_its_ids_in_the_shape_of_the_batch():
+    layer = make(RouterConfig(Hash(10), weights=()))
+    ids = np.array([[3, 1, 4], [1, 5, 9]])
+    _, routing = layer(inputs(2, 3, 5), token_ids=ids)
+    expert_of = dict(zip(routing.token.tolist(), routing.expert.tolist(), strict=True))
+    assert expert_of[1] == expert_of[3]
+
+
+# Two levels
+
+
+def two_levels(router, dispatch="sorted", num_groups=3, **settings):
+    recipe = Recipe(router, num_groups=num_groups, **settings)
+    return HierarchicalMoE(5, 6, 6, recipe, dispatch=dispatch, rng=np.random.default_rng(0), dtype=np.float64)
+
+
+def test_a_sparse_hierarchy_by_hand():
+    """Top-1 of the groups, then top-1 in the group; the weights are multiplied."""
+    layer = two_levels(RouterConfig(TopK(1), weights=()))
+    x = inputs(9, 5)
+    y, routing = layer(x)
+    for t, row in enumerate(x.data):
+        outer = softmax(layer.router.weight.data @ row)
+        group = layer.groups.groups[outer.argmax()]
+        inner = softmax(group.router.weight.data @ row)
+        expected = outer.max() * inner.max() * expert(group.experts, inner.argmax(), row)
+        np.testing.assert_allclose(y.data[t], expected, rtol=1e-9)
+    assert routing.num_experts == 3
+
+
+@pytest.mark.parametrize("capacity", [None, Capacity(1.0)], ids=["dropless", "capacity"])
+def test_strategies_agree_in_two_levels_losses_included(capacity):
+    config = RouterConfig(TopK(1), weights=(), capacity=capacity, losses=(SwitchBalance(0.1), ZLoss(0.1)))
+    results = []
+    for dispatch in STRATEGIES:
+        layer, x = two_levels(config, dispatch), inputs(2, 8, 5)
+        y, routing = layer(x)
+        (y.sum() + routing.auxiliary_loss).backward()
+        results.append([y.data, routing.auxiliary_loss.data, x.grad, *(p.grad for p in layer.parameters())])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_the_losses_of_both_levels_are_named_and_summed():
+    layer = two_levels(RouterConfig(TopK(1), weights=(), losses=(SwitchBalance(0.5),)))
+    _, routing = layer(inputs(9, 5))
+    assert list(routing.losses) == ["balance", "group 0 balance", "group 1 balance", "group 2 balance"]
+    assert routing.auxiliary_loss.item() == pytest.approx(0.5 * sum(v.item() for v in routing.losses.values()))
+    _, silent = two_levels(RouterConfig(TopK(1), weights=()))(inputs(9, 5))
+    assert silent.auxiliary_loss is None
+    assert silent.losses == {}
+    assert layer.groups.routings == []  # nothing keeps the graph alive
+
+
+def test_a_group_sees_its_own_tokens_and_no_padding():
+    layer = two_levels(RouterConfig(TopK(1), weights=(), losses=(SwitchBalance(), ZLoss())))
+    x = inputs(10, 5)
+    _, routing = layer(x)
+    for g, group in enumerate(layer.groups.groups):
+        _, alone = group(Tensor(x.data[routing.token[routing.expert == g]]))
+        for name, loss in alone.losses.items():
+            assert routing.losses[f"group {g} {name}"].item() == pytest.approx(loss.item())
+
+
+def test_noise_reaches_both_levels_in_training_only():
+    layer = two_levels(RouterConfig(TopK(1), weights=(), noise=GumbelNoise()))
+    x = inputs(9, 5)
+    with pytest.raises(ValueError, match=r"GumbelNoise\(\) needs rng while training"):
+        layer(x)
+    runs = [layer(x, np.random.default_rng(seed))[0].data for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.allclose(runs[0], runs[2])
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0].data, layer(x)[0].data)
+
+
+def test_active_parameters_of_two_levels():
+    layer = two_levels(RouterConfig(TopK(1), weights=()))
+    assert layer.num_parameters() == 3 * 5 + 3 * (2 * 5 + 2 * 90)
+    assert layer.active_parameters() == 3 * 5 + 2 * 5 + 90
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        (recipes.hierarchical(num_groups=4), {}, "num_groups must divide num_experts=6, got 4"),
+        (recipes.mixtral(), {}, "num_groups must divide num_experts=6, got 0"),
+        (recipes.soft_moe(), {}, "num_groups must divide num_experts=6, got 0"),
+        (recipes.hierarchical(), {"dispatch": "magic"}, "dispatch must be one of .*, got 'magic'"),
+        (recipes.hierarchical(), {"d_ff": 0}, "d_ff must be at least 1, got 0"),
+        (Recipe(RouterConfig(TopK(3)), num_groups=3), {}, "top_k must be between 1 and num_experts=2, got 3"),
+    ],
+)
+def test_bad_settings_of_two_levels_are_named(recipe, settings, message):
+    sizes = {"d_model": 5, "d_ff": 6, "num_experts": 6} | settings
+    with pytest.raises(ValueError, match=message):
+        HierarchicalMoE(**sizes, recipe=recipe, rng=np.random.default_rng(0))

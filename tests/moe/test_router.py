@@ -2,37 +2,59 @@ import dataclasses
 
 import numpy as np
 import pytest
+from by_hand import sigmoid, softmax, who_fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_numpy.autodiff import Tensor
-from moe_numpy.moe import RouterConfig, recipes
+from moe_numpy.autodiff import Tensor, substitute
+from moe_numpy.moe import Batch, RouterConfig, recipes
 from moe_numpy.moe.balance import SwitchBalance, ZLoss
-from moe_numpy.moe.capacity import Capacity
-from moe_numpy.moe.gates import Jitter, Raw
+from moe_numpy.moe.balancing import LossFreeBias
+from moe_numpy.moe.capacity import ROUNDING, Capacity
+from moe_numpy.moe.gates import Renormalize, Renormalized, Scaled, SoftmaxOfSelected, SqrtSoftplus
+from moe_numpy.moe.noise import Jitter, NormalNoise, ShazeerNoise
 from moe_numpy.moe.router import Router
-from moe_numpy.moe.selection import TopK
+from moe_numpy.moe.selection import Threshold, TopK
+from moe_numpy.ops import ReLU, Sigmoid, Softmax
+
+MIXTRAL = recipes.mixtral().router
 
 
-def make(config, num_experts=4, d_model=3, seed=0):
-    return Router(config, d_model, num_experts, rng=np.random.default_rng(seed), dtype=np.float64)
+def make(config, num_experts=4, d_model=3, seed=0, dtype=np.float64):
+    return Router(config, d_model, num_experts, rng=np.random.default_rng(seed), dtype=dtype)
 
 
 def tokens(n, d_model=3, seed=1):
     return Tensor(np.random.default_rng(seed).standard_normal((n, d_model)), requires_grad=True)
 
 
-@settings(max_examples=60, deadline=None)
+def route(config, x, *, training=False, seed=0, **sizes):
+    return make(config, **sizes)(x, Batch(len(x), training, np.random.default_rng(seed)))
+
+
+def weight_of(routing):
+    pairs = zip(routing.token.tolist(), routing.expert.tolist(), strict=True)
+    return dict(zip(pairs, routing.weight.data.tolist(), strict=True))
+
+
+@settings(deadline=None)
 @given(
-    num_tokens=st.integers(0, 12),
+    sequences=st.integers(0, 3),
+    length=st.integers(1, 5),
     num_experts=st.integers(1, 6),
     factor=st.none() | st.floats(0.2, 2),
+    rounding=st.sampled_from(sorted(ROUNDING)),
+    drop=st.sampled_from(["position", "probability", "batch_priority"]),
+    scope=st.sampled_from(["batch", "sequence", 2]),
     data=st.data(),
 )
-def test_what_every_routing_must_satisfy(num_tokens, num_experts, factor, data):
+def test_what_every_routing_must_satisfy(sequences, length, num_experts, factor, rounding, drop, scope, data):
     top_k = data.draw(st.integers(1, num_experts))
-    config = RouterConfig(TopK(top_k), capacity=None if factor is None else Capacity(factor))
-    routing = make(config, num_experts)(tokens(num_tokens, seed=data.draw(st.integers(0, 99))))
+    num_tokens = sequences * length
+    capacity = None if factor is None else Capacity(factor, rounding, drop, scope)
+    router = make(RouterConfig(TopK(top_k), capacity=capacity), num_experts)
+    x = tokens(num_tokens, seed=data.draw(st.integers(0, 99)))
+    routing = router(x, Batch(length))
     statistics, dropped = routing.statistics, routing.statistics.dropped
 
     pairs = list(zip(routing.expert.tolist(), routing.token.tolist(), strict=True))
@@ -42,38 +64,135 @@ def test_what_every_routing_must_satisfy(num_tokens, num_experts, factor, data):
     for e in range(num_experts):
         assert set(routing.expert[routing.offsets[e] : routing.offsets[e + 1]].tolist()) <= {e}
     assert statistics.load.sum() == top_k * num_tokens == len(routing.token) + len(dropped)
-    kept = np.diff(routing.offsets)
-    if factor is None:
-        assert len(dropped) == 0
-        np.testing.assert_array_equal(kept, statistics.load)
-    else:
-        np.testing.assert_array_equal(kept, np.minimum(statistics.load, config.capacity.size(num_tokens, num_experts, top_k)))
+    gone = list(zip(dropped.token.tolist(), dropped.expert.tolist(), strict=True))
+    assert [token for token, _ in gone] == sorted(token for token, _ in gone)
     if num_tokens:
         assert statistics.importance.sum() == pytest.approx(1)
 
+    c = routing.gating.candidates
+    expected = [True] * len(c.token)
+    if capacity is not None:
+        in_scope = {"batch": num_tokens, "sequence": length}.get(scope, scope)
+        size = ROUNDING[rounding](in_scope, num_experts, top_k, factor)
+        assert dropped.capacity == size
+        expected = who_fits(c, routing.gating.scores.data, size, drop=drop, tokens_in_scope=in_scope)
+    kept = {(e, t) for e, t, fits in zip(c.expert.tolist(), c.token.tolist(), expected, strict=True) if fits}
+    assert set(pairs) == kept
+
 
 def test_weights_of_a_token_sum_to_one_before_dropping_and_keep_their_value_after():
-    free = make(recipes.mixtral())(tokens(10))
-    tight = make(recipes.mixtral(capacity_factor=0.5))(tokens(10))
+    x = tokens(10)
+    free, tight = route(MIXTRAL, x), route(recipes.mixtral(capacity_factor=0.5).router, x)
     np.testing.assert_allclose(np.bincount(free.token, free.weight.data), 1)
-    weight_of = {(t, e): w for t, e, w in zip(free.token, free.expert, free.weight.data, strict=True)}
+    before = weight_of(free)
     assert 0 < len(tight.token) < 20
-    for t, e, w in zip(tight.token, tight.expert, tight.weight.data, strict=True):
-        assert w == weight_of[t, e]
+    assert weight_of(tight).items() <= before.items()
+
+
+def test_weighing_after_dropping_shares_the_weight_among_those_that_stayed():
+    x = tokens(10)
+    config = RouterConfig(TopK(2), capacity=Capacity(0.5), weigh_after_dropping=True)
+    routing = route(config, x)
+    left = np.bincount(routing.token, minlength=10)
+    assert {0, 1, 2} == set(left.tolist())
+    np.testing.assert_allclose(np.bincount(routing.token, routing.weight.data, minlength=10)[left > 0], 1)
+    before = route(dataclasses.replace(config, weigh_after_dropping=False), x)
+    assert weight_of(before).keys() == weight_of(routing).keys()
+    assert weight_of(before) != weight_of(routing)
+
+
+def test_a_first_choice_is_weighted_as_if_its_second_had_gone_too():
+    """GShard flips its coin after normalising: a token that lost its second expert still has g1 / (g1 + g2)."""
+    config = recipes.gshard(capacity_factor=None).router
+    trained, evaluated = route(config, tokens(64), training=True), route(config, tokens(64))
+    assert 64 < len(trained.token) < len(evaluated.token) == 128
+    full = weight_of(evaluated)
+    assert all(weight == pytest.approx(full[pair]) for pair, weight in weight_of(trained).items())
+    assert len(trained.statistics.dropped) == 0  # not sent is not dropped
 
 
 def test_dropped_assignments_are_listed_with_the_reason():
-    routing = make(recipes.switch(capacity_factor=0.5)).eval()(tokens(8))
+    routing = route(recipes.switch(capacity_factor=0.5).router, tokens(8))
     dropped = routing.statistics.dropped
     assert len(dropped) > 0
     assert routing.statistics.dropped_fraction == len(dropped) / 8
     assert dropped.reason(0) == f"token {dropped.token[0]}: expert {dropped.expert[0]} had filled its 1 places"
-    assert not set(zip(dropped.token, dropped.expert, strict=True)) & set(zip(routing.token, routing.expert, strict=True))
+    gone, kept = (set(zip(r.token.tolist(), r.expert.tolist(), strict=True)) for r in (dropped, routing))
+    assert not gone & kept
+    empty = route(MIXTRAL, tokens(0)).statistics
+    assert empty.dropped_fraction == 0
+    assert empty.dropped.capacity is None
+
+
+# Scores, bias, weights
+
+
+@pytest.mark.parametrize(
+    ("scores", "function"),
+    [
+        (Softmax, softmax),
+        (Sigmoid, sigmoid),
+        (ReLU, lambda h: np.maximum(h, 0)),
+        (SqrtSoftplus, lambda h: np.sqrt(np.log1p(np.exp(h)))),
+        (None, lambda h: h),
+    ],
+)
+def test_raw_weights_are_the_scores_of_the_chosen(scores, function):
+    router, x = make(RouterConfig(TopK(2), scores=scores, weights=(), bias=True)), tokens(6)
+    router.bias.data[:] = [0.3, -0.2, 0.1, 0]
+    routing = router(x, Batch(6))
+    s = function(x.data @ router.weight.data.T + router.bias.data)
+    np.testing.assert_allclose(routing.weight.data, s[routing.token, routing.expert])
+    np.testing.assert_allclose(routing.statistics.importance, s.mean(axis=0))
+
+
+def test_steps_are_applied_in_their_order():
+    x = tokens(5)
+    scaled_last = route(RouterConfig(TopK(2), weights=(Renormalized(), Scaled(3.0))), x)
+    scaled_first = route(RouterConfig(TopK(2), weights=(Scaled(3.0), Renormalized())), x)
+    np.testing.assert_allclose(np.bincount(scaled_last.token, scaled_last.weight.data), 3)
+    np.testing.assert_allclose(np.bincount(scaled_first.token, scaled_first.weight.data), 1)
+
+
+def test_mixtral_is_shazeer_without_noise():
+    """Softmax, top-k, renormalise = top-k, softmax: in value and in the router's gradient."""
+    configs = RouterConfig(TopK(2)), RouterConfig(TopK(2), scores=None, weights=(SoftmaxOfSelected(),))
+    gradients = []
+    for config in configs:
+        router = make(config)
+        weight = router(tokens(6), Batch(6)).weight
+        weight.backward(np.random.default_rng(2).standard_normal(12))
+        gradients.append((weight.data, router.weight.grad))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_choosing_by_logits_and_by_scores_differ_where_a_bias_does():
+    """σ' is small for large logits: the same bias is worth more before the sigmoid than after it."""
+    chosen = []
+    for choose_by in ("scores", "logits"):
+        config = RouterConfig(TopK(1), scores=Sigmoid, choose_by=choose_by, weights=(), balancer=LossFreeBias())
+        router = make(config, num_experts=2, d_model=1)
+        router.weight.data[:] = [[1.0], [5.0]]
+        router.balance.data[:] = [0.3, 0.0]
+        chosen.append(router(Tensor(np.array([[1.0]])), Batch(1)).expert.tolist())
+    assert chosen == [[0], [1]]
+
+
+def test_a_token_without_a_positive_score_goes_nowhere():
+    router = make(RouterConfig(Threshold(), scores=ReLU, weights=()))
+    routing = router(Tensor(np.zeros((3, 3))), Batch(3))
+    assert len(routing.token) == 0
+    assert routing.offsets.tolist() == [0] * 5
+    assert routing.statistics.dropped_fraction == 0
+
+
+# Gradients and losses
 
 
 def test_only_the_weights_carry_the_task_gradient_to_the_router():
-    router = make(RouterConfig(TopK(1), weights=Raw()))
-    routing = router(tokens(6))
+    router = make(RouterConfig(TopK(1), weights=()))
+    routing = router(tokens(6), Batch(6))
     routing.weight.backward(np.ones(6))
     assert np.abs(router.weight.grad).max() > 0
     assert routing.auxiliary_loss is None
@@ -82,34 +201,74 @@ def test_only_the_weights_carry_the_task_gradient_to_the_router():
 
 def test_the_auxiliary_loss_is_the_weighted_sum_and_reaches_the_router():
     router = make(RouterConfig(TopK(2), losses=(SwitchBalance(0.5), ZLoss(0.25))))
-    routing = router(tokens(6))
+    routing = router(tokens(6), Batch(6))
     expected = 0.5 * routing.losses["balance"].item() + 0.25 * routing.losses["z"].item()
     assert routing.auxiliary_loss.item() == pytest.approx(expected)
     routing.auxiliary_loss.backward()
     assert np.abs(router.weight.grad).max() > 0
 
 
-def test_noise_needs_an_rng_in_training_and_is_off_in_evaluation():
-    router = make(RouterConfig(TopK(1), noise=Jitter(0.5), weights=Raw()))
+def test_losses_look_at_what_was_asked_not_at_what_fitted():
+    x = tokens(8)
+    losses = (SwitchBalance(),)
+    free, tight = (route(RouterConfig(TopK(1), losses=losses, capacity=c), x) for c in (None, Capacity(0.25)))
+    assert free.losses["balance"].item() == tight.losses["balance"].item()
+
+
+def test_the_global_load_is_counted_in_training_until_the_step():
+    router = make(RouterConfig(TopK(1), losses=(SwitchBalance(scope="global"),)))
+    first, second = tokens(6, seed=1), tokens(10, seed=2)
+    load = router(first, Batch(6)).gating.load  # evaluation leaves no trace
+    assert router(first, Batch(6, training=True)).gating.load_since_update.tolist() == load.tolist()
+    both = router(second, Batch(10, training=True)).gating
+    assert both.load_since_update.tolist() == (load + both.load).tolist()
+    router.after_step()
+    again = router(second, Batch(10, training=True)).gating
+    assert again.load_since_update.tolist() == again.load.tolist()
+
+
+# Noise and precision
+
+
+@pytest.mark.parametrize("noise", [Jitter(0.5), ShazeerNoise(), NormalNoise(1.0)], ids=repr)
+def test_noise_needs_an_rng_in_training_and_is_off_in_evaluation(noise):
+    router = make(RouterConfig(TopK(1), noise=noise, weights=()))
     x = tokens(20)
-    with pytest.raises(ValueError, match=r"a router with Jitter\(epsilon=0.5\) needs rng while training"):
-        router(x)
-    noisy = [router(x, np.random.default_rng(seed)).weight.data for seed in (0, 0, 1)]
+    with pytest.raises(ValueError, match=rf"{type(noise).__name__}\(.*\) needs rng while training; pass rng="):
+        router(x, Batch(20, training=True))
+    noisy = [router(x, Batch(20, True, np.random.default_rng(seed))).weight.data for seed in (0, 0, 1)]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert not np.array_equal(noisy[0], noisy[2])
-    router.eval()
-    silent = make(RouterConfig(TopK(1), weights=Raw()))
-    np.testing.assert_array_equal(router(x).weight.data, silent(x).weight.data)
+    silent = make(RouterConfig(TopK(1), weights=()))
+    np.testing.assert_array_equal(router(x, Batch(20)).weight.data, silent(x, Batch(20)).weight.data)
+    assert (router.noise_weight is not None) == isinstance(noise, ShazeerNoise)
 
 
 def test_the_router_never_works_below_float32():
-    config = RouterConfig(TopK(2), losses=(SwitchBalance(), ZLoss()))
-    router = Router(config, 3, 4, rng=np.random.default_rng(0), dtype=np.float16)
+    config = RouterConfig(
+        TopK(2), losses=(SwitchBalance(), ZLoss()), bias=True, noise=ShazeerNoise(), balancer=LossFreeBias()
+    )
+    router = make(config, dtype=np.float16)
     x = Tensor(np.random.default_rng(1).standard_normal((5, 3)).astype(np.float16), requires_grad=True)
-    routing = router(x)
+    routing = router(x, Batch(5, True, np.random.default_rng(0)))
     assert routing.weight.dtype == routing.losses["z"].dtype == np.float32
     (routing.weight.sum() + routing.auxiliary_loss).backward()
-    assert router.weight.grad.dtype == x.grad.dtype == np.float16
+    assert router.weight.grad.dtype == router.bias.grad.dtype == x.grad.dtype == np.float16
+    router.after_step()
+    assert router(x, Batch(5)).weight.dtype == np.float32
+
+
+# Configuration
+
+
+def test_a_learners_function_takes_part():
+    class Halved(Renormalize):
+        def forward(self, s, token, *, num_tokens, epsilon=0.0):
+            return super().forward(s, token, num_tokens=num_tokens, epsilon=epsilon) / 2
+
+    with substitute(Renormalize, Halved):
+        routing = route(MIXTRAL, tokens(4))
+    np.testing.assert_allclose(np.bincount(routing.token, routing.weight.data), 0.5)
 
 
 def test_top_k_must_fit():
@@ -117,19 +276,25 @@ def test_top_k_must_fit():
         make(RouterConfig(TopK(5)))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"choose_by": "weights"}, "choose_by must be scores or logits, got 'weights'"),
+        ({"weigh": "both"}, "weigh must be output or input, got 'both'"),
+        ({"losses": (ZLoss(), ZLoss(0.1))}, "the losses of a router need different names, got z, z"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RouterConfig(TopK(1), **settings)
+
+
 def test_a_configuration_cannot_be_changed_by_accident():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        recipes.mixtral().selection = TopK(3)
+        MIXTRAL.selection = TopK(3)
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_every_recipe_routes_and_gives_the_router_a_task_gradient(name):
-    router = make(recipes.RECIPES[name]())
-    router(tokens(8), np.random.default_rng(0)).weight.backward(np.arange(1.0, 1 + len(router(tokens(8), np.random.default_rng(0)).token)))
-    assert np.abs(router.weight.grad).max() > 1e-8
-
-
-def test_recipes_without_a_capacity_drop_nothing():
-    assert recipes.switch(capacity_factor=None).capacity is None
-    assert recipes.switch().capacity == Capacity(1.25)
-    assert recipes.mixtral().capacity is None
+def test_two_losses_of_one_kind_need_their_own_names():
+    routing = route(RouterConfig(TopK(1), losses=(ZLoss(1.0), ZLoss(2.0, name="more z"))), tokens(3))
+    assert list(routing.losses) == ["z", "more z"]
+    assert routing.auxiliary_loss.item() == pytest.approx(3 * routing.losses["z"].item())

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from by_hand import softmax
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import decisions
@@ -71,9 +71,10 @@ def test_the_second_expert_is_kept_with_probability_min_1_2_g2():
     p = np.array([[0.9, 0.1, 0.0], [0.6, 0.2, 0.2], [0.5, 0.5, 0.0]])
     n = 20_000
     candidates = RandomSecond()(np.repeat(p, n, axis=0), training())
-    seconds = np.bincount(candidates.token[candidates.choice == 1] // n, minlength=3) / n
-    np.testing.assert_allclose(seconds, [0.2, 0.5, 1], atol=0.01)
     firsts = candidates.choice == 0
+    seconds = np.bincount(candidates.token[~firsts & candidates.sent] // n, minlength=3) / n
+    np.testing.assert_allclose(seconds, [0.2, 0.5, 1], atol=0.01)
+    assert candidates.sent[firsts].all()
     np.testing.assert_array_equal(candidates.token[firsts], np.arange(3 * n))
     np.testing.assert_array_equal(candidates.expert[firsts], 0)
     assert set(candidates.expert[~firsts].tolist()) == {1}
@@ -94,6 +95,7 @@ def test_the_coin_is_a_recorded_decision():
 # Groups
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(2, 3), st.data())
 def test_group_limited_is_top_k_of_the_experts_of_the_best_groups(num_groups, size, data):
     top_groups = data.draw(st.integers(1, num_groups))
@@ -143,6 +145,7 @@ def test_threshold_takes_what_is_above_it_and_nothing_that_equals_it():
 # Expert choice
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.data())
 def test_expert_choice_takes_the_best_tokens_of_each_sequence_for_every_expert(sequences, length, num_experts, data):
     factor = data.draw(st.floats(0.1, num_experts))
@@ -226,6 +229,7 @@ def test_sinkhorn_spreads_tokens_that_agree_and_is_greedy_in_evaluation():
     assert pairs(Sinkhorn()(np.zeros((0, 4)), training())) == []
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5), st.integers(1, 3), st.integers(0, 1000))
 def test_balanced_assignment_is_optimal(num_tokens, num_experts, seed):
     scores = draw(num_tokens, num_experts, seed=seed)
@@ -261,7 +265,7 @@ def test_balanced_assignment_in_training_and_evaluation():
         (GroupLimited(2, 2, 1), 2),
         (Dense(), 8),
         (Threshold(), 8),
-        (ExpertChoice(1.5), 1.5),
+        (ExpertChoice(2.0), 2.0),
         (Hash(), 1),
         (Sinkhorn(2), 2),
         (BalancedAssignment(), 1),

@@ -152,9 +152,7 @@ def check_trap_05(dispatch):
     y.backward(dy)
     ones = replace(routing, weight=Tensor(np.ones(6)))
     for n in range(6):
-        only = replace(
-            ones, token=ones.token[n : n + 1], expert=ones.expert[n : n + 1], weight=Tensor(np.ones(1))
-        )
+        only = replace(ones, token=ones.token[n : n + 1], expert=ones.expert[n : n + 1], weight=Tensor(np.ones(1)))
         assert weight.grad[n] == pytest.approx((combined(layer.experts, x.data, only) * dy).sum())
 
 

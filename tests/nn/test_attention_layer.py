@@ -87,9 +87,7 @@ def test_float32_stays_with_and_without_a_cache():
 
 
 def test_a_cache_has_no_gradient():
-    with pytest.raises(
-        RuntimeError, match=r"attention with a cache has no gradient; run it inside no_grad\(\)"
-    ):
+    with pytest.raises(RuntimeError, match=r"attention with a cache has no gradient; run it inside no_grad\(\)"):
         make()(Tensor(np.ones((1, 2, 8), np.float32)), KeyValueCache((1, 2, 2, 2)))
 
 

@@ -23,9 +23,7 @@ def test_returns_everything_so_far_in_order():
 def test_a_full_cache_says_so_and_keeps_what_it_has():
     cache = KeyValueCache((1, 2, 4, 4))
     cache.append(*tokens(3))
-    with pytest.raises(
-        ValueError, match="the cache holds 3 of 4 tokens and cannot take 2 more; start a new one"
-    ):
+    with pytest.raises(ValueError, match="the cache holds 3 of 4 tokens and cannot take 2 more; start a new one"):
         cache.append(*tokens(2))
     assert cache.length == 3
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moe_numpy.nn import Module, Parameter
+from moe_numpy.nn import Buffer, Module, Parameter
 from moe_numpy.nn.module import normal
 
 
@@ -27,6 +27,62 @@ def test_parameters_are_named_by_their_path_in_the_order_of_definition():
     names = [name for name, _ in tree.named_parameters()]
     assert names == ["bias", "first.weight", "layers.0.weight", "layers.1.weight", "pair.0.weight"]
     assert tree.num_parameters() == 10
+
+
+class Counter(Module):
+    """Counts optimizer steps in a buffer."""
+
+    def __init__(self):
+        self.weight = Parameter(np.zeros(2))
+        self.steps = Buffer(np.zeros(1))
+
+    def after_step(self):
+        self.steps.data = self.steps.data + 1
+
+
+class TwoCounters(Module):
+    def __init__(self):
+        self.offset = Buffer(np.zeros(3))
+        self.pair = [Counter(), Counter()]
+
+
+def test_modules_are_named_by_the_prefix_of_their_parameters():
+    tree = Tree()
+    named = dict(tree.named_modules())
+    assert list(named) == ["", "first.", "layers.0.", "layers.1.", "pair.0."]
+    assert named[""] is tree
+    assert named["layers.1."] is tree.layers[1]
+    assert [path for path, _ in tree.named_modules("model.")][:2] == ["model.", "model.first."]
+
+
+def test_buffers_are_state_but_not_trained():
+    model = TwoCounters()
+    assert [name for name, _ in model.named_buffers()] == ["offset", "pair.0.steps", "pair.1.steps"]
+    assert [name for name, _ in model.named_parameters()] == ["pair.0.weight", "pair.1.weight"]
+    assert list(model.state_dict()) == ["pair.0.weight", "pair.1.weight", "offset", "pair.0.steps", "pair.1.steps"]
+    assert model.num_parameters() == 4
+    assert not model.offset.requires_grad
+    assert Buffer(np.zeros(1), name="count").name == "count"
+    assert Parameter(np.zeros(1), name="scale").name == "scale"
+
+
+def test_after_step_reaches_every_module_below_once():
+    model = TwoCounters()
+    model.after_step()
+    model.after_step()
+    assert [counter.steps.data.tolist() for counter in model.pair] == [[2], [2]]
+
+
+def test_buffers_are_loaded_by_copy_and_checked_like_parameters():
+    source, target = TwoCounters(), TwoCounters()
+    source.after_step()
+    state = source.state_dict()
+    target.load_state_dict(state)
+    assert target.pair[1].steps.data.tolist() == [1]
+    state["pair.1.steps"][:] = 7
+    assert target.pair[1].steps.data.tolist() == [1]
+    with pytest.raises(ValueError, match=r"missing \['offset'\], unknown \[\]"):
+        target.load_state_dict({name: array for name, array in state.items() if name != "offset"})
 
 
 def test_train_and_eval_reach_everything_below():

@@ -13,9 +13,7 @@ def test_rms_norm_passes_its_weight_and_eps():
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
     np.testing.assert_array_equal(layer(X).data, ops.RMSNorm.apply(X, np.ones(4, np.float32), eps=0.5).data)
     layer.weight.data[:] = 2
-    np.testing.assert_array_equal(
-        layer(X).data, ops.RMSNorm.apply(X, np.full(4, 2, np.float32), eps=0.5).data
-    )
+    np.testing.assert_array_equal(layer(X).data, ops.RMSNorm.apply(X, np.full(4, 2, np.float32), eps=0.5).data)
 
 
 def test_layer_norm_passes_its_weight_bias_and_eps():

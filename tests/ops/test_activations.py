@@ -1,6 +1,4 @@
 import math
-import sys
-import types
 import warnings
 
 import numpy as np
@@ -20,7 +18,6 @@ from moe_numpy.ops import (
     Softplus,
     SwiGLU,
     Tanh,
-    activations,
 )
 
 ENTRYWISE = {

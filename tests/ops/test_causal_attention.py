@@ -66,9 +66,7 @@ def test_a_later_token_changes_no_earlier_output(rng):
 
 
 def test_float32_with_large_scores_stays_finite(rng):
-    q, k, v = (
-        Tensor(x, requires_grad=True) for x in 100 * rng.standard_normal((3, 1, 2, 6, 4)).astype(np.float32)
-    )
+    q, k, v = (Tensor(x, requires_grad=True) for x in 100 * rng.standard_normal((3, 1, 2, 6, 4)).astype(np.float32))
     y = CausalAttention.apply(q, k, v)
     y.backward(np.ones(y.shape, np.float32))
     for array in (y.data, q.grad, k.grad, v.grad):

@@ -33,9 +33,7 @@ def test_any_integer_type_and_float32(id_type):
 
 @pytest.mark.parametrize("ids", [[0, 5], [-1, 2]])
 def test_ids_out_of_range(ids):
-    with pytest.raises(
-        ValueError, match=f"ids must be between 0 and 4, got values from {ids[0]} to {ids[1]}"
-    ):
+    with pytest.raises(ValueError, match=f"ids must be between 0 and 4, got values from {ids[0]} to {ids[1]}"):
         EmbeddingLookup.apply(np.ones((5, 2)), np.array(ids))
 
 

@@ -9,9 +9,7 @@ def test_rms_norm_brings_the_root_mean_square_to_the_weight(rng):
     x = 100 * rng.standard_normal((2, 3, 64))
     y = RMSNorm.apply(x, np.full(64, 2.0)).data
     np.testing.assert_allclose(np.sqrt((y**2).mean(-1)), 2, rtol=1e-6)
-    np.testing.assert_allclose(
-        y / np.linalg.norm(y, axis=-1, keepdims=True) * np.linalg.norm(x, axis=-1)[..., None], x
-    )
+    np.testing.assert_allclose(y / np.linalg.norm(y, axis=-1, keepdims=True) * np.linalg.norm(x, axis=-1)[..., None], x)
 
 
 def test_layer_norm_brings_mean_and_variance_to_bias_and_weight(rng):

@@ -19,9 +19,7 @@ def test_sum_and_mean_agree_with_numpy(op, axis, keepdims, rng):
     g = rng.standard_normal(y.shape)
     y.backward(np.asarray(g))
     kept = g if axis is None or keepdims else np.expand_dims(g, axis)
-    np.testing.assert_allclose(
-        x.grad, np.broadcast_to(kept, x.shape) * (expected.size / x.size) ** (op is Mean)
-    )
+    np.testing.assert_allclose(x.grad, np.broadcast_to(kept, x.shape) * (expected.size / x.size) ** (op is Mean))
 
 
 @pytest.mark.parametrize("op", [Sum, Mean, Max])

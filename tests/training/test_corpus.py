@@ -88,9 +88,7 @@ def test_every_position_and_domain_is_drawn_equally():
     assert np.bincount(batch.tokens[:, 0]) == pytest.approx([30_000 / 9] * 9, rel=0.1)  # starts 0 to 12 - 4
 
 
-@given(
-    context=st.integers(1, 30), sizes=st.lists(st.integers(31, 400), min_size=1, max_size=4), data=st.data()
-)
+@given(context=st.integers(1, 30), sizes=st.lists(st.integers(31, 400), min_size=1, max_size=4), data=st.data())
 def test_validation_windows_are_fixed_disjoint_and_balanced(context, sizes, data):
     made = Corpus(
         Domain(str(d), np.zeros(40, np.uint8), np.arange(size, dtype=np.int64).astype(np.uint8))
@@ -107,10 +105,7 @@ def test_validation_windows_are_fixed_disjoint_and_balanced(context, sizes, data
     some = made.validation_windows(context, limit)
     assert len(some.tokens) == len(sizes) * min(limit, available)
     assert {row.tobytes() for row in some.tokens} <= {row.tobytes() for row in windows.tokens}
-    assert (
-        len(np.unique(some.tokens[some.domain == 0][:, 0])) == min(limit, available)
-        or available * context > 256
-    )
+    assert len(np.unique(some.tokens[some.domain == 0][:, 0])) == min(limit, available) or available * context > 256
 
 
 def test_the_end_of_a_longer_domain_is_drawn_too():

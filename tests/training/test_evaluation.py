@@ -19,7 +19,10 @@ def windows(n, seed=0):
 
 
 def test_losses_are_means_over_windows_whatever_the_batch_size():
-    model, w = Transformer(replace(TINY, recipe_settings={"capacity_factor": None}), rng=np.random.default_rng(0)), windows(7)
+    model, w = (
+        Transformer(replace(TINY, recipe_settings={"capacity_factor": None}), rng=np.random.default_rng(0)),
+        windows(7),
+    )
     whole, parts = evaluate(model, w, 2, batch_size=7), evaluate(model, w, 2, batch_size=2)
     model.eval()
     assert whole.loss == pytest.approx(CrossEntropy.apply(model(w.tokens).logits, w.targets).item(), rel=1e-6)

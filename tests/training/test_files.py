@@ -10,9 +10,7 @@ from moe_numpy.training import append_jsonl, read_jsonl, truncate_history, write
 
 def test_json_round_trip_with_arrays(tmp_path):
     path = tmp_path / "summary.json"
-    write_json_atomically(
-        path, {"loss": np.float32(0.5), "load": np.array([[1, 2]]), "big": 2**127, "text": "größer"}
-    )
+    write_json_atomically(path, {"loss": np.float32(0.5), "load": np.array([[1, 2]]), "big": 2**127, "text": "größer"})
     assert json.loads(path.read_bytes()) == {"loss": 0.5, "load": [[1, 2]], "big": 2**127, "text": "größer"}
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 

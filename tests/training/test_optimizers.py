@@ -225,9 +225,7 @@ def test_global_norm_is_the_norm_of_all_entries(entries):
 
 
 def test_global_norm_in_float64_and_of_any_layout():
-    assert global_norm([np.full((2, 2), 1e30, np.float32)]) == pytest.approx(
-        2e30
-    )  # the squares are no float32
+    assert global_norm([np.full((2, 2), 1e30, np.float32)]) == pytest.approx(2e30)  # the squares are no float32
     many = np.full(2**20, 0.1, np.float32)
     assert global_norm([many]) == pytest.approx(float(np.float32(0.1)) * 1024, rel=1e-12)
     assert global_norm([np.arange(6.0).reshape(2, 3).T, np.array(3.0)]) == pytest.approx(8.0)

@@ -1,0 +1,276 @@
+"""The commands: ``python -m exercises COMMAND``."""
+
+import json as json_module
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from .catalog import all_exercises, find, numbers
+from .exercise import Exercise
+from .grading.grade import GraderError, Result, grade_source
+from .report import next_up, print_list, print_result
+from .stubs import kernels_source, solution_source
+from .workspace import Progress, Workspace
+
+app = typer.Typer(
+    name="python -m exercises",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Which = Annotated[str, typer.Argument(help="A number, 07; a range, 05-09; or all.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of the inputs.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Rebuild the library, function by function. Without a command: where you are, and what comes next."""
+    if context.invoked_subcommand is None:
+        list_(json=False)
+
+
+@app.command("list")
+def list_(json: JsonOption = False) -> None:
+    """All exercises, with your progress."""
+    workspace, exercises = Workspace(), all_exercises()
+    if not json:
+        print_list(_console(json), exercises, workspace)
+        return
+    progress = workspace.progress()
+    _print_json(
+        [
+            {
+                "exercise": e.label,
+                "title": e.title,
+                "points": e.points,
+                "minutes": e.minutes,
+                "needs": e.needs,
+                "status": workspace.status(e, progress),
+                **asdict(progress.get(e.label, Progress())),
+            }
+            for e in exercises
+        ]
+    )
+
+
+@app.command()
+def check(which: Which = "all", seed: SeedOption = 0, json: JsonOption = False) -> None:
+    """Grade your files. Exit code 0 only if everything passed."""
+    workspace, console = Workspace(), _console(json)
+    results = []
+    for exercise in chosen(which):
+        result = grade_and_record(workspace, exercise, seed)
+        results.append(result)
+        if not json:
+            print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
+    if json:
+        _print_json([result.to_json() for result in results])
+    elif len(results) > 1:
+        earned, points = sum(r.earned for r in results), sum(r.exercise.points for r in results)
+        passed = sum(r.passed for r in results)
+        console.print(f"\n{passed} of {len(results)} exercises passed, {earned} of {points} points")
+    raise typer.Exit(0 if all(result.passed for result in results) else 1)
+
+
+@app.command()
+def hint(which: Which) -> None:
+    """The next of three hints, after those you have seen."""
+    workspace, console = Workspace(), _console(False)
+    for exercise in chosen(which):
+        seen = workspace.progress().get(exercise.label, Progress()).hints
+        shown = min(seen + 1, len(exercise.hints))
+        for i in range(shown):
+            style = "" if i == shown - 1 else "dim"
+            console.print(Text(f"{i + 1} of {len(exercise.hints)}  {exercise.hints[i]}", style))
+        workspace.update(exercise.label, hints=shown)
+
+
+@app.command()
+def solution(
+    which: Which, give_up: Annotated[bool, typer.Option("--give-up", help="Show it before you passed.")] = False
+) -> None:
+    """The library's own source, once your file has passed."""
+    workspace, console = Workspace(), _console(False)
+    for exercise in chosen(which):
+        progress = workspace.progress()
+        if not progress.get(exercise.label, Progress()).passed:
+            if not give_up:
+                _refuse(f"exercise {exercise.label} has not passed yet; --give-up shows the solution all the same")
+            workspace.update(exercise.label, gave_up=True)
+        console.print(Text(f"# {exercise.target}", "dim"))
+        print(solution_source(exercise), end="")
+        if kernels := kernels_source(exercise):
+            console.print(Text("\n# the kernels that it calls, from moe_numpy/kernels/on_numpy.py", "dim"))
+            print(kernels, end="")
+
+
+@app.command()
+def reset(which: Which) -> None:
+    """Put the stub back. What you had is kept beside it as .bak."""
+    workspace, console = Workspace(), _console(False)
+    for exercise in chosen(which):
+        kept = workspace.reset(exercise)
+        console.print(f"{workspace.path(exercise)} is new" + (f"; yours is {kept}" if kept else ""), soft_wrap=True)
+
+
+@app.command()
+def watch() -> None:
+    """Check each file when you save it. Ctrl-C ends it."""
+    from .watch import changed_exercises
+
+    workspace, console = Workspace(), _console(False)
+    current = next_up(all_exercises(), workspace)
+    console.print(f"Watching {workspace.folder}; Ctrl-C ends it.", soft_wrap=True)
+    if current is not None:
+        console.print(f"Next: {workspace.ensure(current)}", soft_wrap=True)
+    try:
+        for exercise in changed_exercises(workspace):
+            console.rule(Text(time.strftime("%H:%M:%S"), "dim"))
+            result = grade_and_record(workspace, exercise, 0)
+            print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command()
+def train(
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="How long.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="At most so many optimizer steps.")] = 100,
+    recipe: Annotated[str, typer.Option(help="Router: a name from `python -m moe_numpy recipes`.")] = "mixtral",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, data and noise.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Train the demo's model with every function of yours that passed, beside the library's own."""
+    from .training.report import print_comparison, save_figure, to_json
+    from .training.run import TrainingError
+    from .training.run import train as run
+
+    workspace, console, exercises = Workspace(), _console(json), all_exercises()
+    progress = workspace.progress()
+    sources = {
+        e.number: (workspace.path(e).read_text(encoding="utf-8"), _short(workspace.path(e)))
+        for e in exercises
+        if workspace.status(e, progress) == "passed"
+    }
+    if not sources:
+        _refuse("no exercise has passed yet, so there is nothing of yours to train with")
+    with console.status("starting") as status:
+
+        def show(step: int, mine: float, library: float) -> None:
+            status.update(f"step {step} of {steps}   yours {mine:.3f}   library {library:.3f}")
+
+        try:
+            result = run(exercises, sources, seconds=seconds, steps=steps, seed=seed, recipe=recipe, on_step=show)
+        except TrainingError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+    figure = save_figure(result, workspace.folder / "training.png")
+    if json:
+        _print_json(to_json(result, exercises, set(sources)) | {"figure": str(figure)})
+    else:
+        print_comparison(console, result, exercises, set(sources))
+        console.print(f"Figure: {figure}", soft_wrap=True)
+    raise typer.Exit(0 if result.agrees else 1)
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Option(help="gradescope, junit or markdown.")] = "markdown",
+    which: Which = "all",
+    out: Annotated[Path | None, typer.Option(help="A file; stdout if left out.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Grade and write the grades in a format that other programs read. Exit code 0 whatever the grades."""
+    from .export import FORMATS
+
+    if format not in FORMATS:
+        _refuse(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    workspace = Workspace()
+    text = FORMATS[format]([grade_and_record(workspace, exercise, seed) for exercise in chosen(which)])
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def verify(which: Which = "all", json: JsonOption = False) -> None:
+    """For maintainers: prove that the library passes and that every stub and every wrong solution fails."""
+    from .verify import verify as run
+
+    console, began = _console(json), time.perf_counter()
+    verdicts = []
+    for v in run([e.number for e in chosen(which)]):
+        verdicts.append(v)
+        mark = "✗" if v.problems else "✓"
+        console.print(f"{mark} {v.label} {v.title}   {v.wrong_solutions} wrong solutions   {v.seconds:.1f} s")
+        for problem in v.problems:
+            console.print(f"    {problem}", markup=False)
+    total = sum(v.wrong_solutions for v in verdicts)
+    bad = sum(bool(v.problems) for v in verdicts)
+    seconds = time.perf_counter() - began
+    console.print(f"{len(verdicts)} exercises, {total} wrong solutions, {bad} with problems, {seconds:.0f} s")
+    if json:
+        _print_json([asdict(v) for v in verdicts])
+    raise typer.Exit(1 if bad else 0)
+
+
+def chosen(which: str) -> list[Exercise]:
+    """The exercises that a number, a range, a name or ``all`` stands for."""
+    try:
+        if which == "all":
+            return all_exercises()
+        first, dash, last = which.partition("-")
+        if dash:
+            found = [find(n) for n in numbers() if int(first) <= n <= int(last)]
+            if not found:
+                raise ValueError(f"no exercises in {which}")
+            return found
+        if not which.isdigit():
+            found = [e for e in all_exercises() if e.name == which]
+            if not found:
+                raise ValueError(f"no exercise is called {which!r}; give a number, a range such as 05-09, or all")
+            return found
+        return [find(int(which))]
+    except ValueError as error:
+        _refuse(str(error))
+        raise
+
+
+def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int) -> Result:
+    """Grade the learner's file and remember the outcome."""
+    path = workspace.ensure(exercise)
+    source = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        result = grade_source(exercise, source, _short(path), seed=seed)
+    except GraderError as error:
+        _refuse(f"the exercise itself is broken, please report it: {error}")
+        raise
+    workspace.record(exercise, source, result.earned, result.passed)
+    return result
+
+
+def _short(path: Path) -> str:
+    """Relative to the current folder where it lies below it."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _console(json: bool) -> Console:
+    return Console(stderr=json, highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json_module.dumps(value, indent=2, default=str))
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)

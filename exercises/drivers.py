@@ -1,0 +1,123 @@
+"""How a solution is run on a case, and finite differences. The same code runs the learner's and the library's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from moe_numpy.autodiff import Function, Tensor
+
+from .exercise import Case, Seeded, is_function_class
+
+_STEP = 1e-3  # the 4-point rule is best near here: its error goes with the fourth power
+
+
+def call(solution: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """A plain function."""
+    return solution(*args, **settings)
+
+
+def forward(solution: Any, *args: Any, **settings: Any) -> Any:
+    """``forward`` of a fresh Function; a specification is called as it is."""
+    if is_function_class(solution):
+        return solution().forward(*args, **settings)
+    return solution(*args, **settings)
+
+
+def gradient(solution: type[Function], case: Case) -> tuple[Any, ...]:
+    """The gradient of each differentiable argument, through the engine, from the case's cotangents."""
+    places = differentiable(case)
+    inputs = [Tensor(a, requires_grad=True) if i in places else a for i, a in enumerate(case.args)]
+    outputs = solution.apply(*inputs, **case.settings)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    wanted = [y for y in outputs if y.dtype.kind == "f"]
+    cotangents = case.cotangents or ()
+    if len(wanted) != len(cotangents):
+        raise ValueError(f"forward gave {len(wanted)} floating-point outputs, expected {len(cotangents)}")
+    total = _WeightedSum.apply(*wanted, weights=cotangents)
+    if total.requires_grad:
+        total.backward()
+    return tuple(inputs[i].grad for i in places)
+
+
+def differentiable(case: Case) -> list[int]:
+    """The positions of the arguments that have a gradient."""
+    return [
+        i
+        for i, a in enumerate(case.args)
+        if isinstance(a, np.ndarray) and a.dtype.kind == "f" and i not in case.constants
+    ]
+
+
+def numeric_gradient(specification: Callable[..., Any], case: Case) -> tuple[Any, ...]:
+    """The same gradients by finite differences of a specification, in float64 with the 4-point rule.
+
+    dL/dx ≈ (8 (L(+h) - L(-h)) - (L(+2h) - L(-2h))) / 12h, where L = Σ cotangent · output.
+    """
+    args = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in case.args]
+
+    def loss() -> float:
+        outputs = specification(*args, **case.settings)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        floats = [np.asarray(y) for y in outputs if np.asarray(y).dtype.kind == "f"]
+        return sum(float(np.sum(c * y)) for c, y in zip(case.cotangents or (), floats, strict=True))
+
+    gradients = []
+    for i in differentiable(case):
+        slopes = np.zeros(args[i].shape)
+        for index in np.ndindex(args[i].shape):
+            x = args[i][index]
+            h = _STEP * max(abs(float(x)), 0.1)
+            at = {}
+            for steps in (-2, -1, 1, 2):
+                args[i][index] = x + steps * h
+                at[steps] = loss()
+            args[i][index] = x
+            slopes[index] = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * h)
+        gradients.append(slopes)
+    return tuple(gradients)
+
+
+def with_cotangents(case: Case, outputs: Any, rng: np.random.Generator) -> Case:
+    """The case with a random upstream gradient for each floating-point output."""
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    arrays = [np.asarray(y) for y in outputs]
+    cotangents = tuple(rng.standard_normal(y.shape).astype(y.dtype) for y in arrays if y.dtype.kind == "f")
+    return Case(case.args, case.settings, case.layout, case.constants, cotangents)
+
+
+def prepared(case: Case) -> Case:
+    """A copy of the case whose arrays lie in memory as its layout says, with generators in place."""
+    return Case(
+        tuple(_prepare(a, case.layout) for a in case.args),
+        {name: _prepare(value, case.layout) for name, value in case.settings.items()},
+        case.layout,
+        case.constants,
+        None if case.cotangents is None else tuple(_prepare(c, case.layout) for c in case.cotangents),
+    )
+
+
+class _WeightedSum(Function):
+    """L = Σ weights · outputs."""
+
+    def forward(self, *outputs: Any, weights: Sequence[Any]) -> Any:
+        self.weights = weights
+        return np.asarray(sum(np.sum(w * y) for w, y in zip(weights, outputs, strict=True)), dtype=weights[0].dtype)
+
+    def backward(self, grad: Any) -> tuple[Any, ...]:
+        return tuple(self.weights)
+
+
+def _prepare(value: Any, layout: str) -> Any:
+    if isinstance(value, Seeded):
+        return np.random.default_rng(value.seed)
+    if isinstance(value, list | tuple):
+        return type(value)(_prepare(v, layout) for v in value)
+    if not isinstance(value, np.ndarray):
+        return value
+    if layout == "strided" and value.ndim:
+        roomy = np.zeros(tuple(2 * n for n in value.shape), value.dtype)
+        view = roomy[(slice(None, None, 2),) * value.ndim]
+        view[...] = value
+        return view
+    return np.array(value, order="F" if layout == "F" else "C")

@@ -1,0 +1,309 @@
+"""Grade one exercise: run its checks in child processes, judge what comes back, name known mistakes."""
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import drivers
+from ..exercise import Case, Check, Exercise, is_function_class, reference_to
+from .compare import Problem, Rules, agrees_with_numeric, describe_case, disagreement, judge, same_outcome, show
+from .outcome import Outcome, run_case
+from .process import Child, Ended, Solution
+
+_SHORT_ROW = 16
+_AGAIN = "run the check again; if it happens again, look for code outside the function"
+
+
+class GraderError(Exception):
+    """The exercise itself is broken: its two oracles disagree. Never the learner's fault."""
+
+
+@dataclass
+class CheckResult:
+    """What became of one check."""
+
+    name: str
+    points: int
+    problem: Problem | None
+    warnings: list[str] = field(default_factory=list)
+    output: str = ""
+    answered: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether its points are earned."""
+        return self.problem is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        problem = None if self.problem is None else self.problem.to_json()
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "points": self.points,
+            "problem": problem,
+            "warnings": self.warnings,
+            "output": self.output,
+        }
+
+
+@dataclass
+class Result:
+    """What became of one exercise."""
+
+    exercise: Exercise
+    checks: list[CheckResult]
+    seed: int
+    seconds: float
+    file: str = ""
+    untouched: bool = False
+
+    @property
+    def earned(self) -> int:
+        """Points of the checks that passed."""
+        return sum(check.points for check in self.checks if check.passed)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "exercise": self.exercise.label,
+            "name": self.exercise.name,
+            "passed": self.passed,
+            "earned": self.earned,
+            "points": self.exercise.points,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 3),
+            "file": self.file,
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The cases of one check and what is expected of them; never leaves this process."""
+
+    check: Check
+    run: Any  # None for gradients
+    cases: list[Case]
+    expected: list[Outcome]
+    numeric: list[Any]
+
+
+def grade_file(exercise: Exercise, path: Path, *, seed: int = 0) -> Result:
+    """Grade a learner's file.
+
+    Raises:
+        OSError: the file cannot be read.
+        GraderError: the exercise is broken.
+    """
+    return grade_source(exercise, path.read_text(encoding="utf-8", errors="replace"), str(path), seed=seed)
+
+
+def grade_source(exercise: Exercise, source: str, file: str, *, seed: int = 0) -> Result:
+    """Grade a learner's source; ``file`` is its name in messages. The checks are spread over the processors."""
+    return _grade(exercise, Solution(exercise.attribute, source, file), seed, processors())
+
+
+def grade_trusted(exercise: Exercise, solution: Any, *, seed: int = 0) -> Result:
+    """Grade code of the project itself, a library solution or a known mistake: one process for all checks."""
+    return _grade(exercise, Solution(exercise.attribute, reference=reference_to(solution)), seed, 1)
+
+
+def prepare(exercise: Exercise, seed: int) -> list[Prepared]:
+    """Draw the cases of every check and ask the oracles.
+
+    Raises:
+        GraderError: the library, the specification and finite differences do not agree.
+    """
+    return list(_prepare(exercise, seed))
+
+
+@lru_cache(maxsize=4)
+def _prepare(exercise: Exercise, seed: int) -> tuple[Prepared, ...]:
+    return tuple(_prepare_check(exercise, check, seed, i) for i, check in enumerate(exercise.checks))
+
+
+def _prepare_check(exercise: Exercise, check: Check, seed: int, position: int) -> Prepared:
+    rng = np.random.default_rng([seed, exercise.number, position])
+    library, specification = exercise.solution, exercise.specification
+    cases = list(check.cases(rng))
+    run: Any = check.run or (drivers.forward if is_function_class(library) else drivers.call)
+    numeric: list[Any] = [None] * len(cases)
+    if check.gradient:
+        run = None
+        values = [run_case(drivers.forward, library, c) for c in cases]
+        cases = [drivers.with_cotangents(c, v.value, rng) for c, v in zip(cases, values, strict=True)]
+        if check.finite_differences:
+            numeric = [drivers.numeric_gradient(specification, drivers.prepared(c)) for c in cases]
+    expected = [run_case(run, library, c) for c in cases]
+    for c, outcome, slopes in zip(cases, expected, numeric, strict=True):
+        where = f"exercise {exercise.label}, {check.name}, {describe_case(c, exercise.attribute)}, seed {seed}"
+        if check.gradient:
+            if outcome.error is not None or (slopes is not None and not agrees_with_numeric(outcome.value, slopes)):
+                raise GraderError(f"{where}: the library's gradient is not that of the specification: {outcome.error}")
+        elif check.second_oracle:
+            second = run_case(run, specification, c)
+            differs = disagreement(outcome.value, second.value, 1e-6 if _is_double(c) else 1e-3)
+            if (outcome.error is None) != (second.error is None) or differs:
+                raise GraderError(f"{where}: library against specification: {differs or second.error or outcome.error}")
+    return Prepared(check, run, cases, expected, numeric)
+
+
+def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) -> Result:
+    began = time.perf_counter()
+    order = range(len(exercise.checks))
+    batches = [order[i::processes] for i in range(min(processes, len(order)))]
+    answers: dict[int, tuple[Any, str]] = {}
+    with ThreadPoolExecutor(max_workers=len(batches) + 1) as pool:
+        being_prepared = pool.submit(prepare, exercise, seed)  # while the children start
+        for done in pool.map(lambda batch: _run_batch(exercise, solution, being_prepared, batch), batches):
+            answers |= done
+        prepared = being_prepared.result()
+    results = []
+    outcomes: dict[int, list[Outcome]] = {}
+    for i, p in enumerate(prepared):
+        answer, output = answers[i]
+        result = _judge_answer(exercise, p, answer, seed, solution.file)
+        result.output = output
+        results.append(result)
+        if result.answered:
+            outcomes[i] = [Outcome(**o) for o in answer["outcomes"]]
+    if not all(result.passed for result in results):
+        _recognise(exercise, prepared, results, outcomes)
+    return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
+
+
+def _run_batch(
+    exercise: Exercise, solution: Solution, being_prepared: Future[list[Prepared]], batch: Sequence[int]
+) -> dict[int, tuple[Any, str]]:
+    """The answer to each check, and what was printed.
+
+    A child serves the next check too, with the solution loaded anew, unless it ended or did what it should not.
+    """
+    done: dict[int, tuple[Any, str]] = {}
+    setup = vars(solution) | {"preload": list(exercise.preload)}
+    while len(done) < len(batch):
+        answers: dict[int, Any] = {}
+        with Child("check", setup, exercise.time_limit) as child:
+            prepared = being_prepared.result()
+            for i in batch[len(done) :]:
+                run = None if prepared[i].run is None else reference_to(prepared[i].run)
+                answers[i] = child.ask({"run": run, "cases": prepared[i].cases})
+                if isinstance(answers[i], Ended) or answers[i].get("tampered") or answers[i].get("not_allowed"):
+                    break
+        printed = child.output.decode(errors="replace")
+        done |= {i: (answer, printed) for i, answer in answers.items()}
+    return done
+
+
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int, file: str) -> CheckResult:
+    result = CheckResult(p.check.name, p.check.points, None)
+    if isinstance(answer, Ended):
+        result.problem = Problem(
+            "process", answer.reason, next_step="look for an endless loop, os._exit or endless output"
+        )
+        return result
+    try:
+        outcomes = [Outcome(**o) for o in answer.get("outcomes", [])]
+        problem = _first_problem(exercise, p, answer, outcomes, seed)
+        result.answered = len(outcomes) == len(p.cases)
+        result.warnings = list(dict.fromkeys(w for o in outcomes for w in o.warnings))[:3]
+    except (TypeError, KeyError, AttributeError, ValueError) as error:  # a forged answer
+        problem = Problem("process", f"what came back is no answer: {error}", next_step=_AGAIN)
+    result.problem = problem
+    return result
+
+
+def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[Outcome], seed: int) -> Problem | None:
+    if "load_error" in answer:
+        e = answer["load_error"]
+        text = f"the file does not run: {e['type']}: {e['message']}"
+        return Problem("load", text, line=e["line"], code=e["code"], next_step="make the file importable first")
+    if answer.get("not_allowed"):
+        return Problem("not allowed", str(answer["not_allowed"]), next_step="a solution needs arrays only")
+    if answer.get("tampered"):
+        names = ", ".join(answer["tampered"][:3])
+        return Problem("tampered", f"the code replaced {names}", next_step="leave other modules as they are")
+    if len(outcomes) != len(p.cases):
+        return Problem("process", f"{len(outcomes)} answers for {len(p.cases)} calls", next_step=_AGAIN)
+    rules = rules_of(p.check)
+    for case, yours, expected, numeric in zip(p.cases, outcomes, p.expected, p.numeric, strict=True):
+        problem = judge(yours, expected, rules, numeric)
+        if problem is not None:
+            places = drivers.differentiable(case)
+            if p.check.gradient and problem.where:
+                problem.where = f"gradient of argument {places[int(problem.where.rpartition(' ')[2])]}"
+            problem.case, problem.seed = describe_case(case, exercise.attribute), seed
+            problem.next_step = p.check.next_step
+            problem.arrays |= _input_row(case, problem)
+            return problem
+    return None
+
+
+def rules_of(check: Check) -> Rules:
+    """How strict its comparisons are."""
+    return Rules(check.same_dtype, check.may_write, check.gradient)
+
+
+def _input_row(case: Case, problem: Problem) -> dict[str, str]:
+    """The row of the first argument that the worst entry belongs to, where rows of both correspond and are short."""
+    x = case.args[0] if case.args else None
+    if not problem.index or not isinstance(x, np.ndarray) or x.ndim != 2 or problem.rows != len(x):
+        return {}
+    row = x[problem.index[0]]
+    return {f"input[{problem.index[0]}]": show(row)} if row.size <= _SHORT_ROW else {}
+
+
+def _recognise(
+    exercise: Exercise, prepared: Sequence[Prepared], results: list[CheckResult], outcomes: dict[int, list[Outcome]]
+) -> None:
+    """Name the known mistake that gives the same results in a failed check.
+
+    Of several, the one that agrees in most checks, passed ones too.
+    """
+    matches = {w: {i for i, mine in outcomes.items() if _matches(w, prepared[i], mine)} for w in exercise.wrong}
+    for i in outcomes:
+        problem = results[i].problem
+        best = max((w for w in exercise.wrong if i in matches[w]), key=lambda w: len(matches[w]), default=None)
+        if problem is not None and best is not None:
+            problem.recognised, problem.explanation = name_of(best), explanation_of(best)
+
+
+def _matches(wrong: Any, p: Prepared, outcomes: list[Outcome]) -> bool:
+    if all(o.error is not None and o.error["type"] == "NotImplementedError" for o in outcomes):
+        return False
+    return all(same_outcome(run_case(p.run, wrong, case), o) for case, o in zip(p.cases, outcomes, strict=True))
+
+
+def name_of(wrong: Any) -> str:
+    """A known mistake's name in words: ``KeepsFirstCopy`` and ``keeps_first_copy`` are "keeps first copy"."""
+    spaced = "".join(f" {c}" if c.isupper() else c for c in wrong.__name__)
+    return spaced.replace("_", " ").strip().lower()
+
+
+def explanation_of(wrong: Any) -> str:
+    """Its docstring in one line."""
+    return " ".join((wrong.__doc__ or "").split())
+
+
+def _is_double(case: Case) -> bool:
+    return not any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in case.args)

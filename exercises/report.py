@@ -1,0 +1,119 @@
+"""What a learner reads: short, in words and symbols; colour only repeats what the words say."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .exercise import Exercise
+from .grading.compare import Problem
+from .grading.grade import Result
+from .workspace import Progress, Workspace
+
+_OUTPUT_LINES = 6
+STATUS = {"passed": "✓ passed", "edited": "~ edited", "begun": "· begun", "new": "  new"}
+LEVELS = {1: "easy", 2: "medium", 3: "hard"}
+
+
+def print_result(console: Console, result: Result, next_exercise: Exercise | None = None) -> None:
+    """The report on one exercise."""
+    e = result.exercise
+    verdict = ("✓ passed", "green") if result.passed else ("✗ not yet", "red")
+    head = Text.assemble((f"{e.label} {e.title}", "bold"), "   ", verdict)
+    console.print(head, Text(f"  {result.earned} of {e.points} points   {result.seconds:.1f} s", "dim"), sep="")
+    first, seen = True, set()
+    for check in result.checks:
+        p = check.problem
+        mark = ("  ✓ ", "green") if check.passed else ("  ✗ ", "red")
+        points = f"{check.points if check.passed else 0}/{check.points}  "
+        again = p is not None and (p.message, p.line) in seen and p.kind in ("exception", "load", "process")
+        same = "   (the same)" if again else ""
+        console.print(Text.assemble(mark, (points, "dim"), check.name, (same, "dim")))
+        if p is not None and not again:
+            _print_problem(console, p, whole=first, explained=p.recognised in seen)
+            first = False
+            seen |= {p.recognised, (p.message, p.line)}
+    _print_notes(console, result)
+    if result.passed:
+        after = f"; next: python -m exercises check {next_exercise.label}" if next_exercise else ""
+        console.print(Text(f"  the library's own: python -m exercises solution {e.label}{after}", "dim"))
+    else:
+        console.print(Text(f"  {result.file}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True)
+
+
+def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool) -> None:
+    """One failed check: the first whole, further ones without arrays, a known mistake explained once."""
+
+    def line(text: str, style: str = "") -> None:
+        console.print(Padding(Text(text, style), (0, 0, 0, 9), expand=False))
+
+    if p.case:
+        line(f"{p.case}   seed {p.seed}", "dim")
+    line(f"{p.where}: {p.message}" if p.where else p.message)
+    if p.line is not None:
+        line(f"line {p.line}:  {p.code}")
+    mine, other = ("analytic", "numeric") if p.numeric else ("yours", "expected")
+    if p.index is not None:
+        line(f"worst at {_index(p.index)}:  {mine} {p.yours}   {other} {p.expected}")
+    elif p.yours or p.expected:
+        line(f"{mine} {p.yours}   {other} {p.expected}")
+    for name, value in p.arrays.items() if whole else ():
+        head, *rest = value.splitlines()
+        line("\n".join([f"{name:9} {head}", *(" " * 10 + more for more in rest)]))
+    if p.recognised:
+        what = "again" if explained else p.explanation
+        line(f"→ equal to a known mistake, “{p.recognised}”: {what}", "yellow")
+    if p.next_step:
+        line(f"→ next: {p.next_step}")
+
+
+def _print_notes(console: Console, result: Result) -> None:
+    for warning in dict.fromkeys(w for check in result.checks for w in check.warnings):
+        console.print(Text(f"  ! warning, costs nothing: {warning}", "dim"))
+    printed = next((check.output for check in result.checks if check.output.strip()), "")
+    if printed:
+        console.print(Text("  printed by your code:", "dim"))
+        for text in printed.splitlines()[:_OUTPUT_LINES]:
+            console.print(Text("    " + "".join(c for c in text if c.isprintable())[:160], "dim"))
+
+
+def print_list(console: Console, exercises: Sequence[Exercise], workspace: Workspace) -> None:
+    """All exercises, where the learner is, and what comes next."""
+    progress = workspace.progress()
+    states = {e.number: workspace.status(e, progress) for e in exercises}
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", "exercise", "level", "min", "points", "needs", "state"):
+        table.add_column(name, justify="right" if name in ("min", "points") else "left", no_wrap=True)
+    for e in exercises:
+        known = progress.get(e.label, Progress())
+        points = f"{known.best}/{e.points}" if known.attempts else str(e.points)
+        needs = " ".join(f"{n:02}" for n in e.needs)
+        extra = " (solution seen)" if known.gave_up else ""
+        state = STATUS[states[e.number]] + extra
+        table.add_row(e.label, e.title, LEVELS[e.difficulty], str(e.minutes), points, needs, state)
+    console.print(table)
+    if "edited" in states.values():
+        console.print("\n~ edited: changed since it passed; check it again")
+    done = sum(state == "passed" for state in states.values())
+    console.print(f"\n{done} of {len(exercises)} passed.")
+    following = next_up(exercises, workspace)
+    if following is None:
+        console.print("All done. Train a model with your functions:  python -m exercises train")
+    else:
+        console.print(f"Next: edit {workspace.ensure(following)}", soft_wrap=True)
+        console.print(f"then: python -m exercises check {following.label}      or: python -m exercises watch")
+
+
+def next_up(exercises: Sequence[Exercise], workspace: Workspace) -> Exercise | None:
+    """The first exercise that is not passed and whose needs are; else the first that is not passed."""
+    progress = workspace.progress()
+    passed = {e.number for e in exercises if workspace.status(e, progress) == "passed"}
+    open_ones = [e for e in exercises if e.number not in passed]
+    ready = [e for e in open_ones if passed.issuperset(e.needs)]
+    return next(iter(ready or open_ones), None)
+
+
+def _index(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]" if index else "the only entry"

@@ -1,0 +1,1 @@
+"""Train the real model with the functions that passed."""

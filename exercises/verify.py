@@ -1,0 +1,153 @@
+"""Proof that the graders grade: for maintainers and continuous integration."""
+
+import inspect
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any
+
+from .catalog import find, numbers
+from .exercise import Exercise, is_function_class, reference_to
+from .grading.grade import GraderError, explanation_of, grade_source, grade_trusted, name_of, prepare, processors
+from .stubs import make_stub, solution_source
+
+_CANARY = 'raise RuntimeError("canary")'
+_FEWEST_WRONG = 5
+SEEDS = (0, 1)
+
+
+@dataclass
+class Verdict:
+    """What is wrong with one exercise: nothing, if it is sound."""
+
+    label: str
+    title: str
+    wrong_solutions: int
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def verify(chosen: list[int]) -> Iterator[Verdict]:
+    """Verify exercises over all cores, in order. A cycle among their needs is reported with the first."""
+    cycle = find_cycle({n: find(n).needs for n in numbers()})
+    with ProcessPoolExecutor(min(len(chosen) or 1, processors()), mp_context=get_context("spawn")) as pool:
+        for i, verdict in enumerate(pool.map(verify_one, chosen)):
+            if i == 0 and cycle:
+                verdict.problems.append(f"the needs form a cycle: {' → '.join(map(str, cycle))}")
+            yield verdict
+
+
+def verify_one(number: int) -> Verdict:
+    """Everything that must hold for one exercise."""
+    began = time.perf_counter()
+    e = find(number)
+    verdict = Verdict(e.label, e.title, len(e.wrong))
+    problems = verdict.problems
+    try:
+        problems += _facts(e)
+        for seed in SEEDS:
+            prepare(e, seed)
+            result = grade_trusted(e, e.solution, seed=seed)
+            problems += [
+                f"the library fails {c.name!r} with seed {seed}: {c.problem.message}"
+                for c in result.checks
+                if c.problem
+            ]
+        problems += _stub(e)
+        for wrong in e.wrong:
+            problems += _wrong(e, wrong)
+    except GraderError as error:
+        problems.append(str(error))
+    except Exception as error:  # one broken exercise must not hide what is wrong with the others
+        problems.append(f"{type(error).__name__}: {error}")
+    verdict.seconds = time.perf_counter() - began
+    return verdict
+
+
+def find_cycle(needs: dict[int, tuple[int, ...]]) -> list[int]:
+    """A chain of needs that comes back to where it began; empty if there is none."""
+    finished: set[int] = set()
+
+    def walk(n: int, path: list[int]) -> list[int]:
+        if n in path:
+            return [*path[path.index(n) :], n]
+        if n in finished:
+            return []
+        for need in needs.get(n, ()):
+            cycle = walk(need, [*path, n])
+            if cycle:
+                return cycle
+        finished.add(n)
+        return []
+
+    return next((cycle for n in needs if (cycle := walk(n, []))), [])
+
+
+def _facts(e: Exercise) -> Iterator[str]:
+    """What can be seen without running anything."""
+    if len(e.hints) != 3 or len(set(e.hints)) != 3 or not all(h.strip() for h in e.hints):
+        yield "three different hints, none empty"
+    if len(e.wrong) < _FEWEST_WRONG:
+        yield f"{len(e.wrong)} wrong solutions; at least {_FEWEST_WRONG}"
+    if len({name_of(w) for w in e.wrong}) < len(e.wrong):
+        yield "two wrong solutions have one name"
+    for w in e.wrong:
+        inherited = any(w.__doc__ == b.__doc__ for b in getattr(w, "__mro__", ())[1:])
+        if not explanation_of(w) or inherited:
+            yield f"the wrong solution {name_of(w)!r} has no explanation of its own"
+        reference_to(w)
+    if len({c.name for c in e.checks}) < len(e.checks):
+        yield "two checks have one name"
+    if any(c.points < 1 or not c.next_step for c in e.checks):
+        yield "a check without points or without a next step"
+    if e.difficulty not in (1, 2, 3) or not 10 <= e.minutes <= 30 or not e.teaches:
+        yield "difficulty 1 to 3, 10 to 30 minutes, and what it teaches"
+    unknown = sorted(set(e.needs) - set(numbers()))
+    if e.number in e.needs or unknown:
+        yield f"needs {unknown or e.number}, which is not there or is itself"
+    if is_function_class(e.solution) and not any(c.gradient for c in e.checks):
+        yield "no check of the gradient"
+    if not solution_source(e).strip():
+        yield "the solution has no source"
+
+
+def _stub(e: Exercise) -> Iterator[str]:
+    """The stub has the library's face, earns nothing, and what runs is the learner's file."""
+    stub = make_stub(e)
+    names: dict[str, Any] = {}
+    exec(compile(stub, e.file_name, "exec"), names)
+    for mine, original in _pairs(names[e.attribute], e.solution):
+        signatures = {str(inspect.signature(f)) for f in (mine, original)}
+        if len(signatures) > 1 or inspect.getdoc(mine) != inspect.getdoc(original):  # a method's is indented
+            yield f"the stub of {original.__qualname__} has another signature or docstring than the library"
+    result = grade_source(e, stub, e.file_name)
+    if result.earned:
+        yield f"the untouched stub earns {result.earned} points"
+    result = grade_source(e, stub.replace('raise NotImplementedError("your turn")', _CANARY), e.file_name)
+    for check in result.checks:
+        p = check.problem
+        if p is None or "canary" not in p.message or p.line is None:
+            yield f"{check.name!r} does not run the learner's file: a canary in it did not sing"
+
+
+def _pairs(mine: Any, original: Any) -> Iterator[tuple[Any, Any]]:
+    if not isinstance(original, type):
+        yield mine, original
+        return
+    for name, member in vars(original).items():
+        if inspect.isfunction(member) and not name.startswith("_"):
+            yield getattr(mine, name), member
+
+
+def _wrong(e: Exercise, wrong: Any) -> Iterator[str]:
+    """A wrong solution must fail, by a named check, and be called by its name."""
+    result = grade_trusted(e, wrong)
+    name = name_of(wrong)
+    if result.passed:
+        yield f"the wrong solution {name!r} passes"
+        return
+    recognised = {c.problem.recognised for c in result.checks if c.problem is not None}
+    if name not in recognised:
+        yield f"the wrong solution {name!r} is not recognised, but taken for {sorted(recognised)}"

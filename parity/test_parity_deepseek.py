@@ -1,0 +1,74 @@
+"""DeepSeek-V2 and V3: groups of experts, shared experts, and in V3 a bias that moves the choice."""
+
+import numpy as np
+import pytest
+import weights
+from comparison import compare, compare_experts, randomize
+from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+
+from moe_numpy.moe import MoE, recipes
+
+# (sequences, length), d, f, E, k, groups, groups chosen
+SIZES = [
+    ((2, 7), 16, 12, 16, 4, 4, 2),
+    ((1, 33), 8, 20, 12, 1, 3, 1),
+    ((3, 5), 12, 8, 32, 8, 8, 4),
+    ((2, 3), 8, 8, 16, 6, 8, 3),
+    ((2, 9), 8, 8, 8, 3, 1, 1),
+]
+FAMILIES = ("deepseek_v2", "deepseek_v2 greedy", "deepseek_v3")
+
+
+def build(family, d, f, num_experts, k, groups, top_groups):
+    """The peer's block, our recipe, the function that maps weights."""
+    sizes = {
+        "hidden_size": d,
+        "moe_intermediate_size": f,
+        "n_routed_experts": num_experts,
+        "num_experts_per_tok": k,
+        "n_shared_experts": 2,
+        "num_attention_heads": 1,  # unused here, but must divide hidden_size
+    }
+    if family == "deepseek_v3":
+        config = DeepseekV3Config(**sizes, n_group=groups, topk_group=top_groups, routed_scaling_factor=2.5)
+        recipe = recipes.deepseek_v3(top_k=k, num_groups=groups, top_groups=top_groups, scale=2.5, shared_experts=2)
+        return DeepseekV3MoE(config), recipe, weights.deepseek_v3
+    greedy = family.endswith("greedy")  # DeepSeek-V2-Lite: no groups, which is one group
+    method = {"topk_method": "greedy" if greedy else "group_limited_greedy"}
+    config = DeepseekV2Config(**sizes, **method, n_group=groups, topk_group=top_groups, routed_scaling_factor=16.0)
+    if greedy:
+        groups = top_groups = 1
+    recipe = recipes.deepseek_v2(top_k=k, num_groups=groups, top_groups=top_groups, scale=16.0, shared_experts=2)
+    return DeepseekV2Moe(config), recipe, weights.deepseek_v2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_block(family, size, dtype, seed, check):
+    rng = np.random.default_rng(seed)
+    (batch, length), *sizes = size
+    peer, recipe, to_ours = build(family, *sizes)
+    ours = MoE(*sizes[:3], recipe, rng=rng, dtype=dtype)
+    peer = randomize(peer, rng, dtype)
+    if family == "deepseek_v3":
+        # Biased scores below 0: an excluded group must be worse than any of them.
+        peer.gate.e_score_correction_bias -= 1
+    differences = compare(ours, peer, to_ours, (batch, length, sizes[0]), rng)
+    # Both routers cast tokens and weights to float32.
+    check(family, dtype, differences, 1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_experts_alone(family, size, check):
+    rng = np.random.default_rng(2)
+    (batch, length), *sizes = size
+    peer, recipe, to_ours = build(family, *sizes)
+    ours = MoE(*sizes[:3], recipe, rng=rng, dtype="float64")
+    differences = compare_experts(ours, randomize(peer, rng, "float64"), to_ours, batch * length, rng)
+    check(f"{family}, experts alone", "float64", differences, 1e-10)

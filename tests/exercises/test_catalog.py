@@ -1,0 +1,125 @@
+"""Every exercise of the catalogue is sound as far as can be seen quickly; ``verify`` proves the rest."""
+
+import inspect
+import json
+from dataclasses import replace
+
+import pytest
+
+from exercises import verify
+from exercises.catalog import all_exercises, find, numbers
+from exercises.exercise import Check, one_by_one
+from exercises.grading.compare import judge
+from exercises.grading.grade import GraderError, grade_trusted, prepare, rules_of
+from exercises.grading.outcome import run_case
+from exercises.stubs import make_stub, solution_source
+
+
+@pytest.mark.parametrize("number", numbers())
+def test_the_facts_of_an_exercise(number):
+    assert list(verify._facts(find(number))) == []
+
+
+@pytest.mark.parametrize("number", numbers())
+def test_the_stub_has_the_face_of_the_library(number):
+    exercise = find(number)
+    names = {}
+    exec(compile(make_stub(exercise), exercise.file_name, "exec"), names)
+    for mine, original in verify._pairs(names[exercise.attribute], exercise.solution):
+        assert inspect.getdoc(mine) == inspect.getdoc(original)
+    assert "NotImplementedError" not in solution_source(exercise)
+
+
+def test_needs_come_without_a_cycle():
+    assert verify.find_cycle({e.number: e.needs for e in all_exercises()}) == []
+    assert verify.find_cycle({1: (2,), 2: (3,), 3: (1,)}) == [1, 2, 3, 1]
+
+
+def test_verify_rejects_a_wrong_solution_that_passes():
+    exercise = find(11)
+    problems = list(verify._wrong(exercise, exercise.solution))
+    assert len(problems) == 1
+    assert "passes" in problems[0]
+
+
+def test_a_wrong_solution_is_killed_and_recognised():
+    exercise = find(11)
+    result = grade_trusted(exercise, exercise.wrong[0])
+    assert not result.passed
+    assert "ties to the highest" in {c.problem.recognised for c in result.checks if c.problem}
+
+
+def test_an_unknown_number_is_refused():
+    with pytest.raises(ValueError, match="no exercise 99"):
+        find(99)
+
+
+@pytest.mark.parametrize("number", numbers())
+def test_every_wrong_solution_fails_a_check(number):
+    exercise = find(number)
+    prepared = prepare(exercise, 0)
+    for wrong in exercise.wrong:
+        assert any(
+            judge(run_case(p.run, wrong, c), expected, rules_of(p.check), numeric)
+            for p in prepared
+            for c, expected, numeric in zip(p.cases, p.expected, p.numeric, strict=True)
+        ), wrong.__name__
+
+
+BROKEN = {
+    "hints": ({"hints": ("a", "a", "")}, "three different hints"),
+    "few": ({"wrong": ()}, "0 wrong solutions"),
+    "needs": ({"needs": (99,)}, "needs [99]"),
+    "minutes": ({"minutes": 90}, "10 to 30 minutes"),
+    "checks": ({"checks": (Check("a", 0, one_by_one(), ""),) * 2}, "two checks have one name"),
+    "gradient": ({"target": "moe_numpy.ops.activations:Softmax"}, "no check of the gradient"),
+    "explanation": ({"wrong": (json.dumps,) * 5}, "two wrong solutions have one name"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_verify_names_what_is_wrong_with_an_exercise(name):
+    changes, message = BROKEN[name]
+    assert any(message in problem for problem in verify._facts(replace(find(11), **changes)))
+
+
+def test_oracles_that_disagree_are_reported():
+    broken = replace(find(11), specification=find(11).wrong[0])
+    with pytest.raises(GraderError, match="library against specification"):
+        prepare(broken, 0)
+    broken = replace(find(5), specification=lambda x, *, axis=-1: x)
+    with pytest.raises(GraderError, match="specification"):
+        prepare(broken, 0)
+
+
+def test_verify_tells_apart_what_it_is_given(monkeypatch):
+    broken = replace(find(11), specification=find(11).wrong[0])
+    monkeypatch.setattr(verify, "find", lambda number: broken)
+    assert "library against specification" in verify.verify_one(11).problems[0]
+
+
+def test_verify_accepts_a_sound_exercise():
+    assert verify.verify_one(1).problems == []
+
+
+def test_verify_hears_a_canary_that_does_not_sing(monkeypatch):
+    """A grader that runs the library instead of the learner's file is found out."""
+
+    def runs_the_library(exercise, source, file):
+        return grade_trusted(exercise, exercise.solution)
+
+    monkeypatch.setattr(verify, "grade_source", runs_the_library)
+    problems = list(verify._stub(find(1)))
+    assert any("canary" in p for p in problems)
+    assert any("stub earns" in p for p in problems)
+
+
+def test_a_broken_exercise_does_not_hide_the_others(monkeypatch):
+    monkeypatch.setattr(verify, "find", lambda number: replace(find(11), target="moe_numpy.kernels.on_numpy:nothing"))
+    assert "nothing" in verify.verify_one(11).problems[0]
+
+
+def test_a_stub_imports_what_its_signature_names():
+    stub = make_stub(replace(find(11), target="moe_numpy.moe.capacity:Capacity.fits"))
+    assert "from moe_numpy.moe.selection import Batch, Candidates" in stub
+    assert "self, candidates: Candidates" in stub
