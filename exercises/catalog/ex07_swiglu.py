@@ -70,7 +70,8 @@ class SigmoidInsteadOfSilu(SwiGLU):
 
     def backward(self, grad: Any) -> Any:
         """Of GLU."""
-        _, up, sigma = self.saved
+        gate, up = self.saved
+        sigma = _sigma(gate)
         return grad * up * sigma * (1 - sigma), grad * sigma
 
 
@@ -79,7 +80,7 @@ class GeluInsteadOfSilu(SwiGLU):
 
     def forward(self, gate: Any, up: Any) -> Any:
         """GEGLU."""
-        self.save(gate, up, _sigma(1.702 * gate))
+        self.save(gate, up)
         return gate * _sigma(1.702 * gate) * up
 
 
@@ -97,7 +98,7 @@ class OverflowsToNaN(SwiGLU):
     def forward(self, gate: Any, up: Any) -> Any:
         """The form that fails."""
         sigma = np.exp(gate) / (1 + np.exp(gate))
-        self.save(gate, up, sigma)
+        self.save(gate, up)
         return gate * sigma * up
 
 
@@ -106,7 +107,8 @@ class SigmoidIsAConstant(SwiGLU):
 
     def backward(self, grad: Any) -> Any:
         """The first term."""
-        gate, up, sigma = self.saved
+        gate, up = self.saved
+        sigma = _sigma(gate)
         return grad * up * sigma, grad * gate * sigma
 
 
@@ -115,7 +117,8 @@ class OnlyTheSlopeOfSigmoid(SwiGLU):
 
     def backward(self, grad: Any) -> Any:
         """The second term."""
-        gate, up, sigma = self.saved
+        gate, up = self.saved
+        sigma = _sigma(gate)
         return grad * up * gate * sigma * (1 - sigma), grad * gate * sigma
 
 
@@ -124,7 +127,8 @@ class SlopeOfSigmoidAlone(SwiGLU):
 
     def backward(self, grad: Any) -> Any:
         """Of the sigmoid."""
-        gate, up, sigma = self.saved
+        gate, up = self.saved
+        sigma = _sigma(gate)
         return grad * up * sigma * (1 - sigma), grad * gate * sigma
 
 
@@ -133,7 +137,8 @@ class GateGradientForgetsUp(SwiGLU):
 
     def backward(self, grad: Any) -> Any:
         """Without up."""
-        gate, _, sigma = self.saved
+        gate, _ = self.saved
+        sigma = _sigma(gate)
         return grad * sigma * (1 + gate * (1 - sigma)), grad * gate * sigma
 
 
@@ -143,7 +148,7 @@ class UpGradientWithSigmoid(SwiGLU):
     def backward(self, grad: Any) -> Any:
         """Without gate."""
         dgate, _ = super().backward(grad)
-        return dgate, grad * self.saved[2]
+        return dgate, grad * _sigma(self.saved[0])
 
 
 class IgnoresUpstream(SwiGLU):

@@ -122,7 +122,7 @@ class NormalizesOverEverything(RMSNorm):
         if not x.size:
             return super().forward(x, weight, eps=eps)
         r = np.broadcast_to(1 / np.sqrt((x * x).mean() + eps), (*x.shape[:-1], 1))
-        self.save(x * r, r, weight)
+        self.save(x, r, weight)
         return x * r * weight
 
 
@@ -131,7 +131,8 @@ class ScaleIsAConstant(RMSNorm):
 
     def backward(self, grad: Any) -> Any:
         """Without the correction."""
-        x_hat, r, weight = self.saved
+        x, r, weight = self.saved
+        x_hat = x * r
         return r * grad * weight, _sum_rows(grad * x_hat)
 
 
@@ -140,7 +141,8 @@ class SumsInTheCorrection(RMSNorm):
 
     def backward(self, grad: Any) -> Any:
         """d times too large."""
-        x_hat, r, weight = self.saved
+        x, r, weight = self.saved
+        x_hat = x * r
         h = grad * weight
         return r * (h - x_hat * (h * x_hat).sum(axis=-1, keepdims=True)), _sum_rows(grad * x_hat)
 
@@ -160,7 +162,8 @@ class ForgetsTheWeight(RMSNorm):
 
     def backward(self, grad: Any) -> Any:
         """With w = 1."""
-        x_hat, r, _ = self.saved
+        x, r, _ = self.saved
+        x_hat = x * r
         return r * (grad - x_hat * _mean(grad * x_hat)), _sum_rows(grad * x_hat)
 
 
@@ -169,7 +172,8 @@ class WeightGradientFromX(RMSNorm):
 
     def backward(self, grad: Any) -> Any:
         """Before normalisation."""
-        x_hat, r, _ = self.saved
+        x, r, _ = self.saved
+        x_hat = x * r
         dx, _ = super().backward(grad)
         return dx, _sum_rows(grad * x_hat / r)
 
@@ -179,7 +183,8 @@ class WeightGradientOfOneRow(RMSNorm):
 
     def backward(self, grad: Any) -> Any:
         """Overwrites."""
-        x_hat, _, _ = self.saved
+        x, r, _ = self.saved
+        x_hat = x * r
         dx, dweight = super().backward(grad)
         return dx, (grad * x_hat).reshape(-1, grad.shape[-1])[-1] if grad.size else dweight
 
