@@ -8,15 +8,30 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..moe import RouterConfig, make_layer
-from ..moe.balance import BalanceLoss, LoadProbability, RouterZLoss, SquaredCV, SumByExpert
+from ..moe.balance import (
+    BalanceLoss,
+    GlobalEntropy,
+    Importance,
+    Load,
+    LoadProbability,
+    LocalEntropy,
+    Loss,
+    RouterZLoss,
+    SquaredCV,
+    SumByExpert,
+    SwitchBalance,
+    ZLoss,
+)
 from ..moe.capacity import DROP, Capacity, KeepAssignments
 from ..moe.dispatch import STRATEGIES, Combine, FillPlaces, Permute, WeighRows, WeightMask
 from ..moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
 from ..moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
 from ..moe.layer import Recipe
 from ..moe.mixture_1991 import MixtureLikelihood
+from ..moe.noise import ShazeerNoise
 from ..moe.recipes import RECIPES
 from ..moe.selection import TopK
+from ..ops import Sigmoid
 from . import case
 
 Case = tuple[Callable[..., Any], list[np.ndarray]]
@@ -240,12 +255,31 @@ def _register(name: str, recipe: Recipe, dispatch: str) -> None:
         return _layer(rng, recipe, dispatch)
 
 
+_LOSSES: dict[str, Loss] = {
+    "balance_per_sequence": SwitchBalance(scope="sequence"),
+    "balance_global": SwitchBalance(scope="global"),
+    "balance_of_first_choices": SwitchBalance(count="first"),
+    "balance_without_bias": SwitchBalance(count="unbiased"),
+    "balance_k_at_balance": SwitchBalance(at_balance="k"),
+    "balance_of_sigmoid_scores": SwitchBalance(scoring=Sigmoid),
+    "z": ZLoss(),
+    "importance": Importance(),
+    "load": Load(),
+    "local_entropy": LocalEntropy(),
+    "global_entropy": GlobalEntropy(tau=3.0),
+}
+
+
 def _register_layers() -> None:
-    """Every recipe with every dispatch strategy, and every way of dropping."""
+    """Every recipe with every dispatch strategy, every loss, and every way of dropping."""
     for name, published in RECIPES.items():
         recipe = published(**published.small)
         for dispatch in STRATEGIES if recipe.router else ("sorted",):
             _register(f"{name}_{dispatch}", recipe, dispatch)
+    for name, loss in _LOSSES.items():
+        noise = ShazeerNoise() if isinstance(loss, Load) else None
+        router = RouterConfig(TopK(2), noise=noise, losses=(loss,))
+        _register(f"loss_{name}", replace(RECIPES["mixtral"](), router=router), "sorted")
     for drop in DROP:
         for after in (False, True):
             router = RouterConfig(TopK(2), capacity=Capacity(0.6, drop=drop), weigh_after_dropping=after)
