@@ -100,8 +100,6 @@ def _advice(report: dict[str, Any]) -> list[str]:
             )
     if report["numba"] is None:
         advice.append("numba is missing, so the kernels run as plain NumPy; python -m pip install numba")
-    if report["cupy"] is None:
-        advice.append("for an NVIDIA GPU: python -m pip install 'moe_numpy[gpu]'")
     return advice
 
 

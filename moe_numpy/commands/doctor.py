@@ -10,7 +10,7 @@ from .output import JsonOption, console_for, plain_table, print_json, print_titl
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show the matrix library and its kernels, threads, compiled loops and GPU, and what to change."""
+    """Show the matrix library and its kernels, threads, compiled loops, and what to change."""
     report = environment.examine()
     if json:
         print_json(report)
@@ -53,7 +53,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [
         ("numba", (report["numba"] or "missing") + compiled[report["compiled_loops"]]),
         ("loops", report["kernels"]),
-        ("CuPy", report["cupy"] or "missing"),
+        ("CuPy", report["cupy"] or "missing (there are no GPU kernels yet)"),
         ("PyTorch", f"{report['torch'] or 'missing'} (only to compare with)"),
     ]
     return lines
