@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from moe_numpy import plots
+from moe_numpy.plots.style import smoothed
 from moe_numpy.routing_report import SentenceRouting
 
 
@@ -137,9 +138,9 @@ def test_sentence_routing_marks_what_was_dropped():
 
 
 def test_smoothing_keeps_a_constant_and_a_mean():
-    assert plots._smoothed(np.full(200, 3.0)) == pytest.approx(3)
+    assert smoothed(np.full(200, 3.0)) == pytest.approx(3)
     values = np.arange(200.0)
-    np.testing.assert_allclose(plots._smoothed(values)[10:-10], values[10:-10])
+    np.testing.assert_allclose(smoothed(values)[10:-10], values[10:-10])
 
 
 def test_save_replaces_a_file_and_leaves_no_other(tmp_path):

@@ -1,0 +1,118 @@
+"""The figures of routing: which experts take which domains and bytes, their load, one text's way through."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..routing_report import SentenceRouting, byte_name, separation
+from ..typing import Array, Float
+from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, layer_numbers, some
+
+
+def expert_by_domain(
+    shares: Float[Array, "L D E"], domains: Sequence[str], layers: Sequence[int] | None = None
+) -> Figure:
+    """Which expert takes which domain, one panel a layer; rows that differ show specialties."""
+    names = [
+        f"layer {layer}: closest domains {100 * s:.0f} % apart"
+        for layer, s in zip(layer_numbers(layers, len(shares)), separation(shares), strict=True)
+    ]
+    return _share_maps(shares, domains, names, "Which experts take which domain (each row sums to 100 %)")
+
+
+def expert_by_byte(
+    shares: Float[Array, "L C E"], classes: Sequence[str], layers: Sequence[int] | None = None
+) -> Figure:
+    """Which expert takes which kind of byte, one panel a layer."""
+    names = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
+    return _share_maps(shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)")
+
+
+def expert_load(
+    load: Float[Array, "L E"],
+    dropped: Float[Array, " L"] | None = None,
+    layers: Sequence[int] | None = None,
+) -> Figure:
+    """How much each expert is asked to take, against the fair share, one panel a layer."""
+    num_layers, num_experts = load.shape
+    columns = columns_for(num_layers)
+    height = 0.7 + 2.0 * math.ceil(num_layers / columns)
+    fair = 100 / num_experts
+    title = f"Load of the experts (dashed: the fair share, {fair:.1f} %)"
+    figure, panels = grid(num_layers, columns, height=height, title=title)
+    for i, (layer, axes) in enumerate(zip(layer_numbers(layers, num_layers), panels, strict=True)):
+        axes.bar(range(num_experts), 100 * load[i], color=BLUE, width=0.75)
+        axes.axhline(fair, color=ORANGE, linestyle="--", linewidth=1.5)
+        lost = "" if dropped is None else f", {100 * dropped[i]:.1f} % dropped"
+        axes.set_title(f"layer {layer}{lost}", fontsize=10)
+        axes.set_ylim(0, 100 * max(load.max(), 1.4 / num_experts) * 1.1)
+        expert_ticks(axes, num_experts)
+        if i % columns == 0:
+            axes.set_ylabel("% of assignments")
+        if i >= num_layers - columns:
+            axes.set_xlabel("expert")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sentence_routing(routing: SentenceRouting) -> Figure:
+    """Where each byte of one text went: gate weights, one panel a layer, one column a byte."""
+    num_layers, length, num_experts = routing.weight.shape
+    height = 1.1 + num_layers * (0.45 + max(1.0, min(3.0, 0.14 * num_experts)))
+    title = "Routing of one text: brighter is a larger gate weight"
+    figure, panels = grid(num_layers, 1, height=height, title=title)
+    size = min(10.0, 700 / length)
+    image = None
+    for i, axes in enumerate(panels):
+        image = axes.imshow(
+            routing.weight[i].T, aspect="auto", cmap="cividis", vmin=0, vmax=max(routing.weight.max(), 1e-6)
+        )
+        lost = np.argwhere(routing.asked[i] & (routing.weight[i] == 0))
+        axes.plot(lost[:, 0], lost[:, 1], "x", color="white", markersize=size / 2)
+        axes.set_xticks(range(length), [_glyph(b) for b in routing.text], fontsize=size, family="monospace")
+        axes.tick_params(axis="x", length=0)
+        axes.set_yticks(some(num_experts, 8))
+        axes.set_ylabel("expert")
+        axes.set_title(f"layer {routing.layers[i]}", fontsize=10, loc="left")
+    assert image is not None
+    figure.colorbar(image, ax=panels, label="gate weight", pad=0.01, fraction=0.03)
+    if (routing.asked & (routing.weight == 0)).any():
+        figure.supxlabel("× asked for, but the expert was full", fontsize=9)
+    return figure
+
+
+def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: str) -> Figure:
+    """A heat map of percentages for each layer, all on one scale."""
+    num_layers, num_rows, num_experts = shares.shape
+    columns = columns_for(num_layers) if num_experts <= MAX_NUMBERED else 1
+    height = 0.8 + math.ceil(num_layers / columns) * (0.75 + 0.33 * num_rows)
+    figure, panels = grid(num_layers, columns, height=height, title=title)
+    top = max(shares.max(), 2 / num_experts)
+    image = None
+    for i, axes in enumerate(panels):
+        image = axes.imshow(100 * shares[i], aspect="auto", cmap="cividis", vmin=0, vmax=100 * top)
+        axes.set_title(names[i], fontsize=10)
+        axes.set_yticks(range(num_rows), rows if i % columns == 0 else [""] * num_rows)
+        axes.tick_params(length=0)
+        expert_ticks(axes, num_experts)
+        if i >= num_layers - columns:
+            axes.set_xlabel("expert")
+        if num_experts <= MAX_NUMBERED:
+            for r, e in np.ndindex(num_rows, num_experts):
+                share = shares[i, r, e]
+                colour = "black" if share > 0.55 * top else "white"
+                axes.text(e, r, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=9)
+    assert image is not None
+    bar = figure.colorbar(image, ax=panels, label="% of the row; white line: fair share", pad=0.015)
+    bar.ax.axhline(100 / num_experts, color="white", linewidth=2)
+    return figure
+
+
+def _glyph(byte: int) -> str:
+    """One character for a byte on an axis. matplotlib reads a lone $ as mathematics."""
+    if byte == ord("$"):
+        return r"\$"
+    return {0x20: "␣", 0x0A: "↵", 0x09: "→"}.get(byte) or (byte_name(byte) if 0x20 < byte < 0x7F else "·")
