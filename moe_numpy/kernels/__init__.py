@@ -5,6 +5,7 @@
 - ``on_numpy`` is the definition: plain whole-array code that says what each kernel computes.
 - ``on_numba`` runs the same on all cores of a CPU: compiled loops, products side by side, workspaces used again. It is
   what NumPy arrays get where numba is installed.
+- ``on_cupy`` runs it on a GPU, for arrays of CuPy.
 
 ``with kernels.use("numpy"):`` forces the definition; the environment variable ``MOE_NUMPY_KERNELS=numpy`` does so for
 a whole process.
@@ -39,7 +40,7 @@ def of(*arrays: Any) -> ModuleType:
     narrow = False
     for x in arrays:
         if not isinstance(x, np.ndarray):
-            raise TypeError(f"no kernels for {type(x).__module__}.{type(x).__name__}; expected numpy arrays")
+            return _for_gpu(arrays)
         narrow |= x.dtype.kind == "f" and x.dtype.itemsize < 4  # float16, which numba does not compile
     return on_numpy if narrow else _forced.get() or _for_cpu()
 
@@ -68,6 +69,14 @@ def must_compile() -> bool:
     loop = importlib.import_module(".loops", __name__).adamw
     stats = getattr(loop, "stats", None)  # a plain function with NUMBA_DISABLE_JIT=1
     return stats is not None and not any(Path(stats.cache_path).glob("loops.adamw-*.nbi"))
+
+
+def _for_gpu(arrays: tuple[Any, ...]) -> ModuleType:
+    for x in arrays:
+        if type(x).__module__.partition(".")[0] != "cupy":
+            found = f"{type(x).__module__}.{type(x).__name__}"
+            raise TypeError(f"no kernels for {found} in this place; expected arrays of numpy, or of cupy, not both")
+    return importlib.import_module(".on_cupy", __name__)
 
 
 @cache

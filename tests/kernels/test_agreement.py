@@ -3,9 +3,11 @@
 A new kernel is added to ``on_numpy`` and gets a case here; the tests below name the files and the cases that lack it.
 """
 
+import ast
 import importlib
 import inspect
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from moe_numpy.kernels import on_numpy
 
 OTHERS = [
     pytest.param("on_numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")),
+    pytest.param("on_cupy", marks=pytest.mark.gpu),
 ]
 T, E, K, D, F = 37, 5, 2, 24, 16
 
@@ -449,19 +452,40 @@ def strided(x):
     return y
 
 
+def on_device(value):
+    """The same on a GPU, arrays with the same gaps."""
+    import cupy
+
+    if isinstance(value, list | tuple):
+        return type(value)(map(on_device, value))
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.flags.c_contiguous:
+        return cupy.asarray(value)
+    if value.T.flags.c_contiguous:
+        return cupy.asarray(value.T).T
+    wide = cupy.zeros((*value.shape[:-1], 2 * value.shape[-1]), value.dtype)
+    wide[..., ::2] = cupy.asarray(np.ascontiguousarray(value))
+    return wide[..., ::2]
+
+
 def run(module, name, build, dtype, view):
-    """The results, and the arguments afterwards, since some kernels write into them."""
+    """The results, and the arguments afterwards, since some kernels write into them; all on the host."""
     arguments = list(build(np.random.default_rng(0), np.dtype(dtype), view))
     if name == "add_to_groups":
         arguments[0] = arguments[0].copy()
     settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
-    return getattr(module, name)(*arguments, **settings), arguments
+    if module.__name__.endswith("on_cupy"):
+        arguments = on_device(arguments)
+    return leaves([getattr(module, name)(*arguments, **settings), arguments])
 
 
 def leaves(value):
     if isinstance(value, list | tuple):
         return [leaf for part in value for leaf in leaves(part)]
-    return [] if value is None else [value]
+    if value is None:
+        return []
+    return [value.get() if type(value).__module__.startswith("cupy") else value]
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -471,11 +495,10 @@ def leaves(value):
 def test_agrees_with_the_definition(name, build, layout, dtype, other):
     view = strided if layout == "strided" else (lambda x: x)
     module = importlib.import_module(f"moe_numpy.kernels.{other}")
-    expected, expected_arguments = run(on_numpy, name, build, dtype, view)
-    actual, actual_arguments = run(module, name, build, dtype, view)
+    expected = run(on_numpy, name, build, dtype, view)
+    actual = run(module, name, build, dtype, view)
     tolerance = {"rtol": 3e-5, "atol": 3e-5} if dtype == "float32" else {"rtol": 1e-11, "atol": 1e-11}
-    pairs = zip(leaves([actual, actual_arguments]), leaves([expected, expected_arguments]), strict=True)
-    for a, e in pairs:
+    for a, e in zip(actual, expected, strict=True):
         assert type(a) is type(e)
         if isinstance(e, np.ndarray):
             assert (a.shape, a.dtype) == (e.shape, e.dtype)
@@ -487,10 +510,23 @@ def test_every_kernel_has_a_case():
     assert set(CASES) == set(public_kernels())
 
 
-@pytest.mark.parametrize("other", ["on_numba"])
+@pytest.mark.parametrize("other", ["on_numba", "on_cupy"])
 def test_every_file_has_every_kernel_with_the_same_parameters(other):
-    module = pytest.importorskip(f"moe_numpy.kernels.{other}")
-    missing = sorted(name for name in public_kernels() if not hasattr(module, name))
+    """Read, not imported, so that it needs neither numba nor a GPU."""
+    folder = Path(on_numpy.__file__).parent
+    definition, file = (parameters(folder / f"{name}.py") for name in ("on_numpy", other))
+    missing = sorted(definition.keys() - file.keys())
     assert not missing, f"{other} lacks {', '.join(missing)}"
-    for name, function in public_kernels().items():
-        assert str(inspect.signature(getattr(module, name))) == str(inspect.signature(function)), name
+    for name, expected in definition.items():
+        assert file[name] in (expected, "taken over"), name
+
+
+def parameters(file):
+    """The public functions of a file, with their parameters; some are taken over from on_numpy."""
+    tree = ast.parse(file.read_text())
+    own = {
+        n.name: f"{ast.unparse(n.args)} -> {ast.unparse(n.returns)}" for n in tree.body if type(n) is ast.FunctionDef
+    }
+    imports = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "on_numpy"]
+    taken_over = {alias.name: "taken over" for n in imports for alias in n.names}
+    return {name: text for name, text in (taken_over | own).items() if not name.startswith("_")}

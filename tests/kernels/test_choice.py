@@ -41,7 +41,7 @@ def test_use_refuses_an_unknown_name():
 
 @pytest.mark.parametrize("arrays", [([1.0],), (np.zeros(1), Foreign()), (Foreign(),)])
 def test_a_library_without_kernels_and_a_mix_are_refused(arrays):
-    with pytest.raises(TypeError, match=r"no kernels for .*; expected numpy arrays"):
+    with pytest.raises(TypeError, match=r"no kernels for .*; expected arrays of numpy, or of cupy, not both"):
         kernels.of(*arrays)
 
 

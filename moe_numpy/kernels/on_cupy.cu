@@ -1,0 +1,513 @@
+// The CUDA loops behind on_cupy.py, compiled once for each type of entry:
+// REAL is that type (float, double or __nv_bfloat16), ACC the type of sums (float or double).
+// Every sum is added in a fixed order: the same input gives the same bits, always.
+
+#include <cuda_bf16.h>
+
+typedef long long index_t;
+
+constexpr int VEC = 16 / sizeof(REAL);  // entries that one thread moves at once
+constexpr unsigned ALL = 0xffffffffu;
+
+// VEC entries of a row at p, of which `left` remain; whole rows are moved 16 bytes at once.
+struct alignas(16) Vector {
+    REAL v[VEC];
+
+    __device__ void load(const REAL* p, index_t left, bool aligned) {
+        if (aligned) {
+            *reinterpret_cast<uint4*>(v) = *reinterpret_cast<const uint4*>(p);
+        } else {
+            for (int i = 0; i < VEC; i++) v[i] = i < left ? p[i] : REAL(0.0f);
+        }
+    }
+
+    __device__ void store(REAL* p, index_t left, bool aligned) const {
+        if (aligned) {
+            *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(v);
+        } else {
+            for (int i = 0; i < VEC && i < left; i++) p[i] = v[i];
+        }
+    }
+};
+
+__device__ ACC sum_of_block(ACC x) {
+    __shared__ ACC of_warp[32];
+    __shared__ ACC total;
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(ALL, x, step);
+    if (blockDim.x == 32) return x;
+    __syncthreads();  // the sum before this one has been read
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        ACC s = 0;
+        for (int w = 0; w < blockDim.x / 32; w++) s += of_warp[w];
+        total = s;
+    }
+    __syncthreads();
+    return total;
+}
+
+__device__ ACC max_of_block(ACC x) {
+    __shared__ ACC of_warp[32];
+    for (int step = 16; step > 0; step /= 2) x = max(x, __shfl_xor_sync(ALL, x, step));
+    if (blockDim.x == 32) return x;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = of_warp[0];
+    for (int w = 1; w < blockDim.x / 32; w++) x = max(x, of_warp[w]);
+    return x;
+}
+
+__device__ ACC infinity() { return ACC(__longlong_as_double(0x7ff0000000000000LL)); }
+__device__ ACC not_a_number() { return ACC(__longlong_as_double(0x7ff8000000000000LL)); }
+__device__ ACC sigmoid(ACC x) { return 1 / (1 + exp(-x)); }
+
+extern "C" {
+
+// ---- who goes where ------------------------------------------------------------------------------------------------
+
+// One warp a row. Round j finds the best entry after the one of round j - 1, in the order: larger first, then the lower
+// index; NaN after all numbers. So nothing has to be marked as taken.
+__global__ void top_k(const REAL* scores, index_t* chosen, index_t rows, index_t width, index_t k) {
+    index_t row = (index_t)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const REAL* x = scores + row * width;
+    ACC last = 0;
+    bool last_nan = false;
+    index_t last_at = -1;
+    for (index_t j = 0; j < k; j++) {
+        ACC best = 0;
+        bool best_nan = true;
+        index_t best_at = width;
+        for (index_t i = threadIdx.x; i < width; i += 32) {
+            ACC v = ACC(x[i]);
+            bool nan = isnan(v);
+            bool after = j == 0 || (nan != last_nan ? nan : (!nan && v != last ? v < last : i > last_at));
+            bool better = best_at == width || (nan != best_nan ? best_nan : (!nan && v > best));
+            if (after && better) best = v, best_nan = nan, best_at = i;
+        }
+        for (int step = 16; step > 0; step /= 2) {
+            ACC v = __shfl_xor_sync(ALL, best, step);
+            bool nan = __shfl_xor_sync(ALL, (int)best_nan, step);
+            index_t i = __shfl_xor_sync(ALL, best_at, step);
+            bool better;
+            if (i == width || best_at == width) better = best_at == width;
+            else if (nan != best_nan) better = best_nan;
+            else better = nan || v == best ? i < best_at : v > best;
+            if (better) best = v, best_nan = nan, best_at = i;
+        }
+        if (threadIdx.x == 0) chosen[row * k + j] = best_at;
+        last = best, last_nan = best_nan, last_at = best_at;
+    }
+}
+
+// How often each key occurs in each part of the keys: a block for each part, counters in shared memory.
+__global__ void count_in_parts(const index_t* keys, index_t n, index_t part, index_t num_keys, index_t* counts) {
+    extern __shared__ int counter[];
+    for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counter[e] = 0;
+    __syncthreads();
+    index_t begin = blockIdx.x * part, end = min(begin + part, n);
+    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) atomicAdd(&counter[keys[i]], 1);
+    __syncthreads();
+    for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counts[e * gridDim.x + blockIdx.x] = counter[e];
+}
+
+// The second half of a counting sort: next[key, part] says where the first such key of a part goes. One warp walks
+// through a part; lanes with one key find their order among themselves, so that equal keys stay in order.
+__global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t num_keys, const index_t* next,
+                           index_t* order) {
+    extern __shared__ int taken[];
+    for (int e = threadIdx.x; e < num_keys; e += 32) taken[e] = 0;
+    __syncwarp();
+    index_t begin = blockIdx.x * part, end = min(begin + part, n);
+    for (index_t first = begin; first < end; first += 32) {
+        index_t i = first + threadIdx.x;
+        int key = i < end ? (int)keys[i] : -1;
+        unsigned same = __match_any_sync(ALL, key);
+        int before = __popc(same & ((1u << threadIdx.x) - 1));
+        if (key >= 0) order[next[key * gridDim.x + blockIdx.x] + taken[key] + before] = i;
+        __syncwarp();
+        if (key >= 0 && before == 0) taken[key] += __popc(same);
+        __syncwarp();
+    }
+}
+
+__global__ void count_keys(const index_t* keys, index_t n, unsigned long long* counts) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) atomicAdd(&counts[keys[i]], 1ULL);
+}
+
+// y[index[i]] += the values with that index, one after the other: the first of each run adds the whole run.
+__global__ void add_runs(const index_t* index, const index_t* order, const REAL* values, index_t n, REAL* y) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n || (i > 0 && index[order[i - 1]] == index[order[i]])) return;
+    index_t at = index[order[i]];
+    ACC sum = ACC(y[at]);
+    for (; i < n && index[order[i]] == at; i++) sum += ACC(values[order[i]]);
+    y[at] = REAL(sum);
+}
+
+// s[key] = the sum, or the largest, of the values with that key: one block a key.
+__global__ void sum_segments(const REAL* values, const index_t* order, const index_t* start, REAL* y) {
+    double sum = 0;
+    __shared__ double of_thread[128];
+    for (index_t n = start[blockIdx.x] + threadIdx.x; n < start[blockIdx.x + 1]; n += blockDim.x)
+        sum += double(ACC(values[order[n]]));
+    of_thread[threadIdx.x] = sum;
+    __syncthreads();
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) of_thread[threadIdx.x] += of_thread[threadIdx.x + half];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) y[blockIdx.x] = REAL(ACC(of_thread[0]));
+}
+
+__global__ void max_segments(const REAL* values, const index_t* order, const index_t* start, REAL* y) {
+    ACC best = -infinity();
+    for (index_t n = start[blockIdx.x] + threadIdx.x; n < start[blockIdx.x + 1]; n += blockDim.x)
+        best = max(best, ACC(values[order[n]]));
+    best = max_of_block(best);
+    if (threadIdx.x == 0) y[blockIdx.x] = REAL(best);
+}
+
+// ---- rows to experts and back: one block a row, VEC entries a thread -------------------------------------------------
+
+__global__ void take_rows(const REAL* x, const index_t* index, REAL* y, index_t d, bool aligned) {
+    const REAL* from = x + index[blockIdx.x] * d;
+    REAL* to = y + blockIdx.x * d;
+    for (index_t j = threadIdx.x * VEC; j < d; j += blockDim.x * VEC) {
+        Vector v;
+        v.load(from + j, d - j, aligned);
+        v.store(to + j, d - j, aligned);
+    }
+}
+
+// y_t = Σ w_n r_n over the rows n of t, which are order[start[t]] ...; w null stands for ones.
+__global__ void combine(const REAL* r, const ACC* w, const index_t* order, const index_t* start, REAL* y, index_t d,
+                        bool aligned) {
+    index_t begin = start[blockIdx.x], end = start[blockIdx.x + 1];
+    for (index_t j = threadIdx.x * VEC; j < d; j += blockDim.x * VEC) {
+        ACC sum[VEC];
+        for (int i = 0; i < VEC; i++) sum[i] = 0;
+        for (index_t n = begin; n < end; n++) {
+            index_t row = order[n];
+            ACC weight = w == nullptr ? ACC(1) : w[row];
+            Vector v;
+            v.load(r + row * d + j, d - j, aligned);
+            for (int i = 0; i < VEC; i++) sum[i] += weight * ACC(v.v[i]);
+        }
+        Vector out;
+        for (int i = 0; i < VEC; i++) out.v[i] = REAL(sum[i]);
+        out.store(y + blockIdx.x * d + j, d - j, aligned);
+    }
+}
+
+// dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n].
+__global__ void combine_gradient(const REAL* grad, const REAL* r, const ACC* w, const index_t* token, REAL* d_r,
+                                 ACC* d_w, index_t d, bool aligned) {
+    const REAL* g = grad + token[blockIdx.x] * d;
+    index_t row = blockIdx.x * d;
+    ACC weight = w[blockIdx.x], product = 0;
+    for (index_t j = threadIdx.x * VEC; j < d; j += blockDim.x * VEC) {
+        Vector a, b;
+        a.load(g + j, d - j, aligned);
+        b.load(r + row + j, d - j, aligned);
+        for (int i = 0; i < VEC; i++) {
+            product += ACC(a.v[i]) * ACC(b.v[i]);
+            a.v[i] = REAL(weight * ACC(a.v[i]));
+        }
+        a.store(d_r + row + j, d - j, aligned);
+    }
+    product = sum_of_block(product);
+    if (threadIdx.x == 0) d_w[blockIdx.x] = product;
+}
+
+__global__ void row_products(const REAL* a, const REAL* b, REAL* y, index_t d, bool aligned) {
+    ACC product = 0;
+    for (index_t j = threadIdx.x * VEC; j < d; j += blockDim.x * VEC) {
+        Vector u, v;
+        u.load(a + blockIdx.x * d + j, d - j, aligned);
+        v.load(b + blockIdx.x * d + j, d - j, aligned);
+        for (int i = 0; i < VEC; i++) product += ACC(u.v[i]) * ACC(v.v[i]);
+    }
+    product = sum_of_block(product);
+    if (threadIdx.x == 0) y[blockIdx.x] = REAL(product);
+}
+
+// Sums over the rows of each expert: blockIdx.y is the expert, a thread adds one column.
+__global__ void group_sums(const REAL* values, const index_t* offsets, REAL* total, index_t width) {
+    index_t j = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= width) return;
+    ACC sum = 0;
+    for (index_t n = offsets[blockIdx.y]; n < offsets[blockIdx.y + 1]; n++) sum += ACC(values[n * width + j]);
+    total[blockIdx.y * width + j] = REAL(sum);
+}
+
+// y_n += b_e: one block a row, which finds its expert by bisection.
+__global__ void add_to_groups(REAL* y, const REAL* bias, const index_t* offsets, index_t num_experts, index_t width) {
+    index_t low = 0, high = num_experts - 1;  // the last e with offsets[e] <= n
+    while (low < high) {
+        index_t middle = (low + high + 1) / 2;
+        if (offsets[middle] <= blockIdx.x) low = middle; else high = middle - 1;
+    }
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) {
+        REAL* at = y + blockIdx.x * width + j;
+        *at = REAL(ACC(*at) + ACC(bias[low * width + j]));
+    }
+}
+
+// ---- activations -----------------------------------------------------------------------------------------------------
+
+__global__ void silu(const REAL* x, REAL* y, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = REAL(ACC(x[i]) * sigmoid(ACC(x[i])));
+}
+
+__global__ void silu_gradient(const REAL* grad, const REAL* x, REAL* dx, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    ACC v = ACC(x[i]), s = sigmoid(v);
+    dx[i] = REAL(ACC(grad[i]) * s * (1 + v * (1 - s)));
+}
+
+// Rows of `width` entries; the gate and up of one row stand `step` entries behind those of the row before.
+__global__ void swiglu(const REAL* gate, const REAL* up, index_t gate_step, index_t up_step, REAL* y, index_t width,
+                       bool aligned) {
+    index_t row = blockIdx.x;
+    index_t j = ((index_t)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
+    if (j >= width) return;
+    Vector g, u;
+    g.load(gate + row * gate_step + j, width - j, aligned);
+    u.load(up + row * up_step + j, width - j, aligned);
+    for (int i = 0; i < VEC; i++) {
+        ACC v = ACC(g.v[i]);
+        g.v[i] = REAL(v * sigmoid(v) * ACC(u.v[i]));
+    }
+    g.store(y + row * width + j, width - j, aligned);
+}
+
+__global__ void swiglu_gradient(const REAL* grad, const REAL* gate, const REAL* up, index_t gate_step, index_t up_step,
+                                REAL* d_gate, REAL* d_up, index_t d_gate_step, index_t d_up_step, index_t width,
+                                bool aligned) {
+    index_t row = blockIdx.x;
+    index_t j = ((index_t)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
+    if (j >= width) return;
+    Vector g, a, b;
+    g.load(grad + row * width + j, width - j, aligned);
+    a.load(gate + row * gate_step + j, width - j, aligned);
+    b.load(up + row * up_step + j, width - j, aligned);
+    for (int i = 0; i < VEC; i++) {
+        ACC dy = ACC(g.v[i]), x = ACC(a.v[i]), u = ACC(b.v[i]), s = sigmoid(x);
+        a.v[i] = REAL(dy * u * s * (1 + x * (1 - s)));
+        b.v[i] = REAL(dy * x * s);
+    }
+    a.store(d_gate + row * d_gate_step + j, width - j, aligned);
+    b.store(d_up + row * d_up_step + j, width - j, aligned);
+}
+
+__device__ ACC gelu_cdf(ACC x, bool approximate) {
+    const ACC c = ACC(0.79788456080286535588);  // √(2/π)
+    return approximate ? ACC(0.5) * (1 + tanh(c * (x + ACC(0.044715) * x * x * x))) : normcdf(x);
+}
+
+__global__ void normal_cdf(const REAL* x, REAL* y, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = REAL(normcdf(ACC(x[i])));
+}
+
+__global__ void gelu(const REAL* x, REAL* y, bool approximate, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = REAL(ACC(x[i]) * gelu_cdf(ACC(x[i]), approximate));
+}
+
+__global__ void gelu_gradient(const REAL* grad, const REAL* x, REAL* dx, bool approximate, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    ACC v = ACC(x[i]), cdf = gelu_cdf(v, approximate), density;
+    if (approximate) {
+        density = 2 * cdf * (1 - cdf) * ACC(0.79788456080286535588) * (1 + ACC(3 * 0.044715) * v * v);
+    } else {
+        density = exp(ACC(-0.5) * v * v) * ACC(0.39894228040143267794);  // 1/√(2π)
+    }
+    dx[i] = REAL(ACC(grad[i]) * (cdf + v * density));
+}
+
+// ---- along rows: one block a row ---------------------------------------------------------------------------------------
+
+__device__ ACC row_maximum(const REAL* x, index_t width) {
+    ACC best = -infinity();
+    bool nan = false;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) {
+        nan |= isnan(ACC(x[j]));
+        best = max(best, ACC(x[j]));
+    }
+    return max_of_block(__syncthreads_or(nan) ? not_a_number() : best);
+}
+
+__device__ ACC row_exp_sum(const REAL* x, ACC shift, index_t width) {
+    ACC sum = 0;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) sum += exp(ACC(x[j]) - shift);
+    return sum_of_block(sum);
+}
+
+__global__ void softmax(const REAL* x, REAL* y, index_t width) {
+    x += blockIdx.x * width, y += blockIdx.x * width;
+    ACC shift = row_maximum(x, width), total = row_exp_sum(x, shift, width);
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) y[j] = REAL(exp(ACC(x[j]) - shift) / total);
+}
+
+__global__ void softmax_gradient(const REAL* grad, const REAL* y, REAL* dx, index_t width) {
+    grad += blockIdx.x * width, y += blockIdx.x * width, dx += blockIdx.x * width;
+    ACC sum = 0;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) sum += ACC(grad[j]) * ACC(y[j]);
+    sum = sum_of_block(sum);
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) dx[j] = REAL(ACC(y[j]) * (ACC(grad[j]) - sum));
+}
+
+__global__ void log_softmax(const REAL* x, REAL* y, index_t width) {
+    x += blockIdx.x * width, y += blockIdx.x * width;
+    ACC shift = row_maximum(x, width), log_total = log(row_exp_sum(x, shift, width));
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) y[j] = REAL(ACC(x[j]) - shift - log_total);
+}
+
+__global__ void log_softmax_gradient(const REAL* grad, const REAL* y, REAL* dx, index_t width) {
+    grad += blockIdx.x * width, y += blockIdx.x * width, dx += blockIdx.x * width;
+    ACC sum = 0;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) sum += ACC(grad[j]);
+    sum = sum_of_block(sum);
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) dx[j] = REAL(ACC(grad[j]) - exp(ACC(y[j])) * sum);
+}
+
+__global__ void cross_entropy(const REAL* x, const index_t* target, REAL* loss, REAL* p, index_t width) {
+    x += blockIdx.x * width, p += blockIdx.x * width;
+    ACC shift = row_maximum(x, width), total = row_exp_sum(x, shift, width);
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) p[j] = REAL(exp(ACC(x[j]) - shift) / total);
+    if (threadIdx.x == 0) loss[blockIdx.x] = REAL(log(total) - (ACC(x[target[blockIdx.x]]) - shift));
+}
+
+__global__ void cross_entropy_gradient(const REAL* grad, const REAL* p, const index_t* target, REAL* dx,
+                                       index_t width) {
+    p += blockIdx.x * width, dx += blockIdx.x * width;
+    ACC g = ACC(grad[blockIdx.x]);
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
+        dx[j] = REAL(g * (ACC(p[j]) - ACC(j == target[blockIdx.x])));
+}
+
+__global__ void rms_norm(const REAL* x, const REAL* weight, double eps, REAL* y, ACC* scale, index_t width) {
+    x += blockIdx.x * width, y += blockIdx.x * width;
+    ACC squares = 0;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) squares += ACC(x[j]) * ACC(x[j]);
+    ACC r = 1 / sqrt(sum_of_block(squares) / width + ACC(eps));
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) y[j] = REAL(ACC(x[j]) * r * ACC(weight[j]));
+    if (threadIdx.x == 0) scale[blockIdx.x] = r;
+}
+
+__global__ void rms_norm_gradient(const REAL* grad, const REAL* x, const ACC* scale, const REAL* weight, REAL* dx,
+                                  index_t width) {
+    grad += blockIdx.x * width, x += blockIdx.x * width, dx += blockIdx.x * width;
+    ACC r = scale[blockIdx.x], sum = 0;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
+        sum += ACC(grad[j]) * ACC(weight[j]) * ACC(x[j]) * r;
+    ACC mean = sum_of_block(sum) / width;
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
+        dx[j] = REAL(r * (ACC(grad[j]) * ACC(weight[j]) - ACC(x[j]) * r * mean));
+}
+
+// Σ g x̂ over `part` rows: blockIdx.y is the part, a thread adds one column.
+__global__ void rms_norm_weight_gradient(const REAL* grad, const REAL* x, const ACC* scale, ACC* sums, index_t rows,
+                                         index_t part, index_t width) {
+    index_t j = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= width) return;
+    index_t begin = blockIdx.y * part, end = min(begin + part, rows);
+    ACC sum = 0;
+    for (index_t n = begin; n < end; n++) sum += ACC(grad[n * width + j]) * ACC(x[n * width + j]) * scale[n];
+    sums[blockIdx.y * width + j] = sum;
+}
+
+// ---- attention ---------------------------------------------------------------------------------------------------------
+
+// x and y [vectors, 2 half]; the position of a vector is its number modulo `length`.
+__global__ void rotate(const REAL* x, const REAL* cosine, const REAL* sine, REAL* y, index_t vectors, index_t length,
+                       index_t half) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= vectors * half) return;
+    index_t vector = i / half, j = i % half, angle = vector % length * half + j;
+    ACC a = ACC(x[vector * 2 * half + j]), b = ACC(x[vector * 2 * half + half + j]);
+    ACC c = ACC(cosine[angle]), s = ACC(sine[angle]);
+    y[vector * 2 * half + j] = REAL(a * c - b * s);
+    y[vector * 2 * half + half + j] = REAL(b * c + a * s);
+}
+
+// e = exp(s - row maximum) where the key is not later than the query, else 0; and the sum of the row.
+__global__ void attention_weights(const ACC* scores, REAL* e, ACC* total, index_t length, index_t num_keys) {
+    scores += blockIdx.x * num_keys, e += blockIdx.x * num_keys;
+    index_t seen = num_keys - length + blockIdx.x % length + 1;
+    ACC best = -infinity();
+    for (index_t j = threadIdx.x; j < seen; j += blockDim.x) best = max(best, scores[j]);
+    best = max_of_block(best);
+    ACC sum = 0;
+    for (index_t j = threadIdx.x; j < num_keys; j += blockDim.x) {
+        REAL weight = j < seen ? REAL(exp(scores[j] - best)) : REAL(0.0f);
+        e[j] = weight;
+        sum += ACC(weight);
+    }
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) total[blockIdx.x] = sum;
+}
+
+// y = x / total, row by row.
+__global__ void divide_rows(const ACC* x, const ACC* total, REAL* y, index_t width) {
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
+        y[blockIdx.x * width + j] = REAL(x[blockIdx.x * width + j] / total[blockIdx.x]);
+}
+
+__global__ void divide_gradient(const REAL* grad, const ACC* total, REAL* y, index_t width) {
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
+        y[blockIdx.x * width + j] = REAL(ACC(grad[blockIdx.x * width + j]) / total[blockIdx.x]);
+}
+
+// ds = e (dp - Σ g o), with g and o of width d.
+__global__ void score_gradient(const ACC* d_p, const REAL* e, const REAL* g, const REAL* o, REAL* d_s, index_t num_keys,
+                               index_t d) {
+    ACC sum = 0;
+    for (index_t j = threadIdx.x; j < d; j += blockDim.x)
+        sum += ACC(g[blockIdx.x * d + j]) * ACC(o[blockIdx.x * d + j]);
+    sum = sum_of_block(sum);
+    for (index_t j = threadIdx.x; j < num_keys; j += blockDim.x) {
+        index_t at = blockIdx.x * num_keys + j;
+        d_s[at] = REAL(ACC(e[at]) * (d_p[at] - sum));
+    }
+}
+
+// ---- the optimizer -------------------------------------------------------------------------------------------------------
+
+// Block b adds the squares of its share; sums[b].
+__global__ void squares(const REAL* x, index_t n, double* sums) {
+    __shared__ double of_thread[256];
+    double sum = 0;
+    for (index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (index_t)gridDim.x * blockDim.x) {
+        double v = double(ACC(x[i]));
+        sum += v * v;
+    }
+    of_thread[threadIdx.x] = sum;
+    __syncthreads();
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) of_thread[threadIdx.x] += of_thread[threadIdx.x + half];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) sums[blockIdx.x] = of_thread[0];
+}
+
+// θ, m and v are of type ACC; only the gradient may be narrower.
+__global__ void adamw(ACC* p, const REAL* grad, ACC* m, ACC* v, index_t n, double keep, double gradient_scale,
+                      double beta1, double beta2, double root, double rate, double eps) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    ACC g = ACC(grad[i]) * ACC(gradient_scale);
+    m[i] = ACC(beta1) * m[i] + ACC(1 - beta1) * g;
+    v[i] = ACC(beta2) * v[i] + ACC(1 - beta2) * g * g;
+    p[i] = p[i] * ACC(keep) - ACC(rate) * m[i] / (sqrt(v[i]) * ACC(root) + ACC(eps));
+}
+
+}  // extern "C"

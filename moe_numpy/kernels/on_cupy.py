@@ -1,0 +1,665 @@
+"""The kernels on a GPU: CUDA loops (``on_cupy.cu``), products by cuBLAS. float32, float64 and bfloat16.
+
+Each kernel computes what ``on_numpy`` defines, up to the order of sums, and that order is fixed: there are no atomic
+additions of floating-point numbers, so one input always gives the same bits. In bfloat16 everything between reading and
+writing is float32. Nothing here waits for the device, but for what has to be known on the host: :func:`to_host`, the
+E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cupy as cp
+import numpy as np
+from cupy_backends.cuda.libs import cublas
+from jaxtyping import Integer
+
+from ..typing import Array, Float, Int, Shaped
+
+_PART = 512  # keys that one warp sorts
+_FEW_KEYS = 8192  # their counters fit into the shared memory of a block
+_MANY = 64  # more than so many best of a row are found by sorting
+_THREADS = 256
+_NARROW_ROW = 512  # entries; a row as long is the work of one warp
+_STREAMS = 4  # products of different experts that run side by side
+
+
+def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
+    """As defined in on_numpy: one warp for each row."""
+    if k > _MANY:
+        return cp.argsort(-scores, axis=1)[:, :k]  # CuPy's is stable
+    scores = cp.ascontiguousarray(scores)
+    y = cp.empty((len(scores), k), np.int64)
+    _launch("top_k", scores.dtype, (-(-len(scores) // 8),), (32, 8), scores, y, *scores.shape, k)
+    return y
+
+
+def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+    """As defined in on_numpy: counting sort of parts side by side, or a radix sort for many keys."""
+    return _sorted_by_key(keys, num_keys)[0]
+
+
+def count(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " num_keys"]:
+    """As defined in on_numpy."""
+    y = cp.zeros(num_keys, np.int64)
+    keys = _index(keys)
+    _each("count_keys", np.float32, len(keys), keys, len(keys), y)
+    return y
+
+
+def offsets_of(counts: Int[Array, " E"]) -> Int[Array, " E1"]:
+    """As defined in on_numpy."""
+    y = cp.zeros(len(counts) + 1, counts.dtype)
+    cp.cumsum(counts, out=y[1:])
+    return y
+
+
+def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+    """As defined in on_numpy: the place in the sorted order, less the place of the first with this key."""
+    order, start = _sorted_by_key(keys, num_keys)
+    return place(cp.arange(len(order)) - start[keys[order]], order, len(order))
+
+
+def place(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Shaped[Array, " size"]:
+    """As defined in on_numpy."""
+    y = cp.zeros(size, values.dtype)
+    y[index] = values
+    return y
+
+
+def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
+    """As defined in on_numpy: one block for each key, which adds in float64."""
+    return _reduce_by_key("sum_segments", values, keys, num_keys)
+
+
+def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
+    """As defined in on_numpy: one block for each key."""
+    return _reduce_by_key("max_segments", values, keys, num_keys)
+
+
+def add_at(y: Shaped[Array, "T E"], row: Int[Array, "..."], column: Int[Array, "..."], values: Any) -> None:
+    """As defined in on_numpy: sorted by entry, so that what goes to one entry is added in order."""
+    index = (row * y.shape[1] + column).reshape(-1)
+    if y.dtype.kind in "iu":  # the order of a sum of integers does not matter
+        cp.add.at(y.reshape(-1), index, cp.broadcast_to(cp.asarray(values, y.dtype), row.shape).reshape(-1))
+        return
+    values = cp.ascontiguousarray(cp.broadcast_to(cp.asarray(values, y.dtype), row.shape)).reshape(-1)
+    order = cp.argsort(index.astype(np.int32) if y.size < 2**31 else index)
+    _each("add_runs", y.dtype, len(index), _index(index), order, values, len(index), y)
+
+
+def to_host(x: Shaped[Array, "..."]) -> Any:
+    """As defined in on_numpy: a copy, for which the host waits."""
+    return x.get()
+
+
+def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
+    """As defined in on_numpy: one block for each row of the result."""
+    return _combine(rows, None, index, num_rows)
+
+
+def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "N d"]:
+    """As defined in on_numpy; the indices are trusted."""
+    x, index = cp.ascontiguousarray(x), _index(index)
+    y = cp.empty((len(index), x.shape[1]), x.dtype)
+    _rows("take_rows", x.dtype, len(y), x.shape[1], x, index, y, x.shape[1], _aligned(x.shape[1], x, y))
+    return y
+
+
+def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
+    """As defined in on_numpy."""
+    a, b = cp.ascontiguousarray(a), cp.ascontiguousarray(b)
+    y = cp.empty(len(a), a.dtype)
+    _rows("row_products", a.dtype, len(a), a.shape[1], a, b, y, a.shape[1], _aligned(a.shape[1], a, b))
+    return y
+
+
+def combine(
+    r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
+) -> Float[Array, "num_tokens d"]:
+    """As defined in on_numpy: one block for each token."""
+    return _combine(r, cp.ascontiguousarray(w, _sum_type(r.dtype)), token, num_tokens)
+
+
+def combine_gradient(
+    grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
+) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    """As defined in on_numpy: both gradients in one pass."""
+    grad, r, d = cp.ascontiguousarray(grad), cp.ascontiguousarray(r), r.shape[1]
+    weight = cp.ascontiguousarray(w, _sum_type(r.dtype))
+    d_r, d_w = cp.empty(r.shape, r.dtype), cp.empty(len(r), weight.dtype)
+    aligned = _aligned(d, grad, r)
+    _rows("combine_gradient", r.dtype, len(r), d, grad, r, weight, _index(token), d_r, d_w, d, aligned)
+    return d_r, d_w.astype(w.dtype, copy=False)
+
+
+def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
+    """As defined in on_numpy."""
+    a, b = _for_blas(a), _for_blas(b)
+    y = cp.empty((a.shape[0], b.shape[1]), a.dtype)
+    _multiply(y, a, b)
+    return y
+
+
+def grouped_product(
+    x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N o"]:
+    """As defined in on_numpy: the products of some experts side by side."""
+    x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(weight)
+    y = cp.empty((len(x), weight.shape[1]), x.dtype)
+    _multiply_groups(offsets, lambda e, rows: (y[rows], x[rows], weight[e].T))
+    return y
+
+
+def grouped_product_input_gradient(
+    grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N i"]:
+    """As defined in on_numpy: the products of some experts side by side."""
+    grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(weight)
+    dx = cp.empty((len(grad), weight.shape[2]), grad.dtype)
+    _multiply_groups(offsets, lambda e, rows: (dx[rows], grad[rows], weight[e]))
+    return dx
+
+
+def grouped_product_weight_gradient(
+    grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "E o i"]:
+    """As defined in on_numpy: the products of some experts side by side."""
+    grad, x = cp.ascontiguousarray(grad), cp.ascontiguousarray(x)
+    bounds = _bounds(offsets)
+    dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
+    for e in range(len(dw)):
+        if bounds[e] == bounds[e + 1]:
+            dw[e] = 0
+    _multiply_groups(offsets, lambda e, rows: (dw[e], grad[rows].T, x[rows]))
+    return dw
+
+
+def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
+    """As defined in on_numpy."""
+    values, width = cp.ascontiguousarray(values), values.shape[1]
+    total = cp.empty((len(offsets) - 1, width), values.dtype)
+    grid = (-(-width // _THREADS), len(total))
+    _launch("group_sums", values.dtype, grid, (_THREADS,), values, _index(offsets), total, width)
+    return total
+
+
+def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+    """As defined in on_numpy: one block for each row."""
+    rows = cp.ascontiguousarray(y)
+    bias = cp.ascontiguousarray(bias)
+    _rows("add_to_groups", y.dtype, len(y), y.shape[1], rows, bias, _index(offsets), len(bias), y.shape[1])
+    if rows is not y:
+        y[...] = rows
+    return y
+
+
+def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    return _entry_by_entry("silu", x)
+
+
+def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    return _entry_by_entry("silu_gradient", grad, x)
+
+
+def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy; halves of a wider array are read where they stand."""
+    a, b = _strided(gate), _strided(up)
+    y = cp.empty(a.shape, a.dtype)
+    width = a.shape[1]
+    aligned = _aligned(width, a, b)
+    _by_columns("swiglu", y, a, b, _step(a), _step(b), y, width, aligned)
+    return y.reshape(gate.shape)
+
+
+def swiglu_gradient(
+    grad: Float[Array, "*n"],
+    gate: Float[Array, "*n"],
+    up: Float[Array, "*n"],
+    out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """As defined in on_numpy."""
+    d_gate, d_up = (cp.empty(gate.shape, gate.dtype), cp.empty(up.shape, up.dtype)) if out is None else out
+    g, a, b, da, db = _matrix(grad), _strided(gate), _strided(up), _strided(d_gate), _strided(d_up)
+    width = g.shape[1]
+    steps = _step(a), _step(b)
+    aligned = _aligned(width, g, a, b, da, db)
+    _by_columns("swiglu_gradient", g, g, a, b, *steps, da, db, _step(da), _step(db), width, aligned)
+    return d_gate, d_up
+
+
+def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    return _entry_by_entry("normal_cdf", x)
+
+
+def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    return _entry_by_entry("gelu", x, settings=(approximate,))
+
+
+def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
+    """As defined in on_numpy."""
+    return _entry_by_entry("gelu_gradient", grad, x, settings=(approximate,))
+
+
+def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy: one block for each row."""
+    return _row_by_row("softmax", x)
+
+
+def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy: one block for each row."""
+    return _row_by_row("softmax_gradient", grad, y)
+
+
+def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy: one block for each row."""
+    return _row_by_row("log_softmax", x)
+
+
+def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """As defined in on_numpy: one block for each row."""
+    return _row_by_row("log_softmax_gradient", grad, y)
+
+
+def cross_entropy(
+    x: Float[Array, "n V"], target: Integer[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
+    """As defined in on_numpy: one block for each row."""
+    x, width = cp.ascontiguousarray(x), x.shape[1]
+    p, losses = cp.empty(x.shape, x.dtype), cp.empty(len(x), x.dtype)
+    _rows("cross_entropy", x.dtype, len(x), width, x, _index(target), losses, p, width)
+    return losses, p
+
+
+def cross_entropy_gradient(
+    grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
+) -> Float[Array, "n V"]:
+    """As defined in on_numpy."""
+    grad, p, width = cp.ascontiguousarray(grad), cp.ascontiguousarray(p), p.shape[1]
+    dx = cp.empty(p.shape, p.dtype)
+    _rows("cross_entropy_gradient", p.dtype, len(p), width, grad, p, _index(target), dx, width)
+    return dx
+
+
+def rms_norm(
+    x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
+) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
+    """As defined in on_numpy: one block for each row. r is float32 in bfloat16."""
+    rows, width = _matrix(x), x.shape[-1]
+    y, r = cp.empty(rows.shape, x.dtype), cp.empty(len(rows), _sum_type(x.dtype))
+    _rows("rms_norm", x.dtype, len(rows), width, rows, cp.ascontiguousarray(weight), eps, y, r, width)
+    return y.reshape(x.shape), r.reshape(*x.shape[:-1], 1)
+
+
+def rms_norm_gradient(
+    grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
+) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
+    """As defined in on_numpy; dw is summed part by part."""
+    g, rows, width = _matrix(grad), _matrix(x), x.shape[-1]
+    scale, weight = cp.ascontiguousarray(r).reshape(-1), cp.ascontiguousarray(weight)
+    dx = cp.empty(rows.shape, x.dtype)
+    _rows("rms_norm_gradient", x.dtype, len(rows), width, g, rows, scale, weight, dx, width)
+    part = 64
+    sums = cp.empty((-(-len(rows) // part), width), scale.dtype)
+    grid = (-(-width // _THREADS), len(sums))
+    _launch("rms_norm_weight_gradient", x.dtype, grid, (_THREADS,), g, rows, scale, sums, len(rows), part, width)
+    return dx.reshape(x.shape), sums.sum(axis=0).astype(weight.dtype, copy=False)
+
+
+def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+    """As defined in on_numpy."""
+    x, half = cp.ascontiguousarray(x), x.shape[-1] // 2
+    vectors = x.size // x.shape[-1]
+    y = cp.empty(x.shape, x.dtype)
+    angles = cp.ascontiguousarray(cos), cp.ascontiguousarray(sin)
+    _each("rotate", x.dtype, vectors * half, x, *angles, y, vectors, x.shape[-2], half)
+    return y
+
+
+def causal_attention(
+    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    """As defined in on_numpy: all heads at once. Scores and sums are float32 in bfloat16."""
+    q3, k3, v3 = _heads(q), _heads(k), _heads(v)
+    (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
+    sums = _sum_type(q.dtype)
+    scores = _multiply_heads(q3, k3.swapaxes(1, 2), sums, scale)
+    e, total = cp.empty(scores.shape, q.dtype), cp.empty((heads, rows), sums)
+    _rows("attention_weights", q.dtype, heads * rows, num_keys, scores, e, total, length, num_keys)
+    weighted = _multiply_heads(e, v3, sums)
+    o = cp.empty(q3.shape, q.dtype)
+    _rows("divide_rows", q.dtype, heads * rows, q3.shape[2], weighted, total, o, q3.shape[2])
+    return o.reshape(q.shape), e.reshape(*q.shape[:3], num_keys), total.reshape(*q.shape[:3], 1)
+
+
+def causal_attention_gradient(
+    grad: Float[Array, "B K GS D"],
+    q: Float[Array, "B K GS D"],
+    k: Float[Array, "B K L D"],
+    v: Float[Array, "B K L D"],
+    o: Float[Array, "B K GS D"],
+    e: Float[Array, "B K GS L"],
+    total: Float[Array, "B K GS 1"],
+    scale: float,
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
+    """As defined in on_numpy: all heads at once."""
+    grad3, q3, k3, v3, o3, e3 = _heads(grad), _heads(q), _heads(k), _heads(v), _heads(o), _heads(e)
+    (heads, rows, num_keys), d = e3.shape, q3.shape[2]
+    total = cp.ascontiguousarray(total)
+    g = cp.empty(grad3.shape, q.dtype)
+    _rows("divide_gradient", q.dtype, heads * rows, d, grad3, total, g, d)
+    dv = _multiply_heads(e3.swapaxes(1, 2), g)
+    d_p = _multiply_heads(g, v3.swapaxes(1, 2), _sum_type(q.dtype))
+    d_s = cp.empty(e3.shape, q.dtype)
+    _rows("score_gradient", q.dtype, heads * rows, num_keys, d_p, e3, g, o3, d_s, num_keys, d)
+    dq = _multiply_heads(d_s, k3, scale=scale)
+    dk = _multiply_heads(d_s.swapaxes(1, 2), q3, scale=scale)
+    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
+
+
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+    """As defined in on_numpy; the sum comes to the host."""
+    blocks = 128
+    sums = cp.empty((len(arrays), blocks))
+    for x, part in zip(arrays, sums, strict=True):
+        _launch("squares", x.dtype, (blocks,), (_THREADS,), cp.ascontiguousarray(x), x.size, part)
+    return float(to_host(sums.sum()))
+
+
+def adamw(
+    parameters: list[Shaped[Array, "..."]],
+    gradients: list[Shaped[Array, "..."]],
+    first: list[Shaped[Array, "..."]],
+    second: list[Shaped[Array, "..."]],
+    decay: list[float],
+    *,
+    gradient_scale: float,
+    betas: tuple[float, float],
+    corrections: tuple[float, float],
+    lr: float,
+    eps: float,
+) -> None:
+    """As defined in on_numpy: everything about one entry in one pass. Gradients may be bfloat16."""
+    (beta1, beta2), (c1, c2) = betas, corrections
+    numbers = gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps
+    for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+        if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
+            raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
+        _each("adamw", grad.dtype, p.size, p, cp.ascontiguousarray(grad), m, v, p.size, keep, *numbers)
+
+
+# Products. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose. So it is
+# asked for yᵀ = bᵀ aᵀ.
+
+_ONE, _ZERO = ({np.dtype(t): np.array(number, t) for t in (np.float32, np.float64)} for number in (1, 0))
+_COMPUTE = {np.dtype(np.float32): 68, np.dtype(np.float64): 70}  # CUBLAS_COMPUTE_32F: no TF32; CUBLAS_COMPUTE_64F
+_DEFAULT_ALGORITHM = -1
+
+
+def _multiply(y: Any, a: Any, b: Any, handle: int | None = None) -> None:
+    """y = a b for matrices with contiguous rows or columns, y with contiguous rows."""
+    (m, k), n = a.shape, b.shape[1]
+    if not (m and n):
+        return
+    if not k:
+        y.fill(0)
+        return
+    sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
+    (b_transposed, b_step), (a_transposed, a_step) = _layout(b), _layout(a)
+    cublas.gemmEx(
+        cp.cuda.device.get_cublas_handle() if handle is None else handle,
+        b_transposed,
+        a_transposed,
+        n,
+        m,
+        k,
+        _ONE[sums].ctypes.data,
+        b.data.ptr,
+        kind,
+        b_step,
+        a.data.ptr,
+        kind,
+        a_step,
+        _ZERO[sums].ctypes.data,
+        y.data.ptr,
+        kind,
+        y.strides[0] // y.itemsize,
+        _COMPUTE[sums],
+        _DEFAULT_ALGORITHM,
+    )
+
+
+def _multiply_groups(offsets: Any, operands: Any) -> None:
+    """One product for each expert that has rows: y, a, b = operands(e, rows).
+
+    They go to several streams in turn: a product seldom fills the last round of its blocks, and another one's blocks
+    run there.
+    """
+    bounds = _bounds(offsets)
+    groups = [(e, slice(bounds[e], bounds[e + 1])) for e in range(len(bounds) - 1) if bounds[e + 1] > bounds[e]]
+    if len(groups) == 1:
+        _multiply(*operands(*groups[0]))
+        return
+    with _side_by_side() as lanes:
+        for i, group in enumerate(groups):
+            stream, handle = lanes[i % len(lanes)]
+            with stream:
+                y, a, b = operands(*group)
+                _multiply(y, a, b, handle)
+
+
+def _multiply_heads(a: Any, b: Any, dtype: Any = None, scale: float = 1.0) -> Any:
+    """y[h] = scale · a[h] b[h], in ``dtype`` if given."""
+    (heads, m, k), n = a.shape, b.shape[2]
+    sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
+    y = cp.empty((heads, m, n), a.dtype if dtype is None else dtype)
+    if y.size:
+        (b_transposed, b_step), (a_transposed, a_step) = _layout(b[0]), _layout(a[0])
+        factor = np.array(scale, sums)
+        cublas.gemmStridedBatchedEx(
+            cp.cuda.device.get_cublas_handle(),
+            b_transposed,
+            a_transposed,
+            n,
+            m,
+            k,
+            factor.ctypes.data,
+            b.data.ptr,
+            kind,
+            b_step,
+            b.strides[0] // b.itemsize,
+            a.data.ptr,
+            kind,
+            a_step,
+            a.strides[0] // a.itemsize,
+            _ZERO[sums].ctypes.data,
+            y.data.ptr,
+            _blas_type(y.dtype),
+            n,
+            m * n,
+            heads,
+            _COMPUTE[sums],
+            _DEFAULT_ALGORITHM,
+        )
+    return y
+
+
+def _layout(x: Any) -> tuple[int, int]:
+    """Whether cuBLAS must transpose the matrix, and the step between its rows or columns."""
+    if x.strides[1] == x.itemsize or x.shape[1] == 1:
+        return 0, max(x.strides[0] // x.itemsize, x.shape[1])
+    return 1, max(x.strides[1] // x.itemsize, x.shape[0])
+
+
+def _for_blas(x: Any) -> Any:
+    return x if x.itemsize in x.strides and min(x.strides) > 0 else cp.ascontiguousarray(x)
+
+
+@cache
+def _lanes() -> list[tuple[Any, int]]:
+    """Streams, each with a handle of cuBLAS and so with a workspace of its own."""
+    return [(cp.cuda.Stream(non_blocking=True), cublas.create()) for _ in range(_STREAMS)]
+
+
+@contextmanager
+def _side_by_side() -> Iterator[Sequence[tuple[Any, int]]]:
+    """Streams that begin after all that was asked for before, and end before all that follows."""
+    lanes, present = _lanes(), cp.cuda.get_current_stream()
+    begin = present.record()
+    for stream, _ in lanes:
+        stream.wait_event(begin)
+    yield lanes
+    for stream, _ in lanes:
+        present.wait_event(stream.record())
+
+
+_known_bounds: deque[tuple[Any, list[int]]] = deque(maxlen=256)
+
+
+def _bounds(offsets: Any) -> list[int]:
+    """The offsets on the host. A layer asks up to six times for the same array; it is copied once."""
+    for array, bounds in reversed(_known_bounds):
+        if array is offsets:
+            return bounds
+    bounds = to_host(offsets).tolist()
+    _known_bounds.append((offsets, bounds))
+    return bounds
+
+
+# Launching.
+
+
+@cache
+def _loop(name: str, dtype: Any) -> Any:
+    return _module(dtype).get_function(name)
+
+
+@cache
+def _module(dtype: Any) -> Any:
+    names = {"float32": ("float", "float"), "float64": ("double", "double"), "bfloat16": ("__nv_bfloat16", "float")}
+    if dtype.name not in names:
+        raise TypeError(f"the GPU kernels take {', '.join(names)}, got {dtype.name}")
+    real, acc = names[dtype.name]
+    source = Path(__file__).with_name("on_cupy.cu").read_text()
+    return cp.RawModule(code=source, options=("--std=c++17", f"-DREAL={real}", f"-DACC={acc}"))
+
+
+def _launch(
+    name: str, dtype: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any, shared: int = 0
+) -> None:
+    if all(grid):
+        _loop(name, np.dtype(dtype))(grid, block, arguments, shared_mem=shared)
+
+
+def _each(name: str, dtype: Any, size: int, *arguments: Any) -> None:
+    """One thread for each entry."""
+    _launch(name, dtype, (-(-size // _THREADS),), (_THREADS,), *arguments)
+
+
+def _rows(name: str, dtype: Any, num_rows: int, width: int, *arguments: Any) -> None:
+    """One block for each row: a warp for a narrow one."""
+    threads = 32 if width <= _NARROW_ROW else 128 if width <= 4096 else _THREADS
+    _launch(name, dtype, (num_rows,), (threads,), *arguments)
+
+
+def _by_columns(name: str, like: Any, *arguments: Any) -> None:
+    """One thread for each 16 bytes of the rows of a matrix."""
+    per_thread = 16 // like.itemsize
+    num_rows, width = like.shape
+    blocks = -(-width // (per_thread * _THREADS))
+    _launch(name, like.dtype, (num_rows, blocks), (_THREADS,), *arguments)
+
+
+def _entry_by_entry(name: str, *arrays: Any, settings: tuple[Any, ...] = ()) -> Any:
+    arrays = tuple([cp.ascontiguousarray(x) for x in arrays])
+    y = cp.empty(arrays[-1].shape, arrays[-1].dtype)
+    _each(name, y.dtype, y.size, *arrays, y, *settings, y.size)
+    return y
+
+
+def _row_by_row(name: str, *arrays: Any) -> Any:
+    matrices = [_matrix(x) for x in arrays]
+    y = cp.empty(matrices[-1].shape, matrices[-1].dtype)
+    _rows(name, y.dtype, *y.shape, *matrices, y, y.shape[1])
+    return y.reshape(arrays[-1].shape)
+
+
+def _combine(r: Any, w: Any, token: Any, num_tokens: int) -> Any:
+    r, d = cp.ascontiguousarray(r), r.shape[1]
+    order, start = _sorted_by_key(token, num_tokens)
+    y = cp.empty((num_tokens, d), r.dtype)
+    weights = np.uint64(0) if w is None else w  # a null pointer
+    _rows("combine", r.dtype, num_tokens, d, r, weights, order, start, y, d, _aligned(d, r, y))
+    return y
+
+
+def _reduce_by_key(name: str, values: Any, keys: Any, num_keys: int) -> Any:
+    order, start = _sorted_by_key(keys, num_keys)
+    y = cp.empty(num_keys, values.dtype)
+    threads = 128 if len(order) > 64 * num_keys else 32
+    _launch(name, values.dtype, (num_keys,), (threads,), cp.ascontiguousarray(values), order, start, y)
+    return y
+
+
+def _sorted_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
+    """The stable order of the keys, and where the entries with each key begin in it."""
+    keys = _index(keys)
+    if num_keys > _FEW_KEYS:
+        order = cp.argsort(keys.astype(np.uint16 if num_keys <= 2**16 else np.int32))
+        return order, offsets_of(count(keys, num_keys))
+    parts = max(-(-len(keys) // _PART), 1)
+    counts = cp.empty((num_keys, parts), np.int64)
+    shared = 4 * num_keys
+    settings = keys, len(keys), _PART, num_keys
+    _launch("count_in_parts", np.float32, (parts,), (128,), *settings, counts, shared=shared)
+    following = cp.cumsum(counts).reshape(counts.shape)
+    order = cp.empty(len(keys), np.int64)
+    _launch("sort_parts", np.float32, (parts,), (32,), *settings, following - counts, order, shared=shared)
+    start = cp.zeros(num_keys + 1, np.int64)
+    start[1:] = following[:, -1]
+    return order, start
+
+
+def _aligned(width: int, *arrays: Any) -> bool:
+    """Whether all rows can be moved 16 bytes at a time."""
+    return all(x.data.ptr % 16 == 0 and width * x.itemsize % 16 == 0 and x.strides[0] % 16 == 0 for x in arrays)
+
+
+def _strided(x: Any) -> Any:
+    """x as a matrix with contiguous rows: a view where it is one already, or is contiguous."""
+    return x if x.ndim == 2 and x.strides[1] == x.itemsize else _matrix(x)
+
+
+def _step(x: Any) -> int:
+    return x.strides[0] // x.itemsize
+
+
+def _matrix(x: Any) -> Any:
+    """x as a contiguous matrix: all axes but the last are one."""
+    return cp.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
+
+
+def _heads(x: Any) -> Any:
+    """[B, K, rows, columns] as [B K, rows, columns]."""
+    return cp.ascontiguousarray(x).reshape(-1, *x.shape[2:])
+
+
+def _index(x: Any) -> Any:
+    return cp.ascontiguousarray(x, np.int64)
+
+
+def _sum_type(dtype: Any) -> Any:
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def _blas_type(dtype: Any) -> int:
+    return {"float32": 0, "float64": 1, "bfloat16": 14}[dtype.name]  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF
