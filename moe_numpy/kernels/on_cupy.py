@@ -8,9 +8,8 @@ E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ _FEW_KEYS = 8192  # their counters fit into the shared memory of a block
 _MANY = 64  # more than so many best of a row are found by sorting
 _THREADS = 256
 _NARROW_ROW = 512  # entries; a row as long is the work of one warp
-_STREAMS = 4  # products of different experts that run side by side
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
@@ -149,34 +147,34 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """As defined in on_numpy: the products of some experts side by side."""
+    """As defined in on_numpy: one product for each expert that has rows."""
     x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(weight)
     y = cp.empty((len(x), weight.shape[1]), x.dtype)
-    _multiply_groups(offsets, lambda e, rows: (y[rows], x[rows], weight[e].T))
+    _multiply_groups(offsets, y, x, weight, b_transposed=True)
     return y
 
 
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """As defined in on_numpy: the products of some experts side by side."""
+    """As defined in on_numpy: one product for each expert that has rows."""
     grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(weight)
     dx = cp.empty((len(grad), weight.shape[2]), grad.dtype)
-    _multiply_groups(offsets, lambda e, rows: (dx[rows], grad[rows], weight[e]))
+    _multiply_groups(offsets, dx, grad, weight)
     return dx
 
 
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """As defined in on_numpy: the products of some experts side by side."""
+    """As defined in on_numpy: one product for each expert that has rows."""
     grad, x = cp.ascontiguousarray(grad), cp.ascontiguousarray(x)
     bounds = _bounds(offsets)
     dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
-    for e in range(len(dw)):
-        if bounds[e] == bounds[e + 1]:
+    for e, (start, end) in enumerate(pairwise(bounds)):
+        if start == end:
             dw[e] = 0
-    _multiply_groups(offsets, lambda e, rows: (dw[e], grad[rows].T, x[rows]))
+    _multiply_groups(offsets, dw, grad, x, a_transposed=True)
     return dw
 
 
@@ -400,61 +398,47 @@ def adamw(
 # Products. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose. So it is
 # asked for yᵀ = bᵀ aᵀ.
 
-_ONE, _ZERO = ({np.dtype(t): np.array(number, t) for t in (np.float32, np.float64)} for number in (1, 0))
-_COMPUTE = {np.dtype(np.float32): 68, np.dtype(np.float64): 70}  # CUBLAS_COMPUTE_32F: no TF32; CUBLAS_COMPUTE_64F
-_DEFAULT_ALGORITHM = -1
+_NUMBERS = {(n, t): np.array(n, t) for n in (0, 1) for t in (np.dtype(np.float32), np.dtype(np.float64))}
+_ZERO, _ONE = ({t: x.ctypes.data for (n, t), x in _NUMBERS.items() if n == number} for number in (0, 1))
+# CUBLAS_COMPUTE_32F, which is not TF32, or CUBLAS_COMPUTE_64F, each with CUBLAS_GEMM_DEFAULT.
+_COMPUTE = {np.dtype(np.float32): (68, -1), np.dtype(np.float64): (70, -1)}
 
 
-def _multiply(y: Any, a: Any, b: Any, handle: int | None = None) -> None:
+def _multiply(y: Any, a: Any, b: Any) -> None:
     """y = a b for matrices with contiguous rows or columns, y with contiguous rows."""
     (m, k), n = a.shape, b.shape[1]
-    if not (m and n):
-        return
     if not k:
         y.fill(0)
-        return
-    sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
-    (b_transposed, b_step), (a_transposed, a_step) = _layout(b), _layout(a)
-    cublas.gemmEx(
-        cp.cuda.device.get_cublas_handle() if handle is None else handle,
-        b_transposed,
-        a_transposed,
-        n,
-        m,
-        k,
-        _ONE[sums].ctypes.data,
-        b.data.ptr,
-        kind,
-        b_step,
-        a.data.ptr,
-        kind,
-        a_step,
-        _ZERO[sums].ctypes.data,
-        y.data.ptr,
-        kind,
-        y.strides[0] // y.itemsize,
-        _COMPUTE[sums],
-        _DEFAULT_ALGORITHM,
-    )
+    elif m and n:
+        (b_transposed, b_step), (a_transposed, a_step) = _layout(b), _layout(a)
+        sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
+        one, zero, algorithm = _ONE[sums], _ZERO[sums], _COMPUTE[sums]
+        handle = cp.cuda.device.get_cublas_handle()
+        right, left, result = (b.data.ptr, kind, b_step), (a.data.ptr, kind, a_step), (y.data.ptr, kind, n)
+        cublas.gemmEx(handle, b_transposed, a_transposed, n, m, k, one, *right, *left, zero, *result, *algorithm)
 
 
-def _multiply_groups(offsets: Any, operands: Any) -> None:
-    """One product for each expert that has rows: y, a, b = operands(e, rows).
+def _multiply_groups(
+    offsets: Any, y: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False
+) -> None:
+    """y = a b for each expert that has rows: its own matrix of an operand [E, ., .], its rows of an operand [N, .].
 
-    They go to several streams in turn: a product seldom fills the last round of its blocks, and another one's blocks
-    run there.
+    A Python loop: for many experts it must not take longer than the products, so nothing is sliced.
     """
-    bounds = _bounds(offsets)
-    groups = [(e, slice(bounds[e], bounds[e + 1])) for e in range(len(bounds) - 1) if bounds[e + 1] > bounds[e]]
-    if len(groups) == 1:
-        _multiply(*operands(*groups[0]))
-        return
-    with _side_by_side() as lanes:
-        for i, group in enumerate(groups):
-            stream, handle = lanes[i % len(lanes)]
-            with stream:
-                y, a, b = operands(*group)
-                _multiply(y, a, b, handle)
+    sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
+    one, zero, algorithm = _ONE[sums], _ZERO[sums], _COMPUTE[sums]
+    handle = cp.cuda.device.get_cublas_handle()
+    multiply, n, widths = cublas.gemmEx, y.shape[-1], (b.shape[-1], a.shape[-1], y.shape[-1])
+    pointers = [(x.data.ptr, x.strides[0], x.ndim == 2) for x in (b, a, y)]
+    for e, (start, end) in enumerate(pairwise(_bounds(offsets))):
+        if start == end:
+            continue
+        right, left, result = [p + step * (start if by_rows else e) for p, step, by_rows in pointers]
+        m, k = (end - start, a.shape[1]) if y.ndim == 2 else (y.shape[1], end - start)
+        multiply(
+            handle, b_transposed, a_transposed, n, m, k, one,
+            right, kind, widths[0], left, kind, widths[1], zero, result, kind, widths[2], *algorithm,
+        )  # fmt: skip
 
 
 def _multiply_heads(a: Any, b: Any, dtype: Any = None, scale: float = 1.0) -> Any:
@@ -464,32 +448,11 @@ def _multiply_heads(a: Any, b: Any, dtype: Any = None, scale: float = 1.0) -> An
     y = cp.empty((heads, m, n), a.dtype if dtype is None else dtype)
     if y.size:
         (b_transposed, b_step), (a_transposed, a_step) = _layout(b[0]), _layout(a[0])
-        factor = np.array(scale, sums)
-        cublas.gemmStridedBatchedEx(
-            cp.cuda.device.get_cublas_handle(),
-            b_transposed,
-            a_transposed,
-            n,
-            m,
-            k,
-            factor.ctypes.data,
-            b.data.ptr,
-            kind,
-            b_step,
-            b.strides[0] // b.itemsize,
-            a.data.ptr,
-            kind,
-            a_step,
-            a.strides[0] // a.itemsize,
-            _ZERO[sums].ctypes.data,
-            y.data.ptr,
-            _blas_type(y.dtype),
-            n,
-            m * n,
-            heads,
-            _COMPUTE[sums],
-            _DEFAULT_ALGORITHM,
-        )
+        right, left = ((x.data.ptr, kind, step, x.strides[0] // x.itemsize) for x, step in ((b, b_step), (a, a_step)))
+        result = y.data.ptr, _blas_type(y.dtype), n, m * n
+        handle, factor = cp.cuda.device.get_cublas_handle(), np.array(scale, sums)
+        settings = handle, b_transposed, a_transposed, n, m, k, factor.ctypes.data
+        cublas.gemmStridedBatchedEx(*settings, *right, *left, _ZERO[sums], *result, heads, *_COMPUTE[sums])
     return y
 
 
@@ -502,24 +465,6 @@ def _layout(x: Any) -> tuple[int, int]:
 
 def _for_blas(x: Any) -> Any:
     return x if x.itemsize in x.strides and min(x.strides) > 0 else cp.ascontiguousarray(x)
-
-
-@cache
-def _lanes() -> list[tuple[Any, int]]:
-    """Streams, each with a handle of cuBLAS and so with a workspace of its own."""
-    return [(cp.cuda.Stream(non_blocking=True), cublas.create()) for _ in range(_STREAMS)]
-
-
-@contextmanager
-def _side_by_side() -> Iterator[Sequence[tuple[Any, int]]]:
-    """Streams that begin after all that was asked for before, and end before all that follows."""
-    lanes, present = _lanes(), cp.cuda.get_current_stream()
-    begin = present.record()
-    for stream, _ in lanes:
-        stream.wait_event(begin)
-    yield lanes
-    for stream, _ in lanes:
-        present.wait_event(stream.record())
 
 
 _known_bounds: deque[tuple[Any, list[int]]] = deque(maxlen=256)

@@ -465,8 +465,9 @@ def on_device(value):
     if value.T.flags.c_contiguous:
         return cupy.asarray(value.T).T
     wide = cupy.zeros((*value.shape[:-1], 2 * value.shape[-1]), value.dtype)
-    wide[..., ::2] = cupy.asarray(np.ascontiguousarray(value))
-    return wide[..., ::2]
+    y = wide[..., : value.shape[-1]] if value.strides[-1] == value.itemsize else wide[..., ::2]
+    y[...] = cupy.asarray(np.ascontiguousarray(value))
+    return y
 
 
 def run(module, name, build, dtype, view):
