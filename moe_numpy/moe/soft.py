@@ -10,7 +10,7 @@ from ..nn import Module
 from ..nn.module import normal
 from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose
 from ..ops.arithmetic import at_least_float32
-from ..typing import Float
+from ..typing import Float, Random
 from .experts import make_experts, require_sizes
 
 
@@ -50,7 +50,7 @@ class SoftMoE(Module):
         self.experts = make_experts(experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "B S d"], rng: np.random.Generator | None = None, token_ids: Any = None
+        self, x: Float[Tensor, "B S d"], rng: Random | None = None, token_ids: Any = None
     ) -> tuple[Float[Tensor, "B S d"], None]:
         """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not needed."""
         if x.ndim != 3 or x.shape[2] != self.d_model or x.shape[1] == 0:
