@@ -10,5 +10,6 @@ from typing import Any, TypeAlias
 from jaxtyping import Bool, Float, Int, Shaped
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
+Random: TypeAlias = Any  # numpy.random.Generator or moe_numpy.devices.DeviceGenerator
 
-__all__ = ["Array", "Bool", "Float", "Int", "Shaped"]
+__all__ = ["Array", "Bool", "Float", "Int", "Random", "Shaped"]

@@ -1,10 +1,11 @@
-"""Which array library a value belongs to."""
+"""What the engine needs to know of an array: which library it belongs to, and whether its numbers have gradients."""
 
 from typing import Any
 
 import numpy as np
 
 _names: dict[type, str | None] = {}
+_floats: dict[Any, bool] = {}
 
 
 def library_of(x: Any) -> str | None:
@@ -16,3 +17,11 @@ def library_of(x: Any) -> str | None:
         if isinstance(x, np.ndarray):
             _names[kind] = "numpy"  # subclasses too: memory-mapped weights are numpy arrays
     return _names[kind]
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether entries of this type can have gradients. bfloat16, of the package ml_dtypes, is of kind "V" to NumPy."""
+    known = _floats.get(dtype)
+    if known is None:
+        known = _floats[dtype] = dtype.kind == "f" or dtype.name == "bfloat16"
+    return known

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import decisions
+from .arrays import is_float
 from .function import Function
 from .tensor import Tensor
 
@@ -206,7 +207,7 @@ def float_outputs(result: Any) -> list[Tensor]:
     for y in outputs:
         if not isinstance(y, Tensor):
             raise TypeError(f"f must return a Tensor or a tuple of Tensors, got {type(y).__name__}")
-    return [y for y in outputs if y.dtype.kind == "f"]
+    return [y for y in outputs if is_float(y.dtype)]
 
 
 def changed_decision(before: Sequence[decisions.Decision], after: Sequence[decisions.Decision]) -> str | None:

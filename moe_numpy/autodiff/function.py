@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import library_of
+from .arrays import is_float, library_of
 from .modes import NonFiniteError, modes
 from .tensor import Tensor
 
@@ -187,7 +187,7 @@ def _edge(x: Any, library: str | None) -> Edge | None:
 
 def _wrap(op: Function, y: Any, index: int, record: bool) -> Tensor:
     tensor = Tensor(y)
-    if record and y.dtype.kind == "f":
+    if record and is_float(y.dtype):
         tensor.requires_grad = True
         tensor.function = op
         tensor.output_index = index
@@ -209,7 +209,7 @@ def _fingerprint(array: Any) -> bytes | None:
 
 def _require_finite(op: Function, outputs: tuple[Any, ...]) -> None:
     for i, y in enumerate(outputs):
-        if y.dtype.kind == "f" and not bool((abs(y) < float("inf")).all()):
+        if is_float(y.dtype) and not bool((abs(y) < float("inf")).all()):
             raise NonFiniteError(op.name, "forward", f"a non-finite value in output {i} of shape {y.shape}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from .arrays import library_of
+from .arrays import is_float, library_of
 from .modes import NonFiniteError, modes
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _with_zeros(op: "Function", arrived: list[Any]) -> list[Any]:
     """Zeros for float outputs that no gradient reached; None stays for outputs of integers."""
     xp = array_namespace(next(g for g in arrived if g is not None))
     return [
-        xp.zeros(shape, dtype=dtype) if g is None and dtype.kind == "f" else g
+        xp.zeros(shape, dtype=dtype) if g is None and is_float(dtype) else g
         for g, (shape, dtype) in zip(arrived, op.outputs, strict=True)
     ]
 

@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from . import graph
-from .arrays import library_of
+from .arrays import is_float, library_of
 
 
 class Tensor:
@@ -42,7 +42,7 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None):
         if library_of(data) is None:
             data = _as_array(data)
-        if requires_grad and data.dtype.kind != "f":
+        if requires_grad and not is_float(data.dtype):
             raise TypeError(f"requires_grad needs floating-point data, got dtype {data.dtype}")
         self.data = data
         self.grad: Any = None

@@ -2,6 +2,8 @@
 
 Shapes: T tokens, E experts, k experts per token, N assignments, d and f widths. ``offsets`` has E1 = E + 1 integers;
 rows ``offsets[e]:offsets[e+1]`` belong to expert e.
+
+Floats narrower than float32, such as bfloat16, are for storing: ``in_float32`` computes with wider copies.
 """
 
 import math
@@ -12,6 +14,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
+from .narrow import in_float32
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
@@ -76,6 +79,7 @@ def to_host(x: Shaped[Array, "..."]) -> Any:
     return x
 
 
+@in_float32(0)
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
     """y[i] = Σ of the rows n with index[n] = i, added in the order of n.
 
@@ -96,11 +100,13 @@ def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "
     return x[index]
 
 
+@in_float32(0)
 def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
     """The inner product of each row of a with the same row of b."""
     return np.einsum("nd,nd->n", a, b)
 
 
+@in_float32(0)
 def combine(
     r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
 ) -> Float[Array, "num_tokens d"]:
@@ -108,6 +114,7 @@ def combine(
     return add_rows(r * w[:, None].astype(r.dtype), token, num_tokens)
 
 
+@in_float32(1, 2)
 def combine_gradient(
     grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
 ) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
@@ -120,7 +127,7 @@ def combine_gradient(
 
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
     """The matrix product a b. Either may be a transposed view."""
-    return a @ b
+    return (a @ b).astype(np.result_type(a, b), copy=False)  # NumPy multiplies bfloat16 into float32
 
 
 def grouped_product(
@@ -156,6 +163,7 @@ def grouped_product_weight_gradient(
     return dw
 
 
+@in_float32(0)
 def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
     """The sum of each expert's rows; zero for an expert without rows."""
     total = np.zeros((len(offsets) - 1, values.shape[1]), values.dtype)
@@ -171,6 +179,7 @@ def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: In
     return y
 
 
+@in_float32(0)
 def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """x σ(x) = x / (1 + exp(-x))."""
     y = _sigmoid(x)
@@ -178,6 +187,7 @@ def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return y
 
 
+@in_float32(1)
 def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """dx = g s (1 + x (1 - s)) with s = σ(x)."""
     s = _sigmoid(x)
@@ -189,6 +199,7 @@ def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Arra
     return dx
 
 
+@in_float32(0)
 def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """silu(gate) · up."""
     y = _sigmoid(gate)
@@ -197,6 +208,7 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
     return y
 
 
+@in_float32(1, 2)
 def swiglu_gradient(
     grad: Float[Array, "*n"],
     gate: Float[Array, "*n"],
@@ -226,11 +238,13 @@ def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return ndtr(x)
 
 
+@in_float32(0)
 def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
     """x Φ(x), with Φ(x) = (1 + erf(x/√2)) / 2, or (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³)."""
     return x * _normal_cdf(x, approximate)
 
 
+@in_float32(1)
 def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
     """dx = g (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
     cdf = _normal_cdf(x, approximate)
@@ -241,6 +255,7 @@ def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: 
     return grad * (cdf + x * density)
 
 
+@in_float32(0)
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """y = eˣ / Σ eˣ over the last axis; the maximum is taken off first, so that nothing overflows."""
     y = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -248,11 +263,13 @@ def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     return y
 
 
+@in_float32(1)
 def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """dx = y (g - Σ g y)."""
     return y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 
 
+@in_float32(0)
 def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """y = x - ln Σ eˣ over the last axis."""
     y = x - x.max(axis=-1, keepdims=True)
@@ -260,6 +277,7 @@ def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     return y
 
 
+@in_float32(1)
 def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """dx = g - eʸ Σ g."""
     return grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
@@ -286,6 +304,7 @@ def cross_entropy_gradient(
     return dx
 
 
+@in_float32(0, None)
 def rms_norm(
     x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
@@ -294,6 +313,7 @@ def rms_norm(
     return x * r * weight, r
 
 
+@in_float32(1, 3)
 def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
@@ -304,6 +324,7 @@ def rms_norm_gradient(
     return dx, (grad * x_hat).reshape(-1, x.shape[-1]).sum(axis=0)
 
 
+@in_float32(0)
 def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
     """(a cos - b sin, b cos + a sin) for the first half a and the second half b of each vector."""
     half = x.shape[-1] // 2
@@ -314,6 +335,7 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
     return y
 
 
+@in_float32(0, None, None)
 def causal_attention(
     q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
@@ -334,6 +356,7 @@ def causal_attention(
     return o, e, total
 
 
+@in_float32(1, 2, 3)
 def causal_attention_gradient(
     grad: Float[Array, "B K GS D"],
     q: Float[Array, "B K GS D"],

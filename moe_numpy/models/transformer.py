@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
 from ..nn import Attention, Embedding, FeedForward, KeyValueCache, Linear, Module, RMSNorm
-from ..typing import Array, Float, Int
+from ..typing import Array, Float, Int, Random
 from .config import ModelConfig
 
 
@@ -51,7 +52,7 @@ class Block(Module):
         x: Float[Tensor, "B S d"],
         tokens: Int[Array, "B S"],
         cache: KeyValueCache | None,
-        rng: np.random.Generator | None,
+        rng: Random | None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
         """Return the new residual stream and the routing of this layer."""
         h = x + self.attention(self.attention_norm(x), cache=cache)
@@ -73,7 +74,6 @@ class Transformer(Module):
 
     def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: Any = np.float32):
         self.config = config
-        self.dtype = np.dtype(dtype)
         self.embedding = Embedding(config.vocab_size, config.d_model, rng=rng, dtype=dtype)
         self.layers = [Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)]
         self.norm = RMSNorm(config.d_model, dtype=dtype)
@@ -85,7 +85,7 @@ class Transformer(Module):
         tokens: Int[Array, "B S"],
         *,
         caches: list[KeyValueCache] | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Random | None = None,
     ) -> Output:
         """Logits at every position.
 
@@ -111,7 +111,8 @@ class Transformer(Module):
         """An empty key/value cache for each layer, as long as the context."""
         config = self.config
         shape = (batch_size, config.num_kv_heads, config.context, config.d_model // config.num_heads)
-        return [KeyValueCache(shape, dtype=self.dtype) for _ in self.layers]
+        weight = self.embedding.weight.data
+        return [KeyValueCache(shape, weight.dtype, array_namespace(weight)) for _ in self.layers]
 
     def active_parameters(self) -> int:
         """The parameters that take part in one token: all but the experts it does not meet."""

@@ -115,6 +115,8 @@ class ClampedSwiGLU(Function):
     def forward(self, h: Float[Array, "N two_f"]) -> Float[Array, "N f"]:
         """Halve the width."""
         xp = array_namespace(h)
+        self.dtype = h.dtype
+        h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
         gate, up = h[:, ::2], h[:, 1::2]
         decisions.record(
             "clipped",
@@ -125,7 +127,7 @@ class ClampedSwiGLU(Function):
         u = xp.clip(up, -self.LIMIT, self.LIMIT)
         s = 1 / (1 + xp.exp(-self.ALPHA * g))
         self.save(h, g, u, s)
-        return (u + 1) * g * s
+        return ((u + 1) * g * s).astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "N f"]) -> Any:
         """da/dg = (u + 1) s (1 + 1.702 g (1 - s)) and da/du = g s, inside the limits."""
@@ -134,7 +136,7 @@ class ClampedSwiGLU(Function):
         dh = xp.empty_like(h)
         dh[:, ::2] = grad * (u + 1) * s * (1 + self.ALPHA * g * (1 - s)) * (h[:, ::2] <= self.LIMIT)
         dh[:, 1::2] = grad * g * s * (xp.abs(h[:, 1::2]) <= self.LIMIT)
-        return dh
+        return dh.astype(self.dtype, copy=False)
 
 
 class GptOssExperts(Module):

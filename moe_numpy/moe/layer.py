@@ -8,7 +8,7 @@ import numpy as np
 from ..autodiff import Tensor
 from ..nn import FeedForward, Linear, Module
 from ..ops import Concatenate, Sigmoid
-from ..typing import Float, Int
+from ..typing import Float, Int, Random
 from .dispatch import STRATEGIES, dispatch_sorted
 from .experts import WithZeroExperts, make_experts, require_sizes
 from .router import Router, RouterConfig, Routing
@@ -98,7 +98,7 @@ class MoE(Module):
     def forward(
         self,
         x: Float[Tensor, "*batch d"],
-        rng: np.random.Generator | None = None,
+        rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """Return the layer's output, of x's shape, and how it was routed.
@@ -180,7 +180,7 @@ class HierarchicalMoE(Module):
     def forward(
         self,
         x: Float[Tensor, "*batch d"],
-        rng: np.random.Generator | None = None,
+        rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """As :meth:`MoE.forward`."""
@@ -204,7 +204,7 @@ class HierarchicalMoE(Module):
 
 
 def _tokens_and_batch(
-    x: Tensor, d_model: int, training: bool, rng: np.random.Generator | None, token_ids: Any
+    x: Tensor, d_model: int, training: bool, rng: Random | None, token_ids: Any
 ) -> tuple[Float[Tensor, "T d"], Batch]:
     """x as a list of tokens, and what else a router may know about them."""
     if x.ndim == 0 or x.shape[-1] != d_model:

@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..ops import Affine, Softplus
-from ..typing import Array, Float
+from ..typing import Array, Float, Random
 
 
 class Noise:
@@ -16,12 +16,12 @@ class Noise:
 
     learned = False  # whether the router keeps a weight [E, d] for the size of the noise
 
-    def on_input(self, x: Float[Tensor, "T d"], rng: np.random.Generator) -> Float[Tensor, "T d"]:
+    def on_input(self, x: Float[Tensor, "T d"], rng: Random) -> Float[Tensor, "T d"]:
         """The router's own view of the tokens."""
         return x
 
     def on_logits(
-        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
         """The noisy logits, and σ of the noise where it is normal (for the load loss)."""
         return h, None
@@ -37,7 +37,7 @@ class Jitter(Noise):
         if not 0 <= self.epsilon < 1:
             raise ValueError(f"Jitter: epsilon must be in [0, 1), got {self.epsilon}")
 
-    def on_input(self, x: Float[Tensor, "T d"], rng: np.random.Generator) -> Float[Tensor, "T d"]:
+    def on_input(self, x: Float[Tensor, "T d"], rng: Random) -> Float[Tensor, "T d"]:
         """x · u with a fresh u for every entry."""
         return x * _like(x, rng.uniform(1 - self.epsilon, 1 + self.epsilon, x.shape))
 
@@ -54,7 +54,7 @@ class ShazeerNoise(Noise):
             raise ValueError(f"ShazeerNoise: epsilon must not be negative, got {self.epsilon}")
 
     def on_logits(
-        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
         """H = h + n σ with σ = softplus(x W_nᵀ) + ε; returns H and σ, both part of the graph.
 
@@ -75,7 +75,7 @@ class NormalNoise(Noise):
             raise ValueError(f"NormalNoise: std must not be negative, got {self.std}")
 
     def on_logits(
-        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
         """The same σ everywhere."""
         std = 1 / h.shape[1] if self.std is None else self.std
@@ -90,7 +90,7 @@ class GumbelNoise(Noise):
     """H = h - ln(-ln U): the arg-max of H is then a sample from softmax(h) (Gumbel 1954; Jang et al. 2017)."""
 
     def on_logits(
-        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: np.random.Generator
+        self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
         """One Gumbel variable for each entry."""
         return h + _like(h, rng.gumbel(size=h.shape)), None

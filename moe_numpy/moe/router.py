@@ -15,7 +15,8 @@ from .. import kernels
 from ..autodiff import Function, Tensor
 from ..nn import Buffer, Module, Parameter
 from ..nn.module import normal
-from ..ops import Affine, Cast, Softmax
+from ..ops import Affine, Softmax
+from ..ops.arithmetic import at_least_float32
 from ..typing import Float
 from .balance import Gating, Loss
 from .balancing import Balancer
@@ -166,14 +167,14 @@ class Router(Module):
         k = kernels.of(x.data)
 
         noise = config.noise if batch.training else None
-        h_input = _at_least_float32(x)
+        h_input = at_least_float32(x)
         if noise is not None:
             h_input = noise.on_input(h_input, batch.need_rng(noise))
-        bias = None if self.bias is None else _at_least_float32(self.bias)
-        logits = Affine.apply(h_input, _at_least_float32(self.weight), bias)
+        bias = None if self.bias is None else at_least_float32(self.bias)
+        logits = Affine.apply(h_input, at_least_float32(self.weight), bias)
         noisy, sigma = logits, None
         if noise is not None:
-            weight = None if self.noise_weight is None else _at_least_float32(self.noise_weight)
+            weight = None if self.noise_weight is None else at_least_float32(self.noise_weight)
             noisy, sigma = noise.on_logits(logits, h_input, weight, batch.need_rng(noise))
         scores = noisy if config.scores is None else config.scores.apply(noisy)
 
@@ -258,7 +259,3 @@ class Router(Module):
             seen = self.config.balancer.observe(gating, chosen_by, self.balance.data)
             self._observed = self._observed + seen
             self._passes += 1
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return Cast.apply(x, dtype=np.float32) if x.dtype.itemsize < 4 else x

@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import decisions
-from ..typing import Array, Bool, Float
+from ..typing import Array, Bool, Float, Random
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Batch:
 
     sequence_length: int
     training: bool = False
-    rng: np.random.Generator | None = None
+    rng: Random | None = None
     token_ids: Any = None
 
-    def need_rng(self, who: object) -> np.random.Generator:
+    def need_rng(self, who: object) -> Random:
         """The generator, or a ValueError that names the part that needs it."""
         if self.rng is None:
             raise ValueError(f"{who} needs rng while training; pass rng=, or call eval()")

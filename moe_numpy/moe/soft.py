@@ -8,8 +8,9 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..nn import Module
 from ..nn.module import normal
-from ..ops import Affine, MatMul, Reshape, Softmax, Transpose
-from ..typing import Float
+from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose
+from ..ops.arithmetic import at_least_float32
+from ..typing import Float, Random
 from .experts import make_experts, require_sizes
 
 
@@ -49,7 +50,7 @@ class SoftMoE(Module):
         self.experts = make_experts(experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "B S d"], rng: np.random.Generator | None = None, token_ids: Any = None
+        self, x: Float[Tensor, "B S d"], rng: Random | None = None, token_ids: Any = None
     ) -> tuple[Float[Tensor, "B S d"], None]:
         """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not needed."""
         if x.ndim != 3 or x.shape[2] != self.d_model or x.shape[1] == 0:
@@ -58,12 +59,13 @@ class SoftMoE(Module):
             )
         batch, _, d = x.shape
         n = self.num_experts * self.slots
-        mixed, combine = fill_slots(x, self.phi)
+        mixed, combine = fill_slots(at_least_float32(x), at_least_float32(self.phi))
         # Experts want their rows together: slot by slot of all sequences, then back.
         rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
         offsets = array_namespace(rows.data).arange(self.num_experts + 1) * (self.slots * batch)
-        answers = Reshape.apply(self.experts(rows, offsets), shape=(n, batch, d))
-        return MatMul.apply(combine, Transpose.apply(answers, axes=(1, 0, 2))), None
+        answers = Reshape.apply(self.experts(Cast.apply(rows, dtype=x.dtype), offsets), shape=(n, batch, d))
+        y = MatMul.apply(combine, at_least_float32(Transpose.apply(answers, axes=(1, 0, 2))))
+        return Cast.apply(y, dtype=x.dtype), None
 
     def active_parameters(self) -> int:
         """All of them: every token takes part in every slot."""

@@ -13,14 +13,15 @@ class KeyValueCache:
     Args:
         shape: (B, Hkv, capacity, D); capacity is the most tokens that it can hold.
         dtype: type of the arrays, that of the model.
+        xp: the library of the arrays, that of the model.
 
     Attributes:
         length: how many tokens it holds; the next one stands at this position.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], dtype: Any = np.float32):
-        self.keys = np.empty(shape, dtype)
-        self.values = np.empty(shape, dtype)
+    def __init__(self, shape: tuple[int, int, int, int], dtype: Any = np.float32, xp: Any = np):
+        self.keys = xp.empty(shape, dtype=dtype)
+        self.values = xp.empty(shape, dtype=dtype)
         self.length = 0
 
     def append(

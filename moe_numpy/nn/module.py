@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
+from .. import devices
 from ..autodiff import Tensor
+from ..autodiff.arrays import is_float
 
 
 class Parameter(Tensor):
@@ -103,6 +106,29 @@ class Module:
         """Switch noise and dropout off, here and below."""
         return self.train(False)
 
+    def to(self, device: str | None = None, dtype: Any = None) -> "Module":
+        """Move parameters and buffers to a device, and cast the parameters to a type of floats; in place.
+
+        Buffers keep their type. Gradients are forgotten.
+
+        Args:
+            device: ``"cpu"`` or ``"cuda"``; None leaves everything where it is.
+            dtype: of the parameters, for instance ``devices.float_type("bfloat16")``; None leaves it.
+
+        Raises:
+            DeviceError: the device cannot be had.
+            TypeError: ``dtype`` is no type of floats.
+        """
+        if dtype is not None and not is_float(np.dtype(dtype)):
+            raise TypeError(f"dtype must be a type of floats, got {dtype}")
+        for _, tensor in self._state():
+            if device is not None:
+                tensor.data = devices.put(tensor.data, device)
+            if dtype is not None and isinstance(tensor, Parameter):
+                tensor.data = tensor.data.astype(dtype, copy=False)
+            tensor.grad = None
+        return self
+
     def state_dict(self) -> dict[str, Any]:
         """The arrays of all parameters and buffers by name. They are not copies."""
         return {name: tensor.data for name, tensor in self._state()}
@@ -121,7 +147,7 @@ class Module:
             if state[name].shape != tensor.shape:
                 raise ValueError(f"{name} has shape {tensor.shape}, the state has {state[name].shape}")
         for name, tensor in tensors.items():
-            tensor.data[...] = state[name]
+            tensor.data[...] = array_namespace(tensor.data).asarray(state[name])
 
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.named_parameters()

@@ -5,9 +5,10 @@ No backward here sums over broadcast axes: the engine does that for every op (``
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from array_api_compat import array_namespace
 
-from ..autodiff import Function
+from ..autodiff import Function, Tensor
 from ..typing import Array, Bool, Float, Shaped
 
 Operand: TypeAlias = Shaped[Array, "..."] | int | float
@@ -154,13 +155,18 @@ class Cast(Function):
     """
 
     def forward(self, x: Shaped[Array, "..."], *, dtype: Any) -> Shaped[Array, "..."]:
-        """Round to ``dtype``."""
+        """Round to ``dtype``; x itself if it has that type already."""
         self.dtype = x.dtype
-        return x.astype(dtype)
+        return x.astype(dtype, copy=False)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = g, in the type of x."""
-        return grad.astype(self.dtype)
+        return grad.astype(self.dtype, copy=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x itself, or a float32 copy of numbers narrower than that."""
+    return Cast.apply(x, dtype=np.float32) if x.dtype.itemsize < 4 else x
 
 
 class Where(Function):

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from .. import kernels
 from ..autodiff import Function
 from ..typing import Array, Float
@@ -19,7 +21,7 @@ class MatMul(Function):
         self.save(a, b)
         if a.ndim > 2 and b.ndim == 2:
             return _product(_rows(a), b).reshape(*a.shape[:-1], -1)
-        return _product(a, b) if a.ndim == b.ndim == 2 else a @ b
+        return _product(a, b) if a.ndim == b.ndim == 2 else _batched(a, b)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """da = g bᵀ, db = aᵀ g, summed over the batch in one product where b has no batch axes."""
@@ -32,10 +34,10 @@ class MatMul(Function):
             grad = grad[..., None, :]
         da = db = None
         if self.needs_grad(0):
-            da = grad @ right.swapaxes(-1, -2)
+            da = _batched(grad, right.swapaxes(-1, -2))
             da = da[..., 0, :] if a.ndim == 1 else da
         if self.needs_grad(1):
-            db = _product(_rows(left).T, _rows(grad)) if right.ndim == 2 else left.swapaxes(-1, -2) @ grad
+            db = _product(_rows(left).T, _rows(grad)) if right.ndim == 2 else _batched(left.swapaxes(-1, -2), grad)
             db = db[..., 0] if b.ndim == 1 else db
         return da, db
 
@@ -67,6 +69,10 @@ class Affine(Function):
         dweight = _product(g.T, _rows(x)) if self.needs_grad(1) else None
         dbias = g.sum(axis=0) if self.needs_grad(2) else None
         return dx, dweight, dbias
+
+
+def _batched(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    return (a @ b).astype(np.result_type(a.dtype, b.dtype), copy=False)  # NumPy multiplies bfloat16 into float32
 
 
 def _product(a: Float[Array, "m i"], b: Float[Array, "j n"]) -> Float[Array, "m n"]:

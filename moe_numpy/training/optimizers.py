@@ -23,6 +23,9 @@ class AdamW:
     λ is ``weight_decay`` for the parameters that decay and 0 for the others. Parameters change in place, in
     ``.data``; gradients are only read. The moments are float32, or float64 for a float64 parameter.
 
+    A parameter narrower than float32 has a float32 master: θ above is the master, and the parameter gets its rounded
+    value. A small step would otherwise be lost in rounding. Masters are copied from the parameters once, here.
+
     Args:
         named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once.
         lr: the learning rate of steps that are not given another.
@@ -63,6 +66,7 @@ class AdamW:
         self.steps = 0
         self.first = {name: _moment(p) for name, p in self.parameters.items()}
         self.second = {name: _moment(p) for name, p in self.parameters.items()}
+        self.master = {name: p.data.astype(np.float32) for name, p in self.parameters.items() if p.dtype.itemsize < 4}
 
     def step(self, lr: float | None = None, gradient_scale: float = 1.0) -> None:
         """Change every parameter once.
@@ -86,10 +90,11 @@ class AdamW:
         lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
         beta1, beta2 = self.betas
         names = list(active)
-        parameters = [active[name].data for name in names]
-        kernels.of(*parameters).adamw(
+        parameters = [self.master.get(name, active[name].data) for name in names]
+        gradients = [active[name].grad for name in names]
+        kernels.of(*parameters, *gradients).adamw(
             parameters,
-            [active[name].grad for name in names],
+            gradients,
             [self.first[name] for name in names],
             [self.second[name] for name in names],
             [1 - lr * self.weight_decay if name in self.decaying else 1.0 for name in names],
@@ -99,13 +104,17 @@ class AdamW:
             lr=lr,
             eps=self.eps,
         )
+        for name, master in self.master.items():
+            if name in active:
+                active[name].data[...] = master
 
     def state_dict(self) -> dict[str, Any]:
-        """``step``, ``first.<name>`` and ``second.<name>``. The moments are not copies."""
+        """``step``, ``first.<name>``, ``second.<name>`` and, where there is one, ``master.<name>``; not copies."""
         return (
             {"step": np.array(self.steps)}
             | {f"first.{name}": m for name, m in self.first.items()}
             | {f"second.{name}": v for name, v in self.second.items()}
+            | {f"master.{name}": w for name, w in self.master.items()}
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -134,3 +134,20 @@ def test_normal_draws_the_same_numbers_in_every_precision():
     assert narrow.dtype == np.float32
     np.testing.assert_array_equal(narrow.data, wide.data.astype(np.float32))
     assert wide.data.std() == pytest.approx(0.5, rel=0.02)
+
+
+def test_to_casts_parameters_and_leaves_buffers():
+    tree = Tree()
+    tree.first.weight.grad = np.ones(1)
+    kept = {name: b.dtype for name, b in tree.named_buffers()}
+    assert tree.to(dtype=np.float16) is tree
+    assert {p.dtype for p in tree.parameters()} == {np.dtype(np.float16)}
+    assert {name: b.dtype for name, b in tree.named_buffers()} == kept
+    assert tree.first.weight.grad is None
+    data = tree.first.weight.data
+    assert tree.to("cpu").first.weight.data is data
+
+
+def test_to_refuses_what_is_no_type_of_floats():
+    with pytest.raises(TypeError, match="dtype must be a type of floats, got"):
+        Tree().to(dtype=np.int64)

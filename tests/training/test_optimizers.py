@@ -245,3 +245,53 @@ def test_clip_factor():
     ):
         with pytest.raises(ValueError, match=message):
             clip_factor(norm, max_norm)
+
+
+def narrow(values):
+    p = Tensor(np.array(values, np.float16), requires_grad=True)
+    return p, AdamW([("p", p)], lr=1e-4, weight_decay=0.0)
+
+
+def test_a_narrow_parameter_follows_its_float32_master():
+    p, optimizer = narrow([1.0, -2.0])
+    exact = Tensor(p.data.astype(np.float32), requires_grad=True)
+    reference = AdamW([("p", exact)], lr=1e-4, weight_decay=0.0)
+    for step in range(20):
+        p.grad = np.array([0.5, -1.0], np.float16) * (step + 1)
+        exact.grad = p.grad.astype(np.float32)
+        optimizer.step()
+        reference.step()
+    assert optimizer.master["p"].dtype == np.float32
+    np.testing.assert_allclose(optimizer.master["p"], exact.data, rtol=1e-6)
+    np.testing.assert_array_equal(p.data, optimizer.master["p"].astype(np.float16))
+    assert (p.data != [1.0, -2.0]).all()  # one step of 1e-4 is a tenth of what float16 can tell from 1
+
+
+def test_masters_are_saved_and_restored_exactly():
+    p, optimizer = narrow([1.0])
+    p.grad = np.array([1.0], np.float16)
+    optimizer.step()
+    state = {name: array.copy() for name, array in optimizer.state_dict().items()}
+    assert sorted(state) == ["first.p", "master.p", "second.p", "step"]
+    other, restored = narrow(p.data)
+    assert restored.master["p"].tolist() != optimizer.master["p"].tolist()
+    restored.load_state_dict(state)
+    for _ in range(3):
+        p.grad = other.grad = np.array([0.3], np.float16)
+        optimizer.step()
+        restored.step()
+    assert restored.master["p"].tolist() == optimizer.master["p"].tolist()
+
+
+def test_a_frozen_narrow_parameter_stays():
+    p, optimizer = narrow([1.0])
+    q = Tensor(np.ones(1), requires_grad=True)
+    optimizer = AdamW([("p", p), ("q", q)], lr=0.1)
+    p.data[:] = 3
+    p.requires_grad, q.grad = False, np.ones(1)
+    optimizer.step()
+    assert p.data.tolist() == [3.0]
+
+
+def test_the_norm_of_narrow_gradients_is_not_summed_in_their_type():
+    assert global_norm([np.full(100_000, 0.01, np.float16)]) == pytest.approx(math.sqrt(10), rel=1e-3)

@@ -1,0 +1,119 @@
+"""Where arrays live: "cpu", or "cuda", the memory of an NVIDIA GPU, through CuPy, which is imported on first use."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from . import kernels
+
+DEVICES = ("cpu", "cuda")
+DTYPES = ("float32", "bfloat16")
+INSTALL = "python -m pip install 'moe_numpy[gpu]'"
+
+
+class DeviceError(ValueError):
+    """A device or a type of numbers that cannot be had here; the message says why and what to do."""
+
+
+def namespace(device: str) -> Any:
+    """The array library of a device: what ``array_namespace`` gives for its arrays.
+
+    Raises:
+        DeviceError: another name, CuPy is missing, or it finds no GPU.
+    """
+    if device == "cpu":
+        return array_namespace(np.empty(0))
+    if device != "cuda":
+        raise DeviceError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    obstacle = why_no_gpu()
+    if obstacle:
+        raise DeviceError(f"device cuda: {obstacle}")
+    from array_api_compat import cupy
+
+    return cupy
+
+
+def why_no_gpu() -> str | None:
+    """What keeps this machine from computing on a GPU; None if nothing does."""
+    try:
+        import cupy
+    except ImportError:
+        return f"CuPy is missing; {INSTALL}"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CuPy finds no GPU: {error}"
+    return None if count else "CuPy finds no GPU"
+
+
+def float_type(name: str) -> Any:
+    """The dtype that a configuration names.
+
+    Raises:
+        DeviceError: another name, or bfloat16 without the package ml_dtypes.
+    """
+    if name not in DTYPES:
+        raise DeviceError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    if name == "float32":
+        return np.dtype(np.float32)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise DeviceError(f"bfloat16 needs the package ml_dtypes; {INSTALL}") from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def put(x: Any, device: str) -> Any:
+    """The same numbers in the memory of a device; x itself if it is there. DeviceError as for :func:`namespace`."""
+    return kernels.of(x).to_host(x) if device == "cpu" else namespace(device).asarray(x)
+
+
+def on_host(x: Any) -> bool:
+    """Whether the values of an array can be looked at without waiting for a GPU."""
+    return isinstance(x, np.ndarray)
+
+
+def generator(device: str, seed: Any) -> Any:
+    """Random numbers on a device: NumPy's generator, or :class:`DeviceGenerator`; they differ for one seed."""
+    return np.random.default_rng(seed) if device == "cpu" else DeviceGenerator(seed)
+
+
+class DeviceGenerator:
+    """The draws of ``np.random.Generator`` that routers make, in the memory of a GPU.
+
+    Args:
+        seed: anything that ``np.random.SeedSequence`` takes.
+    """
+
+    def __init__(self, seed: Any):
+        self._seed = seed
+        self._source: Any = None
+
+    @property
+    def _draw(self) -> Any:
+        """Made at the first draw: its state is megabytes, and most routers draw nothing."""
+        if self._source is None:
+            random = namespace("cuda").random
+            self._source = random.Generator(random.Philox4x3210(self._seed))
+        return self._source
+
+    def random(self, size: Any) -> Any:
+        """Uniform in [0, 1), in float64."""
+        return self._draw.random(size)
+
+    def uniform(self, low: float, high: float, size: Any) -> Any:
+        """Uniform in [low, high), in float64."""
+        return low + (high - low) * self.random(size)
+
+    def standard_normal(self, size: Any) -> Any:
+        """N(0, 1), in float64."""
+        return self._draw.standard_normal(size)
+
+    def gumbel(self, size: Any) -> Any:
+        """-ln(-ln U) with U uniform in (0, 1): -ln U is exponential, in float64."""
+        return -namespace("cuda").log(self._draw.standard_exponential(size))
+
+    def permutation(self, n: int) -> Any:
+        """0 ... n-1 in random order."""
+        return self.random(n).argsort()
