@@ -113,6 +113,29 @@ __global__ void count_in_parts(const index_t* keys, index_t n, index_t part, ind
     for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counts[e * gridDim.x + blockIdx.x] = counter[e];
 }
 
+// next[key, part] = the sum of all counts before it, and start[key] = next[key, 0]: one block, a share for each thread.
+__global__ void sum_before(const index_t* counts, index_t num_keys, index_t parts, index_t* next, index_t* start) {
+    __shared__ index_t of_thread[1024];
+    index_t size = num_keys * parts, share = (size + blockDim.x - 1) / blockDim.x;
+    index_t begin = min(threadIdx.x * share, size), end = min(begin + share, size), sum = 0;
+    for (index_t i = begin; i < end; i++) sum += counts[i];
+    of_thread[threadIdx.x] = sum;
+    __syncthreads();
+    for (int step = 1; step < blockDim.x; step *= 2) {
+        index_t left = threadIdx.x >= step ? of_thread[threadIdx.x - step] : 0;
+        __syncthreads();
+        of_thread[threadIdx.x] += left;
+        __syncthreads();
+    }
+    sum = of_thread[threadIdx.x] - sum;
+    for (index_t i = begin; i < end; i++) {
+        next[i] = sum;
+        if (i % parts == 0) start[i / parts] = sum;
+        sum += counts[i];
+    }
+    if (threadIdx.x == blockDim.x - 1) start[num_keys] = of_thread[threadIdx.x];
+}
+
 // The second half of a counting sort: next[key, part] says where the first such key of a part goes. One warp walks
 // through a part; lanes with one key find their order among themselves, so that equal keys stay in order.
 __global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t num_keys, const index_t* next,
@@ -131,6 +154,15 @@ __global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t
         if (key >= 0 && before == 0) taken[key] += __popc(same);
         __syncwarp();
     }
+}
+
+// start[key] = the first place in the order whose key is not smaller; all keys between two neighbours begin there.
+__global__ void starts_in_order(const index_t* keys, const index_t* order, index_t n, index_t num_keys,
+                                index_t* start) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i > n) return;
+    index_t key = i == 0 ? 0 : keys[order[i - 1]] + 1, last = i == n ? num_keys : keys[order[i]];
+    for (; key <= last; key++) start[key] = i;
 }
 
 __global__ void count_keys(const index_t* keys, index_t n, unsigned long long* counts) {

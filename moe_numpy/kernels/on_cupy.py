@@ -7,7 +7,8 @@ E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 """
 
 import math
-from collections import deque
+import weakref
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from jaxtyping import Integer
 from ..typing import Array, Float, Int, Shaped
 
 _PART = 512  # keys that one warp sorts
-_FEW_KEYS = 8192  # their counters fit into the shared memory of a block
+_FEW_KEYS = 1024  # sorted by counting, more by their digits
 _MANY = 64  # more than so many best of a row are found by sorting
 _THREADS = 256
 _NARROW_ROW = 512  # entries; a row as long is the work of one warp
@@ -467,17 +468,9 @@ def _for_blas(x: Any) -> Any:
     return x if x.itemsize in x.strides and min(x.strides) > 0 else cp.ascontiguousarray(x)
 
 
-_known_bounds: deque[tuple[Any, list[int]]] = deque(maxlen=256)
-
-
 def _bounds(offsets: Any) -> list[int]:
-    """The offsets on the host. A layer asks up to six times for the same array; it is copied once."""
-    for array, bounds in reversed(_known_bounds):
-        if array is offsets:
-            return bounds
-    bounds = to_host(offsets).tolist()
-    _known_bounds.append((offsets, bounds))
-    return bounds
+    """The offsets on the host."""
+    return _remember("bounds", offsets, lambda: to_host(offsets).tolist())
 
 
 # Launching.
@@ -557,21 +550,40 @@ def _reduce_by_key(name: str, values: Any, keys: Any, num_keys: int) -> Any:
 
 def _sorted_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
     """The stable order of the keys, and where the entries with each key begin in it."""
-    keys = _index(keys)
+    return _remember(("order", num_keys), keys, lambda: _sort_by_key(_index(keys), num_keys))
+
+
+def _sort_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
+    size, start = len(keys), cp.empty(num_keys + 1, np.int64)
     if num_keys > _FEW_KEYS:
         order = cp.argsort(keys.astype(np.uint16 if num_keys <= 2**16 else np.int32))
-        return order, offsets_of(count(keys, num_keys))
-    parts = max(-(-len(keys) // _PART), 1)
-    counts = cp.empty((num_keys, parts), np.int64)
-    shared = 4 * num_keys
-    settings = keys, len(keys), _PART, num_keys
+        _each("starts_in_order", np.float32, size + 1, keys, order, size, num_keys, start)
+        return order, start
+    parts = max(-(-size // _PART), 1)
+    counts, following = cp.empty((2, num_keys, parts), np.int64)
+    order = cp.empty(size, np.int64)
+    settings, shared = (keys, size, _PART, num_keys), 4 * num_keys
     _launch("count_in_parts", np.float32, (parts,), (128,), *settings, counts, shared=shared)
-    following = cp.cumsum(counts).reshape(counts.shape)
-    order = cp.empty(len(keys), np.int64)
-    _launch("sort_parts", np.float32, (parts,), (32,), *settings, following - counts, order, shared=shared)
-    start = cp.zeros(num_keys + 1, np.int64)
-    start[1:] = following[:, -1]
+    _launch("sum_before", np.float32, (1,), (1024,), counts, num_keys, parts, following, start)
+    _launch("sort_parts", np.float32, (parts,), (32,), *settings, following, order, shared=shared)
     return order, start
+
+
+_facts: dict[tuple[Any, int], tuple[Any, Any]] = {}
+
+
+def _remember(what: Any, array: Any, compute: Callable[[], Any]) -> Any:
+    """What was computed about an index array, as long as the array lives; index arrays do not change.
+
+    One layer asks up to six times for its offsets on the host, and three times for the order of its tokens.
+    """
+    key = what, id(array)
+    known = _facts.get(key)
+    if known is not None and known[0]() is array:
+        return known[1]
+    value = compute()
+    _facts[key] = weakref.ref(array, lambda _: _facts.pop(key, None)), value
+    return value
 
 
 def _aligned(width: int, *arrays: Any) -> bool:
