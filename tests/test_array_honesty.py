@@ -1,8 +1,10 @@
-"""Library code must not reach for ``np.`` on an array that may live on a GPU.
+"""Library code must not reach for ``np.`` on an array that may live on a GPU, nor bring it to the host unawares.
 
 :class:`Device` stands for such an array. It computes through NumPy, but refuses to become a NumPy array: ``np.exp(x)``,
-``np.asarray(x)`` and ``x + numpy_array`` all fail, as they do for arrays of CuPy. Kernels are the place where libraries
-may differ, so the definition in NumPy serves here, on unwrapped arrays.
+``np.asarray(x)`` and ``x + numpy_array`` all fail, as they do for arrays of CuPy. So does what a GPU would have to be
+waited for: ``float(x)``, ``if x``, ``x.tolist()``, a loop over x, and an index whose number of entries depends on values.
+The way back is ``kernels.of(x).to_host(x)`` alone. Kernels are the place where libraries may differ, so the definition
+in NumPy serves here, on unwrapped arrays.
 """
 
 import inspect
@@ -81,33 +83,34 @@ class Device:
 
     def __setitem__(self, index, value):
         refuse_hosts([index, value])
+        refuse_masks(index)
         self.inner[unwrap(index)] = unwrap(value)
 
-    def item(self):
-        return self.inner.item()
+    def __getitem__(self, index):
+        refuse_masks(index)
+        return on_device(np.ndarray.__getitem__)(self, index)
 
-    def tolist(self):
-        return self.inner.tolist()
 
-    def __bool__(self):
-        return bool(self.inner)
+def silent(self, *args, **kwargs):
+    raise TypeError("values of a device are wanted on the host; use kernels.of(x).to_host(x)")
 
-    def __int__(self):
-        return int(self.inner)
 
-    def __float__(self):
-        return float(self.inner)
+def refuse_masks(index):
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, Device) and part.dtype == bool:
+            silent(part)
 
-    def __index__(self):
-        return self.inner.__index__()
+
+for _name in "item tolist nonzero __bool__ __int__ __float__ __complex__ __index__ __iter__ __contains__".split():
+    setattr(Device, _name, silent)
 
 
 OPERATORS = """
     add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod pow rpow matmul rmatmul
-    lt le gt ge eq ne and or xor neg abs invert getitem
+    lt le gt ge eq ne and or xor neg abs invert
 """
 METHODS = """
-    reshape transpose sum mean max min argmax astype swapaxes copy all any round cumsum argsort nonzero var std
+    reshape transpose sum mean max min argmax astype swapaxes copy all any round cumsum argsort var std
 """
 
 
@@ -139,6 +142,7 @@ def wrapped_module(module, name):
 
 
 namespace = wrapped_module(np, "device")
+namespace.nonzero = namespace.flatnonzero = namespace.argwhere = namespace.unique = silent
 namespace.asarray = lambda x, **settings: wrap(np.asarray(unwrap(x), **settings))  # the way onto the device
 definition = types.SimpleNamespace(
     **{name: on_device(f) for name, f in vars(on_numpy).items() if inspect.isfunction(f) and not name.startswith("_")}
@@ -169,9 +173,13 @@ def device(x):
 
 def test_the_device_refuses_what_a_gpu_array_refuses():
     x = device(np.ones(3))
-    for mistake in (lambda: np.exp(x), lambda: np.asarray(x), lambda: x + np.ones(3), lambda: np.ones(3) * x):
+    mistakes = [lambda: np.exp(x), lambda: np.asarray(x), lambda: x + np.ones(3), lambda: np.ones(3) * x]
+    mistakes += [lambda: float(x[0]), lambda: [0, 1][x[0]], lambda: bool(x[0] > 0), lambda: list(x), lambda: x.tolist()]
+    mistakes += [lambda: x[0].item(), lambda: x[x > 0], lambda: 1.0 in x, lambda: namespace.nonzero(x)]
+    for mistake in mistakes:
         with pytest.raises(TypeError):
             mistake()
+    assert definition.to_host(x).tolist() == [1, 1, 1]
     assert array_api_compat.array_namespace(x) is namespace
     assert isinstance(x.sum(), Device)
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
+
 _names: dict[type, str | None] = {}
 _floats: dict[Any, bool] = {}
 
@@ -17,6 +19,17 @@ def library_of(x: Any) -> str | None:
         if isinstance(x, np.ndarray):
             _names[kind] = "numpy"  # subclasses too: memory-mapped weights are numpy arrays
     return _names[kind]
+
+
+def to_host(x: Any) -> Any:
+    """x as a NumPy array; for arrays on a GPU this waits and copies."""
+    return kernels.of(x).to_host(x)
+
+
+def is_finite(x: Any) -> bool:
+    """Whether no entry is NaN or infinite; for arrays on a GPU this waits."""
+    finite = (abs(x) < float("inf")).all()
+    return bool(finite if isinstance(finite, np.generic) else to_host(finite))
 
 
 def is_float(dtype: Any) -> bool:

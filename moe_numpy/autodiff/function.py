@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import is_float, library_of
+from .arrays import is_finite, is_float, library_of
 from .modes import NonFiniteError, modes
 from .tensor import Tensor
 
@@ -209,7 +209,7 @@ def _fingerprint(array: Any) -> bytes | None:
 
 def _require_finite(op: Function, outputs: tuple[Any, ...]) -> None:
     for i, y in enumerate(outputs):
-        if is_float(y.dtype) and not bool((abs(y) < float("inf")).all()):
+        if is_float(y.dtype) and not is_finite(y):
             raise NonFiniteError(op.name, "forward", f"a non-finite value in output {i} of shape {y.shape}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from .arrays import is_float, library_of
+from .arrays import is_finite, is_float, library_of
 from .modes import NonFiniteError, modes
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _conform(op: "Function", i: int, edge: "Edge", grad: Any) -> Any:
                 f"{edge.dtype} and forward promoted nothing; look for where the other type comes in"
             )
         grad = grad.astype(edge.dtype)
-    if modes.check_finite and not bool((abs(grad) < float("inf")).all()):
+    if modes.check_finite and not is_finite(grad):
         raise NonFiniteError(op.name, "backward", f"a non-finite gradient for input {i} of shape {grad.shape}")
     return grad
 

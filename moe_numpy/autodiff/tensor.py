@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from . import graph
-from .arrays import is_float, library_of
+from .arrays import is_float, library_of, to_host
 
 
 class Tensor:
@@ -74,7 +74,7 @@ class Tensor:
 
     def item(self) -> float:
         """The only entry, as a Python number."""
-        return self.data.item()
+        return to_host(self.data).item()
 
     def detach(self) -> "Tensor":
         """The same array outside the graph: a constant for every derivative (sg[x] in formulas)."""
@@ -142,7 +142,7 @@ class Tensor:
         label = f", name={self.name!r}" if self.name else ""
         made_by = f", made by {self.function.name}" if self.function else ""
         wants = ", requires_grad=True" if self.requires_grad and not self.function else ""
-        return f"Tensor({np.array2string(np.asarray(self.data), precision=4, threshold=20)}{label}{wants}{made_by})"
+        return f"Tensor({np.array2string(to_host(self.data), precision=4, threshold=20)}{label}{wants}{made_by})"
 
     def __len__(self) -> int:
         return len(self.data)
@@ -151,7 +151,7 @@ class Tensor:
         raise TypeError("a Tensor cannot be changed in place; build a new one, or write to .data of a leaf")
 
     def __bool__(self) -> bool:
-        return bool(self.data)
+        return bool(to_host(self.data))
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("a Tensor is not silently turned into an array; use .data, which leaves the graph")

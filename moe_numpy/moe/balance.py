@@ -250,10 +250,11 @@ class SwitchBalance:
             c = gating.candidates
             if self.count == "unbiased":
                 c = top_k_candidates(p.data, int(gating.per_token))
-            counted = c.choice == 0 if self.count == "first" else xp.ones(c.token.shape, dtype=bool)
-            part = c.token[counted] // max(num_tokens // parts, 1)
-            keys = part * num_experts + c.expert[counted]
-            counts = kernels.of(p.data).count(keys, parts * num_experts).reshape(parts, num_experts)
+            num_keys = parts * num_experts
+            keys = c.token // max(num_tokens // parts, 1) * num_experts + c.expert
+            if self.count == "first":
+                keys = xp.where(c.choice == 0, keys, num_keys)  # the others into a bin of their own
+            counts = kernels.of(p.data).count(keys, num_keys + 1)[:num_keys].reshape(parts, num_experts)
         f = counts / xp.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.at_balance == "k":
             f = f * gating.per_token

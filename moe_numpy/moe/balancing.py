@@ -134,11 +134,11 @@ class AdaptiveL1(Balancer):
         xp = array_namespace(gating.weight.data)
         f = gating.load * (num_experts / (self.k * max(num_tokens, 1)))
         paid = gating.weight * xp.asarray(f, dtype=gating.weight.dtype)[gating.candidates.expert]
-        return paid.sum() * (float(state[0]) / max(num_tokens, 1))
+        return paid.sum() * xp.asarray(state[0] / max(num_tokens, 1), dtype=paid.dtype)
 
     def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
         """Active experts per token."""
-        return array_namespace(state).asarray([gating.load.sum() / max(gating.logits.shape[0], 1)])
+        return (gating.load.sum() / max(gating.logits.shape[0], 1)).reshape(1)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
         """Up if too many are active, down if too few."""

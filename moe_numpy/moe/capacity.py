@@ -102,9 +102,9 @@ class Capacity:
         k = kernels.of(scores)
         num_tokens, num_experts = scores.shape
         order = self._queue(candidates, scores, batch)
-        scope = candidates.token // max(self.tokens_in_scope(num_tokens, batch), 1)
-        queue = (scope * num_experts + candidates.expert)[order]
-        num_queues = (int(scope.max()) + 1 if len(scope) else 1) * num_experts
+        in_scope = max(self.tokens_in_scope(num_tokens, batch), 1)
+        queue = (candidates.token // in_scope * num_experts + candidates.expert)[order]
+        num_queues = max(-(-num_tokens // in_scope), 1) * num_experts
         place = k.place(k.position_in_group(queue, num_queues), order, len(order))
         fits = place < size
         decisions.record(
@@ -125,7 +125,7 @@ class Capacity:
             return xp.asarray(batch.need_rng(self).permutation(len(candidates.token)))
         if self.drop == "batch_priority":
             return batch_priority_queue(candidates, scores)
-        return _first_choices_first(candidates.choice, xp.arange(len(candidates.token)))
+        return _first_choices_first(candidates.choice, xp.arange(len(candidates.token)), scores.shape[1])
 
 
 def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:
@@ -136,10 +136,9 @@ def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) ->
     equal ones the first in the list (V-MoE, Riquelme et al. 2021, section 4.1).
     """
     best = scores.max(axis=1)[candidates.token]
-    return _first_choices_first(candidates.choice, array_namespace(scores).argsort(-best, stable=True))
+    return _first_choices_first(candidates.choice, array_namespace(scores).argsort(-best, stable=True), scores.shape[1])
 
 
-def _first_choices_first(choice: Int[Array, " M"], order: Int[Array, " M"]) -> Int[Array, " M"]:
-    """The same order within each choice, with lower choices before higher ones."""
-    num_choices = int(choice.max()) + 1 if len(choice) else 1
-    return order[kernels.of(choice).stable_order(choice[order], num_choices)]
+def _first_choices_first(choice: Int[Array, " M"], order: Int[Array, " M"], num_experts: int) -> Int[Array, " M"]:
+    """The same order within each choice, with lower choices before higher ones; nobody has more than all experts."""
+    return order[kernels.of(choice).stable_order(choice[order], num_experts)]

@@ -12,6 +12,7 @@ C is the largest number of assignments of any expert. A token without assignment
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from array_api_compat import array_namespace
@@ -128,11 +129,15 @@ class WeightMask(Function):
         return grad[token, expert, place], None, None, None
 
 
+def groups(offsets: Int[Array, " E1"]) -> list[slice]:
+    """The assignments of each expert. All offsets come to the host at once."""
+    return [slice(start, stop) for start, stop in pairwise(kernels.of(offsets).to_host(offsets).tolist())]
+
+
 def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """For each expert: gather its tokens, run it, weigh, add back."""
     y = Tensor(array_namespace(x.data).zeros_like(x.data))
-    for e in range(routing.num_experts):
-        mine = slice(int(routing.offsets[e]), int(routing.offsets[e + 1]))
+    for e, mine in enumerate(groups(routing.offsets)):
         token = routing.token[mine]
         rows, weight = _weigh_input(x[token], routing.weight[mine], routing)
         y = y + Combine.apply(experts.one(e, rows), weight, token, num_tokens=routing.num_tokens)
@@ -190,7 +195,7 @@ def _places(routing: Routing) -> tuple[Any, int]:
     """Each assignment's place before its expert, and the places that every expert needs."""
     xp = array_namespace(routing.offsets)
     place = xp.arange(len(routing.token)) - routing.offsets[routing.expert]
-    return place, int((routing.offsets[1:] - routing.offsets[:-1]).max())
+    return place, max(mine.stop - mine.start for mine in groups(routing.offsets))
 
 
 def _even_offsets(routing: Routing, capacity: int) -> Any:

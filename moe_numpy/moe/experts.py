@@ -174,7 +174,7 @@ class WithZeroExperts(Module):
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """Rows of real experts come first."""
-        end = int(offsets[self.num_real])
+        end = int(kernels.of(offsets).to_host(offsets)[self.num_real])
         return Concatenate.apply(self.real(x[:end], offsets[: self.num_real + 1]), x[end:], axis=0)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

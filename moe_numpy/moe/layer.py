@@ -9,7 +9,7 @@ from ..autodiff import Tensor
 from ..nn import FeedForward, Linear, Module
 from ..ops import Concatenate, Sigmoid
 from ..typing import Float, Int, Random
-from .dispatch import STRATEGIES, dispatch_sorted
+from .dispatch import STRATEGIES, dispatch_sorted, groups
 from .experts import WithZeroExperts, make_experts, require_sizes
 from .router import Router, RouterConfig, Routing
 from .selection import Batch
@@ -136,8 +136,7 @@ class GroupsOfExperts(Module):
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """Rows sorted by group, each part through its own layer."""
-        bounds = [int(offset) for offset in offsets]
-        return Concatenate.apply(*[self.one(g, x[bounds[g] : bounds[g + 1]]) for g in range(len(self.groups))], axis=0)
+        return Concatenate.apply(*[self.one(g, x[mine]) for g, mine in enumerate(groups(offsets))], axis=0)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Group e alone."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import Function, Tensor
@@ -23,7 +22,7 @@ from .balancing import Balancer
 from .capacity import Capacity, KeepAssignments
 from .gates import PickScores, Renormalized, Weights
 from .noise import Noise
-from .selection import Batch, Selection
+from .selection import Batch, Selection, true_and_false
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Statistics:
     @property
     def dropped_fraction(self) -> float:
         """Dropped assignments over all assignments."""
-        return len(self.dropped) / max(int(self.load.sum()), 1)
+        return len(self.dropped) / max(int(kernels.of(self.load).to_host(self.load).sum()), 1)
 
 
 @dataclass(frozen=True)
@@ -185,23 +184,22 @@ class Router(Module):
         picked = PickScores.apply(scores, candidates.token, candidates.expert)
         asked = self._weigh(picked, candidates.token, num_tokens)
         if candidates.sent is not None:
-            (sent,) = array_namespace(choose_by).nonzero(candidates.sent)
+            sent, _ = true_and_false(candidates.sent)
             candidates = candidates.take(sent)
             picked, asked = KeepAssignments.apply(picked, sent), KeepAssignments.apply(asked, sent)
         load = k.count(candidates.expert, self.num_experts)
 
-        order = k.stable_order(candidates.token, max(num_tokens, 1))  # by expert, then by token: the last key first
-        order = order[k.stable_order(candidates.expert[order], self.num_experts)]
-        capacity = None
-        fits = array_namespace(choose_by).ones(candidates.token.shape, dtype=bool)
+        by_token = k.stable_order(candidates.token, max(num_tokens, 1))
+        lost, capacity = by_token[:0], None
         if config.capacity is not None:
             scope = config.capacity.tokens_in_scope(num_tokens, batch)
             capacity = config.capacity.size(scope, self.num_experts, self.per_token)
             fits = config.capacity.fits(candidates, scores.data, capacity, batch)
-            order = order[fits[order]]
+            kept, left_over = true_and_false(fits[by_token])
+            by_token, lost = by_token[kept], by_token[left_over]
+        order = by_token[k.stable_order(candidates.expert[by_token], self.num_experts)]  # by expert, then by token
         token, expert = candidates.token[order], candidates.expert[order]
-        by_token = k.stable_order(candidates.token[~fits], max(num_tokens, 1))
-        dropped = Dropped(candidates.token[~fits][by_token], candidates.expert[~fits][by_token], capacity)
+        dropped = Dropped(candidates.token[lost], candidates.expert[lost], capacity)
 
         if config.weigh_after_dropping:
             weight = self._weigh(KeepAssignments.apply(picked, order), token, num_tokens)

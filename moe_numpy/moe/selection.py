@@ -11,7 +11,8 @@ from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import decisions
-from ..typing import Array, Bool, Float, Random
+from ..devices import on_host
+from ..typing import Array, Bool, Float, Int, Random
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Candidates:
     def take(self, index: Any) -> "Candidates":
         """Some of them, all sent."""
         return Candidates(self.token[index], self.expert[index], self.choice[index])
+
+
+def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " D"]]:
+    """The indices where the mask holds, and those where it does not, each in ascending order.
+
+    How many there are decides the shapes of what follows, so that one number has to come to the host.
+    """
+    k = kernels.of(mask)
+    order = k.stable_order((~mask).astype(np.int64), 2)
+    num_true = int(k.to_host(mask.sum()))
+    return order[:num_true], order[num_true:]
 
 
 @runtime_checkable
@@ -203,7 +215,10 @@ class Dense:
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """List all pairs."""
-        return _subset_of_grid(array_namespace(scores).ones(scores.shape, dtype=bool))
+        xp = array_namespace(scores)
+        num_tokens, num_experts = scores.shape
+        token = xp.repeat(xp.arange(num_tokens), num_experts)
+        return Candidates(token, xp.tile(xp.arange(num_experts), (num_tokens,)), xp.zeros_like(token))
 
 
 @dataclass(frozen=True)
@@ -222,6 +237,7 @@ class Threshold:
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """List the pairs above the threshold."""
+        xp = array_namespace(scores)
         above = scores > self.value
         flat = scores.reshape(-1)
         decisions.record(
@@ -231,7 +247,8 @@ class Threshold:
                 f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above"
             ),
         )
-        return _subset_of_grid(above)
+        sent, _ = true_and_false(above.reshape(-1))
+        return Candidates(sent // scores.shape[1], sent % scores.shape[1], xp.zeros_like(sent))
 
 
 @dataclass(frozen=True)
@@ -269,7 +286,8 @@ class ExpertChoice:
         num_tokens, num_experts = scores.shape
         length = num_tokens if self.scope == "batch" else batch.sequence_length
         if num_tokens == 0:
-            return _subset_of_grid(xp.zeros(scores.shape, dtype=bool))
+            nobody = xp.arange(0)
+            return Candidates(nobody, nobody, nobody)
         capacity = min(length, int(np.ceil(self.factor * length / num_experts - 1e-9)))
         # One row for each expert of each sequence, over the tokens of the sequence.
         rows = scores.reshape(-1, length, num_experts).swapaxes(1, 2).reshape(-1, length)
@@ -310,9 +328,10 @@ class Hash:
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
         ids = batch.token_ids.reshape(-1)
-        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if len(outside):
-            raise ValueError(f"token_ids must be in [0, vocab_size={self.vocab_size}), got {int(outside[0])}")
+        if on_host(ids) and ids.size and not 0 <= ids.min() <= ids.max() < self.vocab_size:
+            raise ValueError(
+                f"token_ids must be in [0, vocab_size={self.vocab_size}), got values from {ids.min()} to {ids.max()}"
+            )
         table = np.random.default_rng(self.seed).permutation(self.vocab_size) % num_experts
         token = xp.arange(num_tokens)
         expert = xp.asarray(table)[ids]
@@ -351,14 +370,15 @@ def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: in
 
     Stops when b changes by less than ``tolerance`` on average.
     """
-    xp = array_namespace(h)
+    xp, k = array_namespace(h), kernels.of(h)
     num_tokens, num_experts = h.shape
     cost = xp.exp(h - h.max(axis=1, keepdims=True))  # a takes the factor back, and no row underflows to zero
     b = xp.ones(num_experts, dtype=h.dtype)
     for _ in range(max_iterations):
         a = 1 / (num_tokens * (cost @ b) + 1e-30)
         before, b = b, 1 / (num_experts * (a @ cost) + 1e-30)
-        if float(xp.abs(b - before).mean()) <= tolerance * float(b.mean()):
+        change, size = k.to_host(xp.stack([xp.abs(b - before).mean(), b.mean()])).tolist()
+        if change <= tolerance * size:
             break
     return a[:, None] * cost * b
 
@@ -413,13 +433,6 @@ def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
         expert=chosen.reshape(-1),
         choice=xp.tile(xp.arange(k), (num_tokens,)),
     )
-
-
-def _subset_of_grid(wanted: Bool[Array, "T E"]) -> Candidates:
-    """All (token, expert) pairs where ``wanted``, token by token; each pair counts as a first choice."""
-    xp = array_namespace(wanted)
-    token, expert = xp.nonzero(wanted)
-    return Candidates(token, expert, xp.zeros_like(token))
 
 
 def _closest_ranks(scores: Float[Array, "rows n"], k: int, row: int, what: str, who: str = "token") -> str:

@@ -194,7 +194,7 @@ def test_hash_needs_ids_that_it_knows():
     with pytest.raises(ValueError, match="hash routing needs the token ids; pass token_ids="):
         Hash()(draw(2, 4), ONE)
     for bad in (-1, 10):
-        with pytest.raises(ValueError, match=rf"token_ids must be in \[0, vocab_size=10\), got {bad}"):
+        with pytest.raises(ValueError, match=rf"token_ids must be in \[0, vocab_size=10\), got values from .*{bad}"):
             Hash(10)(draw(2, 4), Batch(2, token_ids=np.array([3, bad])))
 
 
