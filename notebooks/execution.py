@@ -12,7 +12,13 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 HERE = Path(__file__).resolve().parent
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 _PEAK = "import resource; resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
 _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -43,7 +49,9 @@ def execute(path: Path, *, threads: int = 2, limit: float = 300) -> Execution:
         nbclient.exceptions.CellTimeoutError: a cell took longer than ``limit`` seconds.
     """
     notebook = nbformat.read(path, as_version=4)
-    measured = nbformat.from_dict({**notebook, "cells": [*notebook.cells, nbformat.v4.new_code_cell(_PEAK)]})
+    measured = nbformat.from_dict(
+        {**notebook, "cells": [*notebook.cells, nbformat.v4.new_code_cell(_PEAK)]}
+    )
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             measured,
@@ -55,7 +63,9 @@ def execute(path: Path, *, threads: int = 2, limit: float = 300) -> Execution:
             resources={"metadata": {"path": str(HERE)}},
         )
         began = time.perf_counter()
-        client.execute(env={**os.environ, "EXERCISES_WORK": folder} | dict.fromkeys(_THREADS, str(threads)))
+        client.execute(
+            env={**os.environ, "EXERCISES_WORK": folder} | dict.fromkeys(_THREADS, str(threads))
+        )
         seconds = time.perf_counter() - began
         text = nbformat.writes(measured).replace(folder, "exercises/work")
     done = nbformat.reads(text, as_version=4)

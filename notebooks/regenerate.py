@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import nbformat
-from execution import HERE, execute
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from PIL import Image
+
+from execution import HERE, execute
 from rules import NAMES, PICTURES, images, noise
 
 _WIDTH = 320  # pixels of a small picture
@@ -24,7 +25,10 @@ def main(numbers: list[str]) -> int:
     """Regenerate the notebooks with these numbers, or all. The exit code is 0 if all ran."""
     unknown = set(numbers) - {name[:2] for name in NAMES}
     if unknown:
-        print(f"error: no notebook {', '.join(sorted(unknown))}; there are 00 to {NAMES[-1][:2]}", file=sys.stderr)
+        print(
+            f"error: no notebook {', '.join(sorted(unknown))}; there are 00 to {NAMES[-1][:2]}",
+            file=sys.stderr,
+        )
         return 2
     bad = 0
     for name in NAMES:
@@ -47,15 +51,21 @@ def main(numbers: list[str]) -> int:
         text = nbformat.writes(done.notebook) + "\n"
         _write(path, text.encode())
         _write(PICTURES / f"{name[:2]}.png", small_picture(done.notebook))
-        print(f"{done.seconds:5.1f} s {done.peak_bytes / 2**20:6.0f} MiB {len(text) / 1024:6.0f} KiB")
+        print(
+            f"{done.seconds:5.1f} s {done.peak_bytes / 2**20:6.0f} MiB {len(text) / 1024:6.0f} KiB"
+        )
     return min(bad, 1)
 
 
 def small_picture(notebook: NotebookNode) -> bytes:
     """A PNG of the figure whose cell has the tag ``thumbnail``, else of the first one."""
     found = images(notebook)
-    chosen = [image for cell, image in found if "thumbnail" in cell.metadata.get("tags", [])] or [found[0][1]]
-    picture = Image.open(io.BytesIO(base64.b64decode(chosen[0]["data"]["image/png"]))).convert("RGB")
+    chosen = [image for cell, image in found if "thumbnail" in cell.metadata.get("tags", [])] or [
+        found[0][1]
+    ]
+    picture = Image.open(io.BytesIO(base64.b64decode(chosen[0]["data"]["image/png"]))).convert(
+        "RGB"
+    )
     size = (_WIDTH, round(picture.height * _WIDTH / picture.width))
     png = io.BytesIO()
     picture.resize(size, Image.Resampling.LANCZOS).quantize(64).save(png, "PNG", optimize=True)

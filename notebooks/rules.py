@@ -30,7 +30,9 @@ NAMES = (
 MAX_BYTES, MAX_CELLS, MAX_LINES, MAX_COLUMNS = 400 * 1024, 40, 15, 100
 _CHECK = re.compile(r'^exercises\.check\("(\d\d)"\)$', re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-_ABSOLUTE = re.compile(r"(?<![\w.:/-])(/(home|root|tmp|usr|var|opt|work|private|Users)/\S*|[A-Z]:\\\S*)")
+_ABSOLUTE = re.compile(
+    r"(?<![\w.:/-])(/(home|root|tmp|usr|var|opt|work|private|Users)/\S*|[A-Z]:\\\S*)"
+)
 
 Rule = Callable[[str, NotebookNode], Iterator[str]]
 
@@ -66,7 +68,12 @@ def code(notebook: NotebookNode) -> list[NotebookNode]:
 
 def images(notebook: NotebookNode) -> list[tuple[NotebookNode, NotebookNode]]:
     """Each figure: its cell and its output."""
-    return [(cell, out) for cell in code(notebook) for out in cell.outputs if "image/png" in out.get("data", {})]
+    return [
+        (cell, out)
+        for cell in code(notebook)
+        for out in cell.outputs
+        if "image/png" in out.get("data", {})
+    ]
 
 
 def _outputs(name: str, notebook: NotebookNode) -> Iterator[str]:
@@ -97,7 +104,7 @@ def _cells(name: str, notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {cell.id} has {len(lines)} lines, more than {MAX_LINES}"
         for line in lines:
             if len(line) > MAX_COLUMNS:
-                yield f"cell {cell.id} has a line of {len(line)} characters, more than {MAX_COLUMNS}: {line[:40]}..."
+                yield f"cell {cell.id}: {len(line)} characters in a line: {line[:40]}..."
 
 
 def _sections(name: str, notebook: NotebookNode) -> Iterator[str]:
@@ -116,7 +123,7 @@ def _headings(name: str, notebook: NotebookNode) -> Iterator[str]:
     above = 0
     for level, title in re.findall(r"^(#+) (.*)", _prose(notebook), re.MULTILINE):
         if len(level) > above + 1:
-            yield f"{level} {title}: a heading below {'#' * above} must have one # more, not {len(level) - above}"
+            yield f"{level} {title}: a level is left out, above is {'#' * above or None}"
         if len(level) == 1 and above:
             yield f"# {title}: a second title"
         above = len(level)
@@ -179,4 +186,6 @@ def _links(notebook: NotebookNode) -> list[tuple[str, str, str]]:
 
 
 def _text(output: Any) -> str:
-    return output.get("text", "") + "".join(v for k, v in output.get("data", {}).items() if k.startswith("text/"))
+    return output.get("text", "") + "".join(
+        v for k, v in output.get("data", {}).items() if k.startswith("text/")
+    )

@@ -1,4 +1,4 @@
-"""Every notebook runs from a clean kernel, quietly and within its limits; what is committed keeps to the rules.
+"""Every notebook runs from a clean kernel, quietly and within its limits, and keeps to the rules.
 
 `make notebooks` runs this; `make test` does not.
 """
@@ -6,8 +6,9 @@
 import re
 
 import pytest
-from execution import execute
 from PIL import Image
+
+from execution import execute
 from rules import HERE, NAMES, PICTURES, PROJECT, noise, objections
 
 SECONDS, BYTES = 60, 2**30
@@ -27,7 +28,9 @@ def test_the_readme_links_it_and_shows_a_small_picture(name):
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     picture = f"docs/notebooks/{name[:2]}.png"
     assert re.search(rf"\(notebooks/{name}\.ipynb\)", readme)
-    assert re.search(rf'<img src="{picture}" [^>]*alt="[^"]{{10,}}"|!\[[^\]]{{10,}}\]\({picture}\)', readme)
+    assert re.search(
+        rf'<img src="{picture}" [^>]*alt="[^"]{{10,}}"|!\[[^\]]{{10,}}\]\({picture}\)', readme
+    )
     with Image.open(PICTURES / f"{name[:2]}.png") as image:
         assert image.width == 320
 

@@ -1,9 +1,10 @@
-"""Each rule objects to what it is there for, and to nothing in a notebook that keeps to all of them."""
+"""Each rule objects to what it is there for, and to nothing in a notebook that keeps to all."""
 
 import nbformat
 import pytest
-import rules
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import rules
 
 NAME = rules.NAMES[1]
 BEFORE, AFTER = rules.NAMES[0], rules.NAMES[2]
@@ -28,17 +29,23 @@ def picture(alt="A curve that falls from left to right"):
 
 def good():
     cells = [
-        new_markdown_cell(f"# 01 · Title\n\n**You will learn**\n\n**Time**\n\n**Before this** nothing\n\n{LINKS}"),
+        new_markdown_cell(
+            f"# 01 · Title\n\n**You will learn**\n\n**Time**\n\n**Before this** nothing\n\n{LINKS}"
+        ),
         new_code_cell("1 + 1", outputs=[stream("2"), picture()]),
         new_markdown_cell("## Part\n\n```\n# no heading\n```\n\n### Smaller part"),
         new_markdown_cell("## Summary"),
         new_markdown_cell("## Exercises"),
-        new_code_cell('exercises.check("11")', outputs=[stream("not yet: exercises/work/ex11_top_k.py")]),
+        new_code_cell(
+            'exercises.check("11")', outputs=[stream("not yet: exercises/work/ex11_top_k.py")]
+        ),
         new_markdown_cell(f"## Papers\n\n{LINKS}"),
     ]
     for i, cell in enumerate(c for c in cells if c.cell_type == "code"):
         cell.execution_count = i + 1
-    return new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    return new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
 
 
 def objections(notebook, folder):
@@ -59,7 +66,9 @@ def of_source(cell, source):
 
 
 BAD = {
-    "an error in cell": of_output(new_output("error", ename="ValueError", evalue="no", traceback=[])),
+    "an error in cell": of_output(
+        new_output("error", ename="ValueError", evalue="no", traceback=[])
+    ),
     "stderr of cell": of_output(stream("careful", "stderr")),
     "an absolute path: /home/me/x": of_output(stream("saved in /home/me/x")),
     "absolute path: /tmp/ipykernel_7/1.py": of_output(stream("File /tmp/ipykernel_7/1.py")),
@@ -73,7 +82,7 @@ BAD = {
     "start with '# 01 · '": of_source(0, "# Title"),
     "no **Time**": of_source(0, f"# 01 · Title\n\n**You will learn** **Before this** {LINKS}"),
     "## Summary, ## Exercises": lambda notebook: notebook.cells.insert(2, notebook.cells.pop(4)),
-    "### Smaller: a heading": of_source(2, "### Smaller"),
+    "### Smaller: a level": of_source(2, "### Smaller"),
     "second title": of_source(2, "# Again"),
     "no figure": lambda notebook: notebook.cells[1].outputs.pop(),
     "no alt text": lambda notebook: notebook.cells[1].update(outputs=[picture(alt="")]),

@@ -28,7 +28,7 @@ def show(figure: Figure, alt: str) -> "Image":
 
     Args:
         figure: what to draw.
-        alt: one or two sentences that say what the figure shows.
+        alt: one or two sentences that say what the figure shows; line breaks in it count as spaces.
     """
     from IPython.display import Image  # comes with jupyter; the library itself does without
 
@@ -36,4 +36,4 @@ def show(figure: Figure, alt: str) -> "Image":
     figure.savefig(drawn, format="png")
     picture = Picture.open(drawn).convert("RGB")
     picture.quantize(_COLOURS, dither=Picture.Dither.NONE).save(png, format="png", optimize=True)
-    return Image(data=png.getvalue(), format="png", width=800, alt=alt)
+    return Image(data=png.getvalue(), format="png", width=800, alt=" ".join(alt.split()))

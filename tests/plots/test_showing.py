@@ -14,7 +14,7 @@ def figure():
 
 
 def test_a_notebook_gets_a_picture_with_its_text():
-    data, metadata = plots.show(figure(), alt="three rows of shares")._repr_png_()
+    data, metadata = plots.show(figure(), alt="three rows\n    of shares")._repr_png_()
     assert metadata == {"width": 800, "alt": "three rows of shares"}
     assert data == plots.show(figure(), alt="another")._repr_png_()[0]  # the same bytes each time
 
