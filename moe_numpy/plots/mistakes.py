@@ -27,10 +27,10 @@ def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[
     figure, (left, right) = grid(2, 2, height=3.8, title="The task is learned; does the router learn?")
     for axes, runs, label in ((left, loss, "task loss"), (right, moved, "largest change of an entry of $W_g$")):
         for i, (name, values) in enumerate(runs.items()):
-            smooth = np.stack([smoothed(run) for run in values])
-            step = np.arange(smooth.shape[1])
-            axes.fill_between(step, smooth.min(axis=0), smooth.max(axis=0), color=STYLES[i]["color"], alpha=0.15)
-            _line(axes, step, smooth.mean(axis=0), i, name)
+            shown = np.stack([smoothed(run) for run in values]) if axes is left else values
+            step = np.arange(shown.shape[1])
+            axes.fill_between(step, shown.min(axis=0), shown.max(axis=0), color=STYLES[i]["color"], alpha=0.15)
+            _line(axes, step, shown.mean(axis=0), i, name)
         axes.set_ylabel(label)
         axes.set_xlabel("step")
     left.set_yscale("log")
@@ -71,7 +71,7 @@ def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
 
 def who_depends_on_whom(moved: Mapping[str, Bool[Array, "T T"]], sequence_length: int) -> Figure:
     """Whether exchanging token s (row) moved the output at token t (column), for each router."""
-    height = 1.4 + 8.4 / len(moved)
+    height = 1.8 + 8.4 / len(moved)
     figure, panels = grid(len(moved), len(moved), height=height, title="Which outputs move if one token is exchanged?")
     colours = ListedColormap(["white", *(colour for colour, _, _ in _KINDS.values())])
     found: set[int] = set()
@@ -128,7 +128,7 @@ def flips_by_gap(gap: Float[Array, " N"], flipped: Mapping[str, Float[Array, " N
 
 def _line(axes: Axes, x: Any, y: Any, i: int, name: str) -> None:
     """The i-th line: known by its markers, and thinner than those before it, so that none hides another."""
-    every, width = max(1, len(x) // 12), max(1.2, 4 - 1.4 * i)
+    every, width = max(1, len(x) // 12), max(1.2, 3.4 - 1.1 * i)
     axes.plot(x, y, **STYLES[i], markevery=(i * every // 3, every), markersize=3 + width, linewidth=width, label=name)
     axes.spines[["top", "right"]].set_visible(False)
 
