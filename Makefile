@@ -1,9 +1,9 @@
-# make demo | test | lint | gradcheck | verify | parity | lab: each makes .venv and installs what it needs first.
+# make demo | lab | test | notebooks | lint | gradcheck | verify | parity: each makes .venv and installs what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format gradcheck verify parity lab clean
+.PHONY: demo test notebooks lint format gradcheck verify parity lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -15,11 +15,16 @@ gradcheck: .venv/learner
 verify: .venv/learner
 	$(BIN)/python -m exercises verify
 
+# Starts in notebooks/; the exercises' files are within reach of its file browser.
 lab: .venv/learner
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 test: .venv/developer
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov
+
+# Every notebook from a clean kernel, within its limits. Their outputs are written by notebooks/regenerate.py.
+notebooks: .venv/developer
+	$(BIN)/python -m pytest notebooks --durations=12
 
 # Equality with transformers and torch; they live in an environment of their own.
 parity: .venv-parity/ready

@@ -244,12 +244,12 @@ def chosen(which: str) -> list[Exercise]:
         raise
 
 
-def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int) -> Result:
-    """Grade the learner's file and remember the outcome."""
+def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int, name: str | None = None) -> Result:
+    """Grade the learner's file and remember the outcome; ``name`` is the file's in the report."""
     path = workspace.ensure(exercise)
     source = path.read_text(encoding="utf-8", errors="replace")
     try:
-        result = grade_source(exercise, source, _short(path), seed=seed)
+        result = grade_source(exercise, source, name or _short(path), seed=seed)
     except GraderError as error:
         _refuse(f"the exercise itself is broken, please report it: {error}")
         raise

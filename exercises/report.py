@@ -43,6 +43,14 @@ def print_result(console: Console, result: Result, next_exercise: Exercise | Non
         console.print(Text(f"  {result.file}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True)
 
 
+def print_untouched(console: Console, exercise: Exercise, file: str) -> None:
+    """The report on an exercise that nobody has begun."""
+    head = Text.assemble((f"{exercise.label} {exercise.title}", "bold"), "   ", ("✗ not yet", "red"))
+    console.print(head, Text(f"  0 of {exercise.points} points, about {exercise.minutes} minutes", "dim"), sep="")
+    console.print(f"  next: edit {file}, then run this again", soft_wrap=True)
+    console.print(Text(f"  hint: python -m exercises hint {exercise.label}", "dim"))
+
+
 def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool) -> None:
     """One failed check: the first whole, further ones without arrays, a known mistake explained once."""
 

@@ -11,6 +11,8 @@ from typing import Any
 from .exercise import Exercise
 from .stubs import make_stub
 
+_PROJECT = Path(__file__).resolve().parent.parent
+
 
 @dataclass
 class Progress:
@@ -38,7 +40,7 @@ class Workspace:
 
     def __init__(self, folder: Path | None = None):
         chosen = os.environ.get("EXERCISES_WORK")
-        self.folder = folder or (Path(chosen) if chosen else Path(__file__).parent / "work")
+        self.folder = folder or (Path(chosen) if chosen else _PROJECT / "exercises" / "work")
 
     def path(self, exercise: Exercise) -> Path:
         """The learner's file, which may not exist yet."""
@@ -51,6 +53,15 @@ class Workspace:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_atomically(path, make_stub(exercise))
         return path
+
+    def name(self, exercise: Exercise) -> str:
+        """The learner's file as seen from the project's folder, whatever the current one is; else its whole path."""
+        path = self.path(exercise).absolute()
+        return path.relative_to(_PROJECT).as_posix() if path.is_relative_to(_PROJECT) else str(path)
+
+    def untouched(self, exercise: Exercise) -> bool:
+        """Whether the learner's file is still the stub; made if it is missing."""
+        return self.ensure(exercise).read_text(encoding="utf-8", errors="replace") == make_stub(exercise)
 
     def reset(self, exercise: Exercise) -> Path | None:
         """Put the stub back; what was there is kept beside it as ``.bak``, whose path comes back."""

@@ -63,7 +63,6 @@ class Result:
     seed: int
     seconds: float
     file: str = ""
-    untouched: bool = False
 
     @property
     def earned(self) -> int:

@@ -43,7 +43,7 @@ class Causality:
             for mode, leak in (("training", self.training), ("evaluation", self.evaluation))
         ]
         if self.selection_says and not self.causal:
-            lines.append("The selection itself is causal; the leak comes after it, from who is dropped.")
+            lines.append("The selection calls itself causal: the leak is in who is dropped, or it is mistaken.")
         return "\n".join(lines)
 
 

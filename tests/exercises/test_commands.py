@@ -123,6 +123,36 @@ def test_check_from_a_notebook(workspace, solve, capsys):
     assert "Top-k" in capsys.readouterr().out
 
 
+def test_check_from_a_notebook_is_plain_text_and_names_files_from_the_project(workspace, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("exercises.workspace._PROJECT", tmp_path)
+    monkeypatch.chdir(workspace.path(find(11)).parent.parent)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    exercises.check("11")
+    assert capsys.readouterr().out.splitlines() == [
+        "11 Top-k, with ties   ✗ not yet  0 of 12 points, about 15 minutes",
+        "  next: edit work/ex11_top_k.py, then run this again",
+        "  hint: python -m exercises hint 11",
+    ]
+    assert workspace.progress() == {}  # nothing was run
+
+    path = workspace.path(find(11))
+    path.write_text(path.read_text() + "# begun\n")
+    verdict = exercises.check("11")
+    out = capsys.readouterr().out
+    assert (bool(verdict), repr(verdict)) == (False, "not yet")
+    assert "NotImplementedError" in out
+    assert "  work/ex11_top_k.py   hint" in out
+    assert str(tmp_path) not in out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 96
+
+
+def test_a_verdict_is_not_echoed_by_a_notebook(capsys):
+    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
+    assert formatter.format(exercises.Verdict(True)) == ({}, {})
+    assert capsys.readouterr().out == ""
+
+
 def test_verify_of_one(workspace):
     result = run("verify", "1")
     assert result.exit_code == 0

@@ -278,7 +278,7 @@ class ExpertChoiceCalledCausal(ExpertChoice):
 class BalanceOfTheSelected(SwitchBalance):
     """Mistake: average the probabilities of the selected experts only.
 
-    Symptom: an expert that nobody chooses gets no gradient, and so never comes back.
+    Symptom: the loss falls when the router becomes undecided; even at perfect balance its gradient is not zero.
     """
 
     def __call__(self, gating):

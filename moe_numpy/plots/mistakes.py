@@ -1,0 +1,143 @@
+"""The figures of the mistakes: what a wrong router does, beside what the right one does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..typing import Array, Bool, Float
+from .style import BLUE, GREY, ORANGE, PINK, STYLES, grid, smoothed
+
+_NOTHING, _ITSELF, _EARLIER, _LATER, _FOREIGN = range(5)
+_SIGNS = {".": "•", "x": "×", "+": "+"}
+_KINDS = {  # colour, marker, what it says of the token that was exchanged
+    _ITSELF: ("#BBBBBB", "", "the token itself"),
+    _EARLIER: (BLUE, ".", "an earlier token of the same sequence"),
+    _LATER: (ORANGE, "x", "a later token of the same sequence: the future"),
+    _FOREIGN: (PINK, "+", "a token of another sequence"),
+}
+
+
+def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[str, Float[Array, "S N"]]) -> Figure:
+    """Loss, and how far the router is from where it began, over N steps: the mean and the range of S seeds."""
+    figure, (left, right) = grid(2, 2, height=3.8, title="The task is learned; does the router learn?")
+    for axes, runs, label in ((left, loss, "task loss"), (right, moved, "largest change of an entry of $W_g$")):
+        for i, (name, values) in enumerate(runs.items()):
+            shown = np.stack([smoothed(run) for run in values]) if axes is left else values
+            step = np.arange(shown.shape[1])
+            axes.fill_between(step, shown.min(axis=0), shown.max(axis=0), color=STYLES[i]["color"], alpha=0.15)
+            _line(axes, step, shown.mean(axis=0), i, name)
+        axes.set_ylabel(label)
+        axes.set_xlabel("step")
+    left.set_yscale("log")
+    left.legend(frameon=False, title="gate weight")
+    return figure
+
+
+def forbidden_choices(shift: Float[Array, " N"], forbidden: Mapping[str, Float[Array, " N"]]) -> Figure:
+    """The fraction of choices outside the allowed groups, over a shift of all scores that should change nothing."""
+    figure, (axes,) = grid(1, 1, height=3.4, title="Choices of a forbidden expert")
+    for i, (name, fraction) in enumerate(forbidden.items()):
+        _line(axes, shift, 100 * fraction, i, name)
+    axes.invert_xaxis()
+    axes.set_xlabel("the same constant added to all scores of all experts")
+    axes.set_ylabel("% of choices")
+    axes.legend(frameon=False)
+    return figure
+
+
+def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
+    """For each way to combine: how much of the answer to token s (column) arrives at token t (row)."""
+    figure, panels = grid(len(shares), len(shares), height=4.0, title="Whose answer does a token get?")
+    image = None
+    for axes, (name, share) in zip(panels, shares.items(), strict=True):
+        image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)
+        for t, s in np.argwhere(share > 0.005):
+            colour = "black" if share[t, s] > 0.55 else "white"
+            axes.text(s, t, f"{share[t, s]:.1f}".lstrip("0"), ha="center", va="center", color=colour, fontsize=9)
+        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("the answer to token")
+        axes.set_xticks(range(len(share)))
+        axes.set_yticks(range(len(share)))
+    panels[0].set_ylabel("arrives at token")
+    assert image is not None
+    figure.colorbar(image, ax=panels, label="gate weight", shrink=0.75, fraction=0.03, pad=0.015)
+    return figure
+
+
+def who_depends_on_whom(moved: Mapping[str, Bool[Array, "T T"]], sequence_length: int) -> Figure:
+    """Whether exchanging token s (row) moved the output at token t (column), for each router."""
+    height = 1.8 + 8.4 / len(moved)
+    figure, panels = grid(len(moved), len(moved), height=height, title="Which outputs move if one token is exchanged?")
+    colours = ListedColormap(["white", *(colour for colour, _, _ in _KINDS.values())])
+    found: set[int] = set()
+    for axes, (name, pairs) in zip(panels, moved.items(), strict=True):
+        kinds = _kinds(pairs, sequence_length)
+        found.update(np.unique(kinds).tolist())
+        axes.imshow(kinds, cmap=colours, vmin=_NOTHING, vmax=_FOREIGN)
+        for kind, (_, marker, _) in _KINDS.items():
+            s, t = np.nonzero(kinds == kind)
+            if marker:
+                axes.plot(t, s, marker, color="black", markersize=5)
+        for border in range(sequence_length, len(pairs), sequence_length):
+            axes.axhline(border - 0.5, color=GREY, linewidth=1)
+            axes.axvline(border - 0.5, color=GREY, linewidth=1)
+        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("output at token")
+        axes.set_xticks(range(0, len(pairs), 2))
+        axes.set_yticks(range(0, len(pairs), 2))
+    panels[0].set_ylabel("exchanged token")
+    entries = [
+        Line2D([], [], color=colour, marker="s", markersize=11, linestyle="", label=f"{mark} {what}".strip())
+        for kind, (colour, marker, what) in _KINDS.items()
+        if kind in found
+        for mark in (_SIGNS.get(marker, ""),)
+    ]
+    figure.legend(handles=entries, loc="outside lower center", ncols=2, frameon=False, title="It moved with ...")
+    return figure
+
+
+def busiest_expert(share: Mapping[str, Float[Array, " N"]], num_experts: int) -> Figure:
+    """The load of the busiest expert over N steps, in units of the fair share."""
+    figure, (axes,) = grid(1, 1, height=3.6, title="Load of the busiest expert")
+    for i, (name, values) in enumerate(share.items()):
+        _line(axes, np.arange(len(values)), num_experts * smoothed(values), i, name)
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.set_xlabel("step")
+    axes.set_ylabel("times the fair share")
+    axes.set_ylim(0)
+    axes.legend(frameon=False, title="balance loss", loc="lower right", ncols=len(share))
+    return figure
+
+
+def flips_by_gap(gap: Float[Array, " N"], flipped: Mapping[str, Float[Array, " N"]]) -> Figure:
+    """The fraction of tokens that choose otherwise than in exact arithmetic, over the gap at the boundary."""
+    figure, (axes,) = grid(1, 1, height=3.6, title="Tokens that choose other experts than in exact arithmetic")
+    for i, (name, fraction) in enumerate(flipped.items()):
+        _line(axes, gap, 100 * fraction, i, name)
+    axes.set_xscale("log")
+    axes.set_xlabel("gap between the last chosen and the first rejected logit")
+    axes.set_ylabel("% of the tokens with this gap")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _line(axes: Axes, x: Any, y: Any, i: int, name: str) -> None:
+    """The i-th line: known by its markers, and thinner than those before it, so that none hides another."""
+    every, width = max(1, len(x) // 12), max(1.2, 3.4 - 1.1 * i)
+    axes.plot(x, y, **STYLES[i], markevery=(i * every // 3, every), markersize=3 + width, linewidth=width, label=name)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _kinds(moved: Bool[Array, "T T"], sequence_length: int) -> Any:
+    """What each pair is, if its output moved."""
+    token = np.arange(len(moved))
+    changed, output = token[:, None], token[None, :]
+    same = changed // sequence_length == output // sequence_length
+    kinds = np.where(~same, _FOREIGN, np.where(changed > output, _LATER, _EARLIER))
+    kinds[token, token] = _ITSELF
+    return np.where(moved, kinds, _NOTHING)

@@ -1,0 +1,44 @@
+"""Every notebook runs from a clean kernel, quietly and within its limits, and keeps to the rules.
+
+`make notebooks` runs this; `make test` does not.
+"""
+
+import re
+
+import pytest
+from PIL import Image
+
+from execution import execute
+from rules import HERE, NAMES, PICTURES, PROJECT, noise, objections
+
+SECONDS, BYTES = 60, 2**30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_file_keeps_to_the_rules(name):
+    assert objections(name) == []
+
+
+def test_there_are_no_other_notebooks():
+    assert sorted(path.stem for path in HERE.glob("*.ipynb")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_readme_links_it_and_shows_a_small_picture(name):
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    picture = f"docs/notebooks/{name[:2]}.png"
+    assert re.search(rf"\(notebooks/{name}\.ipynb\)", readme)
+    assert re.search(
+        rf'<img src="{picture}" [^>]*alt="[^"]{{10,}}"|!\[[^\]]{{10,}}\]\({picture}\)', readme
+    )
+    with Image.open(PICTURES / f"{name[:2]}.png") as image:
+        assert image.width == 320
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_from_a_clean_kernel(name, record_property):
+    done = execute(HERE / f"{name}.ipynb", threads=2)
+    record_property("seconds", round(done.seconds, 1))
+    assert list(noise(done.notebook)) == []
+    assert done.seconds <= SECONDS
+    assert done.peak_bytes <= BYTES
