@@ -76,6 +76,12 @@ def _for_gpu(arrays: tuple[Any, ...]) -> ModuleType:
         if type(x).__module__.partition(".")[0] != "cupy":
             found = f"{type(x).__module__}.{type(x).__name__}"
             raise TypeError(f"no kernels for {found} in this place; expected arrays of numpy, or of cupy, not both")
+    return _cupy()
+
+
+@cache
+def _cupy() -> ModuleType:
+    """CuPy is imported here, on first use: only who has a GPU has it."""
     return importlib.import_module(".on_cupy", __name__)
 
 
