@@ -130,7 +130,7 @@ def growth(panels: Sequence[Growth]) -> Figure:
     figure, all_axes = grid(len(panels), len(panels), height=4.2, title="How cost grows")
     for i, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
         for j, ((name, cost), style) in enumerate(zip(panel.lines.items(), STYLES, strict=False)):
-            axes.plot(panel.x, cost, label=name, linewidth=3.5 - 0.7 * j, markersize=13 - 3 * j, **style)
+            axes.plot(panel.x, cost, label=name, linewidth=3.2 - 0.5 * j, markersize=11 - 2 * j, **style)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
