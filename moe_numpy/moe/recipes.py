@@ -163,10 +163,7 @@ def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: flo
 
 @published(2021, "Lewis et al.: BASE Layers, equations 1 to 3")
 def base() -> Recipe:
-    """One expert each by optimal balanced assignment of the logits while training, greedy afterwards; weight σ(h).
-
-    The assignment is exact and slow: it can take a second for a layer of 2,048 tokens.
-    """
+    """One expert each by optimal balanced assignment of the logits while training, greedy afterwards; weight σ(h)."""
     return Recipe(RouterConfig(BalancedAssignment(), scores=Sigmoid, choose_by="logits", weights=()), experts="relu")
 
 

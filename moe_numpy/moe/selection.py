@@ -13,6 +13,7 @@ from .. import kernels
 from ..autodiff import decisions
 from ..devices import on_host
 from ..typing import Array, Bool, Float, Int, Random
+from .assignment import optimal_assignment
 
 
 @dataclass(frozen=True)
@@ -387,9 +388,8 @@ def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: in
 class BalancedAssignment:
     """One expert for each token, every expert the same number, the sum of scores the largest possible.
 
-    BASE layers (Lewis et al. 2021, equation 2). Only while training: it looks at the whole batch. Solved exactly
-    with scipy's linear-sum assignment, on places: each expert has ⌈T / E⌉ of them. In evaluation a token takes
-    its best expert.
+    BASE layers (Lewis et al. 2021, equation 2). Only while training: it looks at the whole batch. Solved exactly, by
+    :func:`optimal_assignment`: each expert has ⌈T / E⌉ places. In evaluation a token takes its best expert.
     """
 
     causal = False
@@ -410,16 +410,6 @@ class BalancedAssignment:
         expert = xp.asarray(optimal_assignment(kernels.of(scores).to_host(scores)))
         decisions.record("balanced assignment", expert, lambda t: f"token {t}: assigned to expert {int(expert[t])}")
         return Candidates(token, expert, xp.zeros_like(token))
-
-
-def optimal_assignment(scores: Any) -> Any:
-    """Int[T]: the expert of each token that maximises Σ scores[t, expert_t] with at most ⌈T/E⌉ tokens each."""
-    from scipy.optimize import linear_sum_assignment
-
-    num_tokens, num_experts = scores.shape
-    places = -(-num_tokens // num_experts)
-    _, place = linear_sum_assignment(np.repeat(scores, places, axis=1), maximize=True)
-    return place // max(places, 1)
 
 
 def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:

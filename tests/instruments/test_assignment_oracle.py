@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from moe_numpy.instruments.assignment_oracle import optimal_top_k, score_assignments
-from moe_numpy.moe.selection import optimal_assignment
+from moe_numpy.moe.assignment import optimal_assignment
 
 
 def skewed(num_tokens=48, num_experts=6, seed=0):
