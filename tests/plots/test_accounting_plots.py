@@ -87,11 +87,14 @@ def test_groups_differ_in_marker_and_shares_are_named():
     np.testing.assert_allclose(dense.get_xdata(), dense.get_ydata())
 
 
-def test_labels_of_one_crowded_place_are_still_all_there():
+def test_labels_of_one_crowded_place_part_while_there_is_room_and_are_all_there():
     sizes = [ModelSize(f"model {i}", 1e9, 1e8, "all") for i in range(12)]
     figure = total_and_active(sizes)
-    assert {size.label for size in sizes} <= set(texts(figure.axes[0]))
+    labels = [text for text in figure.axes[0].texts if text.get_text().startswith("model")]
+    assert [text.get_text() for text in labels] == [size.label for size in sizes]
     assert pixels(figure) == 1200
+    boxes = [text.get_window_extent() for text in labels[:4]]
+    assert not any(boxes[i].overlaps(boxes[j]) for i in range(4) for j in range(i))
 
 
 def test_against_dense_labels_the_ends():
