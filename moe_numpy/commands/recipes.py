@@ -45,7 +45,7 @@ def recipes(
     console = console_for(json)
     if name is None:
         with console.status("Probing every recipe ..."):
-            rows = [_overview(recipe) for recipe in RECIPES.values()]
+            rows = [overview(recipe) for recipe in RECIPES.values()]
         if json:
             print_json({"recipes": rows})
         else:
@@ -61,7 +61,7 @@ def recipes(
     if json:
         print_json(
             {
-                **_overview(recipe),
+                **overview(recipe),
                 "formula": _formula(recipe),
                 "configuration": dict(_configuration(recipe())),
                 "settings": recipe.settings,
@@ -85,7 +85,7 @@ def recipes(
     _print_dependence(console, causal, dependence)
 
 
-def _overview(published: Published) -> dict[str, Any]:
+def overview(published: Published) -> dict[str, Any]:
     """One row of the table, from the recipe itself."""
     recipe = published()
     found = causality(published(**published.small), num_experts=_NUM_EXPERTS)
