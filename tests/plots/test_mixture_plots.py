@@ -83,6 +83,8 @@ def test_lines_are_drawn_from_left_to_right_whatever_the_order_of_the_data():
     reference = divisions(X, Y, [HARD], title="title", columns=1).axes[0]
     for line, expected in zip(thick(axes), thick(reference), strict=True):
         np.testing.assert_array_equal(line.get_ydata(), expected.get_ydata())
+    (blend,) = [line for line in axes.get_lines() if line.get_color() == "black"]
+    np.testing.assert_array_equal(blend.get_xydata(), np.stack([X, Y], axis=1))
 
 
 def test_the_blend_is_drawn_only_where_it_is_given():
