@@ -61,7 +61,9 @@ class Evaluation:
 def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: int = 32) -> Evaluation:
     """Run the model on fixed windows without noise and without a graph.
 
-    The model may live on any device; counts are made on the host. The windows keep their order and mixture: who is dropped for lack of capacity depends on the company.
+    The model may live on any device; counts are made on the host.
+
+    The windows keep their order and mixture: who is dropped for lack of capacity depends on the company.
     """
     was_training = model.training
     model.eval()
