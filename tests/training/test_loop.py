@@ -201,5 +201,5 @@ def test_an_unknown_setting_in_a_stored_configuration_is_refused():
 
 
 def test_text_with_bytes_that_the_model_has_no_token_for_is_refused():
-    with pytest.raises(ValueError, match="the text has a byte .*: vocab_size=8 is too small"):
+    with pytest.raises(ValueError, match=r"the text has a byte .*: vocab_size=8 is too small"):
         Trainer(replace(TINY, vocab_size=8), TrainingConfig(steps=2, warmup=1), corpus())
