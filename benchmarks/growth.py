@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from .layer import Shape, measure
+from .place import Place
 
 SERIES = {
     "more experts, the same work for each token": [Shape(4096, 256, 512, E, 2) for E in (8, 16, 32, 64, 128, 256)],
@@ -35,7 +36,7 @@ def one(shape: Shape) -> dict[str, Any]:
     """The row of :func:`benchmarks.layer.measure` and the peak of resident memory."""
     import resource
 
-    (row,) = measure((shape,), None, rounds=9, budget_s=5.0)
+    (row,) = measure((shape,), None, rounds=9, budget_s=5.0, place=Place())
     return row | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

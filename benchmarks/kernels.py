@@ -1,30 +1,51 @@
-"""Each hot loop at the sizes of a layer: the definition in NumPy against the compiled loops."""
+"""Each hot loop at the sizes of a layer: the definition in NumPy, the compiled loops, and a GPU's where asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from moe_numpy import kernels
+from moe_numpy.devices import put
 
+from .place import Place
 from .timing import in_turn
 
 T, D, F, E, K, V = 4096, 512, 1024, 16, 2, 4096
 B, S = 16, 256  # of attention
 
 
-def measure(rounds: int, budget_s: float) -> Iterator[dict[str, Any]]:
-    """One row for each kernel; times in milliseconds."""
+def measure(rounds: int, budget_s: float, place: Place) -> Iterator[dict[str, Any]]:
+    """One row for each kernel; times in milliseconds. ``speedup`` is that of the last column over NumPy."""
+    implementations = {"numpy": "cpu", "numba": "cpu"} | ({"cupy": "cuda"} if place.device == "cuda" else {})
     for name, arguments in _cases(np.random.default_rng(0)):
-        settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
+        candidates = {}
+        for implementation, device in implementations.items():
+            candidates[implementation] = _call(implementation, name, _moved(arguments, device))
+        ms = in_turn(candidates, rounds, budget_s, place.synchronize)
+        times = {f"{implementation}_ms": ms[implementation] for implementation in implementations}
+        yield {"kernel": name, **times, "speedup": ms["numpy"] / ms[list(implementations)[-1]]}
 
-        def run(implementation: str, name: str = name, arguments: Any = arguments, settings: Any = settings) -> Any:
-            with kernels.use(implementation):
-                return getattr(kernels.of(np.zeros(1)), name)(*arguments, **settings)
 
-        ms = in_turn({"numpy": lambda run=run: run("numpy"), "numba": lambda run=run: run("numba")}, rounds, budget_s)
-        speedup = ms["numpy"] / ms["numba"]
-        yield {"kernel": name, "numpy_ms": ms["numpy"], "numba_ms": ms["numba"], "speedup": speedup}
+def _call(implementation: str, name: str, arguments: list[Any]) -> Callable[[], Any]:
+    settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
+    if implementation == "cupy":
+        return partial(getattr(kernels.of(put(np.zeros(1), "cuda")), name), *arguments, **settings)
+
+    def run() -> Any:
+        with kernels.use(implementation):
+            return getattr(kernels.of(np.zeros(1)), name)(*arguments, **settings)
+
+    return run
+
+
+def _moved(arguments: list[Any], device: str) -> list[Any]:
+    """The same arguments on a device; arrays may stand in lists."""
+    return [
+        _moved(a, device) if isinstance(a, list) else put(a, device) if isinstance(a, np.ndarray) else a
+        for a in arguments
+    ]
 
 
 def _cases(rng: np.random.Generator) -> Iterator[tuple[str, list[Any]]]:

@@ -1,18 +1,21 @@
 """One Mixtral layer, forward and backward: ours, its matrix products alone, and transformers' block."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from array_api_compat import array_namespace
 
 from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import MoE, recipes
 
+from .place import Place, largest_difference
 from .timing import in_turn
 
 IMPLEMENTATIONS = ("eager", "grouped_mm")  # of transformers' experts; the faster one counts
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest entry
 
 
 @dataclass(frozen=True)
@@ -29,43 +32,64 @@ class Shape:
         return f"T={self.T} d={self.d} f={self.f} E={self.E} k={self.k}"
 
 
-SHAPES = (
-    Shape(512, 512, 1024, 8, 2),
-    Shape(2048, 512, 1024, 8, 2),
-    Shape(4096, 768, 2048, 8, 2),
-    Shape(2048, 512, 256, 64, 8),
-    Shape(8192, 256, 512, 16, 1),
-)
+SHAPES = {
+    "cpu": (
+        Shape(512, 512, 1024, 8, 2),
+        Shape(2048, 512, 1024, 8, 2),
+        Shape(4096, 768, 2048, 8, 2),
+        Shape(2048, 512, 256, 64, 8),
+        Shape(8192, 256, 512, 16, 1),
+    ),
+    "cuda": (
+        Shape(16384, 4096, 14336, 8, 2),
+        Shape(16384, 2048, 1024, 64, 8),
+        Shape(8192, 1024, 2048, 8, 2),
+    ),
+}
 
 
-def measure(shapes: tuple[Shape, ...], against: str | None, rounds: int, budget_s: float) -> Iterator[dict[str, Any]]:
+def measure(
+    shapes: tuple[Shape, ...], against: str | None, rounds: int, budget_s: float, place: Place
+) -> Iterator[dict[str, Any]]:
     """One row for each shape; times in milliseconds."""
     for shape in shapes:
-        rng = np.random.default_rng(0)
-        layer = MoE(shape.d, shape.f, shape.E, recipes.mixtral(top_k=shape.k, balance=0.0), rng=rng)
-        x = rng.standard_normal((shape.T, shape.d), dtype=np.float32)
-        g = rng.standard_normal((shape.T, shape.d), dtype=np.float32)
-        ours = _ours(layer, x, g)
-        products, flops = _products_alone(layer, x)
-        candidates = {"ours": ours, "products": products}
-        error = None
-        if against == "torch":
-            peers = _peers(layer, x, g, shape)
-            error = max(_difference(ours(), run()) for run in peers.values())
-            candidates |= peers
-        ms = in_turn(candidates, rounds, budget_s)
-        row: dict[str, Any] = {
-            "shape": [shape.T, shape.d, shape.f, shape.E, shape.k],
-            "ours_ms": ms["ours"],
-            "gemm_ms": ms["products"],
-            "gemm_efficiency": ms["products"] / ms["ours"],
-            "gemm_gflops": flops / ms["products"] / 1e6,
-        }
-        if against == "torch":
-            peer = min(IMPLEMENTATIONS, key=ms.__getitem__)
-            row |= {"peer_ms": ms[peer], "ratio": ms["ours"] / ms[peer], "max_abs_error": error, "peer": peer}
-            row |= {f"{name}_ms": ms[name] for name in IMPLEMENTATIONS}
-        yield row
+        yield _row(shape, against, rounds, budget_s, place)
+        place.free()
+
+
+def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place: Place) -> dict[str, Any]:
+    rng = place.generator(0)
+    recipe = recipes.mixtral(top_k=shape.k, balance=0.0)
+    layer = MoE(shape.d, shape.f, shape.E, recipe, rng=rng, dtype=place.float_type)
+    x, g = (rng.standard_normal((shape.T, shape.d)).astype(place.float_type) for _ in range(2))
+    ours = _ours(layer, x, g)
+    products, flops = _products_alone(layer, x)
+    candidates = {"ours": ours, "products": products}
+    error = None
+    if against == "torch":
+        blocks = {name: _peer(layer, shape, name, place) for name in IMPLEMENTATIONS}
+        peers = {name: _run_peer(block, x, g, place) for name, block in blocks.items()}
+        error = 0.0
+        for name, block in blocks.items():
+            with _router_in_float32(block):
+                theirs = {part: place.array(tensor) for part, tensor in peers[name]().items()}
+                error = max(error, _difference(ours(), theirs, TOLERANCE[place.dtype]))
+        candidates |= peers
+    ms = in_turn(candidates, rounds, budget_s, place.synchronize)
+    row: dict[str, Any] = {
+        "shape": [shape.T, shape.d, shape.f, shape.E, shape.k],
+        "device": place.device,
+        "dtype": place.dtype,
+        "ours_ms": ms["ours"],
+        "gemm_ms": ms["products"],
+        "gemm_efficiency": ms["products"] / ms["ours"],
+        "gemm_gflops": flops / ms["products"] / 1e6,
+    }
+    if against == "torch":
+        peer = min(IMPLEMENTATIONS, key=ms.__getitem__)
+        row |= {"peer_ms": ms[peer], "ratio": ms["ours"] / ms[peer], "max_abs_error": error, "peer": peer}
+        row |= {f"{name}_ms": ms[name] for name in IMPLEMENTATIONS}
+    return row
 
 
 def _ours(layer: MoE, x: Any, g: Any) -> Callable[[], dict[str, Any]]:
@@ -92,7 +116,7 @@ def _products_alone(layer: MoE, x: Any) -> tuple[Callable[[], None], float]:
     gate_up, down, router = layer.experts.gate_up.data, layer.experts.down.data, layer.router.weight.data
     rows = x[routing.token]
     hidden = k.grouped_product(rows, gate_up, offsets)
-    active = np.ascontiguousarray(hidden[:, : down.shape[2]])
+    active = array_namespace(x).ascontiguousarray(hidden[:, : down.shape[2]])
     logits = k.product(x, router.T)
 
     def run() -> None:
@@ -110,55 +134,70 @@ def _products_alone(layer: MoE, x: Any) -> tuple[Callable[[], None], float]:
     return run, flops
 
 
-def _peers(layer: MoE, x: Any, g: Any, shape: Shape) -> dict[str, Callable[[], dict[str, Any]]]:
+def _peer(layer: MoE, shape: Shape, implementation: str, place: Place) -> Any:
+    """Transformers' block with copies of our weights."""
     import torch
     from transformers.models.mixtral.configuration_mixtral import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-    tokens, gradient = torch.from_numpy(x)[None], torch.from_numpy(g)[None]
-
-    def peer(implementation: str) -> Callable[[], dict[str, Any]]:
-        config = MixtralConfig(
-            hidden_size=shape.d,
-            intermediate_size=shape.f,
-            num_local_experts=shape.E,
-            num_experts_per_tok=shape.k,
-            experts_implementation=implementation,
-        )
-        block = MixtralSparseMoeBlock(config)
-        with torch.no_grad():
-            block.gate.weight.copy_(torch.from_numpy(layer.router.weight.data))
-            block.experts.gate_up_proj.copy_(torch.from_numpy(layer.experts.gate_up.data))
-            block.experts.down_proj.copy_(torch.from_numpy(layer.experts.down.data))
-
-        def run() -> dict[str, Any]:
-            block.zero_grad(set_to_none=True)
-            leaf = tokens.clone().requires_grad_()
-            y = block(leaf)
-            y.backward(gradient)
-            return {
-                "y": y[0].detach().numpy(),
-                "dx": leaf.grad[0].numpy(),
-                "d_router": block.gate.weight.grad.numpy(),
-                "d_gate_up": block.experts.gate_up_proj.grad.numpy(),
-                "d_down": block.experts.down_proj.grad.numpy(),
-            }
-
-        return run
-
-    return {name: peer(name) for name in IMPLEMENTATIONS}
+    config = MixtralConfig(
+        hidden_size=shape.d,
+        intermediate_size=shape.f,
+        num_local_experts=shape.E,
+        num_experts_per_tok=shape.k,
+        experts_implementation=implementation,
+    )
+    with torch.device(place.device):
+        block = MixtralSparseMoeBlock(config).to(place.torch_type())
+    with torch.no_grad():
+        block.gate.weight.copy_(place.tensor(layer.router.weight.data))
+        block.experts.gate_up_proj.copy_(place.tensor(layer.experts.gate_up.data))
+        block.experts.down_proj.copy_(place.tensor(layer.experts.down.data))
+    return block
 
 
-def _difference(ours: dict[str, Any], peer: dict[str, Any]) -> float:
+def _run_peer(block: Any, x: Any, g: Any, place: Place) -> Callable[[], dict[str, Any]]:
+    tokens, gradient = place.tensor(x)[None], place.tensor(g)[None]
+
+    def run() -> dict[str, Any]:
+        block.zero_grad(set_to_none=True)
+        leaf = tokens.clone().requires_grad_()
+        y = block(leaf)
+        y.backward(gradient)
+        return {
+            "y": y[0],
+            "dx": leaf.grad[0],
+            "d_router": block.gate.weight.grad,
+            "d_gate_up": block.experts.gate_up_proj.grad,
+            "d_down": block.experts.down_proj.grad,
+        }
+
+    return run
+
+
+@contextmanager
+def _router_in_float32(block: Any) -> Iterator[None]:
+    """While results are compared. With logits in bfloat16 one token in a hundred would choose other experts."""
+    narrow = block.gate.weight.dtype
+    block.gate.float()
+    hook = block.gate.register_forward_pre_hook(lambda gate, inputs: (inputs[0].float(),))
+    try:
+        yield
+    finally:
+        hook.remove()
+        block.gate.to(narrow)
+
+
+def _difference(ours: dict[str, Any], peer: dict[str, Any], tolerance: float) -> float:
     """The largest absolute difference in the output and all gradients.
 
     Raises:
-        ArithmeticError: it is more than float32 explains.
+        ArithmeticError: it is more than the type of numbers explains.
     """
     worst = 0.0
     for name, a in ours.items():
-        difference, scale = float(np.abs(a - peer[name]).max()), float(np.abs(a).max())
-        if not difference <= 1e-4 * max(scale, 1.0):
+        difference, scale = largest_difference(a, peer[name])
+        if not difference <= tolerance * max(scale, 1.0):
             raise ArithmeticError(f"{name} differs by {difference:.1e}, its entries go up to {scale:.1e}")
         worst = max(worst, difference)
     return worst

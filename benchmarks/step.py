@@ -5,45 +5,65 @@ from typing import Any
 
 import numpy as np
 
+from moe_numpy.devices import put
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
 from moe_numpy.training import AdamW, clip_factor, global_norm
 
+from .place import Place
 from .timing import in_turn
 
-CONFIG = ModelConfig(
-    vocab_size=256,
-    d_model=256,
-    num_layers=4,
-    num_heads=4,
-    num_kv_heads=2,
-    context=256,
-    d_ff=512,
-    num_experts=8,
-    recipe="mixtral",
-    recipe_settings={"balance": 0.0},
-)
+CONFIGS = {
+    "cpu": ModelConfig(
+        vocab_size=256,
+        d_model=256,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        context=256,
+        d_ff=512,
+        num_experts=8,
+        recipe="mixtral",
+        recipe_settings={"balance": 0.0},
+    ),
+    "cuda": ModelConfig(
+        vocab_size=256,
+        d_model=1024,
+        num_layers=8,
+        num_heads=16,
+        num_kv_heads=4,
+        context=1024,
+        d_ff=2048,
+        num_experts=8,
+        recipe="mixtral",
+        recipe_settings={"balance": 0.0},
+    ),
+}
 BATCH_SIZE = 16
+TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # of the losses of the first three steps
 LEARNING_RATE, WEIGHT_DECAY, BETAS, EPS, MAX_NORM = 1e-3, 0.1, (0.9, 0.95), 1e-8, 1.0
 
 
-def measure(against: str | None, rounds: int, budget_s: float) -> dict[str, Any]:
+def measure(against: str | None, rounds: int, budget_s: float, place: Place) -> dict[str, Any]:
     """One row; times in milliseconds. The losses of the first three steps are compared before any time is taken."""
-    rng = np.random.default_rng(0)
-    model = Transformer(CONFIG, rng=rng)
-    tokens = rng.integers(0, CONFIG.vocab_size, (BATCH_SIZE, CONFIG.context + 1))
-    candidates: dict[str, Callable[[], float]] = {"ours": _ours(model, tokens)}
+    config = CONFIGS[place.device]
+    model = Transformer(config, rng=place.generator(0), dtype=place.float_type).to(place.device)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (BATCH_SIZE, config.context + 1))
+    inputs, targets = (put(ids.copy(), place.device) for ids in (tokens[:, :-1], tokens[:, 1:]))
+    candidates: dict[str, Callable[[], float]] = {"ours": _ours(model, inputs, targets)}
     error = None
     if against == "torch":
-        candidates["peer"] = _peer(model, tokens)  # copies the weights before ours has changed them
+        candidates["peer"] = _peer(model, inputs, targets, place)  # copies the weights before ours has changed them
         losses = [[run() for run in candidates.values()] for _ in range(3)]
         error = max(abs(a - b) for a, b in losses)
-        if not error < 1e-3:
+        if not error < TOLERANCE[place.dtype]:
             raise ArithmeticError(f"the losses of the first three steps differ: ours and the peer's {losses}")
-    ms = in_turn(candidates, rounds, budget_s)
+    ms = in_turn(candidates, rounds, budget_s, place.synchronize)
     row: dict[str, Any] = {
-        "shape": f"{CONFIG.num_layers} layers, d={CONFIG.d_model} f={CONFIG.d_ff} E={CONFIG.num_experts} k=2, "
-        f"{BATCH_SIZE} x {CONFIG.context} tokens",
+        "shape": f"{config.num_layers} layers, d={config.d_model} f={config.d_ff} E={config.num_experts} k=2, "
+        f"{BATCH_SIZE} x {config.context} tokens",
+        "device": place.device,
+        "dtype": place.dtype,
         "ours_ms": ms["ours"],
     }
     if against == "torch":
@@ -51,7 +71,7 @@ def measure(against: str | None, rounds: int, budget_s: float) -> dict[str, Any]
     return row
 
 
-def _ours(model: Transformer, tokens: Any) -> Callable[[], float]:
+def _ours(model: Any, inputs: Any, targets: Any) -> Callable[[], float]:
     optimizer = AdamW(
         model.named_parameters(),
         lr=LEARNING_RATE,
@@ -63,7 +83,7 @@ def _ours(model: Transformer, tokens: Any) -> Callable[[], float]:
 
     def run() -> float:
         model.zero_grad()
-        loss = CrossEntropy.apply(model(tokens[:, :-1]).logits, tokens[:, 1:])
+        loss = CrossEntropy.apply(model(inputs).logits, targets)
         loss.backward()
         norm = global_norm(p.grad for p in model.parameters())
         optimizer.step(gradient_scale=clip_factor(norm, MAX_NORM))
@@ -72,38 +92,40 @@ def _ours(model: Transformer, tokens: Any) -> Callable[[], float]:
     return run
 
 
-def _peer(model: Transformer, tokens: Any) -> Callable[[], float]:
+def _peer(model: Any, inputs: Any, targets: Any, place: Place) -> Callable[[], float]:
+    """In bfloat16 the peer has no float32 masters and moments: it is as fast as it can be, with less work than ours."""
     import torch
     from transformers.models.mixtral.configuration_mixtral import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 
+    ours = model.config
     config = MixtralConfig(
-        vocab_size=CONFIG.vocab_size,
-        hidden_size=CONFIG.d_model,
-        intermediate_size=CONFIG.d_ff,
-        num_hidden_layers=CONFIG.num_layers,
-        num_attention_heads=CONFIG.num_heads,
-        num_key_value_heads=CONFIG.num_kv_heads,
-        max_position_embeddings=CONFIG.context,
-        num_local_experts=CONFIG.num_experts,
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.d_model,
+        intermediate_size=ours.d_ff,
+        num_hidden_layers=ours.num_layers,
+        num_attention_heads=ours.num_heads,
+        num_key_value_heads=ours.num_kv_heads,
+        max_position_embeddings=ours.context,
+        num_local_experts=ours.num_experts,
         num_experts_per_tok=2,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         rms_norm_eps=1e-6,
         attn_implementation="sdpa",
         experts_implementation="grouped_mm",
     )
-    peer = MixtralForCausalLM(config).train()
-    state = {_peer_name(name): torch.from_numpy(array.copy()) for name, array in model.state_dict().items()}
-    peer.load_state_dict(state)
+    with torch.device(place.device):
+        peer = MixtralForCausalLM(config).to(place.torch_type()).train()
+    peer.load_state_dict({_peer_name(name): place.tensor(array) for name, array in model.state_dict().items()})
     optimizer = torch.optim.AdamW(
         peer.parameters(), lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
     )
-    inputs, targets = torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(tokens[:, 1:].reshape(-1).copy())
+    inputs, targets = place.tensor(inputs), place.tensor(targets).reshape(-1)
 
     def run() -> float:
         optimizer.zero_grad()
         logits = peer(inputs, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, CONFIG.vocab_size), targets)
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, ours.vocab_size).float(), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(peer.parameters(), MAX_NORM)
         optimizer.step()

@@ -9,11 +9,17 @@ from typing import Any
 _PAUSE = 0.01  # seconds for the threads of the one before to fall asleep
 
 
-def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int, budget_s: float) -> dict[str, float]:
+def in_turn(
+    candidates: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    budget_s: float,
+    synchronize: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """The median milliseconds of each candidate over up to ``rounds`` rounds; in a round each runs twice.
 
     The first of the two brings memory, caches and threads back to what the candidate had before the others ran, and is
-    not counted. After three rounds, no further one begins when the budget is spent.
+    not counted. The clock runs until ``synchronize()`` returns, which waits for the device. After three rounds, no
+    further one begins when the budget is spent.
     """
     for run in candidates.values():
         run()
@@ -28,8 +34,10 @@ def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int, budget_s: 
             for name, run in candidates.items():
                 time.sleep(_PAUSE)
                 run()
+                synchronize()
                 start = time.perf_counter()
                 run()
+                synchronize()
                 taken[name].append(1e3 * (time.perf_counter() - start))
             gc.collect()
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .autodiff import no_grad
+from .autodiff.arrays import to_host
 from .models import Transformer
 from .typing import Array, Bool, Float, Int
 
@@ -134,14 +135,15 @@ def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
     was_training = model.training
     model.eval()
     with no_grad():
-        output = model(np.frombuffer(text, np.uint8).astype(np.int64)[None])
+        output = model(model.namespace.asarray(np.frombuffer(text, np.uint8).astype(np.int64)[None]))
     model.train(was_training)
     shape = len(layers), len(text), config.num_routes
     weight: Any = np.zeros(shape, np.float32)
     asked: Any = np.zeros(shape, bool)
     for layer, routing in enumerate(r for r in output.routings if r is not None):
         lost = routing.statistics.dropped
-        weight[layer, routing.token, routing.expert] = routing.weight.data
-        asked[layer, routing.token, routing.expert] = True
-        asked[layer, lost.token, lost.expert] = True
+        token, expert = to_host(routing.token), to_host(routing.expert)
+        weight[layer, token, expert] = to_host(routing.weight.data)
+        asked[layer, token, expert] = True
+        asked[layer, to_host(lost.token), to_host(lost.expert)] = True
     return SentenceRouting(text, layers, weight, asked)

@@ -2,9 +2,9 @@
 
 :class:`Device` stands for such an array. It computes through NumPy, but refuses to become a NumPy array: ``np.exp(x)``,
 ``np.asarray(x)`` and ``x + numpy_array`` all fail, as they do for arrays of CuPy. So does what a GPU would have to be
-waited for: ``float(x)``, ``if x``, ``x.tolist()``, a loop over x, and an index whose number of entries depends on values.
-The way back is ``kernels.of(x).to_host(x)`` alone. Kernels are the place where libraries may differ, so the definition
-in NumPy serves here, on unwrapped arrays.
+waited for: ``float(x)``, ``if x``, ``x.tolist()``, a loop over x, and a boolean mask as index, since the number of its
+entries is wanted. The way back is ``kernels.of(x).to_host(x)`` alone. Kernels are the place where libraries may differ,
+so the definition in NumPy serves here, on unwrapped arrays.
 """
 
 import inspect
@@ -15,13 +15,16 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from moe_numpy import kernels, ops
+from moe_numpy import devices, kernels, ops
 from moe_numpy.autodiff import Tensor
 from moe_numpy.kernels import on_numpy
-from moe_numpy.models import ModelConfig, Transformer
+from moe_numpy.models import ModelConfig, Transformer, generate
 from moe_numpy.moe import MoE, make_layer, recipes
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.training import AdamW, clip_factor, global_norm
+from moe_numpy.routing_report import route_sentence
+from moe_numpy.training import AdamW, Corpus, Domain, clip_factor, global_norm, loop
+from moe_numpy.training.evaluation import evaluate
+from moe_numpy.training.loop import Trainer, TrainingConfig
 
 
 def unwrap(value):
@@ -101,7 +104,8 @@ def refuse_masks(index):
             silent(part)
 
 
-for _name in "item tolist nonzero __bool__ __int__ __float__ __complex__ __index__ __iter__ __contains__".split():
+SILENT = "item tolist nonzero __bool__ __int__ __float__ __complex__ __index__ __iter__ __contains__"
+for _name in SILENT.split():
     setattr(Device, _name, silent)
 
 
@@ -310,3 +314,89 @@ def test_a_training_step():
         return [p.data for p in model.parameters()]
 
     on_host_and_device(build)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """The device "cuda" has these arrays, and draws on the host: what is drawn is then the same on both."""
+    original = devices.namespace
+    monkeypatch.setattr(devices, "namespace", lambda name: namespace if name == "cuda" else original(name))
+    monkeypatch.setattr(loop, "generator", lambda name, seed: np.random.default_rng(seed))
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """The shapes of what comes to the host."""
+    shapes = []
+
+    def to_host(x):
+        if isinstance(x, Device):
+            shapes.append(x.shape)
+        return unwrap(x)
+
+    monkeypatch.setattr(definition, "to_host", to_host)
+    return shapes
+
+
+def trainer(device, recipe="mixtral", **settings):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(low, low + 60, 400).astype(np.uint8) for low in (30, 100)]
+    corpus = Corpus([Domain(name, t[:300], t[300:]) for name, t in zip("ab", texts, strict=True)])
+    model = ModelConfig(d_model=16, num_layers=2, d_ff=8, num_heads=2, num_kv_heads=1, context=12, recipe=recipe)
+    return Trainer(model, TrainingConfig(steps=4, warmup=1, batch_size=2, device=device, **settings), corpus)
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.RECIPES))
+def test_the_trainer(recipe, cuda):
+    host, other = trainer("cpu", recipe), trainer("cuda", recipe)
+    for _ in range(2):
+        expected, record = host.step(), other.step()
+        assert record.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert record.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
+        assert record.expert_load == expected.expert_load
+        assert record.dropped_fraction == expected.dropped_fraction
+    assert all(isinstance(p.data, Device) for p in other.model.parameters())
+
+
+def test_one_array_a_step_comes_to_the_host(cuda, fetched):
+    t = trainer("cuda", accumulate=2)
+    t.step()
+    assert fetched == [(2, 2 + 2 * 8)]  # passes; both losses and the loads of two layers
+
+
+def test_with_capacity_one_number_more_a_layer_comes_to_the_host(cuda, fetched):
+    trainer("cuda", "switch").step()
+    assert fetched == [(), (), (1, 2 + 2 * 8)]
+
+
+def test_a_run_goes_from_device_to_device(cuda, tmp_path):
+    begun, straight = trainer("cuda"), trainer("cpu")
+    begun.step()
+    begun.save(tmp_path)
+    continued = trainer("cpu")
+    continued.resume(tmp_path)
+    for t in (straight, straight, continued):
+        t.step()
+    for a, b in zip(continued.model.parameters(), straight.model.parameters(), strict=True):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5)
+    back = trainer("cuda")
+    back.resume(tmp_path)
+    assert back.completed == 1
+    np.testing.assert_array_equal(back.optimizer.first["norm.weight"].inner, begun.optimizer.first["norm.weight"].inner)
+
+
+def test_evaluation_and_generation(cuda):
+    host, other = trainer("cpu").model, trainer("cuda").model
+    windows = trainer("cpu").corpus.validation_windows(12)
+    expected, found = (evaluate(model, windows, 2) for model in (host, other))
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    np.testing.assert_array_equal(found.assignments, expected.assignments)
+    texts = [list(generate(m, np.array([65, 66]), 20, rng=np.random.default_rng(0))) for m in (host, other)]
+    assert texts[0] == texts[1]
+    routed = [route_sentence(model, b"ABC").first_choice.tolist() for model in (host, other)]
+    assert routed[0] == routed[1]
+
+
+def test_a_tensor_shows_its_values():
+    x = Tensor(device(np.float32([1.5])))
+    assert (x.item(), bool(x), repr(x)) == (1.5, True, "Tensor([1.5])")

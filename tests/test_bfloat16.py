@@ -9,6 +9,7 @@ from moe_numpy.autodiff.arrays import is_float
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.moe import MoE, recipes
 from moe_numpy.ops import Cast, CrossEntropy
+from moe_numpy.training import AdamW, global_norm, load_checkpoint, save_checkpoint
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -110,3 +111,22 @@ def test_every_dispatch_strategy(dispatch):
     for narrow, wide in zip(*results, strict=True):
         assert narrow.dtype == BF16
         assert relative(narrow, wide) < 2e-2
+
+
+def test_a_checkpoint_holds_float32_and_gives_the_same_numbers_back(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((3, 4)).astype(BF16)
+    save_checkpoint(tmp_path, 1, {"w": weight}, {})
+    stored = load_checkpoint(tmp_path).arrays["w"]
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored.astype(BF16), weight)
+
+
+def test_adamw_keeps_masters_for_bfloat16():
+    p = Tensor(np.ones(4, BF16), requires_grad=True)
+    optimizer = AdamW([("p", p)], lr=1e-3)
+    for _ in range(8):
+        p.grad = np.full(4, 0.5, BF16)
+        optimizer.step()
+    assert optimizer.master["p"].tolist() == pytest.approx([1 - 8e-3] * 4, rel=1e-3)
+    assert p.data.tolist() == optimizer.master["p"].astype(BF16).tolist() != [1.0] * 4
+    assert global_norm([p.grad]) == 1.0

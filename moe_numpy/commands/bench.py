@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
+from .. import devices
 from ..kernels import threads as kernel_threads
-from .output import JsonOption, console_for, plain_table, print_json, refuse, with_default
+from .output import JsonOption, console_for, plain_table, print_json, refusals, refuse, with_default
 
 
 class What(StrEnum):
@@ -38,18 +39,26 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts.")] = 15,
     seconds: Annotated[float, typer.Option(help="Begin no further round of a row after this time.")] = 10.0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
     json: JsonOption = False,
 ) -> None:
     """Measure forward and backward together; results are compared with the peer's before any time is taken."""
     if against is Peer.TORCH and what is What.KERNELS:
         refuse("the kernels are compared with their definition in NumPy; leave --against out")
+    with refusals():
+        devices.namespace(device)
+        devices.float_type(dtype)
+        if dtype == "bfloat16" and (device == "cpu" or what is What.KERNELS):
+            raise ValueError("bfloat16 is for a layer or a step on a GPU: --device cuda")
     if against is Peer.TORCH:
         _require_torch()
     benchmarks = _benchmarks(what)
+    place = importlib.import_module("benchmarks.place").Place(device, dtype)
     console = console_for(json)
     rows: list[dict[str, Any]] = []
     with _threads(threads, against), console.status("measuring") if console.is_terminal else _quiet():
-        for row in _measure(what, benchmarks, against, rounds, seconds):
+        for row in _measure(what, benchmarks, against, rounds, seconds, place):
             rows.append(row)
             if not json and not console.is_terminal:
                 console.print(f"measured {row.get('shape', row.get('kernel'))}", highlight=False)
@@ -60,14 +69,14 @@ def bench(
 
 
 def _measure(
-    what: What, module: ModuleType, against: Peer | None, rounds: int, seconds: float
+    what: What, module: ModuleType, against: Peer | None, rounds: int, seconds: float, place: Any
 ) -> Iterator[dict[str, Any]]:
     if what is What.LAYER:
-        yield from module.measure(module.SHAPES, against, rounds, seconds)
+        yield from module.measure(module.SHAPES[place.device], against, rounds, seconds, place)
     elif what is What.STEP:
-        yield module.measure(against, rounds, seconds)
+        yield module.measure(against, rounds, seconds, place)
     else:
-        yield from module.measure(rounds, seconds)
+        yield from module.measure(rounds, seconds, place)
 
 
 def _benchmarks(what: What) -> ModuleType:
@@ -113,7 +122,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _print(rows: list[dict[str, Any]], console: Console) -> None:
     table = plain_table()
-    columns = [name for name in rows[0] if name not in ("eager_ms", "grouped_mm_ms")]
+    columns = [name for name in rows[0] if name not in ("eager_ms", "grouped_mm_ms", "device", "dtype")]
     for name in columns:
         table.add_column(name.replace("_", " "), justify="left" if name in ("shape", "kernel", "peer") else "right")
     for row in rows:

@@ -1,6 +1,6 @@
 """``python -m moe_numpy train``: train a model on the built-in text or your own, or continue a run."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from .output import (
 )
 from .run_training import run_training
 
-_TRAINING = {"steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every"}
+_TRAINING = {"steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype"}
 _RECIPE = {"top_k", "capacity_factor"}
 
 
@@ -65,6 +65,12 @@ def train(
     checkpoint_every: Annotated[
         int | None, _training("Steps between checkpoints.", TrainingConfig.checkpoint_every)
     ] = None,
+    device: Annotated[
+        str | None, _training("cpu, or cuda for a GPU. A run may be resumed on another.", TrainingConfig.device)
+    ] = None,
+    dtype: Annotated[
+        str | None, _training("float32, or bfloat16 on cuda, with an optimizer in float32.", TrainingConfig.dtype)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help=with_default("Run folder.", "runs/RECIPE or the next free name"))
     ] = None,
@@ -91,6 +97,8 @@ def train(
         "learning_rate": learning_rate,
         "seed": seed,
         "checkpoint_every": checkpoint_every,
+        "device": device,
+        "dtype": dtype,
     }
     given = {name: value for name, value in options.items() if value is not None}
     paths = [str(Path(path).resolve()) for path in text or []]
@@ -101,7 +109,8 @@ def train(
             raise ValueError("--from-step needs --resume")
         if resume:
             run = _existing_run(out, given, paths)
-            trainer = Trainer(run.model_config, run.training_config, run.corpus())
+            config = replace(run.training_config, device=device or run.training_config.device)
+            trainer = Trainer(run.model_config, config, run.corpus())
             if from_step is None and run.newest_step() is None:
                 truncate_history(run.folder / "history.jsonl", 0)  # it ended before its first checkpoint
             else:
@@ -164,7 +173,7 @@ def _existing_run(out: Path | None, given: dict[str, Any], paths: list[str]) -> 
     conflicts = [
         f"--{name.replace('_', '-')} {value} (the run has {stored.get(name)})"
         for name, value in given.items()
-        if value != stored.get(name)
+        if value != stored.get(name) and name != "device"
     ]
     if paths and tuple(paths) != run.text:
         has = " ".join(run.text) or "the built-in text"

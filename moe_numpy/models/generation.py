@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..autodiff import no_grad
+from ..autodiff.arrays import to_host
 from ..typing import Array, Float, Int
 from .transformer import Transformer
 
@@ -65,8 +66,9 @@ def generate(
                 caches = model.new_caches(1)
                 unseen = text[-max(context // 2, 1) :] if len(text) > context else text
             with no_grad():
-                logits = model(np.array([unseen]), caches=caches).logits.data[0, -1]
-            token = int(rng.choice(len(logits), p=sampling_probabilities(logits, temperature, top_p)))
+                logits = model(model.namespace.asarray([unseen]), caches=caches).logits.data[0, -1]
+            p = sampling_probabilities(to_host(logits), temperature, top_p)
+            token = int(rng.choice(len(p), p=p))
             text.append(token)
             unseen = [token]
             yield token

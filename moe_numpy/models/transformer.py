@@ -111,8 +111,12 @@ class Transformer(Module):
         """An empty key/value cache for each layer, as long as the context."""
         config = self.config
         shape = (batch_size, config.num_kv_heads, config.context, config.d_model // config.num_heads)
-        weight = self.embedding.weight.data
-        return [KeyValueCache(shape, weight.dtype, array_namespace(weight)) for _ in self.layers]
+        return [KeyValueCache(shape, self.embedding.weight.dtype, self.namespace) for _ in self.layers]
+
+    @property
+    def namespace(self) -> Any:
+        """The array library that the parameters belong to; token ids must come from it."""
+        return array_namespace(self.embedding.weight.data)
 
     def active_parameters(self) -> int:
         """The parameters that take part in one token: all but the experts it does not meet."""

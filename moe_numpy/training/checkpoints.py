@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
-from array_api_compat import to_device
 
+from .. import kernels
 from .files import TEMPORARY_SUFFIX, commit, temporary
 
 FORMAT = "moe_numpy checkpoint"
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: di
     Args:
         folder: the run folder; made if it does not exist.
         step: completed steps.
-        arrays: of booleans, integers or floats, on any device, by name.
+        arrays: of booleans, integers or floats, on any device, by name. bfloat16 is stored as float32.
         meta: whatever else JSON can hold: configuration, generator state.
 
     Raises:
@@ -176,12 +176,18 @@ def _tensors_named_in(description: Path) -> str | None:
 
 
 def _write_tensors(path: Path, arrays: Mapping[str, Any]) -> None:
-    # order="C" because safetensors needs contiguous memory; np.ascontiguousarray would turn 0-d into 1-d
-    on_cpu = {name: np.asarray(to_device(array, "cpu"), order="C") for name, array in arrays.items()}
+    on_cpu = {name: _on_host(array) for name, array in arrays.items()}
     for name, array in on_cpu.items():
         if array.dtype.name not in _STORABLE:
             raise ValueError(f"array {name!r} has dtype {array.dtype}, which cannot be saved")
     safetensors.numpy.save_file(on_cpu, path)
+
+
+def _on_host(array: Any) -> Any:
+    array = kernels.of(array).to_host(array)
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)  # exactly the same numbers, and every reader knows the type
+    return np.asarray(array, order="C")  # safetensors needs that; np.ascontiguousarray would turn 0-d into 1-d
 
 
 _STORABLE = {"bool", "float16", "float32", "float64"} | {

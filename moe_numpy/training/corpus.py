@@ -14,11 +14,13 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
+from array_api_compat import array_namespace
 from jaxtyping import Integer, UInt8
 
+from .. import devices
 from ..typing import Array, Int
 
 VOCABULARY_SIZE = 256
@@ -50,7 +52,7 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B windows of S bytes: ``targets[b, s]`` follows ``tokens[b, s]``; ``domain[b]`` indexes the domains."""
+    """B windows of S bytes: ``targets[b, s]`` follows ``tokens[b, s]``; ``domain[b]``, on the host, is their domain."""
 
     tokens: Int[Array, "B S"]
     targets: Int[Array, "B S"]
@@ -69,8 +71,12 @@ class Corpus:
         names = [domain.name for domain in self.domains]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a corpus needs domains with different names, got {names}")
+        sizes = [domain.train.size for domain in self.domains]
+        self._sizes = np.array(sizes)
+        self._begins = np.array([sum(sizes[:i]) for i in range(len(sizes))])
+        self._texts: dict[str, Any] = {}
 
-    def batch(self, step: int, *, batch_size: int, context: int, seed: int) -> Batch:
+    def batch(self, step: int, *, batch_size: int, context: int, seed: int, device: str = "cpu") -> Batch:
         """The training batch of one step: random windows, each of a domain drawn with equal probability.
 
         Args:
@@ -78,6 +84,7 @@ class Corpus:
             batch_size: B, windows.
             context: S, bytes that the model sees in each window.
             seed: a run's seed for data. Equal (seed, step) give equal batches, in any order of calls.
+            device: where the batch is to live, and the text from then on.
 
         Raises:
             ValueError: a size below 1, a negative step or seed, or a domain shorter than a window of
@@ -88,11 +95,10 @@ class Corpus:
         self._require_a_window(context)
         rng = np.random.default_rng([seed, step])
         domain = rng.integers(len(self.domains), size=batch_size)
-        sizes = np.array([d.train.size for d in self.domains])
-        starts = rng.integers(sizes[domain] - context)
-        texts = [self.domains[d].train for d in domain]
-        windows = [text[start : start + context + 1] for text, start in zip(texts, starts, strict=True)]
-        return _batch(np.stack(windows), domain)
+        starts = self._begins[domain] + rng.integers(self._sizes[domain] - context)
+        text = self._text_on(device)
+        xp = array_namespace(text)
+        return _batch(text[xp.asarray(starts)[:, None] + xp.arange(context + 1)], domain)
 
     def validation_windows(self, context: int, limit: int | None = None) -> Batch:
         """Every validation window, in one fixed order: no two overlap, and each domain gives as many.
@@ -118,6 +124,11 @@ class Corpus:
         return _batch(windows.reshape(-1, context + 1), np.tile(np.arange(len(self.domains)), count))
 
     @property
+    def largest_byte(self) -> int:
+        """The highest token id that occurs: what a model's vocabulary must hold."""
+        return max(int(text.max(initial=0)) for d in self.domains for text in (d.train, d.validation))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all names and bytes: a run can only be continued exactly on the text it began with."""
         digest = hashlib.sha256()
@@ -125,6 +136,12 @@ class Corpus:
             for part in (domain.name.encode(), domain.train.tobytes(), domain.validation.tobytes()):
                 digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
+
+    def _text_on(self, device: str) -> UInt8[Array, " n"]:
+        """The training text of all domains, one after the other; moved once."""
+        if device not in self._texts:
+            self._texts[device] = devices.put(np.concatenate([domain.train for domain in self.domains]), device)
+        return self._texts[device]
 
     def _require_a_window(self, context: int) -> None:
         if context < 1:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import no_grad
+from ..autodiff.arrays import to_host
 from ..models import Transformer
 from ..moe import Routing
 from ..ops import LogSoftmax
+from ..ops.arithmetic import at_least_float32
 from ..typing import Array, Float, Int
 from .corpus import Batch
 
@@ -59,11 +61,13 @@ class Evaluation:
 def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: int = 32) -> Evaluation:
     """Run the model on fixed windows without noise and without a graph.
 
+    The model may live on any device; counts are made on the host.
+
     The windows keep their order and mixture: who is dropped for lack of capacity depends on the company.
     """
     was_training = model.training
     model.eval()
-    config = model.config
+    config, xp = model.config, model.namespace
     num_routed = len(config.routed_layers)
     assignments = np.zeros((num_routed, num_domains, config.vocab_size, config.num_routes), np.int64)
     dropped = np.zeros((num_routed, config.num_routes), np.int64)
@@ -72,16 +76,16 @@ def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: i
         batch = slice(start, start + batch_size)
         tokens, targets = windows.tokens[batch], windows.targets[batch]
         with no_grad():
-            output = model(tokens)
-            log_p = LogSoftmax.apply(output.logits, axis=-1).data
-        nats = -np.take_along_axis(log_p, targets[..., None], axis=-1)
-        window_loss[batch] = nats.mean(axis=(1, 2), dtype=np.float64)
+            output = model(xp.asarray(tokens))
+            log_p = LogSoftmax.apply(at_least_float32(output.logits), axis=-1).data
+        nats = -xp.take_along_axis(log_p, xp.asarray(targets)[..., None], axis=-1)
+        window_loss[batch] = to_host(nats.mean(axis=(1, 2), dtype=np.float64))
         domain = np.repeat(windows.domain[batch], tokens.shape[1])
         routings = (r for r in output.routings if r is not None)
         for layer, routing in enumerate(routings):
-            token, expert = _asked(routing)
+            token, expert, lost_expert = _asked(routing)
             np.add.at(assignments[layer], (domain[token], tokens.reshape(-1)[token], expert), 1)
-            np.add.at(dropped[layer], routing.statistics.dropped.expert, 1)
+            np.add.at(dropped[layer], lost_expert, 1)
     model.train(was_training)
     windows_of = np.bincount(windows.domain, minlength=num_domains)
     return Evaluation(
@@ -92,10 +96,11 @@ def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: i
     )
 
 
-def _asked(routing: Routing) -> tuple[Any, Any]:
-    """Token and expert of every assignment, those that found no place included."""
+def _asked(routing: Routing) -> tuple[Any, Any, Any]:
+    """Token and expert of every assignment, those that found no place included; and the experts of the latter."""
     lost = routing.statistics.dropped
-    return np.concatenate([routing.token, lost.token]), np.concatenate([routing.expert, lost.expert])
+    token, expert, lost_token, lost_expert = map(to_host, (routing.token, routing.expert, lost.token, lost.expert))
+    return np.concatenate([token, lost_token]), np.concatenate([expert, lost_expert]), lost_expert
 
 
 def _shares(counts: Int[Array, "*rows E"]) -> Float[Array, "*rows E"]:

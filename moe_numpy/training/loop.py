@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import NonFiniteError, check_finite
+from ..autodiff.arrays import to_host
+from ..devices import DEVICES, DTYPES, float_type, generator
 from ..models import ModelConfig, Transformer
+from ..moe.router import Statistics
 from ..ops import CrossEntropy
 from .checkpoints import load_checkpoint, save_checkpoint
 from .corpus import Corpus
@@ -36,6 +40,8 @@ class TrainingConfig:
         max_norm: gradients longer than this are scaled down to it.
         seed: of weights, batches and noise.
         checkpoint_every: steps between checkpoints.
+        device: ``"cpu"`` or ``"cuda"``.
+        dtype: of weights and activations, ``"float32"`` or, on cuda, ``"bfloat16"``; the optimizer has float32.
     """
 
     steps: int = 300
@@ -47,6 +53,8 @@ class TrainingConfig:
     max_norm: float = 1.0
     seed: int = 0
     checkpoint_every: int = 100
+    device: str = "cpu"
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -59,6 +67,11 @@ class TrainingConfig:
             raise ValueError(f"warmup must be at least 0 and below steps={self.steps}, got {self.warmup}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.dtype == "bfloat16" and self.device == "cpu":
+            raise ValueError("dtype bfloat16 needs device cuda: a CPU has no fast products for it; use float32")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingConfig":
@@ -87,18 +100,29 @@ class Trainer:
     """A model, its optimizer and its place in the data.
 
     Every step is a function of the state before it and of its number alone: batches and noise are drawn from
-    generators seeded with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit.
+    generators seeded with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit. Initial
+    weights and batches are the same on every device, the routers' noise is not.
+
+    On a GPU model, optimizer, text and noise live there. What a step reports comes to the host in one small array, and
+    the norm of the gradients as one number.
 
     Args:
         model_config: the model to build.
-        config: how to train it.
+        config: how to train it, and where.
         corpus: the text.
+
+    Raises:
+        ValueError: the text has bytes that the model has no token for, or the device cannot be had (DeviceError).
     """
 
     def __init__(self, model_config: ModelConfig, config: TrainingConfig, corpus: Corpus):
+        highest = corpus.largest_byte
+        if highest >= model_config.vocab_size:
+            raise ValueError(f"the text has a byte {highest}: vocab_size={model_config.vocab_size} is too small")
         self.config = config
         self.corpus = corpus
         self.model = Transformer(model_config, rng=np.random.default_rng(config.seed))
+        self.model.to(config.device, float_type(config.dtype))
         self.optimizer = AdamW(self.model.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = WarmupCosine(config.learning_rate, config.warmup, config.steps)
         self.completed = 0
@@ -117,24 +141,23 @@ class Trainer:
         """
         began = time.perf_counter()
         with np.errstate(all="ignore"):  # what overflows is found below, and named
-            loss, auxiliary, statistics = self._accumulate_gradients()
+            passes = self._accumulate_gradients()
             norm = global_norm(p.grad for p in self.model.parameters())
-        if not math.isfinite(loss + auxiliary + norm):
-            self._explain_non_finite(loss, norm)
+        report = _report(passes)
+        if not math.isfinite(report.loss + report.auxiliary_loss + norm):
+            self._explain_non_finite(report.loss, norm)
         learning_rate = self.schedule(self.completed)
         self.optimizer.step(lr=learning_rate, gradient_scale=clip_factor(norm, self.config.max_norm))
         self.model.after_step()
         self.completed += 1
-        load = [np.sum([s.load for s in layer], axis=0) for layer in statistics]
-        asked = sum(int(c.sum()) for c in load)
         return StepRecord(
             step=self.completed,
-            loss=loss,
-            auxiliary_loss=auxiliary,
+            loss=report.loss,
+            auxiliary_loss=report.auxiliary_loss,
             learning_rate=learning_rate,
             gradient_norm=norm,
-            dropped_fraction=sum(len(s.dropped) for layer in statistics for s in layer) / max(asked, 1),
-            expert_load=[(c / c.sum()).round(5).tolist() for c in load],
+            dropped_fraction=report.dropped / max(float(report.load.sum()), 1),
+            expert_load=[(c / c.sum()).round(5).tolist() for c in report.load],
             seconds=time.perf_counter() - began,
         )
 
@@ -183,30 +206,27 @@ class Trainer:
         self.completed = checkpoint.step
         truncate_history(folder / "history.jsonl", checkpoint.step)
 
-    def _accumulate_gradients(self) -> tuple[float, float, list[list[Any]]]:
-        """Fill ``.grad`` with the mean over the passes; return both losses and statistics by layer."""
+    def _accumulate_gradients(self) -> "list[_Pass]":
+        """Fill ``.grad`` with the mean over the passes; return what each of them left behind."""
         config, model = self.config, self.model
         model.zero_grad()
-        total_loss = total_auxiliary = 0.0
-        statistics: list[list[Any]] = []
+        passes = []
         for i in range(config.accumulate):
             number = self.completed * config.accumulate + i
             batch = self.corpus.batch(
-                number, batch_size=config.batch_size, context=model.config.context, seed=config.seed
+                number,
+                batch_size=config.batch_size,
+                context=model.config.context,
+                seed=config.seed,
+                device=config.device,
             )
-            output = model(batch.tokens, rng=np.random.default_rng([config.seed, number, 1]))
-            loss = CrossEntropy.apply(output.logits, batch.targets)
-            total_loss += loss.item() / config.accumulate
-            objective = loss
-            if output.auxiliary_loss is not None:
-                total_auxiliary += output.auxiliary_loss.item() / config.accumulate
-                objective = loss + output.auxiliary_loss
+            output = model(batch.tokens, rng=generator(config.device, [config.seed, number, 1]))
+            loss, auxiliary = CrossEntropy.apply(output.logits, batch.targets), output.auxiliary_loss
+            objective = loss if auxiliary is None else loss + auxiliary
             (objective * (1 / config.accumulate)).backward()
-            routed = [r.statistics for r in output.routings if r is not None]
-            statistics = statistics or [[] for _ in routed]
-            for layer, s in zip(statistics, routed, strict=True):
-                layer.append(s)
-        return total_loss, total_auxiliary, statistics
+            statistics = [r.statistics for r in output.routings if r is not None]
+            passes.append(_Pass(loss.data, None if auxiliary is None else auxiliary.data, statistics))
+        return passes
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:
         """Repeat the passes with every op checked, so that the first culprit is named."""
@@ -218,6 +238,41 @@ class Trainer:
             error.add_note(at)
             raise
         raise NonFiniteError("the gradient norm", "sum", f"a non-finite value at {at}")
+
+
+class _Pass(NamedTuple):
+    """What a forward pass left behind, where it was computed."""
+
+    loss: Any
+    auxiliary_loss: Any  # None if no router has one
+    statistics: list[Statistics]
+
+
+class _Report(NamedTuple):
+    """The passes of one step, as numbers on the host."""
+
+    loss: float
+    auxiliary_loss: float
+    load: Any  # Float[L, E]: assignments asked of each expert of each layer with a router
+    dropped: int
+
+
+def _report(passes: list[_Pass]) -> _Report:
+    """Mean losses, summed loads. They leave the device in one array of float64, which holds all of them exactly."""
+    xp = array_namespace(passes[0].loss)
+    rows = []
+    for p in passes:
+        auxiliary = xp.zeros(1) if p.auxiliary_loss is None else p.auxiliary_loss
+        parts = [p.loss, auxiliary, *(s.load for s in p.statistics)]
+        rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
+    table = to_host(xp.stack(rows))
+    mean_loss = mean_auxiliary = 0.0
+    for loss_of_pass, auxiliary_of_pass in table[:, :2].tolist():
+        mean_loss += loss_of_pass / len(passes)
+        mean_auxiliary += auxiliary_of_pass / len(passes)
+    num_layers = len(passes[0].statistics)
+    load = np.array_split(table[:, 2:].sum(axis=0), num_layers) if num_layers else []
+    return _Report(mean_loss, mean_auxiliary, np.array(load), sum(len(s.dropped) for p in passes for s in p.statistics))
 
 
 def start_run(folder: Path, model: ModelConfig, training: TrainingConfig, text: list[str]) -> None:

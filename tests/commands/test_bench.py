@@ -12,8 +12,8 @@ QUICK = ["--rounds", "1", "--seconds", "0"]
 @pytest.fixture
 def small(monkeypatch):
     layer, step, kernels = (command._benchmarks(what) for what in command.What)
-    monkeypatch.setattr(layer, "SHAPES", (layer.Shape(16, 8, 4, 4, 2), layer.Shape(8, 8, 4, 4, 1)))
-    monkeypatch.setattr(step, "CONFIG", step.ModelConfig(d_model=16, num_layers=1, d_ff=8, context=8))
+    monkeypatch.setitem(layer.SHAPES, "cpu", (layer.Shape(16, 8, 4, 4, 2), layer.Shape(8, 8, 4, 4, 1)))
+    monkeypatch.setitem(step.CONFIGS, "cpu", step.ModelConfig(d_model=16, num_layers=1, d_ff=8, context=8))
     for name in "TDFEKVBS":
         monkeypatch.setattr(kernels, name, 4 if name in "EK" else 8)
 
@@ -64,4 +64,22 @@ def test_layers_that_differ_are_not_timed():
     import numpy as np
 
     with pytest.raises(ArithmeticError, match="y differs by"):
-        layer._difference({"y": np.ones(3)}, {"y": np.zeros(3)})
+        layer._difference({"y": np.ones(3)}, {"y": np.zeros(3)}, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cuda"], "device cuda: CuPy is missing"),
+        (["--device", "tpu"], "device must be one of cpu, cuda, got 'tpu'"),
+        (["--dtype", "float16"], "dtype must be one of float32, bfloat16, got 'float16'"),
+        (["--dtype", "bfloat16"], "bfloat16 is for a layer or a step on a GPU"),
+    ],
+)
+def test_what_cannot_be_measured_here_is_refused(monkeypatch, arguments, message):
+    modules = __import__("sys").modules
+    monkeypatch.setitem(modules, "cupy", None)
+    monkeypatch.setitem(modules, "ml_dtypes", __import__("types").SimpleNamespace(bfloat16="V2"))
+    result = run("layer", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output

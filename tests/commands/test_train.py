@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,32 @@ def test_resume_refuses_options_that_contradict(refused, trained):
     assert "--num-experts 0 (the run has 4)" in refused("train", "--resume", "--out", "run", "--dense")
 
 
+def configure(folder, **training):
+    config = read(folder / "config.json")
+    config["training"] |= training
+    config["training"] = {name: value for name, value in config["training"].items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_run_from_before_there_were_devices_is_resumed(cli, trained):
+    shutil.copytree(trained, "run")
+    configure(Path("run"), device=None, dtype=None)
+    assert cli("train", "--resume", "--from-step", 4, "--out", "run").exit_code == 0
+    assert_same_state(Path("run"), trained)
+
+
+def test_a_run_is_resumed_on_another_device_but_not_in_another_type(cli, refused, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    shutil.copytree(trained, "run")
+    configure(Path("run"), device="cuda")
+    assert "CuPy is missing" in refused("train", "--resume", "--from-step", 4, "--out", "run")
+    message = refused("train", "--resume", "--out", "run", "--device", "cpu", "--dtype", "bfloat16")
+    assert "--dtype bfloat16 (the run has float32)" in message
+    assert cli("train", "--resume", "--from-step", 4, "--out", "run", "--device", "cpu").exit_code == 0
+    assert_same_state(Path("run"), trained)
+    assert cli("generate", "run", "the", "--tokens", 3).exit_code == 0
+
+
 def test_resume_refuses_text_that_has_changed(cli, refused, tiny, tmp_path):
     cli(*tiny, "--out", "run")
     with open("words.txt", "a") as file:
@@ -261,10 +288,15 @@ def test_a_truncated_checkpoint_is_refused_and_the_one_before_it_used_if_asked(c
         (["--from-step", "4"], "--from-step needs --resume"),
         (["--resume"], "--resume needs --out"),
         (["--resume", "--out", "nowhere"], "nowhere is not a run"),
+        (["--device", "gpu"], "device must be one of cpu, cuda, got 'gpu'"),
+        (["--device", "cuda"], "device cuda: CuPy is missing; python -m pip install"),
+        (["--dtype", "float16"], "dtype must be one of float32, bfloat16, got 'float16'"),
+        (["--dtype", "bfloat16"], "dtype bfloat16 needs device cuda"),
         (["--out", "empty.txt"], "empty.txt"),
     ],
 )
-def test_refused_before_anything_is_written(refused, tiny, arguments, message):
+def test_refused_before_anything_is_written(refused, tiny, monkeypatch, arguments, message):
+    monkeypatch.setitem(sys.modules, "cupy", None)
     Path("empty.txt").write_text("")
     Path("short.txt").write_text("short")
     assert message in refused(*tiny, *arguments)

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,9 @@ def test_a_run_folder_is_never_started_twice(tmp_path):
         ({"max_norm": -1.0}, "max_norm must be positive, got -1"),
         ({"warmup": 300}, "warmup must be at least 0 and below steps=300, got 300"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
+        ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
+        ({"dtype": "float64"}, "dtype must be one of float32, bfloat16, got 'float64'"),
+        ({"dtype": "bfloat16"}, "dtype bfloat16 needs device cuda"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -194,3 +198,8 @@ def test_bad_settings_are_named(settings, message):
 def test_an_unknown_setting_in_a_stored_configuration_is_refused():
     with pytest.raises(ValueError, match="unknown settings in a training configuration: step"):
         TrainingConfig.from_json({"step": 3})
+
+
+def test_text_with_bytes_that_the_model_has_no_token_for_is_refused():
+    with pytest.raises(ValueError, match=r"the text has a byte .*: vocab_size=8 is too small"):
+        Trainer(replace(TINY, vocab_size=8), TrainingConfig(steps=2, warmup=1), corpus())
