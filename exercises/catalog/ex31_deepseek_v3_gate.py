@@ -30,7 +30,7 @@ def specification(self: Any, scores: Any, batch: Any) -> Any:
             token.append(t)
             expert.append(e)
             choice.append(rank)
-    return Candidates(*(np.array(a, np.int64) for a in (token, expert, choice)))
+    return Candidates(np.array(token, np.int64), np.array(expert, np.int64), np.array(choice, np.int64))
 
 
 SIZES = [(6, 8, 2, 4, 2), (5, 12, 3, 4, 2), (7, 16, 4, 4, 2), (4, 6, 2, 2, 1)]  # T, E, k, groups, top groups

@@ -203,6 +203,17 @@ __global__ void max_segments(const REAL* values, const index_t* order, const ind
     if (threadIdx.x == 0) y[blockIdx.x] = REAL(best);
 }
 
+// y[i] = x[index[i]], and y[index[i]] = x[i].
+__global__ void take(const REAL* x, const index_t* index, REAL* y, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = x[index[i]];
+}
+
+__global__ void place(const REAL* x, const index_t* index, REAL* y, index_t n) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[index[i]] = x[i];
+}
+
 // ---- rows to experts and back: one block a row, VEC entries a thread -------------------------------------------------
 
 __global__ void take_rows(const REAL* x, const index_t* index, REAL* y, index_t d, bool aligned) {

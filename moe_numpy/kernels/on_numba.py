@@ -42,6 +42,11 @@ def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     return _sorted_by_key(keys, num_keys)[0]
 
 
+def sort_by_key(keys: Int[Array, " N"], num_keys: int) -> tuple[Int[Array, " N"], Int[Array, " K1"]]:
+    """As defined in on_numpy: counting sort."""
+    return _sorted_by_key(keys, num_keys)
+
+
 def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """As defined in on_numpy: one pass with a counter for each key."""
     y = np.empty(len(keys), np.int64)
@@ -63,8 +68,10 @@ def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
     return y
 
 
-def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "N d"]:
-    """As defined in on_numpy; the indices are trusted."""
+def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array, "N *d"]:
+    """As defined in on_numpy; the indices of rows are trusted."""
+    if x.ndim == 1:
+        return x[index]
     x, index = np.ascontiguousarray(x), _index(index)
     y = empty((len(index), x.shape[1]), x.dtype)
     _by_rows(len(y), x.shape[1], loops.take_rows, x, index, y)

@@ -30,6 +30,11 @@ def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     return np.argsort(keys.astype(np.int16) if num_keys <= 2**15 else keys, kind="stable")
 
 
+def sort_by_key(keys: Int[Array, " N"], num_keys: int) -> tuple[Int[Array, " N"], Int[Array, " K1"]]:
+    """:func:`stable_order`, and where the entries with each key begin in it: num_keys + 1 offsets, the last one N."""
+    return stable_order(keys, num_keys), offsets_of(count(keys, num_keys))
+
+
 def count(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " num_keys"]:
     """How often each key occurs."""
     return np.bincount(keys, minlength=num_keys)
@@ -95,8 +100,8 @@ def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: i
     return y
 
 
-def take_rows(x: Float[Array, "T d"], index: Int[Array, " N"]) -> Float[Array, "N d"]:
-    """y[n] = x[index[n]]."""
+def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array, "N *d"]:
+    """y[n] = x[index[n]]: rows of a matrix, or entries of a vector."""
     return x[index]
 
 

@@ -24,7 +24,7 @@ class KeepAssignments(Function):
         """Select; ``kept`` names no assignment twice."""
         self.save(kept)
         self.num_candidates = w.shape[0]
-        return w[kept]
+        return kernels.of(w).take_rows(w, kept)
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
         """dw[kept_n] = dw'_n, and 0 for a dropped assignment: it changed nothing."""

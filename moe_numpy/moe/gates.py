@@ -38,16 +38,17 @@ class PickScores(Function):
 
     def forward(self, p: Float[Array, "T E"], token: Int[Array, " N"], expert: Int[Array, " N"]) -> Float[Array, " N"]:
         """Read one entry of p for each assignment; no (token, expert) pair occurs twice."""
-        self.save(token, expert)
+        at = token * p.shape[1] + expert
+        self.save(at)
         self.shape = p.shape
-        return p[token, expert]
+        return kernels.of(p).take_rows(p.reshape(-1), at)
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None, None]:
         """dp[token_n, expert_n] = ds_n; zero, not missing, where an expert was not chosen."""
-        token, expert = self.saved
-        dp = array_namespace(grad).zeros(self.shape, dtype=grad.dtype)
-        dp[token, expert] = grad
-        return dp, None, None
+        (at,) = self.saved
+        num_tokens, num_experts = self.shape
+        dp = kernels.of(grad).place(grad, at, num_tokens * num_experts)
+        return dp.reshape(self.shape), None, None
 
 
 class Renormalize(Function):
@@ -62,7 +63,10 @@ class Renormalize(Function):
     ) -> Float[Array, " N"]:
         """Divide by the token's sum. A token whose sum is 0 needs a positive ε."""
         self.num_tokens = num_tokens
-        total = kernels.of(s).sum_by_key(s, token, num_tokens)[token] + epsilon
+        k = kernels.of(s)
+        total = k.take_rows(k.sum_by_key(s, token, num_tokens), token)
+        if epsilon:
+            total = total + epsilon
         w = s / total
         self.save(w, total, token)
         return w
@@ -70,8 +74,9 @@ class Renormalize(Function):
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
         """ds_n = (dw_n - Σ_m dw_m w_m) / (S_n + ε), with m over the assignments of the same token."""
         w, total, token = self.saved
-        inner = kernels.of(grad).sum_by_key(grad * w, token, self.num_tokens)
-        return (grad - inner[token]) / total, None
+        k = kernels.of(grad)
+        inner = k.take_rows(k.sum_by_key(grad * w, token, self.num_tokens), token)
+        return (grad - inner) / total, None
 
 
 class SelectedSoftmax(Function):

@@ -85,8 +85,13 @@ class Statistics:
     """What a router did with one batch; constants, for tables and plots."""
 
     load: Any  # Int[E]: assignments asked of each expert, before dropping
-    importance: Any  # Float[E]: the mean score of each expert over all tokens
+    scores: Any  # Float[T, E]
     dropped: Dropped
+
+    @property
+    def importance(self) -> Any:
+        """Float[E]: the mean score of each expert over all tokens."""
+        return self.scores.sum(axis=0) / max(len(self.scores), 1)
 
     @property
     def dropped_fraction(self) -> float:
@@ -150,7 +155,7 @@ class Router(Module):
         learned = config.noise is not None and config.noise.learned
         self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype)) if learned else None
         self.balance = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
-        self._load: Any = 0  # since the last optimizer step
+        self._load: Any = None  # since the last optimizer step
         self._observed: Any = 0
         self._passes = 0
 
@@ -180,33 +185,34 @@ class Router(Module):
         choose_by = scores.data if config.choose_by == "scores" else noisy.data
         if config.balancer is not None and self.balance is not None:
             choose_by = config.balancer.shift(choose_by, self.balance.data)
-        candidates = config.selection(choose_by, batch)
+        candidates = config.selection(choose_by, batch).listed_by_token(num_tokens)
         picked = PickScores.apply(scores, candidates.token, candidates.expert)
         asked = self._weigh(picked, candidates.token, num_tokens)
         if candidates.sent is not None:
             sent, _ = true_and_false(candidates.sent)
-            candidates = candidates.take(sent)
+            candidates = candidates.only_sent(sent)
             picked, asked = KeepAssignments.apply(picked, sent), KeepAssignments.apply(asked, sent)
         load = k.count(candidates.expert, self.num_experts)
 
-        by_token = k.stable_order(candidates.token, max(num_tokens, 1))
-        lost, capacity = by_token[:0], None
-        if config.capacity is not None:
+        if config.capacity is None:
+            order, offsets = k.sort_by_key(candidates.expert, self.num_experts)  # by expert, then by token
+            dropped = Dropped(candidates.token[:0], candidates.expert[:0], None)
+        else:
             scope = config.capacity.tokens_in_scope(num_tokens, batch)
             capacity = config.capacity.size(scope, self.num_experts, self.per_token)
-            fits = config.capacity.fits(candidates, scores.data, capacity, batch)
-            kept, left_over = true_and_false(fits[by_token])
-            by_token, lost = by_token[kept], by_token[left_over]
-        order = by_token[k.stable_order(candidates.expert[by_token], self.num_experts)]  # by expert, then by token
-        token, expert = candidates.token[order], candidates.expert[order]
-        dropped = Dropped(candidates.token[lost], candidates.expert[lost], capacity)
+            kept, lost = true_and_false(config.capacity.fits(candidates, scores.data, capacity, batch))
+            order, offsets = k.sort_by_key(candidates.expert[kept], self.num_experts)
+            order = kept[order]
+            dropped = Dropped(candidates.token[lost], candidates.expert[lost], capacity)
+        token, expert = k.take_rows(candidates.token, order), k.take_rows(candidates.expert, order)
 
         if config.weigh_after_dropping:
             weight = self._weigh(KeepAssignments.apply(picked, order), token, num_tokens)
         else:
             weight = KeepAssignments.apply(asked, order)
 
-        gating = Gating(logits, noisy, sigma, scores, asked, candidates, load, self._load + load, self.per_token, batch)
+        load_since_update = load if self._load is None else self._load + load
+        gating = Gating(logits, noisy, sigma, scores, asked, candidates, load, load_since_update, self.per_token, batch)
         losses, auxiliary = self._losses(gating)
         if batch.training:
             self._observe(gating, choose_by)
@@ -214,12 +220,12 @@ class Router(Module):
             token=token,
             expert=expert,
             weight=weight,
-            offsets=k.offsets_of(k.count(expert, self.num_experts)),
+            offsets=offsets,
             num_tokens=num_tokens,
             weigh=config.weigh,
             losses=losses,
             auxiliary_loss=auxiliary,
-            statistics=Statistics(load, scores.data.sum(axis=0) / max(num_tokens, 1), dropped),
+            statistics=Statistics(load, scores.data, dropped),
             gating=gating,
         )
 
@@ -228,8 +234,8 @@ class Router(Module):
         balancer = self.config.balancer
         if balancer is not None and self.balance is not None and self._passes:
             self.balance.data = balancer.update(self.balance.data, self._observed, self._passes)
-        self._load = self._observed = 0
-        self._passes = 0
+        self._load = None
+        self._observed = self._passes = 0
 
     def _weigh(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
         for step in self.config.weights:
@@ -252,7 +258,7 @@ class Router(Module):
         return losses, total
 
     def _observe(self, gating: Gating, chosen_by: Any) -> None:
-        self._load = self._load + gating.load
+        self._load = gating.load_since_update
         if self.config.balancer is not None and self.balance is not None:
             seen = self.config.balancer.observe(gating, chosen_by, self.balance.data)
             self._observed = self._observed + seen

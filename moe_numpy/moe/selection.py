@@ -44,17 +44,27 @@ class Candidates:
     """Assignments before any is dropped: token ``token[m]`` wants expert ``expert[m]``; no pair occurs twice.
 
     ``choice[m]`` is 0 for the token's first choice, 1 for its second, and so on. ``sent[m]`` is False for one that
-    counts when gate weights are normalised, and then goes nowhere; None stands for all True.
+    counts when gate weights are normalised, and then goes nowhere; None stands for all True. ``by_token`` says that
+    they are listed token by token.
     """
 
     token: Any  # Int[M]
     expert: Any  # Int[M]
     choice: Any  # Int[M]
     sent: Any = None  # Bool[M]
+    by_token: bool = False
 
-    def take(self, index: Any) -> "Candidates":
-        """Some of them, all sent."""
-        return Candidates(self.token[index], self.expert[index], self.choice[index])
+    def listed_by_token(self, num_tokens: int) -> "Candidates":
+        """The same, token by token; those of one token stay in order."""
+        if self.by_token:
+            return self
+        order = kernels.of(self.token).stable_order(self.token, max(num_tokens, 1))
+        sent = None if self.sent is None else self.sent[order]
+        return Candidates(self.token[order], self.expert[order], self.choice[order], sent, by_token=True)
+
+    def only_sent(self, index: Any) -> "Candidates":
+        """Those at the places ``index``, which ascend; all of them sent."""
+        return Candidates(self.token[index], self.expert[index], self.choice[index], by_token=self.by_token)
 
 
 def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " D"]]:
@@ -422,6 +432,7 @@ def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
         token=xp.repeat(xp.arange(num_tokens), k),
         expert=chosen.reshape(-1),
         choice=xp.tile(xp.arange(k), (num_tokens,)),
+        by_token=True,
     )
 
 

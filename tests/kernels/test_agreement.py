@@ -110,6 +110,21 @@ def stable_order__of_nothing(rng, dtype, view):
 
 
 @case
+def sort_by_key(rng, dtype, view):
+    return view(keys(rng)), E + 2
+
+
+@case
+def sort_by_key__many_keys(rng, dtype, view):
+    return view(rng.integers(5, 5000, 3000)), 6000
+
+
+@case
+def sort_by_key__of_nothing(rng, dtype, view):
+    return np.zeros(0, int), E
+
+
+@case
 def count(rng, dtype, view):
     return view(keys(rng)), E + 2
 
@@ -172,6 +187,11 @@ def add_rows__none(rng, dtype, view):
 @case
 def take_rows(rng, dtype, view):
     return view(normal(rng, dtype, T, D)), view(rng.integers(0, T, T * K))
+
+
+@case
+def take_rows__entries(rng, dtype, view):
+    return view(normal(rng, dtype, T)), view(rng.integers(0, T, T * K))
 
 
 @case

@@ -68,9 +68,9 @@ class PickScoresStraightThrough(PickScores):
     """
 
     def backward(self, grad):
-        token, _ = self.saved
+        (at,) = self.saved
         dp = np.zeros(self.shape, grad.dtype)
-        np.add.at(dp, token, grad[:, None])
+        np.add.at(dp, at // self.shape[1], grad[:, None])
         return dp, None, None
 
 
@@ -220,11 +220,10 @@ class PickScoresChoosingAgain(PickScores):
         return super().forward(p, token, expert)
 
     def backward(self, grad):
-        token, _ = self.saved
-        k = len(token) // len(self.p)
-        again = np.argsort(self.p, axis=1, kind="stable")[:, ::-1][:, :k].reshape(-1)
+        k = len(grad) // len(self.p)
+        again = np.argsort(self.p, axis=1, kind="stable")[:, ::-1][:, :k]
         dp = np.zeros_like(self.p)
-        dp[token, again] = grad
+        np.put_along_axis(dp, again, grad.reshape(-1, k), axis=1)
         return dp, None, None
 
 

@@ -35,7 +35,7 @@ def make_routing(num_tokens, num_experts, pairs, weight, weigh):
         weigh=weigh,
         losses={},
         auxiliary_loss=None,
-        statistics=Statistics(load, np.zeros(num_experts), Dropped(token[:0], expert[:0], None)),
+        statistics=Statistics(load, np.zeros((len(token), num_experts)), Dropped(token[:0], expert[:0], None)),
         gating=None,
     )
 
