@@ -100,14 +100,14 @@ def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
 def balance_loss_lines(
     probability: Float[Array, " N"], lines: Mapping[str, Float[Array, " N"]], point: tuple[float, float]
 ) -> Figure:
-    """The balance loss of two experts against P₁, one line for each f; ``point`` is marked with its value."""
+    """The balance loss of two experts against P₀, one line for each f; ``point`` is marked with its value."""
     figure, (axes,) = grid(1, 1, height=3.9, title="The balance loss is linear in P, with a slope that f decides")
     for (label, values), style in zip(lines.items(), STYLES, strict=False):
         axes.plot(probability, values, **style, markevery=max(len(values) // 6, 1), linewidth=1.8, label=label)
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.plot(*point, marker="*", color="black", markersize=15, linestyle="none")
     axes.annotate(f"{point[1]:.3f}, below 1", point, xytext=(12, -16), textcoords="offset points", fontweight="bold")
-    axes.set_xlabel("P₁, mean probability of expert 1  (P₂ = 1 - P₁)")
+    axes.set_xlabel("P₀, mean probability of expert 0  (P₁ = 1 - P₀)")
     axes.set_ylabel("balance loss")
     axes.legend(frameon=False, fontsize=9, loc="upper center", title="where the tokens went", ncols=len(lines))
     axes.set_ylim(top=axes.get_ylim()[1] + 0.35)
