@@ -215,7 +215,7 @@ EXERCISE = Exercise(
     ),
     hints=(
         "It is top-k along the other axis. First find L from self.scope, and C; guard the ceiling against rounding: "
-        "1.1 · 10 is 11.000000000000002.",
+        "1.1 · 100 is 110.00000000000001.",
         "scores.reshape(-1, L, E).swapaxes(1, 2) has a row for each expert of each set. Made [rows, L], its top C are "
         "tokens counted within the set: kernels.of(scores).top_k(rows, C).",
         "Row r belongs to set r // E, whose first token is r // E * L, and to expert r % E. Add the first token, "

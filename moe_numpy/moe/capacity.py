@@ -33,7 +33,7 @@ class KeepAssignments(Function):
 
 
 # C for one expert, from T tokens, E experts, k per token and the factor; behind each formula, code that has it.
-# The guard keeps a product such as 1.1 · 10 = 11.000000000000002 from being rounded up to 12.
+# The guard keeps a product such as 1.1 · 100 = 110.00000000000001 from being rounded up to 111.
 ROUNDING: Mapping[str, Callable[[int, int, float, float], int]] = {
     "ceil": lambda T, E, k, cf: math.ceil(cf * k * T / E - 1e-9),  # Megatron-LM; the default here
     "floor": lambda T, E, k, cf: int(cf * k * T / E + 1e-9),  # MegaBlocks

@@ -36,7 +36,7 @@ def test_every_rounding_is_known_by_its_number():
         (100, 8, 2, 1.25, 32),
         (100, 8, 1, 1.25, 16),
         (8, 8, 1, 1.0, 1),
-        (10, 1, 1, 1.1, 11),  # 1.1 · 10 is a little more than 11 in binary
+        (100, 1, 1, 1.1, 110),  # 1.1 · 100 is a little more than 110 in binary
         (3, 8, 1, 1.0, 1),
         (0, 8, 1, 1.0, 0),
     ],

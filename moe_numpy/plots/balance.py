@@ -1,0 +1,145 @@
+"""The figures of balancing: loads that collapse or do not, and what balance costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..typing import Array, Float
+from .style import GREY, STYLES, grid, smoothed, some
+
+_TINY = 1e-3  # of the fair share: stands for an empty expert on a logarithmic scale
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Several runs of one setting that differ in their seed.
+
+    Attributes:
+        label: what they have in common.
+        effective: how many experts are in use, [runs, steps].
+        loss: of the task, [runs, steps].
+    """
+
+    label: str
+    effective: Float[Array, "R N"]
+    loss: Float[Array, "R N"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One quantity against a coefficient: several seeds in one setting.
+
+    Attributes:
+        label: the setting.
+        effective: how many experts are in use at the end, [seeds, coefficients].
+        loss: of the task at the end, [seeds, coefficients].
+    """
+
+    label: str
+    effective: Float[Array, "R C"]
+    loss: Float[Array, "R C"]
+
+
+def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: int = 3) -> Figure:
+    """The share of each expert at every step, one panel a run: white is fair, purple starves, orange has too much.
+
+    Args:
+        loads: by the panels' names, shares of the assignments; each row sums to 1.
+        title: of the figure.
+        columns: panels beside each other.
+    """
+    rows = math.ceil(len(loads) / columns)
+    figure, panels = grid(len(loads), columns, height=0.7 + 2.15 * rows, title=title)
+    image = None
+    for i, ((name, load), axes) in enumerate(zip(loads.items(), panels, strict=True)):
+        steps, num_experts = load.shape
+        relative = np.apply_along_axis(smoothed, 0, load) * num_experts
+        image = axes.imshow(
+            np.log2(np.maximum(relative, _TINY)).T,
+            aspect="auto",
+            cmap="PuOr_r",
+            vmin=-3,
+            vmax=3,
+            extent=(0.5, steps + 0.5, num_experts - 0.5, -0.5),
+            interpolation="none",
+        )
+        axes.set_title(name, fontsize=10)
+        axes.set_yticks(some(num_experts, 8))
+        if i % columns == 0:
+            axes.set_ylabel("expert")
+        if i + columns >= len(loads):
+            axes.set_xlabel("step")
+    assert image is not None
+    bar = figure.colorbar(image, ax=panels, extend="both", ticks=range(-3, 4), pad=0.015)
+    bar.ax.set_yticklabels(["⅛ or less", "¼", "½", "fair share", "2 ×", "4 ×", "8 ×"])
+    return figure
+
+
+def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
+    """Experts in use on the left, loss on the right: a thin line for each run, a thick one for their mean."""
+    figure, (left, right) = grid(2, 2, height=3.9, title="Experts in use, and the loss of the task")
+    for group, style in zip(groups, STYLES, strict=False):
+        for axes, runs in ((left, group.effective), (right, group.loss)):
+            smooth = np.apply_along_axis(smoothed, 1, runs)
+            steps = np.arange(1, runs.shape[1] + 1)
+            axes.plot(steps, smooth.T, color=style["color"], linestyle=style["linestyle"], linewidth=0.8, alpha=0.45)
+            axes.plot(steps, smooth.mean(axis=0), **style, markevery=len(steps) // 8, linewidth=2, label=group.label)
+    left.axhline(num_experts, color=GREY, linewidth=0.8)
+    left.set_ylim(0, num_experts * 1.06)
+    left.set_ylabel("effective number of experts")
+    right.set_ylim(bottom=0)
+    right.set_ylabel("loss of the task")
+    _finish(left, right, "step")
+    return figure
+
+
+def balance_loss_lines(
+    probability: Float[Array, " N"], lines: Mapping[str, Float[Array, " N"]], point: tuple[float, float]
+) -> Figure:
+    """The balance loss of two experts against P₀, one line for each f; ``point`` is marked with its value."""
+    figure, (axes,) = grid(1, 1, height=3.9, title="The balance loss is linear in P, with a slope that f decides")
+    for (label, values), style in zip(lines.items(), STYLES, strict=False):
+        axes.plot(probability, values, **style, markevery=max(len(values) // 6, 1), linewidth=1.8, label=label)
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    axes.plot(*point, marker="*", color="black", markersize=15, linestyle="none")
+    axes.annotate(f"{point[1]:.3f}, below 1", point, xytext=(12, -16), textcoords="offset points", fontweight="bold")
+    axes.set_xlabel("P₀, mean probability of expert 0  (P₁ = 1 - P₀)")
+    axes.set_ylabel("balance loss")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", title="where the tokens went", ncols=len(lines))
+    axes.set_ylim(top=axes.get_ylim()[1] + 0.35)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def cost_of_balance(coefficient: Sequence[float], sweeps: Sequence[Sweep], *, num_experts: int) -> Figure:
+    """Task loss and experts in use against the coefficient of a balance loss; small dots are single seeds.
+
+    Coefficients are placed at equal distances, so that 0 can stand before the powers of ten.
+    """
+    figure, (left, right) = grid(2, 2, height=4.0, title="What the coefficient of the balance loss buys and costs")
+    place = np.arange(len(coefficient))
+    for sweep, style in zip(sweeps, STYLES, strict=False):
+        for axes, values in ((left, sweep.effective), (right, sweep.loss)):
+            axes.plot(place, values.T, linestyle="none", marker=".", color=style["color"], alpha=0.45)
+            axes.plot(place, values.mean(axis=0), **style, linewidth=2, markersize=7, label=sweep.label)
+    left.axhline(num_experts, color=GREY, linewidth=0.8)
+    left.set_ylim(0, num_experts * 1.06)
+    left.set_ylabel("effective number of experts")
+    right.set_ylim(bottom=0)
+    right.set_ylabel("loss of the task")
+    for axes in (left, right):
+        axes.set_xticks(place, [f"{c:g}" for c in coefficient])
+    _finish(left, right, "coefficient of the balance loss")
+    return figure
+
+
+def _finish(left: Axes, right: Axes, xlabel: str) -> None:
+    for axes in (left, right):
+        axes.set_xlabel(xlabel)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=9)
