@@ -1,7 +1,7 @@
 """The figures of a training run: losses, and the load of the experts over the steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..typing import Array, Float, Int
-from .style import STYLES, columns_for, grid, layer_numbers, smoothed, some
+from .style import BLUE, GREY, ORANGE, STYLES, columns_for, grid, layer_numbers, smoothed, some
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,88 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
+def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
+    """Several seeds of each model: on the left every run and the mean, on the right the last validation of each seed.
+
+    Args:
+        groups: the runs of each model by its name. Runs of equal place belong together (one seed, one text), and all
+            have the same steps.
+
+    Raises:
+        ValueError: the models do not have the same number of runs.
+    """
+    counts = {len(curves) for curves in groups.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"every model needs as many runs as the others, got {[len(c) for c in groups.values()]}")
+    (count,) = counts
+    figure, (left, right) = grid(2, 2, height=4.6, title=f"{count} seeds of each model, in bits per byte")
+    ends = {name: np.array([c.validation[max(c.validation)] for c in curves]) for name, curves in groups.items()}
+    for place, ((name, curves), style) in enumerate(zip(groups.items(), STYLES, strict=False)):
+        smooth = np.stack([smoothed(curve.loss) for curve in curves])
+        for run in smooth:
+            left.plot(curves[0].step, _nats_to_bits(run), color=style["color"], alpha=0.35, linewidth=0.9)
+        line = {"color": style["color"], "linestyle": style["linestyle"]}
+        left.plot(curves[0].step, _nats_to_bits(smooth.mean(axis=0)), **line, linewidth=2.2, label=name)
+        _draw_ends(right, _nats_to_bits(ends[name]), style, name, last=place == len(groups) - 1)
+    left.set_xlabel("step")
+    left.set_ylabel("bits per byte")
+    left.set_ylim(*_range_of_lines(left))
+    left.set_title("training loss: thin, each seed; thick, the mean", fontsize=10)
+    left.legend(frameon=False, fontsize=10)
+    left.grid(alpha=0.25)
+    right.set_xticks(range(count + 1), [*(f"seed {i}" for i in range(count)), "mean"])
+    right.set_xlim(-0.5, count + 0.6)
+    right.axvline(count - 0.5, color=GREY, linewidth=0.8)
+    right.set_title("validation at the end", fontsize=10)
+    right.grid(alpha=0.25, axis="y")
+    right.margins(y=0.12)
+    return figure
+
+
+def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequence[str]) -> Figure:
+    """The validation loss of each model and run, one panel a domain, each on its own scale; a bar is the mean.
+
+    Args:
+        losses: of each model by its name, in nats per byte; R runs, D domains.
+        domains: their names.
+    """
+    figure, panels = grid(len(domains), len(domains), height=3.6, title="Validation by domain, in bits per byte")
+    for i, (domain, axes) in enumerate(zip(domains, panels, strict=True)):
+        for place, ((_, values), style) in enumerate(zip(losses.items(), STYLES, strict=False)):
+            bits = _nats_to_bits(np.asarray(values)[:, i])
+            axes.plot(
+                np.full(len(bits), place), bits, linestyle="none", marker=style["marker"], color=style["color"],
+                markersize=8, alpha=0.75, markeredgecolor="white",
+            )  # fmt: skip
+            axes.plot([place - 0.28, place + 0.28], [bits.mean()] * 2, color=style["color"], linewidth=2.5)
+            axes.annotate(
+                f"{bits.mean():.2f}", (place + 0.31, bits.mean()), va="center", fontsize=10, color=style["color"],
+                fontweight="bold",
+            )  # fmt: skip
+        axes.set_xticks(range(len(losses)), list(losses))
+        axes.set_xlim(-0.5, len(losses) - 0.2)
+        axes.set_title(domain, fontsize=11)
+        axes.margins(y=0.2)
+        axes.grid(alpha=0.25, axis="y")
+    panels[0].set_ylabel("bits per byte")
+    return figure
+
+
+def cost_ratios(ratios: Mapping[str, float], *, title: str) -> Figure:
+    """What one model costs relative to another: a bar for each cost, and a line at 1."""
+    figure, (axes,) = grid(1, 1, height=1.1 + 0.5 * len(ratios), title=title)
+    names, values = list(ratios), list(ratios.values())
+    bars = axes.barh(range(len(names)), values, height=0.6, color=[ORANGE if v > 1.1 else BLUE for v in values])
+    axes.bar_label(bars, [f"{v:.2f} ×" for v in values], padding=5, fontsize=11)
+    axes.axvline(1, color=GREY, linestyle="--", linewidth=1.5)
+    axes.set_yticks(range(len(names)), names, fontsize=11)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(*values, 1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("times the dense model's")
+    return figure
+
+
 def load_over_training(
     step: Int[Array, " N"], load: Float[Array, "N L E"], layers: Sequence[int] | None = None
 ) -> Figure:
@@ -93,6 +175,29 @@ def load_over_training(
     bar = figure.colorbar(image, ax=panels, extend="max", ticks=[0, 0.5, 1, 1.5, 2], pad=0.015)
     bar.ax.set_yticklabels(["0", "½", "fair share", "1½ ×", "2 ×"])
     return figure
+
+
+def _draw_ends(axes: Axes, bits: Float[Array, " R"], style: dict[str, Any], name: str, *, last: bool) -> None:
+    """The last validation of each run and of their mean, each with its number, below the points of the last model."""
+    values = [*bits, bits.mean()]
+    axes.plot(
+        range(len(values)), values, linestyle="none", marker=style["marker"], color=style["color"], markersize=9,
+        label=name,
+    )  # fmt: skip
+    for i, value in enumerate(values):
+        axes.annotate(
+            f"{value:.2f}", (i, value), xytext=(0, -9 if last else 9), textcoords="offset points", ha="center",
+            va="top" if last else "bottom", fontsize=10, color=style["color"], fontweight="bold",
+        )  # fmt: skip
+
+
+def _range_of_lines(axes: Axes) -> tuple[float, float]:
+    """What the lines span after their first tenth, where the loss falls so far that nothing else is seen."""
+    lines = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
+    values = np.concatenate([y[len(y) // 10 :] for y in lines])
+    low, high = values.min(), values.max()
+    margin = 0.05 * (high - low) + 0.01
+    return low - margin, high + margin
 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
