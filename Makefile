@@ -1,9 +1,9 @@
-# make demo | test | lint | gradcheck | verify | parity | lab: each makes .venv and installs what it needs first.
+# make demo | test | test-gpu | lint | gradcheck | verify | parity | lab: each makes .venv and installs what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format gradcheck verify parity lab clean
+.PHONY: demo test test-gpu lint format gradcheck verify parity lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -20,6 +20,11 @@ lab: .venv/learner
 
 test: .venv/developer
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov
+
+# On a machine with a GPU. Where nothing can be installed: make test-gpu PYTEST="python3 -m pytest". Shapes are not
+# checked at run time there.
+test-gpu: $(if $(PYTEST),,.venv/gpu)
+	$(or $(PYTEST),$(BIN)/python -m pytest) -o addopts=--strict-markers -m gpu tests/gpu tests/kernels
 
 # Equality with transformers and torch; they live in an environment of their own.
 parity: .venv-parity/ready
@@ -48,6 +53,10 @@ $(BIN)/python:
 
 .venv/developer: .venv/learner
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv/gpu: .venv/developer
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	@touch $@
 
 .venv-parity/ready: $(BIN)/python parity/requirements.txt requirements.txt pyproject.toml

@@ -1,0 +1,13 @@
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    from moe_numpy import devices  # here, not above: the checker of shapes must be installed first
+
+    reason = devices.why_no_gpu()
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
