@@ -1,9 +1,10 @@
-# make demo | lab | test | notebooks | lint | gradcheck | verify | parity: each makes .venv and installs what it needs first.
+# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and installs
+# what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test notebooks lint format gradcheck verify parity lab clean
+.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -25,6 +26,11 @@ test: .venv/developer
 # Every notebook from a clean kernel, within its limits. Their outputs are written by notebooks/regenerate.py.
 notebooks: .venv/developer
 	$(BIN)/python -m pytest notebooks --durations=12
+
+# On a machine with a GPU. Where nothing can be installed: make test-gpu PYTEST="python3 -m pytest". Shapes are not
+# checked at run time there.
+test-gpu: $(if $(PYTEST),,.venv/gpu)
+	$(or $(PYTEST),$(BIN)/python -m pytest) -o addopts=--strict-markers -m gpu tests/gpu tests/kernels
 
 # Equality with transformers and torch; they live in an environment of their own.
 parity: .venv-parity/ready
@@ -53,6 +59,10 @@ $(BIN)/python:
 
 .venv/developer: .venv/learner
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv/gpu: .venv/developer
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	@touch $@
 
 .venv-parity/ready: $(BIN)/python parity/requirements.txt requirements.txt pyproject.toml

@@ -177,7 +177,7 @@ def _run_peer(block: Any, x: Any, g: Any, place: Place) -> Callable[[], dict[str
 
 @contextmanager
 def _router_in_float32(block: Any) -> Iterator[None]:
-    """While results are compared. With logits in bfloat16 one token in a hundred would choose other experts."""
+    """While results are compared: with logits in bfloat16 up to 2 % of the tokens would choose other experts."""
     narrow = block.gate.weight.dtype
     block.gate.float()
     hook = block.gate.register_forward_pre_hook(lambda gate, inputs: (inputs[0].float(),))

@@ -62,6 +62,7 @@ def examine() -> dict[str, Any]:
         "numba": _version("numba"),
         "compiled_loops": None if kernel_name != "on_numba" else not kernels.must_compile(),
         "cupy": _version("cupy") or _version("cupy-cuda13x") or _version("cupy-cuda12x"),
+        "gpu": gpu(),
         "torch": _version("torch"),
         "transformers": _version("transformers"),
     }
@@ -83,6 +84,50 @@ def product_speed() -> float:
         np.matmul(a, b, out=out)
         best = min(best, time.perf_counter() - start)
     return 2 * 512 * 512 * 2048 / best / 1e9
+
+
+def gpu() -> dict[str, Any]:
+    """The GPU that CuPy uses: its name, memory, and the speed of its products by type; or ``missing``, and why."""
+    from . import devices
+
+    missing = devices.why_no_gpu()
+    if missing:
+        return {"missing": missing}
+    import cupy
+
+    device = cupy.cuda.Device()
+    properties = cupy.cuda.runtime.getDeviceProperties(device.id)
+    tflops: dict[str, float | None] = {}
+    for name in devices.DTYPES:
+        try:
+            tflops[name] = gpu_product_speed(devices.float_type(name))
+        except devices.DeviceError:  # bfloat16 without ml_dtypes
+            tflops[name] = None
+    return {
+        "missing": None,
+        "name": properties["name"].decode(),
+        "memory_gib": properties["totalGlobalMem"] / 2**30,
+        "tflops": tflops,
+    }
+
+
+def gpu_product_speed(dtype: Any, n: int = 8192) -> float:
+    """TFLOP/s of a product of n × n by n × n on the GPU, the best of some."""
+    import time
+
+    from . import devices, kernels
+
+    rng, device = devices.generator("cuda", 0), devices.namespace("cuda").cuda.Device()
+    a, b = (rng.standard_normal((n, n)).astype(dtype) for _ in range(2))
+    product = kernels.of(a).product
+    best = float("inf")
+    for _ in range(6):
+        device.synchronize()
+        start = time.perf_counter()
+        product(a, b)
+        device.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e12
 
 
 def _advice(report: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from .output import JsonOption, console_for, plain_table, print_json, print_titl
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show the matrix library and its kernels, threads, compiled loops, and what to change."""
+    """Show the matrix library and its kernels, threads, compiled loops, the GPU, and what to change."""
     report = environment.examine()
     if json:
         print_json(report)
@@ -53,7 +53,16 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [
         ("numba", (report["numba"] or "missing") + compiled[report["compiled_loops"]]),
         ("loops", report["kernels"]),
-        ("CuPy", report["cupy"] or "missing (there are no GPU kernels yet)"),
+        ("CuPy", report["cupy"] or "missing"),
+        *_gpu_lines(report["gpu"]),
         ("PyTorch", f"{report['torch'] or 'missing'} (only to compare with)"),
     ]
     return lines
+
+
+def _gpu_lines(gpu: dict[str, Any]) -> list[tuple[str, str]]:
+    if gpu["missing"]:
+        return [("GPU", f"none: {gpu['missing']}")]
+    speeds = [f"{speed:.0f} TFLOP/s in {name}" for name, speed in gpu["tflops"].items() if speed]
+    without = [f"no {name}: ml_dtypes is missing" for name, speed in gpu["tflops"].items() if not speed]
+    return [("GPU", f"{gpu['name']}, {gpu['memory_gib']:.0f} GiB"), ("", ", ".join(speeds + without))]

@@ -9,7 +9,7 @@ E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 import math
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..typing import Array, Float, Int, Shaped
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
-_TILE = 128  # rows of a result that cuBLAS computes at once
+_TILES, _MANY_ROWS = (32, 128), 512  # rows that cuBLAS computes at once, of a small result and of a large one
 _MANY = 64  # more than so many best of a row are found by sorting
 _THREADS = 256
 _MOVED_AS = {2: "bfloat16", 4: "float32", 8: "float64"}  # entries of any type that are only moved, by their bytes
@@ -38,6 +38,12 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     y = cp.empty((len(scores), k), np.int64)
     _launch("top_k", scores.dtype, (-(-len(scores) // 8),), (32, 8), scores, y, *scores.shape, k)
     return y
+
+
+@lru_cache(maxsize=8)
+def k_choices(num_tokens: int, k: int) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
+    """As defined in on_numpy; the same arrays for every layer and step, so that what is known of them is known."""
+    return cp.repeat(cp.arange(num_tokens), k), cp.tile(cp.arange(k), num_tokens)
 
 
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
@@ -435,26 +441,31 @@ def _multiply_groups(
 ) -> None:
     """y = a b for each expert that has rows: its own matrix of an operand [E, ., .], its rows of an operand [N, .].
 
-    A Python loop: for many experts it must not take longer than the products, so nothing is sliced.
+    ``a`` has rows, and so has either ``y`` or ``b``. For many experts the loop must not take longer than the products,
+    so nothing is sliced.
 
     cuBLAS takes 0.2 ms to choose an algorithm for a shape that it has not met, ten times what it takes otherwise. So
     rows are rounded up to whole tiles, which costs nothing; the rows too many belong to the next expert, whose own
     product comes after and overwrites them.
     """
     sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
-    one, zero, algorithm = _ONE[sums], _ZERO[sums], _COMPUTE[sums]
-    handle = cp.cuda.device.get_cublas_handle()
-    multiply, n, widths = cublas.gemmEx, y.shape[-1], (b.shape[-1], a.shape[-1], y.shape[-1])
-    pointers = [(x.data.ptr, x.strides[0], x.ndim == 2) for x in (b, a, y)]
+    one, zero, handle = _ONE[sums], _ZERO[sums], cp.cuda.device.get_cublas_handle()
+    multiply, n = cublas.gemmEx, y.shape[-1]
+    shapes = (kind, b.shape[-1]), (kind, a.shape[-1]), (kind, n, *_COMPUTE[sums])
+    (right, right_step), (left, left_step), (result, step) = [(x.data.ptr, x.strides[0]) for x in (b, a, y)]
     for e, (start, end) in enumerate(pairwise(_bounds(offsets))):
         if start == end:
             continue
-        right, left, result = [p + step * (start if by_rows else e) for p, step, by_rows in pointers]
-        rounded = min(-(-(end - start) // _TILE) * _TILE, len(y) - start)
-        m, k = (rounded, a.shape[1]) if y.ndim == 2 else (y.shape[1], end - start)
+        if y.ndim == 2:
+            tile = _TILES[end - start > _MANY_ROWS]
+            m, k = min(-(-(end - start) // tile) * tile, len(y) - start), a.shape[1]
+            operands = right + e * right_step, left + start * left_step, result + start * step
+        else:
+            m, k = y.shape[1], end - start
+            operands = right + start * right_step, left + start * left_step, result + e * step
         multiply(
             handle, b_transposed, a_transposed, n, m, k, one,
-            right, kind, widths[0], left, kind, widths[1], zero, result, kind, widths[2], *algorithm,
+            operands[0], *shapes[0], operands[1], *shapes[1], zero, operands[2], *shapes[2],
         )  # fmt: skip
 
 

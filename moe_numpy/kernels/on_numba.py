@@ -15,11 +15,11 @@ from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
 from . import loops, on_numpy
-from .on_numpy import add_at, count, normal_cdf, offsets_of, place, to_host
+from .on_numpy import add_at, count, k_choices, normal_cdf, offsets_of, place, to_host
 from .threads import blocks, one_thread_products, run
 from .workspace import empty
 
-__all__ = ["add_at", "count", "normal_cdf", "offsets_of", "place", "to_host"]
+__all__ = ["add_at", "count", "k_choices", "normal_cdf", "offsets_of", "place", "to_host"]
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
 _MANY = 64  # more than so many best of a row are found by sorting

@@ -22,6 +22,11 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
+def k_choices(num_tokens: int, k: int) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
+    """The token and the rank of each of N = T·k choices: 0, 0, 1, 1, 2, 2, ... and 0, 1, 0, 1, 0, 1, ..."""
+    return np.repeat(np.arange(num_tokens), k), np.tile(np.arange(k), num_tokens)
+
+
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """The permutation that sorts small integers ``0 <= key < num_keys`` and keeps equal ones in order.
 

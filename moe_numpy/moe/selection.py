@@ -424,16 +424,10 @@ class BalancedAssignment:
 
 def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
     """The k best experts of each token, best first, and the decision recorded."""
-    xp = array_namespace(scores)
     chosen = kernels.of(scores).top_k(scores, k)
     decisions.record("top-k set", chosen, lambda t: _closest_ranks(scores, k, t, "experts"))
-    num_tokens = scores.shape[0]
-    return Candidates(
-        token=xp.repeat(xp.arange(num_tokens), k),
-        expert=chosen.reshape(-1),
-        choice=xp.tile(xp.arange(k), (num_tokens,)),
-        by_token=True,
-    )
+    token, choice = kernels.of(scores).k_choices(scores.shape[0], k)
+    return Candidates(token, chosen.reshape(-1), choice, by_token=True)
 
 
 def _closest_ranks(scores: Float[Array, "rows n"], k: int, row: int, what: str, who: str = "token") -> str:

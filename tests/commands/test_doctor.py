@@ -1,8 +1,10 @@
 import json
+import sys
 
 import numpy as np
 from typer.testing import CliRunner
 
+from moe_numpy import environment
 from moe_numpy.__main__ import app
 
 
@@ -19,3 +21,23 @@ def test_doctor_as_json():
     assert report["gflops"] > 0
     assert report["kernels"] in ("on_numba", "on_numpy")
     assert isinstance(report["advice"], list)
+
+
+def shown(monkeypatch, gpu):
+    monkeypatch.setattr("moe_numpy.environment.gpu", lambda: gpu)
+    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_doctor_says_what_is_missing_for_a_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert environment.gpu() == {"missing": "CuPy is missing; python -m pip install 'moe_numpy[gpu]'"}
+    assert "none: CuPy finds no GPU" in shown(monkeypatch, {"missing": "CuPy finds no GPU"})
+
+
+def test_doctor_shows_a_gpu(monkeypatch):
+    gpu = {"missing": None, "name": "Some GPU", "memory_gib": 79.6, "tflops": {"float32": 50.2, "bfloat16": None}}
+    output = shown(monkeypatch, gpu)
+    assert "Some GPU, 80 GiB" in output
+    assert "50 TFLOP/s in float32, no bfloat16: ml_dtypes is missing" in output

@@ -95,6 +95,11 @@ def top_k__no_token(rng, dtype, view):
 
 
 @case
+def k_choices(rng, dtype, view):
+    return T, K
+
+
+@case
 def stable_order(rng, dtype, view):
     return view(keys(rng)), E
 
