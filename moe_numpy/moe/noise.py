@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
@@ -81,7 +80,7 @@ class NormalNoise(Noise):
         std = 1 / h.shape[1] if self.std is None else self.std
         if std == 0:
             return h, None
-        sigma = Tensor(_like(h, np.full(h.shape, std)))
+        sigma = Tensor(array_namespace(h.data).full(h.shape, std, dtype=h.dtype))
         return h + _like(h, std * rng.standard_normal(h.shape)), sigma
 
 

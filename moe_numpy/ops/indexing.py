@@ -61,7 +61,8 @@ class TakeAlongAxis(Function):
         rows = along.reshape(-1, along.shape[-1])
         columns = xp.moveaxis(xp.broadcast_to(indices, grad.shape), self.axis, -1).reshape(rows.shape)
         dx = xp.zeros((len(rows), self.length), dtype=grad.dtype)
-        xp.add.at(dx, (xp.arange(len(rows))[:, None], columns), rows)
+        row = xp.broadcast_to(xp.arange(len(rows))[:, None], rows.shape)
+        kernels.of(dx).add_at(dx, row, columns, rows)
         return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
 
 
