@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -135,7 +136,8 @@ def experts_read(
     axes.set_xlabel("tokens in the batch")
     axes.set_ylabel("% of the experts that are read")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=10, loc="upper left")
+    meaning = None if drawn is None else "line: formula; points: drawn"
+    axes.legend(frameon=False, fontsize=10, loc="upper left", title=meaning, alignment="left")
     return figure
 
 
@@ -191,4 +193,6 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float,
 
 
 def _annotate(axes: Axes, label: str, at: tuple[float, float], offset: tuple[int, int], ha: str, va: str) -> Annotation:
-    return axes.annotate(label, at, xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=10, zorder=6)
+    text = axes.annotate(label, at, xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=10, zorder=6)
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])  # readable where a line passes behind it
+    return text

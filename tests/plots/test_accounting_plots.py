@@ -113,6 +113,8 @@ def test_experts_read_draws_lines_and_points_in_percent():
     np.testing.assert_allclose(line.get_ydata(), [25, 50])
     np.testing.assert_allclose(points.get_ydata(), [25, 40])
     assert points.get_linestyle() == "None"
+    assert figure.axes[0].get_legend().get_title().get_text() == "line: formula; points: drawn"
+    assert experts_read([1, 2], expected).axes[0].get_legend().get_title().get_text() == ""
     assert pixels(figure) == 1200
 
 
