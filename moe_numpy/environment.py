@@ -61,7 +61,7 @@ def examine() -> dict[str, Any]:
         "kernels": kernel_name,
         "numba": _version("numba"),
         "compiled_loops": None if kernel_name != "on_numba" else not kernels.must_compile(),
-        "cupy": _version("cupy") or _version("cupy-cuda13x") or _version("cupy-cuda12x"),
+        "cupy": next((v for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if (v := _version(name))), None),
         "gpu": gpu(),
         "torch": _version("torch"),
         "transformers": _version("transformers"),

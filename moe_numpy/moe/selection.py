@@ -199,11 +199,13 @@ class GroupLimited:
         num_tokens, num_experts = scores.shape
         size = num_experts // self.num_groups
         grouped = scores.reshape(num_tokens, self.num_groups, size)
+        k = kernels.of(scores)
         if self.group_score == "max":
             group_scores = grouped.max(axis=2)
         else:
-            group_scores = xp.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
-        chosen = kernels.of(scores).top_k(group_scores, self.top_groups)
+            two_best = k.top_k(scores.reshape(-1, size), 2).reshape(num_tokens, self.num_groups, 2)
+            group_scores = xp.take_along_axis(grouped, two_best, axis=2).sum(axis=2)
+        chosen = k.top_k(group_scores, self.top_groups)
         decisions.record("top groups", chosen, lambda t: _closest_ranks(group_scores, self.top_groups, t, "groups"))
         allowed = xp.zeros(group_scores.shape, dtype=bool)
         allowed[xp.arange(num_tokens)[:, None], chosen] = True
