@@ -217,8 +217,18 @@ def test_watch_reacts_to_a_save(workspace, solve):
         solve(find(11))
         saved = time.perf_counter()
         while "Top-k" not in watching.stdout.readline():
-            assert time.perf_counter() - saved < 10
+            assert time.perf_counter() - saved < 60
     finally:
-        watching.send_signal(signal.SIGINT)
-        assert watching.wait(timeout=10) == 0
-        watching.stdout.close()
+        end(watching)
+
+
+def end(process):
+    """Ctrl-C, again if it comes at a moment when Python cannot raise."""
+    for _ in range(30):
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=2) == 0
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.stdout.close()

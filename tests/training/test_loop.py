@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import threading
 from dataclasses import replace
@@ -83,7 +82,7 @@ def test_an_interrupted_and_resumed_run_repeats_the_uninterrupted_one_bit_for_bi
 
     def interrupt(record):
         if record.step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
     assert not trainer().train(interrupt, tmp_path / "parts")
@@ -118,8 +117,8 @@ def test_other_text_is_refused(tmp_path):
 
 def test_a_second_ctrl_c_stops_at_once():
     def interrupt_twice(record):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         trainer().train(interrupt_twice)
