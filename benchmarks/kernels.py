@@ -1,7 +1,6 @@
 """Each hot loop at the sizes of a layer: the definition in NumPy, the compiled loops, and a GPU's where asked for."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,19 @@ def measure(rounds: int, budget_s: float, place: Place) -> Iterator[dict[str, An
 def _call(implementation: str, name: str, arguments: list[Any]) -> Callable[[], Any]:
     settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
     if implementation == "cupy":
-        return partial(getattr(kernels.of(put(np.zeros(1), "cuda")), name), *arguments, **settings)
+        kernel = getattr(kernels.of(put(np.zeros(1), "cuda")), name)
+        # A new view of each index array: what is known of an array is kept, so the second call would not sort.
+        return lambda: kernel(*[x[:] if _is_index(x) else x for x in arguments], **settings)
 
     def run() -> Any:
         with kernels.use(implementation):
             return getattr(kernels.of(np.zeros(1)), name)(*arguments, **settings)
 
     return run
+
+
+def _is_index(x: Any) -> bool:
+    return getattr(x, "ndim", 0) == 1 and x.dtype.kind == "i"
 
 
 def _moved(arguments: list[Any], device: str) -> list[Any]:
