@@ -519,7 +519,8 @@ __global__ void score_gradient(const ACC* d_p, const REAL* e, const REAL* g, con
     sum = sum_of_block(sum);
     for (index_t j = threadIdx.x; j < num_keys; j += blockDim.x) {
         index_t at = blockIdx.x * num_keys + j;
-        d_s[at] = REAL(ACC(e[at]) * (d_p[at] - sum));
+        ACC weight = ACC(e[at]);  // zero for later keys, half of all: no need to read d_p there
+        d_s[at] = REAL(weight == 0 ? ACC(0) : weight * (d_p[at] - sum));
     }
 }
 
