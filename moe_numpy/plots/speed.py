@@ -1,12 +1,14 @@
-"""The figures of the benchmarks."""
+"""The figures of speed: what a machine can do, where the time of a layer goes, and the benchmarks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREEN, GREY, ORANGE, grid
+from ..typing import Array, Float, Int
+from .style import BLUE, GREEN, GREY, ORANGE, PINK, STYLES, grid
 
 _BARS = (  # key of a row, label, colour, hatch
     ("eager_ms", "transformers, eager", GREY, "//"),
@@ -15,6 +17,18 @@ _BARS = (  # key of a row, label, colour, hatch
     ("gemm_ms", "matrix products alone", GREEN, "xx"),
 )
 _CUT = 1.9  # longer bars end here, with an arrow
+_PARTS = ((BLUE, ""), (ORANGE, "//"), (GREEN, "xx"), (PINK, ".."), (GREY, ""))  # colour, hatch
+_MARKERS = "osD^vP*Xhp<>"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A computation under the roof: so many operations for each byte that it reads or writes, so many each second."""
+
+    name: str
+    intensity: float
+    gflops: float
+    product: bool
 
 
 def layer_times(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -45,4 +59,89 @@ def layer_times(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(_BARS), frameon=False, fontsize=9)
+    return figure
+
+
+def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]) -> Figure:
+    """Speed against arithmetic intensity, and the roofs min(peak, intensity · bandwidth); both axes logarithmic.
+
+    Args:
+        peak: the fastest matrix product, GFLOP/s.
+        bandwidths: by name of the memory, GB/s.
+        spots: at most 12; each has a marker of its own, explained at the side in the order of intensity.
+    """
+    figure, (axes,) = grid(1, 1, height=5.0, title="Under the roof")
+    ordered = sorted(spots, key=lambda spot: spot.intensity)
+    reach = np.geomspace(min(0.05, ordered[0].intensity / 2), max(1000.0, ordered[-1].intensity * 2), 200)
+    for (name, bandwidth), style in zip(bandwidths.items(), STYLES, strict=False):
+        roof = np.minimum(peak, reach * bandwidth)
+        axes.plot(reach, roof, color="black", linestyle=style["linestyle"], label=f"{name}, {bandwidth:.0f} GB/s")
+    axes.text(reach[-1], 1.08 * peak, f"products, {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=10)
+    for spot, marker in zip(ordered, _MARKERS, strict=False):
+        look: dict[str, Any] = {"marker": marker, "markersize": 11, "markeredgecolor": "white", "linestyle": "none"}
+        color = BLUE if spot.product else ORANGE
+        axes.plot(spot.intensity, spot.gflops, color=color, label=spot.name, zorder=3, **look)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    lowest = min(spot.gflops for spot in ordered)
+    axes.set_ylim(min(1.0, lowest / 2), 2.2 * peak)
+    axes.set_xlim(reach[0], reach[-1])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.set_xlabel("operations for each byte")
+    axes.set_ylabel("GFLOP/s")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def time_by_part(bars: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Where time goes: a bar for each name, cut into its parts, in milliseconds.
+
+    Args:
+        bars: the parts of each bar; all have the same parts in the same order, at most 5.
+    """
+    figure, (axes,) = grid(1, 1, height=1.6 + 0.62 * len(bars), title="Where the time goes")
+    totals = [sum(parts.values()) for parts in bars.values()]
+    left = np.zeros(len(bars))
+    for i, part in enumerate(next(iter(bars.values()))):
+        width = np.array([parts[part] for parts in bars.values()])
+        color, hatch = _PARTS[i]
+        axes.barh(list(bars), width, 0.66, left=left, color=color, hatch=hatch, edgecolor="white", label=part)
+        left += width
+    for y, total in enumerate(totals):
+        axes.text(total + 0.01 * max(totals), y, f"{total:.3g} ms", va="center", fontsize=10)
+    axes.set_xlim(0, 1.12 * max(totals))
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def time_per_token(
+    tokens: Int[Array, " t"],
+    by_tokens: Mapping[str, Float[Array, " t"]],
+    num_experts: Int[Array, " e"],
+    by_experts: Mapping[str, Float[Array, " e"]],
+) -> Figure:
+    """Microseconds for one token: against the number of tokens, logarithmic, and against that of experts, from 0."""
+    figure, panels = grid(2, 2, height=4.2, title="Time for one token")
+    sides = ((tokens, by_tokens, "tokens T"), (num_experts, by_experts, "experts E, at equal active work"))
+    for axes, (x, lines, size) in zip(panels, sides, strict=True):
+        for (name, y), style in zip(lines.items(), STYLES, strict=False):
+            axes.plot(x, y, label=name, linewidth=2, markersize=7, **style)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [f"{n:,}" for n in x])
+        axes.set_xlabel(size)
+        axes.set_ylabel("microseconds")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=10, loc="upper right" if axes is panels[0] else "upper left")
+    left, right = panels
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:g}")
+    right.set_ylim(0, 1.3 * max(max(y) for y in by_experts.values()))  # room for the legend
     return figure
