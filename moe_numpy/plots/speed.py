@@ -17,6 +17,7 @@ _BARS = (  # key of a row, label, colour, hatch
     ("gemm_ms", "matrix products alone", GREEN, "xx"),
 )
 _CUT = 1.9  # longer bars end here, with an arrow
+_OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 _PARTS = ((BLUE, ""), (ORANGE, "//"), (GREEN, "xx"), (PINK, ".."), (GREY, ""))  # colour, hatch
 _MARKERS = "osD^vP*Xhp<>"
 
@@ -49,7 +50,9 @@ def layer_times(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             axes.barh(place, shown, 0.18, label=label, color=color, hatch=hatch, edgecolor="white", linewidth=0)
             for y, x, ms in zip(place, shown, times, strict=True):
                 number = f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
-                axes.text(x + 0.02, y, f"{number} ms{' →' if x == _CUT else ''}", va="center", fontsize=8)
+                axes.text(
+                    x + 0.02, y, f"{number} ms{' →' if x == _CUT else ''}", va="center", fontsize=8, bbox=_OVER_LINES
+                )
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xlim(0, 2.3)
         axes.set_yticks(at, ["T={} d={}\nf={} E={} k={}".format(*row["shape"]) for row in rows], fontsize=8)
