@@ -47,20 +47,22 @@ __device__ ACC sum_of_block(ACC x) {
     return total;
 }
 
+// NaN if either is NaN.
+__device__ ACC larger(ACC a, ACC b) { return a > b || isnan(a) ? a : b; }
+
 __device__ ACC max_of_block(ACC x) {
     __shared__ ACC of_warp[32];
-    for (int step = 16; step > 0; step /= 2) x = max(x, __shfl_xor_sync(ALL, x, step));
+    for (int step = 16; step > 0; step /= 2) x = larger(x, __shfl_xor_sync(ALL, x, step));
     if (blockDim.x == 32) return x;
     __syncthreads();
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();
     x = of_warp[0];
-    for (int w = 1; w < blockDim.x / 32; w++) x = max(x, of_warp[w]);
+    for (int w = 1; w < blockDim.x / 32; w++) x = larger(x, of_warp[w]);
     return x;
 }
 
 __device__ ACC infinity() { return ACC(__longlong_as_double(0x7ff0000000000000LL)); }
-__device__ ACC not_a_number() { return ACC(__longlong_as_double(0x7ff8000000000000LL)); }
 __device__ ACC sigmoid(ACC x) { return 1 / (1 + exp(-x)); }
 
 extern "C" {
@@ -198,7 +200,7 @@ __global__ void sum_segments(const REAL* values, const index_t* order, const ind
 __global__ void max_segments(const REAL* values, const index_t* order, const index_t* start, REAL* y) {
     ACC best = -infinity();
     for (index_t n = start[blockIdx.x] + threadIdx.x; n < start[blockIdx.x + 1]; n += blockDim.x)
-        best = max(best, ACC(values[order[n]]));
+        best = larger(best, ACC(values[order[n]]));
     best = max_of_block(best);
     if (threadIdx.x == 0) y[blockIdx.x] = REAL(best);
 }
@@ -380,12 +382,8 @@ __global__ void gelu_gradient(const REAL* grad, const REAL* x, REAL* dx, bool ap
 
 __device__ ACC row_maximum(const REAL* x, index_t width) {
     ACC best = -infinity();
-    bool nan = false;
-    for (index_t j = threadIdx.x; j < width; j += blockDim.x) {
-        nan |= isnan(ACC(x[j]));
-        best = max(best, ACC(x[j]));
-    }
-    return max_of_block(__syncthreads_or(nan) ? not_a_number() : best);
+    for (index_t j = threadIdx.x; j < width; j += blockDim.x) best = larger(best, ACC(x[j]));
+    return max_of_block(best);
 }
 
 __device__ ACC row_exp_sum(const REAL* x, ACC shift, index_t width) {
@@ -457,15 +455,15 @@ __global__ void rms_norm_gradient(const REAL* grad, const REAL* x, const ACC* sc
         dx[j] = REAL(r * (ACC(grad[j]) * ACC(weight[j]) - ACC(x[j]) * r * mean));
 }
 
-// Σ g x̂ over `part` rows: blockIdx.y is the part, a thread adds one column.
+// Σ g x̂ over `part` rows: blockIdx.x is the part, since there may be more than 65,535; a thread adds one column.
 __global__ void rms_norm_weight_gradient(const REAL* grad, const REAL* x, const ACC* scale, ACC* sums, index_t rows,
                                          index_t part, index_t width) {
-    index_t j = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    index_t j = (index_t)blockIdx.y * blockDim.x + threadIdx.x;
     if (j >= width) return;
-    index_t begin = blockIdx.y * part, end = min(begin + part, rows);
+    index_t begin = blockIdx.x * part, end = min(begin + part, rows);
     ACC sum = 0;
     for (index_t n = begin; n < end; n++) sum += ACC(grad[n * width + j]) * ACC(x[n * width + j]) * scale[n];
-    sums[blockIdx.y * width + j] = sum;
+    sums[blockIdx.x * width + j] = sum;
 }
 
 // ---- attention ---------------------------------------------------------------------------------------------------------
@@ -487,7 +485,7 @@ __global__ void attention_weights(const ACC* scores, REAL* e, ACC* total, index_
     scores += blockIdx.x * num_keys, e += blockIdx.x * num_keys;
     index_t seen = num_keys - length + blockIdx.x % length + 1;
     ACC best = -infinity();
-    for (index_t j = threadIdx.x; j < seen; j += blockDim.x) best = max(best, scores[j]);
+    for (index_t j = threadIdx.x; j < seen; j += blockDim.x) best = larger(best, scores[j]);
     best = max_of_block(best);
     ACC sum = 0;
     for (index_t j = threadIdx.x; j < num_keys; j += blockDim.x) {

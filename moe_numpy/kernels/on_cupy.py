@@ -123,13 +123,13 @@ def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array
         _each("take", _MOVED_AS[x.itemsize], len(y), x, index, y, len(y))
         return y
     y = cp.empty((len(index), x.shape[1]), x.dtype)
-    _rows("take_rows", x.dtype, len(y), x.shape[1], x, index, y, x.shape[1], _aligned(x.shape[1], x, y))
+    _rows("take_rows", _MOVED_AS[x.itemsize], len(y), x.shape[1], x, index, y, x.shape[1], _aligned(x.shape[1], x, y))
     return y
 
 
 def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
     """As defined in on_numpy."""
-    a, b = cp.ascontiguousarray(a), cp.ascontiguousarray(b)
+    a, b = cp.ascontiguousarray(a), cp.ascontiguousarray(_as(a.dtype, b))
     y = cp.empty(len(a), a.dtype)
     _rows("row_products", a.dtype, len(a), a.shape[1], a, b, y, a.shape[1], _aligned(a.shape[1], a, b))
     return y
@@ -146,7 +146,7 @@ def combine_gradient(
     grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
 ) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
     """As defined in on_numpy: both gradients in one pass."""
-    grad, r, d = cp.ascontiguousarray(grad), cp.ascontiguousarray(r), r.shape[1]
+    grad, r, d = cp.ascontiguousarray(_as(r.dtype, grad)), cp.ascontiguousarray(r), r.shape[1]
     weight = cp.ascontiguousarray(w, _sum_type(r.dtype))
     d_r, d_w = cp.empty(r.shape, r.dtype), cp.empty(len(r), weight.dtype)
     aligned = _aligned(d, grad, r)
@@ -156,7 +156,8 @@ def combine_gradient(
 
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
     """As defined in on_numpy."""
-    a, b = _for_blas(a), _for_blas(b)
+    dtype = np.result_type(a.dtype, b.dtype)
+    a, b = _for_blas(_as(dtype, a)), _for_blas(_as(dtype, b))
     y = cp.empty((a.shape[0], b.shape[1]), a.dtype)
     _multiply(y, a, b)
     return y
@@ -166,7 +167,7 @@ def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
     """As defined in on_numpy: one product for each expert that has rows."""
-    x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(weight)
+    x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(_as(x.dtype, weight))
     y = cp.empty((len(x), weight.shape[1]), x.dtype)
     _multiply_groups(offsets, y, x, weight, b_transposed=True)
     return y
@@ -176,7 +177,7 @@ def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
     """As defined in on_numpy: one product for each expert that has rows."""
-    grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(weight)
+    grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(_as(grad.dtype, weight))
     dx = cp.empty((len(grad), weight.shape[2]), grad.dtype)
     _multiply_groups(offsets, dx, grad, weight)
     return dx
@@ -186,7 +187,7 @@ def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
     """As defined in on_numpy: one product for each expert that has rows."""
-    grad, x = cp.ascontiguousarray(grad), cp.ascontiguousarray(x)
+    grad, x = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x)
     bounds = _bounds(offsets)
     dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
     for e, (start, end) in enumerate(pairwise(bounds)):
@@ -208,7 +209,7 @@ def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Floa
 def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
     """As defined in on_numpy: one block for each row."""
     rows = cp.ascontiguousarray(y)
-    bias = cp.ascontiguousarray(bias)
+    bias = cp.ascontiguousarray(_as(y.dtype, bias))
     _rows("add_to_groups", y.dtype, len(y), y.shape[1], rows, bias, _index(offsets), len(bias), y.shape[1])
     if rows is not y:
         y[...] = rows
@@ -227,7 +228,7 @@ def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Arra
 
 def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """As defined in on_numpy; halves of a wider array are read where they stand."""
-    a, b = _strided(gate), _strided(up)
+    a, b = _strided(gate), _strided(_as(gate.dtype, up))
     y = cp.empty(a.shape, a.dtype)
     width = a.shape[1]
     aligned = _aligned(width, a, b)
@@ -242,8 +243,9 @@ def swiglu_gradient(
     out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """As defined in on_numpy."""
-    d_gate, d_up = (cp.empty(gate.shape, gate.dtype), cp.empty(up.shape, up.dtype)) if out is None else out
-    g, a, b, da, db = _matrix(grad), _strided(gate), _strided(up), _strided(d_gate), _strided(d_up)
+    d_gate, d_up = [cp.empty(gate.shape, gate.dtype) for _ in range(2)] if out is None else out
+    g, b = _matrix(_as(gate.dtype, grad)), _strided(_as(gate.dtype, up))
+    a, da, db = _strided(gate), _strided(d_gate), _strided(d_up)
     width = g.shape[1]
     steps = _step(a), _step(b)
     aligned = _aligned(width, g, a, b, da, db)
@@ -300,7 +302,7 @@ def cross_entropy_gradient(
     grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
     """As defined in on_numpy."""
-    grad, p, width = cp.ascontiguousarray(grad), cp.ascontiguousarray(p), p.shape[1]
+    grad, p, width = cp.ascontiguousarray(_as(p.dtype, grad)), cp.ascontiguousarray(p), p.shape[1]
     dx = cp.empty(p.shape, p.dtype)
     _rows("cross_entropy_gradient", p.dtype, len(p), width, grad, p, _index(target), dx, width)
     return dx
@@ -310,9 +312,9 @@ def rms_norm(
     x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
     """As defined in on_numpy: one block for each row. r is float32 in bfloat16."""
-    rows, width = _matrix(x), x.shape[-1]
+    rows, weight, width = _matrix(x), cp.ascontiguousarray(_as(x.dtype, weight)), x.shape[-1]
     y, r = cp.empty(rows.shape, x.dtype), cp.empty(len(rows), _sum_type(x.dtype))
-    _rows("rms_norm", x.dtype, len(rows), width, rows, cp.ascontiguousarray(weight), eps, y, r, width)
+    _rows("rms_norm", x.dtype, len(rows), width, rows, weight, float(eps), y, r, width)
     return y.reshape(x.shape), r.reshape(*x.shape[:-1], 1)
 
 
@@ -320,13 +322,14 @@ def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
     """As defined in on_numpy; dw is summed part by part."""
-    g, rows, width = _matrix(grad), _matrix(x), x.shape[-1]
-    scale, weight = cp.ascontiguousarray(r).reshape(-1), cp.ascontiguousarray(weight)
+    g, rows, width = _matrix(_as(x.dtype, grad)), _matrix(x), x.shape[-1]
+    scale = cp.ascontiguousarray(_as(_sum_type(x.dtype), r)).reshape(-1)
     dx = cp.empty(rows.shape, x.dtype)
-    _rows("rms_norm_gradient", x.dtype, len(rows), width, g, rows, scale, weight, dx, width)
+    w = cp.ascontiguousarray(_as(x.dtype, weight))
+    _rows("rms_norm_gradient", x.dtype, len(rows), width, g, rows, scale, w, dx, width)
     part = 64
     sums = cp.empty((-(-len(rows) // part), width), scale.dtype)
-    grid = (-(-width // _THREADS), len(sums))
+    grid = (len(sums), -(-width // _THREADS))
     _launch("rms_norm_weight_gradient", x.dtype, grid, (_THREADS,), g, rows, scale, sums, len(rows), part, width)
     return dx.reshape(x.shape), sums.sum(axis=0).astype(weight.dtype, copy=False)
 
@@ -336,7 +339,7 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
     x, half = cp.ascontiguousarray(x), x.shape[-1] // 2
     vectors = x.size // x.shape[-1]
     y = cp.empty(x.shape, x.dtype)
-    angles = cp.ascontiguousarray(cos), cp.ascontiguousarray(sin)
+    angles = [cp.ascontiguousarray(_as(x.dtype, a)) for a in (cos, sin)]
     _each("rotate", x.dtype, vectors * half, x, *angles, y, vectors, x.shape[-2], half)
     return y
 
@@ -345,7 +348,7 @@ def causal_attention(
     q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
     """As defined in on_numpy: all heads at once. Scores and sums are float32 in bfloat16."""
-    q3, k3, v3 = _heads(q), _heads(k), _heads(v)
+    q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
     (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
     sums = _sum_type(q.dtype)
     scores = _multiply_heads(q3, k3.swapaxes(1, 2), sums, scale)
@@ -368,9 +371,9 @@ def causal_attention_gradient(
     scale: float,
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
     """As defined in on_numpy: all heads at once."""
-    grad3, q3, k3, v3, o3, e3 = _heads(grad), _heads(q), _heads(k), _heads(v), _heads(o), _heads(e)
+    grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
     (heads, rows, num_keys), d = e3.shape, q3.shape[2]
-    total = cp.ascontiguousarray(total)
+    total = cp.ascontiguousarray(_as(_sum_type(q.dtype), total))
     g = cp.empty(grad3.shape, q.dtype)
     _rows("divide_gradient", q.dtype, heads * rows, d, grad3, total, g, d)
     dv = _multiply_heads(e3.swapaxes(1, 2), g)
@@ -406,11 +409,12 @@ def adamw(
 ) -> None:
     """As defined in on_numpy: everything about one entry in one pass. Gradients may be bfloat16."""
     (beta1, beta2), (c1, c2) = betas, corrections
-    numbers = gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps
+    numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
     for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
         if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
             raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
-        _each("adamw", grad.dtype, p.size, p, cp.ascontiguousarray(grad), m, v, p.size, keep, *numbers)
+        grad = cp.ascontiguousarray(grad if _sum_type(grad.dtype) == p.dtype else _as(p.dtype, grad))
+        _each("adamw", grad.dtype, p.size, p, grad, m, v, p.size, float(keep), *numbers)
 
 
 # Products. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose. So it is
@@ -545,14 +549,14 @@ def _by_columns(name: str, like: Any, *arguments: Any) -> None:
 
 
 def _entry_by_entry(name: str, *arrays: Any, settings: tuple[Any, ...] = ()) -> Any:
-    arrays = tuple([cp.ascontiguousarray(x) for x in arrays])
+    arrays = tuple([cp.ascontiguousarray(_as(arrays[-1].dtype, x)) for x in arrays])
     y = cp.empty(arrays[-1].shape, arrays[-1].dtype)
     _each(name, y.dtype, y.size, *arrays, y, *settings, y.size)
     return y
 
 
 def _row_by_row(name: str, *arrays: Any) -> Any:
-    matrices = [_matrix(x) for x in arrays]
+    matrices = [_matrix(_as(arrays[-1].dtype, x)) for x in arrays]
     y = cp.empty(matrices[-1].shape, matrices[-1].dtype)
     _rows(name, y.dtype, *y.shape, *matrices, y, y.shape[1])
     return y.reshape(arrays[-1].shape)
@@ -611,6 +615,11 @@ def _remember(what: Any, array: Any, compute: Callable[[], Any]) -> Any:
     value = compute()
     _facts[key] = weakref.ref(array, lambda _: _facts.pop(key, None)), value
     return value
+
+
+def _as(dtype: Any, x: Any) -> Any:
+    """x in this type. Loops and cuBLAS get bare memory: another type would be read as if it were this one."""
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def _aligned(width: int, *arrays: Any) -> bool:

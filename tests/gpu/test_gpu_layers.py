@@ -66,6 +66,19 @@ def test_every_dispatch_strategy_is_that_of_the_cpu(dispatch):
         assert relative(other[name], expected) < 1e-5, name
 
 
+def test_input_wider_than_the_weights_is_that_of_the_cpu():
+    """CuPy draws float64 unless told otherwise."""
+    rng = np.random.default_rng(2)
+    x, g = (rng.standard_normal((96, 16)) for _ in range(2))
+    host, other = (
+        run(MoE(16, 24, 8, recipes.mixtral(), rng=np.random.default_rng(3)), x, g, device)[0]
+        for device in ("cpu", "cuda")
+    )
+    for name, expected in host.items():
+        assert other[name].dtype == expected.dtype, name
+        assert relative(other[name], expected) < 1e-5, name
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize(("num_experts", "top_k", "d_ff"), [(8, 2, 1024), (64, 8, 128)])
 def test_output_and_all_gradients_are_close_to_float64(dtype, tolerance, num_experts, top_k, d_ff):

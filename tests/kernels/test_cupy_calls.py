@@ -1,0 +1,209 @@
+"""What on_cupy asks of a GPU, looked at without one: a stand-in for CuPy, whose arrays are NumPy's.
+
+Loops are not run, but every launch is held against the signature in ``on_cupy.cu``: a GPU would take the memory of an
+array of another type for numbers of the type that it expects. cuBLAS is played by NumPy on the same addresses.
+"""
+
+import ctypes
+import importlib.util
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_agreement import CASES, strided
+
+from moe_numpy.kernels import on_numpy
+
+SOURCE = Path(on_numpy.__file__).with_name("on_cupy.py")
+
+
+class DeviceArray(np.ndarray):
+    """An array with the few attributes that CuPy's has beyond NumPy's; where all of them lie is known."""
+
+    memory: set = set()  # noqa: RUF012
+
+    def __array_finalize__(self, _):
+        begin = self.ctypes.data
+        self.memory.add((begin, begin + self.nbytes))
+
+    data = property(lambda self: types.SimpleNamespace(ptr=self.ctypes.data))
+
+    def get(self):
+        return np.array(self)
+
+    def sum(self, *args, **settings):
+        return on_device(np.sum(np.asarray(self), *args, **settings))
+
+
+def on_device(value):
+    if isinstance(value, list | tuple):
+        return type(value)(map(on_device, value))
+    return np.asarray(value).view(DeviceArray) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def signatures(code):
+    """The types of the parameters of every loop."""
+    loops = re.findall(r"__global__ void (\w+)\(([^)]*)\)", code)
+    return {name: [p.rpartition(" ")[0].removeprefix("const ") for p in given.split(",")] for name, given in loops}
+
+
+MOVING = {"take", "take_rows", "place"}  # entries of any type, by their bytes
+
+
+class RawModule:
+    """Compiles nothing, and checks calls."""
+
+    launched: set = set()  # noqa: RUF012
+
+    def __init__(self, code, options):
+        self.signatures = signatures(re.sub(r"\s+", " ", code).replace(", ", ","))
+        defined = dict(option.removeprefix("-D").split("=") for option in options if option.startswith("-D"))
+        c = {"index_t": "int64", "unsigned long long": "int64", "double": "float64", "float": "float32", "bool": "bool"}
+        c["__nv_bfloat16"] = "bfloat16"
+        self.types = c | {name: c[value] for name, value in defined.items()}
+
+    def get_function(self, name):
+        def launch(grid, block, arguments, shared_mem):
+            assert 0 < grid[0] < 2**31
+            assert all(0 < n <= 65_535 for n in grid[1:])
+            assert np.prod(block) <= 1024
+            parameters = self.signatures[name]
+            assert len(arguments) == len(parameters), name
+            for i, (value, parameter) in enumerate(zip(arguments, parameters, strict=True)):
+                self.check(name, value, parameter, f"argument {i} of {name}")
+            self.launched.add(name)
+
+        return launch
+
+    def check(self, name, value, parameter, where):
+        expected = self.types[parameter.removesuffix("*")]
+        if not parameter.endswith("*"):
+            assert type(value).__name__ in {"int64": ["int"], "float64": ["float"], "bool": ["bool"]}[expected], where
+        elif isinstance(value, np.ndarray) and name in MOVING:
+            assert value.itemsize == np.dtype(expected).itemsize, where
+        elif isinstance(value, np.ndarray):
+            assert value.dtype.name == expected, where
+        else:
+            assert value == 0, where  # a null pointer
+
+
+def entries(address, dtype, shape, steps):
+    """The memory at an address as an array; all of it must belong to one that was made."""
+    size = dtype.itemsize * (1 + sum((n - 1) * step for n, step in zip(shape, steps, strict=True)))
+    assert any(begin <= address and address + size <= end for begin, end in DeviceArray.memory), "out of bounds"
+    flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+    return np.lib.stride_tricks.as_strided(flat, shape, [step * dtype.itemsize for step in steps])
+
+
+def dtype_of(kind):
+    return np.dtype([np.float32, np.float64][kind])
+
+
+def number(address, compute):
+    dtype = ctypes.c_double if compute == 70 else ctypes.c_float
+    return dtype.from_address(address).value
+
+
+def gemm(_, a_turned, b_turned, m, n, k, alpha, *rest):
+    """c = alpha a b, matrices column by column."""
+    a, a_kind, a_step, b, b_kind, b_step, beta, c, c_kind, c_step, compute, _ = rest
+    assert number(beta, compute) == 0
+    left = entries(a, dtype_of(a_kind), (m, k), (a_step, 1) if a_turned else (1, a_step))
+    right = entries(b, dtype_of(b_kind), (k, n), (b_step, 1) if b_turned else (1, b_step))
+    entries(c, dtype_of(c_kind), (m, n), (1, c_step))[...] = number(alpha, compute) * (left @ right)
+
+
+FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "broadcast_to", "cumsum", "repeat", "tile", "zeros"]
+
+
+@pytest.fixture
+def on_cupy(monkeypatch):
+    """The kernels for the GPU on the stand-in."""
+    DeviceArray.memory.clear()
+    cupy = types.ModuleType("cupy")
+    for name in FUNCTIONS:
+        function = getattr(np, name)
+        setattr(cupy, name, lambda *args, _function=function, **settings: on_device(_function(*args, **settings)))
+    cupy.empty, cupy.add, cupy.RawModule = cupy.zeros, np.add, RawModule  # so that order has indices that exist
+    cupy.cuda = types.SimpleNamespace(device=types.SimpleNamespace(get_cublas_handle=lambda: 0))
+    libs = types.ModuleType("cupy_backends.cuda.libs")
+    libs.cublas = types.SimpleNamespace(gemmEx=gemm, gemmStridedBatchedEx=lambda *_: None)
+    for module in (cupy, libs):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("cupy_backends", "cupy_backends.cuda"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    specification = importlib.util.spec_from_file_location("moe_numpy.kernels.on_cupy", SOURCE)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def call(module, name, arguments):
+    """The kernel with the arguments of its case."""
+    arguments = list(arguments)
+    if name == "add_to_groups":
+        arguments[0] = arguments[0].copy()  # to be written
+    settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
+    return getattr(module, name)(*arguments, **settings)
+
+
+def cast(value, dtype):
+    """Arrays of floats in another type."""
+    if isinstance(value, list | tuple):
+        return type(value)(cast(part, dtype) for part in value)
+    return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+
+
+def every_case(test):
+    return pytest.mark.parametrize(("name", "build"), [c for cases in CASES.values() for c in cases])(test)
+
+
+@every_case
+@pytest.mark.parametrize("view", [np.asarray, strided])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_launch_fits_its_loop(name, build, view, dtype, on_cupy):
+    call(on_cupy, name, on_device(build(np.random.default_rng(0), np.dtype(dtype), view)))
+
+
+@every_case
+@pytest.mark.parametrize("wide", [0, 1])
+def test_arrays_of_two_types_are_brought_to_one(name, build, wide, on_cupy):
+    arguments = list(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray))
+    if (name, wide) == ("adamw", 0):
+        arguments[2:4] = cast(arguments[2:4], np.float64)  # moments have the type of their parameters
+    if (name, wide) == ("swiglu_gradient", 1):
+        arguments[3:] = cast(arguments[3:], np.float64)  # and what is written that of the gate
+    if wide < len(arguments):
+        arguments[wide] = cast(arguments[wide], np.float64)
+    call(on_cupy, name, on_device(arguments))
+
+
+def test_every_loop_is_launched(on_cupy):
+    for cases in CASES.values():
+        for case in cases:
+            name, build = case.values
+            call(on_cupy, name, on_device(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray)))
+    assert RawModule.launched == set(signatures(SOURCE.with_suffix(".cu").read_text()))
+
+
+PRODUCTS = [c for name, cases in CASES.items() if "product" in name and name != "row_products" for c in cases]
+
+
+@pytest.mark.parametrize("types", [("float32", "float32"), ("float64", "float32"), ("float32", "float64")])
+@pytest.mark.parametrize("view", [np.asarray, strided])
+@pytest.mark.parametrize(("name", "build"), PRODUCTS)
+def test_products(name, build, view, types, on_cupy):
+    """Rows rounded up to tiles, experts without rows, transposed matrices, gaps, two types."""
+    a, b, *rest = build(np.random.default_rng(0), np.dtype(np.float64), lambda x: x)
+    arguments = [view(a.astype(types[0])), view(b.astype(types[1])), *rest]
+    expected, found = call(on_numpy, name, arguments), call(on_cupy, name, on_device(arguments))
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_type_without_loops_is_refused(on_cupy):
+    with pytest.raises(TypeError, match="the GPU kernels take float32, float64, bfloat16, got float16"):
+        on_cupy.softmax(on_device(np.zeros((2, 2), np.float16)))
