@@ -15,12 +15,6 @@ ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
-@pytest.fixture(autouse=True)
-def the_definition():
-    with kernels.use("numpy"):
-        yield
-
-
 def relative(a, b):
     a, b = a.astype(np.float64), b.astype(np.float64)
     return np.linalg.norm(a - b) / np.linalg.norm(b)

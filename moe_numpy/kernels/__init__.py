@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import on_numpy
+from .narrow import is_narrow
 
 _forced: ContextVar[ModuleType | None] = ContextVar("forced kernels", default=None)
 IMPLEMENTATIONS = ("numpy", "numba")
@@ -41,7 +42,7 @@ def of(*arrays: Any) -> ModuleType:
     for x in arrays:
         if not isinstance(x, np.ndarray):
             return _for_gpu(arrays)
-        narrow |= x.dtype.kind == "f" and x.dtype.itemsize < 4  # float16, which numba does not compile
+        narrow |= is_narrow(x)  # float16 and bfloat16, which numba does not compile
     return on_numpy if narrow else _forced.get() or _for_cpu()
 
 

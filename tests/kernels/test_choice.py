@@ -24,6 +24,11 @@ def test_float16_gets_the_definition():
     assert kernels.of(np.zeros(1, np.float32), np.zeros(1, np.float16)) is on_numpy
 
 
+def test_bfloat16_gets_the_definition():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    assert kernels.of(np.zeros(1, ml_dtypes.bfloat16)) is on_numpy
+
+
 def test_use_forces_an_implementation_and_ends():
     before = kernels.of(np.zeros(1))
     with kernels.use("numpy"):
