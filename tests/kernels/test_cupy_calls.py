@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_agreement import CASES, strided
 
+from moe_numpy.autodiff.arrays import is_float
 from moe_numpy.kernels import on_numpy
 
 SOURCE = Path(on_numpy.__file__).with_name("on_cupy.py")
@@ -99,7 +100,11 @@ def entries(address, dtype, shape, steps):
 
 
 def dtype_of(kind):
-    return np.dtype([np.float32, np.float64][kind])
+    return float_type({0: "float32", 1: "float64", 14: "bfloat16"}[kind])
+
+
+def float_type(name):
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
 
 def number(address, compute):
@@ -119,6 +124,19 @@ def gemm(_, a_turned, b_turned, m, n, k, alpha, *rest):
 FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "broadcast_to", "cumsum", "repeat", "tile", "zeros"]
 
 
+def batched_gemm(handle, a_turned, b_turned, m, n, k, alpha, *rest):
+    """The same for matrices that lie one behind the other at three distances."""
+    a, a_kind, a_step, a_next, b, b_kind, b_step, b_next, beta, c, c_kind, c_step, c_next, heads, *compute = rest
+    for h in range(heads):
+        first, second, result = (
+            (address + h * distance * dtype_of(kind).itemsize, kind, step)
+            for address, kind, step, distance in (
+                (a, a_kind, a_step, a_next), (b, b_kind, b_step, b_next), (c, c_kind, c_step, c_next)
+            )
+        )  # fmt: skip
+        gemm(handle, a_turned, b_turned, m, n, k, alpha, *first, *second, beta, *result, *compute)
+
+
 @pytest.fixture
 def on_cupy(monkeypatch):
     """The kernels for the GPU on the stand-in."""
@@ -130,7 +148,7 @@ def on_cupy(monkeypatch):
     cupy.empty, cupy.add, cupy.RawModule = cupy.zeros, np.add, RawModule  # so that order has indices that exist
     cupy.cuda = types.SimpleNamespace(device=types.SimpleNamespace(get_cublas_handle=lambda: 0))
     libs = types.ModuleType("cupy_backends.cuda.libs")
-    libs.cublas = types.SimpleNamespace(gemmEx=gemm, gemmStridedBatchedEx=lambda *_: None)
+    libs.cublas = types.SimpleNamespace(gemmEx=gemm, gemmStridedBatchedEx=batched_gemm)
     for module in (cupy, libs):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("cupy_backends", "cupy_backends.cuda"):
@@ -153,8 +171,8 @@ def call(module, name, arguments):
 def cast(value, dtype):
     """Arrays of floats in another type."""
     if isinstance(value, list | tuple):
-        return type(value)(cast(part, dtype) for part in value)
-    return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+        return type(value)([cast(part, dtype) for part in value])
+    return value.astype(dtype) if isinstance(value, np.ndarray) and is_float(value.dtype) else value
 
 
 def every_case(test):
@@ -163,9 +181,13 @@ def every_case(test):
 
 @every_case
 @pytest.mark.parametrize("view", [np.asarray, strided])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_every_launch_fits_its_loop(name, build, view, dtype, on_cupy):
-    call(on_cupy, name, on_device(build(np.random.default_rng(0), np.dtype(dtype), view)))
+    arguments = list(build(np.random.default_rng(0), float_type(dtype), view))
+    if dtype == "bfloat16" and name == "adamw":
+        p, gradients, *rest = arguments
+        arguments = [cast(p, np.float32), gradients, *cast(rest, np.float32)]  # masters, and their moments
+    call(on_cupy, name, on_device(arguments))
 
 
 @every_case
@@ -202,6 +224,18 @@ def test_products(name, build, view, types, on_cupy):
     expected, found = call(on_numpy, name, arguments), call(on_cupy, name, on_device(arguments))
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("sizes", [(4, 3, 5), (1, 3, 5), (4, 1, 5), (4, 3, 1), (1, 1, 1)])
+def test_products_of_heads(sizes, turned, on_cupy):
+    rng, (m, k, n) = np.random.default_rng(0), sizes
+    a, b = rng.standard_normal((6, m, k)), rng.standard_normal((6, k, n))
+    first, second = (
+        on_device(np.ascontiguousarray(x.swapaxes(1, 2))).swapaxes(1, 2) if t else on_device(x)
+        for x, t in zip((a, b), turned, strict=True)
+    )
+    np.testing.assert_allclose(on_cupy._multiply_heads(first, second, scale=0.5), a @ b / 2, rtol=1e-12)
 
 
 def test_a_type_without_loops_is_refused(on_cupy):
