@@ -38,8 +38,10 @@ def why_no_gpu() -> str | None:
     """What keeps this machine from computing on a GPU; None if nothing does."""
     try:
         import cupy
-    except ImportError:
-        return f"CuPy is missing; {INSTALL}"
+    except ImportError as error:
+        if error.name == "cupy":
+            return f"CuPy is missing; {INSTALL}"
+        return f"CuPy cannot be imported: {error.__cause__ or error}"  # its own message is a page about installing it
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -95,20 +95,17 @@ def gpu() -> dict[str, Any]:
         return {"missing": missing}
     import cupy
 
-    device = cupy.cuda.Device()
-    properties = cupy.cuda.runtime.getDeviceProperties(device.id)
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    name = properties["name"].decode()
     tflops: dict[str, float | None] = {}
-    for name in devices.DTYPES:
+    for dtype in devices.DTYPES:
         try:
-            tflops[name] = gpu_product_speed(devices.float_type(name))
+            tflops[dtype] = gpu_product_speed(devices.float_type(dtype))
         except devices.DeviceError:  # bfloat16 without ml_dtypes
-            tflops[name] = None
-    return {
-        "missing": None,
-        "name": properties["name"].decode(),
-        "memory_gib": properties["totalGlobalMem"] / 2**30,
-        "tflops": tflops,
-    }
+            tflops[dtype] = None
+        except Exception as error:  # libraries of CUDA that do not load, no memory left: what doctor is asked about
+            return {"missing": f"CuPy cannot compute on the {name}: {error}"}
+    return {"missing": None, "name": name, "memory_gib": properties["totalGlobalMem"] / 2**30, "tflops": tflops}
 
 
 def gpu_product_speed(dtype: Any, n: int = 8192) -> float:

@@ -1,5 +1,6 @@
 """Where arrays live. There need be no GPU here: CuPy is made to be missing, or without a device."""
 
+import importlib.abc
 import sys
 import types
 
@@ -38,6 +39,18 @@ def test_without_cupy_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(devices.DeviceError, match=r"device cuda: CuPy is missing; python -m pip install 'moe_numpy\["):
         devices.put(np.ones(2), "cuda")
+
+
+@pytest.mark.parametrize("raised", [ModuleNotFoundError("no cuda", name="cuda"), ImportError("libcuda.so is missing")])
+def test_a_cupy_that_does_not_load_is_not_called_missing(monkeypatch, raised):
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "cupy":
+                raise raised
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert devices.why_no_gpu() == f"CuPy cannot be imported: {raised}"
 
 
 @pytest.mark.parametrize(("count", "message"), [(0, "CuPy finds no GPU$"), (None, "CuPy finds no GPU: no driver")])

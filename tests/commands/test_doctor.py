@@ -1,5 +1,6 @@
 import json
 import sys
+import types
 
 import numpy as np
 from typer.testing import CliRunner
@@ -34,6 +35,18 @@ def test_doctor_says_what_is_missing_for_a_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert environment.gpu() == {"missing": "CuPy is missing; python -m pip install 'moe_numpy[gpu]'"}
     assert "none: CuPy finds no GPU" in shown(monkeypatch, {"missing": "CuPy finds no GPU"})
+
+
+def test_doctor_survives_a_gpu_that_does_not_compute(monkeypatch):
+    def fails(dtype):
+        raise RuntimeError("libcublas.so.13 does not load")
+
+    runtime = types.SimpleNamespace(getDeviceProperties=lambda i: {"name": b"Some GPU", "totalGlobalMem": 0})
+    cuda = types.SimpleNamespace(runtime=runtime, Device=lambda: types.SimpleNamespace(id=0))
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr("moe_numpy.devices.why_no_gpu", lambda: None)
+    monkeypatch.setattr(environment, "gpu_product_speed", fails)
+    assert environment.gpu() == {"missing": "CuPy cannot compute on the Some GPU: libcublas.so.13 does not load"}
 
 
 def test_doctor_shows_a_gpu(monkeypatch):
