@@ -420,8 +420,9 @@ def adamw(
 # Products. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose. So it is
 # asked for yᵀ = bᵀ aᵀ.
 
-_NUMBERS = {(n, t): np.array(n, t) for n in (0, 1) for t in (np.dtype(np.float32), np.dtype(np.float64))}
-_ZERO, _ONE = ({t: x.ctypes.data for (n, t), x in _NUMBERS.items() if n == number} for number in (0, 1))
+_ZERO_AND_ONE = {t: np.array([0, 1], t) for t in (np.dtype(np.float32), np.dtype(np.float64))}
+_ZERO = {t: numbers.ctypes.data for t, numbers in _ZERO_AND_ONE.items()}  # cuBLAS reads factors at their addresses
+_ONE = {t: address + t.itemsize for t, address in _ZERO.items()}
 # CUBLAS_COMPUTE_32F, which is not TF32, or CUBLAS_COMPUTE_64F, each with CUBLAS_GEMM_DEFAULT.
 _COMPUTE = {np.dtype(np.float32): (68, -1), np.dtype(np.float64): (70, -1)}
 
