@@ -405,9 +405,10 @@ def adamw(
     numbers = (gradient_scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
     flat = []
     for p, grad, m, v in zip(parameters, gradients, first, second, strict=True):
-        if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
-            raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
-        flat.append((p.reshape(-1), np.ascontiguousarray(grad).reshape(-1), m.reshape(-1), v.reshape(-1)))
+        in_place = [x.reshape(-1) for x in (p, m, v)]
+        if p.size and not all(map(np.may_share_memory, in_place, (p, m, v))):
+            raise ValueError("adamw: parameters and moments change in place, so their entries must be evenly spaced")
+        flat.append((in_place[0], np.ascontiguousarray(grad).reshape(-1), in_place[1], in_place[2]))
     work = [(i, part) for i, (p, *_) in enumerate(flat) for part in blocks(p.size, _BLOCK)]
 
     def block(item: tuple[int, slice]) -> None:

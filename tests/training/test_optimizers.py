@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
 from moe_numpy.training import AdamW, clip_factor, global_norm
 
@@ -101,6 +102,14 @@ def test_a_strided_parameter_and_a_shared_gradient():
     AdamW([("view", view), ("plain", plain)], lr=0.1).step()
     np.testing.assert_array_equal(whole[:, ::2], plain.data)
     np.testing.assert_array_equal(whole[:, 1::2], 1.0)
+
+
+def test_a_parameter_that_could_not_change_in_place_is_refused():
+    pytest.importorskip("numba")
+    p = Tensor(np.ones((4, 6), np.float32)[:, :3], requires_grad=True)
+    p.grad = np.ones((4, 3), np.float32)
+    with kernels.use("numba"), pytest.raises(ValueError, match="entries must be evenly spaced"):
+        AdamW([("p", p)], lr=0.1).step()
 
 
 def test_moments_of_half_precision_are_float32():
