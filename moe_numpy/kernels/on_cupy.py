@@ -96,6 +96,8 @@ def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
 
 def add_at(y: Shaped[Array, "T E"], row: Int[Array, "..."], column: Int[Array, "..."], values: Any) -> None:
     """As defined in on_numpy: sorted by entry, so that what goes to one entry is added in order."""
+    if not y.flags.c_contiguous:
+        raise ValueError("add_at: y must be contiguous, since it changes in place")
     index = (row * y.shape[1] + column).reshape(-1)
     if y.dtype.kind in "iu":  # the order of a sum of integers does not matter
         cp.add.at(y.reshape(-1), index, cp.broadcast_to(cp.asarray(values, y.dtype), row.shape).reshape(-1))

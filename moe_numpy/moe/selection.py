@@ -318,7 +318,8 @@ class ExpertChoice:
 class Hash:
     """expert = table[token id]: a fixed random table, balanced over ids; only the experts learn (Roller et al. 2021).
 
-    The score of the chosen expert still weighs its answer, unless the weights say otherwise.
+    The score of the chosen expert still weighs its answer, unless the weights say otherwise. Ids on a GPU are trusted
+    to be below ``vocab_size``: looking at them would wait for it.
     """
 
     vocab_size: int = 256

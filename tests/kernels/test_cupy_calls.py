@@ -241,3 +241,14 @@ def test_products_of_heads(sizes, turned, on_cupy):
 def test_a_type_without_loops_is_refused(on_cupy):
     with pytest.raises(TypeError, match="the GPU kernels take float32, float64, bfloat16, got float16"):
         on_cupy.softmax(on_device(np.zeros((2, 2), np.float16)))
+
+
+def test_an_array_that_could_not_change_in_place_is_refused(on_cupy):
+    wide, index = np.zeros((2, 6)), np.zeros(1, np.int64)
+    with pytest.raises(ValueError, match="add_at: y must be contiguous"):
+        on_cupy.add_at(on_device(wide[:, ::2]), *on_device([index, index]), 1.0)
+    p, grad, m, v = (on_device(x) for x in (wide[:, ::2], np.ones((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))))
+    settings = {"gradient_scale": 1, "betas": (0, 0), "corrections": (1, 1), "lr": 1, "eps": 1}
+    with pytest.raises(ValueError, match="adamw: parameters and moments must be contiguous"):
+        on_cupy.adamw([p], [grad], [m], [v], [1], **settings)
+    on_cupy.adamw([m], [grad], [v], [v], [1], **settings)  # whole numbers reach the loop as floats
