@@ -8,7 +8,7 @@ from moe_numpy.autodiff import Tensor
 from moe_numpy.autodiff.arrays import is_float
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.moe import MoE, recipes
-from moe_numpy.ops import Cast, CrossEntropy
+from moe_numpy.ops import Affine, Cast, CrossEntropy, Sum
 from moe_numpy.training import AdamW, global_norm, load_checkpoint, save_checkpoint
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -41,6 +41,14 @@ def test_a_sum_of_many_rows_is_rounded_once():
     total = kernels.of(rows).add_rows(rows, index, 1)
     assert total.dtype == BF16
     assert total.tolist() == [[1000.0, 1000.0]]  # one by one in bfloat16 it would stay at 256
+
+
+def test_a_gradient_summed_over_rows_is_rounded_once():
+    x, weight, bias, shift = (Tensor(np.ones(shape, BF16), requires_grad=True) for shape in ((1000, 2), (3, 2), 3, 3))
+    y = Affine.apply(x, weight, bias) + shift
+    y.backward(np.ones_like(y.data))
+    assert bias.grad.tolist() == shift.grad.tolist() == [1000.0] * 3
+    assert Sum.apply(x, axis=0).data.tolist() == [1000.0] * 2
 
 
 def test_results_are_written_where_asked():

@@ -32,6 +32,13 @@ def is_finite(x: Any) -> bool:
     return bool(finite if isinstance(finite, np.generic) else to_host(finite))
 
 
+def sum_of(x: Any, axis: Any, keepdims: bool = False) -> Any:
+    """Σ x along axes, in the type of x. Floats narrower than float32 are added in float32 and rounded once."""
+    if x.dtype.itemsize < 4 and is_float(x.dtype):
+        return x.sum(axis=axis, dtype=np.float32, keepdims=keepdims).astype(x.dtype)
+    return x.sum(axis=axis, keepdims=keepdims)
+
+
 def is_float(dtype: Any) -> bool:
     """Whether entries of this type can have gradients. bfloat16, of the package ml_dtypes, is of kind "V" to NumPy."""
     known = _floats.get(dtype)

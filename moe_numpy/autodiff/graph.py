@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from .arrays import is_finite, is_float, library_of
+from .arrays import is_finite, is_float, library_of, sum_of
 from .modes import NonFiniteError, modes
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def undo_broadcasting(grad: Any, shape: tuple[int, ...]) -> Any:
     new_axes = grad.ndim - len(shape)
     stretched = tuple(axis + new_axes for axis, n in enumerate(shape) if n == 1 and grad.shape[axis + new_axes] != 1)
     axes = tuple(range(new_axes)) + stretched
-    return grad.sum(axis=axes, keepdims=True).reshape(shape) if axes else grad
+    return sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

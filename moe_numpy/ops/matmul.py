@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import kernels
 from ..autodiff import Function
+from ..autodiff.arrays import sum_of
 from ..typing import Array, Float
 
 
@@ -67,7 +68,7 @@ class Affine(Function):
         g = _rows(grad)
         dx = _product(g, weight).reshape(x.shape) if self.needs_grad(0) else None
         dweight = _product(g.T, _rows(x)) if self.needs_grad(1) else None
-        dbias = g.sum(axis=0) if self.needs_grad(2) else None
+        dbias = sum_of(g, 0) if self.needs_grad(2) else None
         return dx, dweight, dbias
 
 

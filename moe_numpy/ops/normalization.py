@@ -6,6 +6,7 @@ from array_api_compat import array_namespace
 
 from .. import kernels
 from ..autodiff import Function
+from ..autodiff.arrays import sum_of
 from ..typing import Array, Float
 
 
@@ -68,4 +69,4 @@ def _mean_product(a: Float[Array, "*batch d"], b: Float[Array, "*batch d"]) -> F
 
 
 def _sum_rows(x: Float[Array, "*batch d"]) -> Float[Array, "d"]:
-    return x.reshape(-1, x.shape[-1]).sum(axis=0)
+    return sum_of(x.reshape(-1, x.shape[-1]), 0)

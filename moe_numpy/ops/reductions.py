@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
+from ..autodiff.arrays import sum_of
 from ..typing import Array, Float, Shaped
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -22,7 +23,7 @@ class Sum(Function):
     def forward(self, x: Shaped[Array, "..."], *, axis: Axis = None, keepdims: bool = False) -> Any:
         """Add up."""
         self.shape, self.axis = x.shape, axis
-        return x.sum(axis=axis, keepdims=keepdims)
+        return sum_of(x, axis, keepdims)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = g, repeated along the summed axes."""
