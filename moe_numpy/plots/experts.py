@@ -95,8 +95,9 @@ def ablation_damage(
             axes.set_xlabel("the expert that is routed around")
     assert image is not None
     ticks = (0.0, top / 100, top / 10, top / 2, top)
-    bar = figure.colorbar(image, ax=panels, pad=0.015, ticks=[math.sqrt(v / top) for v in ticks], label="bits per byte")
-    bar.ax.set_yticklabels([f"{v:.3f}" if v else "0" for v in ticks])
+    bar = figure.colorbar(image, ax=panels, pad=0.015, ticks=[math.sqrt(v / top) for v in ticks])
+    bar.set_label("hundredths of a bit per byte")
+    bar.ax.set_yticklabels([_hundredths(v) for v in ticks])
     bar.ax.set_ylim(min(0.0, float(shade.min())), 1)  # no more purple than there is
     return figure
 

@@ -71,7 +71,7 @@ def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
 
 def who_depends_on_whom(moved: Mapping[str, Bool[Array, "T T"]], sequence_length: int) -> Figure:
     """Whether exchanging token s (row) moved the output at token t (column), for each router."""
-    height = 1.8 + 8.4 / len(moved)
+    height = 1.5 + 9.8 / len(moved)
     figure, panels = grid(len(moved), len(moved), height=height, title="Which outputs move if one token is exchanged?")
     colours = ListedColormap(["white", *(colour for colour, _, _ in _KINDS.values())])
     found: set[int] = set()

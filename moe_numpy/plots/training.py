@@ -100,29 +100,35 @@ def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequence[str]) -> Figure:
-    """The validation loss of each model and run, one panel a domain, each on its own scale; a bar is the mean.
+    """The validation loss of each model and run, one panel a domain; a bar is the mean, a thin line joins equal seeds.
+
+    The panels start at different losses and span as many bits, so that equal differences look equal.
 
     Args:
-        losses: of each model by its name, in nats per byte; R runs, D domains.
+        losses: of each model by its name, in nats per byte; R runs, D domains. Runs of equal place belong together.
         domains: their names.
     """
     figure, panels = grid(len(domains), len(domains), height=3.6, title="Validation by domain, in bits per byte")
+    bits = _nats_to_bits(np.stack([np.asarray(values) for values in losses.values()]))  # [models, R, D]
+    middle = (bits.max(axis=(0, 1)) + bits.min(axis=(0, 1))) / 2
+    reach = 0.6 * float(np.ptp(bits, axis=(0, 1)).max()) + 0.01
     for i, (domain, axes) in enumerate(zip(domains, panels, strict=True)):
-        for place, ((_, values), style) in enumerate(zip(losses.items(), STYLES, strict=False)):
-            bits = _nats_to_bits(np.asarray(values)[:, i])
+        axes.plot(bits[:, :, i], color=GREY, linewidth=0.8, alpha=0.6)
+        for place, (model, style) in enumerate(zip(bits[:, :, i], STYLES, strict=False)):
             axes.plot(
-                np.full(len(bits), place), bits, linestyle="none", marker=style["marker"], color=style["color"],
+                np.full(len(model), place), model, linestyle="none", marker=style["marker"], color=style["color"],
                 markersize=8, alpha=0.75, markeredgecolor="white",
             )  # fmt: skip
-            axes.plot([place - 0.28, place + 0.28], [bits.mean()] * 2, color=style["color"], linewidth=2.5)
+            axes.plot([place - 0.28, place + 0.28], [model.mean()] * 2, color=style["color"], linewidth=2.5)
+            side = -1 if place == 0 else 1  # outside, where no line joins seeds
             axes.annotate(
-                f"{bits.mean():.2f}", (place + 0.31, bits.mean()), va="center", fontsize=10, color=style["color"],
-                fontweight="bold",
+                f"{model.mean():.2f}", (place + 0.31 * side, model.mean()), va="center", fontsize=10,
+                ha="right" if side < 0 else "left", color=style["color"], fontweight="bold",
             )  # fmt: skip
         axes.set_xticks(range(len(losses)), list(losses))
-        axes.set_xlim(-0.5, len(losses) - 0.2)
+        axes.set_xlim(-0.8, len(losses) - 0.2)
+        axes.set_ylim(middle[i] - reach, middle[i] + reach)
         axes.set_title(domain, fontsize=11)
-        axes.margins(y=0.2)
         axes.grid(alpha=0.25, axis="y")
     panels[0].set_ylabel("bits per byte")
     return figure

@@ -43,7 +43,8 @@ def test_ablation_damage_writes_every_number_and_never_minus_zero():
     assert second.get_title(loc="left") == "layer 2"
     assert first.images[0].get_clim() == second.images[0].get_clim() == (-1, 1)
     np.testing.assert_allclose(first.images[0].get_array()[0], [0, 1, 0])  # the largest: the end of the scale
-    assert bar.get_ylabel() == "bits per byte"
+    assert bar.get_ylabel() == "hundredths of a bit per byte"  # the unit of the numbers in the cells
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["0", "0.5", "5.0", "25.0", "50.0"]
     assert pixels(figure) == 1200
 
 

@@ -68,6 +68,15 @@ def test_who_depends_on_whom_tells_the_future_from_the_past():
     assert pixels(figure) == 1200
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_titles_of_who_depends_on_whom_stand_clear_of_each_other(count):
+    moved = {f"router {i}": np.ones((16, 16), bool) for i in range(count)}
+    figure = mistakes.who_depends_on_whom(moved, sequence_length=8)
+    pixels(figure)
+    above = figure._suptitle.get_window_extent().y0
+    assert all(axes.title.get_window_extent().y1 < above for axes in figure.axes)
+
+
 def test_the_legend_has_only_what_is_seen():
     figure = mistakes.who_depends_on_whom({"one": np.eye(4, dtype=bool)}, sequence_length=4)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the token itself"]
