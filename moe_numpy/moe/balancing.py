@@ -59,7 +59,7 @@ class LossFreeBias(Balancer):
 
         c is summed over ``passes`` forward passes, which changes no sign: an optimizer step is one step of size γ.
         """
-        return state + self.rate * array_namespace(state).sign(observed.mean() - observed)
+        return state + self.rate * _sign(observed.mean() - observed)
 
 
 @dataclass(frozen=True)
@@ -142,4 +142,9 @@ class AdaptiveL1(Balancer):
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
         """Up if too many are active, down if too few."""
-        return state * self.factor ** array_namespace(state).sign(observed / passes - self.k)
+        return state * self.factor ** _sign(observed / passes - self.k)
+
+
+def _sign(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """-1, 0 or 1. The ``sign`` of array-api-compat waits for a GPU: it corrects what CuPy makes of NaN."""
+    return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)
