@@ -1,9 +1,10 @@
 """The kernels on a GPU: CUDA loops (``on_cupy.cu``), products by cuBLAS. float32, float64 and bfloat16.
 
 Each kernel computes what ``on_numpy`` defines, up to the order of sums, and that order is fixed: there are no atomic
-additions of floating-point numbers, so one input always gives the same bits. In bfloat16 everything between reading and
-writing is float32. Nothing here waits for the device, but for what has to be known on the host: :func:`to_host`, the
-E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
+additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in float32
+between reading and writing, and cuBLAS adds products in float32. Nothing here waits for the device, but for what has to
+be known on the host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of
+:func:`sum_of_squares`.
 """
 
 import math

@@ -231,7 +231,7 @@ class Dense:
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
         token = xp.repeat(xp.arange(num_tokens), num_experts)
-        return Candidates(token, xp.tile(xp.arange(num_experts), (num_tokens,)), xp.zeros_like(token))
+        return Candidates(token, xp.tile(xp.arange(num_experts), (num_tokens,)), xp.zeros_like(token), by_token=True)
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class Threshold:
             ),
         )
         sent, _ = true_and_false(above.reshape(-1))
-        return Candidates(sent // scores.shape[1], sent % scores.shape[1], xp.zeros_like(sent))
+        return Candidates(sent // scores.shape[1], sent % scores.shape[1], xp.zeros_like(sent), by_token=True)
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,7 @@ class Hash:
         table = np.random.default_rng(self.seed).permutation(self.vocab_size) % num_experts
         token = xp.arange(num_tokens)
         expert = xp.asarray(table)[ids]
-        return Candidates(token, expert, xp.zeros_like(token))
+        return Candidates(token, expert, xp.zeros_like(token), by_token=True)
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,7 @@ class BalancedAssignment:
         token = xp.arange(scores.shape[0])
         expert = xp.asarray(optimal_assignment(kernels.of(scores).to_host(scores)))
         decisions.record("balanced assignment", expert, lambda t: f"token {t}: assigned to expert {int(expert[t])}")
-        return Candidates(token, expert, xp.zeros_like(token))
+        return Candidates(token, expert, xp.zeros_like(token), by_token=True)
 
 
 def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
