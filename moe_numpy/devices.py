@@ -9,7 +9,7 @@ from . import kernels
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16")
-INSTALL = "python -m pip install 'moe_numpy[gpu]'"
+INSTALL = "python -m pip install 'cupy-cuda13x[ctk]' ml_dtypes"
 
 
 class DeviceError(ValueError):

@@ -33,7 +33,7 @@ def shown(monkeypatch, gpu):
 
 def test_doctor_says_what_is_missing_for_a_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert environment.gpu() == {"missing": "CuPy is missing; python -m pip install 'moe_numpy[gpu]'"}
+    assert environment.gpu() == {"missing": "CuPy is missing; python -m pip install 'cupy-cuda13x[ctk]' ml_dtypes"}
     assert "none: CuPy finds no GPU" in shown(monkeypatch, {"missing": "CuPy finds no GPU"})
 
 
