@@ -37,7 +37,7 @@ def test_an_unknown_device_is_refused():
 
 def test_without_cupy_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(devices.DeviceError, match=r"device cuda: CuPy is missing; python -m pip install 'moe_numpy\["):
+    with pytest.raises(devices.DeviceError, match=r"device cuda: CuPy is missing; python -m pip install 'cupy-cuda13x"):
         devices.put(np.ones(2), "cuda")
 
 
