@@ -101,6 +101,13 @@ def test_validation_is_measured_on_the_way(trained):
     assert (curve[0], curve[6]) == (summary["val_loss_initial"], summary["val_loss"])
 
 
+@pytest.mark.parametrize("first_time", [True, False])
+def test_the_first_run_on_a_machine_says_that_it_compiles(cli, tiny, monkeypatch, first_time):
+    monkeypatch.setattr("moe_numpy.kernels.must_compile", lambda: first_time)
+    printed = cli("train", *tiny).stderr
+    assert ("Compiling the loops for this processor, once on this machine" in printed) is first_time
+
+
 def test_json_prints_the_summary_and_nothing_else(cli, tiny):
     result = cli(*tiny, "--json")
     assert json.loads(result.stdout) == read("runs/mixtral/summary.json")

@@ -94,3 +94,19 @@ def test_the_loops_run_uncompiled():
         NUMBA_DISABLE_JIT="1",
     )
     assert printed.strip() == "function"
+
+
+def test_a_machine_that_never_ran_the_loops_has_to_compile_them_once(tmp_path):
+    pytest.importorskip("numba")
+    code = """
+import numpy as np
+from moe_numpy import kernels
+print(kernels.must_compile())
+one = [np.ones(3, np.float32)]
+settings = {"gradient_scale": 1.0, "betas": (0.9, 0.9), "corrections": (1.0, 1.0), "lr": 0.1, "eps": 1.0}
+kernels.of(one[0]).adamw(one, one, one, one, [1.0], **settings)
+print(kernels.must_compile())
+"""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "MOE_NUMPY_KERNELS": "numba", "NUMBA_DISABLE_JIT": "0"}
+    assert python(code, **environment).split() == ["True", "False"]
+    assert python(code, **environment).split() == ["False", "False"]
