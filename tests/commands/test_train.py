@@ -104,7 +104,7 @@ def test_validation_is_measured_on_the_way(trained):
 @pytest.mark.parametrize("first_time", [True, False])
 def test_the_first_run_on_a_machine_says_that_it_compiles(cli, tiny, monkeypatch, first_time):
     monkeypatch.setattr("moe_numpy.kernels.must_compile", lambda: first_time)
-    printed = cli("train", *tiny).stderr
+    printed = cli(*tiny).stdout
     assert ("Compiling the loops for this processor, once on this machine" in printed) is first_time
 
 
