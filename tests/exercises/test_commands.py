@@ -209,7 +209,11 @@ def test_watch_notices_new_and_changed_files(workspace, solve, monkeypatch):
 def test_watch_reacts_to_a_save(workspace, solve):
     workspace.ensure(find(11))
     watching = subprocess.Popen(
-        [sys.executable, "-u", "-m", "exercises", "watch"], stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, "-u", "-m", "exercises", "watch"],
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
     )
     try:
         assert "Watching" in watching.stdout.readline()

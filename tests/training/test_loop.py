@@ -115,7 +115,11 @@ def test_other_text_is_refused(tmp_path):
         other.resume(tmp_path)
 
 
-def test_a_second_ctrl_c_stops_at_once():
+def test_a_second_ctrl_c_stops_at_once(monkeypatch):
+    monkeypatch.setattr(
+        signal, "getsignal", lambda number: signal.default_int_handler
+    )  # a job in the background has none
+
     def interrupt_twice(record):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
