@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from moe_numpy.commands.train import training_config
 from moe_numpy.models import ModelConfig
 
 real_preset = demo_module.preset
+read_text_once = functools.cache(demo_module.read_text)
 
 
 def test_the_preset_takes_settings_of_the_training():
@@ -26,6 +28,7 @@ def _tiny(monkeypatch):
 
     monkeypatch.setattr(demo_module, "preset", preset)
     monkeypatch.setattr(demo_module, "_SAMPLE_BYTES", 8)
+    monkeypatch.setattr(demo_module, "read_text", read_text_once)
 
 
 @pytest.fixture
@@ -74,6 +77,7 @@ def test_without_dense_there_is_one_column(cli):
     assert Path("here/summary.json").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.usefixtures("no_figures")
 def test_a_resumed_demo_keeps_the_dense_result(cli):
     cli("demo", "--out", "here")
