@@ -1,5 +1,6 @@
 """bfloat16 through the engine, the kernels and a whole model: stored in 16 bits, computed in float32."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -11,7 +12,6 @@ from moe_numpy.moe import MoE, recipes
 from moe_numpy.ops import Affine, Cast, CrossEntropy, Sum
 from moe_numpy.training import AdamW, global_norm, load_checkpoint, save_checkpoint
 
-ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 

@@ -9,6 +9,7 @@ import time
 from xml.etree import ElementTree
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from typer.testing import CliRunner
 
 import exercises
@@ -148,8 +149,7 @@ def test_check_from_a_notebook_is_plain_text_and_names_files_from_the_project(wo
 
 
 def test_a_verdict_is_not_echoed_by_a_notebook(capsys):
-    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
-    assert formatter.format(exercises.Verdict(True)) == ({}, {})
+    assert DisplayFormatter().format(exercises.Verdict(True)) == ({}, {})
     assert capsys.readouterr().out == ""
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -25,7 +26,6 @@ def test_float16_gets_the_definition():
 
 
 def test_bfloat16_gets_the_definition():
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     assert kernels.of(np.zeros(1, ml_dtypes.bfloat16)) is on_numpy
 
 

@@ -11,6 +11,7 @@ import sys
 import types
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from test_agreement import CASES, strided
@@ -104,7 +105,7 @@ def dtype_of(kind):
 
 
 def float_type(name):
-    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def number(address, compute):

@@ -1,12 +1,9 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from moe_numpy import plots
-
-pytest.importorskip("IPython")
 
 
 def figure():
