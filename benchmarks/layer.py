@@ -28,6 +28,18 @@ class Shape:
     E: int
     k: int
 
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 1 or self.k > self.E:
+            raise ValueError(f"a shape needs positive numbers and k <= E, got {self}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """``"T,d,f,E,k"``; ValueError for anything else."""
+        try:
+            return cls(*(int(number) for number in text.split(",")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"shape must be T,d,f,E,k with positive whole numbers and k <= E, got {text!r}") from error
+
     def __str__(self) -> str:
         return f"T={self.T} d={self.d} f={self.f} E={self.E} k={self.k}"
 
@@ -65,15 +77,15 @@ def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place:
     ours = _ours(layer, x, g)
     products, flops = _products_alone(layer, x)
     candidates = {"ours": ours, "products": products}
-    error = None
+    differences = {"max_abs_error": 0.0, "max_rel_error": 0.0}
     if against == "torch":
         blocks = {name: _peer(layer, shape, name, place) for name in IMPLEMENTATIONS}
         peers = {name: _run_peer(block, x, g, place) for name, block in blocks.items()}
-        error = 0.0
         for name, block in blocks.items():
             with _router_in_float32(block):
                 theirs = {part: place.array(tensor) for part, tensor in peers[name]().items()}
-                error = max(error, _difference(ours(), theirs, TOLERANCE[place.dtype]))
+                found = _differences(ours(), theirs, TOLERANCE[place.dtype])
+            differences = {kind: max(value, found[kind]) for kind, value in differences.items()}
         candidates |= peers
     ms = in_turn(candidates, rounds, budget_s, place.synchronize)
     row: dict[str, Any] = {
@@ -87,7 +99,7 @@ def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place:
     }
     if against == "torch":
         peer = min(IMPLEMENTATIONS, key=ms.__getitem__)
-        row |= {"peer_ms": ms[peer], "ratio": ms["ours"] / ms[peer], "max_abs_error": error, "peer": peer}
+        row |= {"peer_ms": ms[peer], "ratio": ms["ours"] / ms[peer], **differences, "peer": peer}
         row |= {f"{name}_ms": ms[name] for name in IMPLEMENTATIONS}
     return row
 
@@ -188,16 +200,16 @@ def _router_in_float32(block: Any) -> Iterator[None]:
         block.gate.to(narrow)
 
 
-def _difference(ours: dict[str, Any], peer: dict[str, Any], tolerance: float) -> float:
-    """The largest absolute difference in the output and all gradients.
+def _differences(ours: dict[str, Any], peer: dict[str, Any], tolerance: float) -> dict[str, float]:
+    """The largest absolute differences in the output and all gradients; relative means to the largest entry of each.
 
     Raises:
-        ArithmeticError: it is more than the type of numbers explains.
+        ArithmeticError: one is more than the type of numbers explains.
     """
-    worst = 0.0
+    absolute = relative = 0.0
     for name, a in ours.items():
         difference, scale = largest_difference(a, peer[name])
         if not difference <= tolerance * max(scale, 1.0):
             raise ArithmeticError(f"{name} differs by {difference:.1e}, its entries go up to {scale:.1e}")
-        worst = max(worst, difference)
-    return worst
+        absolute, relative = max(absolute, difference), max(relative, difference / scale if scale else 0.0)
+    return {"max_abs_error": absolute, "max_rel_error": relative}

@@ -1,36 +1,64 @@
-"""How far losses on a GPU are from those on the CPU: python -m benchmarks.loss_curve.
+"""How far losses on a GPU are from those on the CPU: python -m benchmarks.loss_curve [RECIPE ...].
 
-The demo's model, the first 50 steps, float32. With 2 of 16 experts for each byte, rounding sooner or later decides a
-near tie the other way; from then on two runs are two runs. With all experts for each byte nothing is decided.
+The demo's model, the first 50 steps, float32. Rounding can decide a near tie between experts the other way; from then
+on two runs are two runs. Weights and batches are the same on every device; the noise of a router that draws some is
+not, so recipes without noise are compared. The first model sends each byte to all of its experts, where nothing is
+chosen.
 """
 
-import sys
+import argparse
 from dataclasses import replace
+from typing import Any
 
 from moe_numpy.commands.demo import preset
+from moe_numpy.models import ModelConfig
 from moe_numpy.training.loop import StepRecord, Trainer
 from moe_numpy.training.runs import read_text
 
 STEPS = 50
+MARKS = (1, 10, 20, 30, 40, 50)
+RECIPES = (
+    "mixtral",
+    "olmoe",
+    "qwen2_moe",
+    "deepseek_moe",
+    "deepseek_v3",
+    "llama4",
+    "expert_choice",
+    "soft_moe",
+    "remoe",
+)
 
 
-def main(device: str) -> None:
-    """Train on both, print the largest differences of the loss in nats."""
-    for top_k in (2, 16):
-        model, training = preset()
-        model = replace(model, recipe_settings={"top_k": top_k})
-        corpus = read_text((), model.context)
-        runs: list[list[StepRecord]] = []
-        for where in ("cpu", device):
-            trainer = Trainer(model, replace(training, device=where), corpus)
-            runs.append([trainer.step() for _ in range(STEPS)])
-        host, other = runs
-        apart = [abs(a.loss - b.loss) for a, b in zip(host, other, strict=True)]
-        moved = [a.step for a, b in zip(host, other, strict=True) if a.expert_load != b.expert_load]
-        first = f"the first load that differs is in step {moved[0]}" if moved else "no load differs"
-        steps = ", ".join(f"{n}: {max(apart[:n]):.1e}" for n in (1, 5, 10, 20, 30, 40, 50))
-        print(f"{top_k} of {model.num_experts} experts: largest difference up to step {steps}; {first}")
+def curve(model: ModelConfig, device: str) -> list[StepRecord]:
+    """The records of the first steps."""
+    _, training = preset()
+    trainer = Trainer(model, replace(training, device=device), read_text((), model.context))
+    return [trainer.step() for _ in range(STEPS)]
+
+
+def compare(name: str, model: ModelConfig, device: str) -> dict[str, Any]:
+    """The largest difference of the losses, in nats, up to some steps, and the first step with another load."""
+    host, other = curve(model, "cpu"), curve(model, device)
+    apart = [abs(a.loss - b.loss) for a, b in zip(host, other, strict=True)]
+    moved = [a.step for a, b in zip(host, other, strict=True) if a.expert_load != b.expert_load]
+    return {"name": name, "apart": [max(apart[:n]) for n in MARKS], "moved": moved[0] if moved else None}
+
+
+def main() -> None:
+    """Train on both devices, print one line for each model."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("recipes", nargs="*", default=RECIPES)
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    model, _ = preset()
+    models = {"all experts": replace(model, recipe_settings={"top_k": model.num_experts})}
+    models |= {name: replace(model, recipe=name) for name in arguments.recipes}
+    print(f"{'largest difference up to step':29} " + " ".join(f"{n:>7}" for n in MARKS) + "   first other load")
+    for name, config in models.items():
+        row = compare(name, config, arguments.device)
+        print(f"{name:29} " + " ".join(f"{x:7.1e}" for x in row["apart"]) + f"   {row['moved'] or '-'}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "cuda")
+    main()

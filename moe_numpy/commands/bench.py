@@ -34,6 +34,17 @@ class Peer(StrEnum):
 def bench(
     what: Annotated[What, typer.Argument(help="A layer, a whole training step, or each hot loop.")] = What.LAYER,
     against: Annotated[Peer | None, typer.Option(help="Measure this too, in turn with ours.")] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="T,d,f,E,k",
+            help=with_default(
+                "Of the layer: tokens, their width, the experts', their number, how many for each token. "
+                "May be given again.",
+                "five on a CPU, three on a GPU",
+            ),
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help=with_default("Threads, of ours and of the peer.", "all cores"))
     ] = None,
@@ -46,6 +57,8 @@ def bench(
     """Measure forward and backward together; results are compared with the peer's before any time is taken."""
     if against is Peer.TORCH and what is What.KERNELS:
         refuse("the kernels are compared with their definition in NumPy; leave --against out")
+    if shape and what is not What.LAYER:
+        refuse(f"--shape is for a layer, and {what} was asked for")
     with refusals():
         devices.namespace(device)
         devices.float_type(dtype)
@@ -54,11 +67,13 @@ def bench(
     if against is Peer.TORCH:
         _require_torch()
     benchmarks = _benchmarks(what)
+    with refusals():
+        shapes = tuple(benchmarks.Shape.parse(text) for text in shape) if shape else None
     place = importlib.import_module("benchmarks.place").Place(device, dtype)
     console = console_for(json)
     rows: list[dict[str, Any]] = []
     with _threads(threads, against), console.status("measuring") if console.is_terminal else _quiet():
-        for row in _measure(what, benchmarks, against, rounds, seconds, place):
+        for row in _measure(what, benchmarks, shapes, against, rounds, seconds, place):
             rows.append(row)
             if not json and not console.is_terminal:
                 console.print(f"measured {row.get('shape', row.get('kernel'))}", highlight=False)
@@ -69,10 +84,10 @@ def bench(
 
 
 def _measure(
-    what: What, module: ModuleType, against: Peer | None, rounds: int, seconds: float, place: Any
+    what: What, module: ModuleType, shapes: Any, against: Peer | None, rounds: int, seconds: float, place: Any
 ) -> Iterator[dict[str, Any]]:
     if what is What.LAYER:
-        yield from module.measure(module.SHAPES[place.device], against, rounds, seconds, place)
+        yield from module.measure(shapes or module.SHAPES[place.device], against, rounds, seconds, place)
     elif what is What.STEP:
         yield module.measure(against, rounds, seconds, place)
     else:
@@ -133,7 +148,7 @@ def _print(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def _cell(name: str, value: Any) -> str:
-    if name == "max_abs_error":
+    if name in ("max_abs_error", "max_rel_error"):
         return f"{value:.0e}"
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"

@@ -63,10 +63,35 @@ def test_without_the_source_there_is_nothing_to_measure_with(monkeypatch, tmp_pa
 
 def test_layers_that_differ_are_not_timed():
     layer = command._benchmarks(command.What.LAYER)
-    import numpy as np
-
     with pytest.raises(ArithmeticError, match="y differs by"):
-        layer._difference({"y": np.ones(3)}, {"y": np.zeros(3)}, 1e-4)
+        layer._differences({"y": np.ones(3)}, {"y": np.zeros(3)}, 1e-4)
+
+
+def test_the_largest_differences_of_a_layer():
+    layer = command._benchmarks(command.What.LAYER)
+    ours = {"y": np.array([1000.0, 0.0]), "dx": np.array([0.5, 2.0]), "empty": np.zeros(2)}
+    peer = {"y": np.array([1000.0, 0.02]), "dx": np.array([0.5, 2.01]), "empty": np.zeros(2)}
+    found = layer._differences(ours, peer, 0.1)
+    assert found == pytest.approx({"max_abs_error": 0.02, "max_rel_error": 0.005}, rel=1e-5)
+
+
+def test_shapes_of_ones_own():
+    result = run("layer", "--shape", "9,8,4,3,2", "--shape", "5,8,4,4,1", "--json", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert [row["shape"] for row in json.loads(result.stdout)["rows"]] == [[9, 8, 4, 3, 2], [5, 8, 4, 4, 1]]
+
+
+@pytest.mark.parametrize("text", ["9,8,4,3", "9,8,4,3,2,1", "9,8,4,3,4", "9,0,4,3,2", "9,8,4,3,2.0", "large"])
+def test_a_shape_that_is_none_is_refused(text):
+    result = run("layer", "--shape", text)
+    assert result.exit_code == 2
+    assert f"shape must be T,d,f,E,k with positive whole numbers and k <= E, got '{text}'" in result.output
+
+
+def test_only_layers_have_shapes():
+    result = run("step", "--shape", "9,8,4,3,2")
+    assert result.exit_code == 2
+    assert "--shape is for a layer, and step was asked for" in result.output
 
 
 @pytest.mark.parametrize(
