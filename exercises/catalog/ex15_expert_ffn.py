@@ -56,9 +56,7 @@ def _hidden_gradient(op: GroupedSwiGLU, grad: Any) -> tuple[Any, Any]:
     _, _, down, offsets, h, _ = op.saved
     f = down.shape[2]
     d_a = kernels.grouped_product_input_gradient(grad, down, offsets)
-    d_h = np.empty_like(h)
-    kernels.swiglu_gradient(d_a, h[:, :f], h[:, f:], out=(d_h[:, :f], d_h[:, f:]))
-    return d_a, d_h
+    return d_a, kernels.swiglu_gradient(d_a, h[:, :f], h[:, f:])
 
 
 def _from_hidden_gradient(op: GroupedSwiGLU, grad: Any, d_h: Any) -> tuple[Any, Any, Any, None]:

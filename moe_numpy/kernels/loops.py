@@ -194,12 +194,11 @@ def swiglu(e, gate, gate_step, up, up_step, y, one):  # noqa: D103
 
 
 @compiled
-def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d_gate, d_gate_step, d_up, d_up_step, one):  # noqa: D103
+def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d, one):  # noqa: D103
     width = grad.shape[1]
     for n in range(grad.shape[0]):
         g, u = gate[n * gate_step : n * gate_step + width], up[n * up_step : n * up_step + width]
-        d_g = d_gate[n * d_gate_step : n * d_gate_step + width]
-        d_u = d_up[n * d_up_step : n * d_up_step + width]
+        d_g, d_u = d[n, :width], d[n, width:]
         e_row, grad_row = e[n], grad[n]
         for j in range(width):
             e_row[j] = one / (one + e_row[j])

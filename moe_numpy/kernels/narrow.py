@@ -18,14 +18,9 @@ def in_float32(*like: int | None) -> Callable[[Callable[..., Any]], Callable[...
         def call(*arguments: Any, **settings: Any) -> Any:
             if not any(map(is_narrow, arguments)):
                 return kernel(*arguments, **settings)
-            out = settings.pop("out", None)
             results = kernel(*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
             several = results if isinstance(results, tuple) else (results,)
             rounded = [r if i is None else r.astype(arguments[i].dtype) for r, i in zip(several, like, strict=True)]
-            if out is not None:
-                for y, values in zip(out, rounded, strict=True):
-                    y[...] = values
-                return out
             return tuple(rounded) if isinstance(results, tuple) else rounded[0]
 
         return call

@@ -333,8 +333,7 @@ __global__ void swiglu(const REAL* gate, const REAL* up, index_t gate_step, inde
 }
 
 __global__ void swiglu_gradient(const REAL* grad, const REAL* gate, const REAL* up, index_t gate_step, index_t up_step,
-                                REAL* d_gate, REAL* d_up, index_t d_gate_step, index_t d_up_step, index_t width,
-                                bool aligned) {
+                                REAL* d, index_t width, bool aligned) {
     index_t row = blockIdx.x;
     index_t j = ((index_t)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
     if (j >= width) return;
@@ -347,8 +346,8 @@ __global__ void swiglu_gradient(const REAL* grad, const REAL* gate, const REAL* 
         a.v[i] = REAL(dy * u * s * (1 + x * (1 - s)));
         b.v[i] = REAL(dy * x * s);
     }
-    a.store(d_gate + row * d_gate_step + j, width - j, aligned);
-    b.store(d_up + row * d_up_step + j, width - j, aligned);
+    a.store(d + 2 * row * width + j, width - j, aligned);
+    b.store(d + (2 * row + 1) * width + j, width - j, aligned);
 }
 
 __device__ ACC gelu_cdf(ACC x, bool approximate) {

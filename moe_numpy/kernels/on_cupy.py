@@ -240,20 +240,15 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
 
 
 def swiglu_gradient(
-    grad: Float[Array, "*n"],
-    gate: Float[Array, "*n"],
-    up: Float[Array, "*n"],
-    out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    grad: Float[Array, "*batch f"], gate: Float[Array, "*batch f"], up: Float[Array, "*batch f"]
+) -> Float[Array, "*batch two_f"]:
     """As defined in on_numpy."""
-    d_gate, d_up = [cp.empty(gate.shape, gate.dtype) for _ in range(2)] if out is None else out
-    g, b = _matrix(_as(gate.dtype, grad)), _strided(_as(gate.dtype, up))
-    a, da, db = _strided(gate), _strided(d_gate), _strided(d_up)
-    width = g.shape[1]
-    steps = _step(a), _step(b)
-    aligned = _aligned(width, g, a, b, da, db)
-    _by_columns("swiglu_gradient", g, g, a, b, *steps, da, db, _step(da), _step(db), width, aligned)
-    return d_gate, d_up
+    g, a, b = _matrix(_as(gate.dtype, grad)), _strided(gate), _strided(_as(gate.dtype, up))
+    rows, width = g.shape
+    d = cp.empty((rows, 2 * width), gate.dtype)
+    aligned = _aligned(width, g, a, b, d)
+    _by_columns("swiglu_gradient", g, g, a, b, _step(a), _step(b), d, width, aligned)
+    return d.reshape(*gate.shape[:-1], 2 * width)
 
 
 def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -222,17 +222,13 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
 
 
 def swiglu_gradient(
-    grad: Float[Array, "*n"],
-    gate: Float[Array, "*n"],
-    up: Float[Array, "*n"],
-    out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    grad: Float[Array, "*batch f"], gate: Float[Array, "*batch f"], up: Float[Array, "*batch f"]
+) -> Float[Array, "*batch two_f"]:
     """As defined in on_numpy."""
-    d_gate, d_up = (empty(gate.shape, gate.dtype), empty(up.shape, up.dtype)) if out is None else out
-    g, a, b, da, db = _matrix(grad), _rows(gate), _rows(up), _rows(d_gate), _rows(d_up)
-
-    _by_rows(len(g), 2 * g.shape[1], _swiglu_gradient, g, a, [_line(x) for x in (a, b, da, db)])
-    return d_gate, d_up
+    g, a, b = _matrix(grad), _rows(gate), _rows(up)
+    (rows, f), d = g.shape, empty((len(g), 2 * g.shape[1]), gate.dtype)
+    _by_rows(rows, 2 * f, _swiglu_gradient, g, a, d, [_line(x) for x in (a, b)])
+    return d.reshape(*gate.shape[:-1], 2 * f)
 
 
 def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
@@ -481,9 +477,9 @@ def _swiglu(gate: Any, y: Any, lines: list[tuple[Any, int]], lo: int, hi: int) -
     loops.swiglu(_exp_minus(gate[lo:hi]), *parts, y[lo:hi], _one(y))
 
 
-def _swiglu_gradient(grad: Any, gate: Any, lines: list[tuple[Any, int]], lo: int, hi: int) -> None:
+def _swiglu_gradient(grad: Any, gate: Any, d: Any, lines: list[tuple[Any, int]], lo: int, hi: int) -> None:
     parts = [part for line, step in lines for part in (line[lo * step :], step)]
-    loops.swiglu_gradient(_exp_minus(gate[lo:hi]), grad[lo:hi], *parts, _one(grad))
+    loops.swiglu_gradient(_exp_minus(gate[lo:hi]), grad[lo:hi], *parts, d[lo:hi], _one(grad))
 
 
 def _gelu(x: Any, approximate: bool, y: Any, lo: int, hi: int) -> None:

@@ -218,18 +218,16 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
     return y
 
 
-@in_float32(1, 2)
+@in_float32(1)
 def swiglu_gradient(
-    grad: Float[Array, "*n"],
-    gate: Float[Array, "*n"],
-    up: Float[Array, "*n"],
-    out: tuple[Float[Array, "*n"], Float[Array, "*n"]] | None = None,
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """dL/dgate and dL/dup, written into ``out`` where that is given.
+    grad: Float[Array, "*batch f"], gate: Float[Array, "*batch f"], up: Float[Array, "*batch f"]
+) -> Float[Array, "*batch two_f"]:
+    """dL/dgate and beside it dL/dup, in one array: the gradient of one product that makes both.
 
     With s = σ(gate): dup = grad · gate s, and dgate = grad · up · s (1 + gate (1 - s)).
     """
-    d_gate, d_up = (np.empty_like(gate), np.empty_like(up)) if out is None else out
+    d, f = np.empty((*gate.shape[:-1], 2 * gate.shape[-1]), gate.dtype), gate.shape[-1]
+    d_gate, d_up = d[..., :f], d[..., f:]
     s = _sigmoid(gate)
     np.multiply(gate, s, out=d_up)  # silu
     np.subtract(1, s, out=d_gate)
@@ -238,7 +236,7 @@ def swiglu_gradient(
     d_gate *= up
     d_gate *= grad
     d_up *= grad
-    return d_gate, d_up
+    return d
 
 
 def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

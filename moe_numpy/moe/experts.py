@@ -48,8 +48,7 @@ class GroupedSwiGLU(Function):
         f = down.shape[2]
         d_a = k.grouped_product_input_gradient(grad, down, offsets)
         d_down = k.grouped_product_weight_gradient(grad, a, offsets)
-        d_h = array_namespace(h).empty_like(h)
-        k.swiglu_gradient(d_a, h[:, :f], h[:, f:], out=(d_h[:, :f], d_h[:, f:]))
+        d_h = k.swiglu_gradient(d_a, h[:, :f], h[:, f:])
         d_x = k.grouped_product_input_gradient(d_h, gate_up, offsets)
         d_gate_up = k.grouped_product_weight_gradient(d_h, x, offsets)
         return d_x, d_gate_up, d_down, None

@@ -118,7 +118,8 @@ class SwiGLU(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ."""
         gate, up = self.saved
-        return kernels.of(gate, up).swiglu_gradient(grad, gate, up)
+        d, f = kernels.of(gate, up).swiglu_gradient(grad, gate, up), gate.shape[-1]
+        return d[..., :f], d[..., f:]
 
 
 class Softmax(Function):

@@ -71,7 +71,8 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
     Args:
         peak: the fastest matrix product, GFLOP/s.
         bandwidths: by name of the memory, GB/s.
-        spots: at most 12; each has a marker of its own, explained at the side in the order of intensity.
+        spots: at most 12; each has a marker of its own, explained at the side in the order of intensity; where
+            several meet, each stands around the one before.
     """
     figure, (axes,) = grid(1, 1, height=5.0, title="Under the roof")
     ordered = sorted(spots, key=lambda spot: spot.intensity)
@@ -80,10 +81,16 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
         roof = np.minimum(peak, reach * bandwidth)
         axes.plot(reach, roof, color="black", linestyle=style["linestyle"], label=f"{name}, {bandwidth:.0f} GB/s")
     axes.text(reach[-1], 1.08 * peak, f"products, {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=10)
-    for spot, marker in zip(ordered, _MARKERS, strict=False):
-        look: dict[str, Any] = {"marker": marker, "markersize": 11, "markeredgecolor": "white", "linestyle": "none"}
+    for i, (spot, marker) in enumerate(zip(ordered, _MARKERS, strict=False)):
+        below = sum(_coincide(spot, other) for other in ordered[:i])
+        look: dict[str, Any] = {
+            "marker": marker,
+            "markersize": 9 + 4 * below,
+            "fillstyle": "none",
+            "markeredgewidth": 2,
+        }
         color = BLUE if spot.product else ORANGE
-        axes.plot(spot.intensity, spot.gflops, color=color, label=spot.name, zorder=3, **look)
+        axes.plot(spot.intensity, spot.gflops, color=color, linestyle="none", label=spot.name, zorder=3, **look)
     axes.set_xscale("log")
     axes.set_yscale("log")
     lowest = min(spot.gflops for spot in ordered)
@@ -97,6 +104,11 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
     return figure
+
+
+def _coincide(a: Spot, b: Spot) -> bool:
+    """Whether their markers would hide each other."""
+    return abs(np.log(a.intensity / b.intensity)) < 0.2 and abs(np.log(a.gflops / b.gflops)) < 0.2
 
 
 def time_by_part(bars: Mapping[str, Mapping[str, float]]) -> Figure:

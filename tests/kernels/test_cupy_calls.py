@@ -197,8 +197,6 @@ def test_arrays_of_two_types_are_brought_to_one(name, build, wide, on_cupy):
     arguments = list(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray))
     if (name, wide) == ("adamw", 0):
         arguments[2:4] = cast(arguments[2:4], np.float64)  # moments have the type of their parameters
-    if (name, wide) == ("swiglu_gradient", 1):
-        arguments[3:] = cast(arguments[3:], np.float64)  # and what is written that of the gate
     if wide < len(arguments):
         arguments[wide] = cast(arguments[wide], np.float64)
     call(on_cupy, name, on_device(arguments))
