@@ -42,6 +42,8 @@ def why_no_gpu() -> str | None:
         if error.name == "cupy":
             return f"CuPy is missing; {INSTALL}"
         return f"CuPy cannot be imported: {error.__cause__ or error}"  # its own message is a page about installing it
+    except Exception as error:  # built for another NumPy or Python
+        return f"CuPy cannot be imported: {error}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -113,8 +115,9 @@ class DeviceGenerator:
         return self._draw.standard_normal(size)
 
     def gumbel(self, size: Any) -> Any:
-        """-ln(-ln U) with U uniform in (0, 1): -ln U is exponential, in float64."""
-        return -namespace("cuda").log(self._draw.standard_exponential(size))
+        """-ln(-ln U) with U uniform in (0, 1): -ln U is exponential, in float64. CuPy's may be 0."""
+        xp = namespace("cuda")
+        return -xp.log(xp.maximum(self._draw.standard_exponential(size), 2.0**-54))
 
     def permutation(self, n: int) -> Any:
         """0 ... n-1 in random order."""

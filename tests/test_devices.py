@@ -83,7 +83,9 @@ def test_a_device_generator_draws_what_routers_need(monkeypatch):
     random = types.SimpleNamespace(
         Generator=np.random.Generator, Philox4x3210=lambda seed: np.random.Philox(np.random.SeedSequence(seed))
     )
-    monkeypatch.setattr(devices, "namespace", lambda device: types.SimpleNamespace(random=random, log=np.log))
+    monkeypatch.setattr(
+        devices, "namespace", lambda device: types.SimpleNamespace(random=random, log=np.log, maximum=np.maximum)
+    )
     first, again = devices.generator("cuda", [3, 1]), devices.generator("cuda", [3, 1])
     draws = [
         [g.random((1000,)), g.uniform(-1, 3, (1000,)), g.standard_normal((1000,)), g.gumbel(size=(1000,))]

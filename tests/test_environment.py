@@ -55,13 +55,13 @@ def test_advice_names_the_gain(monkeypatch):
     report = {
         "blas": [{"library": "openblas", "kernels": "Haswell"}],
         "avx512": True,
-        "gflops": 200.0,
+        "gflops_per_thread": 200.0,
         "numba": None,
         "cupy": "13",
     }
     openblas, numba = environment._advice(report)
     assert "OPENBLAS_CORETYPE=SKYLAKEX" in openblas
-    assert "2.0 times as fast (200 to 400 GFLOP/s)" in openblas
+    assert "2.0 times as fast (200 to 400 GFLOP/s with one thread)" in openblas
     assert "pip install numba" in numba
     monkeypatch.setattr(environment, "_speed_with", lambda variables: 205.0)
     assert len(environment._advice(report)) == 1

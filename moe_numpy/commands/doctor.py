@@ -46,7 +46,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{blas['threads']} threads",
             )
         )
-    lines.append(("", f"{report['gflops']:.0f} GFLOP/s in float32"))
+    lines.append(("", f"{report['gflops_per_thread']:.0f} GFLOP/s of each thread in float32"))
     for name, value in report["set_by_this_command"].items():
         lines.append(("", f"{name}={value} was set by this command; {environment.OFF}=1 leaves it out"))
     compiled = {None: "", True: ", compiled on this machine", False: ", to be compiled on first use"}

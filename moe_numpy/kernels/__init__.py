@@ -13,6 +13,8 @@ a whole process.
 
 import importlib
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -67,9 +69,20 @@ def must_compile() -> bool:
     """Whether loops have to be compiled before the first training step: this machine has never run them."""
     if _for_cpu() is on_numpy:
         return False
-    loop = importlib.import_module(".loops", __name__).adamw
-    stats = getattr(loop, "stats", None)  # a plain function with NUMBA_DISABLE_JIT=1
-    return stats is not None and not any(Path(stats.cache_path).glob("loops.adamw-*.nbi"))
+    loops = importlib.import_module(".loops", __name__)
+    if not hasattr(loops.adamw, "py_func"):  # a plain function with NUMBA_DISABLE_JIT=1
+        return False
+    folder = compiled_loops_in()
+    written = Path(str(loops.__file__)).stat().st_mtime  # what was compiled before that is out of date
+    name = f"loops.adamw-*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
+    return folder is None or not any(file.stat().st_mtime >= written for file in folder.glob(name))
+
+
+def compiled_loops_in() -> Path | None:
+    """The folder that keeps what numba has compiled; None where nothing is compiled, or nothing can be kept."""
+    loop = importlib.import_module(".loops", __name__).adamw if _for_cpu() is not on_numpy else None
+    path = getattr(getattr(loop, "stats", None), "cache_path", None)
+    return Path(path) if path else None
 
 
 def _for_gpu(arrays: tuple[Any, ...]) -> ModuleType:
@@ -89,7 +102,14 @@ def _cupy() -> ModuleType:
 @cache
 def _for_cpu() -> ModuleType:
     """numba is imported here, on first use: it takes longer than all the rest of ``import moe_numpy``."""
-    chosen = os.environ.get(VARIABLE) or ("numba" if find_spec("numba") else "numpy")
+    asked = os.environ.get(VARIABLE)
+    chosen = asked or ("numba" if find_spec("numba") else "numpy")
     if chosen not in IMPLEMENTATIONS:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {chosen!r}")
-    return importlib.import_module(f".on_{chosen}", __name__)
+    try:
+        return importlib.import_module(f".on_{chosen}", __name__)
+    except ImportError as error:  # for instance numba that does not know this NumPy
+        if asked:
+            raise
+        warnings.warn(f"numba cannot be imported, so the kernels run as plain NumPy: {error}", stacklevel=3)
+        return on_numpy

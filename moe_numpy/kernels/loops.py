@@ -1,10 +1,10 @@
 """The compiled loops of ``on_numba``: plain Python over single entries, each on a range of rows ``lo ... hi-1``.
 
 They run uncompiled, and can be stepped through, with NUMBA_DISABLE_JIT=1. Arrays are contiguous, results are written
-into arrays that the caller brings, and indices are trusted. Nothing here computes eˣ: NumPy's own loop for it uses
-vector instructions and is several times as fast as a compiled scalar one, so callers bring the exponentials. A loop
-that writes to two arrays at once is cut in two: the compiler gives up on vector instructions where it would have to
-make sure of too many arrays that none overlaps another.
+into arrays that the caller brings, and indices are trusted: callers ask ``first_outside`` before. Nothing here computes
+eˣ: NumPy's own loop for it uses vector instructions and is several times as fast as a compiled scalar one, so callers
+bring the exponentials. A loop that writes to two arrays at once is cut in two: the compiler gives up on vector
+instructions where it would have to make sure of too many arrays that none overlaps another.
 
 Annotations are left out: numba finds the types itself and compiles one version for each. ``zero``, ``one`` and
 ``width`` come with the type of the entries: compiled, a float32 plus a Python integer is a float64.
@@ -18,7 +18,14 @@ from numba import njit
 
 def _compiler(**options):
     """A decorator. What checks shapes at run time has wrapped the function; numba needs the function itself."""
-    return lambda loop: njit(nogil=True, cache=True, error_model="numpy", **options)(unwrap(loop))
+
+    def compile_on_use(loop):
+        try:
+            return njit(nogil=True, cache=True, error_model="numpy", **options)(unwrap(loop))
+        except RuntimeError:  # numba can write neither beside this file nor in the user's home: nothing is kept
+            return njit(nogil=True, error_model="numpy", **options)(unwrap(loop))
+
+    return compile_on_use
 
 
 compiled = _compiler()
@@ -44,6 +51,24 @@ def top_k(scores, y, lo, hi):  # noqa: D103
                 for j in range(found - 1, at, -1):
                     y[t, j] = y[t, j - 1]
                 y[t, at] = e
+
+
+@compiled
+def first_outside(index, size):
+    """The first n where ``index[n]`` is not one of 0 ... size-1, or -1."""
+    for n in range(len(index)):
+        if index[n] < 0 or index[n] >= size:
+            return n
+    return -1
+
+
+@compiled
+def ascend(offsets, end):
+    """Whether offsets go from 0 to ``end`` and never down."""
+    for e in range(1, len(offsets)):
+        if offsets[e] < offsets[e - 1]:
+            return False
+    return offsets[0] == 0 and offsets[-1] == end
 
 
 @compiled

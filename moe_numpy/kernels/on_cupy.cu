@@ -110,7 +110,8 @@ __global__ void count_in_parts(const index_t* keys, index_t n, index_t part, ind
     for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counter[e] = 0;
     __syncthreads();
     index_t begin = blockIdx.x * part, end = min(begin + part, n);
-    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) atomicAdd(&counter[keys[i]], 1);
+    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x)
+        if (keys[i] >= 0 && keys[i] < num_keys) atomicAdd(&counter[keys[i]], 1);  // the host finds that some are missing
     __syncthreads();
     for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counts[e * gridDim.x + blockIdx.x] = counter[e];
 }
@@ -148,7 +149,7 @@ __global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t
     index_t begin = blockIdx.x * part, end = min(begin + part, n);
     for (index_t first = begin; first < end; first += 32) {
         index_t i = first + threadIdx.x;
-        int key = i < end ? (int)keys[i] : -1;
+        int key = i < end && keys[i] < num_keys ? (int)keys[i] : -1;
         unsigned same = __match_any_sync(ALL, key);
         int before = __popc(same & ((1u << threadIdx.x) - 1));
         if (key >= 0) order[next[key * gridDim.x + blockIdx.x] + taken[key] + before] = i;
@@ -163,13 +164,14 @@ __global__ void starts_in_order(const index_t* keys, const index_t* order, index
                                 index_t* start) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i > n) return;
-    index_t key = i == 0 ? 0 : keys[order[i - 1]] + 1, last = i == n ? num_keys : keys[order[i]];
+    index_t key = i == 0 ? 0 : max(keys[order[i - 1]] + 1, 0LL);
+    index_t last = i == n ? num_keys : min(keys[order[i]], num_keys);
     for (; key <= last; key++) start[key] = i;
 }
 
-__global__ void count_keys(const index_t* keys, index_t n, unsigned long long* counts) {
+__global__ void count_keys(const index_t* keys, index_t n, index_t num_keys, unsigned long long* counts) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) atomicAdd(&counts[keys[i]], 1ULL);
+    if (i < n && keys[i] >= 0 && keys[i] < num_keys) atomicAdd(&counts[keys[i]], 1ULL);
 }
 
 // y[index[i]] += the values with that index, one after the other: the first of each run adds the whole run.

@@ -2,9 +2,12 @@
 
 Each kernel computes what ``on_numpy`` defines, up to the order of sums, and that order is fixed: there are no atomic
 additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in float32
-between reading and writing, and cuBLAS adds products in float32. Nothing here waits for the device, but for what has to
-be known on the host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of
-:func:`sum_of_squares`.
+between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it may add
+the parts in bfloat16, as in other libraries). Nothing here waits for the device, but for what has to be known on the
+host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
+
+Indices are not looked at on the way: a wrong key is left out of the sort, and the IndexError comes with the offsets.
+Index arrays are taken not to change, and one GPU with one stream is assumed: what is known of an array is remembered.
 """
 
 import math
@@ -36,8 +39,8 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     if k > _MANY:
         return cp.argsort(-scores, axis=1)[:, :k]  # CuPy's is stable
     scores = cp.ascontiguousarray(scores)
-    y = cp.empty((len(scores), k), np.int64)
-    _launch("top_k", scores.dtype, (-(-len(scores) // 8),), (32, 8), scores, y, *scores.shape, k)
+    y = cp.empty((len(scores), min(k, scores.shape[1])), np.int64)
+    _launch("top_k", scores.dtype, (-(-len(scores) // 8),), (32, 8), scores, y, *scores.shape, y.shape[1])
     return y
 
 
@@ -61,7 +64,7 @@ def count(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " num_keys"]:
     """As defined in on_numpy."""
     y = cp.zeros(num_keys, np.int64)
     keys = _index(keys)
-    _each("count_keys", np.float32, len(keys), keys, len(keys), y)
+    _each("count_keys", np.float32, len(keys), keys, len(keys), num_keys, y)
     return y
 
 
@@ -125,9 +128,11 @@ def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array
         y = cp.empty(len(index), x.dtype)
         _each("take", _MOVED_AS[x.itemsize], len(y), x, index, y, len(y))
         return y
-    y = cp.empty((len(index), x.shape[1]), x.dtype)
-    _rows("take_rows", _MOVED_AS[x.itemsize], len(y), x.shape[1], x, index, y, x.shape[1], _aligned(x.shape[1], x, y))
-    return y
+    rows = x.reshape(len(x), math.prod(x.shape[1:]))
+    width = rows.shape[1]
+    y = cp.empty((len(index), width), x.dtype)
+    _rows("take_rows", _MOVED_AS[x.itemsize], len(y), width, rows, index, y, width, _aligned(width, rows, y))
+    return y.reshape(len(index), *x.shape[1:])
 
 
 def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
@@ -191,7 +196,7 @@ def grouped_product_weight_gradient(
 ) -> Float[Array, "E o i"]:
     """As defined in on_numpy: one product for each expert that has rows."""
     grad, x = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x)
-    bounds = _bounds(offsets)
+    bounds = _bounds(offsets, len(x))
     dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
     for e, (start, end) in enumerate(pairwise(bounds)):
         if start == end:
@@ -411,6 +416,10 @@ def adamw(
     for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
         if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
             raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
+        if not p.dtype == m.dtype == v.dtype == _sum_type(p.dtype):
+            raise TypeError(
+                f"adamw: parameters and moments must be float32 or float64, got {p.dtype}, {m.dtype}, {v.dtype}"
+            )
         grad = cp.ascontiguousarray(grad if _sum_type(grad.dtype) == p.dtype else _as(p.dtype, grad))
         _each("adamw", grad.dtype, p.size, p, grad, m, v, p.size, float(keep), *numbers)
 
@@ -456,7 +465,7 @@ def _multiply_groups(
     multiply, n = cublas.gemmEx, y.shape[-1]
     shapes = (kind, b.shape[-1]), (kind, a.shape[-1]), (kind, n, *_COMPUTE[sums])
     (right, right_step), (left, left_step), (result, step) = [(x.data.ptr, x.strides[0]) for x in (b, a, y)]
-    for e, (start, end) in enumerate(pairwise(_bounds(offsets))):
+    for e, (start, end) in enumerate(pairwise(_bounds(offsets, len(a)))):
         if start == end:
             continue
         if y.ndim == 2:
@@ -498,9 +507,14 @@ def _for_blas(x: Any) -> Any:
     return x if x.itemsize in x.strides and min(x.strides) > 0 else cp.ascontiguousarray(x)
 
 
-def _bounds(offsets: Any) -> list[int]:
+def _bounds(offsets: Any, end: int) -> list[int]:
     """The offsets on the host."""
-    return _remember("bounds", offsets, lambda: to_host(offsets).tolist())
+    bounds: list[int] = _remember("bounds", offsets, lambda: to_host(offsets).tolist())
+    if bounds[0] != 0 or bounds[-1] != end:
+        raise IndexError(
+            f"offsets must go from 0 up to {end}, the number of rows, got {bounds}; was a key out of bounds?"
+        )
+    return bounds
 
 
 # Launching.
@@ -591,7 +605,7 @@ def _sort_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
         return order, start
     parts = max(-(-size // _PART), 1)
     counts, following = cp.empty((2, num_keys, parts), np.int64)
-    order = cp.empty(size, np.int64)
+    order = cp.zeros(size, np.int64)  # a wrong key has no place in it
     settings, shared = (keys, size, _PART, num_keys), 4 * num_keys
     _launch("count_in_parts", np.float32, (parts,), (128,), *settings, counts, shared=shared)
     _launch("sum_before", np.float32, (1,), (1024,), counts, num_keys, parts, following, start)
@@ -628,7 +642,7 @@ def _aligned(width: int, *arrays: Any) -> bool:
 
 def _strided(x: Any) -> Any:
     """x as a matrix with contiguous rows: a view where it is one already, or is contiguous."""
-    return x if x.ndim == 2 and x.strides[1] == x.itemsize else _matrix(x)
+    return x if x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0 else _matrix(x)
 
 
 def _step(x: Any) -> int:

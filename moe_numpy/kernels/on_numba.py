@@ -24,7 +24,8 @@ __all__ = ["add_at", "count", "k_choices", "normal_cdf", "offsets_of", "place", 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
 _MANY = 64  # more than so many best of a row are found by sorting
 _PRODUCT = 512  # rows or columns of a product that one thread takes at once; 256 is 7 % slower with two threads
-_SMALL_PRODUCT = 1 << 20  # multiplications below which OpenBLAS itself stays on one thread
+_SMALL_PRODUCT = 1 << 20  # multiplications; less is not worth the way to another thread
+_TINY_PRODUCT = 1 << 13  # multiplications; less gets one thread from OpenBLAS itself
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
@@ -32,7 +33,7 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     if k > _MANY:
         return on_numpy.top_k(scores, k)
     scores = np.ascontiguousarray(scores)
-    y = np.empty((len(scores), k), np.int64)
+    y = np.empty((len(scores), min(k, scores.shape[1])), np.int64)
     _by_rows(len(scores), scores.shape[1] * 4, loops.top_k, scores, y)
     return y
 
@@ -50,32 +51,32 @@ def sort_by_key(keys: Int[Array, " N"], num_keys: int) -> tuple[Int[Array, " N"]
 def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """As defined in on_numpy: one pass with a counter for each key."""
     y = np.empty(len(keys), np.int64)
-    loops.position_in_group(_index(keys), np.zeros(num_keys, np.int64), y)
+    loops.position_in_group(_index(keys, num_keys), np.zeros(num_keys, np.int64), y)
     return y
 
 
 def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
     """As defined in on_numpy, in float64."""
     total = np.zeros(num_keys)
-    loops.sum_by_key(np.ascontiguousarray(values), _index(keys), total)
+    loops.sum_by_key(np.ascontiguousarray(values), _index(keys, num_keys), total)
     return total.astype(values.dtype, copy=False)
 
 
 def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
     """As defined in on_numpy: one pass."""
     y = np.full(num_keys, -np.inf, values.dtype)
-    loops.max_by_key(np.ascontiguousarray(values), _index(keys), y)
+    loops.max_by_key(np.ascontiguousarray(values), _index(keys, num_keys), y)
     return y
 
 
 def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array, "N *d"]:
-    """As defined in on_numpy; the indices of rows are trusted."""
+    """As defined in on_numpy."""
     if x.ndim == 1:
         return x[index]
-    x, index = np.ascontiguousarray(x), _index(index)
-    y = empty((len(index), x.shape[1]), x.dtype)
-    _by_rows(len(y), x.shape[1], loops.take_rows, x, index, y)
-    return y
+    rows, index = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:])), _index(index, len(x))
+    y = empty((len(index), rows.shape[1]), x.dtype)
+    _by_rows(len(y), rows.shape[1], loops.take_rows, rows, index, y)
+    return y.reshape(len(index), *x.shape[1:])
 
 
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
@@ -112,28 +113,17 @@ def combine_gradient(
     grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
 ) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
     """As defined in on_numpy: both gradients in one pass."""
-    grad, r, token = np.ascontiguousarray(grad), np.ascontiguousarray(r), _index(token)
-    weight = np.ascontiguousarray(w, r.dtype)
+    grad, r, weight = np.ascontiguousarray(grad), np.ascontiguousarray(r), np.ascontiguousarray(w, r.dtype)
     d_r, d_w = empty(r.shape, r.dtype), np.empty(len(r), r.dtype)
-    _by_rows(
-        len(r),
-        2 * r.shape[1],
-        loops.combine_gradient,
-        grad,
-        r,
-        weight,
-        token,
-        d_r,
-        d_w,
-        _zero(r),
-    )
+    arrays = grad, r, weight, _index(token, len(grad)), d_r, d_w
+    _by_rows(len(r), 2 * r.shape[1], loops.combine_gradient, *arrays, _zero(r))
     return d_r, d_w.astype(w.dtype, copy=False)
 
 
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
     """As defined in on_numpy: blocks of rows or of columns side by side, whichever there are more of."""
     (m, inner), n = a.shape, b.shape[1]
-    if m * n * inner < _SMALL_PRODUCT:
+    if m * n * inner < _TINY_PRODUCT:
         return a @ b
     y = empty((m, n), np.result_type(a, b))
     if m >= n:
@@ -150,7 +140,7 @@ def grouped_product(
 ) -> Float[Array, "N o"]:
     """As defined in on_numpy: blocks of rows of all experts side by side."""
     y = empty((len(x), weight.shape[1]), x.dtype)
-    work = _blocks_of_groups(offsets)
+    work = _blocks_of_groups(_ascending(offsets, len(x)))
     _multiply(lambda b: np.matmul(x[b[1]], weight[b[0]].T, out=y[b[1]]), work, y.size * x.shape[1])
     return y
 
@@ -160,7 +150,7 @@ def grouped_product_input_gradient(
 ) -> Float[Array, "N i"]:
     """As defined in on_numpy: blocks of rows of all experts side by side."""
     dx = empty((len(grad), weight.shape[2]), grad.dtype)
-    work = _blocks_of_groups(offsets)
+    work = _blocks_of_groups(_ascending(offsets, len(grad)))
     _multiply(lambda b: np.matmul(grad[b[1]], weight[b[0]], out=dx[b[1]]), work, dx.size * grad.shape[1])
     return dx
 
@@ -169,7 +159,7 @@ def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
     """As defined in on_numpy: blocks of rows of all gradients side by side."""
-    bounds = offsets.tolist()
+    bounds = _ascending(offsets, len(x)).tolist()
     dw = empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
 
     work = [(e, columns) for e in range(len(dw)) for columns in blocks(grad.shape[1], _PRODUCT)]
@@ -179,7 +169,7 @@ def grouped_product_weight_gradient(
 
 def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
     """As defined in on_numpy."""
-    values, offsets = np.ascontiguousarray(values), _index(offsets)
+    values, offsets = np.ascontiguousarray(values), _ascending(offsets, len(values))
     total = np.empty((len(offsets) - 1, values.shape[1]), values.dtype)
     work = values.size // max(len(total), 1)
     _by_rows(len(total), work, loops.group_sums, values, offsets, total)
@@ -190,7 +180,7 @@ def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: In
     """As defined in on_numpy."""
     if not y.flags.c_contiguous:
         return on_numpy.add_to_groups(y, bias, offsets)
-    bias, offsets = np.ascontiguousarray(bias), _index(offsets)
+    bias, offsets = np.ascontiguousarray(bias), _ascending(offsets, len(y))
     work = y.size // max(len(bias), 1)
     _by_rows(len(bias), work, loops.add_to_groups, y, bias, offsets)
     return y
@@ -288,7 +278,7 @@ def cross_entropy(
     x: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
     """As defined in on_numpy."""
-    x, target = np.ascontiguousarray(x), _index(target)
+    x, target = np.ascontiguousarray(x), _index(target, x.shape[1])
     p, losses = empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
 
     _by_rows(len(x), x.shape[1], _cross_entropy, x, target, p, losses)
@@ -299,7 +289,7 @@ def cross_entropy_gradient(
     grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
     """As defined in on_numpy."""
-    grad, target = np.ascontiguousarray(grad), _index(target)
+    grad, target = np.ascontiguousarray(grad), _index(target, p.shape[1])
     dx = empty(p.shape, p.dtype)
     _by_rows(len(p), p.shape[1], loops.cross_entropy_gradient, grad, p, target, dx)
     return dx
@@ -529,13 +519,13 @@ def _rows_in_block(entries_of_row: int) -> int:
 
 
 def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: int) -> None:
-    """Call ``task`` for blocks of a product, on all threads if there is enough to do."""
-    if multiplications < _SMALL_PRODUCT:
-        for item in work:
-            task(item)
-        return
+    """Call ``task`` for blocks of a product, on all threads if there is enough to do; BLAS keeps to one for each."""
     with one_thread_products():
-        run(task, work)
+        if multiplications < _SMALL_PRODUCT:
+            for item in work:
+                task(item)
+        else:
+            run(task, work)
 
 
 def _blocks_of_groups(offsets: Any) -> list[Any]:
@@ -550,7 +540,7 @@ def _blocks_of_groups(offsets: Any) -> list[Any]:
 
 def _sorted_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
     """The stable order of the keys, and where the entries with each key begin in it."""
-    keys = _index(keys)
+    keys = _index(keys, num_keys)
     start, order = np.zeros(num_keys + 1, np.int64), np.empty(len(keys), np.int64)
     loops.begin_of_keys(keys, start)
     loops.counting_sort(keys, start[:-1].copy(), order)
@@ -566,7 +556,7 @@ def _exp_minus(x: Any) -> Any:
 
 def _rows(x: Any) -> Any:
     """x as a matrix with contiguous rows: a view where it is one already, or is contiguous."""
-    return x if x.ndim == 2 and x.strides[1] == x.itemsize else _matrix(x)
+    return x if x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0 else _matrix(x)
 
 
 def _line(x: Any) -> tuple[Any, int]:
@@ -583,8 +573,21 @@ def _matrix(x: Any) -> Any:
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
 
 
-def _index(x: Any) -> Any:
-    return np.ascontiguousarray(x, np.int64)
+def _index(x: Any, size: int) -> Any:
+    """Indices as the loops want them. Loops do not look where they write, so this does."""
+    index = np.ascontiguousarray(x, np.int64)
+    wrong = loops.first_outside(index, size)
+    if wrong >= 0:
+        raise IndexError(f"index {index[wrong]} is out of bounds: expected 0 to {size - 1}")
+    return index
+
+
+def _ascending(offsets: Any, end: int) -> Any:
+    """Offsets as the loops want them."""
+    offsets = np.ascontiguousarray(offsets, np.int64)
+    if not loops.ascend(offsets, end):
+        raise IndexError(f"offsets must go from 0 up to {end}, the number of rows, got {offsets.tolist()}")
+    return offsets
 
 
 def _zero(x: Any) -> Any:

@@ -1,7 +1,8 @@
 """The kernels in whole-array NumPy: their definition.
 
-Shapes: T tokens, E experts, k experts per token, N assignments, d and f widths. ``offsets`` has E1 = E + 1 integers;
-rows ``offsets[e]:offsets[e+1]`` belong to expert e.
+Shapes: T tokens, E experts, k experts per token, N assignments, d and f widths. ``offsets`` has E1 = E + 1 integers
+that go from 0 up to N; rows ``offsets[e]:offsets[e+1]`` belong to expert e. Indices and keys count from 0, and none is
+negative; a wrong one is an IndexError on a CPU.
 
 Floats narrower than float32, such as bfloat16, are for storing: ``in_float32`` computes with wider copies.
 """
@@ -355,7 +356,7 @@ def causal_attention(
     num_keys = k.shape[2]
     e = (q * scale) @ k.swapaxes(-1, -2)
     each_head = e.reshape(*e.shape[:2], -1, length, num_keys)
-    each_head += np.triu(np.full((length, num_keys), -np.inf, e.dtype), k=num_keys - length + 1)
+    each_head[..., np.triu(np.ones((length, num_keys), bool), k=num_keys - length + 1)] = -np.inf
     e -= e.max(axis=-1, keepdims=True)
     np.exp(e, out=e)
     total = e @ np.ones((num_keys, 1), e.dtype)  # row sums, by BLAS

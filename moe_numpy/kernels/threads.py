@@ -4,7 +4,8 @@ Compiled loops and NumPy's own loops release Python's global lock, so plain thre
 by side: measured against two threads on each product this was never slower, for many small experts twice as fast, and
 there are no threads of BLAS left that spin between two products while loops want the cores.
 
-How work is cut does not depend on the number of threads, so neither does a single bit of a result.
+How work is cut does not depend on the number of threads, and a product never has more than one, so no bit of a result
+depends on it.
 """
 
 import os
@@ -25,8 +26,11 @@ def blocks(n: int, size: int) -> list[slice]:
 
 
 def run(task: Callable[[Any], object], work: list[Any]) -> None:
-    """Call ``task`` on every item; several threads take items as they get free. Errors of a task come through."""
-    helpers = min(count(), len(work)) - 1 if len(work) > 1 else 0
+    """Call ``task`` on every item; several threads take items as they get free. Errors of a task come through.
+
+    A task that calls a kernel itself does that alone: its helpers could wait for each other.
+    """
+    helpers = min(count(), len(work)) - 1 if len(work) > 1 and not hasattr(_here, "helper") else 0
     if helpers < 1:
         for item in work:
             task(item)
@@ -48,16 +52,12 @@ def _drain(task: Callable[[Any], object], items: Iterable[Any]) -> None:
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """The helpers of this process; a forked child has none of its parent's threads and makes its own."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="moe_numpy")
+    return ThreadPoolExecutor(threads - 1, "moe_numpy", initializer=lambda: setattr(_here, "helper", True))
 
 
 def count() -> int:
     """How many threads work: as many as BLAS is set to use, or else as there are cores for this process."""
-    if _limits.depth:
-        return _limits.threads
-    if _limits.libraries:
-        return _limits.libraries[0].get_num_threads()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _limits.threads if _limits.depth else _limits.now()
 
 
 @contextmanager
@@ -75,15 +75,24 @@ class _Limits:
 
     def __init__(self) -> None:
         found = ThreadpoolController().select(user_api="blas").lib_controllers
+        # SciPy may have brought a library of its own; the first one counts.
+        found.sort(key=lambda library: "numpy" not in library.filepath)
         self.libraries: list[Any] = [library for library in found if library.get_num_threads()]
         self.lock = threading.Lock()
         self.depth = 0
         self.threads = 1
+        self.before: list[int] = []
+
+    def now(self) -> int:
+        if self.libraries:
+            return self.libraries[0].get_num_threads()
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def enter(self) -> None:
         with self.lock:
-            if self.depth == 0 and self.libraries:
-                self.threads = self.libraries[0].get_num_threads()
+            if self.depth == 0:
+                self.threads = self.now()
+                self.before = [library.get_num_threads() for library in self.libraries]
                 for library in self.libraries:
                     library.set_num_threads(1)
             self.depth += 1
@@ -92,8 +101,21 @@ class _Limits:
         with self.lock:
             self.depth -= 1
             if self.depth == 0:
-                for library in self.libraries:
-                    library.set_num_threads(self.threads)
+                self._restore()
+
+    def start_anew(self) -> None:
+        """In a child that was forked while another thread of its parent multiplied: that thread will not leave here."""
+        self.lock = threading.Lock()
+        if self.depth:
+            self.depth = 0
+            self._restore()
+
+    def _restore(self) -> None:
+        for library, threads in zip(self.libraries, self.before, strict=True):
+            library.set_num_threads(threads)
 
 
+_here = threading.local()
 _limits = _Limits()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_limits.start_anew)

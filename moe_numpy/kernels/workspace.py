@@ -14,7 +14,8 @@ SMALLEST = 1 << 18  # bytes; below it, malloc has recycled memory itself
 LARGEST_IDLE = 1 << 30  # bytes kept for later, at most
 _ALIGNMENT = 64
 
-_idle: defaultdict[int, list[Any]] = defaultdict(list)  # by size; appending and popping is atomic
+# By size; appending and popping is atomic. None when Python ends, which takes names with an underscore away first.
+_idle: defaultdict[int, list[Any]] = defaultdict(list)
 
 
 class _Lease:
@@ -28,7 +29,7 @@ class _Lease:
         self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3}
 
     def __del__(self) -> None:
-        if idle_bytes() + self.block.nbytes <= LARGEST_IDLE:
+        if _idle is not None and idle_bytes() + self.block.nbytes <= LARGEST_IDLE:
             _idle[self.block.nbytes].append(self.block)
 
 

@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from moe_numpy.kernels import threads
 
@@ -68,3 +72,100 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("m", "inner", "n"), [(1, 1000, 1000), (1000, 1000, 1), (64, 128, 100), (10, 100, 20), (300, 64, 50), (3, 5, 2)]
+)
+def test_a_product_is_the_same_with_any_number_of_threads(m, inner, n):
+    on_numba = pytest.importorskip("moe_numpy.kernels.on_numba")
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((m, inner), np.float32), rng.standard_normal((inner, n), np.float32)
+    results = []
+    for number in (1, 2, 4):
+        with threadpool_limits(number, user_api="blas"):
+            results.append((on_numba.product(a, b), on_numba.grouped_product(a, b.T[None], np.array([0, m]))))
+    for product, grouped in results[1:]:
+        np.testing.assert_array_equal(product, results[0][0])
+        np.testing.assert_array_equal(grouped, results[0][1])
+
+
+class Library:
+    """A stand-in for a library of products."""
+
+    def __init__(self, threads, filepath):
+        self.threads, self.filepath = threads, filepath
+
+    def get_num_threads(self):
+        return self.threads
+
+    def set_num_threads(self, threads):
+        self.threads = threads
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    found = [Library(3, "scipy.libs/libopenblas.so"), Library(2, "numpy.libs/libopenblas.so")]
+
+    class Controller:
+        lib_controllers = found
+
+        def select(self, user_api):
+            return self
+
+    monkeypatch.setattr(threads, "ThreadpoolController", Controller)
+    monkeypatch.setattr(threads, "_limits", threads._Limits())
+    return found
+
+
+def test_each_library_gets_its_own_number_back(libraries):
+    before = [x.threads for x in libraries]
+    assert threads.count() == 2
+    with threads.one_thread_products():
+        assert [x.threads for x in libraries] == [1, 1]
+        assert threads.count() == 2
+    assert [x.threads for x in libraries] == before
+
+
+def test_without_a_library_that_can_be_set_all_cores_work(libraries):
+    libraries.clear()
+    threads._limits.__init__()
+    cores = threads.count()
+    assert cores >= 1
+    with threads.one_thread_products():
+        assert threads.count() == cores
+
+
+def test_a_task_that_runs_tasks(monkeypatch):
+    monkeypatch.setattr(threads, "count", lambda: 3)
+    done = []
+    finished = threading.Thread(
+        target=lambda: threads.run(lambda i: threads.run(lambda j: done.append((i, j)), [0, 1, 2]), list(range(20))),
+        daemon=True,
+    )
+    finished.start()
+    finished.join(20)
+    assert not finished.is_alive()
+    assert sorted(done) == [(i, j) for i in range(20) for j in range(3)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_child_forked_in_the_middle_of_a_product_has_its_threads():
+    code = """
+import os
+from moe_numpy.kernels import threads
+before = threads.count()
+with threads.one_thread_products():
+    threads._limits.lock.acquire()  # as another thread could hold it
+    child = os.fork()
+    if child == 0:
+        with threads.one_thread_products():
+            inside = [x.get_num_threads() for x in threads._limits.libraries]
+        after = threads.count()
+        print(set(inside) <= {1}, after == before, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    threads._limits.lock.release()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "True"], done.stderr
