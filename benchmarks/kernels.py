@@ -15,10 +15,13 @@ T, D, F, E, K, V = 4096, 512, 1024, 16, 2, 4096
 B, S = 16, 256  # of attention
 
 
-def measure(rounds: int, budget_s: float, place: Place) -> Iterator[dict[str, Any]]:
+def measure(
+    rounds: int, budget_s: float, place: Place, announce: Callable[[object], None] = lambda kernel: None
+) -> Iterator[dict[str, Any]]:
     """One row for each kernel; times in milliseconds. ``speedup`` is that of the last column over NumPy."""
     implementations = {"numpy": "cpu", "numba": "cpu"} | ({"cupy": "cuda"} if place.device == "cuda" else {})
     for name, arguments in _cases(np.random.default_rng(0)):
+        announce(name)
         candidates = {}
         for implementation, device in implementations.items():
             candidates[implementation] = _call(implementation, name, _moved(arguments, device))
@@ -65,30 +68,42 @@ def _cases(rng: np.random.Generator) -> Iterator[tuple[str, list[Any]]]:
     h, wide = normal(T * K, 2 * F), normal(T * K, F)
     gate_up, target = normal(E, 2 * F, D), rng.integers(0, V, T)
     heads = [normal(B, 4, 2 * S, 64), normal(B, 4, S, 64), normal(B, 4, S, 64)]
-    angle = normal(S, 32)
+    angle, logits = normal(S, 32), normal(T, V)
     yield "top_k", [scores, K]
     yield "stable_order", [expert[rng.permutation(T * K)], E]
+    yield "sort_by_key", [expert[rng.permutation(T * K)], E]
     yield "position_in_group", [expert[rng.permutation(T * K)], E]
     yield "sum_by_key", [w, token, T]
+    yield "max_by_key", [w, token, T]
     yield "take_rows", [x, token]
     yield "add_rows", [rows, token, T]
     yield "combine", [rows, w, token, T]
     yield "combine_gradient", [x, rows, w, token]
+    yield "row_products", [rows, rows]
+    yield "product", [x, normal(D, F)]
     yield "grouped_product", [rows, gate_up, offsets]
     yield "grouped_product_input_gradient", [h, gate_up, offsets]
     yield "grouped_product_weight_gradient", [h, rows, offsets]
+    yield "grouped_sum", [h, offsets]
+    yield "add_to_groups", [h, gate_up[:, :, 0], offsets]
     yield "swiglu", [h[:, :F], h[:, F:]]
     yield "swiglu_gradient", [wide, h[:, :F], h[:, F:]]
     yield "silu", [wide]
+    yield "silu_gradient", [wide, wide]
     yield "gelu", [wide, False]
     yield "gelu_gradient", [wide, wide, False]
-    yield "softmax", [normal(T, V)]
-    yield "log_softmax", [normal(T, V)]
-    yield "cross_entropy", [normal(T, V), target]
+    yield "softmax", [logits]
+    yield "softmax_gradient", [logits, logits]
+    yield "log_softmax", [logits]
+    yield "log_softmax_gradient", [logits, logits]
+    yield "cross_entropy", [logits, target]
+    yield "cross_entropy_gradient", [normal(T), logits, target]
     yield "rms_norm", [x, x[0], 1e-6]
     yield "rms_norm_gradient", [x, x, x[:, :1], x[0]]
     yield "rotate", [normal(B, 8, S, 64), np.cos(angle), np.sin(angle)]
     yield "causal_attention", [*heads, S, 0.125]
+    o, e, total = kernels.of(x).causal_attention(*heads, S, 0.125)
+    yield "causal_attention_gradient", [o, *heads, o, e, total, 0.125]
     yield "sum_of_squares", [[gate_up]]
     settings = {"gradient_scale": 1.0, "betas": (0.9, 0.95), "corrections": (0.1, 0.05), "lr": 1e-4, "eps": 1e-8}
     moments = [np.zeros_like(gate_up)], [np.ones_like(gate_up)]

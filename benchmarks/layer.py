@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -61,10 +62,16 @@ SHAPES = {
 
 
 def measure(
-    shapes: tuple[Shape, ...], against: str | None, rounds: int, budget_s: float, place: Place
+    shapes: tuple[Shape, ...],
+    against: str | None,
+    rounds: int,
+    budget_s: float,
+    place: Place,
+    announce: Callable[[object], None] = lambda shape: None,
 ) -> Iterator[dict[str, Any]]:
-    """One row for each shape; times in milliseconds."""
+    """One row for each shape; times in milliseconds. ``announce(shape)`` is called before each."""
     for shape in shapes:
+        announce(shape)
         yield _row(shape, against, rounds, budget_s, place)
         place.free()
 
@@ -86,7 +93,7 @@ def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place:
                 theirs = {part: place.array(tensor) for part, tensor in peers[name]().items()}
                 found = _differences(ours(), theirs, TOLERANCE[place.dtype])
             differences = {kind: max(value, found[kind]) for kind, value in differences.items()}
-        candidates |= peers
+        candidates |= peers | {"peer_products": _peer_products_alone(layer, x, place)}
     ms = in_turn(candidates, rounds, budget_s, place.synchronize)
     row: dict[str, Any] = {
         "shape": [shape.T, shape.d, shape.f, shape.E, shape.k],
@@ -100,7 +107,7 @@ def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place:
     if against == "torch":
         peer = min(IMPLEMENTATIONS, key=ms.__getitem__)
         row |= {"peer_ms": ms[peer], "ratio": ms["ours"] / ms[peer], **differences, "peer": peer}
-        row |= {f"{name}_ms": ms[name] for name in IMPLEMENTATIONS}
+        row |= {f"{name}_ms": ms[name] for name in IMPLEMENTATIONS} | {"peer_gemm_ms": ms["peer_products"]}
     return row
 
 
@@ -146,6 +153,37 @@ def _products_alone(layer: MoE, x: Any) -> tuple[Callable[[], None], float]:
     return run, flops
 
 
+def _peer_products_alone(layer: MoE, x: Any, place: Place) -> Callable[[], None]:
+    """The same nine products by torch, one for each expert: what its library needs for them."""
+    import torch
+
+    _, routing = layer(Tensor(x))
+    offsets = kernels.of(x).to_host(routing.offsets).tolist()
+    gate_up, down, router, tokens = map(
+        place.tensor, (layer.experts.gate_up.data, layer.experts.down.data, layer.router.weight.data, x)
+    )
+    rows = place.tensor(x[routing.token])
+    hidden, active, logits = (rows.new_empty(*size) for size in ((len(rows), gate_up.shape[1]),
+        (len(rows), down.shape[2]), (len(x), len(router))))  # fmt: skip
+    y, dx, d_gate_up, d_down = map(torch.empty_like, (rows, tokens, gate_up, down))
+    experts = [(e, slice(*ends)) for e, ends in enumerate(pairwise(offsets)) if ends[0] < ends[1]]
+
+    @torch.no_grad()
+    def run() -> None:
+        torch.mm(tokens, router.T, out=logits)
+        for e, part in experts:
+            torch.mm(rows[part], gate_up[e].T, out=hidden[part])
+            torch.mm(active[part], down[e].T, out=y[part])
+            torch.mm(y[part], down[e], out=active[part])
+            torch.mm(y[part].T, active[part], out=d_down[e])
+            torch.mm(hidden[part], gate_up[e], out=y[part])
+            torch.mm(hidden[part].T, rows[part], out=d_gate_up[e])
+        torch.mm(logits, router, out=dx)
+        torch.mm(logits.T, tokens)
+
+    return run
+
+
 def _peer(layer: MoE, shape: Shape, implementation: str, place: Place) -> Any:
     """Transformers' block with copies of our weights."""
     import torch
@@ -173,7 +211,7 @@ def _run_peer(block: Any, x: Any, g: Any, place: Place) -> Callable[[], dict[str
 
     def run() -> dict[str, Any]:
         block.zero_grad(set_to_none=True)
-        leaf = tokens.clone().requires_grad_()
+        leaf = tokens.detach().requires_grad_()
         y = block(leaf)
         y.backward(gradient)
         return {

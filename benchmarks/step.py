@@ -1,6 +1,6 @@
 """One training step of a Mixtral language model: forward, loss, backward, clipping, AdamW; ours and transformers'."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,20 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # of the losses of the first th
 LEARNING_RATE, WEIGHT_DECAY, BETAS, EPS, MAX_NORM = 1e-3, 0.1, (0.9, 0.95), 1e-8, 1.0
 
 
-def measure(against: str | None, rounds: int, budget_s: float, place: Place) -> dict[str, Any]:
+def measure(
+    against: str | None,
+    rounds: int,
+    budget_s: float,
+    place: Place,
+    announce: Callable[[object], None] = lambda shape: None,
+) -> Iterator[dict[str, Any]]:
     """One row; times in milliseconds. The losses of the first three steps are compared before any time is taken."""
     config = CONFIGS[place.device]
+    shape = (
+        f"{config.num_layers} layers, d={config.d_model} f={config.d_ff} E={config.num_experts} k=2, "
+        f"{BATCH_SIZE} x {config.context} tokens"
+    )
+    announce(shape)
     model = Transformer(config, rng=place.generator(0), dtype=place.float_type).to(place.device)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (BATCH_SIZE, config.context + 1))
     inputs, targets = (put(ids.copy(), place.device) for ids in (tokens[:, :-1], tokens[:, 1:]))
@@ -60,15 +71,14 @@ def measure(against: str | None, rounds: int, budget_s: float, place: Place) -> 
             raise ArithmeticError(f"the losses of the first three steps differ: ours and the peer's {losses}")
     ms = in_turn(candidates, rounds, budget_s, place.synchronize)
     row: dict[str, Any] = {
-        "shape": f"{config.num_layers} layers, d={config.d_model} f={config.d_ff} E={config.num_experts} k=2, "
-        f"{BATCH_SIZE} x {config.context} tokens",
+        "shape": shape,
         "device": place.device,
         "dtype": place.dtype,
         "ours_ms": ms["ours"],
     }
     if against == "torch":
         row |= {"peer_ms": ms["peer"], "ratio": ms["ours"] / ms["peer"], "max_abs_error": error}
-    return row
+    yield row
 
 
 def _ours(model: Any, inputs: Any, targets: Any) -> Callable[[], float]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_PAUSE = 0.01  # seconds for the threads of the one before to fall asleep
+_PAUSE = 0.05  # seconds for the threads of the one before to fall asleep; OpenBLAS's wait some 20 ms for more work
 
 
 def in_turn(

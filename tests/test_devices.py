@@ -41,7 +41,14 @@ def test_without_cupy_the_error_says_what_to_install(monkeypatch):
         devices.put(np.ones(2), "cuda")
 
 
-@pytest.mark.parametrize("raised", [ModuleNotFoundError("no cuda", name="cuda"), ImportError("libcuda.so is missing")])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ModuleNotFoundError("no cuda", name="cuda"),
+        ImportError("libcuda.so is missing"),
+        RuntimeError("compiled for another NumPy"),
+    ],
+)
 def test_a_cupy_that_does_not_load_is_not_called_missing(monkeypatch, raised):
     class Broken(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path, target=None):

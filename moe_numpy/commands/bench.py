@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -16,7 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from .. import devices
 from ..kernels import threads as kernel_threads
-from .output import JsonOption, console_for, plain_table, print_json, refusals, refuse, with_default
+from .output import JsonOption, console_for, print_json, refusals, refuse, with_default
+
+_FIRST = 32  # width of the first column
 
 
 class What(StrEnum):
@@ -46,10 +49,12 @@ def bench(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help=with_default("Threads, of ours and of the peer.", "all cores"))
+        int | None, typer.Option(min=1, max=1024, help=with_default("Threads, of ours and of the peer.", "all cores"))
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts.")] = 15,
-    seconds: Annotated[float, typer.Option(help="Begin no further round of a row after this time.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Begin no further round of a row after this time; three are always run.")
+    ] = 10.0,
     device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
     json: JsonOption = False,
@@ -70,28 +75,26 @@ def bench(
     with refusals():
         shapes = tuple(benchmarks.Shape.parse(text) for text in shape) if shape else None
     place = importlib.import_module("benchmarks.place").Place(device, dtype)
+    arguments: tuple[Any, ...] = () if what is What.KERNELS else (against,)
+    if what is What.LAYER:
+        arguments = (shapes or benchmarks.SHAPES[place.device], *arguments)
     console = console_for(json)
     rows: list[dict[str, Any]] = []
-    with _threads(threads, against), console.status("measuring") if console.is_terminal else _quiet():
-        for row in _measure(what, benchmarks, shapes, against, rounds, seconds, place):
-            rows.append(row)
-            if not json and not console.is_terminal:
-                console.print(f"measured {row.get('shape', row.get('kernel'))}", highlight=False)
+    interrupted = False
+    with _threads(threads, against):
+        try:
+            for row in benchmarks.measure(*arguments, rounds, seconds, place, partial(_announce, console)):
+                rows.append(row)
+                _print_row(row, console, first=len(rows) == 1)
+        except KeyboardInterrupt:  # what was measured is not lost
+            interrupted = True
     if json:
         print_json({"rows": rows, "summary": _summary(rows)})
-        return
-    _print(rows, console)
-
-
-def _measure(
-    what: What, module: ModuleType, shapes: Any, against: Peer | None, rounds: int, seconds: float, place: Any
-) -> Iterator[dict[str, Any]]:
-    if what is What.LAYER:
-        yield from module.measure(shapes or module.SHAPES[place.device], against, rounds, seconds, place)
-    elif what is What.STEP:
-        yield module.measure(against, rounds, seconds, place)
     else:
-        yield from module.measure(rounds, seconds, place)
+        for name, value in _summary(rows).items():
+            console.print(f"{name.replace('_', ' ')} in the geometric mean: {value:.2f}", highlight=False)
+    if interrupted:
+        raise typer.Exit(130)
 
 
 def _benchmarks(what: What) -> ModuleType:
@@ -121,11 +124,6 @@ def _threads(count: int | None, against: Peer | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    yield
-
-
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Geometric means of what is a ratio."""
     return {
@@ -135,16 +133,21 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _print(rows: list[dict[str, Any]], console: Console) -> None:
-    table = plain_table()
-    columns = [name for name in rows[0] if name not in ("eager_ms", "grouped_mm_ms", "device", "dtype")]
-    for name in columns:
-        table.add_column(name.replace("_", " "), justify="left" if name in ("shape", "kernel", "peer") else "right")
-    for row in rows:
-        table.add_row(*(_cell(name, row[name]) for name in columns))
-    console.print(table)
-    for name, value in _summary(rows).items():
-        console.print(f"{name.replace('_', ' ')} in the geometric mean: {value:.2f}", highlight=False)
+def _announce(console: Console, what: object) -> None:
+    """On a terminal, until the row takes its place; no thread draws here, it would disturb what is measured."""
+    if console.is_terminal:
+        console.print(f"measuring {what} ...", end="\r", highlight=False, soft_wrap=True)
+
+
+def _print_row(row: dict[str, Any], console: Console, first: bool) -> None:
+    """A line as soon as it is known, under the names of the columns."""
+    columns = [name for name in row if name not in ("eager_ms", "grouped_mm_ms", "gemm_gflops", "device", "dtype")]
+    names = [name.removeprefix("max_").replace("gemm_efficiency", "share").replace("_", " ") for name in columns]
+    widths = [_FIRST if i == 0 else max(len(name), 9) for i, name in enumerate(names)]
+    cells = [_cell(name, row[name]) for name in columns]
+    for line in (names, cells) if first else (cells,):
+        aligned = [f"{x:<{w}}" if i == 0 else f"{x:>{w}}" for i, (x, w) in enumerate(zip(line, widths, strict=True))]
+        console.print(" ".join(aligned), highlight=False, soft_wrap=True, markup=False)
 
 
 def _cell(name: str, value: Any) -> str:

@@ -159,13 +159,16 @@ __global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t
     }
 }
 
+// A wrong key counts as the one behind the last.
+__device__ index_t known(index_t key, index_t num_keys) { return key < 0 || key > num_keys ? num_keys : key; }
+
 // start[key] = the first place in the order whose key is not smaller; all keys between two neighbours begin there.
 __global__ void starts_in_order(const index_t* keys, const index_t* order, index_t n, index_t num_keys,
                                 index_t* start) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i > n) return;
-    index_t key = i == 0 ? 0 : max(keys[order[i - 1]] + 1, 0LL);
-    index_t last = i == n ? num_keys : min(keys[order[i]], num_keys);
+    index_t key = i == 0 ? 0 : known(keys[order[i - 1]], num_keys) + 1;
+    index_t last = i == n ? num_keys : known(keys[order[i]], num_keys);
     for (; key <= last; key++) start[key] = i;
 }
 

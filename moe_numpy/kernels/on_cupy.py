@@ -37,7 +37,7 @@ _NARROW_ROW = 512  # entries; a row as long is the work of one warp
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     """As defined in on_numpy: one warp for each row."""
     if k > _MANY:
-        return cp.argsort(-scores, axis=1)[:, :k]  # CuPy's is stable
+        return cp.argsort(-_as(_sum_type(scores.dtype), scores), axis=1)[:, :k]  # CuPy's is stable
     scores = cp.ascontiguousarray(scores)
     y = cp.empty((len(scores), min(k, scores.shape[1])), np.int64)
     _launch("top_k", scores.dtype, (-(-len(scores) // 8),), (32, 8), scores, y, *scores.shape, y.shape[1])

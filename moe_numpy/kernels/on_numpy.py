@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
-from .narrow import in_float32
+from .narrow import in_float32, is_narrow
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     """The k largest entries of each row, largest first. Ties go to the lowest index; NaN comes last."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    wide = scores.astype(np.float32) if is_narrow(scores) else scores  # sorting bfloat16 leaves NaN where it is
+    return np.argsort(-wide, axis=1, kind="stable")[:, :k]
 
 
 def k_choices(num_tokens: int, k: int) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
@@ -240,6 +241,7 @@ def swiglu_gradient(
     return d
 
 
+@in_float32(0)
 def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Φ(x) = (1 + erf(x/√2)) / 2, the distribution function of N(0, 1)."""
     from scipy.special import ndtr  # on use: it alone would double the time of `import moe_numpy`
@@ -356,7 +358,7 @@ def causal_attention(
     num_keys = k.shape[2]
     e = (q * scale) @ k.swapaxes(-1, -2)
     each_head = e.reshape(*e.shape[:2], -1, length, num_keys)
-    each_head[..., np.triu(np.ones((length, num_keys), bool), k=num_keys - length + 1)] = -np.inf
+    np.copyto(each_head, -np.inf, where=np.triu(np.ones((length, num_keys), bool), k=num_keys - length + 1))
     e -= e.max(axis=-1, keepdims=True)
     np.exp(e, out=e)
     total = e @ np.ones((num_keys, 1), e.dtype)  # row sums, by BLAS

@@ -1,12 +1,15 @@
 """Layers on a GPU against the CPU, every recipe; and against float64 at the size of a real layer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from moe_numpy import devices
 from moe_numpy.autodiff import Tensor
 from moe_numpy.autodiff.arrays import to_host
-from moe_numpy.moe import MoE, make_layer, recipes
+from moe_numpy.moe import MoE, RouterConfig, make_layer, recipes
+from moe_numpy.moe.selection import TopK
 
 pytestmark = pytest.mark.gpu
 
@@ -125,3 +128,25 @@ def test_every_recipe_trains(recipe, dtype):
     result, _ = run(layer, x, x, "cuda", rng=devices.generator("cuda", 0), token_ids=ids)
     for name, value in result.items():
         assert np.isfinite(to_host(value).astype(np.float64)).all(), name
+
+
+class Further(TopK):
+    """A mistake in a selection of one's own: experts that do not exist."""
+
+    def __init__(self, by):
+        super().__init__(2)
+        object.__setattr__(self, "by", by)
+
+    def __call__(self, scores, batch):
+        """Experts further up or down than meant."""
+        candidates = super().__call__(scores, batch)
+        return replace(candidates, expert=candidates.expert + self.by)
+
+
+@pytest.mark.parametrize("num_experts", [8, 1500])  # counted, or sorted by their digits
+@pytest.mark.parametrize("by", [1, -1, 10**6])
+def test_an_expert_that_does_not_exist_is_an_index_error(by, num_experts):
+    layer = MoE(16, 8, num_experts, RouterConfig(Further(by)), rng=np.random.default_rng(0)).to("cuda")
+    x = devices.put(np.random.default_rng(1).standard_normal((3000, 16)).astype(np.float32), "cuda")
+    with pytest.raises(IndexError, match=r"offsets must go from 0 up to .* was a key out of bounds"):
+        layer(Tensor(x))

@@ -19,6 +19,7 @@ OTHERS = [
     pytest.param("on_cupy", marks=pytest.mark.gpu),
 ]
 T, E, K, D, F = 37, 5, 2, 24, 16
+ODD = 23  # entries of a row that does not end with 16 bytes
 
 
 def public_kernels():
@@ -125,6 +126,11 @@ def sort_by_key__many_keys(rng, dtype, view):
 
 
 @case
+def sort_by_key__in_several_parts(rng, dtype, view):
+    return view(rng.integers(0, E, 3000)), E
+
+
+@case
 def sort_by_key__of_nothing(rng, dtype, view):
     return np.zeros(0, int), E
 
@@ -207,6 +213,16 @@ def take_rows__of_integers(rng, dtype, view):
 
 
 @case
+def take_rows__of_more_axes(rng, dtype, view):
+    return view(normal(rng, dtype, T, 3, 5)), view(rng.integers(0, T, T * K))
+
+
+@case
+def take_rows__odd(rng, dtype, view):
+    return view(normal(rng, dtype, T, ODD)), view(rng.integers(0, T, T * K))
+
+
+@case
 def take_rows__entries(rng, dtype, view):
     return view(normal(rng, dtype, T)), view(rng.integers(0, T, T * K))
 
@@ -217,6 +233,11 @@ def row_products(rng, dtype, view):
 
 
 @case
+def row_products__odd(rng, dtype, view):
+    return view(normal(rng, dtype, T, ODD)), view(normal(rng, dtype, T, ODD))
+
+
+@case
 def combine(rng, dtype, view):
     return view(normal(rng, dtype, T * K, D)), view(normal(rng, np.float32, T * K)), view(rng.integers(0, T, T * K)), T
 
@@ -224,6 +245,17 @@ def combine(rng, dtype, view):
 @case
 def combine__many_rows(rng, dtype, view):
     return view(normal(rng, dtype, 4000, D)), view(normal(rng, dtype, 4000)), rng.integers(0, 2000, 4000), 2000
+
+
+@case
+def combine__odd(rng, dtype, view):
+    return normal(rng, dtype, T * K, ODD), normal(rng, dtype, T * K), rng.integers(0, T, T * K), T
+
+
+@case
+def combine_gradient__odd(rng, dtype, view):
+    r, token = normal(rng, dtype, T * K, ODD), rng.integers(0, T, T * K)
+    return normal(rng, dtype, T, ODD), r, normal(rng, dtype, T * K), token
 
 
 @case
@@ -333,6 +365,12 @@ def swiglu__halves(rng, dtype, view):
 
 
 @case
+def swiglu__odd_halves(rng, dtype, view):
+    h = normal(rng, dtype, T, 2 * ODD)
+    return h[:, :ODD], h[:, ODD:]
+
+
+@case
 def swiglu__no_rows(rng, dtype, view):
     return np.zeros((0, F), dtype), np.zeros((0, F), dtype)
 
@@ -346,6 +384,12 @@ def swiglu_gradient(rng, dtype, view):
 def swiglu_gradient__halves(rng, dtype, view):
     h = normal(rng, dtype, 3000, 2 * F)
     return view(normal(rng, dtype, 3000, F)), h[:, :F], h[:, F:]
+
+
+@case
+def swiglu_gradient__odd_halves(rng, dtype, view):
+    h = normal(rng, dtype, T, 2 * ODD)
+    return view(normal(rng, dtype, T, ODD)), h[:, :ODD], h[:, ODD:]
 
 
 @case
@@ -426,6 +470,11 @@ def cross_entropy_gradient(rng, dtype, view):
 @case
 def rms_norm(rng, dtype, view):
     return view(normal(rng, dtype, 3, 7, D)), view(normal(rng, dtype, D)), 1e-6
+
+
+@case
+def rms_norm__long_rows(rng, dtype, view):
+    return view(normal(rng, dtype, 3, 5000)), view(normal(rng, dtype, 5000)), 1e-6
 
 
 @case
@@ -550,6 +599,28 @@ def test_agrees_with_the_definition(name, build, layout, dtype, other):
             assert (a.shape, a.dtype) == (e.shape, e.dtype)
         scale = max(1.0, float(np.abs(e[np.isfinite(e)]).max(initial=0))) if isinstance(e, np.ndarray) else abs(e)
         np.testing.assert_allclose(a, e, rtol=tolerance["rtol"], atol=tolerance["atol"] * scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize(("name", "build"), [c for name, cases in CASES.items() if name != "adamw" for c in cases])
+def test_bfloat16_on_a_gpu_agrees_with_the_definition(name, build, layout):
+    """AdamW has float32 masters there."""
+    import ml_dtypes
+
+    view = strided if layout == "strided" else (lambda x: x)
+    on_cupy = importlib.import_module("moe_numpy.kernels.on_cupy")
+    expected = run(on_numpy, name, build, ml_dtypes.bfloat16, view)
+    actual = run(on_cupy, name, build, ml_dtypes.bfloat16, view)
+    for a, e in zip(actual, expected, strict=True):
+        if not isinstance(e, np.ndarray):
+            assert a == pytest.approx(e, rel=1e-2)
+            continue
+        assert a.shape == e.shape
+        assert a.dtype == e.dtype or name == "causal_attention"  # what its gradient needs is narrow on a GPU
+        a, e = a.astype(np.float64), e.astype(np.float64)
+        scale = np.abs(e[np.isfinite(e)]).max(initial=0)
+        np.testing.assert_allclose(a, e, rtol=1e-2, atol=1e-2 * scale)
 
 
 def test_every_kernel_has_a_case():

@@ -11,6 +11,8 @@ import pytest
 from moe_numpy import kernels
 from moe_numpy.kernels import on_numpy
 
+ASKED = {"MOE_NUMPY_KERNELS": "numba"}
+
 
 class Foreign:
     shape, dtype = (1,), np.dtype(np.float32)
@@ -82,6 +84,41 @@ def test_without_numba_the_definition_serves():
     assert served.strip() == "moe_numpy.kernels.on_numpy"
 
 
+def test_a_numba_that_cannot_be_imported_is_said_once_and_the_definition_serves(tmp_path):
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('Numba needs NumPy 1.0 or less')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    code = """
+import warnings, numpy
+from moe_numpy import kernels
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    print(*{kernels.of(numpy.zeros(1)).__name__ for _ in range(2)})
+print(*(warning.message for warning in caught))
+"""
+    assert python(code, PYTHONPATH=path).splitlines() == [
+        "moe_numpy.kernels.on_numpy",
+        "numba cannot be imported, so the kernels run as plain NumPy: Numba needs NumPy 1.0 or less",
+    ]
+    with pytest.raises(AssertionError, match="Numba needs NumPy"):
+        python("import numpy; from moe_numpy import kernels; kernels.of(numpy.zeros(1))", PYTHONPATH=path, **ASKED)
+
+
+def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
+    loops = pytest.importorskip("moe_numpy.kernels.loops")
+    asked = []
+
+    def njit(cache=False, **options):
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda loop: loop
+
+    monkeypatch.setattr(loops, "njit", njit)
+    assert loops._compiler()(len) is len
+    assert asked == [True, False]
+
+
 def test_the_loops_run_uncompiled():
     pytest.importorskip("numba")
     printed = python(
@@ -110,3 +147,6 @@ print(kernels.must_compile())
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "MOE_NUMPY_KERNELS": "numba", "NUMBA_DISABLE_JIT": "0"}
     assert python(code, **environment).split() == ["True", "False"]
     assert python(code, **environment).split() == ["False", "False"]
+    for file in tmp_path.rglob("*.nbi"):  # as if loops.py had changed since
+        os.utime(file, (0, 0))
+    assert python("from moe_numpy import kernels; print(kernels.must_compile())", **environment).strip() == "True"
