@@ -1,5 +1,7 @@
 """Tests marked ``gpu`` are skipped, with the reason, where they cannot run."""
 
+import gc
+
 import pytest
 
 
@@ -13,3 +15,9 @@ def pytest_collection_modifyitems(items):
     if reason:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish():
+    """What is there by now stays until the end: no search for garbage shall walk through it again."""
+    gc.collect()
+    gc.freeze()
