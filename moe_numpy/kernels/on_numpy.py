@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
-from .narrow import in_float32, is_narrow
+from .narrow import in_float32
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     """The k largest entries of each row, largest first. Ties go to the lowest index; NaN comes last."""
-    wide = scores.astype(np.float32) if is_narrow(scores) else scores  # sorting bfloat16 leaves NaN where it is
-    return np.argsort(-wide, axis=1, kind="stable")[:, :k]
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
 def k_choices(num_tokens: int, k: int) -> tuple[Int[Array, " N"], Int[Array, " N"]]:

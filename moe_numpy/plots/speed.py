@@ -1,5 +1,6 @@
 """The figures of speed: what a machine can do, where the time of a layer goes, and the benchmarks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,7 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
 
 def _coincide(a: Spot, b: Spot) -> bool:
     """Whether their markers would hide each other."""
-    return abs(np.log(a.intensity / b.intensity)) < 0.2 and abs(np.log(a.gflops / b.gflops)) < 0.2
+    return max(abs(math.log(a.intensity / b.intensity)), abs(math.log(a.gflops / b.gflops))) < 0.2
 
 
 def time_by_part(bars: Mapping[str, Mapping[str, float]]) -> Figure:

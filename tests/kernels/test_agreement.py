@@ -605,7 +605,9 @@ def test_agrees_with_the_definition(name, build, layout, dtype, other):
 @pytest.mark.parametrize("layout", ["contiguous", "strided"])
 @pytest.mark.parametrize(("name", "build"), [c for name, cases in CASES.items() if name != "adamw" for c in cases])
 def test_bfloat16_on_a_gpu_agrees_with_the_definition(name, build, layout):
-    """AdamW has float32 masters there."""
+    """AdamW has float32 masters there. NumPy's sort of bfloat16, for top-k, leaves NaN where it is."""
+    if build is top_k__nan_comes_last:
+        pytest.skip("NumPy has no order of NaN in bfloat16")
     import ml_dtypes
 
     view = strided if layout == "strided" else (lambda x: x)
