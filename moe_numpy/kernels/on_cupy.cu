@@ -62,6 +62,9 @@ __device__ ACC max_of_block(ACC x) {
     return x;
 }
 
+// The row to read: a wrong index reads row 0, instead of memory of others.
+__device__ index_t readable(index_t i, index_t rows) { return i >= 0 && i < rows ? i : 0; }
+
 __device__ ACC infinity() { return ACC(__longlong_as_double(0x7ff0000000000000LL)); }
 __device__ ACC sigmoid(ACC x) { return 1 / (1 + exp(-x)); }
 
@@ -178,10 +181,12 @@ __global__ void count_keys(const index_t* keys, index_t n, index_t num_keys, uns
 }
 
 // y[index[i]] += the values with that index, one after the other: the first of each run adds the whole run.
-__global__ void add_runs(const index_t* index, const index_t* order, const REAL* values, index_t n, REAL* y) {
+__global__ void add_runs(const index_t* index, const index_t* order, const REAL* values, index_t n, REAL* y,
+                         index_t size) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n || (i > 0 && index[order[i - 1]] == index[order[i]])) return;
     index_t at = index[order[i]];
+    if (at < 0 || at >= size) return;
     ACC sum = ACC(y[at]);
     for (; i < n && index[order[i]] == at; i++) sum += ACC(values[order[i]]);
     y[at] = REAL(sum);
@@ -211,20 +216,20 @@ __global__ void max_segments(const REAL* values, const index_t* order, const ind
 }
 
 // y[i] = x[index[i]], and y[index[i]] = x[i].
-__global__ void take(const REAL* x, const index_t* index, REAL* y, index_t n) {
+__global__ void take(const REAL* x, const index_t* index, REAL* y, index_t n, index_t size) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = x[index[i]];
+    if (i < n) y[i] = x[readable(index[i], size)];
 }
 
-__global__ void place(const REAL* x, const index_t* index, REAL* y, index_t n) {
+__global__ void place(const REAL* x, const index_t* index, REAL* y, index_t n, index_t size) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[index[i]] = x[i];
+    if (i < n && index[i] >= 0 && index[i] < size) y[index[i]] = x[i];
 }
 
 // ---- rows to experts and back: one block a row, VEC entries a thread -------------------------------------------------
 
-__global__ void take_rows(const REAL* x, const index_t* index, REAL* y, index_t d, bool aligned) {
-    const REAL* from = x + index[blockIdx.x] * d;
+__global__ void take_rows(const REAL* x, const index_t* index, REAL* y, index_t rows, index_t d, bool aligned) {
+    const REAL* from = x + readable(index[blockIdx.x], rows) * d;
     REAL* to = y + blockIdx.x * d;
     for (index_t j = threadIdx.x * VEC; j < d; j += blockDim.x * VEC) {
         Vector v;
@@ -255,8 +260,8 @@ __global__ void combine(const REAL* r, const ACC* w, const index_t* order, const
 
 // dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n].
 __global__ void combine_gradient(const REAL* grad, const REAL* r, const ACC* w, const index_t* token, REAL* d_r,
-                                 ACC* d_w, index_t d, bool aligned) {
-    const REAL* g = grad + token[blockIdx.x] * d;
+                                 ACC* d_w, index_t tokens, index_t d, bool aligned) {
+    const REAL* g = grad + readable(token[blockIdx.x], tokens) * d;
     index_t row = blockIdx.x * d;
     ACC weight = w[blockIdx.x], product = 0;
     for (index_t j = threadIdx.x * VEC; j < d; j += blockDim.x * VEC) {
@@ -428,7 +433,9 @@ __global__ void cross_entropy(const REAL* x, const index_t* target, REAL* loss, 
     x += blockIdx.x * width, p += blockIdx.x * width;
     ACC shift = row_maximum(x, width), total = row_exp_sum(x, shift, width);
     for (index_t j = threadIdx.x; j < width; j += blockDim.x) p[j] = REAL(exp(ACC(x[j]) - shift) / total);
-    if (threadIdx.x == 0) loss[blockIdx.x] = REAL(log(total) - (ACC(x[target[blockIdx.x]]) - shift));
+    index_t at = target[blockIdx.x];  // a class that does not exist has no loss: NaN
+    ACC logit = at >= 0 && at < width ? ACC(x[at]) : infinity() - infinity();
+    if (threadIdx.x == 0) loss[blockIdx.x] = REAL(log(total) - (logit - shift));
 }
 
 __global__ void cross_entropy_gradient(const REAL* grad, const REAL* p, const index_t* target, REAL* dx,

@@ -6,7 +6,9 @@ between reading and writing, and cuBLAS is asked for sums in float32 (where it c
 the parts in bfloat16, as in other libraries). Nothing here waits for the device, but for what has to be known on the
 host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 
-Indices are not looked at on the way: a wrong key is left out of the sort, and the IndexError comes with the offsets.
+A wrong index harms nobody else's memory, but it is found late or never: a row that does not exist reads as row 0, and
+is not written; a key that does not exist is left out of the sort, so that the offsets do not end with the rows, which is
+an IndexError of the next grouped product.
 Index arrays are taken not to change, and one GPU with one stream is assumed: what is known of an array is remembered.
 """
 
@@ -84,7 +86,7 @@ def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]
 def place(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Shaped[Array, " size"]:
     """As defined in on_numpy."""
     y, values, index = cp.zeros(size, values.dtype), cp.ascontiguousarray(values), _index(index)
-    _each("place", _MOVED_AS[y.itemsize], len(values), values, index, y, len(values))
+    _each("place", _MOVED_AS[y.itemsize], len(values), values, index, y, len(values), size)
     return y
 
 
@@ -108,7 +110,7 @@ def add_at(y: Shaped[Array, "T E"], row: Int[Array, "..."], column: Int[Array, "
         return
     values = cp.ascontiguousarray(cp.broadcast_to(cp.asarray(values, y.dtype), row.shape)).reshape(-1)
     order = cp.argsort(index.astype(np.int32) if y.size < 2**31 else index)
-    _each("add_runs", y.dtype, len(index), _index(index), order, values, len(index), y)
+    _each("add_runs", y.dtype, len(index), _index(index), order, values, len(index), y, y.size)
 
 
 def to_host(x: Shaped[Array, "..."]) -> Any:
@@ -126,12 +128,13 @@ def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array
     x, index = cp.ascontiguousarray(x), _index(index)
     if x.ndim == 1:
         y = cp.empty(len(index), x.dtype)
-        _each("take", _MOVED_AS[x.itemsize], len(y), x, index, y, len(y))
+        _each("take", _MOVED_AS[x.itemsize], len(y), x, index, y, len(y), len(x))
         return y
     rows = x.reshape(len(x), math.prod(x.shape[1:]))
     width = rows.shape[1]
     y = cp.empty((len(index), width), x.dtype)
-    _rows("take_rows", _MOVED_AS[x.itemsize], len(y), width, rows, index, y, width, _aligned(width, rows, y))
+    aligned = _aligned(width, rows, y)
+    _rows("take_rows", _MOVED_AS[x.itemsize], len(y), width, rows, index, y, len(rows), width, aligned)
     return y.reshape(len(index), *x.shape[1:])
 
 
@@ -158,7 +161,7 @@ def combine_gradient(
     weight = cp.ascontiguousarray(w, _sum_type(r.dtype))
     d_r, d_w = cp.empty(r.shape, r.dtype), cp.empty(len(r), weight.dtype)
     aligned = _aligned(d, grad, r)
-    _rows("combine_gradient", r.dtype, len(r), d, grad, r, weight, _index(token), d_r, d_w, d, aligned)
+    _rows("combine_gradient", r.dtype, len(r), d, grad, r, weight, _index(token), d_r, d_w, len(grad), d, aligned)
     return d_r, d_w.astype(w.dtype, copy=False)
 
 
