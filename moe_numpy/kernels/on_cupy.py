@@ -7,9 +7,9 @@ the parts in bfloat16, as in other libraries). Nothing here waits for the device
 host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 
 A wrong index harms nobody else's memory, but it is found late or never: a row that does not exist reads as row 0, and
-is not written; a key that does not exist is left out of the sort, so that the offsets do not end with the rows, which is
-an IndexError of the next grouped product.
-Index arrays are taken not to change, and one GPU with one stream is assumed: what is known of an array is remembered.
+is not written; a key that does not exist is left out of the sort, so that the offsets do not end with the rows, which
+is an IndexError of the next grouped product. Index arrays are taken not to change, and one GPU with one stream is
+assumed: what is known of an array is remembered.
 """
 
 import math
