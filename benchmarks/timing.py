@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+_WARM = 0.02  # seconds
 _PAUSE = 0.05  # seconds for the threads of the one before to fall asleep; OpenBLAS's wait some 20 ms for more work
 
 
@@ -15,11 +16,11 @@ def in_turn(
     budget_s: float,
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The median milliseconds of each candidate over up to ``rounds`` rounds; in a round each runs twice.
+    """The median milliseconds of each candidate over up to ``rounds`` rounds; in a round each runs twice or more.
 
-    The first of the two brings memory, caches and threads back to what the candidate had before the others ran, and is
-    not counted. The clock runs until ``synchronize()`` returns, which waits for the device. After three rounds, no
-    further one begins when the budget is spent.
+    What comes before its last run, for 20 ms at least, is not counted: it brings memory, caches, threads and clocks
+    back to what the candidate had before the others ran. The clock runs until ``synchronize()`` returns, which waits
+    for the device. After three rounds, no further one begins when the budget is spent.
     """
     for run in candidates.values():
         run()
@@ -33,8 +34,12 @@ def in_turn(
                 break
             for name, run in candidates.items():
                 time.sleep(_PAUSE)
-                run()
-                synchronize()
+                warm = time.perf_counter() + _WARM
+                while True:
+                    run()
+                    synchronize()
+                    if time.perf_counter() >= warm:
+                        break
                 start = time.perf_counter()
                 run()
                 synchronize()
