@@ -88,6 +88,7 @@ def bench(
                 _print_row(row, console, first=len(rows) == 1)
         except KeyboardInterrupt:  # what was measured is not lost
             interrupted = True
+            console.print()
     if json:
         print_json({"rows": rows, "summary": _summary(rows)})
     else:

@@ -1,3 +1,4 @@
+import inspect
 import json
 import types
 
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 from moe_numpy.__main__ import app
 from moe_numpy.commands import bench as command
+from moe_numpy.kernels import on_numpy
 
 QUICK = ["--rounds", "1", "--seconds", "0"]
 
@@ -39,6 +41,35 @@ def test_tables(small, what):
     result = run(what, *QUICK)
     assert result.exit_code == 0, result.output
     assert "ms" in result.output
+
+
+def test_every_hot_loop_has_a_row(small):
+    measured = {name for name, _ in command._benchmarks(command.What.KERNELS)._cases(np.random.default_rng(0))}
+    defined = {
+        name
+        for name, kernel in vars(on_numpy).items()
+        if inspect.isfunction(kernel) and kernel.__module__ == on_numpy.__name__ and name[0] != "_"
+    }
+    bookkeeping = {"k_choices", "count", "offsets_of", "place", "to_host", "add_at", "normal_cdf"}
+    assert measured == defined - bookkeeping
+
+
+@pytest.mark.parametrize("json_option", [[], ["--json"]])
+def test_what_was_measured_before_an_interrupt_is_not_lost(small, monkeypatch, json_option):
+    layer = command._benchmarks(command.What.LAYER)
+
+    def first_and_then_ctrl_c(*arguments):
+        yield {"shape": [16, 8, 4, 4, 2], "ours_ms": 1.5, "gemm_efficiency": 0.5}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layer, "measure", first_and_then_ctrl_c)
+    result = run("layer", *json_option)
+    assert result.exit_code == 130
+    if json_option:
+        assert [row["ours_ms"] for row in json.loads(result.stdout)["rows"]] == [1.5]
+    else:
+        assert "16,8,4,4,2" in result.stdout
+        assert "1.50" in result.stdout
 
 
 def test_kernels_have_no_peer():
