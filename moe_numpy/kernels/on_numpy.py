@@ -2,8 +2,8 @@
 
 Shapes: T tokens, E experts, k experts per token, N assignments, d and f widths. ``offsets`` has E1 = E + 1 integers
 that go from 0 up to N; rows ``offsets[e]:offsets[e+1]`` belong to expert e. Indices and keys count from 0, and none is
-negative: ``on_numba`` answers a wrong one with an IndexError, the code here does what NumPy does. The floats of one call
-have one type; only weights ``w`` may have another.
+negative: ``on_numba`` answers a wrong one with an IndexError, the code here does what NumPy does. The floats of one
+call have one type; only weights ``w`` may have another.
 
 Floats narrower than float32, such as bfloat16, are for storing: ``in_float32`` computes with wider copies.
 """
