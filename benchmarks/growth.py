@@ -36,8 +36,8 @@ def one(shape: Shape) -> dict[str, Any]:
     """The row of :func:`benchmarks.layer.measure` and the peak of resident memory."""
     import resource
 
-    (row,) = measure((shape,), None, rounds=9, budget_s=5.0, place=Place())
-    return row | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    ((_, row),) = measure((shape,), None, rounds=9, budget_s=5.0, place=Place())
+    return row() | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 if __name__ == "__main__":

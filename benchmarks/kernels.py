@@ -1,6 +1,7 @@
 """Each hot loop at the sizes of a layer: the definition in NumPy, the compiled loops, and a GPU's where asked for."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,21 @@ T, D, F, E, K, V = 4096, 512, 1024, 16, 2, 4096
 B, S = 16, 256  # of attention
 
 
-def measure(
-    rounds: int, budget_s: float, place: Place, announce: Callable[[object], None] = lambda kernel: None
-) -> Iterator[dict[str, Any]]:
-    """One row for each kernel; times in milliseconds. ``speedup`` is that of the last column over NumPy."""
-    implementations = {"numpy": "cpu", "numba": "cpu"} | ({"cupy": "cuda"} if place.device == "cuda" else {})
+def measure(rounds: int, budget_s: float, place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Each kernel, and what measures its row; times in milliseconds."""
     for name, arguments in _cases(np.random.default_rng(0)):
-        announce(name)
-        candidates = {}
-        for implementation, device in implementations.items():
-            candidates[implementation] = _call(implementation, name, _moved(arguments, device))
-        ms = in_turn(candidates, rounds, budget_s, place.synchronize)
-        times = {f"{implementation}_ms": ms[implementation] for implementation in implementations}
-        yield {"kernel": name, **times, "speedup": ms["numpy"] / ms[list(implementations)[-1]]}
+        yield name, partial(_row, name, arguments, rounds, budget_s, place)
+
+
+def _row(name: str, arguments: list[Any], rounds: int, budget_s: float, place: Place) -> dict[str, Any]:
+    """``speedup`` is that of the last column over NumPy."""
+    implementations = {"numpy": "cpu", "numba": "cpu"} | ({"cupy": "cuda"} if place.device == "cuda" else {})
+    candidates = {}
+    for implementation, device in implementations.items():
+        candidates[implementation] = _call(implementation, name, _moved(arguments, device))
+    ms = in_turn(candidates, rounds, budget_s, place.synchronize)
+    times = {f"{implementation}_ms": ms[implementation] for implementation in implementations}
+    return {"kernel": name, **times, "speedup": ms["numpy"] / ms[list(implementations)[-1]]}
 
 
 def _call(implementation: str, name: str, arguments: list[Any]) -> Callable[[], Any]:

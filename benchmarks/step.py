@@ -1,6 +1,7 @@
 """One training step of a Mixtral language model: forward, loss, backward, clipping, AdamW; ours and transformers'."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,21 @@ LEARNING_RATE, WEIGHT_DECAY, BETAS, EPS, MAX_NORM = 1e-3, 0.1, (0.9, 0.95), 1e-8
 
 
 def measure(
-    against: str | None,
-    rounds: int,
-    budget_s: float,
-    place: Place,
-    announce: Callable[[object], None] = lambda shape: None,
-) -> Iterator[dict[str, Any]]:
-    """One row; times in milliseconds. The losses of the first three steps are compared before any time is taken."""
+    against: str | None, rounds: int, budget_s: float, place: Place
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """The model and batch, and what measures the only row; times in milliseconds."""
     config = CONFIGS[place.device]
     shape = (
         f"{config.num_layers} layers, d={config.d_model} f={config.d_ff} E={config.num_experts} k=2, "
         f"{BATCH_SIZE} x {config.context} tokens"
     )
-    announce(shape)
+    yield shape, partial(_row, shape, config, against, rounds, budget_s, place)
+
+
+def _row(
+    shape: str, config: ModelConfig, against: str | None, rounds: int, budget_s: float, place: Place
+) -> dict[str, Any]:
+    """The losses of the first three steps are compared before any time is taken."""
     model = Transformer(config, rng=place.generator(0), dtype=place.float_type).to(place.device)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (BATCH_SIZE, config.context + 1))
     inputs, targets = (put(ids.copy(), place.device) for ids in (tokens[:, :-1], tokens[:, 1:]))
@@ -78,7 +81,7 @@ def measure(
     }
     if against == "torch":
         row |= {"peer_ms": ms["peer"], "ratio": ms["ours"] / ms["peer"], "max_abs_error": error}
-    yield row
+    return row
 
 
 def _ours(model: Any, inputs: Any, targets: Any) -> Callable[[], float]:

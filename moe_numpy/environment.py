@@ -148,7 +148,7 @@ def _advice(report: dict[str, Any]) -> list[str]:
                 f"{_CORE}=SKYLAKEX, set before Python starts, products are {other / here:.1f} times as "
                 f"fast ({here:.0f} to {other:.0f} GFLOP/s with one thread)"
             )
-    if kernels.must_compile() and kernels.compiled_loops_in() is None:
+    if report["compiled_loops"] is False and kernels.compiled_loops_in() is None:
         advice.append(
             "compiled loops cannot be kept, so each process compiles them anew; set NUMBA_CACHE_DIR to a folder that "
             "can be written"

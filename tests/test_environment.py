@@ -57,6 +57,7 @@ def test_advice_names_the_gain(monkeypatch):
         "avx512": True,
         "gflops_per_thread": 200.0,
         "numba": None,
+        "compiled_loops": None,
         "cupy": "13",
     }
     openblas, numba = environment._advice(report)
@@ -65,6 +66,15 @@ def test_advice_names_the_gain(monkeypatch):
     assert "pip install numba" in numba
     monkeypatch.setattr(environment, "_speed_with", lambda variables: 205.0)
     assert len(environment._advice(report)) == 1
+
+
+def test_advice_where_compiled_loops_cannot_be_kept(monkeypatch):
+    report = {"blas": [], "avx512": False, "numba": "0.68", "compiled_loops": False}
+    monkeypatch.setattr("moe_numpy.kernels.compiled_loops_in", lambda: None)
+    (advice,) = environment._advice(report)
+    assert "set NUMBA_CACHE_DIR to a folder that can be written" in advice
+    monkeypatch.setattr("moe_numpy.kernels.compiled_loops_in", lambda: "a folder")
+    assert environment._advice(report) == []
 
 
 def test_the_speed_of_a_process_with_other_variables():

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -83,9 +82,10 @@ def bench(
     interrupted = False
     with _threads(threads, against):
         try:
-            for row in benchmarks.measure(*arguments, rounds, seconds, place, partial(_announce, console)):
-                rows.append(row)
-                _print_row(row, console, first=len(rows) == 1)
+            for what_comes, row in benchmarks.measure(*arguments, rounds, seconds, place):
+                _announce(what_comes, console)
+                rows.append(row())
+                _print_row(rows[-1], console, first=len(rows) == 1)
         except KeyboardInterrupt:  # what was measured is not lost
             interrupted = True
             console.print()
@@ -134,7 +134,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _announce(console: Console, what: object) -> None:
+def _announce(what: object, console: Console) -> None:
     """On a terminal, until the row takes its place; no thread draws here, it would disturb what is measured."""
     if console.is_terminal:
         console.print(f"measuring {what} ...", end="\r", highlight=False, soft_wrap=True)

@@ -59,7 +59,7 @@ def test_what_was_measured_before_an_interrupt_is_not_lost(small, monkeypatch, j
     layer = command._benchmarks(command.What.LAYER)
 
     def first_and_then_ctrl_c(*arguments):
-        yield {"shape": [16, 8, 4, 4, 2], "ours_ms": 1.5, "gemm_efficiency": 0.5}
+        yield "a small layer", lambda: {"shape": [16, 8, 4, 4, 2], "ours_ms": 1.5, "gemm_efficiency": 0.5}
         raise KeyboardInterrupt
 
     monkeypatch.setattr(layer, "measure", first_and_then_ctrl_c)
