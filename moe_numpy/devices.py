@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from . import kernels
+from .kernels import to_host
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16")
@@ -70,7 +70,7 @@ def float_type(name: str) -> Any:
 
 def put(x: Any, device: str) -> Any:
     """The same numbers in the memory of a device; x itself if it is there. DeviceError as for :func:`namespace`."""
-    return kernels.of(x).to_host(x) if device == "cpu" else namespace(device).asarray(x)
+    return to_host(x) if device == "cpu" else namespace(device).asarray(x)
 
 
 def on_host(x: Any) -> bool:

@@ -4,26 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from ..kernels import library_of, to_host
 
-_names: dict[type, str | None] = {}
+__all__ = ["is_finite", "is_float", "library_of", "sum_of", "to_host"]
+
 _floats: dict[Any, bool] = {}
-
-
-def library_of(x: Any) -> str | None:
-    """``"numpy"``, ``"cupy"`` ... for an array; None for a Python or NumPy scalar, which fits any library."""
-    kind = type(x)
-    if kind not in _names:
-        is_array = hasattr(kind, "shape") and hasattr(kind, "dtype") and not isinstance(x, np.generic)
-        _names[kind] = kind.__module__.partition(".")[0] if is_array else None
-        if isinstance(x, np.ndarray):
-            _names[kind] = "numpy"  # subclasses too: memory-mapped weights are numpy arrays
-    return _names[kind]
-
-
-def to_host(x: Any) -> Any:
-    """x as a NumPy array; for arrays on a GPU this waits and copies."""
-    return kernels.of(x).to_host(x)
 
 
 def is_finite(x: Any) -> bool:

@@ -14,7 +14,7 @@ from ..instruments.batch_dependence import BatchDependence, batch_dependence
 from ..instruments.causality import Causality, causality
 from ..instruments.gradient_paths import GradientPaths, describe_state, gradient_paths, percent
 from ..instruments.influence import Pair
-from ..moe.balancing import AdaptiveL1, LossFreeBias, QuantileBalancing
+from ..moe.balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
 from ..moe.gates import PNormalized, Renormalized, Scaled, SoftmaxOfSelected
 from ..moe.layer import Recipe
 from ..moe.recipes import RECIPES, Published, find

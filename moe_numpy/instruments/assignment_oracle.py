@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autodiff import Tensor, no_grad
 from ..moe import Batch, Router, RouterConfig
-from ..moe.balancing import LossFreeBias, QuantileBalancing
+from ..moe.balancers import LossFreeBias, QuantileBalancing
 from ..moe.selection import BalancedAssignment, Sinkhorn, TopK
 from ..typing import Array, Bool, Float
 from .text_table import text_table

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
-from ..moe.balance import LoadProbability
+from ..kernels import top_k
+from ..moe.losses import LoadProbability
 from ..typing import Array, Float
 from .text_table import text_table
 
@@ -88,7 +88,7 @@ def load_check(
     noisy = h + s * rng.standard_normal(rows)
     probability = LoadProbability.apply(h, s, noisy, k=k).data
     chosen = np.zeros(rows)
-    np.put_along_axis(chosen, kernels.of(noisy).top_k(noisy, k), 1, axis=1)
+    np.put_along_axis(chosen, top_k(noisy, k), 1, axis=1)
     expected, simulated = (v.reshape(draws, num_tokens, num_experts).sum(axis=1) for v in (probability, chosen))
     error = _standard_error(expected - simulated)
     difference = (expected - simulated).mean(axis=0)

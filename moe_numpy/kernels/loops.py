@@ -34,7 +34,7 @@ summing = _compiler(fastmath={"reassoc", "contract"})
 
 
 @compiled
-def top_k(scores, y, lo, hi):  # noqa: D103
+def top_k(scores, y, lo, hi):
     num_experts, k = scores.shape[1], y.shape[1]
     for t in range(lo, hi):
         found = 0
@@ -90,7 +90,7 @@ def begin_of_keys(keys, start):
 
 
 @compiled
-def position_in_group(keys, seen, y):  # noqa: D103
+def position_by_key(keys, seen, y):
     for n in range(len(keys)):
         key = keys[n]
         y[n] = seen[key]
@@ -98,13 +98,13 @@ def position_in_group(keys, seen, y):  # noqa: D103
 
 
 @compiled
-def sum_by_key(values, keys, total):  # noqa: D103
+def sum_by_key(values, keys, total):
     for n in range(len(keys)):
         total[keys[n]] += values[n]
 
 
 @compiled
-def max_by_key(values, keys, y):  # noqa: D103
+def max_by_key(values, keys, y):
     for n in range(len(keys)):
         value = values[n]
         if value > y[keys[n]] or math.isnan(value):
@@ -112,7 +112,7 @@ def max_by_key(values, keys, y):  # noqa: D103
 
 
 @compiled
-def take_rows(x, index, y, lo, hi):  # noqa: D103
+def take_rows(x, index, y, lo, hi):
     for n in range(lo, hi):
         source = x[index[n]]
         row = y[n]
@@ -134,34 +134,34 @@ def add_rows(rows, order, start, y, lo, hi):
 
 
 @compiled
-def combine(r, w, order, start, y, lo, hi):
-    """As :func:`add_rows`, each row with its weight."""
+def combine(r, gate, order, start, y, lo, hi):
+    """As :func:`add_rows`, each row times its gate weight."""
     for t in range(lo, hi):
         total = y[t]
         for j in range(len(total)):
             total[j] = 0
         for n in order[start[t] : start[t + 1]]:
             row = r[n]
-            weight = w[n]
+            g = gate[n]
             for j in range(len(total)):
-                total[j] += row[j] * weight
+                total[j] += row[j] * g
 
 
 @summing
-def combine_gradient(grad, r, w, token, d_r, d_w, zero, lo, hi):  # noqa: D103
+def combine_gradient(grad, r, gate, token, d_r, d_gate, zero, lo, hi):
     for n in range(lo, hi):
-        g = grad[token[n]]
+        dy = grad[token[n]]
         row, out = r[n], d_r[n]
-        weight = w[n]
+        g = gate[n]
         total = zero
-        for j in range(len(g)):
-            total += g[j] * row[j]
-            out[j] = g[j] * weight
-        d_w[n] = total
+        for j in range(len(dy)):
+            total += dy[j] * row[j]
+            out[j] = dy[j] * g
+        d_gate[n] = total
 
 
 @summing
-def row_products(a, b, y, zero, lo, hi):  # noqa: D103
+def row_products(a, b, y, zero, lo, hi):
     for n in range(lo, hi):
         left, right = a[n], b[n]
         total = zero
@@ -171,7 +171,7 @@ def row_products(a, b, y, zero, lo, hi):  # noqa: D103
 
 
 @compiled
-def group_sums(values, offsets, y, lo, hi):  # noqa: D103
+def expert_sums(values, offsets, y, lo, hi):
     for e in range(lo, hi):
         total = y[e]
         for j in range(len(total)):
@@ -183,7 +183,7 @@ def group_sums(values, offsets, y, lo, hi):  # noqa: D103
 
 
 @compiled
-def add_to_groups(y, bias, offsets, lo, hi):  # noqa: D103
+def add_expert_bias(y, bias, offsets, lo, hi):
     for e in range(lo, hi):
         b = bias[e]
         for n in range(offsets[e], offsets[e + 1]):
@@ -196,20 +196,20 @@ def add_to_groups(y, bias, offsets, lo, hi):  # noqa: D103
 
 
 @compiled
-def silu(e, x, y, one):  # noqa: D103
+def silu(e, x, y, one):
     for j in range(len(x)):
         y[j] = x[j] / (one + e[j])
 
 
 @compiled
-def silu_gradient(e, grad, x, dx, one):  # noqa: D103
+def silu_gradient(e, grad, x, dx, one):
     for j in range(len(x)):
         s = one / (one + e[j])
         dx[j] = grad[j] * s * (one + x[j] * (one - s))
 
 
 @compiled
-def swiglu(e, gate, gate_step, up, up_step, y, one):  # noqa: D103
+def swiglu(e, gate, gate_step, up, up_step, y, one):
     width = y.shape[1]
     for n in range(y.shape[0]):
         g, u = gate[n * gate_step : n * gate_step + width], up[n * up_step : n * up_step + width]
@@ -219,7 +219,7 @@ def swiglu(e, gate, gate_step, up, up_step, y, one):  # noqa: D103
 
 
 @compiled
-def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d, one):  # noqa: D103
+def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d, one):
     width = grad.shape[1]
     for n in range(grad.shape[0]):
         g, u = gate[n * gate_step : n * gate_step + width], up[n * up_step : n * up_step + width]
@@ -238,7 +238,7 @@ def swiglu_gradient(e, grad, gate, gate_step, up, up_step, d, one):  # noqa: D10
 
 
 @compiled
-def shift_by_maximum(x, y, lo, hi):  # noqa: D103
+def shift_by_maximum(x, y, lo, hi):
     for n in range(lo, hi):
         row, out = x[n], y[n]
         top = row[0]
@@ -249,7 +249,7 @@ def shift_by_maximum(x, y, lo, hi):  # noqa: D103
 
 
 @summing
-def divide_by_sum(y, zero, lo, hi):  # noqa: D103
+def divide_by_sum(y, zero, lo, hi):
     for n in range(lo, hi):
         row = y[n]
         total = zero
@@ -273,7 +273,7 @@ def subtract_log_sum(e, y, zero, lo, hi):
 
 
 @summing
-def softmax_gradient(grad, y, dx, zero, lo, hi):  # noqa: D103
+def softmax_gradient(grad, y, dx, zero, lo, hi):
     for n in range(lo, hi):
         g, p, out = grad[n], y[n], dx[n]
         total = zero
@@ -296,7 +296,7 @@ def log_softmax_gradient(e, grad, dx, zero, lo, hi):
 
 
 @compiled
-def pick(x, column, y, lo, hi):  # noqa: D103
+def pick(x, column, y, lo, hi):
     for n in range(lo, hi):
         y[n] = x[n, column[n]]
 
@@ -315,7 +315,7 @@ def losses_and_softmax(p, losses, zero, lo, hi):
 
 
 @compiled
-def cross_entropy_gradient(grad, p, target, dx, lo, hi):  # noqa: D103
+def cross_entropy_gradient(grad, p, target, dx, lo, hi):
     for n in range(lo, hi):
         g = grad[n]
         row, out = p[n], dx[n]
@@ -328,7 +328,7 @@ def cross_entropy_gradient(grad, p, target, dx, lo, hi):  # noqa: D103
 
 
 @summing
-def rms_norm(x, weight, eps, y, r, zero, one, width, lo, hi):  # noqa: D103
+def rms_norm(x, weight, eps, y, r, zero, one, width, lo, hi):
     d = x.shape[1]
     for n in range(lo, hi):
         row, out = x[n], y[n]
@@ -359,7 +359,7 @@ def rms_norm_gradient(grad, x, r, weight, dx, dw, zero, width, lo, hi):
 
 
 @compiled
-def rotate(x, cos, sin, y, lo, hi):  # noqa: D103
+def rotate(x, cos, sin, y, lo, hi):
     num_heads, length, half = x.shape[1], x.shape[2], x.shape[3] // 2
     for b in range(lo, hi):
         for h in range(num_heads):
@@ -393,7 +393,7 @@ def mask_and_shift(e, length):
 
 
 @summing
-def row_sums(e, total, zero):  # noqa: D103
+def row_sums(e, total, zero):
     for i in range(e.shape[0]):
         row = e[i]
         sum_ = zero

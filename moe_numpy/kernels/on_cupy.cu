@@ -221,7 +221,7 @@ __global__ void take(const REAL* x, const index_t* index, REAL* y, index_t n, in
     if (i < n) y[i] = x[readable(index[i], size)];
 }
 
-__global__ void place(const REAL* x, const index_t* index, REAL* y, index_t n, index_t size) {
+__global__ void scatter(const REAL* x, const index_t* index, REAL* y, index_t n, index_t size) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n && index[i] >= 0 && index[i] < size) y[index[i]] = x[i];
 }
@@ -291,7 +291,7 @@ __global__ void row_products(const REAL* a, const REAL* b, REAL* y, index_t d, b
 }
 
 // Sums over the rows of each expert: blockIdx.y is the expert, a thread adds one column.
-__global__ void group_sums(const REAL* values, const index_t* offsets, REAL* total, index_t width) {
+__global__ void expert_sums(const REAL* values, const index_t* offsets, REAL* total, index_t width) {
     index_t j = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= width) return;
     ACC sum = 0;
@@ -300,7 +300,7 @@ __global__ void group_sums(const REAL* values, const index_t* offsets, REAL* tot
 }
 
 // y_n += b_e: one block a row, which finds its expert by bisection.
-__global__ void add_to_groups(REAL* y, const REAL* bias, const index_t* offsets, index_t num_experts, index_t width) {
+__global__ void add_expert_bias(REAL* y, const REAL* bias, const index_t* offsets, index_t num_experts, index_t width) {
     index_t low = 0, high = num_experts - 1;  // the last e with offsets[e] <= n
     while (low < high) {
         index_t middle = (low + high + 1) / 2;

@@ -1,6 +1,6 @@
 """The kernels on a GPU: CUDA loops (``on_cupy.cu``), products by cuBLAS. float32, float64 and bfloat16.
 
-Each kernel computes what ``on_numpy`` defines, up to the order of sums, and that order is fixed: there are no atomic
+Each function computes what the kernel of its name defines, up to the order of sums, and that order is fixed: there are no atomic
 additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in float32
 between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it may add
 the parts in bfloat16, as in other libraries). Nothing here waits for the device, but for what has to be known on the
@@ -37,7 +37,7 @@ _NARROW_ROW = 512  # entries; a row as long is the work of one warp
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
-    """As defined in on_numpy: one warp for each row."""
+    """One warp for each row."""
     if k > _MANY:
         return cp.argsort(-_as(_sum_type(scores.dtype), scores), axis=1)[:, :k]  # CuPy's is stable
     scores = cp.ascontiguousarray(scores)
@@ -46,24 +46,27 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     return y
 
 
+def tokens_and_ranks(chosen: Int[Array, "T k"]) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
+    """The same arrays for every layer and step, so that what is known of them is known."""
+    return _tokens_and_ranks(*chosen.shape)
+
+
 @lru_cache(maxsize=8)
-def k_choices(num_tokens: int, k: int) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
-    """As defined in on_numpy; the same arrays for every layer and step, so that what is known of them is known."""
+def _tokens_and_ranks(num_tokens: int, k: int) -> tuple[Any, Any]:
     return cp.repeat(cp.arange(num_tokens), k), cp.tile(cp.arange(k), num_tokens)
 
 
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """As defined in on_numpy: counting sort of parts side by side, or a radix sort for many keys."""
+    """Counting sort of parts side by side, or a radix sort for many keys."""
     return _sorted_by_key(keys, num_keys)[0]
 
 
 def sort_by_key(keys: Int[Array, " N"], num_keys: int) -> tuple[Int[Array, " N"], Int[Array, " K1"]]:
-    """As defined in on_numpy: counting sort of parts side by side, or a radix sort for many keys."""
+    """Counting sort of parts side by side, or a radix sort for many keys."""
     return _sorted_by_key(keys, num_keys)
 
 
 def count(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " num_keys"]:
-    """As defined in on_numpy."""
     y = cp.zeros(num_keys, np.int64)
     keys = _index(keys)
     _each("count_keys", np.float32, len(keys), keys, len(keys), num_keys, y)
@@ -71,60 +74,54 @@ def count(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " num_keys"]:
 
 
 def offsets_of(counts: Int[Array, " E"]) -> Int[Array, " E1"]:
-    """As defined in on_numpy."""
     y = cp.zeros(len(counts) + 1, counts.dtype)
     cp.cumsum(counts, out=y[1:])
     return y
 
 
-def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """As defined in on_numpy: the place in the sorted order, less the place of the first with this key."""
+def position_by_key(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+    """The place in the sorted order, less the place of the first with this key."""
     order, start = _sorted_by_key(keys, num_keys)
-    return place(cp.arange(len(order)) - start[keys[order]], order, len(order))
+    return scatter(cp.arange(len(order)) - start[keys[order]], order, len(order))
 
 
-def place(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Shaped[Array, " size"]:
-    """As defined in on_numpy."""
+def scatter(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Shaped[Array, " size"]:
     y, values, index = cp.zeros(size, values.dtype), cp.ascontiguousarray(values), _index(index)
-    _each("place", _MOVED_AS[y.itemsize], len(values), values, index, y, len(values), size)
+    _each("scatter", _MOVED_AS[y.itemsize], len(values), values, index, y, len(values), size)
     return y
 
 
 def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
-    """As defined in on_numpy: one block for each key, which adds in float64."""
+    """One block for each key, which adds in float64."""
     return _reduce_by_key("sum_segments", values, keys, num_keys)
 
 
 def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
-    """As defined in on_numpy: one block for each key."""
+    """One block for each key."""
     return _reduce_by_key("max_segments", values, keys, num_keys)
 
 
-def add_at(y: Shaped[Array, "T E"], row: Int[Array, "..."], column: Int[Array, "..."], values: Any) -> None:
-    """As defined in on_numpy: sorted by entry, so that what goes to one entry is added in order."""
-    if not y.flags.c_contiguous:
-        raise ValueError("add_at: y must be contiguous, since it changes in place")
-    index = (row * y.shape[1] + column).reshape(-1)
-    if y.dtype.kind in "iu":  # the order of a sum of integers does not matter
-        cp.add.at(y.reshape(-1), index, cp.broadcast_to(cp.asarray(values, y.dtype), row.shape).reshape(-1))
-        return
-    values = cp.ascontiguousarray(cp.broadcast_to(cp.asarray(values, y.dtype), row.shape)).reshape(-1)
+def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width: int) -> Float[Array, "R width"]:
+    """Sorted by entry, so that what goes to one entry is added in order."""
+    y = cp.zeros((len(values), width), values.dtype)
+    index = (cp.arange(len(values))[:, None] * width + column).reshape(-1)
     order = cp.argsort(index.astype(np.int32) if y.size < 2**31 else index)
-    _each("add_runs", y.dtype, len(index), _index(index), order, values, len(index), y, y.size)
+    _each("add_runs", y.dtype, len(index), index, order, cp.ascontiguousarray(values), len(index), y, y.size)
+    return y
 
 
 def to_host(x: Shaped[Array, "..."]) -> Any:
-    """As defined in on_numpy: a copy, for which the host waits."""
+    """A copy, for which the host waits."""
     return x.get()
 
 
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
-    """As defined in on_numpy: one block for each row of the result."""
+    """One block for each row of the result."""
     return _combine(rows, None, index, num_rows)
 
 
 def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array, "N *d"]:
-    """As defined in on_numpy; the indices are trusted."""
+    """The indices are trusted."""
     x, index = cp.ascontiguousarray(x), _index(index)
     if x.ndim == 1:
         y = cp.empty(len(index), x.dtype)
@@ -139,7 +136,6 @@ def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array
 
 
 def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
-    """As defined in on_numpy."""
     a, b = cp.ascontiguousarray(a), cp.ascontiguousarray(_as(a.dtype, b))
     y = cp.empty(len(a), a.dtype)
     _rows("row_products", a.dtype, len(a), a.shape[1], a, b, y, a.shape[1], _aligned(a.shape[1], a, b))
@@ -147,26 +143,25 @@ def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array,
 
 
 def combine(
-    r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
+    r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
 ) -> Float[Array, "num_tokens d"]:
-    """As defined in on_numpy: one block for each token."""
-    return _combine(r, cp.ascontiguousarray(w, _sum_type(r.dtype)), token, num_tokens)
+    """One block for each token."""
+    return _combine(r, cp.ascontiguousarray(gate, _sum_type(r.dtype)), token, num_tokens)
 
 
 def combine_gradient(
-    grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
+    grad: Float[Array, "T d"], r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"]
 ) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
-    """As defined in on_numpy: both gradients in one pass."""
+    """Both gradients in one pass."""
     grad, r, d = cp.ascontiguousarray(_as(r.dtype, grad)), cp.ascontiguousarray(r), r.shape[1]
-    weight = cp.ascontiguousarray(w, _sum_type(r.dtype))
-    d_r, d_w = cp.empty(r.shape, r.dtype), cp.empty(len(r), weight.dtype)
+    g = cp.ascontiguousarray(gate, _sum_type(r.dtype))
+    d_r, d_gate = cp.empty(r.shape, r.dtype), cp.empty(len(r), g.dtype)
     aligned = _aligned(d, grad, r)
-    _rows("combine_gradient", r.dtype, len(r), d, grad, r, weight, _index(token), d_r, d_w, len(grad), d, aligned)
-    return d_r, d_w.astype(w.dtype, copy=False)
+    _rows("combine_gradient", r.dtype, len(r), d, grad, r, g, _index(token), d_r, d_gate, len(grad), d, aligned)
+    return d_r, d_gate.astype(gate.dtype, copy=False)
 
 
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
-    """As defined in on_numpy."""
     dtype = np.result_type(a.dtype, b.dtype)
     a, b = _for_blas(_as(dtype, a)), _for_blas(_as(dtype, b))
     y = cp.empty((a.shape[0], b.shape[1]), a.dtype)
@@ -177,68 +172,65 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """As defined in on_numpy: one product for each expert that has rows."""
+    """One product for each expert that has rows."""
     x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(_as(x.dtype, weight))
     y = cp.empty((len(x), weight.shape[1]), x.dtype)
-    _multiply_groups(offsets, y, x, weight, b_transposed=True)
+    _multiply_experts(offsets, y, x, weight, b_transposed=True)
     return y
 
 
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """As defined in on_numpy: one product for each expert that has rows."""
+    """One product for each expert that has rows."""
     grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(_as(grad.dtype, weight))
     dx = cp.empty((len(grad), weight.shape[2]), grad.dtype)
-    _multiply_groups(offsets, dx, grad, weight)
+    _multiply_experts(offsets, dx, grad, weight)
     return dx
 
 
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """As defined in on_numpy: one product for each expert that has rows."""
+    """One product for each expert that has rows."""
     grad, x = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x)
     bounds = _bounds(offsets, len(x))
     dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
     for e, (start, end) in enumerate(pairwise(bounds)):
         if start == end:
             dw[e] = 0
-    _multiply_groups(offsets, dw, grad, x, a_transposed=True)
+    _multiply_experts(offsets, dw, grad, x, a_transposed=True)
     return dw
 
 
-def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
-    """As defined in on_numpy."""
+def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
     values, width = cp.ascontiguousarray(values), values.shape[1]
     total = cp.empty((len(offsets) - 1, width), values.dtype)
     grid = (-(-width // _THREADS), len(total))
-    _launch("group_sums", values.dtype, grid, (_THREADS,), values, _index(offsets), total, width)
+    _launch("expert_sums", values.dtype, grid, (_THREADS,), values, _index(offsets), total, width)
     return total
 
 
-def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
-    """As defined in on_numpy: one block for each row."""
+def add_expert_bias(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+    """One block for each row."""
     rows = cp.ascontiguousarray(y)
     bias = cp.ascontiguousarray(_as(y.dtype, bias))
-    _rows("add_to_groups", y.dtype, len(y), y.shape[1], rows, bias, _index(offsets), len(bias), y.shape[1])
+    _rows("add_expert_bias", y.dtype, len(y), y.shape[1], rows, bias, _index(offsets), len(bias), y.shape[1])
     if rows is not y:
         y[...] = rows
     return y
 
 
 def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     return _entry_by_entry("silu", x)
 
 
 def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     return _entry_by_entry("silu_gradient", grad, x)
 
 
 def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy; halves of a wider array are read where they stand."""
+    """Halves of a wider array are read where they stand."""
     a, b = _strided(gate), _strided(_as(gate.dtype, up))
     y = cp.empty(a.shape, a.dtype)
     width = a.shape[1]
@@ -250,7 +242,6 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
 def swiglu_gradient(
     grad: Float[Array, "*batch f"], gate: Float[Array, "*batch f"], up: Float[Array, "*batch f"]
 ) -> Float[Array, "*batch two_f"]:
-    """As defined in on_numpy."""
     g, a, b = _matrix(_as(gate.dtype, grad)), _strided(gate), _strided(_as(gate.dtype, up))
     rows, width = g.shape
     d = cp.empty((rows, 2 * width), gate.dtype)
@@ -260,44 +251,41 @@ def swiglu_gradient(
 
 
 def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     return _entry_by_entry("normal_cdf", x)
 
 
 def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     return _entry_by_entry("gelu", x, settings=(approximate,))
 
 
 def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     return _entry_by_entry("gelu_gradient", grad, x, settings=(approximate,))
 
 
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy: one block for each row."""
+    """One block for each row."""
     return _row_by_row("softmax", x)
 
 
 def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy: one block for each row."""
+    """One block for each row."""
     return _row_by_row("softmax_gradient", grad, y)
 
 
 def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy: one block for each row."""
+    """One block for each row."""
     return _row_by_row("log_softmax", x)
 
 
 def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy: one block for each row."""
+    """One block for each row."""
     return _row_by_row("log_softmax_gradient", grad, y)
 
 
 def cross_entropy(
     x: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
-    """As defined in on_numpy: one block for each row."""
+    """One block for each row."""
     x, width = cp.ascontiguousarray(x), x.shape[1]
     p, losses = cp.empty(x.shape, x.dtype), cp.empty(len(x), x.dtype)
     _rows("cross_entropy", x.dtype, len(x), width, x, _index(target), losses, p, width)
@@ -307,7 +295,6 @@ def cross_entropy(
 def cross_entropy_gradient(
     grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
-    """As defined in on_numpy."""
     grad, p, width = cp.ascontiguousarray(_as(p.dtype, grad)), cp.ascontiguousarray(p), p.shape[1]
     dx = cp.empty(p.shape, p.dtype)
     _rows("cross_entropy_gradient", p.dtype, len(p), width, grad, p, _index(target), dx, width)
@@ -317,7 +304,7 @@ def cross_entropy_gradient(
 def rms_norm(
     x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
-    """As defined in on_numpy: one block for each row. r is float32 in bfloat16."""
+    """One block for each row. r is float32 in bfloat16."""
     rows, weight, width = _matrix(x), cp.ascontiguousarray(_as(x.dtype, weight)), x.shape[-1]
     y, r = cp.empty(rows.shape, x.dtype), cp.empty(len(rows), _sum_type(x.dtype))
     _rows("rms_norm", x.dtype, len(rows), width, rows, weight, float(eps), y, r, width)
@@ -327,7 +314,7 @@ def rms_norm(
 def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
-    """As defined in on_numpy; dw is summed part by part."""
+    """Dw is summed part by part."""
     g, rows, width = _matrix(_as(x.dtype, grad)), _matrix(x), x.shape[-1]
     scale = cp.ascontiguousarray(_as(_sum_type(x.dtype), r)).reshape(-1)
     dx = cp.empty(rows.shape, x.dtype)
@@ -341,7 +328,6 @@ def rms_norm_gradient(
 
 
 def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
-    """As defined in on_numpy."""
     x, half = cp.ascontiguousarray(x), x.shape[-1] // 2
     vectors = x.size // x.shape[-1]
     y = cp.empty(x.shape, x.dtype)
@@ -353,7 +339,7 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
 def causal_attention(
     q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
-    """As defined in on_numpy: all heads at once. Scores and sums are float32 in bfloat16."""
+    """All heads at once. Scores and sums are float32 in bfloat16."""
     q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
     (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
     sums = _sum_type(q.dtype)
@@ -376,7 +362,7 @@ def causal_attention_gradient(
     total: Float[Array, "B K GS 1"],
     scale: float,
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
-    """As defined in on_numpy: all heads at once."""
+    """All heads at once."""
     grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
     (heads, rows, num_keys), d = e3.shape, q3.shape[2]
     total = cp.ascontiguousarray(_as(_sum_type(q.dtype), total))
@@ -392,7 +378,7 @@ def causal_attention_gradient(
 
 
 def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
-    """As defined in on_numpy; the sum comes to the host."""
+    """The sum comes to the host."""
     blocks = 1024
     sums = cp.empty((len(arrays), blocks))
     for x, part in zip(arrays, sums, strict=True):
@@ -413,7 +399,7 @@ def adamw(
     lr: float,
     eps: float,
 ) -> None:
-    """As defined in on_numpy: everything about one entry in one pass. Gradients may be bfloat16."""
+    """Everything about one entry in one pass. Gradients may be bfloat16."""
     (beta1, beta2), (c1, c2) = betas, corrections
     numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
     for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
@@ -451,7 +437,7 @@ def _multiply(y: Any, a: Any, b: Any) -> None:
         cublas.gemmEx(handle, b_transposed, a_transposed, n, m, k, one, *right, *left, zero, *result, *algorithm)
 
 
-def _multiply_groups(
+def _multiply_experts(
     offsets: Any, y: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False
 ) -> None:
     """y = a b for each expert that has rows: its own matrix of an operand [E, ., .], its rows of an operand [N, .].
@@ -578,12 +564,12 @@ def _row_by_row(name: str, *arrays: Any) -> Any:
     return y.reshape(arrays[-1].shape)
 
 
-def _combine(r: Any, w: Any, token: Any, num_tokens: int) -> Any:
+def _combine(r: Any, gate: Any, token: Any, num_tokens: int) -> Any:
     r, d = cp.ascontiguousarray(r), r.shape[1]
     order, start = _sorted_by_key(token, num_tokens)
     y = cp.empty((num_tokens, d), r.dtype)
-    weights = np.uint64(0) if w is None else w  # a null pointer
-    _rows("combine", r.dtype, num_tokens, d, r, weights, order, start, y, d, _aligned(d, r, y))
+    gates = np.uint64(0) if gate is None else gate  # a null pointer
+    _rows("combine", r.dtype, num_tokens, d, r, gates, order, start, y, d, _aligned(d, r, y))
     return y
 
 

@@ -1,8 +1,8 @@
 """The kernels on all cores of a CPU: compiled loops (``loops.py``), NumPy's exponentials, products side by side.
 
-Each kernel computes what ``on_numpy`` defines, up to the order of sums. It makes its result, cuts the rows into blocks
-and lets every thread work on blocks (``threads.py``); large results come from ``workspace.py``. Kernels of one pass
-that NumPy has compiled already are taken over as they are.
+Each function computes what the kernel of its name defines, up to the order of sums. It makes its result, cuts the rows
+into blocks and lets every thread work on blocks (``threads.py``); large results come from ``workspace.py``. The kernels
+in :data:`AS_DEFINED` are left to their definitions: one pass that NumPy has compiled already.
 """
 
 import math
@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
-from . import loops, on_numpy
-from .on_numpy import add_at, count, k_choices, normal_cdf, offsets_of, place, to_host
+from . import loops
+from .kernel import definitions
 from .threads import blocks, one_thread_products, run
 from .workspace import empty
 
-__all__ = ["add_at", "count", "k_choices", "normal_cdf", "offsets_of", "place", "to_host"]
+AS_DEFINED = ("add_along_rows", "count", "normal_cdf", "offsets_of", "scatter", "to_host", "tokens_and_ranks")
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
 _MANY = 64  # more than so many best of a row are found by sorting
@@ -29,9 +29,9 @@ _TINY_PRODUCT = 1 << 13  # multiplications; less gets one thread from OpenBLAS i
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
-    """As defined in on_numpy: insertion into a short sorted list."""
+    """Insertion into a short sorted list."""
     if k > _MANY:
-        return on_numpy.top_k(scores, k)
+        return definitions["top_k"](scores, k)
     scores = np.ascontiguousarray(scores)
     y = np.empty((len(scores), min(k, scores.shape[1])), np.int64)
     _by_rows(len(scores), scores.shape[1] * 4, loops.top_k, scores, y)
@@ -39,38 +39,37 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
 
 
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """As defined in on_numpy: counting sort."""
+    """Counting sort."""
     return _sorted_by_key(keys, num_keys)[0]
 
 
 def sort_by_key(keys: Int[Array, " N"], num_keys: int) -> tuple[Int[Array, " N"], Int[Array, " K1"]]:
-    """As defined in on_numpy: counting sort."""
+    """Counting sort."""
     return _sorted_by_key(keys, num_keys)
 
 
-def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """As defined in on_numpy: one pass with a counter for each key."""
+def position_by_key(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+    """One pass with a counter for each key."""
     y = np.empty(len(keys), np.int64)
-    loops.position_in_group(_index(keys, num_keys), np.zeros(num_keys, np.int64), y)
+    loops.position_by_key(_index(keys, num_keys), np.zeros(num_keys, np.int64), y)
     return y
 
 
 def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
-    """As defined in on_numpy, in float64."""
+    """In float64."""
     total = np.zeros(num_keys)
     loops.sum_by_key(np.ascontiguousarray(values), _index(keys, num_keys), total)
     return total.astype(values.dtype, copy=False)
 
 
 def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
-    """As defined in on_numpy: one pass."""
+    """One pass."""
     y = np.full(num_keys, -np.inf, values.dtype)
     loops.max_by_key(np.ascontiguousarray(values), _index(keys, num_keys), y)
     return y
 
 
 def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array, "N *d"]:
-    """As defined in on_numpy."""
     if x.ndim == 1:
         return x[index]
     rows, index = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:])), _index(index, len(x))
@@ -80,7 +79,7 @@ def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array
 
 
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
-    """As defined in on_numpy: the rows of each index one after the other, so that no two threads write to one row."""
+    """The rows of each index one after the other, so that no two threads write to one row."""
     rows = np.ascontiguousarray(rows)
     order, start = _sorted_by_key(index, num_rows)
     y = empty((num_rows, rows.shape[1]), rows.dtype)
@@ -90,7 +89,6 @@ def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: i
 
 
 def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
-    """As defined in on_numpy."""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     y = np.empty(len(a), a.dtype)
     _by_rows(len(a), a.shape[1], loops.row_products, a, b, y, _zero(a))
@@ -98,30 +96,30 @@ def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array,
 
 
 def combine(
-    r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
+    r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
 ) -> Float[Array, "num_tokens d"]:
-    """As defined in on_numpy: weighted and added in one pass."""
-    r, w = np.ascontiguousarray(r), np.ascontiguousarray(w, r.dtype)
+    """Weighted and added in one pass."""
+    r, gate = np.ascontiguousarray(r), np.ascontiguousarray(gate, r.dtype)
     order, start = _sorted_by_key(token, num_tokens)
     y = empty((num_tokens, r.shape[1]), r.dtype)
     work = r.size // max(num_tokens, 1) + r.shape[1]
-    _by_rows(num_tokens, work, loops.combine, r, w, order, start, y)
+    _by_rows(num_tokens, work, loops.combine, r, gate, order, start, y)
     return y
 
 
 def combine_gradient(
-    grad: Float[Array, "T d"], r: Float[Array, "N d"], w: Float[Array, " N"], token: Int[Array, " N"]
+    grad: Float[Array, "T d"], r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"]
 ) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
-    """As defined in on_numpy: both gradients in one pass."""
-    grad, r, weight = np.ascontiguousarray(grad), np.ascontiguousarray(r), np.ascontiguousarray(w, r.dtype)
-    d_r, d_w = empty(r.shape, r.dtype), np.empty(len(r), r.dtype)
-    arrays = grad, r, weight, _index(token, len(grad)), d_r, d_w
+    """Both gradients in one pass."""
+    grad, r, g = np.ascontiguousarray(grad), np.ascontiguousarray(r), np.ascontiguousarray(gate, r.dtype)
+    d_r, d_gate = empty(r.shape, r.dtype), np.empty(len(r), r.dtype)
+    arrays = grad, r, g, _index(token, len(grad)), d_r, d_gate
     _by_rows(len(r), 2 * r.shape[1], loops.combine_gradient, *arrays, _zero(r))
-    return d_r, d_w.astype(w.dtype, copy=False)
+    return d_r, d_gate.astype(gate.dtype, copy=False)
 
 
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
-    """As defined in on_numpy: blocks of rows or of columns side by side, whichever there are more of."""
+    """Blocks of rows or of columns side by side, whichever there are more of."""
     (m, inner), n = a.shape, b.shape[1]
     if m * n * inner < _TINY_PRODUCT:
         return a @ b
@@ -138,9 +136,9 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """As defined in on_numpy: blocks of rows of all experts side by side."""
+    """Blocks of rows of all experts side by side."""
     y = empty((len(x), weight.shape[1]), x.dtype)
-    work = _blocks_of_groups(_ascending(offsets, len(x)))
+    work = _blocks_of_experts(_ascending(offsets, len(x)))
     _multiply(lambda b: np.matmul(x[b[1]], weight[b[0]].T, out=y[b[1]]), work, y.size * x.shape[1])
     return y
 
@@ -148,9 +146,9 @@ def grouped_product(
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """As defined in on_numpy: blocks of rows of all experts side by side."""
+    """Blocks of rows of all experts side by side."""
     dx = empty((len(grad), weight.shape[2]), grad.dtype)
-    work = _blocks_of_groups(_ascending(offsets, len(grad)))
+    work = _blocks_of_experts(_ascending(offsets, len(grad)))
     _multiply(lambda b: np.matmul(grad[b[1]], weight[b[0]], out=dx[b[1]]), work, dx.size * grad.shape[1])
     return dx
 
@@ -158,7 +156,7 @@ def grouped_product_input_gradient(
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """As defined in on_numpy: blocks of rows of all gradients side by side."""
+    """Blocks of rows of all gradients side by side."""
     bounds = _ascending(offsets, len(x)).tolist()
     dw = empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
 
@@ -167,27 +165,24 @@ def grouped_product_weight_gradient(
     return dw
 
 
-def grouped_sum(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
-    """As defined in on_numpy."""
+def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
     values, offsets = np.ascontiguousarray(values), _ascending(offsets, len(values))
     total = np.empty((len(offsets) - 1, values.shape[1]), values.dtype)
     work = values.size // max(len(total), 1)
-    _by_rows(len(total), work, loops.group_sums, values, offsets, total)
+    _by_rows(len(total), work, loops.expert_sums, values, offsets, total)
     return total
 
 
-def add_to_groups(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
-    """As defined in on_numpy."""
+def add_expert_bias(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
     if not y.flags.c_contiguous:
-        return on_numpy.add_to_groups(y, bias, offsets)
+        return definitions["add_expert_bias"](y, bias, offsets)
     bias, offsets = np.ascontiguousarray(bias), _ascending(offsets, len(y))
     work = y.size // max(len(bias), 1)
-    _by_rows(len(bias), work, loops.add_to_groups, y, bias, offsets)
+    _by_rows(len(bias), work, loops.add_expert_bias, y, bias, offsets)
     return y
 
 
 def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     flat = np.ascontiguousarray(x).reshape(-1)
     y = empty(flat.shape, x.dtype)
     _by_rows(flat.size, 1, _silu, flat, y)
@@ -195,7 +190,6 @@ def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy."""
     g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     dx = empty(flat.shape, x.dtype)
 
@@ -204,7 +198,7 @@ def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Arra
 
 
 def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """As defined in on_numpy; halves of a wider array are read where they stand."""
+    """Halves of a wider array are read where they stand."""
     a, b = _rows(gate), _rows(up)
     y = empty(a.shape, gate.dtype)
     _by_rows(len(y), y.shape[1], _swiglu, a, y, [_line(x) for x in (a, b)])
@@ -214,7 +208,6 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
 def swiglu_gradient(
     grad: Float[Array, "*batch f"], gate: Float[Array, "*batch f"], up: Float[Array, "*batch f"]
 ) -> Float[Array, "*batch two_f"]:
-    """As defined in on_numpy."""
     g, a, b = _matrix(grad), _rows(gate), _rows(up)
     (rows, f), d = g.shape, empty((len(g), 2 * g.shape[1]), gate.dtype)
     _by_rows(rows, 2 * f, _swiglu_gradient, g, a, d, [_line(x) for x in (a, b)])
@@ -222,7 +215,7 @@ def swiglu_gradient(
 
 
 def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
-    """As defined in on_numpy, a block at a time, so that temporaries stay in the cache."""
+    """A block at a time, so that temporaries stay in the cache."""
     flat = np.ascontiguousarray(x).reshape(-1)
     y = empty(flat.shape, x.dtype)
 
@@ -231,7 +224,7 @@ def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
 
 
 def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
-    """As defined in on_numpy, a block at a time, so that temporaries stay in the cache."""
+    """A block at a time, so that temporaries stay in the cache."""
     g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     dx = empty(flat.shape, x.dtype)
 
@@ -240,7 +233,6 @@ def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: 
 
 
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy."""
     rows = _matrix(x)
     y = empty(rows.shape, x.dtype)
 
@@ -249,7 +241,6 @@ def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 
 
 def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy."""
     g, p = _matrix(grad), _matrix(y)
     dx = empty(p.shape, y.dtype)
     _by_rows(len(p), p.shape[1], loops.softmax_gradient, g, p, dx, _zero(y))
@@ -257,7 +248,6 @@ def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]
 
 
 def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy."""
     rows = _matrix(x)
     y = empty(rows.shape, x.dtype)
 
@@ -266,7 +256,6 @@ def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 
 
 def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """As defined in on_numpy."""
     g, rows = _matrix(grad), _matrix(y)
     dx = empty(rows.shape, y.dtype)
 
@@ -277,7 +266,6 @@ def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch
 def cross_entropy(
     x: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
-    """As defined in on_numpy."""
     x, target = np.ascontiguousarray(x), _index(target, x.shape[1])
     p, losses = empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
 
@@ -288,7 +276,6 @@ def cross_entropy(
 def cross_entropy_gradient(
     grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
-    """As defined in on_numpy."""
     grad, target = np.ascontiguousarray(grad), _index(target, p.shape[1])
     dx = empty(p.shape, p.dtype)
     _by_rows(len(p), p.shape[1], loops.cross_entropy_gradient, grad, p, target, dx)
@@ -298,7 +285,6 @@ def cross_entropy_gradient(
 def rms_norm(
     x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
-    """As defined in on_numpy."""
     rows, weight, number = _matrix(x), np.ascontiguousarray(weight), x.dtype.type
     y, r = empty(rows.shape, x.dtype), np.empty(len(rows), x.dtype)
     settings = (_zero(x), _one(x), number(x.shape[-1]))
@@ -309,7 +295,7 @@ def rms_norm(
 def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
-    """As defined in on_numpy; dw is summed block by block."""
+    """Dw is summed block by block."""
     g, rows, weight = _matrix(grad), _matrix(x), np.ascontiguousarray(weight)
     scales = np.ascontiguousarray(r).reshape(-1)
     dx = empty(rows.shape, x.dtype)
@@ -321,7 +307,6 @@ def rms_norm_gradient(
 
 
 def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
-    """As defined in on_numpy."""
     x = np.ascontiguousarray(x)
     y = empty(x.shape, x.dtype)
     _by_rows(len(x), x[:1].size, loops.rotate, x, cos, sin, y)
@@ -331,7 +316,7 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
 def causal_attention(
     q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
-    """As defined in on_numpy, one head at a time: its scores stay in the cache."""
+    """One head at a time: its scores stay in the cache."""
     o = empty(q.shape, q.dtype)
     e = empty((*q.shape[:3], k.shape[2]), q.dtype)
     total = np.empty((*q.shape[:3], 1), q.dtype)
@@ -351,7 +336,7 @@ def causal_attention_gradient(
     total: Float[Array, "B K GS 1"],
     scale: float,
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
-    """As defined in on_numpy, one head at a time."""
+    """One head at a time."""
     dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)
 
     task = partial(_head_gradient, grad, q, k, v, o, e, total, scale, dq, dk, dv)
@@ -360,7 +345,7 @@ def causal_attention_gradient(
 
 
 def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
-    """As defined in on_numpy: block by block, then the sum over blocks."""
+    """Block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
     work = [(i, part) for i, x in enumerate(flat) for part in blocks(x.size, 4 * _BLOCK)]
     sums = np.zeros(len(work))
@@ -386,7 +371,7 @@ def adamw(
     lr: float,
     eps: float,
 ) -> None:
-    """As defined in on_numpy: everything about one entry in one pass, blocks of all parameters side by side."""
+    """Everything about one entry in one pass, blocks of all parameters side by side."""
     (beta1, beta2), (c1, c2) = betas, corrections
     numbers = (gradient_scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
     flat = []
@@ -473,11 +458,11 @@ def _swiglu_gradient(grad: Any, gate: Any, d: Any, lines: list[tuple[Any, int]],
 
 
 def _gelu(x: Any, approximate: bool, y: Any, lo: int, hi: int) -> None:
-    y[lo:hi] = on_numpy.gelu(x[lo:hi], approximate)
+    y[lo:hi] = definitions["gelu"](x[lo:hi], approximate)
 
 
 def _gelu_gradient(grad: Any, x: Any, approximate: bool, dx: Any, lo: int, hi: int) -> None:
-    dx[lo:hi] = on_numpy.gelu_gradient(grad[lo:hi], x[lo:hi], approximate)
+    dx[lo:hi] = definitions["gelu_gradient"](grad[lo:hi], x[lo:hi], approximate)
 
 
 def _softmax(x: Any, y: Any, lo: int, hi: int) -> None:
@@ -528,7 +513,7 @@ def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: i
             run(task, work)
 
 
-def _blocks_of_groups(offsets: Any) -> list[Any]:
+def _blocks_of_experts(offsets: Any) -> list[Any]:
     """The experts that have rows, each with slices of at most ``_PRODUCT`` of its rows."""
     bounds = offsets.tolist()
     return [

@@ -2,8 +2,8 @@
 
 from . import recipes
 from .layer import HierarchicalMoE, MoE, Recipe, make_layer
-from .router import Router, RouterConfig, Routing
-from .selection import Batch
+from .router import Router, RouterConfig
+from .routing import Batch, Routing
 from .soft import SoftMoE
 
 __all__ = [

@@ -1,10 +1,80 @@
-"""Balanced assignment: one expert for each token, every expert the same number, the largest sum of scores."""
+"""Selections that balance a whole batch: Sinkhorn's iterations, and the optimal assignment of BASE layers."""
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
+from array_api_compat import array_namespace
 
+from ..autodiff import decisions
+from ..kernels import to_host
 from ..typing import Array, Bool, Float, Int, Shaped
+from .routing import Batch, Candidates
+from .selection import Selection, top_k_candidates
+
+
+@dataclass(frozen=True)
+class Sinkhorn(Selection):
+    """Top-k of a matrix that Sinkhorn iterations have balanced (Clark et al. 2022; the router of Megatron-LM).
+
+    Rows and columns of exp(h) are scaled in turn until every token weighs 1/T and every expert 1/E. Only while
+    training: it looks at the whole batch. In evaluation a token takes its best experts.
+    """
+
+    k: int = 1
+    tolerance: float = 1e-4
+    causal = False
+
+    @property
+    def words(self) -> str:
+        """With its k."""
+        return f"Sinkhorn, top-{self.k}"
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """Balance in training, then choose."""
+        if batch.training and len(scores):
+            scores = sinkhorn(scores, self.tolerance)
+        return top_k_candidates(scores, self.k)
+
+
+def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: int = 1000) -> Float[Array, "T E"]:
+    """a_t exp(h_te) b_e with a, b such that every row sums to 1/T and every column to 1/E.
+
+    Stops when b changes by less than ``tolerance`` on average.
+    """
+    xp = array_namespace(h)
+    num_tokens, num_experts = h.shape
+    cost = xp.exp(h - h.max(axis=1, keepdims=True))  # a takes the factor back, and no row underflows to zero
+    b = xp.ones(num_experts, dtype=h.dtype)
+    for _ in range(max_iterations):
+        a = 1 / (num_tokens * (cost @ b) + 1e-30)
+        before, b = b, 1 / (num_experts * (a @ cost) + 1e-30)
+        change, size = to_host(xp.stack([xp.abs(b - before).mean(), b.mean()])).tolist()
+        if change <= tolerance * size:
+            break
+    return a[:, None] * cost * b
+
+
+@dataclass(frozen=True)
+class BalancedAssignment(Selection):
+    """One expert for each token, every expert the same number, the sum of scores the largest possible.
+
+    BASE layers (Lewis et al. 2021, equation 2). Only while training: it looks at the whole batch. Solved exactly, by
+    :func:`optimal_assignment`: each expert has ⌈T / E⌉ places. In evaluation a token takes its best expert.
+    """
+
+    causal = False
+    words = "assignment"
+
+    def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """Assign in training, choose greedily in evaluation."""
+        xp = array_namespace(scores)
+        if not batch.training:
+            return top_k_candidates(scores, 1)
+        token = xp.arange(scores.shape[0])
+        expert = xp.asarray(optimal_assignment(to_host(scores)))
+        decisions.record("balanced assignment", expert, lambda t: f"token {t}: assigned to expert {int(expert[t])}")
+        return Candidates(token, expert, xp.zeros_like(token), by_token=True)
 
 
 def optimal_assignment(scores: Shaped[Array, "T E"]) -> Int[Array, " T"]:

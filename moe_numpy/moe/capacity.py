@@ -11,25 +11,25 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Function, decisions
+from ..kernels import position_by_key, scatter, stable_order, take_rows
 from ..typing import Array, Bool, Float, Int
-from .selection import Batch, Candidates
+from .routing import Batch, Candidates
 
 
 class KeepAssignments(Function):
-    """w'_n = w[kept_n]: the weights of the assignments that stay, in the order in which experts take them."""
+    """g'_n = g[kept_n]: the gate weights of the assignments that stay, in the order in which experts take them."""
 
-    def forward(self, w: Float[Array, " M"], kept: Int[Array, " N"]) -> Float[Array, " N"]:
+    def forward(self, gate: Float[Array, " M"], kept: Int[Array, " N"]) -> Float[Array, " N"]:
         """Select; ``kept`` names no assignment twice."""
         self.save(kept)
-        self.num_candidates = w.shape[0]
-        return kernels.of(w).take_rows(w, kept)
+        self.num_candidates = gate.shape[0]
+        return take_rows(gate, kept)
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """dw[kept_n] = dw'_n, and 0 for a dropped assignment: it changed nothing."""
+        """dg[kept_n] = dg'_n, and 0 for a dropped assignment: it changed nothing."""
         (kept,) = self.saved
-        return kernels.of(grad).place(grad, kept, self.num_candidates), None
+        return scatter(grad, kept, self.num_candidates), None
 
 
 # C for one expert, from T tokens, E experts, k per token and the factor; behind each formula, code that has it.
@@ -50,11 +50,11 @@ class Capacity:
     """Each expert takes at most C assignments of each scope, C = ⌈factor · k · T / E⌉ by default.
 
     Attributes:
-        factor: places relative to perfect balance; with 1 there is just room for perfectly even assignments.
+        factor: places relative to perfect balance; with 1 there is exactly enough room for perfectly even assignments.
         rounding: a name from :data:`ROUNDING`; public code differs.
         drop: who goes first in the queue before an expert.
             ``position``: all first choices before all second choices, earlier tokens before later ones (GShard).
-            Megatron-LM's "position" has earlier tokens first whatever the choice: the same for k = 1.
+            Megatron-LM's "position" has earlier tokens first whatever the rank: the same for k = 1.
             ``probability``: the highest score for this expert. Megatron-LM's "probs" ranks gate weights: the same
             unless they are renormalised.
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
@@ -95,17 +95,16 @@ class Capacity:
         """Whether each candidate finds one of the ``size`` places of its expert.
 
         Candidates ask one after the other, in the order that ``drop`` says: with ``position``, all first choices
-        (``choice`` 0) in the order of the list, then all second choices, and so on. The first ``size`` of them that
+        (``rank`` 0) in the order of the list, then all second choices, and so on. The first ``size`` of them that
         ask for an expert find a place there. Every scope has its own places; with n = tokens_in_scope(T, batch)
         token t belongs to scope t // n.
         """
-        k = kernels.of(scores)
         num_tokens, num_experts = scores.shape
         order = self._queue(candidates, scores, batch)
         in_scope = max(self.tokens_in_scope(num_tokens, batch), 1)
         queue = (candidates.token // in_scope * num_experts + candidates.expert)[order]
         num_queues = max(-(-num_tokens // in_scope), 1) * num_experts
-        place = k.place(k.position_in_group(queue, num_queues), order, len(order))
+        place = scatter(position_by_key(queue, num_queues), order, len(order))
         fits = place < size
         decisions.record(
             "dropped assignments",
@@ -125,20 +124,20 @@ class Capacity:
             return xp.asarray(batch.need_rng(self).permutation(len(candidates.token)))
         if self.drop == "batch_priority":
             return batch_priority_queue(candidates, scores)
-        return _first_choices_first(candidates.choice, xp.arange(len(candidates.token)), scores.shape[1])
+        return _first_choices_first(candidates.rank, xp.arange(len(candidates.token)), scores.shape[1])
 
 
 def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:
     """The queue of batch-prioritised routing: ``order[0]`` is the candidate that asks first.
 
-    All first choices (``choice`` 0) come before all second choices, and so on. Among equal choices, tokens come in
+    All first choices (``rank`` 0) come before all second choices, and so on. Among equal choices, tokens come in
     the order of their best score max_e scores[t, e], the largest first, whichever expert it is that they ask for; of
     equal ones the first in the list (V-MoE, Riquelme et al. 2021, section 4.1).
     """
     best = scores.max(axis=1)[candidates.token]
-    return _first_choices_first(candidates.choice, array_namespace(scores).argsort(-best, stable=True), scores.shape[1])
+    return _first_choices_first(candidates.rank, array_namespace(scores).argsort(-best, stable=True), scores.shape[1])
 
 
-def _first_choices_first(choice: Int[Array, " M"], order: Int[Array, " M"], num_experts: int) -> Int[Array, " M"]:
-    """The same order within each choice, with lower choices before higher ones; nobody has more than all experts."""
-    return order[kernels.of(choice).stable_order(choice[order], num_experts)]
+def _first_choices_first(rank: Int[Array, " M"], order: Int[Array, " M"], num_experts: int) -> Int[Array, " M"]:
+    """The same order within each rank, with lower ranks before higher ones; no token has more choices than experts."""
+    return order[stable_order(rank[order], num_experts)]

@@ -1,10 +1,10 @@
-"""Tokens to experts and back: y_t = Σ over the assignments n of token t of w_n f_e(n)(x_t).
+"""Tokens to experts and back: y_t = Σ over the assignments n of token t of g_n f_e(n)(x_t).
 
 Four strategies with the same values and gradients:
 
 - ``loop``, the obvious one: for each expert, pick its tokens, run it, add the result.
 - ``onehot``, that of GShard: a mask D [T, E, C] sends tokens to places, X_ec = Σ_t D_tec x_t; the same mask with
-  weights brings answers back. Nothing but products, and most of them with zeros.
+  gate weights brings answers back. Nothing but matrix multiplications, most of them with zeros.
 - ``padded``: a buffer with C places for each expert, filled by index.
 - ``sorted``: tokens copied into expert order once, all experts as one grouped computation, no padding.
 
@@ -12,16 +12,17 @@ C is the largest number of assignments of any expert. A token without assignment
 """
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Function, Tensor
+from ..kernels import add_rows, kernel, take_rows
 from ..ops import Cast, MatMul, Reshape, Transpose
 from ..typing import Array, Float, Int
-from .router import Routing
+from .experts import rows_of_experts
+from .routing import Routing
 
 
 @runtime_checkable
@@ -42,51 +43,76 @@ class Permute(Function):
         """Gather rows."""
         self.save(token)
         self.num_tokens = x.shape[0]
-        return kernels.of(x).take_rows(x, token)
+        return take_rows(x, token)
 
     def backward(self, grad: Float[Array, "N d"]) -> tuple[Any, None]:
         """dx_t = Σ over the assignments n of token t of dr_n."""
         (token,) = self.saved
-        return kernels.of(grad).add_rows(grad, token, self.num_tokens), None
+        return add_rows(grad, token, self.num_tokens), None
+
+
+@kernel
+def combine(
+    r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
+) -> Float[Array, "num_tokens d"]:
+    """y_t = Σ over the rows n of token t of g_n r_n, added in the order of n; zero for a token without rows."""
+    y = np.zeros((num_tokens, r.shape[1]), r.dtype)
+    np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
+    return y
+
+
+@kernel(wide=(1,))
+def combine_gradient(
+    grad: Float[Array, "T d"], r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"]
+) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    """dr_n = g_n dy[token_n] and dg_n = r_n · dy[token_n]."""
+    dy = grad[token]
+    return gate[:, None].astype(r.dtype, copy=False) * dy, np.vecdot(r, dy).astype(gate.dtype, copy=False)
 
 
 class Combine(Function):
-    """y_t = Σ over the assignments n of token t of w_n r_n: the inverse permutation and the weighted sum in one."""
+    """y_t = Σ over the assignments n of token t of g_n r_n: the inverse permutation and the weighted sum in one."""
 
     def forward(
         self,
         r: Float[Array, "N d"],
-        w: Float[Array, " N"],
+        gate: Float[Array, " N"],
         token: Int[Array, " N"],
         *,
         num_tokens: int,
     ) -> Float[Array, "T d"]:
-        """Scatter-add of weighted rows; zero for a token without assignments."""
-        self.save(r, w, token)
-        return kernels.of(r).combine(r, w, token, num_tokens)
+        """Add up rows times gate weights; zero for a token without assignments."""
+        self.save(r, gate, token)
+        return combine(r, gate, token, num_tokens)
 
     def backward(self, grad: Float[Array, "T d"]) -> tuple[Any, Any, None]:
-        """dr_n = w_n dy[token_n] and dw_n = r_n · dy[token_n]: how well the answer fits decides its weight."""
-        r, w, token = self.saved
-        return *kernels.of(r).combine_gradient(grad, r, w, token), None
+        """dr_n = g_n dy[token_n] and dg_n = r_n · dy[token_n]: descent raises the gate of answers that lower the loss."""
+        r, gate, token = self.saved
+        return *combine_gradient(grad, r, gate, token), None
 
 
-class WeighRows(Function):
-    """r'_n = w_n r_n: weights on what experts see instead of on what they answer."""
+@kernel
+def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array, " N"]:
+    """The inner product of each row of a with the same row of b."""
+    return np.vecdot(a, b)
 
-    def forward(self, r: Float[Array, "N d"], w: Float[Array, " N"]) -> Float[Array, "N d"]:
+
+class GateRows(Function):
+    """r'_n = g_n r_n: gate weights on what experts see instead of on what they answer."""
+
+    def forward(self, r: Float[Array, "N d"], gate: Float[Array, " N"]) -> Float[Array, "N d"]:
         """Scale each row."""
-        self.save(r, w)
-        return r * w[:, None].astype(r.dtype)
+        self.save(r, gate)
+        return r * gate[:, None].astype(r.dtype)
 
     def backward(self, grad: Float[Array, "N d"]) -> tuple[Any, Any]:
-        """dr_n = w_n dr'_n and dw_n = r_n · dr'_n."""
-        r, w = self.saved
-        return grad * w[:, None].astype(r.dtype), kernels.of(r).row_products(grad, r).astype(w.dtype)
+        """dr_n = g_n dr'_n and dg_n = r_n · dr'_n."""
+        r, gate = self.saved
+        return grad * gate[:, None].astype(r.dtype), row_products(grad, r).astype(gate.dtype)
 
 
 class FillPlaces(Function):
-    """b[place_n] = r_n: rows into a buffer with padding; zero in places that nobody takes."""
+    """b[place_n] = r_n: rows into a buffer with padding; unused places stay zero."""
 
     def forward(self, r: Float[Array, "N d"], place: Int[Array, " N"], *, num_places: int) -> Float[Array, "P d"]:
         """Scatter; no place is taken twice."""
@@ -101,16 +127,16 @@ class FillPlaces(Function):
         return grad[place], None
 
 
-class WeightMask(Function):
-    """M[t_n, e_n, c_n] = w_n and 0 elsewhere: the combine mask [T, E, C] of GShard (Lepikhin et al. 2020, algorithm 1).
+class GateMask(Function):
+    """M[t_n, e_n, c_n] = g_n and 0 elsewhere: the combine mask [T, E, C] of GShard (Lepikhin et al. 2020, algorithm 1).
 
-    The dispatch mask is this one with ones for weights. It is not ``M != 0``: a weight can underflow to zero and
-    its token would silently be lost.
+    The dispatch mask is this one with ones for gate weights. It is not ``M != 0``: a gate weight can underflow to zero
+    and its token would silently be lost.
     """
 
     def forward(
         self,
-        w: Float[Array, " N"],
+        gate: Float[Array, " N"],
         token: Int[Array, " N"],
         expert: Int[Array, " N"],
         place: Int[Array, " N"],
@@ -119,43 +145,38 @@ class WeightMask(Function):
     ) -> Float[Array, "T E C"]:
         """Scatter; no entry is written twice."""
         self.save(token, expert, place)
-        mask = array_namespace(w).zeros(shape, dtype=w.dtype)
-        mask[token, expert, place] = w
+        mask = array_namespace(gate).zeros(shape, dtype=gate.dtype)
+        mask[token, expert, place] = gate
         return mask
 
     def backward(self, grad: Float[Array, "T E C"]) -> tuple[Any, None, None, None]:
-        """dw_n = dM[t_n, e_n, c_n]."""
+        """dg_n = dM[t_n, e_n, c_n]."""
         token, expert, place = self.saved
         return grad[token, expert, place], None, None, None
 
 
-def groups(offsets: Int[Array, " E1"]) -> list[slice]:
-    """The assignments of each expert. All offsets come to the host at once."""
-    return [slice(start, stop) for start, stop in pairwise(kernels.of(offsets).to_host(offsets).tolist())]
-
-
 def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
-    """For each expert: gather its tokens, run it, weigh, add back."""
+    """For each expert: gather its tokens, run it, multiply by the gate weights, add back."""
     y = Tensor(array_namespace(x.data).zeros_like(x.data))
-    for e, mine in enumerate(groups(routing.offsets)):
+    for e, mine in enumerate(rows_of_experts(routing.offsets)):
         token = routing.token[mine]
-        rows, weight = _weigh_input(x[token], routing.weight[mine], routing)
-        y = y + Combine.apply(experts.one(e, rows), weight, token, num_tokens=routing.num_tokens)
+        rows, gate = gate_input(x[token], routing.gate[mine], routing)
+        y = y + Combine.apply(experts.one(e, rows), gate, token, num_tokens=routing.num_tokens)
     return y
 
 
 def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
-    """Two products with masks [T, E, C]."""
+    """Two matrix multiplications with masks [T, E, C]."""
     place, capacity = _places(routing)
     num_places = routing.num_experts * capacity
     shape = (routing.num_tokens, routing.num_experts, capacity)
     index = (routing.token, routing.expert, place)
     ones = array_namespace(x.data).ones(routing.token.shape, dtype=x.dtype)
-    weights = Cast.apply(WeightMask.apply(routing.weight, *index, shape=shape), dtype=x.dtype)
-    unweighted = WeightMask.apply(ones, *index, shape=shape)
-    by_input = routing.weigh == "input"
-    send = Reshape.apply(weights if by_input else unweighted, shape=(routing.num_tokens, num_places))
-    bring = Reshape.apply(unweighted if by_input else weights, shape=(routing.num_tokens, num_places))
+    gates = Cast.apply(GateMask.apply(routing.gate, *index, shape=shape), dtype=x.dtype)
+    places = GateMask.apply(ones, *index, shape=shape)
+    on_input = routing.gate_on == "input"
+    send = Reshape.apply(gates if on_input else places, shape=(routing.num_tokens, num_places))
+    bring = Reshape.apply(places if on_input else gates, shape=(routing.num_tokens, num_places))
     answers = experts(MatMul.apply(Transpose.apply(send), x), _even_offsets(routing, capacity))
     return MatMul.apply(bring, answers)
 
@@ -164,16 +185,16 @@ def dispatch_padded(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
     """Rows into a buffer of C places for each expert, answers out of it by index."""
     place, capacity = _places(routing)
     at = routing.expert * capacity + place
-    rows, weight = _weigh_input(Permute.apply(x, routing.token), routing.weight, routing)
+    rows, gate = gate_input(Permute.apply(x, routing.token), routing.gate, routing)
     buffer = FillPlaces.apply(rows, at, num_places=routing.num_experts * capacity)
     answers = experts(buffer, _even_offsets(routing, capacity))
-    return Combine.apply(answers[at], weight, routing.token, num_tokens=routing.num_tokens)
+    return Combine.apply(answers[at], gate, routing.token, num_tokens=routing.num_tokens)
 
 
 def dispatch_sorted(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """Permute once, run all experts grouped, combine once."""
-    rows, weight = _weigh_input(Permute.apply(x, routing.token), routing.weight, routing)
-    return Combine.apply(experts(rows, routing.offsets), weight, routing.token, num_tokens=routing.num_tokens)
+    rows, gate = gate_input(Permute.apply(x, routing.token), routing.gate, routing)
+    return Combine.apply(experts(rows, routing.offsets), gate, routing.token, num_tokens=routing.num_tokens)
 
 
 STRATEGIES: Mapping[str, Callable[[Tensor, Routing, Experts], Tensor]] = {
@@ -184,18 +205,18 @@ STRATEGIES: Mapping[str, Callable[[Tensor, Routing, Experts], Tensor]] = {
 }
 
 
-def _weigh_input(rows: Tensor, weight: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-    """Weights go onto the rows now and are 1 later, where the router weighs its input."""
-    if routing.weigh == "output":
-        return rows, weight
-    return WeighRows.apply(rows, weight), Tensor(array_namespace(weight.data).ones_like(weight.data))
+def gate_input(rows: Tensor, gate: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    """The rows, and the gate weights for the answers: applied to the rows now, and 1 later, for a gate on the input."""
+    if routing.gate_on == "output":
+        return rows, gate
+    return GateRows.apply(rows, gate), Tensor(array_namespace(gate.data).ones_like(gate.data))
 
 
 def _places(routing: Routing) -> tuple[Any, int]:
     """Each assignment's place before its expert, and the places that every expert needs."""
     xp = array_namespace(routing.offsets)
     place = xp.arange(len(routing.token)) - routing.offsets[routing.expert]
-    return place, max(mine.stop - mine.start for mine in groups(routing.offsets))
+    return place, max(mine.stop - mine.start for mine in rows_of_experts(routing.offsets))
 
 
 def _even_offsets(routing: Routing, capacity: int) -> Any:

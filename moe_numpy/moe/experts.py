@@ -6,17 +6,51 @@ each expert on its own rows, written into one buffer for all of them.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Function, Tensor, decisions
+from ..kernels import kernel, to_host
 from ..nn import Module, Parameter
 from ..nn.module import normal
 from ..ops import GELU, Affine, Concatenate, ReLU, SwiGLU
+from ..ops.activations import swiglu, swiglu_gradient
 from ..typing import Array, Float, Int
+
+
+def rows_of_experts(offsets: Int[Array, " E1"]) -> list[slice]:
+    """The rows of each expert as slices. All offsets come to the host at once."""
+    return [slice(start, stop) for start, stop in pairwise(to_host(offsets).tolist())]
+
+
+@kernel
+def grouped_product(
+    x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N o"]:
+    """y[n] = W_e x[n] for every row n of expert e."""
+    return np.concatenate([x[rows] @ weight[e].T for e, rows in enumerate(rows_of_experts(offsets))])
+
+
+@kernel
+def grouped_product_input_gradient(
+    grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N i"]:
+    """dx[n] = W_eᵀ dy[n]."""
+    return np.concatenate([grad[rows] @ weight[e] for e, rows in enumerate(rows_of_experts(offsets))])
+
+
+@kernel
+def grouped_product_weight_gradient(
+    grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
+) -> Float[Array, "E o i"]:
+    """dW_e = Σ over the rows n of expert e of dy[n] x[n]ᵀ; zero for an expert without rows.
+
+    Rows ``offsets[e]:offsets[e+1]`` belong to expert e.
+    """
+    return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
 
 
 class GroupedSwiGLU(Function):
@@ -34,24 +68,34 @@ class GroupedSwiGLU(Function):
         offsets: Int[Array, " E1"],
     ) -> Float[Array, "N d"]:
         """Two grouped products with the activation between them."""
-        k = kernels.of(x)
         f = down.shape[2]
-        h = k.grouped_product(x, gate_up, offsets)
-        a = k.swiglu(h[:, :f], h[:, f:])
+        h = grouped_product(x, gate_up, offsets)
+        a = swiglu(h[:, :f], h[:, f:])
         self.save(x, gate_up, down, offsets, h, a)
-        return k.grouped_product(a, down, offsets)
+        return grouped_product(a, down, offsets)
 
     def backward(self, grad: Float[Array, "N d"]) -> tuple[Any, Any, Any, None]:
         """da = D_eᵀ dy, dD_e = Σ dy aᵀ; through the activation to dh; dx = [G_e; U_e]ᵀ dh, d[G_e; U_e] = Σ dh xᵀ."""
         x, gate_up, down, offsets, h, a = self.saved
-        k = kernels.of(x)
         f = down.shape[2]
-        d_a = k.grouped_product_input_gradient(grad, down, offsets)
-        d_down = k.grouped_product_weight_gradient(grad, a, offsets)
-        d_h = k.swiglu_gradient(d_a, h[:, :f], h[:, f:])
-        d_x = k.grouped_product_input_gradient(d_h, gate_up, offsets)
-        d_gate_up = k.grouped_product_weight_gradient(d_h, x, offsets)
+        d_a = grouped_product_input_gradient(grad, down, offsets)
+        d_down = grouped_product_weight_gradient(grad, a, offsets)
+        d_h = swiglu_gradient(d_a, h[:, :f], h[:, f:])
+        d_x = grouped_product_input_gradient(d_h, gate_up, offsets)
+        d_gate_up = grouped_product_weight_gradient(d_h, x, offsets)
         return d_x, d_gate_up, d_down, None
+
+
+@kernel
+def add_expert_bias(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+    """y[n] + b_e for every row n of expert e. The result may be y itself, changed in place."""
+    return y + np.repeat(bias, np.diff(offsets), axis=0)
+
+
+@kernel
+def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
+    """The sum of each expert's rows; zero for an expert without rows."""
+    return np.stack([values[rows].sum(axis=0) for rows in rows_of_experts(offsets)])
 
 
 class GroupedAffine(Function):
@@ -66,17 +110,15 @@ class GroupedAffine(Function):
     ) -> Float[Array, "N o"]:
         """One product for each expert, then its bias."""
         self.save(x, weight, offsets)
-        k = kernels.of(x)
-        return k.add_to_groups(k.grouped_product(x, weight, offsets), bias, offsets)
+        return add_expert_bias(grouped_product(x, weight, offsets), bias, offsets)
 
     def backward(self, grad: Float[Array, "N o"]) -> tuple[Any, Any, Any, None]:
         """dx_n = W_eᵀ dy_n, dW_e = Σ dy_n x_nᵀ, db_e = Σ dy_n over the rows of e."""
         x, weight, offsets = self.saved
-        k = kernels.of(x)
         return (
-            k.grouped_product_input_gradient(grad, weight, offsets),
-            k.grouped_product_weight_gradient(grad, x, offsets),
-            k.grouped_sum(grad, offsets),
+            grouped_product_input_gradient(grad, weight, offsets),
+            grouped_product_weight_gradient(grad, x, offsets),
+            sum_of_expert_rows(grad, offsets),
             None,
         )
 
@@ -173,7 +215,7 @@ class WithZeroExperts(Module):
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """Rows of real experts come first."""
-        end = int(kernels.of(offsets).to_host(offsets)[self.num_real])
+        end = int(to_host(offsets)[self.num_real])
         return Concatenate.apply(self.real(x[:end], offsets[: self.num_real + 1]), x[end:], axis=0)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -1,17 +1,17 @@
 """Gate weights: what the scores of the chosen experts become.
 
 A router scores every expert for every token, h = x W_gᵀ. It turns logits into scores, chooses some experts, and
-weighs what they return with gate weights w. The choice is a constant for the derivative. The gate weights are the
+multiplies what they return by gate weights g. The choice is a constant for the derivative. The gate weights are the
 only way by which the task loss reaches W_g.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Function, Tensor
+from ..kernels import max_by_key, scatter, sum_by_key, take_rows
 from ..typing import Array, Float, Int
 
 
@@ -41,139 +41,144 @@ class PickScores(Function):
         at = token * p.shape[1] + expert
         self.save(at)
         self.shape = p.shape
-        return kernels.of(p).take_rows(p.reshape(-1), at)
+        return take_rows(p.reshape(-1), at)
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None, None]:
         """dp[token_n, expert_n] = ds_n; zero, not missing, where an expert was not chosen."""
         (at,) = self.saved
         num_tokens, num_experts = self.shape
-        dp = kernels.of(grad).place(grad, at, num_tokens * num_experts)
+        dp = scatter(grad, at, num_tokens * num_experts)
         return dp.reshape(self.shape), None, None
 
 
-class Renormalize(Function):
-    """w_n = s_n / (S_n + ε), where S_n is the sum of s over the assignments of the same token.
+class Gate:
+    """A step from the scores of the chosen experts towards gate weights, with its settings: ``Renormalize(epsilon=1e-9)``.
 
-    With one expert per token w is constantly 1 and its derivative 0: the router then learns nothing from the
+    A router calls the steps in turn. Each maps N scores to N; ``token`` says which of them belong to one token.
+    """
+
+    apply: ClassVar[Callable[..., Tensor]]  # of the Function that a step is at the same time
+
+    def __init__(self, **settings: float):
+        self.settings = settings
+
+    @property
+    def words(self) -> str:
+        """What tables call it."""
+        return type(self).__name__
+
+    def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
+        """Run it as a fresh node of the graph."""
+        return type(self).apply(s, token, num_tokens=num_tokens, **self.settings)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Gate) and (type(self), self.settings) == (type(other), other.settings)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self.settings.items()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
+
+
+class Renormalize(Gate, Function):
+    """g_n = s_n / (S_n + ε), where S_n is the sum of s over the assignments of the same token.
+
+    With one expert per token g is constantly 1 and its derivative 0: the router then learns nothing from the
     task. Mixtral (Jiang et al. 2024), GShard (Lepikhin et al. 2020), DeepSeek-V3 (2024, equation 13).
     """
+
+    words = "normalised"
+
+    def __init__(self, *, epsilon: float = 0.0):
+        if epsilon < 0:
+            raise ValueError(f"Renormalize: epsilon must not be negative, got {epsilon}")
+        super().__init__(**({"epsilon": epsilon} if epsilon else {}))
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, epsilon: float = 0.0
     ) -> Float[Array, " N"]:
         """Divide by the token's sum. A token whose sum is 0 needs a positive ε."""
         self.num_tokens = num_tokens
-        k = kernels.of(s)
-        total = k.take_rows(k.sum_by_key(s, token, num_tokens), token)
+        total = take_rows(sum_by_key(s, token, num_tokens), token)
         if epsilon:
             total = total + epsilon
-        w = s / total
-        self.save(w, total, token)
-        return w
+        g = s / total
+        self.save(g, total, token)
+        return g
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """ds_n = (dw_n - Σ_m dw_m w_m) / (S_n + ε), with m over the assignments of the same token."""
-        w, total, token = self.saved
-        k = kernels.of(grad)
-        inner = k.take_rows(k.sum_by_key(grad * w, token, self.num_tokens), token)
+        """ds_n = (dg_n - Σ_m dg_m g_m) / (S_n + ε), with m over the assignments of the same token."""
+        g, total, token = self.saved
+        inner = take_rows(sum_by_key(grad * g, token, self.num_tokens), token)
         return (grad - inner) / total, None
 
 
-class SelectedSoftmax(Function):
-    """w_n = exp(h_n) / Σ_m exp(h_m), with m over the assignments of the same token: softmax after the choice.
+class SelectedSoftmax(Gate, Function):
+    """g_n = exp(h_n) / Σ_m exp(h_m), with m over the assignments of the same token: softmax after the choice.
 
-    Equal to choosing from the full softmax and renormalising (Shazeer et al. 2017, equation 3; gpt-oss 2025).
+    For a router whose scores are the logits themselves. Equal to choosing from the full softmax and renormalising
+    (Shazeer et al. 2017, equation 3; gpt-oss 2025).
     """
+
+    words = "softmax of chosen"
 
     def forward(self, h: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int) -> Float[Array, " N"]:
         """Shifted by the token's largest logit, so that nothing overflows."""
-        k = kernels.of(h)
         self.num_tokens = num_tokens
-        e = array_namespace(h).exp(h - k.max_by_key(h, token, num_tokens)[token])
-        w = e / k.sum_by_key(e, token, num_tokens)[token]
-        self.save(w, token)
-        return w
+        e = array_namespace(h).exp(h - max_by_key(h, token, num_tokens)[token])
+        g = e / sum_by_key(e, token, num_tokens)[token]
+        self.save(g, token)
+        return g
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """dh_n = w_n (dw_n - Σ_m dw_m w_m)."""
-        w, token = self.saved
-        inner = kernels.of(grad).sum_by_key(grad * w, token, self.num_tokens)
-        return w * (grad - inner[token]), None
+        """dh_n = g_n (dg_n - Σ_m dg_m g_m)."""
+        g, token = self.saved
+        inner = sum_by_key(grad * g, token, self.num_tokens)
+        return g * (grad - inner[token]), None
 
 
-class PNormalize(Function):
-    """w_n = s_n / ‖s‖_p, with the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
+class PNormalize(Gate, Function):
+    """g_n = s_n / ‖s‖_p, with the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
+
+    def __init__(self, *, p: float = 1.0):
+        if not p > 0:
+            raise ValueError(f"PNormalize: p must be positive, got {p}")
+        super().__init__(p=p)
+
+    @property
+    def words(self) -> str:
+        """The norm by its p."""
+        return f"{self.settings['p']:g}-norm"
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
     ) -> Float[Array, " N"]:
         """Divide positive scores by their p-norm."""
         self.num_tokens, self.p = num_tokens, p
-        norm = (kernels.of(s).sum_by_key(s**p, token, num_tokens) ** (1 / p))[token]
-        w = s / norm
-        self.save(w, norm, token)
-        return w
+        norm = (sum_by_key(s**p, token, num_tokens) ** (1 / p))[token]
+        g = s / norm
+        self.save(g, norm, token)
+        return g
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """ds_n = (dw_n - w_n^{p-1} Σ_m dw_m w_m) / ‖s‖_p."""
-        w, norm, token = self.saved
-        inner = kernels.of(grad).sum_by_key(grad * w, token, self.num_tokens)
-        return (grad - w ** (self.p - 1) * inner[token]) / norm, None
+        """ds_n = (dg_n - g_n^{p-1} Σ_m dg_m g_m) / ‖s‖_p."""
+        g, norm, token = self.saved
+        inner = sum_by_key(grad * g, token, self.num_tokens)
+        return (grad - g ** (self.p - 1) * inner[token]) / norm, None
 
 
-@runtime_checkable
-class Weights(Protocol):
-    """One step from the scores of the chosen experts towards gate weights; a router applies them in order."""
+class Scale(Gate):
+    """g = factor · s: compensates for the small weights of many experts (DeepSeek-V2 16, V3 2.5)."""
 
-    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Map [N] to [N]; ``token`` says which entries belong together."""
+    def __init__(self, factor: float):
+        super().__init__(factor=factor)
 
+    @property
+    def words(self) -> str:
+        """The factor."""
+        return f"×{self.settings['factor']:g}"
 
-@dataclass(frozen=True)
-class Renormalized:
-    """:class:`Renormalize`: a token's weights sum to 1."""
-
-    epsilon: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.epsilon < 0:
-            raise ValueError(f"Renormalized: epsilon must not be negative, got {self.epsilon}")
-
-    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Divide by the sum of the token."""
-        return Renormalize.apply(s, token, num_tokens=num_tokens, epsilon=self.epsilon)
-
-
-@dataclass(frozen=True)
-class SoftmaxOfSelected:
-    """:class:`SelectedSoftmax`, for a router whose scores are the logits themselves."""
-
-    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Softmax over the token's assignments."""
-        return SelectedSoftmax.apply(s, token, num_tokens=num_tokens)
-
-
-@dataclass(frozen=True)
-class PNormalized:
-    """:class:`PNormalize`."""
-
-    p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.p > 0:
-            raise ValueError(f"PNormalized: p must be positive, got {self.p}")
-
-    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
-        """Divide by the p-norm of the token."""
-        return PNormalize.apply(s, token, num_tokens=num_tokens, p=self.p)
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """w = factor · s: makes up for small weights of many experts (DeepSeek-V2 16, V3 2.5)."""
-
-    factor: float
-
-    def __call__(self, s: Tensor, token: Any, num_tokens: int) -> Tensor:
+    def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
         """Multiply by a constant."""
-        return s * self.factor
+        return s * self.settings["factor"]

@@ -9,10 +9,10 @@ from ..autodiff import Tensor
 from ..nn import FeedForward, Linear, Module
 from ..ops import Concatenate, Sigmoid
 from ..typing import Float, Int, Random
-from .dispatch import STRATEGIES, dispatch_sorted, groups
-from .experts import WithZeroExperts, make_experts, require_sizes
-from .router import Router, RouterConfig, Routing
-from .selection import Batch
+from .dispatch import STRATEGIES, Combine, Permute, gate_input
+from .experts import WithZeroExperts, make_experts, require_sizes, rows_of_experts
+from .router import Router, RouterConfig
+from .routing import Batch, Routing
 from .soft import SoftMoE
 
 
@@ -23,9 +23,9 @@ class Recipe:
     Attributes:
         router: the router's configuration; None for Soft MoE, which has none.
         experts: kind of expert, a name from :data:`moe_numpy.moe.experts.KINDS`.
-        shared_experts: experts that every token meets besides those it chooses, as one network of that many
+        shared_experts: experts that every token uses besides those it chooses, as one network of that many
             times the width.
-        gated_shared: whether σ(x · w_s) weighs the answer of the shared experts.
+        gated_shared: whether the shared experts' answer has the gate weight σ(x · w_s).
         zero_experts: how many experts return their input; they come after the real ones.
         num_groups: above 0, a layer of two levels: a router for the groups, and one in each of them.
         slots: for Soft MoE, slots per expert.
@@ -48,13 +48,13 @@ class Recipe:
 
 
 class MoE(Module):
-    """y_t = Σ over the chosen experts e of w_te f_e(x_t), plus the shared experts' answer if there are any.
+    """y_t = Σ over the chosen experts e of g_te f_e(x_t), plus the shared experts' answer if there are any.
 
     Args:
         d_model: width d of a token.
         d_ff: hidden width f of each expert.
         num_experts: E, zero-computation experts not counted.
-        router: a recipe from :mod:`moe_numpy.moe.recipes`, or your own :class:`RouterConfig`.
+        recipe: from :mod:`moe_numpy.moe.recipes`, or your own :class:`RouterConfig`.
         experts: kind of expert, ``"swiglu"``, ``"relu"``, ``"gelu"`` or ``"gpt_oss"``; the recipe's unless given.
         dispatch: ``"sorted"`` (fast), ``"padded"``, ``"onehot"`` or ``"loop"`` (obvious); equal in value and
             gradient.
@@ -70,7 +70,7 @@ class MoE(Module):
         d_model: int,
         d_ff: int,
         num_experts: int,
-        router: Recipe | RouterConfig,
+        recipe: Recipe | RouterConfig,
         *,
         experts: str | None = None,
         dispatch: str = "sorted",
@@ -80,9 +80,9 @@ class MoE(Module):
         require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts)
         if dispatch not in STRATEGIES:
             raise ValueError(f"dispatch must be one of {', '.join(STRATEGIES)}, got {dispatch!r}")
-        recipe = router if isinstance(router, Recipe) else Recipe(router)
+        recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
         if recipe.router is None or recipe.num_groups:
-            raise ValueError("this recipe is no flat layer with a router; build it with make_layer")
+            raise ValueError("this recipe describes a two-level or Soft MoE layer; build it with make_layer")
         self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
         self.dispatch = dispatch
         self.router = Router(recipe.router, d_model, num_experts + recipe.zero_experts, rng=rng, dtype=dtype)
@@ -119,30 +119,11 @@ class MoE(Module):
         return y.reshape(*x.shape), routing
 
     def active_parameters(self) -> int:
-        """The parameters that one token meets on average: all but the experts that it does not choose."""
+        """The active parameters per token, on average: all but the experts that it does not choose."""
         of_experts = self.experts.num_parameters()
         of_one = of_experts // self.num_experts
         real = self.num_experts / self.router.num_experts  # the rest are zero-computation experts
         return self.num_parameters() - of_experts + round(self.router.per_token * real * of_one)
-
-
-class GroupsOfExperts(Module):
-    """Groups of experts that look like single experts from outside: group g is a :class:`MoE` of its own."""
-
-    def __init__(self, groups: list[MoE]):
-        self.groups = groups
-        self.batch = Batch(1)
-        self.routings: list[Routing] = []
-
-    def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        """Rows sorted by group, each part through its own layer."""
-        return Concatenate.apply(*[self.one(g, x[mine]) for g, mine in enumerate(groups(offsets))], axis=0)
-
-    def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Group e alone."""
-        y, routing = self.groups[e](x, self.batch.rng)
-        self.routings.append(routing)
-        return y
 
 
 class HierarchicalMoE(Module):
@@ -170,11 +151,12 @@ class HierarchicalMoE(Module):
             raise ValueError(f"num_groups must divide num_experts={num_experts}, got {groups}")
         self.d_model, self.num_experts = d_model, num_experts
         self.router = Router(recipe.router, d_model, groups, rng=rng, dtype=dtype)
-        inner = replace(recipe, num_groups=0)
-        size = num_experts // groups
-        self.groups = GroupsOfExperts(
-            [MoE(d_model, d_ff, size, inner, dispatch=dispatch, rng=rng, dtype=dtype) for _ in range(groups)]
-        )
+        router = replace(recipe.router, selection=recipe.router.selection.within_group())
+        inner = replace(recipe, router=router, num_groups=0)
+        self.groups = [
+            MoE(d_model, d_ff, num_experts // groups, inner, dispatch=dispatch, rng=rng, dtype=dtype)
+            for _ in range(groups)
+        ]
 
     def forward(
         self,
@@ -182,24 +164,24 @@ class HierarchicalMoE(Module):
         rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
-        """As :meth:`MoE.forward`."""
+        """As :meth:`MoE.forward`. Each group sees its own tokens only, without padding."""
         tokens, batch = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids)
         routing = self.router(tokens, batch)
-        self.groups.batch = batch
-        # Without padding: to the router of a group, a row of padding would be one more token.
-        y = dispatch_sorted(tokens, routing, self.groups)
-        inner_routings, self.groups.routings = self.groups.routings, []
-        losses, total = dict(routing.losses), routing.auxiliary_loss
-        for g, inner in enumerate(inner_routings):
+        rows, gate = gate_input(Permute.apply(tokens, routing.token), routing.gate, routing)
+        ids = None if token_ids is None else token_ids.reshape(-1)[routing.token]
+        answers, losses, total = [], dict(routing.losses), routing.auxiliary_loss
+        for g, mine in enumerate(rows_of_experts(routing.offsets)):
+            answer, inner = self.groups[g](rows[mine], rng, None if ids is None else ids[mine])
+            answers.append(answer)
             losses |= {f"group {g} {name}": loss for name, loss in inner.losses.items()}
             if inner.auxiliary_loss is not None:
                 total = inner.auxiliary_loss if total is None else total + inner.auxiliary_loss
+        y = Combine.apply(Concatenate.apply(*answers, axis=0), gate, routing.token, num_tokens=routing.num_tokens)
         return y.reshape(*x.shape), replace(routing, losses=losses, auxiliary_loss=total)
 
     def active_parameters(self) -> int:
-        """The router, and on average k groups with what a token meets in one."""
-        of_one = self.groups.groups[0].active_parameters()
-        return self.router.num_parameters() + round(self.router.per_token * of_one)
+        """The router, and on average k groups with the active parameters of one."""
+        return self.router.num_parameters() + round(self.router.per_token * self.groups[0].active_parameters())
 
 
 def _tokens_and_batch(

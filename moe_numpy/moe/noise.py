@@ -15,6 +15,11 @@ class Noise:
 
     learned = False  # whether the router keeps a weight [E, d] for the size of the noise
 
+    @property
+    def words(self) -> str:
+        """What tables call it."""
+        return type(self).__name__
+
     def on_input(self, x: Float[Tensor, "T d"], rng: Random) -> Float[Tensor, "T d"]:
         """The router's own view of the tokens."""
         return x

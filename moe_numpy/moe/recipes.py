@@ -5,36 +5,26 @@ of the implementation that its docstring names.
 """
 
 import difflib
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..ops import ReLU, Sigmoid, Softmax
-from .balance import Importance, Load, Loss, SwitchBalance, ZLoss
-from .balancing import AdaptiveL1, LossFreeBias, QuantileBalancing
+from .assignment import BalancedAssignment, Sinkhorn
+from .balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
-from .gates import PNormalized, Renormalized, Scaled, SoftmaxOfSelected
+from .gates import PNormalize, Renormalize, Scale, SelectedSoftmax
 from .layer import Recipe
+from .losses import Importance, Load, Loss, SwitchBalance, ZLoss
 from .noise import Jitter, NormalNoise, ShazeerNoise
 from .router import RouterConfig
-from .selection import (
-    BalancedAssignment,
-    Dense,
-    ExpertChoice,
-    GroupLimited,
-    Hash,
-    RandomSecond,
-    Sinkhorn,
-    Threshold,
-    TopK,
-)
+from .selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
 
 
-@dataclass(eq=False)
-class Published:
-    """A recipe with its origin. Call it with settings to get the :class:`Recipe`."""
+@dataclass(frozen=True, eq=False)
+class PublishedRecipe:
+    """A recipe by name, with its origin. Call it with settings to get the :class:`Recipe`."""
 
     name: str
     year: int
@@ -56,22 +46,22 @@ class Published:
         return self.build(**settings)
 
 
-RECIPES: dict[str, Published] = {}
+RECIPES: dict[str, PublishedRecipe] = {}
+Build = TypeVar("Build", bound=Callable[..., Recipe])
 
 
-def published(year: int, paper: str, **small: Any) -> Callable[[Callable[..., Recipe]], Published]:
-    """Register a recipe under the name of its function."""
+def published(year: int, paper: str, **small: Any) -> Callable[[Build], Build]:
+    """Register a function that returns a recipe under its name."""
 
-    def register(build: Callable[..., Recipe]) -> Published:
-        recipe = Published(build.__name__.removesuffix("_"), year, paper, build, small)
-        functools.update_wrapper(recipe, build, updated=())
-        RECIPES[recipe.name] = recipe
-        return recipe
+    def register(build: Build) -> Build:
+        name = build.__name__.removesuffix("_")
+        RECIPES[name] = PublishedRecipe(name, year, paper, build, small)
+        return build
 
     return register
 
 
-def find(name: str) -> Published:
+def find(name: str) -> PublishedRecipe:
     """The recipe of this name. ValueError with the nearest names for one that does not exist."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.6)
@@ -85,7 +75,7 @@ def _capacity(factor: float | None, **settings: Any) -> Capacity | None:
 
 
 def _losses(*parts: Loss) -> tuple[Loss, ...]:
-    """Those that count."""
+    """The losses with a non-zero coefficient."""
     return tuple(part for part in parts if part.coefficient)
 
 
@@ -96,13 +86,13 @@ def jacobs_1991() -> Recipe:
     The paper trains with a likelihood, :class:`moe_numpy.moe.mixture_1991.MixtureLikelihood`, not with the error
     of the sum: that makes experts compete instead of cooperate.
     """
-    return Recipe(RouterConfig(Dense(), weights=()))
+    return Recipe(RouterConfig(Dense(), gates=()))
 
 
 @published(1994, "Jordan, Jacobs: Hierarchical Mixtures of Experts and the EM Algorithm", num_groups=2)
 def hierarchical(*, num_groups: int = 2) -> Recipe:
     """y = Σ_g g_g(x) Σ_j g_(j|g)(x) f_gj(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
-    return Recipe(RouterConfig(Dense(), weights=()), num_groups=num_groups)
+    return Recipe(RouterConfig(Dense(), gates=()), num_groups=num_groups)
 
 
 @published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11", top_k=2)
@@ -116,7 +106,7 @@ def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) 
         RouterConfig(
             TopK(top_k),
             scores=None,
-            weights=(SoftmaxOfSelected(),),
+            gates=(SelectedSoftmax(),),
             noise=ShazeerNoise(),
             losses=_losses(Importance(importance), Load(load)),
         ),
@@ -134,7 +124,7 @@ def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Rec
     return Recipe(
         RouterConfig(
             RandomSecond(),
-            weights=(Renormalized(),),
+            gates=(Renormalize(),),
             capacity=_capacity(capacity_factor, rounding="ceil"),
             losses=_losses(SwitchBalance(balance, count="first")),
         ),
@@ -144,15 +134,15 @@ def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Rec
 
 @published(2021, "Fedus, Zoph, Shazeer: Switch Transformers, equations 1 to 6")
 def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: float = 0.01) -> Recipe:
-    """Softmax, one expert, weighted with its raw probability (equation 2); jitter on the router's input.
+    """Softmax, one expert, its raw probability as gate weight (equation 2); jitter on the router's input.
 
-    Raw, since a renormalised weight of one expert is constantly 1 and would give the router no gradient. Capacity and
+    Raw, since the renormalised gate of one expert is always 1 and would give the router no gradient. Capacity and
     balance are those of the whole batch; transformers' switch_transformers takes both for each sequence.
     """
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            weights=(),
+            gates=(),
             noise=Jitter(0.01),
             capacity=_capacity(capacity_factor),
             losses=_losses(SwitchBalance(balance)),
@@ -163,24 +153,24 @@ def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: flo
 
 @published(2021, "Lewis et al.: BASE Layers, equations 1 to 3")
 def base() -> Recipe:
-    """One expert each by optimal balanced assignment of the logits while training, greedy afterwards; weight σ(h)."""
-    return Recipe(RouterConfig(BalancedAssignment(), scores=Sigmoid, choose_by="logits", weights=()), experts="relu")
+    """One expert each by optimal balanced assignment of the logits while training, greedy afterwards; gate σ(h)."""
+    return Recipe(RouterConfig(BalancedAssignment(), scores=Sigmoid, choose_by="logits", gates=()), experts="relu")
 
 
 @published(2022, "Clark et al.: Unified Scaling Laws for Routed Language Models, section 3.1; Megatron-LM router.py")
 def sinkhorn(*, top_k: int = 1) -> Recipe:
-    """Sinkhorn-balanced choice of the logits while training, greedy afterwards; weight σ(h) of the chosen.
+    """Sinkhorn-balanced choice of the logits while training, greedy afterwards; gate σ(h) of the chosen.
 
-    With more than one expert for each token the weights are softmax(h), not renormalised, as in Megatron-LM.
+    With more than one expert per token the gates are softmax(h), not renormalised, as in Megatron-LM.
     """
     scores = Sigmoid if top_k == 1 else Softmax
-    return Recipe(RouterConfig(Sinkhorn(top_k), scores=scores, choose_by="logits", weights=()), experts="gelu")
+    return Recipe(RouterConfig(Sinkhorn(top_k), scores=scores, choose_by="logits", gates=()), experts="gelu")
 
 
 @published(2021, "Roller et al.: Hash Layers for Large Sparse Models")
 def hash_(*, vocab_size: int = 256, seed: int = 0) -> Recipe:
-    """A fixed table from token id to expert; its answer counts fully, and there is no router to learn."""
-    return Recipe(RouterConfig(Hash(vocab_size, seed), weights=(Renormalized(),)), experts="relu")
+    """A fixed table from token id to expert; the expert's output has weight 1, and there is no router to learn."""
+    return Recipe(RouterConfig(Hash(vocab_size, seed), gates=(Renormalize(),)), experts="relu")
 
 
 @published(2021, "Riquelme et al.: Scaling Vision with Sparse Mixture of Experts, sections 2 to 4")
@@ -195,7 +185,7 @@ def vmoe(
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            weights=(),
+            gates=(),
             noise=NormalNoise(),
             capacity=_capacity(capacity_factor, drop="batch_priority"),
             losses=_losses(Importance(importance, of="softmax", ddof=0), Load(load, rivals="all", ddof=0)),
@@ -225,7 +215,7 @@ def st_moe(*, top_k: int = 2, capacity_factor: float | None = 1.25, balance: flo
 @published(2022, "Zhou et al.: Mixture-of-Experts with Expert Choice Routing, equations 1 and 2")
 def expert_choice(*, capacity_factor: float = 2.0, scope: str = "sequence") -> Recipe:
     """Experts take their C best tokens by softmax over experts. Balanced by construction, but it sees the future."""
-    return Recipe(RouterConfig(ExpertChoice(capacity_factor, scope), weights=()), experts="gelu")
+    return Recipe(RouterConfig(ExpertChoice(capacity_factor, scope), gates=()), experts="gelu")
 
 
 @published(2023, "Puigcerver et al.: From Sparse to Soft Mixtures of Experts, algorithm 1")
@@ -239,7 +229,7 @@ def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: fl
     """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function.
 
     The balance loss is 1 at balance and taken layer by layer. transformers' mixtral, olmoe, qwen2_moe and qwen3_moe
-    have k times that, with means over all layers: :func:`moe_numpy.moe.balance.balance_of_layers`.
+    have k times that, with means over all layers: :func:`moe_numpy.moe.losses.balance_of_layers`.
     """
     return Recipe(
         RouterConfig(
@@ -253,16 +243,16 @@ def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: fl
 @published(2024, "Muennighoff et al.: OLMoE, section 2", top_k=2)
 def olmoe(*, top_k: int = 8, balance: float = 0.01, z: float = 0.001) -> Recipe:
     """Softmax, top-8 of many small experts, no renormalisation, dropless."""
-    return Recipe(RouterConfig(TopK(top_k), weights=(), losses=_losses(SwitchBalance(balance), ZLoss(z))))
+    return Recipe(RouterConfig(TopK(top_k), gates=(), losses=_losses(SwitchBalance(balance), ZLoss(z))))
 
 
 @published(2024, "Qwen Team: Qwen2 Technical Report, section 2.2.2; transformers qwen2_moe", top_k=2, shared_experts=1)
 def qwen2_moe(*, top_k: int = 4, normalize: bool = False, shared_experts: int = 4, balance: float = 0.001) -> Recipe:
-    """Softmax, top-k, renormalised only if ``normalize``; a shared expert weighted with σ(x · w_s)."""
+    """Softmax, top-k, renormalised only if ``normalize``; a shared expert with the gate σ(x · w_s)."""
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            weights=(Renormalized(),) if normalize else (),
+            gates=(Renormalize(),) if normalize else (),
             losses=_losses(SwitchBalance(balance)),
         ),
         shared_experts=shared_experts,
@@ -276,7 +266,7 @@ def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001)
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            weights=(Renormalized(),) if normalize else (),
+            gates=(Renormalize(),) if normalize else (),
             losses=_losses(SwitchBalance(balance, scope="global")),
         )
     )
@@ -284,15 +274,15 @@ def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001)
 
 @published(2024, "Databricks: DBRX; transformers dbrx", top_k=2)
 def dbrx(*, top_k: int = 4, p: float = 1.0, balance: float = 0.05) -> Recipe:
-    """Softmax, top-4 of 16, weights divided by their p-norm."""
-    return Recipe(RouterConfig(TopK(top_k), weights=(PNormalized(p),), losses=_losses(SwitchBalance(balance))))
+    """Softmax, top-4 of 16, gates divided by their p-norm."""
+    return Recipe(RouterConfig(TopK(top_k), gates=(PNormalize(p=p),), losses=_losses(SwitchBalance(balance))))
 
 
 @published(2024, "Dai et al.: DeepSeekMoE, equations 6 to 11", top_k=2, shared_experts=1)
 def deepseek_moe(*, top_k: int = 6, shared_experts: int = 2, balance: float = 0.001) -> Recipe:
-    """Many small experts, a few of which every token meets; softmax, top-k, no renormalisation."""
+    """Many small experts, a few of which every token uses; softmax, top-k, no renormalisation."""
     return Recipe(
-        RouterConfig(TopK(top_k), weights=(), losses=_losses(SwitchBalance(balance))),
+        RouterConfig(TopK(top_k), gates=(), losses=_losses(SwitchBalance(balance))),
         shared_experts=shared_experts,
     )
 
@@ -318,7 +308,7 @@ def deepseek_v2(
     return Recipe(
         RouterConfig(
             GroupLimited(top_k, num_groups, top_groups, "max"),
-            weights=(Scaled(scale),),
+            gates=(Scale(scale),),
             losses=_losses(SwitchBalance(balance, scope="sequence")),
         ),
         shared_experts=shared_experts,
@@ -338,7 +328,7 @@ def deepseek_v3(
     shared_experts: int = 1,
     balance: float = 0.0001,
 ) -> Recipe:
-    """s = σ(h); chosen by s + b, groups by their two best; weights from s alone, renormalised, times 2.5.
+    """s = σ(h); chosen by s + b, groups by their two best; gates from s alone, renormalised, times 2.5.
 
     b moves by ±γ after each step, without gradient. A small balance loss in each sequence remains; it counts the
     choice that s alone would have made (equation 18).
@@ -347,7 +337,7 @@ def deepseek_v3(
         RouterConfig(
             GroupLimited(top_k, num_groups, top_groups, "top2"),
             scores=Sigmoid,
-            weights=(Renormalized(epsilon=1e-20), Scaled(scale)),
+            gates=(Renormalize(epsilon=1e-20), Scale(scale)),
             balancer=LossFreeBias(bias_rate),
             losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=Sigmoid)),
         ),
@@ -362,7 +352,7 @@ def gpt_oss(*, top_k: int = 4, balance: float = 0.9) -> Recipe:
         RouterConfig(
             TopK(top_k),
             scores=None,
-            weights=(SoftmaxOfSelected(),),
+            gates=(SelectedSoftmax(),),
             losses=_losses(SwitchBalance(balance, at_balance="k")),
             bias=True,
         ),
@@ -374,7 +364,7 @@ def gpt_oss(*, top_k: int = 4, balance: float = 0.9) -> Recipe:
 def llama4(*, top_k: int = 1, shared_experts: int = 1, balance: float = 0.001) -> Recipe:
     """σ of the best logit scales what the expert *sees*; a shared expert beside it."""
     return Recipe(
-        RouterConfig(TopK(top_k), scores=Sigmoid, weights=(), weigh="input", losses=_losses(SwitchBalance(balance))),
+        RouterConfig(TopK(top_k), scores=Sigmoid, gates=(), gate_on="input", losses=_losses(SwitchBalance(balance))),
         shared_experts=shared_experts,
     )
 
@@ -382,16 +372,16 @@ def llama4(*, top_k: int = 1, shared_experts: int = 1, balance: float = 0.001) -
 @published(2024, "Wang et al.: ReMoE, equations 6 to 9")
 def remoe(*, average_k: float = 2.0) -> Recipe:
     """w = ReLU(h): each token has as many experts as positive logits, k on average by an adaptive L1 penalty."""
-    return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, weights=(), balancer=AdaptiveL1(average_k)))
+    return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, gates=(), balancer=AdaptiveL1(average_k)))
 
 
 @published(
     2025, "Meituan LongCat Team: LongCat-Flash, section 2.1; transformers longcat_flash", top_k=2, zero_experts=4
 )
 def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bias_rate: float = 0.001) -> Recipe:
-    """Softmax over real experts and some that return their input; chosen by p + b, weighted with p times a constant."""
+    """Softmax over real experts and some that return their input; chosen by p + b, gates p times a constant."""
     return Recipe(
-        RouterConfig(TopK(top_k), weights=(Scaled(scale),), balancer=LossFreeBias(bias_rate)),
+        RouterConfig(TopK(top_k), gates=(Scale(scale),), balancer=LossFreeBias(bias_rate)),
         zero_experts=zero_experts,
     )
 
@@ -402,7 +392,7 @@ def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
 
     Give it one expert.
     """
-    return Recipe(RouterConfig(ExpertChoice(capacity_factor), scores=None, weights=()))
+    return Recipe(RouterConfig(ExpertChoice(capacity_factor), scores=None, gates=()))
 
 
 @published(2026, "NVIDIA: Megatron-LM, quantile balancing (qb_dual_update)")

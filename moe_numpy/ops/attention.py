@@ -3,11 +3,19 @@
 import math
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Function
+from ..kernels import kernel
 from ..typing import Array, Float
+
+
+@kernel
+def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+    """(a cos - b sin, b cos + a sin) for the first half a and the second half b of each vector."""
+    a, b = np.split(x, 2, axis=-1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 class RotaryEmbedding(Function):
@@ -32,12 +40,48 @@ class RotaryEmbedding(Function):
         angle = position[:, None] * base ** (-2 * xp.arange(d // 2, dtype=xp.float64) / d)
         cos, sin = xp.cos(angle).astype(x.dtype), xp.sin(angle).astype(x.dtype)
         self.save(cos, sin)
-        return kernels.of(x).rotate(x, cos, sin)
+        return rotate(x, cos, sin)
 
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
         """dx = g rotated back: the transpose of a rotation is its inverse."""
         cos, sin = self.saved
-        return kernels.of(grad).rotate(grad, cos, -sin)
+        return rotate(grad, cos, -sin)
+
+
+@kernel(wide=(1, 2))
+def causal_attention(
+    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    """o = e v / Σ e and what its gradient needs, e = exp(q kᵀ · scale + mask - row maximum) and its row sums.
+
+    The G query heads that share a key head lie one below the other, ``length`` = S rows each. Of the L keys, query i
+    of a head sees 0 ... L - S + i.
+    """
+    num_keys = k.shape[2]
+    visible = np.tri(length, num_keys, num_keys - length, dtype=bool)
+    scores = (q * scale) @ k.swapaxes(-1, -2)
+    scores = np.where(np.tile(visible, (q.shape[2] // length, 1)), scores, -np.inf)
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = e.sum(axis=-1, keepdims=True)
+    return e @ v / total, e, total
+
+
+@kernel
+def causal_attention_gradient(
+    grad: Float[Array, "B K GS D"],
+    q: Float[Array, "B K GS D"],
+    k: Float[Array, "B K L D"],
+    v: Float[Array, "B K L D"],
+    o: Float[Array, "B K GS D"],
+    e: Float[Array, "B K GS L"],
+    total: Float[Array, "B K GS 1"],
+    scale: float,
+) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
+    """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
+    p = e / total
+    dv = p.swapaxes(-1, -2) @ grad
+    ds = p * (grad @ v.swapaxes(-1, -2) - np.vecdot(grad, o)[..., None])
+    return ds @ k * scale, ds.swapaxes(-1, -2) @ q * scale, dv
 
 
 class CausalAttention(Function):
@@ -75,14 +119,14 @@ class CausalAttention(Function):
             raise ValueError(f"there must be at least as many keys as queries, got {num_keys} keys, {length} queries")
         self.scale = 1 / math.sqrt(d) if scale is None else scale
         queries = _fold(q, num_kv_heads)
-        o, e, total = kernels.of(q, k, v).causal_attention(queries, k, v, length, self.scale)
+        o, e, total = causal_attention(queries, k, v, length, self.scale)
         self.save(queries, k, v, e, total, o)
         return o.reshape(q.shape)
 
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
         """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
         queries, k, v, e, total, o = self.saved
-        dq, dk, dv = kernels.of(grad).causal_attention_gradient(
+        dq, dk, dv = causal_attention_gradient(
             _fold(grad, k.shape[1]), queries, k, v, o, e, total, self.scale
         )
         return dq.reshape(grad.shape), dk, dv

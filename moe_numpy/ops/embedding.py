@@ -4,9 +4,9 @@ from typing import Any
 
 from jaxtyping import Integer
 
-from .. import kernels
 from ..autodiff import Function
 from ..devices import on_host
+from ..kernels import add_rows
 from ..typing import Array, Float
 
 
@@ -32,4 +32,4 @@ class EmbeddingLookup(Function):
         """dW = Oᵀ g: row v is the sum of g[n] over all n with ids[n] = v."""
         (ids,) = self.saved
         rows = grad.reshape(ids.size, grad.shape[-1])
-        return kernels.of(rows).add_rows(rows, ids.reshape(-1), self.num_rows), None
+        return add_rows(rows, ids.reshape(-1), self.num_rows), None

@@ -7,8 +7,8 @@ from typing import Any
 from array_api_compat import array_namespace
 from jaxtyping import Integer
 
-from .. import kernels
 from ..autodiff import Function
+from ..kernels import add_along_rows, add_rows
 from ..typing import Array, Float, Shaped
 
 
@@ -30,7 +30,7 @@ class GetItem(Function):
             length = self.shape[0]
             ids = self.index.astype(int) % length  # negative ones count from the end
             rows = grad.reshape(ids.size, math.prod(self.shape[1:]))
-            return kernels.of(rows).add_rows(rows, ids.reshape(-1), length).reshape(self.shape)
+            return add_rows(rows, ids.reshape(-1), length).reshape(self.shape)
         xp = array_namespace(grad)
         dx = xp.zeros(self.shape, dtype=grad.dtype)
         if _picks_once(self.index):
@@ -60,9 +60,7 @@ class TakeAlongAxis(Function):
         along = xp.moveaxis(grad, self.axis, -1)
         rows = along.reshape(-1, along.shape[-1])
         columns = xp.moveaxis(xp.broadcast_to(indices, grad.shape), self.axis, -1).reshape(rows.shape)
-        dx = xp.zeros((len(rows), self.length), dtype=grad.dtype)
-        row = xp.broadcast_to(xp.arange(len(rows))[:, None], rows.shape)
-        kernels.of(dx).add_at(dx, row, columns, rows)
+        dx = add_along_rows(rows, columns, self.length)
         return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
 
 

@@ -5,10 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
 from ..autodiff import Function
 from ..autodiff.arrays import sum_of
+from ..kernels import kernel
 from ..typing import Array, Float
+
+
+@kernel
+def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
+    """The matrix product a b. Either may be a transposed view."""
+    return a @ b
 
 
 class MatMul(Function):
@@ -79,7 +85,7 @@ def _batched(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..
 def _product(a: Float[Array, "m i"], b: Float[Array, "j n"]) -> Float[Array, "m n"]:
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"matmul: the inner lengths must agree, got shapes {a.shape} and {b.shape}")
-    return kernels.of(a, b).product(a, b)
+    return product(a, b)
 
 
 def _rows(x: Float[Array, "..."]) -> Float[Array, "rows n"]:

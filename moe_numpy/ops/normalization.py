@@ -2,12 +2,32 @@
 
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Function
 from ..autodiff.arrays import sum_of
+from ..kernels import kernel
 from ..typing import Array, Float
+
+
+@kernel(wide=(1,))
+def rms_norm(
+    x: Float[Array, "*batch d"], weight: Float[Array, " d"], eps: float
+) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"]]:
+    """y = w x r and r = 1 / √(mean x² + ε), the mean over the last axis."""
+    r = 1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+    return weight * x * r, r
+
+
+@kernel
+def rms_norm_gradient(
+    grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
+) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
+    """dx = r (h - x̂ mean(h x̂)) with h = g w and x̂ = x r; dw = Σ g x̂ over all rows."""
+    x_hat, h = x * r, grad * weight
+    dx = r * (h - x_hat * (h * x_hat).mean(axis=-1, keepdims=True))
+    return dx, (grad * x_hat).reshape(-1, x.shape[-1]).sum(axis=0)
 
 
 class RMSNorm(Function):
@@ -21,13 +41,13 @@ class RMSNorm(Function):
         self, x: Float[Array, "*batch d"], weight: Float[Array, "d"], *, eps: float = 1e-6
     ) -> Float[Array, "*batch d"]:
         """Scale every vector to root mean square 1, then by the weight."""
-        y, r = kernels.of(x, weight).rms_norm(x, weight, eps)
+        y, r = rms_norm(x, weight, eps)
         self.save(x, r, weight)
         return y
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
         """dx = r (h - x̂ mean(h x̂)) with h = g w and r = 1/√(mean x² + ε); dw = Σ g x̂."""
-        return kernels.of(grad).rms_norm_gradient(grad, *self.saved)
+        return rms_norm_gradient(grad, *self.saved)
 
 
 class LayerNorm(Function):

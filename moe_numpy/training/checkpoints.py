@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .. import kernels
+from ..kernels import to_host
 from .files import TEMPORARY_SUFFIX, commit, temporary
 
 FORMAT = "moe_numpy checkpoint"
@@ -184,7 +184,7 @@ def _write_tensors(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _on_host(array: Any) -> Any:
-    array = kernels.of(array).to_host(array)
+    array = to_host(array)
     if array.dtype.name == "bfloat16":
         array = array.astype(np.float32)  # exactly the same numbers, and every reader knows the type
     return np.asarray(array, order="C")  # safetensors needs that; np.ascontiguousarray would turn 0-d into 1-d

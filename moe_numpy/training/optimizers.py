@@ -7,9 +7,37 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from .. import kernels
 from ..autodiff import Tensor
+from ..kernels import kernel
 from ..typing import Array, Shaped
+
+
+@kernel
+def adamw(
+    parameters: list[Shaped[Array, "..."]],
+    gradients: list[Shaped[Array, "..."]],
+    first: list[Shaped[Array, "..."]],
+    second: list[Shaped[Array, "..."]],
+    decay: list[float],
+    *,
+    gradient_scale: float,
+    betas: tuple[float, float],
+    corrections: tuple[float, float],
+    lr: float,
+    eps: float,
+) -> None:
+    """One step for every parameter θ, in place, with g = gradient_scale · gradient and c₁, c₂ = ``corrections``::
+
+    m = β₁ m + (1 - β₁) g
+    v = β₂ v + (1 - β₂) g²
+    θ = θ decay - lr (m / c₁) / (√(v / c₂) + ε)
+    """
+    (beta1, beta2), (c1, c2) = betas, corrections
+    for p, gradient, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+        g = gradient_scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
+        m[...] = beta1 * m + (1 - beta1) * g
+        v[...] = beta2 * v + (1 - beta2) * g * g
+        p[...] = keep * p - lr * (m / c1) / (np.sqrt(v / c2) + eps)
 
 
 class AdamW:
@@ -92,7 +120,7 @@ class AdamW:
         names = list(active)
         parameters = [self.master.get(name, active[name].data) for name in names]
         gradients = [active[name].grad for name in names]
-        kernels.of(*parameters, *gradients).adamw(
+        adamw(
             parameters,
             gradients,
             [self.first[name] for name in names],
@@ -135,13 +163,19 @@ class AdamW:
             array[...] = array_namespace(array).asarray(state[name])
 
 
+@kernel
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+    """Σ x² over all entries of all arrays, in float64."""
+    return sum(float((x.astype(np.float64) ** 2).sum()) for x in arrays)
+
+
 def global_norm(gradients: Iterable[Shaped[Array, "..."]]) -> float:
     """√(Σ g²) over all entries of all gradients, summed in float64.
 
     It is finite exactly when every entry is (up to 1e150), so it is also the check for a broken step.
     """
     arrays = list(gradients)
-    return math.sqrt(kernels.of(*arrays).sum_of_squares(arrays))
+    return math.sqrt(sum_of_squares(arrays))
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

@@ -1,6 +1,6 @@
 """Balancing without a loss: a state vector that shifts the choice, changed once after each optimizer step.
 
-The state carries no gradient. It moves the choice only; gate weights come from the scores without it.
+The state carries no gradient. It moves only the choice; gate weights come from the scores without it.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,16 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..typing import Array, Float
-from .balance import Gating
+from .routing import RoutingTrace
 
 
 class Balancer:
     """The base of all kinds. A router keeps ``initial(E)`` as its state, and calls the rest at the right time."""
+
+    @property
+    def words(self) -> str:
+        """What tables call it."""
+        return type(self).__name__
 
     def initial(self, num_experts: int) -> Float[Array, " n"]:
         """The state before the first step."""
@@ -24,13 +29,13 @@ class Balancer:
         """What experts are chosen by."""
         return scores
 
-    def loss(self, gating: Gating, state: Float[Array, " n"]) -> Tensor | None:
+    def loss(self, trace: RoutingTrace, state: Float[Array, " n"]) -> Tensor | None:
         """A loss whose coefficient is the state; None if there is none."""
         return None
 
-    def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+    def observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
         """What one forward pass contributes to the next update: a vector that is summed over the passes."""
-        return gating.load.astype(state.dtype)
+        return trace.load.astype(state.dtype)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
         """The state after an optimizer step."""
@@ -45,13 +50,14 @@ class LossFreeBias(Balancer):
     """
 
     rate: float = 0.001
+    words = "bias"
 
     def __post_init__(self) -> None:
         if self.rate < 0:
             raise ValueError(f"bias rate must not be negative, got {self.rate}")
 
     def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
-        """s + b."""
+        """Return s + b."""
         return scores + state.astype(scores.dtype)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
@@ -73,6 +79,7 @@ class QuantileBalancing(Balancer):
 
     k: int
     ema: float = 0.9
+    words = "quantile"
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
@@ -85,11 +92,11 @@ class QuantileBalancing(Balancer):
         return super().initial(num_experts)
 
     def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
-        """S - β."""
+        """Return s - β."""
         return scores - state.astype(scores.dtype)
 
-    def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
-        """β' of this batch. A share that is no whole number is rounded down."""
+    def observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+        """β' of this batch. A fractional share is rounded down."""
         xp = array_namespace(chosen_by)
         num_tokens, num_experts = chosen_by.shape
         if self.k == num_experts or num_tokens == 0:
@@ -106,15 +113,16 @@ class QuantileBalancing(Balancer):
 
 @dataclass(frozen=True)
 class AdaptiveL1(Balancer):
-    """λ · (1/T) Σ_t Σ_i f_i w_ti, where λ grows or shrinks until k experts are active (ReMoE, Wang et al. 2024).
+    """λ · (1/T) Σ_t Σ_i f_i g_ti, where λ grows or shrinks until k experts are active (ReMoE, Wang et al. 2024).
 
-    f_i = c_i E / (kT) makes busy experts pay more (section 3.5). After each step λ is multiplied with ``factor``
+    f_i = c_i E / (kT) makes busy experts pay more (section 3.5). After each step λ is multiplied by ``factor``
     if more than k experts were active, divided by it if fewer (equation 8).
     """
 
     k: float = 2.0
     initial_coefficient: float = 1e-8
     factor: float = 1.2
+    words = "adaptive L1"
 
     def __post_init__(self) -> None:
         if not self.factor > 1:
@@ -125,20 +133,20 @@ class AdaptiveL1(Balancer):
             raise ValueError(f"initial_coefficient must be positive, or it never grows; got {self.initial_coefficient}")
 
     def initial(self, num_experts: int) -> Float[Array, " n"]:
-        """Λ."""
+        """The initial λ."""
         return np.array([self.initial_coefficient])
 
-    def loss(self, gating: Gating, state: Float[Array, " n"]) -> Tensor | None:
-        """λ times the load-weighted mean weight; f is constant."""
-        num_tokens, num_experts = gating.logits.shape
-        xp = array_namespace(gating.weight.data)
-        f = gating.load * (num_experts / (self.k * max(num_tokens, 1)))
-        paid = gating.weight * xp.asarray(f, dtype=gating.weight.dtype)[gating.candidates.expert]
+    def loss(self, trace: RoutingTrace, state: Float[Array, " n"]) -> Tensor | None:
+        """λ times the load-weighted mean gate weight; f is constant."""
+        num_tokens, num_experts = trace.logits.shape
+        xp = array_namespace(trace.gate.data)
+        f = trace.load * (num_experts / (self.k * max(num_tokens, 1)))
+        paid = trace.gate * xp.asarray(f, dtype=trace.gate.dtype)[trace.candidates.expert]
         return paid.sum() * xp.asarray(state[0] / max(num_tokens, 1), dtype=paid.dtype)
 
-    def observe(self, gating: Gating, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+    def observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
         """Active experts per token."""
-        return (gating.load.sum() / max(gating.logits.shape[0], 1)).reshape(1)
+        return (trace.load.sum() / max(trace.logits.shape[0], 1)).reshape(1)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
         """Up if too many are active, down if too few."""

@@ -1,0 +1,198 @@
+"""@kernel: a plain NumPy function that defines a hot loop, and the name to call.
+
+    @kernel
+    def softmax(x):
+        e = np.exp(x - x.max(axis=-1, keepdims=True))
+        return e / e.sum(axis=-1, keepdims=True)
+
+``softmax(x)`` runs the loop of that name for the library of x: from ``on_numba`` for NumPy, from ``on_cupy`` for CuPy, and
+the function itself where there is neither. ``softmax.definition`` is always the function itself.
+
+Floats narrower than float32, such as bfloat16, are for storing: on a CPU they are computed with as float32.
+"""
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial, wraps
+from importlib.util import find_spec
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+CPU_IMPLEMENTATIONS = ("numpy", "numba")
+GPU_IMPLEMENTATIONS = {"cupy": "on_cupy"}  # library to module
+VARIABLE = "MOE_NUMPY_KERNELS"
+
+definitions: dict[str, Callable[..., Any]] = {}
+_wide_results: dict[str, tuple[int, ...]] = {}
+_substitutes: dict[str, Callable[..., Any]] = {}
+_forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
+_libraries: dict[type, str | None] = {}
+
+
+class Kernel(Protocol[P, R]):
+    """A function made by :func:`kernel`."""
+
+    definition: Callable[P, R]
+
+    def __call__(self, *arguments: P.args, **settings: P.kwargs) -> R:
+        """Run the implementation for the library of the arguments."""
+
+
+@overload
+def kernel(definition: Callable[P, R], /) -> Kernel[P, R]: ...
+@overload
+def kernel(*, wide: tuple[int, ...]) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
+def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = ()) -> Any:
+    """Make a function the definition of the kernel of its name: ``@kernel``, or ``@kernel(wide=(1,))``.
+
+    Args:
+        definition: takes arrays, or lists of arrays, by position and other settings in any way.
+        wide: the results, by position, that stay float32 where narrower floats come in.
+
+    Raises:
+        ValueError: another module defines a kernel of this name.
+    """
+    if definition is None:
+        return partial(kernel, wide=wide)
+    name = definition.__name__
+    known = definitions.setdefault(name, definition)
+    if known.__module__ != definition.__module__:
+        raise ValueError(f"the kernel {name} is defined twice, in {known.__module__} and in {definition.__module__}")
+    definitions[name] = definition
+    _wide_results[name] = wide
+
+    @wraps(definition)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        return implementation(name, arguments)(*arguments, **settings)
+
+    call.definition = definition  # type: ignore[attr-defined]
+    return call
+
+
+def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    """What the kernel of this name runs for these arguments.
+
+    Raises:
+        TypeError: an array of a library without kernels, or arrays of two libraries.
+    """
+    library = narrow = None
+    for x in arguments:
+        if type(x) is list and x:
+            x = x[0]
+        found = library_of(x)
+        if found is None:
+            continue
+        if library not in (None, found) or not (found == "numpy" or found in GPU_IMPLEMENTATIONS):
+            kind = f"{type(x).__module__}.{type(x).__name__}"
+            raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
+        library = found
+        narrow = narrow or (found == "numpy" and x.dtype.itemsize < 4 and is_narrow(x))
+    if name in _substitutes:
+        return _substitutes[name]
+    if library in GPU_IMPLEMENTATIONS:
+        return _from_module(GPU_IMPLEMENTATIONS[library], name)
+    if narrow:
+        return partial(_in_float32, name)
+    return _from_module(f"on_{in_use()}", name)
+
+
+def library_of(x: Any) -> str | None:
+    """``"numpy"``, ``"cupy"`` ... for an array; None for anything else, and for scalars, which fit any library."""
+    kind = type(x)
+    if kind not in _libraries:
+        is_array = hasattr(kind, "shape") and hasattr(kind, "dtype") and not isinstance(x, np.generic)
+        _libraries[kind] = kind.__module__.partition(".")[0] if is_array else None
+        if isinstance(x, np.ndarray):
+            _libraries[kind] = "numpy"  # subclasses too: memory-mapped weights are numpy arrays
+    return _libraries[kind]
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Inside the block, and in this thread, NumPy arrays get the definitions, ``"numpy"``, or the loops of ``"numba"``.
+
+    Raises:
+        ValueError: another name.
+        ImportError: numba is asked for and missing.
+    """
+    if name not in CPU_IMPLEMENTATIONS:
+        raise ValueError(f"kernels must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {name!r}")
+    if name == "numba":
+        importlib.import_module(".on_numba", __package__)
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def substitute(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block the kernel of this name runs ``function``, whatever its arrays, in every thread."""
+    before = _substitutes.get(name)
+    _substitutes[name] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del _substitutes[name]
+        else:
+            _substitutes[name] = before
+
+
+def in_use() -> str:
+    """What NumPy arrays get in this thread: ``"numba"`` or ``"numpy"``."""
+    return _forced.get() or chosen_for_cpu()
+
+
+def is_narrow(x: Any) -> bool:
+    """Whether x is an array of floats below float32; bfloat16, of the package ml_dtypes, is of kind "V" to NumPy."""
+    return isinstance(x, np.ndarray) and x.dtype.itemsize < 4 and x.dtype.kind in "fV"
+
+
+def _in_float32(name: str, *arguments: Any, **settings: Any) -> Any:
+    """The definition on wider copies; its floating-point results are rounded to the narrow type, unless ``wide``."""
+    results = definitions[name](*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
+    narrow = next((x.dtype for x in arguments if is_narrow(x)), None)
+    if narrow is None:  # in lists, which are changed in place
+        return results
+    several = results if isinstance(results, tuple) else (results,)
+    rounded = tuple(
+        y if i in _wide_results[name] or y.dtype.kind != "f" else y.astype(narrow) for i, y in enumerate(several)
+    )
+    return rounded if isinstance(results, tuple) else rounded[0]
+
+
+@cache
+def _from_module(module: str, name: str) -> Callable[..., Any]:
+    """The kernel of a module beside this one; imported on first use, since numba and CuPy take their time."""
+    if module == "on_numpy":
+        return definitions[name]
+    found = vars(importlib.import_module(f".{module}", __package__)).get(name)
+    return definitions[name] if found is None else found
+
+
+@cache
+def chosen_for_cpu() -> str:
+    """What NumPy arrays get where nothing is forced: numba's loops if numba is installed."""
+    asked = os.environ.get(VARIABLE)
+    chosen = asked or ("numba" if find_spec("numba") else "numpy")
+    if chosen not in CPU_IMPLEMENTATIONS:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {chosen!r}")
+    if chosen == "numba":
+        try:
+            importlib.import_module(".on_numba", __package__)
+        except ImportError as error:  # for instance numba that does not know this NumPy
+            if asked:
+                raise
+            warnings.warn(f"numba cannot be imported, so the kernels run as plain NumPy: {error}", stacklevel=3)
+            return "numpy"
+    return chosen

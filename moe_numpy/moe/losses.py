@@ -1,0 +1,338 @@
+"""Auxiliary losses that keep the experts evenly loaded and the router's logits small.
+
+Without them a router collapses: an expert that is chosen often learns more and is chosen more often.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ..autodiff import Function, Tensor, decisions
+from ..kernels import add_along_rows, count, sum_by_key, top_k
+from ..ops import LogSoftmax, ReLU, Softmax
+from ..ops.activations import normal_cdf
+from ..typing import Array, Float, Int
+from .routing import RoutingTrace
+from .selection import top_k_candidates
+
+
+class Loss:
+    """The base of all auxiliary losses: a name, the coefficient it enters the training loss with, and its value."""
+
+    name: str  # what reports call it; different for each loss of a router
+    coefficient: float
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """The loss without its coefficient."""
+        raise NotImplementedError(f"{type(self).__name__} has no value")
+
+
+class BalanceLoss(Function):
+    """L = (1/S) Σ_s E Σ_i f_si P_si, where P_si is the mean of p_ti over the tokens of part s of the batch.
+
+    The S parts are T/S consecutive tokens each: sequences one after the other. Without tokens L = 0.
+    With one part: the loss of Switch Transformer (Fedus et al. 2021, equations 4 to 6). f_i, the fraction of
+    assignments that went to expert i, is a count and therefore constant: the gradient passes through P alone. At
+    perfect balance f = P = 1/E and L = 1. That is not a lower bound: f = (.9, .1), P = (.451, .549) give 0.921.
+    """
+
+    def forward(self, p: Float[Array, "T E"], f: Float[Array, "S E"]) -> Any:
+        """A scalar from normalised scores of all experts (never of the chosen alone) and constant fractions."""
+        self.save(f)
+        self.num_tokens, num_experts = p.shape
+        parts = f.shape[0]
+        mean_p = p.reshape(parts, -1, num_experts).sum(axis=1) / max(self.num_tokens // parts, 1)
+        return (f * mean_p).sum() * (num_experts / parts)
+
+    def backward(self, grad: Float[Array, ""]) -> tuple[Any, None]:
+        """dL/dp_ti = E f_si / T for the tokens t of part s."""
+        (f,) = self.saved
+        rows = grad * (f.shape[1] / max(self.num_tokens, 1)) * f
+        return array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0), None
+
+
+@dataclass(frozen=True)
+class SwitchBalance(Loss):
+    """:class:`BalanceLoss` with f counted as the settings say.
+
+    Attributes:
+        coefficient: its factor in the training loss.
+        scope: what f and P are means over. ``batch``: this forward pass. ``sequence``: each sequence by itself,
+            then the mean. ``global``: f over all forward passes since the last optimizer step (Qiu et al. 2025).
+        count: ``all`` assignments, only the ``first`` choice of each token (GShard), or the ``unbiased`` choice:
+            the k best of P, whatever bias and groups did to the real one (DeepSeek-V3 2024, equation 18).
+        at_balance: the value at perfect balance. 1 divides counts by their sum. ``"k"`` divides them by T, as
+            transformers' Mixtral family does.
+        scoring: the Function whose normalised scores are P; None for a softmax.
+    """
+
+    coefficient: float = 0.01
+    scope: str = "batch"
+    count: str = "all"
+    at_balance: int | str = 1
+    scoring: type[Function] | None = None
+    name: str = "balance"
+
+    def __post_init__(self) -> None:
+        for setting, allowed in (
+            ("scope", ("batch", "sequence", "global")),
+            ("count", ("all", "first", "unbiased")),
+        ):
+            if getattr(self, setting) not in allowed:
+                raise ValueError(f"{setting} must be one of {', '.join(allowed)}, got {getattr(self, setting)!r}")
+        if self.at_balance not in (1, "k"):
+            raise ValueError(f"at_balance must be 1 or 'k', got {self.at_balance!r}")
+        if self.scope == "global" and self.count != "all":
+            raise ValueError(f"count={self.count!r} has no global scope: only whole loads are kept between passes")
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """E Σ f_i P_i."""
+        p = trace.probabilities(self.scoring)
+        xp = array_namespace(p.data)
+        num_tokens, num_experts = p.shape
+        parts = num_tokens // trace.batch.sequence_length if self.scope == "sequence" and num_tokens else 1
+        if self.scope == "global":
+            counts = trace.load_since_update[None]
+        else:
+            c = trace.candidates
+            if self.count == "unbiased":
+                c = top_k_candidates(p.data, int(trace.per_token))
+            num_keys = parts * num_experts
+            keys = c.token // max(num_tokens // parts, 1) * num_experts + c.expert
+            if self.count == "first":
+                keys = xp.where(c.rank == 0, keys, num_keys)  # the others into a bin of their own
+            counts = count(keys, num_keys + 1)[:num_keys].reshape(parts, num_experts)
+        f = counts / xp.maximum(counts.sum(axis=1, keepdims=True), 1)
+        if self.at_balance == "k":
+            f = f * trace.per_token
+        return BalanceLoss.apply(p, xp.asarray(f, dtype=p.dtype))
+
+
+def balance_of_layers(probabilities: list[Tensor], loads: list[Any]) -> Tensor:
+    """E Σ f_i P_i with f and P averaged over several layers *before* they are multiplied, as transformers does.
+
+    Two layers that collapsed onto opposite experts then cancel: E = 2 gives 1 instead of 2. Its value at balance
+    is k. Leave the rows of padding tokens out of both arguments.
+    """
+    num_experts = probabilities[0].shape[1]
+    xp = array_namespace(loads[0])
+    tokens = sum(p.shape[0] for p in probabilities)
+    f = sum(loads) * (1 / tokens)
+    mean_p = probabilities[0].sum(axis=0)
+    for p in probabilities[1:]:
+        mean_p = mean_p + p.sum(axis=0)
+    return (mean_p * xp.asarray(f, dtype=mean_p.dtype)).sum() * (num_experts / tokens)
+
+
+class RouterZLoss(Function):
+    """L = (1/T) Σ_t (ln Σ_i exp h_ti)² (Zoph et al. 2022, equation 5): keeps logits near where exp is exact.
+
+    At h = 0 its value is (ln E)², not 0; without tokens it is 0. Logits may be -∞ or too large for exp.
+    """
+
+    def forward(self, h: Float[Array, "T E"]) -> Any:
+        """A scalar from the logits."""
+        xp = array_namespace(h)
+        top = h.max(axis=1, keepdims=True)
+        exp = xp.exp(h - top)
+        total = exp.sum(axis=1, keepdims=True)
+        lse = top + xp.log(total)
+        self.save(exp / total, lse)
+        return (lse * lse).sum() / max(h.shape[0], 1)
+
+    def backward(self, grad: Float[Array, ""]) -> Any:
+        """dL/dh_ti = 2 lse_t p_ti / T, where p is the softmax of h."""
+        p, lse = self.saved
+        return grad * (2 / max(p.shape[0], 1)) * lse * p
+
+
+@dataclass(frozen=True)
+class ZLoss(Loss):
+    """:class:`RouterZLoss`; the coefficient of 0.001 is the paper's."""
+
+    coefficient: float = 0.001
+    name: str = "z"
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """Mean squared log-partition of the logits."""
+        return RouterZLoss.apply(trace.logits)
+
+
+class SquaredCV(Function):
+    """CV² = variance / mean², the squared coefficient of variation of n numbers (Shazeer et al. 2017, equation 7).
+
+    L = var / (m² + ε), where m is the mean and var = Σ_i (v_i - m)² / max(n - ddof, 1).
+    Written with the variance, never with the standard deviation, whose derivative at perfect balance is 0/0.
+    ``ddof=0`` divides by n, ``ddof=1`` by n - 1: [1, 2, 3, 4] gives 0.2 or 0.267.
+    """
+
+    def forward(self, v: Float[Array, " n"], *, ddof: int = 1, epsilon: float = 1e-10) -> Any:
+        """A scalar; ε keeps an all-zero v finite. A single number has no variation: 0."""
+        n = v.shape[0]
+        self.divisor = max(n - ddof, 1)
+        mean = v.mean()
+        centred = v - mean
+        scale = mean * mean + epsilon
+        variance = (centred * centred).sum() / self.divisor
+        self.save(centred, mean, scale, variance)
+        return variance / scale
+
+    def backward(self, grad: Float[Array, ""]) -> Any:
+        """dL/dv_i = 2 (v_i - m) / ((n - ddof) (m² + ε)) - 2 m var / (n (m² + ε)²)."""
+        centred, mean, scale, variance = self.saved
+        n = centred.shape[0]
+        return grad * (2 * centred / (self.divisor * scale) - 2 * mean * variance / (n * scale * scale))
+
+
+class SumByExpert(Function):
+    """v_e = Σ of g_n over the assignments n of expert e: the importance of each expert."""
+
+    def forward(self, gate: Float[Array, " N"], expert: Int[Array, " N"], *, num_experts: int) -> Float[Array, " E"]:
+        """Sum; 0 for an expert without assignments."""
+        self.save(expert)
+        return sum_by_key(gate, expert, num_experts)
+
+    def backward(self, grad: Float[Array, " E"]) -> tuple[Any, None]:
+        """dg_n = dv of its expert."""
+        (expert,) = self.saved
+        return grad[expert], None
+
+
+@dataclass(frozen=True)
+class Importance(Loss):
+    """CV² of the importance of each expert (Shazeer et al. 2017, equations 6 and 7).
+
+    Attributes:
+        coefficient: its factor in the training loss.
+        of: what importance is the sum of. ``gates``: the gate weights of the tokens that chose the expert.
+            ``softmax``: the softmax of the logits without noise, of all tokens (V-MoE, Riquelme et al. 2021,
+            appendix A.2).
+        ddof: see :class:`SquaredCV`; V-MoE has 0.
+    """
+
+    coefficient: float = 0.1
+    of: str = "gates"
+    ddof: int = 1
+    name: str = "importance"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("gates", "softmax"):
+            raise ValueError(f"of must be gates or softmax, got {self.of!r}")
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """0 when all experts carry the same weight."""
+        if self.of == "softmax":
+            v = trace.probabilities(None).sum(axis=0)
+        else:
+            v = SumByExpert.apply(trace.gate, trace.candidates.expert, num_experts=trace.logits.shape[1])
+        return SquaredCV.apply(v, ddof=self.ddof)
+
+
+class LoadProbability(Function):
+    """P_te = Φ((h_te - threshold_te) / σ_te): would expert e be among token t's k best if its noise were drawn anew?
+
+    The threshold is what e has to beat: the k-th best noisy logit of the others. That is the (k+1)-th of all if e
+    is itself chosen, the k-th otherwise (Shazeer et al. 2017, equations 8 and 9). Summed over t it estimates the
+    load of e, with a derivative that a count does not have. All three arguments are logits: mixing in
+    probabilities gives loads that do not sum to k.
+
+    ``rivals="all"`` takes the k-th of all for every e, chosen or not (V-MoE, Riquelme et al. 2021, appendix A.2).
+    """
+
+    def forward(
+        self,
+        h: Float[Array, "T E"],
+        sigma: Float[Array, "T E"],
+        noisy: Float[Array, "T E"],
+        *,
+        k: int,
+        rivals: str = "others",
+    ) -> Float[Array, "T E"]:
+        """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
+        xp = array_namespace(h)
+        if rivals == "all":
+            rank = top_k(noisy, k)
+            rival = xp.broadcast_to(rank[:, k - 1 : k], h.shape)  # whose noisy logit is the threshold
+        elif k == h.shape[1]:
+            self.save()
+            return xp.ones_like(h)
+        else:
+            rank = top_k(noisy, k + 1)
+            chosen = xp.zeros(h.shape, dtype=bool)
+            chosen[xp.arange(h.shape[0])[:, None], rank[:, :k]] = True
+            rival = xp.where(chosen, rank[:, k : k + 1], rank[:, k - 1 : k])
+        decisions.record("thresholds of the load", rival, lambda t: f"token {t}: noisy logits near rank {k} are close")
+        z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
+        self.save(z, sigma, rival)
+        return normal_cdf(z)
+
+    def backward(self, grad: Float[Array, "T E"]) -> Any:
+        """dh = g φ(z) / σ; dσ = -g φ(z) z / σ; and -dh to the noisy logit that was the threshold."""
+        if not self.saved:
+            return None, None, None
+        z, sigma, rival = self.saved
+        xp = array_namespace(z)
+        dh = grad * xp.exp(-z * z / 2) * (2 * xp.pi) ** -0.5 / sigma
+        return dh, -dh * z, add_along_rows(-dh, rival, z.shape[1])
+
+
+@dataclass(frozen=True)
+class Load(Loss):
+    """CV² of the expected load, Σ_t of :class:`LoadProbability` (Shazeer et al. 2017, equation 11).
+
+    Without noise there is no expected load: the loss is then that of the counts, a constant.
+
+    Attributes:
+        coefficient: its factor in the training loss.
+        rivals: ``others`` or ``all``, see :class:`LoadProbability`.
+        ddof: see :class:`SquaredCV`; V-MoE has 0.
+    """
+
+    coefficient: float = 0.1
+    rivals: str = "others"
+    ddof: int = 1
+    name: str = "load"
+
+    def __post_init__(self) -> None:
+        if self.rivals not in ("others", "all"):
+            raise ValueError(f"rivals must be others or all, got {self.rivals!r}")
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """0 when all experts can expect the same number of tokens."""
+        h = trace.logits
+        if trace.sigma is None:
+            counts = Tensor(array_namespace(h.data).asarray(trace.load, dtype=h.dtype))
+            return SquaredCV.apply(counts, ddof=self.ddof)
+        p = LoadProbability.apply(h, trace.sigma, trace.noisy, k=int(trace.per_token), rivals=self.rivals)
+        return SquaredCV.apply(p.sum(axis=0), ddof=self.ddof)
+
+
+@dataclass(frozen=True)
+class LocalEntropy(Loss):
+    """(1/T) Σ_t H(p_t): small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, equation 2)."""
+
+    coefficient: float = 0.01
+    name: str = "local_entropy"
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """Mean entropy in nats."""
+        log_p = LogSoftmax.apply(trace.logits, axis=-1)
+        return -(log_p.exp() * log_p).sum() * (1 / max(trace.logits.shape[0], 1))
+
+
+@dataclass(frozen=True)
+class GlobalEntropy(Loss):
+    """max(0, τ - H(mean_t p_t)): zero once the experts are used evenly enough (LIMoE, equation 4, with threshold).
+
+    ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use.
+    """
+
+    tau: float
+    coefficient: float = 0.01
+    name: str = "global_entropy"
+
+    def __call__(self, trace: RoutingTrace) -> Tensor:
+        """How far the entropy of the mean falls short of τ."""
+        p = Softmax.apply(trace.logits, axis=-1).mean(axis=0)
+        return ReLU.apply(self.tau + (p * p.log()).sum())

@@ -1,0 +1,184 @@
+"""The nouns of routing: what a router is told, what tokens ask for, what was decided, and what was observed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..autodiff import Function, Tensor
+from ..kernels import stable_order, to_host
+from ..ops import Softmax
+from ..typing import Array, Bool, Float, Int, Random
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a router may know about its tokens besides their vectors.
+
+    Attributes:
+        sequence_length: the T tokens are T / sequence_length sequences, one after the other.
+        training: whether noise and balancing are on.
+        rng: for the parts that draw random numbers while training.
+        token_ids: of any shape with T entries; needed by hash routing.
+    """
+
+    sequence_length: int
+    training: bool = False
+    rng: Random | None = None
+    token_ids: Int[Array, "..."] | None = None
+
+    def need_rng(self, who: object) -> Random:
+        """The generator, or a ValueError that names the part that needs it."""
+        if self.rng is None:
+            raise ValueError(f"{who} needs rng while training; pass rng=, or call eval()")
+        return self.rng
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Assignments before any is dropped: token ``token[m]`` asks for expert ``expert[m]``; no pair occurs twice.
+
+    Attributes:
+        token, expert: the pairs.
+        rank: 0 for the token's first choice, 1 for its second, and so on.
+        sent: False for a candidate that is included in normalising but not dispatched; None stands for all True.
+        by_token: whether they are listed token by token.
+    """
+
+    token: Int[Array, " M"]
+    expert: Int[Array, " M"]
+    rank: Int[Array, " M"]
+    sent: Bool[Array, " M"] | None = None
+    by_token: bool = False
+
+    def listed_by_token(self, num_tokens: int) -> "Candidates":
+        """The same, token by token; those of one token stay in order."""
+        if self.by_token:
+            return self
+        order = stable_order(self.token, max(num_tokens, 1))
+        sent = None if self.sent is None else self.sent[order]
+        return Candidates(self.token[order], self.expert[order], self.rank[order], sent, by_token=True)
+
+    def only_sent(self, index: Int[Array, " N"]) -> "Candidates":
+        """The candidates at the places ``index``, in ascending order; all of them sent."""
+        return Candidates(self.token[index], self.expert[index], self.rank[index], by_token=self.by_token)
+
+
+def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " D"]]:
+    """The indices where the mask holds, and those where it does not, each in ascending order.
+
+    How many there are decides the shapes of what follows, so one number has to come to the host.
+    """
+    order = stable_order((~mask).astype(np.int64), 2)
+    num_true = int(to_host(mask.sum()))
+    return order[:num_true], order[num_true:]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The assignments that found no place, in the order of tokens."""
+
+    token: Int[Array, " D"]
+    expert: Int[Array, " D"]
+    capacity: int | None
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def reason(self, i: int) -> str:
+        """Why the i-th assignment was dropped, in words."""
+        return f"token {self.token[i]}: expert {self.expert[i]} had filled its {self.capacity} places"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a router did with one batch; constants, for tables and plots.
+
+    Attributes:
+        load: assignments that each expert was asked for, before dropping.
+        scores: of all experts.
+        dropped: the assignments that found no place.
+    """
+
+    load: Int[Array, " E"]
+    scores: Float[Array, "T E"]
+    dropped: Dropped
+
+    @property
+    def importance(self) -> Float[Array, " E"]:
+        """The mean score of each expert over all tokens."""
+        return self.scores.sum(axis=0) / max(len(self.scores), 1)
+
+    @property
+    def dropped_fraction(self) -> float:
+        """Dropped assignments over all assignments."""
+        return len(self.dropped) / max(int(to_host(self.load).sum()), 1)
+
+
+@dataclass(frozen=True)
+class RoutingTrace:
+    """What auxiliary losses and balancers look at: everything from before capacity drops anything.
+
+    Attributes:
+        logits: h, without noise.
+        noisy: h with noise; ``logits`` itself if there is none.
+        sigma: standard deviation of normal noise, or None.
+        scores: what the gate weights are made of.
+        gate: the gate weights of the candidates.
+        candidates: which tokens asked for which experts.
+        load: assignments that each expert was asked for.
+        load_since_update: the same, summed over the forward passes since the last optimizer step, this included.
+        per_token: k.
+        batch: sequences and mode.
+    """
+
+    logits: Float[Tensor, "T E"]
+    noisy: Float[Tensor, "T E"]
+    sigma: Float[Tensor, "T E"] | None
+    scores: Float[Tensor, "T E"]
+    gate: Float[Tensor, " M"]
+    candidates: Candidates
+    load: Int[Array, " E"]
+    load_since_update: Int[Array, " E"]
+    per_token: float
+    batch: Batch
+
+    def probabilities(self, scoring: type[Function] | None) -> Float[Tensor, "T E"]:
+        """The scores normalised over all experts: a softmax, or s / Σs for other scores."""
+        if scoring is None or scoring is Softmax:
+            return Softmax.apply(self.logits, axis=-1)
+        s = scoring.apply(self.logits)
+        return s / (s.sum(axis=1, keepdims=True) + 1e-20)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """N assignments: token ``token[n]`` goes to expert ``expert[n]``, ordered by expert, then by token.
+
+    Attributes:
+        token, expert: the pairs.
+        gate: the gate weights, the only differentiable path through the selection; everything else is constant.
+        offsets: expert e owns the assignments ``offsets[e]:offsets[e+1]``.
+        num_tokens: T.
+        gate_on: ``"output"`` or ``"input"``, see :class:`moe_numpy.moe.router.RouterConfig`.
+        losses: auxiliary losses by name, without their coefficients.
+        auxiliary_loss: their weighted sum, to be added to the task loss; None if there are none.
+        statistics: load, scores and drops.
+        trace: what the losses saw.
+    """
+
+    token: Int[Array, " N"]
+    expert: Int[Array, " N"]
+    gate: Float[Tensor, " N"]
+    offsets: Int[Array, " E1"]
+    num_tokens: int
+    gate_on: str
+    losses: Mapping[str, Tensor]
+    auxiliary_loss: Tensor | None
+    statistics: Statistics
+    trace: RoutingTrace
+
+    @property
+    def num_experts(self) -> int:
+        """The number of experts, E."""
+        return len(self.offsets) - 1
