@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 
 from exercises.reference.model_size import model_size
-from moe_numpy.accounting.architecture import Architecture
-from moe_numpy.accounting.attention import GroupedQueryAttention
-from moe_numpy.accounting.feed_forward import FeedForward
-from moe_numpy.accounting.flops import flops_per_token
-from moe_numpy.accounting.parameters import active_parameters, total_parameters
+from moe_numpy.accounting import (
+    Architecture,
+    FeedForward,
+    GroupedQueryAttention,
+    active_parameters,
+    flops_per_token,
+    total_parameters,
+)
 
 from ..exercise import Case, Check, Exercise, case, one_by_one
 
@@ -92,7 +95,7 @@ def _with(*sizes: int, shared_experts: int, add: tuple[int, int, int]) -> tuple[
 
 
 def every_expert_is_active(*sizes: int, shared_experts: int = 0) -> Any:
-    """Counts all E experts as active and computed. A token meets k of them: that is the point of a sparse model."""
+    """Counts all E experts as active and computed. A token uses k of them: that is the point of a sparse model."""
     d, _, layers, _, _, _, f, e, k = sizes
     idle = layers * (e - k) * 3 * d * f
     return _with(*sizes, shared_experts=shared_experts, add=(0, idle, 2 * idle))

@@ -12,7 +12,7 @@ from ..accounting import (
     BITS,
     PUBLISHED,
     Architecture,
-    Published,
+    PublishedModel,
     active_parameters,
     all_to_all,
     architecture_of,
@@ -79,7 +79,7 @@ def count(
         _print_document(console, document, architecture)
 
 
-def _find(model: str) -> tuple[Architecture, Published | None, int]:
+def _find(model: str) -> tuple[Architecture, PublishedModel | None, int]:
     """The architecture, what is published of it, and the context to count for."""
     is_path = Path(model).name != model or Path(model).is_dir()
     if is_path and model.lower() not in PUBLISHED:
@@ -128,7 +128,7 @@ def _costs(
     }
 
 
-def _stated(entry: Published) -> dict[str, Any]:
+def _stated(entry: PublishedModel) -> dict[str, Any]:
     """The publisher's figures, and how far the counts are above them in percent."""
     total, active = total_parameters(entry.architecture), active_parameters(entry.architecture)
     return {
