@@ -169,8 +169,7 @@ def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
         )
     console.print(table)
     console.print(
-        "Parameters. active: those that one token uses, with and without the input embedding; "
-        "stated: by the publisher."
+        "Parameters. active: those that one token uses, with and without the input embedding; stated: by the publisher."
     )
     console.print(f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True)
 
