@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 
 from exercises.reference.model_size import model_size
-from moe_numpy.accounting.architecture import Architecture
-from moe_numpy.accounting.attention import GroupedQueryAttention
-from moe_numpy.accounting.feed_forward import FeedForward
-from moe_numpy.accounting.flops import flops_per_token
-from moe_numpy.accounting.parameters import active_parameters, total_parameters
+from moe_numpy.accounting import (
+    Architecture,
+    FeedForward,
+    GroupedQueryAttention,
+    active_parameters,
+    flops_per_token,
+    total_parameters,
+)
 
 from ..exercise import Case, Check, Exercise, case, one_by_one
 
@@ -26,7 +29,7 @@ def specification(
     top_k: int,
     shared_experts: int = 0,
 ) -> tuple[int, int, int]:
-    """As the library counts it."""
+    """The library's count."""
     a = Architecture(
         d_model,
         vocab_size,
@@ -41,7 +44,7 @@ def specification(
 
 
 def _model(rng: np.random.Generator, shared: int = 0, grouped: bool = False, narrow: bool = False) -> Case:
-    """A random one: heads that fill d unless ``narrow``, and key heads for each query head unless ``grouped``."""
+    """Random sizes; H h = d unless ``narrow``, K = H unless ``grouped``."""
     heads, width = int(rng.choice([4, 6, 8])), int(rng.choice([16, 32]))
     d = heads * width + (16 if narrow else 0)
     experts = int(rng.integers(5, 33))
@@ -65,7 +68,7 @@ def plain(rng: np.random.Generator) -> list[Case]:
 
 
 def grouped(rng: np.random.Generator) -> list[Case]:
-    """Fewer key heads than query heads, and heads that do not fill d."""
+    """Fewer key heads than query heads, and H h below d."""
     return [_model(rng, grouped=True), _model(rng, grouped=True, narrow=True), _model(rng, narrow=True)]
 
 
@@ -75,7 +78,7 @@ def shared(rng: np.random.Generator) -> list[Case]:
 
 
 def smallest(rng: np.random.Generator) -> list[Case]:
-    """Every size one; all experts chosen."""
+    """Every size 1; all experts chosen."""
     return [case(1, 1, 1, 1, 1, 1, 1, 1, 1), case(8, 10, 1, 2, 1, 4, 3, 4, 4)]
 
 
@@ -86,13 +89,13 @@ MIXTRAL_8X22B = case(6144, 32768, 56, 48, 8, 128, 16384, 8, 2)
 
 
 def _with(*sizes: int, shared_experts: int, add: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The right numbers, and what is wrong with them."""
+    """The right numbers plus the given errors."""
     total, active, flops = model_size(*(*sizes, shared_experts))
     return total + add[0], active + add[1], flops + add[2]
 
 
 def every_expert_is_active(*sizes: int, shared_experts: int = 0) -> Any:
-    """Counts all E experts as active and computed. A token meets k of them: that is the point of a sparse model."""
+    """Counts all E experts as active and computed. A token uses k of them: that is the point of a sparse model."""
     d, _, layers, _, _, _, f, e, k = sizes
     idle = layers * (e - k) * 3 * d * f
     return _with(*sizes, shared_experts=shared_experts, add=(0, idle, 2 * idle))
@@ -106,7 +109,7 @@ def two_matrices_in_an_expert(*sizes: int, shared_experts: int = 0) -> Any:
 
 
 def no_router(*sizes: int, shared_experts: int = 0) -> Any:
-    """Leaves out the router: small, but it is there, and published numbers count it."""
+    """Leaves out the router. It is small, but published numbers include it."""
     d, _, layers, _, _, _, _, e, _ = sizes
     n = -layers * e * d
     return _with(*sizes, shared_experts=shared_experts, add=(n, n, 2 * n))
@@ -127,14 +130,14 @@ def as_many_key_heads_as_queries(*sizes: int, shared_experts: int = 0) -> Any:
 
 
 def square_attention(*sizes: int, shared_experts: int = 0) -> Any:
-    """Takes d for H h. They often agree, but need not."""
+    """Takes d for H h. They are often equal, but need not be."""
     d, _, layers, heads, _, h, *_ = sizes
     n = layers * 2 * d * (d - heads * h)
     return _with(*sizes, shared_experts=shared_experts, add=(n, n, 2 * n))
 
 
 def one_matrix_for_input_and_output(*sizes: int, shared_experts: int = 0) -> Any:
-    """Counts embedding and output as one. They are, where they are tied; here both are stored."""
+    """Counts embedding and output once. That is right for tied embeddings; here both are stored."""
     d, v, *_ = sizes
     return _with(*sizes, shared_experts=shared_experts, add=(-v * d, -v * d, 0))
 
@@ -146,7 +149,7 @@ def multiplies_with_the_embedding(*sizes: int, shared_experts: int = 0) -> Any:
 
 
 def one_flop_for_each_parameter(*sizes: int, shared_experts: int = 0) -> Any:
-    """Counts one FLOP for each entry. It takes part in a multiplication and an addition: two."""
+    """Counts one FLOP per entry. Each takes part in a multiplication and an addition: two."""
     total, active, flops = model_size(*(*sizes, shared_experts))
     return total, active, flops // 2
 
@@ -157,13 +160,13 @@ def no_last_norm(*sizes: int, shared_experts: int = 0) -> Any:
 
 
 def norms_cost_flops(*sizes: int, shared_experts: int = 0) -> Any:
-    """Counts FLOPs for the scales of the norms: only products with matrices are counted here."""
+    """Counts FLOPs for the scales of the norms. Only matrix multiplications are counted here."""
     n = (2 * sizes[2] + 1) * sizes[0]
     return _with(*sizes, shared_experts=shared_experts, add=(0, 0, 2 * n))
 
 
 def shared_among_the_k(*sizes: int, shared_experts: int = 0) -> Any:
-    """Takes the shared experts out of the k. They come on top of them."""
+    """Takes the shared experts out of the k. They come on top."""
     d, _, layers, _, _, _, f, *_ = sizes
     n = -layers * shared_experts * 3 * d * f
     return _with(*sizes, shared_experts=shared_experts, add=(0, n, 2 * n))
@@ -173,7 +176,7 @@ EXERCISE = Exercise(
     number=33,
     name="accounting",
     title="Parameters and FLOPs",
-    teaches="47 billion parameters at the cost of 13: where a sparse model's numbers come from, to the last one.",
+    teaches="47 billion parameters at the cost of 13: where a sparse model's numbers come from, to the last digit.",
     difficulty=1,
     minutes=20,
     target="exercises.reference.model_size:model_size",
@@ -187,7 +190,7 @@ EXERCISE = Exercise(
             "Mixtral 8x7B to the last parameter",
             2,
             one_by_one(MIXTRAL_8X7B),
-            "46,702,792,704 in all, 12,879,925,248 active",
+            "46,702,792,704 in total, 12,879,925,248 active",
         ),
         Check("Mixtral 8x22B", 1, one_by_one(MIXTRAL_8X22B), "the same formula with other numbers"),
     ),
@@ -207,7 +210,7 @@ EXERCISE = Exercise(
     ),
     hints=(
         "Count one expert, one attention, one router first. Most of the total is L · E · 3 d f.",
-        "Write a helper that takes the number of experts and returns all matrices: with E it serves the total, with k "
+        "Write a helper that takes the number of experts and counts all matrices: with E for the total, with k for "
         "the active ones and the FLOPs. The router has E rows in both.",
         "matrices(n) = L (2 d h (H + K) + E d + (n + shared) 3 d f) + V d; norms = (2 L + 1) d; embedding = V d. "
         "total = embedding + matrices(E) + norms, active the same with k, flops = 2 matrices(k).",

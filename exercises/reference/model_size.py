@@ -13,11 +13,11 @@ def model_size(
     top_k: int,
     shared_experts: int = 0,
 ) -> tuple[int, int, int]:
-    """Total parameters, active parameters and FLOPs of a token, for a decoder all of whose layers are sparse.
+    """Total parameters, active parameters and FLOPs per token of a decoder with only sparse layers.
 
-    The parts, none with biases:
+    The parts, all without biases:
 
-    - an embedding [V, d] and, stored apart from it, an output matrix [V, d];
+    - an embedding [V, d] and a separate output matrix [V, d];
     - in each layer: attention with queries [H h, d], keys and values [K h, d] each, output [d, H h];
       a router [E, d]; E experts and the shared ones, each SwiGLU of three matrices (gate, up, down) of d f entries;
       two RMSNorms with d scales each;
@@ -29,16 +29,16 @@ def model_size(
         num_layers: L.
         num_heads: H query heads.
         num_kv_heads: K key and value heads.
-        d_head: h, width of a head; H h need not be d.
+        d_head: h, width of a head; H h may differ from d.
         d_ff: f, hidden width of an expert.
-        num_experts: E experts in a layer, of which a token meets
-        top_k: k.
-        shared_experts: further experts in a layer, which every token meets.
+        num_experts: E, experts per layer.
+        top_k: k, the number of them that a token uses.
+        shared_experts: further experts per layer, used by every token.
 
     Returns:
-        (total, active, flops). ``active`` counts what one token meets: k of the E experts and everything else, the
-        embedding included. ``flops`` is 2 for each entry of a matrix that one token is multiplied by: the embedding
-        is looked up, and scales are not counted; nor are the scores of attention.
+        (total, active, flops). ``active`` counts what one token uses: k of the E experts and everything else, the
+        embedding included. ``flops`` is 2 per entry of the matrices that one token is multiplied by. The embedding
+        is looked up, so it costs none; norms and attention scores are not counted.
     """
     attention = 2 * d_model * d_head * (num_heads + num_kv_heads)
     router = num_experts * d_model

@@ -1,15 +1,21 @@
-"""What a transformer costs, from its configuration alone: parameters, FLOPs, bytes; with published models."""
+"""What a transformer costs, counted from its sizes alone; and the sizes of published models."""
 
-from .architecture import Architecture
-from .attention import GroupedQueryAttention, LatentAttention
-from .communication import AllToAll, all_to_all, expected_remote_devices
-from .entries import Entries
-from .feed_forward import FeedForward
-from .flops import Flops, flops_per_token
-from .memory import BITS, cache_bytes, cache_bytes_per_token, in_bytes, weight_bytes
-from .own_models import architecture_of
+from .architecture import Architecture, architecture_of
+from .costs import (
+    BITS,
+    AllToAll,
+    Flops,
+    all_to_all,
+    cache_bytes,
+    cache_bytes_per_token,
+    expected_remote_devices,
+    flops_per_token,
+    in_bytes,
+    weight_bytes,
+)
+from .layers import Entries, FeedForward, GroupedQueryAttention, LatentAttention
 from .parameters import Parameters, active_parameters, balancing_biases, total_parameters
-from .published import PUBLISHED, Published, published
+from .published import PUBLISHED, PublishedModel, published
 
 __all__ = [
     "BITS",
@@ -22,7 +28,7 @@ __all__ = [
     "GroupedQueryAttention",
     "LatentAttention",
     "Parameters",
-    "Published",
+    "PublishedModel",
     "active_parameters",
     "all_to_all",
     "architecture_of",

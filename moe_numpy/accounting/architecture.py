@@ -1,10 +1,9 @@
-"""The configuration that everything here is counted from."""
+"""The sizes of a model, from which everything here is counted."""
 
 from dataclasses import dataclass
 
-from .attention import GroupedQueryAttention, LatentAttention
-from .feed_forward import FeedForward
-from .ranges import require_at_least
+from ..models import ModelConfig
+from .layers import FeedForward, GroupedQueryAttention, LatentAttention, require_at_least
 
 
 @dataclass(frozen=True)
@@ -16,24 +15,24 @@ class Architecture:
         vocab_size: V.
         num_layers: layers of the decoder.
         attention: the shape of every attention in the model.
-        feed_forward: the network of a dense layer; None if there is no dense layer.
-        expert: one expert of a sparse layer; None if there is no sparse layer.
-        num_experts: E, experts in a sparse layer.
-        top_k: k, experts that a token meets there.
-        shared_expert: the network that every token meets beside them; several are one as wide as their sum.
+        feed_forward: the network of a dense layer; None without dense layers.
+        expert: one expert of a sparse layer; None without sparse layers.
+        num_experts: E, experts per sparse layer.
+        top_k: k, experts per token in a sparse layer.
+        shared_expert: the network that serves every token beside them; several are one as wide as their sum.
         shared_expert_gate: a weight vector of width d whose sigmoid scales the shared expert (Qwen2).
         router_bias: the router has a bias of width E.
-        balancing_bias: E numbers in each sparse layer that only the balancing rule changes (DeepSeek-V3).
-        first_dense_layers: so many layers at the start of each stack are dense.
+        balancing_bias: E numbers per sparse layer that only the balancing rule changes (DeepSeek-V3).
+        first_dense_layers: number of dense layers at the start of each stack.
         moe_every: of the layers after them, every n-th is sparse, counted from the last.
-        num_encoder_layers: layers of the encoder; each decoder layer then attends to its output too.
-        tied_embeddings: one matrix embeds the input and makes the output.
-        relative_positions: buckets of the table of position biases that each stack has (T5), one a head.
-        num_local_layers: decoder layers whose tokens attend to the last ``attention_window`` tokens only.
-        attention_window: as said there, the token itself included; None where no layer is local.
+        num_encoder_layers: layers of the encoder; each decoder layer then also attends to its output.
+        tied_embeddings: input embedding and output share one matrix.
+        relative_positions: buckets of each stack's table of position biases, one bias per head (T5).
+        num_local_layers: decoder layers in which a token attends to the last ``attention_window`` tokens only.
+        attention_window: that number, the token itself included; None without local layers.
 
     Raises:
-        ValueError: a size out of range or missing, by name.
+        ValueError: a size is out of range or missing; the message names it.
     """
 
     d_model: int
@@ -73,7 +72,7 @@ class Architecture:
             raise ValueError(f"{self.num_dense_layers} dense layers need a feed_forward, got None")
 
     def is_sparse(self, layer: int, num_layers: int) -> bool:
-        """Whether this layer of a stack of ``num_layers``, counted from 0, has experts."""
+        """Whether layer ``layer`` (from 0) of a stack of ``num_layers`` has experts."""
         late_enough = layer >= self.first_dense_layers
         return self.num_experts > 0 and late_enough and (num_layers - 1 - layer) % self.moe_every == 0
 
@@ -89,10 +88,10 @@ class Architecture:
         return self.num_encoder_layers + self.num_layers - self.num_sparse_layers
 
     def keys_attended(self, context: int) -> int:
-        """Keys that the last of ``context`` tokens of the decoder attends to, summed over the layers.
+        """Keys that the last of ``context`` decoder tokens attends to, summed over the layers.
 
-        ``context`` in each layer, or min(context, attention_window) in a local one; and where there is an
-        encoder, ``context`` of its tokens in each layer besides.
+        ``context`` per layer, min(context, attention_window) in a local one; with an encoder, ``context``
+        of its tokens per decoder layer on top.
 
         Raises:
             ValueError: context is below 1.
@@ -102,3 +101,42 @@ class Architecture:
         near = min(context, self.attention_window or context)
         across = self.num_layers * context if self.num_encoder_layers else 0
         return (self.num_layers - self.num_local_layers) * context + self.num_local_layers * near + across
+
+
+def architecture_of(config: ModelConfig) -> Architecture:
+    """The sizes of ``Transformer(config)``; its total and active parameters are those counted here.
+
+    Raises:
+        ValueError: an Architecture cannot express the recipe: Soft MoE, two levels of routers, zero-computation
+            experts, learned noise, or a fractional number of experts per token.
+    """
+    attention = GroupedQueryAttention(config.num_heads, config.num_kv_heads, config.d_model // config.num_heads)
+    sizes = config.d_model, config.vocab_size, config.num_layers
+    if config.num_experts == 0:
+        return Architecture(*sizes, attention, feed_forward=FeedForward(config.d_ff))
+    recipe, top_k = config.layer_recipe, config.experts_per_token
+    router = recipe.router
+    if router is None or recipe.num_groups or recipe.zero_experts or top_k != int(top_k):
+        raise ValueError(f"the layers of recipe {config.recipe!r} cannot be counted as an Architecture")
+    if router.noise is not None and router.noise.learned:
+        raise ValueError(f"the learned noise of recipe {config.recipe!r} cannot be counted as an Architecture")
+    expert = {
+        "swiglu": FeedForward(config.d_ff),
+        "gpt_oss": FeedForward(config.d_ff, bias=True),
+        "relu": FeedForward(config.d_ff, gated=False, bias=True),
+        "gelu": FeedForward(config.d_ff, gated=False, bias=True),
+    }[recipe.experts]
+    has_dense = not all(config.is_sparse(i) for i in range(config.num_layers))
+    return Architecture(
+        *sizes,
+        attention,
+        feed_forward=FeedForward(config.dense_d_ff or config.active_width) if has_dense else None,
+        expert=expert,
+        num_experts=config.num_experts,
+        top_k=int(top_k),
+        shared_expert=FeedForward(recipe.shared_experts * config.d_ff) if recipe.shared_experts else None,
+        shared_expert_gate=recipe.gated_shared,
+        router_bias=router.bias,
+        balancing_bias=router.balancer is not None,
+        moe_every=config.moe_every,
+    )

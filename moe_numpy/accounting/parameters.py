@@ -1,14 +1,14 @@
-"""Parameters of an architecture, by part: all of them, and those that one token meets."""
+"""Parameters of an architecture, by part: total and active."""
 
 from dataclasses import dataclass, fields
 
 from .architecture import Architecture
-from .entries import Entries
+from .layers import Entries
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters by part. A matrix that input and output share is counted once, as ``output``."""
+    """Parameters by part. A matrix shared by input and output is counted once, as ``output``."""
 
     embedding: Entries
     attention: Entries
@@ -20,43 +20,43 @@ class Parameters:
     output: Entries
 
     def parts(self) -> dict[str, int]:
-        """The number of each part, by name."""
+        """Number of parameters by name of the part."""
         return {field.name: getattr(self, field.name).total for field in fields(self)}
 
     @property
     def with_embedding(self) -> int:
-        """All parts. Mistral and Qwen state active parameters in this way."""
+        """All parts. Mistral and Qwen count active parameters this way."""
         return sum(self.parts().values())
 
     @property
     def without_embedding(self) -> int:
-        """All parts but the input embedding, of which a token reads one row. OpenAI counts so.
+        """All parts but the input embedding, of which a token reads one row. OpenAI counts this way.
 
-        A matrix shared with the output stays: every token is multiplied by it.
+        A matrix shared with the output is included: every token is multiplied by it.
         """
         return self.with_embedding - self.embedding.total
 
     @property
     def multiplied(self) -> int:
-        """Entries of weight matrices: multiply-adds for one token, where these are the active parameters."""
+        """Entries of weight matrices; of active parameters, the multiply-adds per token."""
         return sum(getattr(self, field.name).multiplied for field in fields(self))
 
 
 def total_parameters(architecture: Architecture) -> Parameters:
-    """Everything that is stored, except for :func:`balancing_biases`."""
+    """All stored parameters except :func:`balancing_biases`."""
     return _parameters(architecture, experts=architecture.num_experts)
 
 
 def active_parameters(architecture: Architecture) -> Parameters:
-    """What one token meets: top_k of the experts, and everything else.
+    """Parameters that one token uses: top_k experts per sparse layer, and everything else.
 
-    With an encoder: what one source token and one target token meet together.
+    With an encoder: those that one source token and one target token use together.
     """
     return _parameters(architecture, experts=architecture.top_k)
 
 
 def balancing_biases(architecture: Architecture) -> int:
-    """E in each sparse layer, where there are any. Not trained by gradients, so counted apart.
+    """E per sparse layer, if the model has them. Gradients do not train them, so they are counted separately.
 
     Source: DeepSeek-V3 2024, section 2.1.2.
     """
@@ -64,7 +64,7 @@ def balancing_biases(architecture: Architecture) -> int:
 
 
 def _parameters(a: Architecture, experts: int) -> Parameters:
-    """All parts, with so many experts in each sparse layer."""
+    """All parts, with ``experts`` experts per sparse layer."""
     d, none = a.d_model, Entries()
     num_stacks = 2 if a.num_encoder_layers else 1
     num_attentions = a.num_encoder_layers + num_stacks * a.num_layers  # a decoder layer may have two

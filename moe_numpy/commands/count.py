@@ -1,4 +1,4 @@
-"""``python -m moe_numpy count``: parameters, FLOPs and bytes of published models and of your own runs."""
+"""``python -m moe_numpy count``: parameters, FLOPs and bytes of published models and your own runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from ..accounting import (
     BITS,
     PUBLISHED,
     Architecture,
-    Published,
+    PublishedModel,
     active_parameters,
     all_to_all,
     architecture_of,
@@ -25,7 +25,7 @@ from ..accounting import (
     weight_bytes,
 )
 from ..training.runs import Run
-from .output import JsonOption, command_line, console_for, print_json, refusals
+from .output import JsonOption, command_line, console_for, print_json, print_title, refusals
 
 _CONTEXT = 4096
 
@@ -44,31 +44,31 @@ def count(
         typer.Option(help=f"Type of weights, cache and traffic: {', '.join(BITS)}.", show_default="bf16"),
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Devices that each layer's experts are spread over.")
+        int | None, typer.Option(min=1, help="Devices over which each layer's experts are spread.")
     ] = None,
     device_limit: Annotated[
-        int | None, typer.Option(min=1, help="With --devices: most of them that a token may use.")
+        int | None, typer.Option(min=1, help="With --devices: at most this many per token.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Count parameters (total, active), FLOPs and bytes, beside what the publishers state."""
+    """Count parameters (total, active), FLOPs and bytes, and compare with what the publishers state."""
     console = console_for(json)
     with refusals():
         if model is None:
             options = {"context": context, "dtype": dtype, "devices": devices, "device-limit": device_limit}
             given = [f"--{name}" for name, value in options.items() if value is not None]
             if given:
-                raise ValueError(f"{', '.join(given)} needs a MODEL; the table of all shows parameters only")
+                raise ValueError(f"{', '.join(given)} needs a MODEL; the table of all models shows parameters only")
             documents = [
                 {"model": name, **_sizes(entry.architecture), "stated": _stated(entry)}
                 for name, entry in PUBLISHED.items()
             ]
         else:
-            architecture, entry, usual_context = _find(model)
+            architecture, entry, default_context = _find(model)
             document = {
                 "model": model,
                 **_sizes(architecture),
-                **_costs(architecture, context or usual_context, dtype or "bf16", devices, device_limit),
+                **_costs(architecture, context or default_context, dtype or "bf16", devices, device_limit),
                 "stated": _stated(entry) if entry else None,
             }
     if json:
@@ -79,8 +79,8 @@ def count(
         _print_document(console, document, architecture)
 
 
-def _find(model: str) -> tuple[Architecture, Published | None, int]:
-    """The architecture, what is published of it, and the context to count for."""
+def _find(model: str) -> tuple[Architecture, PublishedModel | None, int]:
+    """The architecture, its published entry if any, and the default context."""
     is_path = Path(model).name != model or Path(model).is_dir()
     if is_path and model.lower() not in PUBLISHED:
         config = Run.open(Path(model)).model_config
@@ -128,29 +128,34 @@ def _costs(
     }
 
 
-def _stated(entry: Published) -> dict[str, Any]:
-    """The publisher's figures, and how far the counts are above them in percent."""
-    total, active = total_parameters(entry.architecture), active_parameters(entry.architecture)
+def _stated(entry: PublishedModel) -> dict[str, Any]:
+    """The publisher's figures, and by how many percent the counts exceed them."""
+    sizes = _sizes(entry.architecture)
+
+    def percent_above(key: str, stated: float | None) -> float | None:
+        return None if stated is None else round(100 * (sizes[key] / stated - 1), 4)
+
     return {
         "total": entry.stated_total,
-        "total_difference_percent": _percent_above(total.with_embedding, entry.stated_total),
+        "total_difference_percent": percent_above("total", entry.stated_total),
         "active": entry.stated_active,
-        "active_with_embedding_difference_percent": _percent_above(active.with_embedding, entry.stated_active),
-        "active_without_embedding_difference_percent": _percent_above(active.without_embedding, entry.stated_active),
+        "active_with_embedding_difference_percent": percent_above("active_with_embedding", entry.stated_active),
+        "active_without_embedding_difference_percent": percent_above("active_without_embedding", entry.stated_active),
         "source": entry.source,
         "note": entry.note,
     }
 
 
-def _percent_above(counted: int, stated: float | None) -> float | None:
-    return None if stated is None else round(100 * (counted / stated - 1), 4)
+def _table(*columns: str) -> Table:
+    """A table with these headings; all columns but the first hold numbers."""
+    table = Table(columns[0], box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for column in ("total", "stated", "active", "without\nembedding", "stated", "active\nshare"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = _table("model", "total", "stated", "active", "without\nembedding", "stated", "active\nshare")
     for row in documents:
         stated = row["stated"]
         table.add_row(
@@ -160,97 +165,82 @@ def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
             _short(row["active_with_embedding"]),
             _short(row["active_without_embedding"]),
             "-" if stated["active"] is None else _short(stated["active"]),
-            f"{100 * row['active_share']:.1f} %",
+            _percent(row["active_share"]),
         )
     console.print(table)
     console.print(
-        "Parameters. active: those that one token meets, with and without the input embedding; "
-        "stated: by the publisher."
+        "Parameters. active: those that one token uses, with and without the input embedding; stated: by the publisher."
     )
     console.print(f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True)
 
 
 def _print_document(console: Console, document: dict[str, Any], architecture: Architecture) -> None:
+    print_title(console, document["model"])
     _print_parts(console, document)
     if architecture.num_encoder_layers:
         console.print("Encoder and decoder: a token is one source token and one target token together.\n")
-    context, flops, sizes = document["context"], document["flops_per_token"], document["bytes"]
-    rows = [
-        ("forward, products with weights", _flop(flops["weights_forward"])),
-        (f"forward, attention scores over {context:,} tokens", _flop(flops["scores_forward"])),
-        ("forward, both", _flop(flops["forward"])),
-        ("backward", _flop(flops["backward"])),
-        ("weights, the whole model", _size(sizes["weights"])),
-        ("key/value cache", _size(sizes["cache_per_token"])),
-        (f"key/value cache of {context:,} tokens", _size(sizes["cache_at_context"])),
-    ]
-    if architecture.num_sparse_layers:
-        rows.append(("all-to-all, to each chosen expert", _size(sizes["all_to_all_per_assignment"])))
-    if sizes["all_to_all_per_device_expected"] is not None:
-        limit = f", at most {document['device_limit']}" if document["device_limit"] else ""
-        rows.append(
-            (
-                f"all-to-all, to each other device of {document['devices']}{limit}; expected",
-                _size(sizes["all_to_all_per_device_expected"]),
-            )
-        )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"for one token, in {document['dtype']}")
-    table.add_column("", justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _print_costs(console, document, architecture)
     if document["stated"]:
         _print_stated(console, document)
 
 
 def _print_parts(console: Console, document: dict[str, Any]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("parameters")
-    for column in ("total", "share", "active"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = _table("parameters", "total", "share", "active")
+    all_stored = document["total"]
+
+    def add(name: str, total: int, active: int) -> None:
+        table.add_row(name, f"{total:,}", _percent(total / all_stored), f"{active:,}")
+
     for part, number in document["parts"].items():
         if number:
-            share = f"{100 * number / document['total']:.1f} %"
-            table.add_row(part.replace("_", " "), f"{number:,}", share, f"{document['active_parts'][part]:,}")
+            add(part.replace("_", " "), number, document["active_parts"][part])
     table.add_section()
-    embedding = document["parts"]["embedding"]
-    total = document["total"]
-    table.add_row("all", f"{total:,}", "100.0 %", f"{document['active_with_embedding']:,}")
-    table.add_row(
-        "without input embedding",
-        f"{total - embedding:,}",
-        f"{100 * (total - embedding) / total:.1f} %",
-        f"{document['active_without_embedding']:,}",
-    )
+    add("all", all_stored, document["active_with_embedding"])
+    without_embedding = all_stored - document["parts"]["embedding"]
+    add("without input embedding", without_embedding, document["active_without_embedding"])
     if document["balancing_biases"]:
-        table.add_row("balancing biases, apart", f"{document['balancing_biases']:,}", "", "")
-    console.print(document["model"], style="bold", markup=False)
+        table.add_row("balancing biases, separate", f"{document['balancing_biases']:,}", "", "")
+    console.print(table)
+
+
+def _print_costs(console: Console, document: dict[str, Any], architecture: Architecture) -> None:
+    context, flops, sizes = document["context"], document["flops_per_token"], document["bytes"]
+    table = _table(f"per token, in {document['dtype']}", "")
+    table.add_row("forward, multiplications with weights", _flop(flops["weights_forward"]))
+    table.add_row(f"forward, attention scores over {context:,} tokens", _flop(flops["scores_forward"]))
+    table.add_row("forward, both", _flop(flops["forward"]))
+    table.add_row("backward", _flop(flops["backward"]))
+    table.add_row("weights, the whole model", _size(sizes["weights"]))
+    table.add_row("key/value cache", _size(sizes["cache_per_token"]))
+    table.add_row(f"key/value cache of {context:,} tokens", _size(sizes["cache_at_context"]))
+    if architecture.num_sparse_layers:
+        table.add_row("all-to-all, to each chosen expert", _size(sizes["all_to_all_per_assignment"]))
+    if sizes["all_to_all_per_device_expected"] is not None:
+        limit = f", at most {document['device_limit']}" if document["device_limit"] else ""
+        table.add_row(
+            f"all-to-all, to each other device of {document['devices']}{limit}; expected",
+            _size(sizes["all_to_all_per_device_expected"]),
+        )
     console.print(table)
 
 
 def _print_stated(console: Console, document: dict[str, Any]) -> None:
     stated = document["stated"]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "counted", "stated", "difference"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    rows = [("total", document["total"], stated["total"], stated["total_difference_percent"])]
-    if stated["active"] is not None:
-        rows += [
-            (
-                f"active {convention} input embedding",
-                document[f"active_{convention}_embedding"],
-                stated["active"],
-                stated[f"active_{convention}_embedding_difference_percent"],
-            )
-            for convention in ("with", "without")
-        ]
-    for name, counted, said, difference in rows:
-        table.add_row(name, _short(counted), _short(said), f"{difference:+.2f} %")
+    table = _table("", "counted", "stated", "difference")
+    for key in ("total", "active_with_embedding", "active_without_embedding"):
+        said = stated[key.split("_")[0]]
+        if said is not None:
+            difference = f"{stated[f'{key}_difference_percent']:+.2f} %"
+            name = key.replace("_", " ").replace("embedding", "input embedding")
+            table.add_row(name, _short(document[key]), _short(said), difference)
     console.print(table)
     console.print(f"Source: {stated['source']}", markup=False)
     if stated["note"]:
         console.print(f"Note: {stated['note']}", markup=False)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _short(number: float) -> str:
@@ -269,7 +259,7 @@ def _size(number: float) -> str:
 
 
 def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
-    """At most four digits, in the largest unit that leaves at least 1."""
+    """At most four digits, in the largest unit that gives at least 1."""
     scale = 0
     while scale < len(units) - 1 and number >= base ** (scale + 1):
         scale += 1

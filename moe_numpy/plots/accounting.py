@@ -1,4 +1,4 @@
-"""The figures of what a sparse model costs: stored and active parameters, weights read, time."""
+"""Figures of what a sparse model costs: stored and active parameters, experts read, time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PARTS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PINK, "xx"), (GREY, "\\\\"
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A point of :func:`total_and_active`: parameters stored, parameters that one token meets, and a group."""
+    """A point of :func:`total_and_active`: stored parameters, active parameters, and a group."""
 
     label: str
     total: float
@@ -27,23 +27,26 @@ class ModelSize:
     group: str
 
 
-def stored_and_met(
-    models: Sequence[str], parts: Sequence[str], stored: Float[Array, "M P"], met: Float[Array, "M P"]
+def stored_and_active(
+    models: Sequence[str], parts: Sequence[str], stored: Float[Array, "M P"], active: Float[Array, "M P"]
 ) -> Figure:
-    """Two bars for each model, made of its parts: what is stored, and what one token meets; 100 % is stored.
+    """Two bars per model, made of its parts: stored and active parameters, in percent of those stored.
 
     Args:
         models: their names, from top to bottom.
-        parts: at most five kinds of parameters.
-        stored: how many of each there are.
-        met: how many of each one token meets.
+        parts: names of at most five kinds of parameters.
+        stored: stored parameters of each kind.
+        active: active parameters of each kind.
+
+    Raises:
+        ValueError: more than five parts.
     """
     if len(parts) > len(_PARTS):
         raise ValueError(f"parts must be at most {len(_PARTS)}, got {len(parts)}")
     height = 1.3 + 0.8 * len(models)
-    figure, (axes,) = grid(1, 1, height=height, title="Parameters stored, and parameters that one token meets")
+    figure, (axes,) = grid(1, 1, height=height, title="Stored parameters, and those active for one token")
     whole = stored.sum(axis=1)
-    for counts, shift, what in ((stored, -0.2, "stored"), (met, 0.2, "met")):
+    for counts, shift, what in ((stored, -0.2, "stored"), (active, 0.2, "active")):
         left = np.zeros(len(models))
         y = np.arange(len(models)) + shift
         for p, (colour, hatch) in zip(range(len(parts)), _PARTS, strict=False):
@@ -57,15 +60,15 @@ def stored_and_met(
     axes.invert_yaxis()
     axes.set_xlim(0, 128)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("% of the parameters stored")
+    axes.set_xlabel("% of the stored parameters")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(parts), frameon=False, fontsize=10)
     return figure
 
 
 def total_and_active(sizes: Sequence[ModelSize]) -> Figure:
-    """Parameters that a token meets against parameters stored, both logarithmic; a dense model is on the diagonal."""
-    title = "Published sparse models: what is stored, what a token meets"
+    """Active against stored parameters, both logarithmic; dense models are on the diagonal."""
+    title = "Published sparse models: stored and active parameters"
     figure, (axes,) = grid(1, 1, height=6.2, title=title)
     total, active = np.array([s.total for s in sizes]), np.array([s.active for s in sizes])
     axes.set_xscale("log")
@@ -74,8 +77,8 @@ def total_and_active(sizes: Sequence[ModelSize]) -> Figure:
     axes.set_ylim(active.min() / 2, active.max() * 3)
     axes.xaxis.set_major_formatter(_billions)
     axes.yaxis.set_major_formatter(_billions)
-    axes.set_xlabel("parameters stored")
-    axes.set_ylabel("parameters that one token meets")
+    axes.set_xlabel("stored parameters")
+    axes.set_ylabel("active parameters")
     axes.grid(alpha=0.25)
     groups = list(dict.fromkeys(s.group for s in sizes))
     for group, style in zip(groups, STYLES, strict=False):
@@ -90,8 +93,8 @@ def total_and_active(sizes: Sequence[ModelSize]) -> Figure:
 
 
 def against_dense(num_experts: Sequence[int], ratios: Mapping[str, Float[Array, " N"]]) -> Figure:
-    """What grows with the number of experts and what does not, as multiples of the dense model of equal compute."""
-    figure, (axes,) = grid(1, 1, height=4.2, title="More experts at equal compute for each token")
+    """What grows with the number of experts and what does not, relative to the dense model of equal compute."""
+    figure, (axes,) = grid(1, 1, height=4.2, title="More experts at equal compute per token")
     for (name, ratio), style in zip(ratios.items(), STYLES, strict=False):
         axes.plot(num_experts, ratio, **style, linewidth=2, label=name)
         axes.annotate(
@@ -108,7 +111,7 @@ def against_dense(num_experts: Sequence[int], ratios: Mapping[str, Float[Array, 
     axes.set_xticks(num_experts, [str(e) for e in num_experts])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} ×")
     axes.set_xlim(num_experts[0] / 1.1, num_experts[-1] * 1.35)
-    axes.set_xlabel("number of experts in a layer")
+    axes.set_xlabel("experts per layer")
     axes.set_ylabel("relative to the dense model")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=10, loc="upper left")
@@ -120,8 +123,8 @@ def experts_read(
     expected: Mapping[str, Float[Array, " N"]],
     drawn: Mapping[str, Float[Array, " N"]] | None = None,
 ) -> Figure:
-    """Which part of a layer's experts a batch of tokens needs: lines are expected, points were drawn."""
-    title = "How many of a layer's experts a batch needs"
+    """Share of a layer's experts that a batch of tokens reads: expected as lines, drawn as points."""
+    title = "How many of a layer's experts a batch reads"
     figure, (axes,) = grid(1, 1, height=4.4, title=title)
     for (name, share), style in zip(expected.items(), STYLES, strict=False):
         axes.plot(tokens, 100 * share, color=style["color"], linestyle=style["linestyle"], linewidth=2)
@@ -134,7 +137,7 @@ def experts_read(
     axes.set_xticks(tokens, [str(t) for t in tokens])
     axes.set_ylim(0, 105)
     axes.set_xlabel("tokens in the batch")
-    axes.set_ylabel("% of the experts that are read")
+    axes.set_ylabel("% of the experts read")
     axes.grid(alpha=0.25)
     meaning = None if drawn is None else "line: formula; points: drawn"
     axes.legend(frameon=False, fontsize=10, loc="upper left", title=meaning, alignment="left")
@@ -158,7 +161,7 @@ def layer_times(tokens: Sequence[int], milliseconds: Mapping[str, Float[Array, "
 
 
 def _draw_share(axes: Axes, share: float, name: str) -> None:
-    """The line where a token meets this part of the model, named at its end if it comes into view."""
+    """Draw the line active = share · stored, with its name at the end if that is in view."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     axes.plot([left, right], [share * left, share * right], color=GREY, linewidth=1, linestyle=":", zorder=1)
     x = min(right / 1.1, top / share / 1.5)
@@ -171,9 +174,9 @@ def _billions(value: float, _position: float) -> str:
 
 
 def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each label where it covers no point and no other label."""
+    """Write each label where it covers no point and no other label, if there is such a place."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # the layout must be settled before sizes mean anything
+    canvas.draw()  # text has a size only after the layout is settled
     renderer = canvas.get_renderer()
     centres = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_bounds(cx - 8, cy - 8, 16, 16) for cx, cy in centres]
@@ -187,7 +190,7 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float,
             if not any(text.get_window_extent(renderer).overlaps(box) for box in taken):
                 break
             text.remove()
-        else:  # everything around is full: the first place, over what is there
+        else:  # no free place: the first one, over what is there
             text = _annotate(axes, label, (x, y), *places[0])
         taken.append(text.get_window_extent(renderer))
 

@@ -71,7 +71,7 @@ def test_local_layers_stop_at_their_window():
     assert flops_per_token(local, 30).scores * 90 == flops_per_token(MIXTRAL, 30).scores * (30 + 10 + 10)
 
 
-def test_biases_norms_and_lookups_are_no_multiply_adds():
+def test_biases_norms_and_lookups_cost_no_multiply_adds():
     with_biases = replace(
         MIXTRAL,
         attention=replace(MIXTRAL.attention, qkv_bias=True, output_bias=True, sinks=True, qk_norm="full"),
@@ -82,7 +82,7 @@ def test_biases_norms_and_lookups_are_no_multiply_adds():
     assert flops_per_token(with_biases, 7) == flops_per_token(MIXTRAL, 7)
 
 
-def test_mixtral_8x7b_needs_two_flops_for_each_active_weight():
+def test_mixtral_8x7b_needs_two_flops_per_active_weight():
     flops = flops_per_token(PUBLISHED["mixtral-8x7b"].architecture, 4096)
     assert flops.weights == 2 * (12_879_925_248 - 32000 * 4096 - 65 * 4096)
 

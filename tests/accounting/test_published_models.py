@@ -59,7 +59,7 @@ def test_mixtral_active_exactly():
     assert active.without_embedding == 12_879_925_248 - 32000 * 4096
 
 
-def test_balancing_biases_are_apart():
+def test_balancing_biases_are_counted_separately():
     architecture = PUBLISHED["deepseek-v3"].architecture
     assert balancing_biases(architecture) == 14_848
     assert weight_bytes(architecture, "fp8") == TOTALS["deepseek-v3"] + 14_848
@@ -80,7 +80,7 @@ def test_counts_are_near_what_the_publisher_states(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_token_meets_a_share_of_the_experts_and_all_else(name):
+def test_top_k_experts_and_everything_else_are_active(name):
     architecture = PUBLISHED[name].architecture
     total, active = total_parameters(architecture), active_parameters(architecture)
     assert active.experts.total * architecture.num_experts == total.experts.total * architecture.top_k

@@ -24,7 +24,7 @@ def document(*arguments):
 
 
 def row(output, start):
-    """The one line that starts so."""
+    """The only line that starts with ``start``."""
     (line,) = [line for line in output.splitlines() if line.strip().startswith(start)]
     return " ".join(line.split())
 
@@ -43,8 +43,8 @@ def test_one_model_in_detail():
     assert result.exit_code == 0, result.output
     assert row(result.stdout, "all ") == "all 671,026,404,352 100.0 % 37,552,282,624"
     assert row(result.stdout, "without input") == "without input embedding 670,099,725,312 99.9 % 36,625,603,584"
-    assert row(result.stdout, "balancing biases") == "balancing biases, apart 14,848"
-    assert row(result.stdout, "forward, products with weights").endswith(" 73.25 GFLOP")
+    assert row(result.stdout, "balancing biases") == "balancing biases, separate 14,848"
+    assert row(result.stdout, "forward, multiplications with weights").endswith(" 73.25 GFLOP")
     assert row(result.stdout, "backward").endswith(" 187.4 GFLOP")
     assert row(result.stdout, "weights, the whole model").endswith(" 1.221 TiB")
     assert row(result.stdout, "key/value cache of 4,096 tokens").endswith(" 274.5 MiB")

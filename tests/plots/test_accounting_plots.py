@@ -9,7 +9,7 @@ from moe_numpy.plots.accounting import (
     against_dense,
     experts_read,
     layer_times,
-    stored_and_met,
+    stored_and_active,
     total_and_active,
 )
 
@@ -38,14 +38,14 @@ def published():
 
 
 def test_bars_are_percentages_of_what_is_stored():
-    stored, met = np.array([[6e9, 2e9], [30e9, 10e9]]), np.array([[1e9, 1e9], [10e9, 10e9]])
-    figure = stored_and_met(["a", "b"], ["experts", "rest"], stored, met)
+    stored, active = np.array([[6e9, 2e9], [30e9, 10e9]]), np.array([[1e9, 1e9], [10e9, 10e9]])
+    figure = stored_and_active(["a", "b"], ["experts", "rest"], stored, active)
     (axes,) = figure.axes
     widths = [bar.get_width() for bar in axes.patches]
     np.testing.assert_allclose(widths, [75, 75, 25, 25, 12.5, 25, 12.5, 25])
     starts = [bar.get_x() for bar in axes.patches]
     np.testing.assert_allclose(starts, [0, 0, 75, 75, 0, 0, 12.5, 25])
-    assert texts(axes) == ["8 billion stored", "40 billion stored", "2 billion met", "20 billion met"]
+    assert texts(axes) == ["8 billion stored", "40 billion stored", "2 billion active", "20 billion active"]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["experts", "rest"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.yaxis_inverted()  # the first model is on top
@@ -54,14 +54,14 @@ def test_bars_are_percentages_of_what_is_stored():
 
 def test_bars_differ_in_more_than_colour():
     one = np.ones((1, 5))
-    figure = stored_and_met(["a"], list("pqrst"), one, one)
+    figure = stored_and_active(["a"], list("pqrst"), one, one)
     assert len({bar.get_hatch() for bar in figure.axes[0].patches}) == 5
     assert pixels(figure) == 1200
 
 
 def test_too_many_parts_are_refused():
     with pytest.raises(ValueError, match="parts must be at most 5, got 6"):
-        stored_and_met(["a"], list("pqrstu"), np.ones((1, 6)), np.ones((1, 6)))
+        stored_and_active(["a"], list("pqrstu"), np.ones((1, 6)), np.ones((1, 6)))
 
 
 def test_every_published_model_has_a_point_and_a_label_that_covers_no_other():

@@ -1,9 +1,38 @@
-"""The shapes of attention: grouped-query (multi-head and multi-query are its ends), multi-head latent."""
+"""The parts of a layer, counted: grouped-query and latent attention, feed-forward networks."""
 
 from dataclasses import dataclass
 
-from .entries import Entries
-from .ranges import require_at_least
+
+def require_at_least(least: int, of: object, *names: str) -> None:
+    """Raise ValueError for the first of the named attributes that is below ``least``."""
+    for name in names:
+        value = getattr(of, name)
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The parameters of a part of a model, split by what they cost a token.
+
+    Attributes:
+        multiplied: entries of weight matrices: one multiply-add per token each.
+        other: biases, norm scales, attention sinks and lookup tables: no multiply-adds.
+    """
+
+    multiplied: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """multiplied + other."""
+        return self.multiplied + self.other
+
+    def __add__(self, more: "Entries") -> "Entries":
+        return Entries(self.multiplied + more.multiplied, self.other + more.other)
+
+    def __mul__(self, times: int) -> "Entries":
+        return Entries(self.multiplied * times, self.other * times)
 
 
 @dataclass(frozen=True)
@@ -13,12 +42,12 @@ class GroupedQueryAttention:
     Attributes:
         num_heads: H.
         num_kv_heads: K, a divisor of H. K = H is multi-head attention, K = 1 multi-query attention.
-        d_head: h; H h need not be d.
+        d_head: h; H h may differ from d.
         qkv_bias: biases on queries, keys and values.
         output_bias: a bias on the output.
         qk_norm: scales of an RMSNorm on queries and keys: ``"head"`` of width h shared by all heads (Qwen3),
-            ``"full"`` of widths H h and K h (OLMoE), None for none or for a norm without scales (Llama 4).
-        sinks: one learned logit for each head in its softmax (gpt-oss).
+            ``"full"`` of widths H h and K h (OLMoE), None for no norm or one without scales (Llama 4).
+        sinks: one learned logit per head in its softmax (gpt-oss).
     """
 
     num_heads: int
@@ -51,12 +80,12 @@ class GroupedQueryAttention:
 
     @property
     def score_multiply_adds(self) -> int:
-        """For each key that a token attends to: q·k and p v in each head, 2 H h."""
+        """Multiply-adds per attended key: q·k and p v in each head, 2 H h."""
         return 2 * self.num_heads * self.d_head
 
     @property
     def cached_numbers(self) -> int:
-        """What one layer keeps of one token for later ones: its keys and values, 2 K h."""
+        """Numbers that one layer caches per token: keys and values, 2 K h."""
         return 2 * self.num_kv_heads * self.d_head
 
 
@@ -68,10 +97,10 @@ class LatentAttention:
 
     Attributes:
         num_heads: H.
-        query_rank: width of c_q; None for one matrix from x to q.
-        kv_rank: width of c, from which keys and values are made.
+        query_rank: r_q, width of c_q; None if one matrix maps x to q.
+        kv_rank: r, width of c, from which keys and values are computed.
         d_nope: width of the part of a query and key without position.
-        d_rope: width of the rotated part; its key is shared by all heads.
+        d_rope: width of the rotated part; all heads share its key.
         d_value: width of a value.
     """
 
@@ -101,10 +130,36 @@ class LatentAttention:
 
     @property
     def score_multiply_adds(self) -> int:
-        """For each key that a token attends to, keys and values made explicit: H (nope + rope + v)."""
+        """Multiply-adds per attended key, with keys and values expanded: H (nope + rope + v)."""
         return self.num_heads * (self.d_nope + self.d_rope + self.d_value)
 
     @property
     def cached_numbers(self) -> int:
-        """What one layer keeps of one token for later ones: the latent and the rotated key, r + rope."""
+        """Numbers that one layer caches per token: the latent and the rotated key, r + rope."""
         return self.kv_rank + self.d_rope
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """A network d → f → d: a dense layer, one expert, or the shared experts of a layer.
+
+    Attributes:
+        d_ff: hidden width f.
+        gated: three matrices, D (act(G x) ⊙ U x) (Shazeer 2020, section 2), or two, W₂ act(W₁ x).
+        bias: each matrix has one.
+    """
+
+    d_ff: int
+    gated: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        require_at_least(1, self, "d_ff")
+
+    def entries(self, d_model: int) -> Entries:
+        """(2 + gated) d f; with biases, f per matrix into the hidden layer and d for the last."""
+        inward = 2 if self.gated else 1
+        return Entries(
+            multiplied=(inward + 1) * d_model * self.d_ff,
+            other=inward * self.d_ff + d_model if self.bias else 0,
+        )
