@@ -117,11 +117,12 @@ def gpu_product_speed(dtype: Any, n: int = 8192) -> float:
     """TFLOP/s of a product of n × n by n × n on the GPU, the best of some."""
     import time
 
-    from . import devices, kernels
+    from . import devices
 
     rng, device = devices.generator("cuda", 0), devices.namespace("cuda").cuda.Device()
     a, b = (rng.standard_normal((n, n)).astype(dtype) for _ in range(2))
     from .ops.matmul import product
+
     best = float("inf")
     for _ in range(6):
         device.synchronize()

@@ -143,7 +143,7 @@ def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
     for layer, routing in enumerate(r for r in output.routings if r is not None):
         lost = routing.statistics.dropped
         token, expert = to_host(routing.token), to_host(routing.expert)
-        weight[layer, token, expert] = to_host(routing.weight.data)
+        weight[layer, token, expert] = to_host(routing.gate.data)
         asked[layer, token, expert] = True
         asked[layer, to_host(lost.token), to_host(lost.expert)] = True
     return SentenceRouting(text, layers, weight, asked)

@@ -103,8 +103,8 @@ def compare_experts(
     mine = Tensor(x, requires_grad=True)
     _, routing = ours(mine)
     by_token = np.argsort(routing.token, kind="stable")
-    index, weight = routing.expert[by_token].reshape(-1, k), routing.weight.data[by_token].reshape(-1, k)
-    gate = Tensor(routing.weight.data, requires_grad=True)
+    index, weight = routing.expert[by_token].reshape(-1, k), routing.gate.data[by_token].reshape(-1, k)
+    gate = Tensor(routing.gate.data, requires_grad=True)
     y = dispatch_sorted(mine, replace(routing, weight=gate), ours.experts)
     y.backward(dy)
 

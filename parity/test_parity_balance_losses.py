@@ -13,7 +13,7 @@ from transformers.models.switch_transformers import modeling_switch_transformers
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import RouterConfig
-from moe_numpy.moe.balance import SwitchBalance, ZLoss, balance_of_layers
+from moe_numpy.moe.losses import SwitchBalance, ZLoss, balance_of_layers
 from moe_numpy.moe.selection import TopK
 from moe_numpy.ops import Softmax
 
@@ -97,7 +97,7 @@ def test_switch(dtype, check_loss):
         "balance": switch_transformers.load_balancing_loss_func(probabilities, probabilities.argmax(dim=-1)),
         "z": switch_transformers.router_z_loss_func(grouped),
     }
-    config = RouterConfig(TopK(1), weights=(), losses=(SwitchBalance(1.0, scope="sequence"), ZLoss(1.0)))
+    config = RouterConfig(TopK(1), gates=(), losses=(SwitchBalance(1.0, scope="sequence"), ZLoss(1.0)))
     for name, loss in theirs.items():
         mine, routing = route(config, h, length)
         routing.losses[name].backward()

@@ -34,7 +34,7 @@ def test_block(size, dtype, seed, check):
     peer, recipe = build(*sizes)
     ours = MoE(*sizes[:3], recipe, rng=rng, dtype=dtype)
     differences = compare(ours, randomize(peer, rng, dtype), weights.longcat, (batch, length, sizes[0]), rng)
-    assert np.abs(ours.router.balance.data).max() > 0.1
+    assert np.abs(ours.router.balancer_state.data).max() > 0.1
     # The router casts tokens and weights to float32.
     check("longcat", dtype, differences, 1e-5)
 

@@ -9,11 +9,12 @@ from comparison import difference, route, router_on_logits
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Batch, RouterConfig, recipes
-from moe_numpy.moe.balance import SwitchBalance, ZLoss
-from moe_numpy.moe.balancing import LossFreeBias, QuantileBalancing
+from moe_numpy.moe.assignment import Sinkhorn, sinkhorn
+from moe_numpy.moe.balancers import LossFreeBias, QuantileBalancing
 from moe_numpy.moe.capacity import Capacity
-from moe_numpy.moe.gates import Renormalized, Scaled, SoftmaxOfSelected, SqrtSoftplus
-from moe_numpy.moe.selection import GroupLimited, Sinkhorn, TopK, sinkhorn
+from moe_numpy.moe.gates import Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
+from moe_numpy.moe.losses import SwitchBalance, ZLoss
+from moe_numpy.moe.selection import GroupLimited, TopK
 from moe_numpy.ops import Sigmoid
 
 T, E, K = 48, 16, 4
@@ -40,7 +41,7 @@ def chosen(scores, k):
 def dense(routing):
     """Gate weights and choices as [T, E] arrays."""
     weight, kept = np.zeros((2, routing.num_tokens, routing.num_experts))
-    weight[routing.token, routing.expert] = routing.weight.data
+    weight[routing.token, routing.expert] = routing.gate.data
     kept[routing.token, routing.expert] = 1
     return weight, kept.astype(bool)
 
@@ -53,7 +54,7 @@ def compare_weights(config, h, formula, rng=None, bias=None):
     mine = Tensor(h, requires_grad=True)
     router = router_on_logits(config, h)
     if bias is not None:
-        router.balance.data[...] = bias
+        router.balancer_state.data[...] = bias
     routing = router(mine, Batch(len(h), rng is not None, rng))
     weight, kept = dense(routing)
     theirs = torch.tensor(h, requires_grad=True)
@@ -61,7 +62,7 @@ def compare_weights(config, h, formula, rng=None, bias=None):
     np.testing.assert_array_equal(kept, choice.numpy())
 
     r = draw(h.dtype, *h.shape, seed=9)
-    routing.weight.backward(r[routing.token, routing.expert])
+    routing.gate.backward(r[routing.token, routing.expert])
     (w * choice * torch.from_numpy(r)).sum().backward()
     return {"y": difference(weight, w * choice), "dh": difference(mine.grad, theirs.grad)}
 
@@ -80,8 +81,8 @@ def best_groups(s, groups, top_groups, best):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_softmax_before_or_after_the_choice(dtype, check):
-    before = RouterConfig(TopK(K), weights=())
-    after = RouterConfig(TopK(K), scores=None, weights=(SoftmaxOfSelected(),))
+    before = RouterConfig(TopK(K), gates=())
+    after = RouterConfig(TopK(K), scores=None, gates=(SelectedSoftmax(),))
 
     def softmax_first(h):
         return torch.softmax(h, dim=1), chosen(h, K)
@@ -98,7 +99,8 @@ def test_softmax_before_or_after_the_choice(dtype, check):
 @pytest.mark.parametrize(("name", "function"), [("sigmoid", Sigmoid), ("sqrt_softplus", SqrtSoftplus)])
 def test_scores_with_bias(name, function, dtype, check):
     bias = draw("float64", E, seed=1)
-    config = RouterConfig(TopK(K), scores=function, weights=(Renormalized(1e-20), Scaled(2.5)), balancer=LossFreeBias())
+    gates = (Renormalize(epsilon=1e-20), Scale(2.5))
+    config = RouterConfig(TopK(K), scores=function, gates=gates, balancer=LossFreeBias())
 
     def formula(h):
         s = SCORES[name](h)
@@ -181,7 +183,7 @@ def test_quantile_balancing(dtype, check):
         router.after_step()
         beta = ema * beta + (1 - ema) * sum(observed) / len(observed)
         beta = beta - beta.mean()
-        check("megatron quantile balancing β", dtype, {"y": difference(router.balance.data, beta)}, limit(dtype))
+        check("megatron quantile balancing β", dtype, {"y": difference(router.balancer_state.data, beta)}, limit(dtype))
     assert beta.abs().max() > 0.1
 
     def formula(h):
@@ -205,7 +207,7 @@ def test_expert_bias_update():
             counts += chosen(torch.sigmoid(torch.tensor(h)) + bias, 2).sum(dim=0)
         router.after_step()
         bias = bias + rate * torch.sign(counts.mean() - counts)
-        np.testing.assert_allclose(router.balance.data, bias.numpy(), rtol=0, atol=1e-15)
+        np.testing.assert_allclose(router.balancer_state.data, bias.numpy(), rtol=0, atol=1e-15)
     assert bias.abs().max() > 2 * rate
 
 
@@ -214,7 +216,7 @@ def test_expert_bias_update():
 @pytest.mark.parametrize(("drop", "k"), [("probability", 1), ("probability", 3), ("position", 1)])
 def test_dropping(drop, k, factor, dtype, check):
     """ "probs": the C largest gate weights of each expert. "position": its first C tokens; the same for k = 1."""
-    config = RouterConfig(TopK(k), weights=(), capacity=Capacity(factor, drop=drop))
+    config = RouterConfig(TopK(k), gates=(), capacity=Capacity(factor, drop=drop))
 
     def formula(h):
         p, choice = torch.softmax(h, dim=1), chosen(h, k)
@@ -236,7 +238,7 @@ def compare_loss(config, h, name, theirs, leaf, length=None, passes=(), bias=Non
     """Values and gradients, the latter relative to their largest entry."""
     router = router_on_logits(config, h)
     if bias is not None:
-        router.balance.data[...] = bias
+        router.balancer_state.data[...] = bias
     for earlier in passes:
         router(Tensor(earlier), Batch(len(earlier), True))
     mine = Tensor(h, requires_grad=True)

@@ -12,7 +12,7 @@ from comparison import difference
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Batch, Router, recipes
-from moe_numpy.moe.balance import LoadProbability
+from moe_numpy.moe.losses import LoadProbability
 
 T, D, E = 30, 10, 8
 DTYPES = ["float32", "float64"]
@@ -83,10 +83,10 @@ def test_gate_and_losses(name, dtype, k, check):
 
     mine = Tensor(x, requires_grad=True)
     routing = router(mine, Batch(T, True, np.random.default_rng(7)))
-    loss = (routing.weight * r[routing.token, routing.expert]).sum() + routing.auxiliary_loss
+    loss = (routing.gate * r[routing.token, routing.expert]).sum() + routing.auxiliary_loss
     loss.backward()
     weight = np.zeros((T, E))
-    weight[routing.token, routing.expert] = routing.weight.data
+    weight[routing.token, routing.expert] = routing.gate.data
 
     theirs, gate = torch.tensor(x, requires_grad=True), torch.tensor(router.weight.data, requires_grad=True)
     h = theirs @ gate.T

@@ -6,7 +6,7 @@ what our gradients must be.
 
 Ours: E experts, all of them in one array, each matrix [out, in].
 
-    router.weight      [E, d]       router.bias [E]      router.balance [E], the bias that balances, not trained
+    router.weight      [E, d]       router.bias [E]      router.balancer_state [E], the bias that balances, not trained
     experts.gate_up    [E, 2f, d]   rows 0..f-1 are the gate, rows f..2f-1 the up projection
     experts.down       [E, d, f]
     shared.gate|up.weight [s, d]    shared.down.weight [d, s]    shared_gate.weight [1, d]
@@ -47,7 +47,7 @@ def deepseek_v2(w: Arrays) -> dict[str, np.ndarray]:
 
 def deepseek_v3(w: Arrays) -> dict[str, np.ndarray]:
     """DeepSeek-V2's, and the bias that moves the choice."""
-    return {**deepseek_v2(w), "router.balance": w["gate.e_score_correction_bias"]}
+    return {**deepseek_v2(w), "router.balancer_state": w["gate.e_score_correction_bias"]}
 
 
 def dbrx(w: Arrays) -> dict[str, np.ndarray]:
@@ -98,7 +98,7 @@ def longcat(w: Arrays) -> dict[str, np.ndarray]:
     real = len(w["experts.down_proj"])
     return {
         "router.weight": w["router.classifier.weight"],
-        "router.balance": w["router.e_score_correction_bias"],
+        "router.balancer_state": w["router.e_score_correction_bias"],
         "experts.real.gate_up": w["experts.gate_up_proj"][:real],
         "experts.real.down": w["experts.down_proj"],
     }

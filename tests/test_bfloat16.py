@@ -91,7 +91,7 @@ def test_every_recipe_routes_in_float32_and_stores_in_bfloat16(recipe):
     assert loss.dtype == np.float32
     for routing in output.routings:
         if routing is not None:
-            assert {routing.gating.logits.dtype, routing.weight.dtype} == {np.dtype(np.float32)}
+            assert {routing.trace.logits.dtype, routing.gate.dtype} == {np.dtype(np.float32)}
             assert all(part.dtype == np.float32 for part in routing.losses.values())
     for name, p in model.named_parameters():
         assert p.grad is None or (p.grad.dtype == BF16 and np.isfinite(p.grad.astype(np.float32)).all()), name

@@ -84,11 +84,11 @@ def test_a_sentence_is_routed_as_the_model_routes_it():
     model = Transformer(SPARSE, rng=np.random.default_rng(0))
     routed = route_sentence(model, b"abc abc")
     assert routed.layers == (0, 2)
-    assert routed.weight.shape == (2, 7, 4)
+    assert routed.gate.shape == (2, 7, 4)
     np.testing.assert_array_equal(routed.asked.sum(axis=2), 2)
-    np.testing.assert_allclose(routed.weight.sum(axis=2), 1, rtol=1e-6)  # renormalised over two experts
-    np.testing.assert_array_equal(routed.asked, routed.weight > 0)
-    np.testing.assert_array_equal(routed.first_choice, routed.weight.argmax(axis=2))
+    np.testing.assert_allclose(routed.gate.sum(axis=2), 1, rtol=1e-6)  # renormalised over two experts
+    np.testing.assert_array_equal(routed.asked, routed.gate > 0)
+    np.testing.assert_array_equal(routed.first_choice, routed.gate.argmax(axis=2))
     assert not routed.dropped.any()
     assert model.training
     np.testing.assert_array_equal(routed.first_choice[0, :1], route_sentence(model, b"a").first_choice[0])
@@ -101,7 +101,7 @@ def test_a_dropped_byte_shows_the_expert_that_it_asked_for():
     assert routed.dropped[0].any()
     assert not routed.dropped[0].all()
     assert len(set(routed.first_choice[0])) == 1  # equal bytes ask for the same expert in the first layer
-    assert (routed.weight[routed.dropped] == 0).all()
+    assert (routed.gate[routed.dropped] == 0).all()
 
 
 def test_refusals():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from moe_numpy import kernels
-from moe_numpy.moe.balance import LoadProbability
+from moe_numpy.moe.losses import LoadProbability
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -212,7 +212,7 @@ EXERCISE = Exercise(
     difficulty=3,
     minutes=30,
     needs=(11, 13),
-    target="moe_numpy.moe.balance:LoadProbability",
+    target="moe_numpy.moe.losses:LoadProbability",
     specification=specification,
     checks=(
         Check("what each expert has to beat", 4, typical, "the (k+1)-th if it was chosen itself, else the k-th"),

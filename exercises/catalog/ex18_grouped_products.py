@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-
 from moe_numpy.kernels.on_numpy import grouped_product_weight_gradient
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.balance import BalanceLoss
+from moe_numpy.moe.losses import BalanceLoss
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -198,7 +198,7 @@ EXERCISE = Exercise(
     difficulty=2,
     minutes=20,
     needs=(5,),
-    target="moe_numpy.moe.balance:BalanceLoss",
+    target="moe_numpy.moe.losses:BalanceLoss",
     specification=specification,
     checks=(
         Check("one part", 3, whole, "P is the mean of p over the tokens; multiply with f, sum over experts, times E"),

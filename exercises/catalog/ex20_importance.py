@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.balance import SquaredCV
+from moe_numpy.moe.losses import SquaredCV
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -177,7 +177,7 @@ EXERCISE = Exercise(
     teaches="The first balance loss, and why its gradient must never pass through a standard deviation.",
     difficulty=2,
     minutes=20,
-    target="moe_numpy.moe.balance:SquaredCV",
+    target="moe_numpy.moe.losses:SquaredCV",
     specification=specification,
     checks=(
         Check("forward", 3, typical, "var / (m² + ε), where var divides by n - ddof"),

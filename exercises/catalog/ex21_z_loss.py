@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.balance import RouterZLoss
+from moe_numpy.moe.losses import RouterZLoss
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -190,7 +190,7 @@ EXERCISE = Exercise(
     difficulty=2,
     minutes=15,
     needs=(5,),
-    target="moe_numpy.moe.balance:RouterZLoss",
+    target="moe_numpy.moe.losses:RouterZLoss",
     specification=specification,
     checks=(
         Check("forward", 3, typical, "ln Σ exp h along the experts, squared, then the mean over tokens"),

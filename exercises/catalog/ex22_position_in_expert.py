@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-
 from moe_numpy.kernels.on_numpy import position_in_group
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from moe_numpy.moe.capacity import Capacity
-from moe_numpy.moe.selection import Batch, Candidates
+from moe_numpy.moe.routing import Batch, Candidates
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
 
@@ -23,7 +23,7 @@ def specification(self: Any, candidates: Any, scores: Any, size: int, batch: Any
     taken: dict[tuple[int, int], int] = {}
     for choice in range(scores.shape[1]):
         for m in range(len(fits)):
-            if candidates.choice[m] == choice:
+            if candidates.rank[m] == choice:
                 scope = int(candidates.token[m]) // self.tokens_in_scope(len(scores), batch)
                 place = (scope, int(candidates.expert[m]))
                 fits[m] = taken.get(place, 0) < size
@@ -109,36 +109,36 @@ def tokens_before_choices(self: Any, candidates: Any, scores: Any, size: int, ba
 
 def each_choice_has_its_own_places(self: Any, candidates: Any, scores: Any, size: int, batch: Any) -> Any:
     """Counts second choices from 0 again. They queue behind the first choices: those places are taken."""
-    return _places(_keys(self, candidates, scores, batch) * scores.shape[1] + candidates.choice) < size
+    return _places(_keys(self, candidates, scores, batch) * scores.shape[1] + candidates.rank) < size
 
 
 def one_place_too_many(self: Any, candidates: Any, scores: Any, size: int, batch: Any) -> Any:
     """place <= size: places count from 0, so that size places are 0 ... size - 1."""
-    order = np.argsort(candidates.choice, kind="stable")
+    order = np.argsort(candidates.rank, kind="stable")
     return _in_order(self, candidates, scores, size + 1, batch, order)
 
 
 def left_in_the_order_of_the_queue(self: Any, candidates: Any, scores: Any, size: int, batch: Any) -> Any:
     """Answers in the order of the queue. The caller asks for entry m of the list: put places back with order."""
-    order = np.argsort(candidates.choice, kind="stable")
+    order = np.argsort(candidates.rank, kind="stable")
     return _places(_keys(self, candidates, scores, batch)[order]) < size
 
 
 def sorts_back_with_the_same_permutation(self: Any, candidates: Any, scores: Any, size: int, batch: Any) -> Any:
     """Takes place[order] a second time. The way back is the inverse: place_of_m[order] = place."""
-    order = np.argsort(candidates.choice, kind="stable")
+    order = np.argsort(candidates.rank, kind="stable")
     return (_places(_keys(self, candidates, scores, batch)[order]) < size)[order]
 
 
 def one_scope_for_all(self: Any, candidates: Any, scores: Any, size: int, batch: Any) -> Any:
     """Ignores the scope: the sequences of a batch then take places from one another."""
-    order = np.argsort(candidates.choice, kind="stable")
+    order = np.argsort(candidates.rank, kind="stable")
     return _in_order(Capacity(1.0), candidates, scores, size, batch, order)
 
 
 def last_come_first_served(self: Any, candidates: Any, scores: Any, size: int, batch: Any) -> Any:
     """Keeps who came last: writing into a buffer of places modulo size does this."""
-    order = np.argsort(candidates.choice, kind="stable")[::-1]
+    order = np.argsort(candidates.rank, kind="stable")[::-1]
     return _in_order(self, candidates, scores, size, batch, order)
 
 
@@ -203,7 +203,7 @@ EXERCISE = Exercise(
     hints=(
         "Three steps: put the candidates in the order in which they ask; find each one's place, the number of earlier "
         "ones at the same queue; compare with size, in the order of the list. Only drop='position' is graded.",
-        'np.argsort(candidates.choice, kind="stable") is the order of asking. A queue is a pair of scope and expert: '
+        'np.argsort(candidates.rank, kind="stable") is the order of asking. A queue is a pair of scope and expert: '
         "make one integer of it. kernels.of(scores).position_in_group(keys, num_keys) counts earlier equal entries.",
         "keys = (token // n) * num_experts + expert, with n = max(self.tokens_in_scope(num_tokens, batch), 1). Then "
         "fits = np.zeros(M, bool); fits[order] = position_in_group(keys[order], ...) < size. For every other `drop` "

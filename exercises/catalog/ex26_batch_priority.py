@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.selection import Candidates
+from moe_numpy.moe.routing import Candidates
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -22,8 +22,8 @@ def specification(candidates: Any, scores: Any) -> Any:
         first = left[0]
         for m in left:
             better = max(scores[candidates.token[m]]) > max(scores[candidates.token[first]])
-            same_choice = candidates.choice[m] == candidates.choice[first]
-            if candidates.choice[m] < candidates.choice[first] or (same_choice and better):
+            same_choice = candidates.rank[m] == candidates.rank[first]
+            if candidates.rank[m] < candidates.rank[first] or (same_choice and better):
                 first = m
         order.append(first)
         left.remove(first)
@@ -83,7 +83,7 @@ def _importance(candidates: Any, scores: Any) -> Any:
 
 def by_position(candidates: Any, scores: Any) -> Any:
     """All first choices first, but by the position in the batch: the scores have no say in that."""
-    return np.argsort(candidates.choice, kind="stable")
+    return np.argsort(candidates.rank, kind="stable")
 
 
 def important_tokens_take_all_their_choices(candidates: Any, scores: Any) -> Any:
@@ -93,44 +93,44 @@ def important_tokens_take_all_their_choices(candidates: Any, scores: Any) -> Any
 
 def importance_before_choice(candidates: Any, scores: Any) -> Any:
     """Sorts by choice within each importance: np.lexsort takes the most important key last, not first."""
-    return np.lexsort((candidates.choice, -_importance(candidates, scores)))
+    return np.lexsort((candidates.rank, -_importance(candidates, scores)))
 
 
 def least_important_first(candidates: Any, scores: Any) -> Any:
     """argsort sorts upwards: without the minus the token that matters least asks first."""
-    return np.lexsort((_importance(candidates, scores), candidates.choice))
+    return np.lexsort((_importance(candidates, scores), candidates.rank))
 
 
 def score_of_the_expert(candidates: Any, scores: Any) -> Any:
     """Ranks by the score for the expert asked for. The importance is the token's: its best score, at every choice."""
-    return np.lexsort((-scores[candidates.token, candidates.expert], candidates.choice))
+    return np.lexsort((-scores[candidates.token, candidates.expert], candidates.rank))
 
 
 def ties_to_the_last(candidates: Any, scores: Any) -> Any:
     """Sorts upwards and reads backwards: of equally important candidates the last comes first."""
     backwards = np.argsort(_importance(candidates, scores), kind="stable")[::-1]
-    return backwards[np.argsort(candidates.choice[backwards], kind="stable")]
+    return backwards[np.argsort(candidates.rank[backwards], kind="stable")]
 
 
 def returns_places(candidates: Any, scores: Any) -> Any:
     """Returns each candidate's place in the queue: the inverse of the permutation asked for."""
-    return np.argsort(np.lexsort((-_importance(candidates, scores), candidates.choice)))
+    return np.argsort(np.lexsort((-_importance(candidates, scores), candidates.rank)))
 
 
 def sum_of_the_scores(candidates: Any, scores: Any) -> Any:
     """Adds up a token's scores: of a softmax that is 1 for everybody."""
-    return np.lexsort((-np.round(scores.sum(axis=1), 6)[candidates.token], candidates.choice))
+    return np.lexsort((-np.round(scores.sum(axis=1), 6)[candidates.token], candidates.rank))
 
 
 def returns_tokens(candidates: Any, scores: Any) -> Any:
     """Returns tokens. With two choices a token is in the queue twice: the caller needs places in the list."""
-    return candidates.token[np.lexsort((-_importance(candidates, scores), candidates.choice))]
+    return candidates.token[np.lexsort((-_importance(candidates, scores), candidates.rank))]
 
 
 def second_sort_forgets_the_first(candidates: Any, scores: Any) -> Any:
     """Sorts by importance, then sorts the list, not the sorted list, by choice: choice[order] is missing."""
     order = np.argsort(-_importance(candidates, scores), kind="stable")
-    return order[np.argsort(candidates.choice, kind="stable")]
+    return order[np.argsort(candidates.rank, kind="stable")]
 
 
 EXERCISE = Exercise(
@@ -195,6 +195,6 @@ EXERCISE = Exercise(
         "Sort by the less important key first, then by the more important one with a stable sort. Ties then keep the "
         "order of the first sort.",
         'order = np.argsort(-scores.max(axis=1)[candidates.token], kind="stable"), then '
-        'order[np.argsort(candidates.choice[order], kind="stable")].',
+        'order[np.argsort(candidates.rank[order], kind="stable")].',
     ),
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.balancing import LossFreeBias
+from moe_numpy.moe.balancers import LossFreeBias
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
 
@@ -137,7 +137,7 @@ EXERCISE = Exercise(
     teaches="Balance without a loss: a bias moves the choice by fixed steps, and no gradient is disturbed.",
     difficulty=1,
     minutes=10,
-    target="moe_numpy.moe.balancing:LossFreeBias.update",
+    target="moe_numpy.moe.balancers:LossFreeBias.update",
     specification=specification,
     checks=(
         Check("one step towards the mean", 4, typical, "who has too little becomes easier to choose: +γ", run=step),

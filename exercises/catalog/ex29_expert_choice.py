@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.selection import Batch, Candidates, ExpertChoice
+from moe_numpy.moe.routing import Batch, Candidates
+from moe_numpy.moe.selection import ExpertChoice
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -13,7 +14,7 @@ from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 def choose(solution: Any, scores: Any, length: int, factor: float, scope: str = "sequence") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
     found = solution(ExpertChoice(factor, scope), scores, Batch(length))
-    return found.token, found.expert, found.choice
+    return found.token, found.expert, found.rank
 
 
 def specification(self: Any, scores: Any, batch: Any) -> Any:

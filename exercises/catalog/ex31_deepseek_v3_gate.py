@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.moe.selection import Batch, Candidates, GroupLimited
+from moe_numpy.moe.routing import Batch, Candidates
+from moe_numpy.moe.selection import GroupLimited
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
@@ -12,7 +13,7 @@ from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 def choose(solution: Any, scores: Any, k: int, groups: int, top_groups: int, group_score: str = "top2") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
     found = solution(GroupLimited(k, groups, top_groups, group_score), scores, Batch(len(scores)))
-    return found.token, found.expert, found.choice
+    return found.token, found.expert, found.rank
 
 
 def specification(self: Any, scores: Any, batch: Any) -> Any:
@@ -144,7 +145,7 @@ def groups_are_interleaved(self: Any, scores: Any, batch: Any) -> Any:
     """Puts expert e into group e mod G. Neighbours form a group: e // (E / G)."""
     order = np.arange(scores.shape[1]).reshape(-1, self.num_groups).T.reshape(-1)
     found = _among(self, scores[:, order], _worth(self, scores[:, order]))
-    return Candidates(found.token, order[found.expert], found.choice)
+    return Candidates(found.token, order[found.expert], found.rank)
 
 
 def mask_is_tiled(self: Any, scores: Any, batch: Any) -> Any:

@@ -14,22 +14,13 @@ from ..instruments.batch_dependence import BatchDependence, batch_dependence
 from ..instruments.causality import Causality, causality
 from ..instruments.gradient_paths import GradientPaths, describe_state, gradient_paths, percent
 from ..instruments.influence import Pair
+from ..moe.assignment import BalancedAssignment, Sinkhorn
 from ..moe.balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
-from ..moe.gates import PNormalized, Renormalized, Scaled, SoftmaxOfSelected
+from ..moe.gates import PNormalize, Renormalize, Scale, SelectedSoftmax
 from ..moe.layer import Recipe
 from ..moe.recipes import RECIPES, Published, find
 from ..moe.router import RouterConfig
-from ..moe.selection import (
-    BalancedAssignment,
-    Dense,
-    ExpertChoice,
-    GroupLimited,
-    Hash,
-    RandomSecond,
-    Sinkhorn,
-    Threshold,
-    TopK,
-)
+from ..moe.selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
 from .output import JsonOption, command_line, console_for, plain_table, print_json, print_title, refusals
 
 _WIDE = 110  # columns of a terminal from which the overview has room for papers
@@ -290,17 +281,17 @@ def _weights(router: RouterConfig | None) -> str:
     words = [] if router.scores is None else [router.scores.__name__.lower()]
     for step in router.weights:
         match step:
-            case Renormalized():
+            case Renormalize():
                 words.append("normalised")
-            case SoftmaxOfSelected():
+            case SelectedSoftmax():
                 words.append("softmax of chosen")
-            case PNormalized(p=p):
+            case PNormalize(p=p):
                 words.append(f"{p:g}-norm")
-            case Scaled(factor=factor):
+            case Scale(factor=factor):
                 words.append(f"×{factor:g}")
             case other:
                 words.append(type(other).__name__)
-    if router.weigh == "input":
+    if router.gate_on == "input":
         words.append("on input")
     return ", ".join(words) or "logit"
 

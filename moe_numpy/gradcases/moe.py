@@ -8,7 +8,12 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..moe import RouterConfig, make_layer
-from ..moe.balance import (
+from ..moe.capacity import DROP, Capacity, KeepAssignments
+from ..moe.dispatch import STRATEGIES, Combine, FillPlaces, GateMask, GateRows, Permute
+from ..moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
+from ..moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
+from ..moe.layer import Recipe
+from ..moe.losses import (
     BalanceLoss,
     GlobalEntropy,
     Importance,
@@ -22,11 +27,6 @@ from ..moe.balance import (
     SwitchBalance,
     ZLoss,
 )
-from ..moe.capacity import DROP, Capacity, KeepAssignments
-from ..moe.dispatch import STRATEGIES, Combine, FillPlaces, Permute, WeighRows, WeightMask
-from ..moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
-from ..moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
-from ..moe.layer import Recipe
 from ..moe.mixture_1991 import MixtureLikelihood
 from ..moe.noise import ShazeerNoise
 from ..moe.recipes import RECIPES
@@ -181,10 +181,10 @@ def combine(rng: np.random.Generator) -> Case:
     )
 
 
-@case(WeighRows)
+@case(GateRows)
 def weigh_rows(rng: np.random.Generator) -> Case:
     """One weight for each row."""
-    return WeighRows.apply, [rng.standard_normal((6, 3)), rng.standard_normal(6)]
+    return GateRows.apply, [rng.standard_normal((6, 3)), rng.standard_normal(6)]
 
 
 @case(FillPlaces)
@@ -196,10 +196,10 @@ def fill_places(rng: np.random.Generator) -> Case:
     )
 
 
-@case(WeightMask)
+@case(GateMask)
 def weight_mask(rng: np.random.Generator) -> Case:
     """Four tokens, four experts, two places."""
-    return lambda w: WeightMask.apply(w, TOKEN, EXPERT, PLACE, shape=(4, 4, 2)), [rng.standard_normal(6)]
+    return lambda w: GateMask.apply(w, TOKEN, EXPERT, PLACE, shape=(4, 4, 2)), [rng.standard_normal(6)]
 
 
 @case(GroupedSwiGLU)
@@ -282,7 +282,7 @@ def _register_layers() -> None:
         _register(f"loss_{name}", replace(RECIPES["mixtral"](), router=router), "sorted")
     for drop in DROP:
         for after in (False, True):
-            router = RouterConfig(TopK(2), capacity=Capacity(0.6, drop=drop), weigh_after_dropping=after)
+            router = RouterConfig(TopK(2), capacity=Capacity(0.6, drop=drop), gate_after_dropping=after)
             name = f"drop_by_{drop}_weighed_{'after' if after else 'before'}"
             _register(name, replace(RECIPES["mixtral"](), router=router), "sorted")
 

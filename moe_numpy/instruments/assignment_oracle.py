@@ -8,8 +8,9 @@ import numpy as np
 
 from ..autodiff import Tensor, no_grad
 from ..moe import Batch, Router, RouterConfig
+from ..moe.assignment import BalancedAssignment, Sinkhorn
 from ..moe.balancers import LossFreeBias, QuantileBalancing
-from ..moe.selection import BalancedAssignment, Sinkhorn, TopK
+from ..moe.selection import TopK
 from ..typing import Array, Bool, Float
 from .text_table import text_table
 
@@ -101,7 +102,7 @@ def score_assignments(
     if k == 1:
         rows.append(score("base", _chosen(scores, BalancedAssignment())))
     for name, balancer in (("bias", LossFreeBias(bias_rate)), ("quantile", QuantileBalancing(k, ema))):
-        done, router = 0, _router(scores, RouterConfig(TopK(k), scores=None, weights=(), balancer=balancer))
+        done, router = 0, _router(scores, RouterConfig(TopK(k), scores=None, gates=(), balancer=balancer))
         for n in updates:
             for _ in range(n - done):
                 _route(router, scores)
@@ -148,11 +149,11 @@ def _router(scores: Any, config: RouterConfig) -> Router:
 
 def _route(router: Router, scores: Any) -> Any:
     """Bool[T, E]: what the router chooses while training."""
-    candidates = router(Tensor(scores), Batch(len(scores), training=True)).gating.candidates
+    candidates = router(Tensor(scores), Batch(len(scores), training=True)).trace.candidates
     chosen = np.zeros(scores.shape, bool)
     chosen[candidates.token, candidates.expert] = True
     return chosen
 
 
 def _chosen(scores: Any, selection: Any) -> Any:
-    return _route(_router(scores, RouterConfig(selection, scores=None, weights=())), scores)
+    return _route(_router(scores, RouterConfig(selection, scores=None, gates=())), scores)

@@ -86,7 +86,7 @@ class DroppedToken:
     why: str
 
     def __str__(self) -> str:
-        return f"token {self.token}, choice {self.choice + 1}: expert {self.expert} is full; {self.why}"
+        return f"token {self.token}, choice {self.rank + 1}: expert {self.expert} is full; {self.why}"
 
 
 @dataclass(frozen=True)
@@ -112,25 +112,25 @@ def dropped_tokens(routing: Routing, capacity: Capacity) -> DropReport:
     The routing may come from a router with another capacity or with none: what counts is who asked for whom.
     ``drop="random"`` in training draws from the routing's generator and does not repeat what the router drew.
     """
-    asked, batch, scores = routing.gating.candidates, routing.gating.batch, routing.gating.scores.data
+    asked, batch, scores = routing.trace.candidates, routing.trace.batch, routing.trace.scores.data
     num_tokens, num_experts = scores.shape
     scope = capacity.tokens_in_scope(num_tokens, batch)
-    size = capacity.size(scope, num_experts, routing.gating.per_token)
+    size = capacity.size(scope, num_experts, routing.trace.per_token)
     fits = capacity.fits(asked, scores, size, batch)
     queue = asked.token // max(scope, 1) * num_experts + asked.expert
     dropped = []
     for m in np.flatnonzero(~fits):
         ahead = np.flatnonzero(fits & (queue == queue[m]))
-        token, expert, choice = int(asked.token[m]), int(asked.expert[m]), int(asked.choice[m])
+        token, expert, choice = int(asked.token[m]), int(asked.expert[m]), int(asked.rank[m])
         served = tuple(sorted(int(t) for t in asked.token[ahead]))
         why = _why(capacity.drop, batch.training, scores, asked, int(m), ahead)
         dropped.append(DroppedToken(token, expert, choice, served, why))
-    return DropReport(size, len(fits), tuple(sorted(dropped, key=lambda d: (d.token, d.choice))))
+    return DropReport(size, len(fits), tuple(sorted(dropped, key=lambda d: (d.token, d.rank))))
 
 
 def _why(drop: str, training: bool, scores: Any, asked: Any, m: int, ahead: Any) -> str:
     """What put candidate m behind those that were served."""
-    token, expert, choice = asked.token, asked.expert, asked.choice
+    token, expert, choice = asked.token, asked.expert, asked.rank
     if not len(ahead):
         return "it has no places at all"
     if drop == "random" and training:

@@ -296,7 +296,7 @@ class _Run:
         for loss in self.terms.values():
             if loss.requires_grad:
                 loss.backward(retain_graph=True)
-        balance = self.layer.router.balance
+        balance = self.layer.router.balancer_state
         rng = np.random.default_rng([self.probe.seed, 9])
         far = self._with_state(balance.data + rng.standard_normal(balance.shape))
         choice = any(_differs(self.quantities[name], far.quantities[name]) for name in ("selection", "counts"))
@@ -331,7 +331,7 @@ class _Run:
 
     def _with_state(self, state: Any) -> "_Run":
         def move(layer: Any) -> None:
-            layer.router.balance.data = state
+            layer.router.balancer_state.data = state
 
         return _Run(self.probe, move)
 
@@ -399,10 +399,10 @@ def _quantities(routing: Any) -> dict[str, Any]:
     if routing is None:
         return {}
     return {
-        "logits": routing.gating.logits,
-        "scores": routing.gating.scores,
-        "gate weights": routing.weight,
-        "selection": np.stack([routing.gating.candidates.token, routing.gating.candidates.expert]),
+        "logits": routing.trace.logits,
+        "scores": routing.trace.scores,
+        "gate weights": routing.gate,
+        "selection": np.stack([routing.trace.candidates.token, routing.trace.candidates.expert]),
         "counts": routing.statistics.load,
         "positions": np.stack([routing.token, routing.expert]),
     }

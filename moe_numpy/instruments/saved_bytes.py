@@ -20,7 +20,7 @@ import numpy as np
 
 from ..autodiff import Function, Tensor
 from ..moe.dispatch import STRATEGIES, Experts
-from ..moe.router import Routing
+from ..moe.routing import Routing
 from ..typing import Float
 from .graph_walk import functions_of
 from .text_table import text_table
@@ -179,7 +179,7 @@ def saved_by_dispatch(strategy: str, x: Float[Any, "T d"], routing: Routing, exp
         routing: where they go; its gate weights become a leaf.
         experts: the experts.
     """
-    weight = Tensor(routing.weight.data, requires_grad=True)
+    weight = Tensor(routing.gate.data, requires_grad=True)
     tokens = Tensor(x, requires_grad=True)
     return saved_bytes(STRATEGIES[strategy](tokens, replace(routing, weight=weight), experts))
 

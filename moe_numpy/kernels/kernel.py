@@ -5,7 +5,7 @@
         e = np.exp(x - x.max(axis=-1, keepdims=True))
         return e / e.sum(axis=-1, keepdims=True)
 
-``softmax(x)`` runs the loop of that name for the library of x: from ``on_numba`` for NumPy, from ``on_cupy`` for CuPy, and
+``softmax(x)`` runs the loop of that name for the library of x, from ``on_numba`` for NumPy or ``on_cupy`` for CuPy, and
 the function itself where there is neither. ``softmax.definition`` is always the function itself.
 
 Floats narrower than float32, such as bfloat16, are for storing: on a CPU they are computed with as float32.

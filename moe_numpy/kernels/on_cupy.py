@@ -1,10 +1,10 @@
 """The kernels on a GPU: CUDA loops (``on_cupy.cu``), products by cuBLAS. float32, float64 and bfloat16.
 
-Each function computes what the kernel of its name defines, up to the order of sums, and that order is fixed: there are no atomic
-additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in float32
-between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it may add
-the parts in bfloat16, as in other libraries). Nothing here waits for the device, but for what has to be known on the
-host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
+Each function computes what the kernel of its name defines, up to the order of sums. That order is fixed: there are no
+atomic additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in
+float32 between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it
+may add the parts in bfloat16, as in other libraries). Nothing here waits for the device, but for what has to be known
+on the host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 
 A wrong index harms nobody else's memory, but it is found late or never: a row that does not exist reads as row 0, and
 is not written; a key that does not exist is left out of the sort, so that the offsets do not end with the rows, which
@@ -211,14 +211,14 @@ def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) 
     return total
 
 
-def add_expert_bias(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+def add_expert_bias(
+    y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N o"]:
     """One block for each row."""
     rows = cp.ascontiguousarray(y)
     bias = cp.ascontiguousarray(_as(y.dtype, bias))
     _rows("add_expert_bias", y.dtype, len(y), y.shape[1], rows, bias, _index(offsets), len(bias), y.shape[1])
-    if rows is not y:
-        y[...] = rows
-    return y
+    return rows
 
 
 def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:

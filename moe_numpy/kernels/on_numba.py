@@ -173,7 +173,9 @@ def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) 
     return total
 
 
-def add_expert_bias(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+def add_expert_bias(
+    y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N o"]:
     if not y.flags.c_contiguous:
         return definitions["add_expert_bias"](y, bias, offsets)
     bias, offsets = np.ascontiguousarray(bias), _ascending(offsets, len(y))

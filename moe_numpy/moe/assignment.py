@@ -10,11 +10,11 @@ from ..autodiff import decisions
 from ..kernels import to_host
 from ..typing import Array, Bool, Float, Int, Shaped
 from .routing import Batch, Candidates
-from .selection import Selection, top_k_candidates
+from .selection import FixedK, Selection, top_k_candidates
 
 
 @dataclass(frozen=True)
-class Sinkhorn(Selection):
+class Sinkhorn(FixedK):
     """Top-k of a matrix that Sinkhorn iterations have balanced (Clark et al. 2022; the router of Megatron-LM).
 
     Rows and columns of exp(h) are scaled in turn until every token weighs 1/T and every expert 1/E. Only while

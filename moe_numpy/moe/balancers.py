@@ -33,7 +33,9 @@ class Balancer:
         """A loss whose coefficient is the state; None if there is none."""
         return None
 
-    def observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+    def observe(
+        self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
         """What one forward pass contributes to the next update: a vector that is summed over the passes."""
         return trace.load.astype(state.dtype)
 
@@ -95,7 +97,9 @@ class QuantileBalancing(Balancer):
         """Return s - β."""
         return scores - state.astype(scores.dtype)
 
-    def observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+    def observe(
+        self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
         """β' of this batch. A fractional share is rounded down."""
         xp = array_namespace(chosen_by)
         num_tokens, num_experts = chosen_by.shape
@@ -144,7 +148,9 @@ class AdaptiveL1(Balancer):
         paid = trace.gate * xp.asarray(f, dtype=trace.gate.dtype)[trace.candidates.expert]
         return paid.sum() * xp.asarray(state[0] / max(num_tokens, 1), dtype=paid.dtype)
 
-    def observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, " n"]:
+    def observe(
+        self, trace: RoutingTrace, chosen_by: Float[Array, "T E"], state: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
         """Active experts per token."""
         return (trace.load.sum() / max(trace.logits.shape[0], 1)).reshape(1)
 

@@ -86,7 +86,7 @@ class Combine(Function):
         return combine(r, gate, token, num_tokens)
 
     def backward(self, grad: Float[Array, "T d"]) -> tuple[Any, Any, None]:
-        """dr_n = g_n dy[token_n] and dg_n = r_n · dy[token_n]: descent raises the gate of answers that lower the loss."""
+        """dr_n = g_n dy[token_n], dg_n = r_n · dy[token_n]: descent raises the gate of answers that lower the loss."""
         r, gate, token = self.saved
         return *combine_gradient(grad, r, gate, token), None
 

@@ -87,7 +87,9 @@ class GroupedSwiGLU(Function):
 
 
 @kernel
-def add_expert_bias(y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]) -> Float[Array, "N o"]:
+def add_expert_bias(
+    y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
+) -> Float[Array, "N o"]:
     """y[n] + b_e for every row n of expert e. The result may be y itself, changed in place."""
     return y + np.repeat(bias, np.diff(offsets), axis=0)
 

@@ -52,7 +52,7 @@ class PickScores(Function):
 
 
 class Gate:
-    """A step from the scores of the chosen experts towards gate weights, with its settings: ``Renormalize(epsilon=1e-9)``.
+    """A step from the scores of the chosen experts towards gate weights, with settings: ``Renormalize(epsilon=1e-9)``.
 
     A router calls the steps in turn. Each maps N scores to N; ``token`` says which of them belong to one token.
     """

@@ -114,9 +114,7 @@ class Router(Module):
         token, expert = take_rows(candidates.token, order), take_rows(candidates.expert, order)
         load = count(candidates.expert, self.num_experts)
         total_load = load if self._load is None else self._load + load
-        trace = RoutingTrace(
-            logits, noisy, sigma, scores, gate, candidates, load, total_load, self.per_token, batch
-        )
+        trace = RoutingTrace(logits, noisy, sigma, scores, gate, candidates, load, total_load, self.per_token, batch)
         losses, auxiliary = self._losses(trace)
         if batch.training:
             self._observe(trace, chosen_by)

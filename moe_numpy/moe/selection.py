@@ -19,11 +19,9 @@ class Selection:
     """A rule that turns scores [T, E] into candidates. The base of all kinds says what holds for most of them.
 
     Attributes:
-        k: how many experts a token asks for.
         causal: whether a token's candidates depend on no later token. Dropping may still let later tokens push it out.
     """
 
-    k: int = 1
     causal: bool = True
 
     @property
@@ -38,12 +36,10 @@ class Selection:
 
     def validate(self, num_experts: int) -> None:
         """Raise ValueError, naming the setting, if the rule does not work with this many experts."""
-        if not 1 <= self.k <= num_experts:
-            raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {self.k}")
 
     def per_token(self, num_experts: int) -> float:
         """How many experts a token asks for, on average: the k of capacities and of active parameters."""
-        return self.k
+        return 1
 
     def within_group(self) -> "Selection":
         """The same rule for choosing inside one of the groups of experts that it chose."""
@@ -54,8 +50,23 @@ class Selection:
         raise NotImplementedError(f"{type(self).__name__} does not choose")
 
 
+class FixedK(Selection):
+    """A rule by which every token asks for ``k`` experts."""
+
+    k: int
+
+    def validate(self, num_experts: int) -> None:
+        """Require 1 <= k <= num_experts."""
+        if not 1 <= self.k <= num_experts:
+            raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {self.k}")
+
+    def per_token(self, num_experts: int) -> float:
+        """The k of the rule."""
+        return self.k
+
+
 @dataclass(frozen=True)
-class TopK(Selection):
+class TopK(FixedK):
     """Each token takes the k experts with the highest scores; ties go to the lowest index."""
 
     k: int = 2
@@ -71,7 +82,7 @@ class TopK(Selection):
 
 
 @dataclass(frozen=True)
-class RandomSecond(Selection):
+class RandomSecond(FixedK):
     """Top-2, the second kept with probability min(1, 2 g₂) (Lepikhin et al. 2020, algorithm 1).
 
     g₂ is the second score divided by the sum of both. A second choice that is not kept is included in normalising but
@@ -97,7 +108,7 @@ class RandomSecond(Selection):
 
 
 @dataclass(frozen=True)
-class GroupLimited(Selection):
+class GroupLimited(FixedK):
     """Top-k among the experts of a token's best groups (DeepSeek-V2 2024, section 2.2.2; V3, section 2.1.2).
 
     Experts form ``num_groups`` groups of neighbours, one for each device. A group's score is its best expert

@@ -126,9 +126,7 @@ class CausalAttention(Function):
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
         """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
         queries, k, v, e, total, o = self.saved
-        dq, dk, dv = causal_attention_gradient(
-            _fold(grad, k.shape[1]), queries, k, v, o, e, total, self.scale
-        )
+        dq, dk, dv = causal_attention_gradient(_fold(grad, k.shape[1]), queries, k, v, o, e, total, self.scale)
         return dq.reshape(grad.shape), dk, dv
 
 

@@ -60,7 +60,7 @@ def expert_load(
 
 def sentence_routing(routing: SentenceRouting) -> Figure:
     """Where each byte of one text went: gate weights, one panel a layer, one column a byte."""
-    num_layers, length, num_experts = routing.weight.shape
+    num_layers, length, num_experts = routing.gate.shape
     height = 1.1 + num_layers * (0.45 + max(1.0, min(3.0, 0.14 * num_experts)))
     title = "Routing of one text: brighter is a larger gate weight"
     figure, panels = grid(num_layers, 1, height=height, title=title)
@@ -68,9 +68,9 @@ def sentence_routing(routing: SentenceRouting) -> Figure:
     image = None
     for i, axes in enumerate(panels):
         image = axes.imshow(
-            routing.weight[i].T, aspect="auto", cmap="cividis", vmin=0, vmax=max(routing.weight.max(), 1e-6)
+            routing.gate[i].T, aspect="auto", cmap="cividis", vmin=0, vmax=max(routing.gate.max(), 1e-6)
         )
-        lost = np.argwhere(routing.asked[i] & (routing.weight[i] == 0))
+        lost = np.argwhere(routing.asked[i] & (routing.gate[i] == 0))
         axes.plot(lost[:, 0], lost[:, 1], "x", color="white", markersize=size / 2)
         axes.set_xticks(range(length), [_glyph(b) for b in routing.text], fontsize=size, family="monospace")
         axes.tick_params(axis="x", length=0)
@@ -79,7 +79,7 @@ def sentence_routing(routing: SentenceRouting) -> Figure:
         axes.set_title(f"layer {routing.layers[i]}", fontsize=10, loc="left")
     assert image is not None
     figure.colorbar(image, ax=panels, label="gate weight", pad=0.01, fraction=0.03)
-    if (routing.asked & (routing.weight == 0)).any():
+    if (routing.asked & (routing.gate == 0)).any():
         figure.supxlabel("× asked for, but the expert was full", fontsize=9)
     return figure
 

@@ -17,7 +17,7 @@ from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import to_host
 from ..devices import DEVICES, DTYPES, float_type, generator
 from ..models import ModelConfig, Transformer
-from ..moe.router import Statistics
+from ..moe.routing import Statistics
 from ..ops import CrossEntropy
 from .checkpoints import load_checkpoint, save_checkpoint
 from .corpus import Corpus

@@ -10,8 +10,8 @@ from moe_numpy.instruments.causality import Causality, causality
 from moe_numpy.instruments.gradient_paths import gradient_paths
 from moe_numpy.instruments.influence import influence
 from moe_numpy.moe import Recipe, RouterConfig
-from moe_numpy.moe.balancing import Balancer
-from moe_numpy.moe.gates import Scaled
+from moe_numpy.moe.balancers import Balancer
+from moe_numpy.moe.gates import Scale
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import TopK
 
@@ -115,7 +115,7 @@ def test_one_in_detail(cli):
     assert max(map(len, out.splitlines())) <= 80
     assert "s = σ(h); chosen by s + b" in out
     assert row(out, "selection") == "selection GroupLimited(k=8, num_groups=8, top_groups=4)"
-    assert row(out, "weights") == "weights Renormalized(epsilon=1e-20), Scaled(factor=2.5)"
+    assert row(out, "weights") == "weights Renormalize(epsilon=1e-20), Scale(factor=2.5)"
     assert row(out, "balancer") == "balancer LossFreeBias(rate=0.001)"
     assert row(out, "scale") == "scale 2.5"
     assert row(out, "task ") == "task 100 % - 0 % weight"
@@ -194,10 +194,10 @@ def test_parts_that_nobody_published_go_by_their_names():
     assert command._selection(Recipe(router)) == "OwnSelection"
     assert command._weights(router) == "softmax, OwnWeights"
     assert command._balance(router) == "OwnBalancer"
-    assert command._weights(RouterConfig(TopK(2), scores=None, weights=(Scaled(2.0),))) == "×2"
+    assert command._weights(RouterConfig(TopK(2), scores=None, gates=(Scale(2.0),))) == "×2"
 
 
 def test_logits_without_scores_are_called_so():
     shown = dict(command._configuration(Recipe(RouterConfig(TopK(2), scores=None))))
     assert shown["scores"] == "the logits themselves"
-    assert shown["weights"] == "Renormalized()"
+    assert shown["weights"] == "Renormalize()"

@@ -38,7 +38,7 @@ def test_expert_choice_over_the_batch_couples_sequences():
 
 
 def test_capacity_within_sequences_does_not_couple_them():
-    router = RouterConfig(TopK(1), weights=(), capacity=Capacity(1.0, scope="sequence"))
+    router = RouterConfig(TopK(1), gates=(), capacity=Capacity(1.0, scope="sequence"))
     found = batch_dependence(router, seeds=1)
     assert found.evaluation.other_sequences is None
     assert found.evaluation.own_sequence is not None

@@ -44,7 +44,7 @@ def route(scores, k, *, sequence_length=None, training=False, **settings):
     """A routing in which the logits are these numbers, and the scores too."""
     scores = np.asarray(scores, float)
     num_experts = scores.shape[1]
-    config = RouterConfig(TopK(k), scores=None, weights=(), **settings)
+    config = RouterConfig(TopK(k), scores=None, gates=(), **settings)
     router = Router(config, num_experts, num_experts, rng=np.random.default_rng(0), dtype=np.float64)
     router.weight.data = np.eye(num_experts)
     batch = Batch(sequence_length or len(scores), training, np.random.default_rng(1))
@@ -63,7 +63,7 @@ def test_by_position_the_last_token_is_dropped():
     report = dropped_tokens(route(THREE_WANT_EXPERT_0, 1), Capacity(1.0))
     assert (report.capacity, report.asked) == (2, 4)
     one = only(report)
-    assert (one.token, one.expert, one.choice, one.served) == (2, 0, 0, (0, 1))
+    assert (one.token, one.expert, one.rank, one.served) == (2, 0, 0, (0, 1))
     assert one.why == "tokens 0, 1 came before it"
     assert str(report) == (
         "C=2: 1 of 4 assignments dropped\ntoken 2, choice 1: expert 0 is full; tokens 0, 1 came before it"
@@ -79,7 +79,7 @@ def test_by_probability_the_lowest_score_is_dropped():
 
 def test_first_choices_go_first():
     report = dropped_tokens(route([[2.0, 1], [2, 1], [1, 2], [1, 2]], 2), Capacity(0.5))
-    assert {(d.token, d.expert, d.choice) for d in report.dropped} == {(0, 1, 1), (1, 1, 1), (2, 0, 1), (3, 0, 1)}
+    assert {(d.token, d.expert, d.rank) for d in report.dropped} == {(0, 1, 1), (1, 1, 1), (2, 0, 1), (3, 0, 1)}
     assert {d.why for d in report.dropped} == {"2 of 2 places went to earlier choices"}
 
 

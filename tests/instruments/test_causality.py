@@ -40,7 +40,7 @@ def test_the_selection_says_the_same_where_it_decides(name):
     ],
 )
 def test_dropping_leaks_unless_earlier_tokens_always_go_first(drop, k, causal):
-    found = causality(RouterConfig(TopK(k), weights=(), capacity=Capacity(1.0, drop=drop)), seeds=1)
+    found = causality(RouterConfig(TopK(k), gates=(), capacity=Capacity(1.0, drop=drop)), seeds=1)
     assert found.selection_says
     assert found.causal == causal
     assert ("who is dropped" in str(found)) != causal

@@ -5,7 +5,7 @@ import pytest
 
 from moe_numpy.autodiff import substitute
 from moe_numpy.instruments.load_check import load_check
-from moe_numpy.moe.balance import LoadProbability
+from moe_numpy.moe.losses import LoadProbability
 
 RNG = np.random.default_rng(0)
 LOGITS, SIGMA = RNG.standard_normal((6, 5)), RNG.uniform(0.3, 1.5, (6, 5))

@@ -40,8 +40,8 @@ def expert(experts, e, x):
 def combined(experts, x, routing):
     """y_t = Σ w f_e(x_t), or Σ f_e(w x_t), one assignment at a time."""
     y = np.zeros_like(x)
-    for t, e, w in zip(routing.token, routing.expert, routing.weight.data, strict=True):
-        if routing.weigh == "input":
+    for t, e, w in zip(routing.token, routing.expert, routing.gate.data, strict=True):
+        if routing.gate_on == "input":
             y[t] += expert(experts, e, w * x[t])
         else:
             y[t] += w * expert(experts, e, x[t])
@@ -52,7 +52,7 @@ def who_fits(candidates, scores, size, *, drop, tokens_in_scope):
     """Whether each candidate finds a place: one queue for each expert of each scope, formed one by one."""
 
     def urgency(m):
-        token, choice = candidates.token[m], candidates.choice[m]
+        token, choice = candidates.token[m], candidates.rank[m]
         if drop == "probability":
             return (-scores[token, candidates.expert[m]], m)
         if drop == "batch_priority":

@@ -10,14 +10,15 @@ import numpy as np
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Router, RouterConfig
-from moe_numpy.moe.balance import BalanceLoss, LoadProbability, SwitchBalance
-from moe_numpy.moe.balancing import LossFreeBias
+from moe_numpy.moe.balancers import LossFreeBias
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import Combine, dispatch_sorted
 from moe_numpy.moe.experts import GroupedSwiGLU
-from moe_numpy.moe.gates import PickScores, Renormalized, SoftmaxOfSelected
+from moe_numpy.moe.gates import PickScores, Renormalize, SelectedSoftmax
+from moe_numpy.moe.losses import BalanceLoss, LoadProbability, SwitchBalance
 from moe_numpy.moe.noise import Jitter
-from moe_numpy.moe.selection import Candidates, ExpertChoice, GroupLimited, TopK
+from moe_numpy.moe.routing import Candidates
+from moe_numpy.moe.selection import ExpertChoice, GroupLimited, TopK
 from moe_numpy.nn import FeedForward, Module
 from moe_numpy.ops import Affine, Concatenate, Softmax
 
@@ -26,12 +27,12 @@ from moe_numpy.ops import Affine, Concatenate, Softmax
 
 def renormalized_top_1():
     """Mistake: divide the weight of the only expert by itself. Symptom: w = 1, and the router never learns."""
-    return RouterConfig(TopK(1), weights=(Renormalized(),))
+    return RouterConfig(TopK(1), gates=(Renormalize(),))
 
 
 def softmax_after_top_1():
     """Mistake: softmax over the one selected logit. Symptom: w = 1, and the router never learns."""
-    return RouterConfig(TopK(1), scores=None, weights=(SoftmaxOfSelected(),))
+    return RouterConfig(TopK(1), scores=None, gates=(SelectedSoftmax(),))
 
 
 # Trap 2: constants that are not treated as constants
@@ -99,7 +100,7 @@ class GroupsMaskedWithZero(GroupLimited):
 
 def weigh_the_output(config):
     """Mistake: weigh answers where the model weighs inputs (Llama 4). Symptom: other numbers from the same weights."""
-    return replace(config, weigh="output")
+    return replace(config, gate_on="output")
 
 
 # Trap 5: a mask made of weights
@@ -110,14 +111,14 @@ def dispatch_by_nonzero_weights(x, routing, experts):
 
     Symptom: a token whose weight underflows is not sent, and the weight loses the gradient that could revive it.
     """
-    visible = routing.weight.data != 0
+    visible = routing.gate.data != 0
     kept = np.flatnonzero(visible)
     counts = np.bincount(routing.expert[kept], minlength=routing.num_experts)
     seen = replace(
         routing,
         token=routing.token[kept],
         expert=routing.expert[kept],
-        weight=routing.weight[kept],
+        weight=routing.gate[kept],
         offsets=np.concatenate([[0], np.cumsum(counts)]),
     )
     return dispatch_sorted(x, seen, experts)
@@ -152,7 +153,7 @@ def dispatch_passing_dropped_tokens(x, routing, experts):
     y = dispatch_sorted(x, routing, experts)
     dropped = np.setdiff1d(np.arange(routing.num_tokens), routing.token)
     passed = np.zeros_like(x.data)
-    passed[dropped] = routing.gating.scores.data.max(axis=1)[dropped, None] * x.data[dropped]
+    passed[dropped] = routing.trace.scores.data.max(axis=1)[dropped, None] * x.data[dropped]
     return y + Tensor(passed)
 
 
@@ -280,11 +281,11 @@ class BalanceOfTheSelected(SwitchBalance):
     Symptom: the loss falls when the router becomes undecided; even at perfect balance its gradient is not zero.
     """
 
-    def __call__(self, gating):
-        c = gating.candidates
-        chosen = np.zeros(gating.logits.shape)
+    def __call__(self, trace):
+        c = trace.candidates
+        chosen = np.zeros(trace.logits.shape)
         chosen[c.token, c.expert] = 1
-        p = Softmax.apply(gating.logits, axis=-1) * chosen
+        p = Softmax.apply(trace.logits, axis=-1) * chosen
         f = (chosen.sum(axis=0) / chosen.sum())[None]
         return BalanceLoss.apply(p, f)
 
@@ -292,8 +293,8 @@ class BalanceOfTheSelected(SwitchBalance):
 class BalanceWithoutGradient(SwitchBalance):
     """Mistake: log the number, and lose the graph. Symptom: the loss is reported and never falls."""
 
-    def __call__(self, gating):
-        return super().__call__(gating).detach()
+    def __call__(self, trace):
+        return super().__call__(trace).detach()
 
 
 class RouterForgettingItsLoss(Router):

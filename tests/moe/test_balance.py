@@ -8,9 +8,8 @@ from scipy.special import ndtr
 from moe_numpy.autodiff import Tensor
 from moe_numpy.autodiff.gradcheck import gradcheck
 from moe_numpy.moe import Batch, Router, RouterConfig
-from moe_numpy.moe.balance import (
+from moe_numpy.moe.losses import (
     BalanceLoss,
-    Gating,
     GlobalEntropy,
     Importance,
     Load,
@@ -24,11 +23,12 @@ from moe_numpy.moe.balance import (
     balance_of_layers,
 )
 from moe_numpy.moe.noise import NormalNoise, ShazeerNoise
+from moe_numpy.moe.routing import RoutingTrace
 from moe_numpy.moe.selection import TopK
 from moe_numpy.ops import Sigmoid, Softmax
 
 
-def gating(h, k=1, *, sequence_length=None, earlier=0, dtype=np.float64):
+def trace(h, k=1, *, sequence_length=None, earlier=0, dtype=np.float64):
     """What a router with softmax scores and top-k would show to its losses."""
     h = Tensor(np.asarray(h, dtype), requires_grad=True)
     batch = Batch(sequence_length or len(h), training=True)
@@ -36,7 +36,7 @@ def gating(h, k=1, *, sequence_length=None, earlier=0, dtype=np.float64):
     load = np.bincount(candidates.expert, minlength=h.shape[1])
     p = Softmax.apply(h, axis=-1)
     weight = p[candidates.token, candidates.expert]
-    return Gating(h, h, None, p, weight, candidates, load, load + earlier, k, batch)
+    return RoutingTrace(h, h, None, p, weight, candidates, load, load + earlier, k, batch)
 
 
 def draw(*shape, seed=0):
@@ -67,30 +67,30 @@ def test_the_gradient_is_e_f_over_t_for_every_token():
 
 def test_balance_counts_what_was_asked_for():
     h = np.tile([0.0, np.log(3)], (8, 1))  # P = (1/4, 3/4), and everyone takes expert 1
-    assert SwitchBalance()(gating(h)).item() == pytest.approx(2 * 0.75)
-    assert SwitchBalance()(gating(h, k=2)).item() == pytest.approx(1)  # f = (1/2, 1/2)
-    assert SwitchBalance(count="first")(gating(h, k=2)).item() == pytest.approx(1.5)
+    assert SwitchBalance()(trace(h)).item() == pytest.approx(2 * 0.75)
+    assert SwitchBalance()(trace(h, k=2)).item() == pytest.approx(1)  # f = (1/2, 1/2)
+    assert SwitchBalance(count="first")(trace(h, k=2)).item() == pytest.approx(1.5)
 
 
 def test_the_value_at_balance_is_1_or_k():
     h = np.concatenate([draw(3, 4), np.zeros((1, 4))])
     for k in (1, 2, 4):
-        one, times_k = (SwitchBalance(at_balance=at)(gating(h, k)).item() for at in (1, "k"))
+        one, times_k = (SwitchBalance(at_balance=at)(trace(h, k)).item() for at in (1, "k"))
         assert times_k == pytest.approx(k * one)
-    assert SwitchBalance(at_balance="k")(gating(np.zeros((4, 4)), 4)).item() == pytest.approx(4)
+    assert SwitchBalance(at_balance="k")(trace(np.zeros((4, 4)), 4)).item() == pytest.approx(4)
 
 
 def test_a_sequence_scope_is_the_mean_of_the_losses_of_each_sequence():
     h = draw(12, 3)
-    parts = [SwitchBalance()(gating(part, 2)).item() for part in h.reshape(4, 3, 3)]
-    of_sequences = gating(h, 2, sequence_length=3)
+    parts = [SwitchBalance()(trace(part, 2)).item() for part in h.reshape(4, 3, 3)]
+    of_sequences = trace(h, 2, sequence_length=3)
     loss = SwitchBalance(scope="sequence")(of_sequences)
     assert loss.item() == pytest.approx(np.mean(parts))
-    assert loss.item() != pytest.approx(SwitchBalance()(gating(h, 2)).item())
+    assert loss.item() != pytest.approx(SwitchBalance()(trace(h, 2)).item())
     loss.backward()
     gradients = []
     for part in h.reshape(4, 3, 3):
-        alone = gating(part, 2)
+        alone = trace(part, 2)
         SwitchBalance()(alone).backward()
         gradients.append(alone.logits.grad / 4)
     np.testing.assert_allclose(of_sequences.logits.grad, np.concatenate(gradients), atol=1e-15)
@@ -98,7 +98,7 @@ def test_a_sequence_scope_is_the_mean_of_the_losses_of_each_sequence():
 
 def test_a_global_scope_counts_the_passes_since_the_last_step():
     h, earlier = draw(5, 3), np.array([10, 0, 5])
-    g = gating(h, 2, earlier=earlier)
+    g = trace(h, 2, earlier=earlier)
     f = (g.load + earlier) / 25
     expected = 3 * (f * softmax(h).mean(axis=0)).sum()
     assert SwitchBalance(scope="global")(g).item() == pytest.approx(expected)
@@ -108,22 +108,22 @@ def test_deepseek_v3_normalises_its_sigmoids_over_all_experts():
     h = draw(6, 4)
     s = sigmoid(h)
     p = s / s.sum(axis=1, keepdims=True)
-    g = gating(h, 2)
+    g = trace(h, 2)
     expected = 4 * (g.load / 12 * p.mean(axis=0)).sum()
     assert SwitchBalance(scoring=Sigmoid)(g).item() == pytest.approx(expected)
 
 
 def test_the_unbiased_count_ignores_what_bias_and_groups_did():
     h = draw(6, 4)
-    real = gating(-h, 2)  # as if the choice had been the opposite
-    g = replace(gating(h, 2), candidates=real.candidates, load=real.load)
-    assert SwitchBalance(count="unbiased")(g).item() == pytest.approx(SwitchBalance()(gating(h, 2)).item())
+    real = trace(-h, 2)  # as if the choice had been the opposite
+    g = replace(trace(h, 2), candidates=real.candidates, load=real.load)
+    assert SwitchBalance(count="unbiased")(g).item() == pytest.approx(SwitchBalance()(trace(h, 2)).item())
     assert SwitchBalance(count="unbiased")(g).item() != pytest.approx(SwitchBalance()(g).item())
 
 
 @pytest.mark.parametrize("scope", ["batch", "sequence", "global"])
 def test_balance_of_an_empty_batch_is_zero_not_nan(scope):
-    g = gating(np.zeros((0, 2)))
+    g = trace(np.zeros((0, 2)))
     loss = SwitchBalance(scope=scope)(g)
     loss.backward()
     assert loss.item() == 0
@@ -152,7 +152,7 @@ def test_balance_of_layers_is_k_at_balance_and_its_gradient_goes_through_p():
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
 def test_z_loss_of_equal_logits(shift):
-    assert ZLoss()(gating(np.full((3, 4), shift))).item() == pytest.approx((shift + np.log(4)) ** 2)
+    assert ZLoss()(trace(np.full((3, 4), shift))).item() == pytest.approx((shift + np.log(4)) ** 2)
 
 
 def test_z_loss_gradient_is_2_lse_p_over_t():
@@ -179,7 +179,7 @@ def test_squared_cv_has_a_gradient_at_balance_and_at_zero():
 
 
 def test_importance_is_the_cv_of_summed_weights():
-    g = gating(draw(7, 3), 2)
+    g = trace(draw(7, 3), 2)
     v = np.bincount(g.candidates.expert, g.weight.data, 3)
     assert Importance()(g).item() == pytest.approx(v.var(ddof=1) / v.mean() ** 2)
     np.testing.assert_allclose(SumByExpert.apply(g.weight, g.candidates.expert, num_experts=3).data, v)
@@ -188,7 +188,7 @@ def test_importance_is_the_cv_of_summed_weights():
 def test_importance_of_the_whole_softmax_counts_experts_that_nobody_chose():
     h = draw(7, 3)
     v = softmax(h).sum(axis=0)
-    assert Importance(of="softmax", ddof=0)(gating(h, 2)).item() == pytest.approx(v.var() / v.mean() ** 2)
+    assert Importance(of="softmax", ddof=0)(trace(h, 2)).item() == pytest.approx(v.var() / v.mean() ** 2)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -246,7 +246,7 @@ def test_with_all_experts_chosen_nothing_has_to_be_beaten():
 
 
 def test_load_without_noise_is_that_of_the_counts_and_constant():
-    g = gating(draw(6, 3), 1)
+    g = trace(draw(6, 3), 1)
     loss = Load()(g)
     assert loss.item() == pytest.approx(g.load.var(ddof=1) / g.load.mean() ** 2)
     assert not loss.requires_grad
@@ -269,17 +269,17 @@ def test_load_of_a_noisy_router_is_finite_and_reaches_it(noise):
 def test_local_entropy_is_the_mean_entropy_of_tokens():
     h = draw(5, 3)
     p = softmax(h)
-    assert LocalEntropy()(gating(h)).item() == pytest.approx(-(p * np.log(p)).sum() / 5)
-    assert LocalEntropy()(gating(np.zeros((4, 3)))).item() == pytest.approx(np.log(3))
-    assert LocalEntropy()(gating(np.zeros((0, 3)))).item() == 0
+    assert LocalEntropy()(trace(h)).item() == pytest.approx(-(p * np.log(p)).sum() / 5)
+    assert LocalEntropy()(trace(np.zeros((4, 3)))).item() == pytest.approx(np.log(3))
+    assert LocalEntropy()(trace(np.zeros((0, 3)))).item() == 0
 
 
 def test_global_entropy_is_zero_once_enough_experts_are_in_use():
     h = draw(5, 3)
     p = softmax(h).mean(axis=0)
     entropy = -(p * np.log(p)).sum()
-    assert GlobalEntropy(tau=np.log(3))(gating(h)).item() == pytest.approx(np.log(3) - entropy)
-    assert GlobalEntropy(tau=0.5)(gating(h)).item() == 0
+    assert GlobalEntropy(tau=np.log(3))(trace(h)).item() == pytest.approx(np.log(3) - entropy)
+    assert GlobalEntropy(tau=0.5)(trace(h)).item() == 0
 
 
 # All of them
@@ -301,7 +301,7 @@ def test_global_entropy_is_zero_once_enough_experts_are_in_use():
     ids=repr,
 )
 def test_losses_keep_float32(loss):
-    g = gating(draw(6, 4), 2, sequence_length=3, dtype=np.float32)
+    g = trace(draw(6, 4), 2, sequence_length=3, dtype=np.float32)
     value = loss(g)
     assert value.dtype == np.float32
     assert value.shape == ()

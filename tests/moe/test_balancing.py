@@ -4,8 +4,8 @@ from by_hand import sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Batch, Router, RouterConfig
-from moe_numpy.moe.balancing import AdaptiveL1, Balancer, LossFreeBias, QuantileBalancing
-from moe_numpy.moe.gates import Renormalized
+from moe_numpy.moe.balancers import AdaptiveL1, Balancer, LossFreeBias, QuantileBalancing
+from moe_numpy.moe.gates import Renormalize
 from moe_numpy.moe.selection import Threshold, TopK
 from moe_numpy.ops import ReLU, Sigmoid
 
@@ -37,7 +37,7 @@ def test_a_balancer_does_nothing_unless_a_kind_says_so():
     x = tokens(6)
     routing = train(router, x, 2)
     np.testing.assert_array_equal(routing.expert, plain(x, Batch(6)).expert)
-    np.testing.assert_array_equal(router.balance.data, 0)
+    np.testing.assert_array_equal(router.balancer_state.data, 0)
     assert routing.losses == {}
 
 
@@ -51,16 +51,16 @@ def test_the_bias_moves_by_gamma_against_the_load():
 
 
 def test_the_bias_chooses_and_the_scores_weigh():
-    router = make(RouterConfig(TopK(1), scores=Sigmoid, weights=(), balancer=LossFreeBias()))
-    router.balance.data[:] = [0, 0, 10, 0]
+    router = make(RouterConfig(TopK(1), scores=Sigmoid, gates=(), balancer=LossFreeBias()))
+    router.balancer_state.data[:] = [0, 0, 10, 0]
     x = tokens(5)
     routing = router(x, Batch(5))
     assert routing.expert.tolist() == [2] * 5
-    np.testing.assert_allclose(routing.weight.data, sigmoid(x.data @ router.weight.data[2]))
+    np.testing.assert_allclose(routing.gate.data, sigmoid(x.data @ router.weight.data[2]))
 
 
 def test_the_bias_evens_the_load_without_touching_the_weights():
-    router = make(RouterConfig(TopK(1), scores=Sigmoid, weights=(), balancer=LossFreeBias(0.01)))
+    router = make(RouterConfig(TopK(1), scores=Sigmoid, gates=(), balancer=LossFreeBias(0.01)))
     before = router.weight.data.copy()
     x = tokens(200)
     uneven = router(x, Batch(200)).statistics.load
@@ -72,7 +72,7 @@ def test_the_bias_evens_the_load_without_touching_the_weights():
 
 def test_the_load_is_summed_over_micro_batches_before_one_step():
     x = tokens(12)
-    whole, parts = (make(RouterConfig(TopK(1), weights=(), balancer=LossFreeBias(0.1))) for _ in range(2))
+    whole, parts = (make(RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.1))) for _ in range(2))
     train(whole, x, 1)
     for part in np.split(x.data, 3):
         parts(Tensor(part), Batch(4, training=True))
@@ -95,8 +95,8 @@ def test_quantiles_by_hand():
     # α = (1, 1, 1, .5), the second best; s - α: expert 0 (3, 2, 1, .5), expert 1 (0, 0, 0, 0).
     balancing = QuantileBalancing(1, ema=0.0)
     state = balancing.initial(2)
-    gating = make(RouterConfig(TopK(1)))(tokens(4), Batch(4)).gating  # not looked at
-    beta = balancing.observe(gating, s, state)
+    trace = make(RouterConfig(TopK(1)))(tokens(4), Batch(4)).trace  # not looked at
+    beta = balancing.observe(trace, s, state)
     np.testing.assert_array_equal(beta, [1, 0])
     np.testing.assert_array_equal(balancing.update(state, beta, 1), [0.5, -0.5])
     np.testing.assert_array_equal(balancing.shift(s, np.array([0.5, -0.5]))[0], [3.5, 1.5])
@@ -108,10 +108,10 @@ def test_at_the_fixed_point_every_expert_has_its_fair_share():
     uneven = router(x, Batch(64)).statistics.load
     assert uneven.max() - uneven.min() > 40
     train(router, x, 60)
-    before = router.balance.data
+    before = router.balancer_state.data
     train(router, x, 1)
-    np.testing.assert_allclose(router.balance.data, before, atol=1e-12)
-    assert router.balance.data.sum() == pytest.approx(0)
+    np.testing.assert_allclose(router.balancer_state.data, before, atol=1e-12)
+    assert router.balancer_state.data.sum() == pytest.approx(0)
     # The 33rd token of each expert is exactly on the edge, so that 32 are inside. Rounding decides those on the edge.
     biased = x.data @ router.weight.data.T - before
     margin = biased - np.sort(biased, axis=1)[:, -3, None]
@@ -127,17 +127,17 @@ def test_ema_moves_beta_a_part_of_the_way_to_the_mean_of_the_passes():
 def test_all_experts_or_no_tokens_need_no_balancing():
     router = quantile_router(k=4)
     train(router, tokens(5), 3)
-    np.testing.assert_array_equal(router.balance.data, 0)
+    np.testing.assert_array_equal(router.balancer_state.data, 0)
     router = quantile_router()
     train(router, tokens(0), 3)
-    np.testing.assert_array_equal(router.balance.data, 0)
+    np.testing.assert_array_equal(router.balancer_state.data, 0)
 
 
 # ReMoE's penalty
 
 
 def remoe_router(k=2.0, **settings):
-    config = RouterConfig(Threshold(), scores=ReLU, weights=(), balancer=AdaptiveL1(k, **settings))
+    config = RouterConfig(Threshold(), scores=ReLU, gates=(), balancer=AdaptiveL1(k, **settings))
     return make(config, num_experts=8)
 
 
@@ -158,9 +158,9 @@ def test_lambda_follows_the_sparsity():
     x = tokens(50)
     assert router(x, Batch(50)).statistics.load.sum() / 50 > 2
     train(router, x, 3)
-    np.testing.assert_allclose(router.balance.data, 1.2**3)
+    np.testing.assert_allclose(router.balancer_state.data, 1.2**3)
     train(router, Tensor(np.zeros((5, 3))), 2)  # nobody is active
-    np.testing.assert_allclose(router.balance.data, 1.2)
+    np.testing.assert_allclose(router.balancer_state.data, 1.2)
 
 
 def test_lambda_looks_at_the_mean_of_the_passes_of_a_step():
@@ -178,7 +178,7 @@ def test_training_adapts_lambda_until_k_experts_are_active():
         router.zero_grad()
         routing = router(x, Batch(100, training=True))
         active.append(routing.statistics.load.sum() / 100)
-        (routing.auxiliary_loss - 0.01 * routing.weight.sum()).backward()  # a task that wants experts
+        (routing.auxiliary_loss - 0.01 * routing.gate.sum()).backward()  # a task that wants experts
         router.weight.data -= 0.05 * router.weight.grad
         router.after_step()
     assert active[0] > 3.5
@@ -189,13 +189,13 @@ def test_training_adapts_lambda_until_k_experts_are_active():
 
 
 def test_the_state_is_saved_and_loaded_with_the_router():
-    config = RouterConfig(TopK(1), weights=(), balancer=LossFreeBias(0.1))
+    config = RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.1))
     router, other = make(config), make(config)
     train(router, tokens(9), 3)
     assert "balance" in router.state_dict()
     assert "balance" not in dict(router.named_parameters())
     other.load_state_dict(router.state_dict())
-    np.testing.assert_array_equal(other.balance.data, router.balance.data)
+    np.testing.assert_array_equal(other.balance.data, router.balancer_state.data)
 
 
 def test_a_shift_keeps_float32():
@@ -223,8 +223,8 @@ def test_settings_out_of_range_are_named(make_one, message):
 
 
 def test_normalised_weights_ignore_the_bias_too():
-    router = make(RouterConfig(TopK(2), scores=Sigmoid, weights=(Renormalized(),), balancer=LossFreeBias()))
-    router.balance.data[:] = [5, 0, 5, 0]
+    router = make(RouterConfig(TopK(2), scores=Sigmoid, gates=(Renormalize(),), balancer=LossFreeBias()))
+    router.balancer_state.data[:] = [5, 0, 5, 0]
     routing = router(tokens(4), Batch(4))
     assert set(routing.expert.tolist()) == {0, 2}
-    np.testing.assert_allclose(np.bincount(routing.token, routing.weight.data), 1)
+    np.testing.assert_allclose(np.bincount(routing.token, routing.gate.data), 1)

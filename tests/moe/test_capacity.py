@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor, decisions
 from moe_numpy.moe.capacity import DROP, ROUNDING, Capacity, KeepAssignments
-from moe_numpy.moe.selection import Batch, Candidates, TopK
+from moe_numpy.moe.routing import Batch, Candidates
+from moe_numpy.moe.selection import TopK
 
 ONE = Batch(sequence_length=1)
 

@@ -7,17 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.moe.dispatch import (
-    STRATEGIES,
-    Combine,
-    Experts,
-    FillPlaces,
-    Permute,
-    WeighRows,
-    WeightMask,
-)
+from moe_numpy.moe.dispatch import STRATEGIES, Combine, Experts, FillPlaces, GateMask, GateRows, Permute
 from moe_numpy.moe.experts import make_experts
-from moe_numpy.moe.router import Dropped, Routing, Statistics
+from moe_numpy.moe.routing import Dropped, Routing, Statistics
 
 D = 3
 
@@ -32,24 +24,24 @@ def make_routing(num_tokens, num_experts, pairs, weight, weigh):
         weight=weight,
         offsets=np.concatenate([[0], np.cumsum(load)]),
         num_tokens=num_tokens,
-        weigh=weigh,
+        gate_on=weigh,
         losses={},
         auxiliary_loss=None,
         statistics=Statistics(load, np.zeros((len(token), num_experts)), Dropped(token[:0], expert[:0], None)),
-        gating=None,
+        trace=None,
     )
 
 
 @pytest.fixture(autouse=True)
 def _without_gating(unchecked):
-    """These routings are made by hand and have no gating."""
+    """These routings are made by hand and have no trace."""
 
 
 @settings(deadline=None)
 @given(
     num_tokens=st.integers(0, 6),
     num_experts=st.integers(1, 4),
-    weigh=st.sampled_from(["output", "input"]),
+    gate_on=st.sampled_from(["output", "input"]),
     kind=st.sampled_from(["swiglu", "gpt_oss"]),
     data=st.data(),
 )
@@ -117,9 +109,9 @@ def test_permute_and_combine_by_hand():
 
 def test_weighed_rows_places_and_masks_by_hand():
     r = Tensor(np.array([[1.0, 2.0], [3.0, 4.0]]))
-    assert WeighRows.apply(r, Tensor(np.array([2.0, -1.0]))).data.tolist() == [[2, 4], [-3, -4]]
+    assert GateRows.apply(r, Tensor(np.array([2.0, -1.0]))).data.tolist() == [[2, 4], [-3, -4]]
     assert FillPlaces.apply(r, np.array([2, 0]), num_places=3).data.tolist() == [[3, 4], [0, 0], [1, 2]]
-    mask = WeightMask.apply(
+    mask = GateMask.apply(
         np.array([0.5, 0.0]), np.array([1, 0]), np.array([0, 2]), np.array([1, 0]), shape=(2, 3, 2)
     ).data
     assert mask[1, 0, 1] == 0.5

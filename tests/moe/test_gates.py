@@ -5,17 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.moe.gates import (
-    PickScores,
-    PNormalize,
-    PNormalized,
-    Renormalize,
-    Renormalized,
-    Scaled,
-    SelectedSoftmax,
-    SoftmaxOfSelected,
-    SqrtSoftplus,
-)
+from moe_numpy.moe.gates import PickScores, PNormalize, Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
 from moe_numpy.ops import Softmax
 
 # Six assignments of four tokens: three for token 0, none for token 3.
@@ -55,11 +45,11 @@ def test_renormalised_probabilities_are_the_softmax_of_the_chosen_logits(num_tok
     h = rng.standard_normal((num_tokens, num_experts))
 
     full = Tensor(h, requires_grad=True)
-    w = Renormalized()(PickScores.apply(Softmax.apply(full, axis=-1), token, expert), token, num_tokens)
+    w = Renormalize()(PickScores.apply(Softmax.apply(full, axis=-1), token, expert), token, num_tokens)
     w.backward(cotangent)
 
     logits = Tensor(h, requires_grad=True)
-    direct = SoftmaxOfSelected()(PickScores.apply(logits, token, expert), token, num_tokens)
+    direct = SelectedSoftmax()(PickScores.apply(logits, token, expert), token, num_tokens)
     direct.backward(cotangent)
 
     np.testing.assert_allclose(w.data, direct.data, rtol=1e-12)
@@ -92,12 +82,12 @@ def test_the_1_norm_of_positive_scores_is_their_sum(case):
 
 def test_p_normalised_weights_have_p_norm_one():
     s = np.array([3.0, 1.0, 4.0, 2.0, 12.0, 1.0])
-    w = PNormalized(2.0)(Tensor(s), TOKEN, 4).data
+    w = PNormalize(p=2.0)(Tensor(s), TOKEN, 4).data
     np.testing.assert_allclose(w, [3 / 13, 0.5**0.5, 4 / 13, 1, 12 / 13, 0.5**0.5])
 
 
 def test_epsilon_stands_in_the_denominator_and_allows_a_sum_of_zero():
-    w = Renormalized(epsilon=1.0)(Tensor(np.array([1.0, 0.0, 2.0])), np.array([0, 1, 0]), 2)
+    w = Renormalize(epsilon=1.0)(Tensor(np.array([1.0, 0.0, 2.0])), np.array([0, 1, 0]), 2)
     np.testing.assert_array_equal(w.data, [0.25, 0, 0.5])
 
 
@@ -114,7 +104,7 @@ def test_selected_softmax_survives_logits_that_exp_does_not():
 
 
 def test_scaled_multiplies():
-    np.testing.assert_array_equal(Scaled(2.5)(Tensor(np.array([0.5, 2.0])), np.array([0, 1]), 2).data, [1.25, 5])
+    np.testing.assert_array_equal(Scale(2.5)(Tensor(np.array([0.5, 2.0])), np.array([0, 1]), 2).data, [1.25, 5])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -128,7 +118,9 @@ def test_sqrt_softplus_from_end_to_end(dtype):
     np.testing.assert_allclose(h.grad[0], slopes, rtol=1e-6)
 
 
-@pytest.mark.parametrize("step", [Renormalized(0.1), SoftmaxOfSelected(), PNormalized(3.0), Scaled(16.0)], ids=repr)
+@pytest.mark.parametrize(
+    "step", [Renormalize(epsilon=0.1), SelectedSoftmax(), PNormalize(p=3.0), Scale(16.0)], ids=repr
+)
 def test_every_step_keeps_float32(step):
     s = Tensor(np.linspace(0.1, 0.9, 6, dtype=np.float32), requires_grad=True)
     w = step(s, TOKEN, 4)
@@ -139,9 +131,9 @@ def test_every_step_keeps_float32(step):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PNormalized(0.0), "p must be positive, got 0.0"),
-        (lambda: PNormalized(float("nan")), "p must be positive, got nan"),
-        (lambda: Renormalized(-1.0), "epsilon must not be negative, got -1.0"),
+        (lambda: PNormalize(p=0.0), "p must be positive, got 0.0"),
+        (lambda: PNormalize(p=float("nan")), "p must be positive, got nan"),
+        (lambda: Renormalize(-1.0), "epsilon must not be negative, got -1.0"),
     ],
 )
 def test_settings_out_of_range_are_named(make, message):

@@ -6,9 +6,9 @@ from by_hand import combined, expert, sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import HierarchicalMoE, MoE, Recipe, RouterConfig, make_layer, recipes
-from moe_numpy.moe.balance import SwitchBalance, ZLoss
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES
+from moe_numpy.moe.losses import SwitchBalance, ZLoss
 from moe_numpy.moe.noise import GumbelNoise
 from moe_numpy.moe.selection import Hash, TopK
 
@@ -55,7 +55,7 @@ def test_all_strategies_agree_in_value_and_in_every_gradient(router, experts):
 
 
 def test_shared_experts_are_one_wider_network_that_every_token_meets():
-    layer = make(Recipe(RouterConfig(TopK(1), weights=()), shared_experts=2))
+    layer = make(Recipe(RouterConfig(TopK(1), gates=()), shared_experts=2))
     assert layer.shared.down.weight.shape == (5, 12)
     x = inputs(7, 5)
     y, routing = layer(x)
@@ -72,7 +72,7 @@ def test_shared_experts_are_one_wider_network_that_every_token_meets():
 
 
 def test_a_shared_expert_can_be_gated_by_the_token():
-    recipe = Recipe(RouterConfig(TopK(1), weights=()), shared_experts=1)
+    recipe = Recipe(RouterConfig(TopK(1), gates=()), shared_experts=1)
     plain, gated = make(recipe), make(replace(recipe, gated_shared=True))
     x = inputs(7, 5)
     routed = combined(plain.experts, x.data, plain(x)[1])
@@ -88,14 +88,12 @@ def test_a_shared_expert_can_be_gated_by_the_token():
 
 
 def test_zero_experts_give_the_token_back_with_its_weight():
-    layer = make(Recipe(RouterConfig(TopK(1), weights=()), zero_experts=12))
+    layer = make(Recipe(RouterConfig(TopK(1), gates=()), zero_experts=12))
     x = inputs(20, 5)
     y, routing = layer(x)
     idle = routing.expert >= 4
     assert 0 < idle.sum() < 20
-    np.testing.assert_allclose(
-        y.data[routing.token[idle]], routing.weight.data[idle, None] * x.data[routing.token[idle]]
-    )
+    np.testing.assert_allclose(y.data[routing.token[idle]], routing.gate.data[idle, None] * x.data[routing.token[idle]])
     busy = routing.token[~idle][0]
     np.testing.assert_allclose(y.data[busy], combined(layer.experts, x.data, routing)[busy])
 
@@ -110,7 +108,7 @@ def test_a_token_without_an_expert_contributes_zero():
 
 
 def test_an_idle_expert_gets_a_zero_gradient():
-    layer = make(RouterConfig(TopK(1), weights=()))
+    layer = make(RouterConfig(TopK(1), gates=()))
     y, routing = layer(inputs(1, 5))
     y.backward(np.ones((1, 5)))
     (busy,) = routing.expert.tolist()
@@ -119,7 +117,7 @@ def test_an_idle_expert_gets_a_zero_gradient():
 
 
 def test_with_capacity_a_token_depends_on_its_company():
-    layer = make(RouterConfig(TopK(1), weights=(), capacity=Capacity(1.0)))
+    layer = make(RouterConfig(TopK(1), gates=(), capacity=Capacity(1.0)))
     x = np.tile(np.random.default_rng(0).standard_normal(5), (8, 1))  # eight equal tokens want one expert
     y, _ = layer(Tensor(x))
     assert (np.abs(y.data).max(axis=1) > 0).tolist() == [True, True] + [False] * 6
@@ -131,7 +129,7 @@ def test_with_capacity_a_token_depends_on_its_company():
 )
 def test_only_first_come_first_served_is_causal(drop, top_k, causal):
     """With two choices even that is not: a later token's first choice takes the place of an earlier one's second."""
-    layer = make(RouterConfig(TopK(top_k), weights=(), capacity=Capacity(0.7, drop=drop)))
+    layer = make(RouterConfig(TopK(top_k), gates=(), capacity=Capacity(0.7, drop=drop)))
     moved = False
     for seed in range(20):
         x = inputs(12, 5, seed=seed).data
@@ -142,7 +140,7 @@ def test_only_first_come_first_served_is_causal(drop, top_k, causal):
 
 @pytest.mark.parametrize("drop", ["position", "probability", "batch_priority"])
 def test_a_capacity_of_sequences_is_like_running_each_sequence_alone(drop):
-    layer = make(RouterConfig(TopK(2), weights=(), capacity=Capacity(0.6, drop=drop, scope="sequence")))
+    layer = make(RouterConfig(TopK(2), gates=(), capacity=Capacity(0.6, drop=drop, scope="sequence")))
     x = inputs(3, 8, 5)
     together, routing = layer(x)
     assert len(routing.statistics.dropped) > 0
@@ -156,7 +154,7 @@ def test_the_leading_axes_are_kept_and_the_last_of_them_is_the_sequence(shape):
     x = inputs(*shape)
     y, routing = layer(x)
     assert y.shape == shape
-    assert routing.gating.batch.sequence_length == (shape[-2] if len(shape) > 1 else 1)
+    assert routing.trace.batch.sequence_length == (shape[-2] if len(shape) > 1 else 1)
     np.testing.assert_allclose(y.data.reshape(-1, 5), layer(Tensor(x.data.reshape(-1, 5)))[0].data)
 
 
@@ -225,7 +223,7 @@ def test_inputs_that_do_not_fit_are_named(recipe, unchecked):
 
 
 def test_hash_routing_gets_its_ids_in_the_shape_of_the_batch():
-    layer = make(RouterConfig(Hash(10), weights=()))
+    layer = make(RouterConfig(Hash(10), gates=()))
     ids = np.array([[3, 1, 4], [1, 5, 9]])
     _, routing = layer(inputs(2, 3, 5), token_ids=ids)
     expert_of = dict(zip(routing.token.tolist(), routing.expert.tolist(), strict=True))
@@ -242,7 +240,7 @@ def two_levels(router, dispatch="sorted", num_groups=3, **settings):
 
 def test_a_sparse_hierarchy_by_hand():
     """Top-1 of the groups, then top-1 in the group; the weights are multiplied."""
-    layer = two_levels(RouterConfig(TopK(1), weights=()))
+    layer = two_levels(RouterConfig(TopK(1), gates=()))
     x = inputs(9, 5)
     y, routing = layer(x)
     for t, row in enumerate(x.data):
@@ -256,7 +254,7 @@ def test_a_sparse_hierarchy_by_hand():
 
 @pytest.mark.parametrize("capacity", [None, Capacity(1.0)], ids=["dropless", "capacity"])
 def test_strategies_agree_in_two_levels_losses_included(capacity):
-    config = RouterConfig(TopK(1), weights=(), capacity=capacity, losses=(SwitchBalance(0.1), ZLoss(0.1)))
+    config = RouterConfig(TopK(1), gates=(), capacity=capacity, losses=(SwitchBalance(0.1), ZLoss(0.1)))
     results = []
     for dispatch in STRATEGIES:
         layer, x = two_levels(config, dispatch), inputs(2, 8, 5)
@@ -269,18 +267,18 @@ def test_strategies_agree_in_two_levels_losses_included(capacity):
 
 
 def test_the_losses_of_both_levels_are_named_and_summed():
-    layer = two_levels(RouterConfig(TopK(1), weights=(), losses=(SwitchBalance(0.5),)))
+    layer = two_levels(RouterConfig(TopK(1), gates=(), losses=(SwitchBalance(0.5),)))
     _, routing = layer(inputs(9, 5))
     assert list(routing.losses) == ["balance", "group 0 balance", "group 1 balance", "group 2 balance"]
     assert routing.auxiliary_loss.item() == pytest.approx(0.5 * sum(v.item() for v in routing.losses.values()))
-    _, silent = two_levels(RouterConfig(TopK(1), weights=()))(inputs(9, 5))
+    _, silent = two_levels(RouterConfig(TopK(1), gates=()))(inputs(9, 5))
     assert silent.auxiliary_loss is None
     assert silent.losses == {}
     assert layer.groups.routings == []  # nothing keeps the graph alive
 
 
 def test_a_group_sees_its_own_tokens_and_no_padding():
-    layer = two_levels(RouterConfig(TopK(1), weights=(), losses=(SwitchBalance(), ZLoss())))
+    layer = two_levels(RouterConfig(TopK(1), gates=(), losses=(SwitchBalance(), ZLoss())))
     x = inputs(10, 5)
     _, routing = layer(x)
     for g, group in enumerate(layer.groups.groups):
@@ -290,7 +288,7 @@ def test_a_group_sees_its_own_tokens_and_no_padding():
 
 
 def test_noise_reaches_both_levels_in_training_only():
-    layer = two_levels(RouterConfig(TopK(1), weights=(), noise=GumbelNoise()))
+    layer = two_levels(RouterConfig(TopK(1), gates=(), noise=GumbelNoise()))
     x = inputs(9, 5)
     with pytest.raises(ValueError, match=r"GumbelNoise\(\) needs rng while training"):
         layer(x)
@@ -302,7 +300,7 @@ def test_noise_reaches_both_levels_in_training_only():
 
 
 def test_active_parameters_of_two_levels():
-    layer = two_levels(RouterConfig(TopK(1), weights=()))
+    layer = two_levels(RouterConfig(TopK(1), gates=()))
     assert layer.num_parameters() == 3 * 5 + 3 * (2 * 5 + 2 * 90)
     assert layer.active_parameters() == 3 * 5 + 2 * 5 + 90
 

@@ -8,8 +8,8 @@ from by_hand import combined, expert, sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Batch, HierarchicalMoE, MoE, Recipe, SoftMoE, make_layer, recipes
-from moe_numpy.moe.balance import SwitchBalance
 from moe_numpy.moe.dispatch import STRATEGIES
+from moe_numpy.moe.losses import SwitchBalance
 from moe_numpy.moe.recipes import RECIPES, find
 
 D, F, E = 4, 3, 8
@@ -160,14 +160,14 @@ def test_gshard_has_2_t_over_e_places_for_each_expert():
 
 def test_deepseek_v3_weights_are_unbiased_renormalised_and_scaled():
     layer = make("deepseek_v3")
-    layer.router.balance.data[:] = np.random.default_rng(0).standard_normal(E)
+    layer.router.balancer_state.data[:] = np.random.default_rng(0).standard_normal(E)
     _, routing = run(layer, inputs())
-    np.testing.assert_allclose(np.bincount(routing.token, routing.weight.data), 2.5)
+    np.testing.assert_allclose(np.bincount(routing.token, routing.gate.data), 2.5)
     s = sigmoid(inputs().data.reshape(-1, D) @ layer.router.weight.data.T)
     for t in range(BATCH * LENGTH):
         mine = routing.token == t
         chosen = s[t, routing.expert[mine]]
-        np.testing.assert_allclose(routing.weight.data[mine], 2.5 * chosen / chosen.sum())
+        np.testing.assert_allclose(routing.gate.data[mine], 2.5 * chosen / chosen.sum())
 
 
 def test_base_gives_every_expert_the_same_number_in_training():
@@ -204,19 +204,19 @@ def test_remoe_uses_as_many_experts_as_there_are_positive_logits():
     _, routing = run(layer, inputs())
     h = inputs().data.reshape(-1, D) @ layer.router.weight.data.T
     assert len(routing.token) == (h > 0).sum()
-    np.testing.assert_allclose(routing.weight.data, h[routing.token, routing.expert])
+    np.testing.assert_allclose(routing.gate.data, h[routing.token, routing.expert])
 
 
 def test_hash_weights_are_one():
     _, routing = run(make("hash"), inputs())
-    np.testing.assert_array_equal(routing.weight.data, 1)
+    np.testing.assert_array_equal(routing.gate.data, 1)
 
 
 def test_scaled_recipes_scale():
     for name, factor in (("deepseek_v2", 16.0), ("longcat", 6.0)):
         _, routing = run(make(name), inputs())
-        p = routing.gating.scores.data
-        np.testing.assert_allclose(routing.weight.data, factor * p[routing.token, routing.expert])
+        p = routing.trace.scores.data
+        np.testing.assert_allclose(routing.gate.data, factor * p[routing.token, routing.expert])
 
 
 # The registry

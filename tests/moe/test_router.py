@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor, substitute
 from moe_numpy.moe import Batch, RouterConfig, recipes
-from moe_numpy.moe.balance import SwitchBalance, ZLoss
-from moe_numpy.moe.balancing import LossFreeBias
+from moe_numpy.moe.balancers import LossFreeBias
 from moe_numpy.moe.capacity import ROUNDING, Capacity
-from moe_numpy.moe.gates import Renormalize, Renormalized, Scaled, SoftmaxOfSelected, SqrtSoftplus
+from moe_numpy.moe.gates import Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
+from moe_numpy.moe.losses import SwitchBalance, ZLoss
 from moe_numpy.moe.noise import Jitter, NormalNoise, ShazeerNoise
 from moe_numpy.moe.router import Router
 from moe_numpy.moe.selection import Threshold, TopK
@@ -34,7 +34,7 @@ def route(config, x, *, training=False, seed=0, **sizes):
 
 def weight_of(routing):
     pairs = zip(routing.token.tolist(), routing.expert.tolist(), strict=True)
-    return dict(zip(pairs, routing.weight.data.tolist(), strict=True))
+    return dict(zip(pairs, routing.gate.data.tolist(), strict=True))
 
 
 @settings(deadline=None)
@@ -60,7 +60,7 @@ def test_what_every_routing_must_satisfy(sequences, length, num_experts, factor,
     pairs = list(zip(routing.expert.tolist(), routing.token.tolist(), strict=True))
     assert pairs == sorted(set(pairs))  # by expert, then token, no pair twice
     assert routing.offsets[0] == 0
-    assert routing.offsets[-1] == len(routing.token) == routing.weight.shape[0]
+    assert routing.offsets[-1] == len(routing.token) == routing.gate.shape[0]
     for e in range(num_experts):
         assert set(routing.expert[routing.offsets[e] : routing.offsets[e + 1]].tolist()) <= {e}
     assert statistics.load.sum() == top_k * num_tokens == len(routing.token) + len(dropped)
@@ -69,13 +69,13 @@ def test_what_every_routing_must_satisfy(sequences, length, num_experts, factor,
     if num_tokens:
         assert statistics.importance.sum() == pytest.approx(1)
 
-    c = routing.gating.candidates
+    c = routing.trace.candidates
     expected = [True] * len(c.token)
     if capacity is not None:
         in_scope = {"batch": num_tokens, "sequence": length}.get(scope, scope)
         size = ROUNDING[rounding](in_scope, num_experts, top_k, factor)
         assert dropped.capacity == size
-        expected = who_fits(c, routing.gating.scores.data, size, drop=drop, tokens_in_scope=in_scope)
+        expected = who_fits(c, routing.trace.scores.data, size, drop=drop, tokens_in_scope=in_scope)
     kept = {(e, t) for e, t, fits in zip(c.expert.tolist(), c.token.tolist(), expected, strict=True) if fits}
     assert set(pairs) == kept
 
@@ -91,12 +91,12 @@ def test_weights_of_a_token_sum_to_one_before_dropping_and_keep_their_value_afte
 
 def test_weighing_after_dropping_shares_the_weight_among_those_that_stayed():
     x = tokens(10)
-    config = RouterConfig(TopK(2), capacity=Capacity(0.5), weigh_after_dropping=True)
+    config = RouterConfig(TopK(2), capacity=Capacity(0.5), gate_after_dropping=True)
     routing = route(config, x)
     left = np.bincount(routing.token, minlength=10)
     assert {0, 1, 2} == set(left.tolist())
-    np.testing.assert_allclose(np.bincount(routing.token, routing.weight.data, minlength=10)[left > 0], 1)
-    before = route(dataclasses.replace(config, weigh_after_dropping=False), x)
+    np.testing.assert_allclose(np.bincount(routing.token, routing.gate.data, minlength=10)[left > 0], 1)
+    before = route(dataclasses.replace(config, gate_after_dropping=False), x)
     assert weight_of(before).keys() == weight_of(routing).keys()
     assert weight_of(before) != weight_of(routing)
 
@@ -138,25 +138,25 @@ def test_dropped_assignments_are_listed_with_the_reason():
     ],
 )
 def test_raw_weights_are_the_scores_of_the_chosen(scores, function):
-    router, x = make(RouterConfig(TopK(2), scores=scores, weights=(), bias=True)), tokens(6)
+    router, x = make(RouterConfig(TopK(2), scores=scores, gates=(), bias=True)), tokens(6)
     router.bias.data[:] = [0.3, -0.2, 0.1, 0]
     routing = router(x, Batch(6))
     s = function(x.data @ router.weight.data.T + router.bias.data)
-    np.testing.assert_allclose(routing.weight.data, s[routing.token, routing.expert])
+    np.testing.assert_allclose(routing.gate.data, s[routing.token, routing.expert])
     np.testing.assert_allclose(routing.statistics.importance, s.mean(axis=0))
 
 
 def test_steps_are_applied_in_their_order():
     x = tokens(5)
-    scaled_last = route(RouterConfig(TopK(2), weights=(Renormalized(), Scaled(3.0))), x)
-    scaled_first = route(RouterConfig(TopK(2), weights=(Scaled(3.0), Renormalized())), x)
+    scaled_last = route(RouterConfig(TopK(2), gates=(Renormalize(), Scale(3.0))), x)
+    scaled_first = route(RouterConfig(TopK(2), gates=(Scale(3.0), Renormalize())), x)
     np.testing.assert_allclose(np.bincount(scaled_last.token, scaled_last.weight.data), 3)
     np.testing.assert_allclose(np.bincount(scaled_first.token, scaled_first.weight.data), 1)
 
 
 def test_mixtral_is_shazeer_without_noise():
     """Softmax, top-k, renormalise = top-k, softmax: in value and in the router's gradient."""
-    configs = RouterConfig(TopK(2)), RouterConfig(TopK(2), scores=None, weights=(SoftmaxOfSelected(),))
+    configs = RouterConfig(TopK(2)), RouterConfig(TopK(2), scores=None, gates=(SelectedSoftmax(),))
     gradients = []
     for config in configs:
         router = make(config)
@@ -171,16 +171,16 @@ def test_choosing_by_logits_and_by_scores_differ_where_a_bias_does():
     """σ' is small for large logits: the same bias is worth more before the sigmoid than after it."""
     chosen = []
     for choose_by in ("scores", "logits"):
-        config = RouterConfig(TopK(1), scores=Sigmoid, choose_by=choose_by, weights=(), balancer=LossFreeBias())
+        config = RouterConfig(TopK(1), scores=Sigmoid, choose_by=choose_by, gates=(), balancer=LossFreeBias())
         router = make(config, num_experts=2, d_model=1)
         router.weight.data[:] = [[1.0], [5.0]]
-        router.balance.data[:] = [0.3, 0.0]
+        router.balancer_state.data[:] = [0.3, 0.0]
         chosen.append(router(Tensor(np.array([[1.0]])), Batch(1)).expert.tolist())
     assert chosen == [[0], [1]]
 
 
 def test_a_token_without_a_positive_score_goes_nowhere():
-    router = make(RouterConfig(Threshold(), scores=ReLU, weights=()))
+    router = make(RouterConfig(Threshold(), scores=ReLU, gates=()))
     routing = router(Tensor(np.zeros((3, 3))), Batch(3))
     assert len(routing.token) == 0
     assert routing.offsets.tolist() == [0] * 5
@@ -191,9 +191,9 @@ def test_a_token_without_a_positive_score_goes_nowhere():
 
 
 def test_only_the_weights_carry_the_task_gradient_to_the_router():
-    router = make(RouterConfig(TopK(1), weights=()))
+    router = make(RouterConfig(TopK(1), gates=()))
     routing = router(tokens(6), Batch(6))
-    routing.weight.backward(np.ones(6))
+    routing.gate.backward(np.ones(6))
     assert np.abs(router.weight.grad).max() > 0
     assert routing.auxiliary_loss is None
     assert routing.losses == {}
@@ -218,12 +218,12 @@ def test_losses_look_at_what_was_asked_not_at_what_fitted():
 def test_the_global_load_is_counted_in_training_until_the_step():
     router = make(RouterConfig(TopK(1), losses=(SwitchBalance(scope="global"),)))
     first, second = tokens(6, seed=1), tokens(10, seed=2)
-    load = router(first, Batch(6)).gating.load  # evaluation leaves no trace
-    assert router(first, Batch(6, training=True)).gating.load_since_update.tolist() == load.tolist()
-    both = router(second, Batch(10, training=True)).gating
+    load = router(first, Batch(6)).trace.load  # evaluation leaves no trace
+    assert router(first, Batch(6, training=True)).trace.load_since_update.tolist() == load.tolist()
+    both = router(second, Batch(10, training=True)).trace
     assert both.load_since_update.tolist() == (load + both.load).tolist()
     router.after_step()
-    again = router(second, Batch(10, training=True)).gating
+    again = router(second, Batch(10, training=True)).trace
     assert again.load_since_update.tolist() == again.load.tolist()
 
 
@@ -232,14 +232,14 @@ def test_the_global_load_is_counted_in_training_until_the_step():
 
 @pytest.mark.parametrize("noise", [Jitter(0.5), ShazeerNoise(), NormalNoise(1.0)], ids=repr)
 def test_noise_needs_an_rng_in_training_and_is_off_in_evaluation(noise):
-    router = make(RouterConfig(TopK(1), noise=noise, weights=()))
+    router = make(RouterConfig(TopK(1), noise=noise, gates=()))
     x = tokens(20)
     with pytest.raises(ValueError, match=rf"{type(noise).__name__}\(.*\) needs rng while training; pass rng="):
         router(x, Batch(20, training=True))
     noisy = [router(x, Batch(20, True, np.random.default_rng(seed))).weight.data for seed in (0, 0, 1)]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert not np.array_equal(noisy[0], noisy[2])
-    silent = make(RouterConfig(TopK(1), weights=()))
+    silent = make(RouterConfig(TopK(1), gates=()))
     np.testing.assert_array_equal(router(x, Batch(20)).weight.data, silent(x, Batch(20)).weight.data)
     assert (router.noise_weight is not None) == isinstance(noise, ShazeerNoise)
 
@@ -251,8 +251,8 @@ def test_the_router_never_works_below_float32():
     router = make(config, dtype=np.float16)
     x = Tensor(np.random.default_rng(1).standard_normal((5, 3)).astype(np.float16), requires_grad=True)
     routing = router(x, Batch(5, True, np.random.default_rng(0)))
-    assert routing.weight.dtype == routing.losses["z"].dtype == np.float32
-    (routing.weight.sum() + routing.auxiliary_loss).backward()
+    assert routing.gate.dtype == routing.losses["z"].dtype == np.float32
+    (routing.gate.sum() + routing.auxiliary_loss).backward()
     assert router.weight.grad.dtype == router.bias.grad.dtype == x.grad.dtype == np.float16
     router.after_step()
     assert router(x, Batch(5)).weight.dtype == np.float32
@@ -268,7 +268,7 @@ def test_a_learners_function_takes_part():
 
     with substitute(Renormalize, Halved):
         routing = route(MIXTRAL, tokens(4))
-    np.testing.assert_allclose(np.bincount(routing.token, routing.weight.data), 0.5)
+    np.testing.assert_allclose(np.bincount(routing.token, routing.gate.data), 0.5)
 
 
 def test_top_k_must_fit():

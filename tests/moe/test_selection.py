@@ -7,19 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import decisions
-from moe_numpy.moe.selection import (
-    BalancedAssignment,
-    Batch,
-    Dense,
-    ExpertChoice,
-    GroupLimited,
-    Hash,
-    RandomSecond,
-    Sinkhorn,
-    Threshold,
-    TopK,
-    sinkhorn,
-)
+from moe_numpy.moe.assignment import BalancedAssignment, Sinkhorn, sinkhorn
+from moe_numpy.moe.routing import Batch
+from moe_numpy.moe.selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
 
 ONE = Batch(sequence_length=1)
 
@@ -43,7 +33,7 @@ def test_candidates_are_listed_token_by_token_best_first_with_ties_to_the_lowest
     candidates = TopK(2)(np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), ONE)
     assert candidates.token.tolist() == [0, 0, 1, 1]
     assert candidates.expert.tolist() == [1, 2, 0, 1]
-    assert candidates.choice.tolist() == [0, 1, 0, 1]
+    assert candidates.rank.tolist() == [0, 1, 0, 1]
 
 
 def test_the_recorded_decision_names_the_closest_ranks():
@@ -70,7 +60,7 @@ def test_the_second_expert_is_kept_with_probability_min_1_2_g2():
     p = np.array([[0.9, 0.1, 0.0], [0.6, 0.2, 0.2], [0.5, 0.5, 0.0]])
     n = 20_000
     candidates = RandomSecond()(np.repeat(p, n, axis=0), training())
-    firsts = candidates.choice == 0
+    firsts = candidates.rank == 0
     seconds = np.bincount(candidates.token[~firsts & candidates.sent] // n, minlength=3) / n
     np.testing.assert_allclose(seconds, [0.2, 0.5, 1], atol=0.01)
     assert candidates.sent[firsts].all()
@@ -162,7 +152,7 @@ def test_expert_choice_takes_the_best_tokens_of_each_sequence_for_every_expert(s
     assert len(candidates.token) == len(expected)
     assert set(pairs(candidates)) == expected
     assert len(set(np.bincount(candidates.expert, minlength=num_experts).tolist())) == 1  # perfectly even
-    assert set(candidates.choice.tolist()) == {0}
+    assert set(candidates.rank.tolist()) == {0}
 
 
 def test_expert_choice_of_nothing_and_its_recorded_decision():

@@ -10,22 +10,15 @@ from by_hand import combined, sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor, substitute
 from moe_numpy.moe import Batch, MoE, Router, RouterConfig, recipes
-from moe_numpy.moe.balance import BalanceLoss, LoadProbability, SwitchBalance
-from moe_numpy.moe.balancing import LossFreeBias
+from moe_numpy.moe.assignment import BalancedAssignment, Sinkhorn
+from moe_numpy.moe.balancers import LossFreeBias
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES, Combine, dispatch_sorted
 from moe_numpy.moe.experts import GroupedSwiGLU, SwiGLUExperts
-from moe_numpy.moe.gates import PickScores, Renormalized
+from moe_numpy.moe.gates import PickScores, Renormalize
+from moe_numpy.moe.losses import BalanceLoss, LoadProbability, SwitchBalance
 from moe_numpy.moe.noise import Jitter
-from moe_numpy.moe.selection import (
-    BalancedAssignment,
-    Dense,
-    ExpertChoice,
-    GroupLimited,
-    Sinkhorn,
-    Threshold,
-    TopK,
-)
+from moe_numpy.moe.selection import Dense, ExpertChoice, GroupLimited, Threshold, TopK
 from moe_numpy.ops import Affine, Sigmoid, Softmax
 
 D, F, E = 5, 6, 4
@@ -58,7 +51,7 @@ def check_trap_01(config):
 
 
 def test_trap_01_one_expert_and_its_weight_normalised():
-    check_trap_01(RouterConfig(TopK(1), weights=()))
+    check_trap_01(RouterConfig(TopK(1), gates=()))
     caught(check_trap_01, mistakes.renormalized_top_1())
     caught(check_trap_01, mistakes.softmax_after_top_1())
 
@@ -68,21 +61,21 @@ def test_trap_01_one_expert_and_its_weight_normalised():
 
 def check_trap_02(balancer=LossFreeBias):
     config = RouterConfig(
-        TopK(2), scores=Sigmoid, weights=(Renormalized(),), balancer=balancer(0.1), capacity=Capacity(0.75)
+        TopK(2), scores=Sigmoid, gates=(Renormalize(),), balancer=balancer(0.1), capacity=Capacity(0.75)
     )
     router = make(config).router
-    router.balance.data[:] = [0.9, -0.9, 0.4, -0.4]
+    router.balancer_state.data[:] = [0.9, -0.9, 0.4, -0.4]
     x = tokens(6)
     routing = router(x, Batch(6))
 
     s = sigmoid(x.data @ router.weight.data.T)
-    biased = s + router.balance.data
-    for t, e, w in zip(routing.token, routing.expert, routing.weight.data, strict=True):
+    biased = s + router.balancer_state.data
+    for t, e, w in zip(routing.token, routing.expert, routing.gate.data, strict=True):
         best = np.argsort(-biased[t], kind="stable")[:2]
         assert e in best
         assert w == pytest.approx(s[t, e] / s[t, best].sum())
     assert {a.dtype.kind for a in (routing.token, routing.expert, routing.offsets)} == {"i"}
-    assert not router.balance.requires_grad
+    assert not router.balancer_state.requires_grad
 
     token, expert = np.array([0, 0, 1]), np.array([1, 2, 0])
     p = Tensor(softmax(np.random.default_rng(3).standard_normal((2, 3))), requires_grad=True)
@@ -126,7 +119,7 @@ def check_trap_04(config):
     y, routing = layer(x)
     s = sigmoid(x.data @ layer.router.weight.data.T)
     expected = combined(
-        layer.experts, x.data, replace(routing, weigh="input", weight=Tensor(s[routing.token, routing.expert]))
+        layer.experts, x.data, replace(routing, gate_on="input", weight=Tensor(s[routing.token, routing.expert]))
     )
     np.testing.assert_allclose(y.data, expected, rtol=1e-10)
 
@@ -141,10 +134,10 @@ def test_trap_04_weighing_the_input_is_not_weighing_the_output():
 
 
 def check_trap_05(dispatch):
-    layer = make(RouterConfig(TopK(2), weights=()))
+    layer = make(RouterConfig(TopK(2), gates=()))
     x = tokens(3)
     routing = layer.router(x, Batch(3))
-    weight = Tensor(routing.weight.data.copy(), requires_grad=True)
+    weight = Tensor(routing.gate.data.copy(), requires_grad=True)
     weight.data[1] = 0  # as if it had underflowed
     routing = replace(routing, weight=weight)
     y = dispatch(x, routing, layer.experts)
@@ -166,12 +159,12 @@ def test_trap_05_a_weight_of_zero_still_sends_its_token():
 
 
 def check_trap_06(noise=Jitter, router=Router):
-    layer = make(RouterConfig(TopK(1), weights=(), noise=noise(0.3)), router)
+    layer = make(RouterConfig(TopK(1), gates=(), noise=noise(0.3)), router)
     clean = tokens(20)
     x = Tensor(clean.data.copy())
     y, routing = layer(x, np.random.default_rng(0))
     np.testing.assert_allclose(y.data, combined(layer.experts, clean.data, routing), rtol=1e-10, atol=1e-13)
-    assert not np.allclose(routing.gating.logits.data, clean.data @ layer.router.weight.data.T)
+    assert not np.allclose(routing.trace.logits.data, clean.data @ layer.router.weight.data.T)
 
     layer.eval()
     runs = [layer(Tensor(clean.data.copy()), np.random.default_rng(seed))[0].data for seed in (0, 1)]
@@ -256,7 +249,7 @@ def test_trap_10_ties_are_decided_once_for_the_lowest_index():
 
 
 def check_trap_11(experts=SwiGLUExperts):
-    layer = make(RouterConfig(TopK(1), weights=()))
+    layer = make(RouterConfig(TopK(1), gates=()))
     layer.experts = experts(E, D, F, rng=np.random.default_rng(0), dtype=np.float64)
     y, routing = layer(tokens(1))
     y.backward(np.ones(y.shape))
@@ -279,7 +272,7 @@ def test_trap_11_an_idle_expert_gets_a_zero_gradient():
 
 def check_trap_12(selection):
     """The rule says of itself whether a token's experts depend on later tokens, and that is true."""
-    layer = make(RouterConfig(selection, weights=()))
+    layer = make(RouterConfig(selection, gates=()))
     moved = False
     for seed in range(5):
         x = np.random.default_rng(seed).standard_normal((2, 6, D))
@@ -342,19 +335,19 @@ def test_trap_13_the_auxiliary_loss_reaches_all_experts():
 
 
 def check_trap_14(router=Router):
-    router = make(RouterConfig(TopK(1), weights=(), balancer=LossFreeBias(0.125)), router).router
+    router = make(RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.125)), router).router
     load = 0
     for seed in range(3):  # three micro-batches
         routing = router(tokens(8, seed=seed), Batch(8, training=True))
         load = load + routing.statistics.load
-        np.testing.assert_array_equal(router.balance.data, 0)
+        np.testing.assert_array_equal(router.balancer_state.data, 0)
     router.after_step()
     expected = 0.125 * np.sign(load.mean() - load)
     assert np.abs(expected).max() > 0
-    np.testing.assert_array_equal(router.balance.data, expected)
+    np.testing.assert_array_equal(router.balancer_state.data, expected)
     router(tokens(8), Batch(8))  # evaluation is not observed
     router.after_step()
-    np.testing.assert_array_equal(router.balance.data, expected)
+    np.testing.assert_array_equal(router.balancer_state.data, expected)
 
 
 def test_trap_14_the_bias_moves_once_a_step():
