@@ -9,9 +9,15 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
+from moe_numpy.kernels import to_host
 from moe_numpy.moe import MoE, recipes
+from moe_numpy.moe.experts import (
+    grouped_product,
+    grouped_product_input_gradient,
+    grouped_product_weight_gradient,
+)
+from moe_numpy.ops.matmul import product
 
 from .place import Place, largest_difference
 from .timing import in_turn
@@ -126,23 +132,23 @@ def _ours(layer: MoE, x: Any, g: Any) -> Callable[[], dict[str, Any]]:
 def _products_alone(layer: MoE, x: Any) -> tuple[Callable[[], None], float]:
     """The nine matrix products of :func:`_ours` with the same rows for each expert, and their operations."""
     _, routing = layer(Tensor(x))
-    k, offsets = kernels.of(x), routing.offsets
+    offsets = routing.offsets
     gate_up, down, router = layer.experts.gate_up.data, layer.experts.down.data, layer.router.weight.data
     rows = x[routing.token]
-    hidden = k.grouped_product(rows, gate_up, offsets)
+    hidden = grouped_product(rows, gate_up, offsets)
     active = array_namespace(x).ascontiguousarray(hidden[:, : down.shape[2]])
-    logits = k.product(x, router.T)
+    logits = product(x, router.T)
 
     def run() -> None:
-        k.product(x, router.T)
-        k.grouped_product(rows, gate_up, offsets)
-        k.grouped_product(active, down, offsets)
-        k.grouped_product_input_gradient(rows, down, offsets)
-        k.grouped_product_weight_gradient(rows, active, offsets)
-        k.grouped_product_input_gradient(hidden, gate_up, offsets)
-        k.grouped_product_weight_gradient(hidden, rows, offsets)
-        k.product(logits, router)
-        k.product(logits.T, x)
+        product(x, router.T)
+        grouped_product(rows, gate_up, offsets)
+        grouped_product(active, down, offsets)
+        grouped_product_input_gradient(rows, down, offsets)
+        grouped_product_weight_gradient(rows, active, offsets)
+        grouped_product_input_gradient(hidden, gate_up, offsets)
+        grouped_product_weight_gradient(hidden, rows, offsets)
+        product(logits, router)
+        product(logits.T, x)
 
     flops = 6 * (len(rows) * (gate_up[0].size + down[0].size) + len(x) * router.size)
     return run, flops
@@ -153,7 +159,7 @@ def _peer_products_alone(layer: MoE, x: Any, place: Place) -> Callable[[], None]
     import torch
 
     _, routing = layer(Tensor(x))
-    offsets = kernels.of(x).to_host(routing.offsets).tolist()
+    offsets = to_host(routing.offsets).tolist()
     gate_up, down, router, tokens = map(
         place.tensor, (layer.experts.gate_up.data, layer.experts.down.data, layer.router.weight.data, x)
     )

@@ -51,24 +51,24 @@ class SentenceRouting:
     Attributes:
         text: the bytes.
         layers: which layers of the model they are.
-        weight: gate weights, 0 where an expert was not asked or had no place.
+        gate: gate weights, 0 where an expert was not asked or had no place.
         asked: whether the byte asked for the expert.
     """
 
     text: bytes
     layers: tuple[int, ...]
-    weight: Float[Array, "L S E"]
+    gate: Float[Array, "L S E"]
     asked: Bool[Array, "L S E"]
 
     @property
     def first_choice(self) -> Int[Array, "L S"]:
         """The expert of the largest weight; where all were dropped, the first that was asked."""
-        return np.where(self.dropped, self.asked.argmax(axis=2), self.weight.argmax(axis=2))
+        return np.where(self.dropped, self.asked.argmax(axis=2), self.gate.argmax(axis=2))
 
     @property
     def dropped(self) -> Bool[Array, "L S"]:
         """Whether a byte found no expert at all."""
-        return ~(self.weight > 0).any(axis=2)
+        return ~(self.gate > 0).any(axis=2)
 
 
 def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
@@ -138,12 +138,12 @@ def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
         output = model(model.namespace.asarray(np.frombuffer(text, np.uint8).astype(np.int64)[None]))
     model.train(was_training)
     shape = len(layers), len(text), config.num_routes
-    weight: Any = np.zeros(shape, np.float32)
+    gate: Any = np.zeros(shape, np.float32)
     asked: Any = np.zeros(shape, bool)
     for layer, routing in enumerate(r for r in output.routings if r is not None):
         lost = routing.statistics.dropped
         token, expert = to_host(routing.token), to_host(routing.expert)
-        weight[layer, token, expert] = to_host(routing.gate.data)
+        gate[layer, token, expert] = to_host(routing.gate.data)
         asked[layer, token, expert] = True
         asked[layer, to_host(lost.token), to_host(lost.expert)] = True
-    return SentenceRouting(text, layers, weight, asked)
+    return SentenceRouting(text, layers, gate, asked)

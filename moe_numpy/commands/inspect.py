@@ -202,7 +202,7 @@ def _print_sentence(console: Console, routed: SentenceRouting, shown: list[int])
     visible = {0x20: " ", 0x0A: "\\", 0x09: "\\"}
     characters = [visible.get(b) or (chr(b) if 0x20 < b < 0x7F else ".") for b in routed.text]
     notes = ["\\ is newline"]
-    if routed.weight.shape[2] > 10:
+    if routed.gate.shape[2] > 10:
         notes.append("a is 10, A 36")
     if routed.dropped.any():
         notes.append(". was full")

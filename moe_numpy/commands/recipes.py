@@ -14,18 +14,14 @@ from ..instruments.batch_dependence import BatchDependence, batch_dependence
 from ..instruments.causality import Causality, causality
 from ..instruments.gradient_paths import GradientPaths, describe_state, gradient_paths, percent
 from ..instruments.influence import Pair
-from ..moe.assignment import BalancedAssignment, Sinkhorn
-from ..moe.balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
-from ..moe.gates import PNormalize, Renormalize, Scale, SelectedSoftmax
 from ..moe.layer import Recipe
-from ..moe.recipes import RECIPES, Published, find
+from ..moe.recipes import RECIPES, PublishedRecipe, find
 from ..moe.router import RouterConfig
-from ..moe.selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
 from .output import JsonOption, command_line, console_for, plain_table, print_json, print_title, refusals
 
 _WIDE = 110  # columns of a terminal from which the overview has room for papers
 _NUM_EXPERTS = 16  # of the layers that are probed
-_ALWAYS_SHOWN = ("selection", "scores", "weights")
+_ALWAYS_SHOWN = ("selection", "scores", "gates")
 
 
 def recipes(
@@ -76,7 +72,7 @@ def recipes(
     _print_dependence(console, causal, dependence)
 
 
-def overview(published: Published) -> dict[str, Any]:
+def overview(published: PublishedRecipe) -> dict[str, Any]:
     """One row of the table, from the recipe itself."""
     recipe = published()
     found = causality(published(**published.small), num_experts=_NUM_EXPERTS)
@@ -84,7 +80,7 @@ def overview(published: Published) -> dict[str, Any]:
         "name": published.name,
         "year": published.year,
         "selection": _selection(recipe),
-        "weights": _weights(recipe.router),
+        "gates": _gates(recipe.router),
         "balance": _balance(recipe.router),
         "capacity": _capacity_factor(recipe.router),
         "causal_in_training": found.training is None,
@@ -101,7 +97,7 @@ def _print_overview(console: Console, rows: list[dict[str, Any]]) -> None:
     table.padding = (0, 1, 0, 0)
     table.add_column("name", no_wrap=True)
     table.add_column("year", no_wrap=True)
-    for column in ("selection", "weights", "balance"):
+    for column in ("selection", "gates", "balance"):
         table.add_column(column, min_width=11, max_width=12)
     table.add_column("cap.", no_wrap=True)
     table.add_column("causal", no_wrap=True)
@@ -114,7 +110,7 @@ def _print_overview(console: Console, rows: list[dict[str, Any]]) -> None:
             row["name"],
             str(row["year"]),
             row["selection"],
-            row["weights"],
+            row["gates"],
             row["balance"],
             "-" if row["capacity"] is None else f"{row['capacity']:g}",
             _causal(row),
@@ -125,7 +121,7 @@ def _print_overview(console: Console, rows: list[dict[str, Any]]) -> None:
     console.print()
     console.print(
         "causal: whether earlier outputs stayed put when later tokens were exchanged, in random layers; "
-        "eval: only in evaluation. cap.: capacity factor. shared: experts that every token meets."
+        "eval: only in evaluation. cap.: capacity factor. shared: experts that every token uses."
     )
     with_paper = "" if wide else ", with its paper"
     console.print(Text(f"One in detail{with_paper}: {command_line('recipes', rows[-1]['name'])}"), soft_wrap=True)
@@ -206,9 +202,9 @@ def _moved(pair: Pair | None) -> Text:
     return Text(f"yes: {where}, by {100 * pair.change:.3g} %")
 
 
-def _formula(published: Published) -> str:
+def _formula(published: PublishedRecipe) -> str:
     """The docstring without the marks of its markup."""
-    text = inspect.cleandoc(published.__doc__ or "")
+    text = inspect.getdoc(published.build) or ""
     text = re.sub(r":\w+:`(?:[\w.]*\.)?(\w+)`", r"\1", text).replace("``", "")
     return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
 
@@ -248,49 +244,18 @@ def _selection(recipe: Recipe) -> str:
     """The selection in a few words."""
     if recipe.router is None:
         return f"none, {recipe.slots} slots"
-    match recipe.router.selection:
-        case TopK(k=k):
-            words = f"top-{k}"
-        case RandomSecond():
-            words = "top-2, 2nd random"
-        case GroupLimited(k=k, num_groups=n, top_groups=m):
-            words = f"top-{k} of {m}/{n} groups"
-        case Dense():
-            words = "all"
-        case Threshold(value=value):
-            words = f"above {value:g}"
-        case ExpertChoice():
-            words = "experts choose"
-        case Hash():
-            words = "hash"
-        case Sinkhorn(k=k):
-            words = f"Sinkhorn, top-{k}"
-        case BalancedAssignment():
-            words = "assignment"
-        case other:
-            words = type(other).__name__
+    words = recipe.router.selection.words
     if recipe.zero_experts:
         words += f", {recipe.zero_experts} zero"
     return words + (", 2 levels" if recipe.num_groups else "")
 
 
-def _weights(router: RouterConfig | None) -> str:
+def _gates(router: RouterConfig | None) -> str:
     """From logits to gate weights in a few words."""
     if router is None:
         return "softmax"
     words = [] if router.scores is None else [router.scores.__name__.lower()]
-    for step in router.weights:
-        match step:
-            case Renormalize():
-                words.append("normalised")
-            case SelectedSoftmax():
-                words.append("softmax of chosen")
-            case PNormalize(p=p):
-                words.append(f"{p:g}-norm")
-            case Scale(factor=factor):
-                words.append(f"×{factor:g}")
-            case other:
-                words.append(type(other).__name__)
+    words += [step.words for step in router.gates]
     if router.gate_on == "input":
         words.append("on input")
     return ", ".join(words) or "logit"
@@ -300,25 +265,12 @@ def _balance(router: RouterConfig | None) -> str:
     """What keeps the experts evenly loaded: a balancer, losses, both or nothing."""
     if router is None:
         return "-"
-    words = [loss.name for loss in router.losses]
-    match router.balancer:
-        case None:
-            pass
-        case LossFreeBias():
-            words.insert(0, "bias")
-        case QuantileBalancing():
-            words.insert(0, "quantile")
-        case AdaptiveL1():
-            words.insert(0, "adaptive L1")
-        case other:
-            words.insert(0, type(other).__name__)
-    return ", ".join(words) or "-"
+    words = [] if router.balancer is None else [router.balancer.words]
+    return ", ".join([*words, *(loss.name for loss in router.losses)]) or "-"
 
 
 def _capacity_factor(router: RouterConfig | None) -> float | None:
     """Places relative to perfect balance; None without a limit."""
     if router is None:
         return None
-    if isinstance(router.selection, ExpertChoice):
-        return router.selection.factor
-    return None if router.capacity is None else router.capacity.factor
+    return router.selection.capacity_factor if router.capacity is None else router.capacity.factor

@@ -283,7 +283,7 @@ def _register_layers() -> None:
     for drop in DROP:
         for after in (False, True):
             router = RouterConfig(TopK(2), capacity=Capacity(0.6, drop=drop), gate_after_dropping=after)
-            name = f"drop_by_{drop}_weighed_{'after' if after else 'before'}"
+            name = f"drop_by_{drop}_gated_{'after' if after else 'before'}"
             _register(name, replace(RECIPES["mixtral"](), router=router), "sorted")
 
 

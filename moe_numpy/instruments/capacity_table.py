@@ -74,14 +74,14 @@ class DroppedToken:
     Attributes:
         token: which token, counted through the batch.
         expert: the expert that it asked for.
-        choice: 0 if that was its first choice, 1 if its second.
+        rank: 0 if that was its first choice, 1 if its second.
         served: the tokens of the same scope that got the places, in the order of tokens.
         why: the rule that put it behind them, with the numbers that decided.
     """
 
     token: int
     expert: int
-    choice: int
+    rank: int
     served: tuple[int, ...]
     why: str
 
@@ -121,16 +121,16 @@ def dropped_tokens(routing: Routing, capacity: Capacity) -> DropReport:
     dropped = []
     for m in np.flatnonzero(~fits):
         ahead = np.flatnonzero(fits & (queue == queue[m]))
-        token, expert, choice = int(asked.token[m]), int(asked.expert[m]), int(asked.rank[m])
+        token, expert, rank = int(asked.token[m]), int(asked.expert[m]), int(asked.rank[m])
         served = tuple(sorted(int(t) for t in asked.token[ahead]))
         why = _why(capacity.drop, batch.training, scores, asked, int(m), ahead)
-        dropped.append(DroppedToken(token, expert, choice, served, why))
+        dropped.append(DroppedToken(token, expert, rank, served, why))
     return DropReport(size, len(fits), tuple(sorted(dropped, key=lambda d: (d.token, d.rank))))
 
 
 def _why(drop: str, training: bool, scores: Any, asked: Any, m: int, ahead: Any) -> str:
     """What put candidate m behind those that were served."""
-    token, expert, choice = asked.token, asked.expert, asked.rank
+    token, expert, rank = asked.token, asked.expert, asked.rank
     if not len(ahead):
         return "it has no places at all"
     if drop == "random" and training:
@@ -138,8 +138,8 @@ def _why(drop: str, training: bool, scores: Any, asked: Any, m: int, ahead: Any)
     if drop == "probability":
         lowest = float(scores[token[ahead], expert[ahead]].min())
         return f"its score is {float(scores[token[m], expert[m]]):.4g}, the lowest served has {lowest:.4g}"
-    first = int((choice[ahead] < choice[m]).sum())
-    rivals = ahead[choice[ahead] == choice[m]]
+    first = int((rank[ahead] < rank[m]).sum())
+    rivals = ahead[rank[ahead] == rank[m]]
     reasons = []
     if first:
         reasons.append(f"{first} of {len(ahead)} places went to earlier choices")

@@ -229,7 +229,7 @@ class _Run:
         change(self.layer)
         self.groups = [_Remembering(group) for group in _groups(self.layer)]
         if self.groups:
-            self.layer.groups.groups = self.groups
+            self.layer.groups = self.groups
         with substitute(Affine, _Watched), decisions.recording() as self.decided:
             self.y, self.routing = probe.run(self.layer)
         self.cotangent = np.random.default_rng([probe.seed, 6]).standard_normal(self.y.shape)
@@ -241,7 +241,7 @@ class _Run:
     @property
     def has_state(self) -> bool:
         """Whether a balancer keeps something between steps."""
-        return getattr(getattr(self.layer, "router", None), "balance", None) is not None
+        return getattr(getattr(self.layer, "router", None), "balancer_state", None) is not None
 
     def carries_gradient(self, name: str) -> bool:
         """Whether the quantity is a Tensor of the graph."""
@@ -296,16 +296,16 @@ class _Run:
         for loss in self.terms.values():
             if loss.requires_grad:
                 loss.backward(retain_graph=True)
-        balance = self.layer.router.balancer_state
+        state = self.layer.router.balancer_state
         rng = np.random.default_rng([self.probe.seed, 9])
-        far = self._with_state(balance.data + rng.standard_normal(balance.shape))
+        far = self._with_state(state.data + rng.standard_normal(state.shape))
         choice = any(_differs(self.quantities[name], far.quantities[name]) for name in ("selection", "counts"))
-        near = self._with_state(balance.data + _STEP * rng.standard_normal(balance.shape))
+        near = self._with_state(state.data + _STEP * rng.standard_normal(state.shape))
         if not _same_choices(self.decided, near.decided):
-            return balance.grad is not None, choice, False, False
+            return state.grad is not None, choice, False, False
         losses = [name for name in self.terms if name != "task"]
         return (
-            balance.grad is not None,
+            state.grad is not None,
             choice,
             _differs(self.y, near.y),
             any(_differs(self.terms[name], near.terms[name]) for name in losses),
@@ -371,7 +371,7 @@ def _parameters(layer: Any) -> list[tuple[str, dict[str, Tensor]]]:
 
 def _groups(layer: Any) -> list[Any]:
     """The layers inside a layer of two levels."""
-    return layer.groups.groups if isinstance(layer, HierarchicalMoE) else []
+    return layer.groups if isinstance(layer, HierarchicalMoE) else []
 
 
 def _routers(layer: Any, routings: list[Any], functions: list[Function]) -> Iterator[_Logits]:

@@ -179,9 +179,9 @@ def saved_by_dispatch(strategy: str, x: Float[Any, "T d"], routing: Routing, exp
         routing: where they go; its gate weights become a leaf.
         experts: the experts.
     """
-    weight = Tensor(routing.gate.data, requires_grad=True)
+    gate = Tensor(routing.gate.data, requires_grad=True)
     tokens = Tensor(x, requires_grad=True)
-    return saved_bytes(STRATEGIES[strategy](tokens, replace(routing, weight=weight), experts))
+    return saved_bytes(STRATEGIES[strategy](tokens, replace(routing, gate=gate), experts))
 
 
 def _kept(function: Function) -> list[np.ndarray]:

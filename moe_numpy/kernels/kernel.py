@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 import numpy as np
 
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 
 CPU_IMPLEMENTATIONS = ("numpy", "numba")
 GPU_IMPLEMENTATIONS = {"cupy": "on_cupy"}  # library to module
