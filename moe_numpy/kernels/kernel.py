@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial, wraps
 from importlib.util import find_spec
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,7 @@ _forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
 _libraries: dict[type, str | None] = {}
 
 
+@runtime_checkable
 class Kernel(Protocol[P, R]):
     """A function made by :func:`kernel`."""
 
