@@ -43,8 +43,8 @@ def output_ignores_it(e: Evidence) -> str | None:
         return None
     entries = "this input" if (e.wrong == e.known).all() else f"{e.wrong.sum()} of {e.known.sum()} entries"
     return (
-        f"the output does not depend on {entries} at all, yet backward gives a gradient: forward drops values "
-        "(y[index] += v keeps one of several duplicates), or backward sends gradients to the wrong place"
+        f"the output does not depend on {entries} at all, yet backward gives a gradient: forward loses them "
+        "(y[index] += v keeps one of several duplicates), or backward sends it to the wrong place"
     )
 
 
