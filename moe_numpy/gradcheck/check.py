@@ -121,7 +121,7 @@ class _Comparison:
         for _ in range(_TRIES):
             if not any(len(entries) for entries in pending):
                 break
-            nearby = point.at(displaced(point.inputs, self.rng), self.rng)
+            nearby = Point(point.f, displaced(point.inputs, self.rng), point.names, self.rng)
             if not all(np.isfinite(y).all() for y in nearby.outputs):
                 continue
             gradients = nearby.gradients()

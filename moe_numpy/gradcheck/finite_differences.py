@@ -134,7 +134,7 @@ class Point:
         return noise
 
     def _stencil(self, which: int, entry: int, h: float) -> tuple[float, float, float] | str:
-        """Slope, bend and rounding error from ±h and ±2h; or a sentence why these points cannot be compared."""
+        """Slope, bend and rounding error from ±h and ±2h; or why these points cannot be compared, in words."""
         change = {}
         weight_moved = 0.0
         for steps in (2, -2, 1, -1):
@@ -151,13 +151,9 @@ class Point:
         odd1, odd2 = change[1] - change[-1], change[2] - change[-2]
         even1, even2 = change[1] + change[-1], change[2] + change[-2]
         # For a smooth L both differences vanish to higher order in h. A kink at distance δ < h where the slope
-        # changes by c leaves cδ in one and c(3δ - 2h) in the other; a jump leaves its height. Both are never zero.
+        # changes by c leaves cδ in one and c(3δ - 2h) in the other; a jump leaves its height. They are never both zero.
         bend = max(abs(odd2 - 2 * odd1), abs(even2 - 4 * even1)) / h
         return (8 * odd1 - odd2) / (12 * h), bend, _ROUNDING_ERRORS * _EPSILON * weight_moved / h
-
-    def at(self, inputs: Sequence[Any], rng: np.random.Generator) -> "Point":
-        """The same function at another point, with new cotangents."""
-        return Point(self.f, inputs, self.names, rng)
 
     def _look_for_changes(self, now: Sequence[Any], culprit: str) -> None:
         for name, x, before in zip(self.names, now, self.inputs, strict=True):
@@ -181,7 +177,7 @@ class Point:
 
 
 class _WeightedSum(Function):
-    """L = Σ weights · outputs."""  # its gradient is the weights, since L is where backward starts
+    """L = Σ weights · outputs, the end of the graph: the gradients of the outputs are the weights."""
 
     def forward(self, *outputs: Any, weights: list[Any]) -> Any:
         self.weights = weights

@@ -49,7 +49,7 @@ def _is_coarse(point: Point, rng: np.random.Generator) -> bool:
     if point.rounding(rng) < _FLOAT64_ROUNDS:
         return False
     nearby = [displaced(point.inputs, rng) for _ in range(3)]
-    return all(point.at(inputs, rng).rounding(rng) > _FLOAT64_ROUNDS for inputs in nearby)
+    return all(Point(point.f, inputs, point.names, rng).rounding(rng) > _FLOAT64_ROUNDS for inputs in nearby)
 
 
 def _equal(a: Any, b: Any) -> bool:
