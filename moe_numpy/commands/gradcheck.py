@@ -138,8 +138,8 @@ def _run(checks: list[_Check], seed: int) -> Iterator[_Row]:
     for check in checks:
         start = time.perf_counter()
         if check.case is None:
-            where = "moe_numpy/gradcheck/cases/"
-            report = Report(problems=[f"{check.function_names} has no gradient case; write one in {where}"])
+            advice = "write one in moe_numpy/gradcheck/cases/"
+            report = Report(problems=[f"{check.function_names} has no gradient case; {advice}"])
         else:
             report = cases.run_case(check.case, seed)
         yield _Row(check, report, time.perf_counter() - start)

@@ -10,7 +10,6 @@ since its entries always sum to one, and a missing inverse permutation, since a 
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,7 @@ class _Comparison:
 
     def __init__(self, report: Report, rng: np.random.Generator, eps: float, tolerance: float):
         self.report, self.rng, self.eps, self.tolerance = report, rng, eps, tolerance
-        self.wrong: dict[int, _Wrong] = {}
+        self.wrong: dict[int, Mismatch] = {}
 
     def run(self, point: Point, gradients: list[Any], samples: int | None) -> None:
         pending = [_choose(x.size, samples, self.rng) for x in point.inputs]
@@ -96,8 +95,7 @@ class _Comparison:
             self.report.notes.append(f"{reason} ({entries_are} be compared there)")
         pending = self._compare_elsewhere(point, pending)
         self.report.skipped = sum(len(entries) for entries in pending)
-        for which, wrong in sorted(self.wrong.items()):
-            self.report.mismatches.append(self._mismatch(which, wrong))
+        self.report.mismatches = [mismatch for _, mismatch in sorted(self.wrong.items())]
 
     def _compare(self, point: Point, gradients: list[Any], which: int, entries: Any) -> Slopes:
         """Count the entries into the report, remember the worst wrong one, and return the slopes."""
@@ -108,12 +106,17 @@ class _Comparison:
         self.report.compared += int(slopes.usable.sum())
         self.report.max_error = max(self.report.max_error, float(error.max(initial=0.0)))
         if (error > self.tolerance).any():
-            wrong = self.wrong.setdefault(which, _Wrong(point, gradients))
-            wrong.count += int((error > self.tolerance).sum())
+            shape = point.inputs[which].shape
+            if which not in self.wrong:
+                diagnosis = diagnose(Evidence(point, gradients, which, self.eps, self.tolerance))
+                self.wrong[which] = Mismatch(point.names[which], shape, self.tolerance, diagnosis)
+            mismatch = self.wrong[which]
+            mismatch.wrong += int((error > self.tolerance).sum())
             worst = int(error.argmax())
-            if error[worst] > wrong.error:
-                wrong.error, wrong.entry = float(error[worst]), int(entries[worst])
-                wrong.analytic, wrong.numeric = float(analytic[worst]), float(slopes.value[worst])
+            if error[worst] > mismatch.error:
+                mismatch.error = float(error[worst])
+                mismatch.index = tuple(map(int, np.unravel_index(entries[worst], shape)))
+                mismatch.analytic, mismatch.numeric = float(analytic[worst]), float(slopes.value[worst])
         return slopes
 
     def _compare_elsewhere(self, point: Point, pending: list[Any]) -> list[Any]:
@@ -148,34 +151,6 @@ class _Comparison:
                 f"{point.names[which]}: the gradient is off by about {np.median(error[counted]):.0e} "
                 "everywhere. That passes the tolerance, but it looks like float32 arithmetic inside"
             )
-
-    def _mismatch(self, which: int, wrong: "_Wrong") -> Mismatch:
-        point = wrong.point
-        shape = point.inputs[which].shape
-        return Mismatch(
-            name=point.names[which],
-            shape=shape,
-            index=tuple(int(i) for i in np.unravel_index(wrong.entry, shape)),
-            analytic=wrong.analytic,
-            numeric=wrong.numeric,
-            error=wrong.error,
-            tolerance=self.tolerance,
-            wrong=wrong.count,
-            diagnosis=diagnose(Evidence(point, wrong.gradients, which, self.eps, self.tolerance)),
-        )
-
-
-@dataclass
-class _Wrong:
-    """Where the gradient of one input was first found wrong, and its worst entry so far."""
-
-    point: Point
-    gradients: list[Any]
-    count: int = 0
-    error: float = 0.0
-    entry: int = 0
-    analytic: float = 0.0
-    numeric: float = 0.0
 
 
 def _relative_error(analytic: Any, slopes: Slopes, tolerance: float) -> Any:

@@ -7,17 +7,17 @@ _MOST_SKIPPED = 0.5  # a check that skips a larger fraction of the entries fails
 
 @dataclass
 class Mismatch:
-    """One input whose gradient is wrong; the numbers belong to its worst entry."""
+    """One input whose gradient is wrong: in how many entries, the worst one, and what it looks like."""
 
     name: str
     shape: tuple[int, ...]
-    index: tuple[int, ...]
-    analytic: float
-    numeric: float
-    error: float
     tolerance: float
-    wrong: int
     diagnosis: str
+    wrong: int = 0
+    index: tuple[int, ...] = ()
+    analytic: float = 0.0
+    numeric: float = 0.0
+    error: float = 0.0
 
     def __str__(self) -> str:
         entries = "entry" if self.wrong == 1 else "entries"
