@@ -6,7 +6,7 @@ from by_hand import sigmoid, softmax
 from scipy.special import ndtr
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.autodiff.gradcheck import gradcheck
+from moe_numpy.gradcheck import gradcheck
 from moe_numpy.moe import Batch, Router, RouterConfig
 from moe_numpy.moe.losses import (
     BalanceLoss,
