@@ -32,6 +32,7 @@ VARIABLE = "MOE_NUMPY_KERNELS"
 
 definitions: dict[str, Callable[..., Any]] = {}
 _wide_results: dict[str, tuple[int, ...]] = {}
+_computing: dict[str, bool] = {}
 _substitutes: dict[str, Callable[..., Any]] = {}
 _forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
 _libraries: dict[type, str | None] = {}
@@ -50,25 +51,27 @@ class Kernel(Protocol[P, R]):
 @overload
 def kernel(definition: Callable[P, R], /) -> Kernel[P, R]: ...
 @overload
-def kernel(*, wide: tuple[int, ...]) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
-def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = ()) -> Any:
+def kernel(*, wide: tuple[int, ...] = (), computes: bool = True) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
+def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = (), computes: bool = True) -> Any:
     """Make a function the definition of the kernel of its name: ``@kernel``, or ``@kernel(wide=(1,))``.
 
     Args:
         definition: takes arrays, or lists of arrays, by position and other settings in any way.
         wide: the results, by position, that stay float32 where narrower floats come in.
+        computes: False for a definition that only moves entries; narrow floats stay as they are.
 
     Raises:
         ValueError: another module defines a kernel of this name.
     """
     if definition is None:
-        return partial(kernel, wide=wide)
+        return partial(kernel, wide=wide, computes=computes)
     name = definition.__name__
     known = definitions.setdefault(name, definition)
     if known.__module__ != definition.__module__:
         raise ValueError(f"the kernel {name} is defined twice, in {known.__module__} and in {definition.__module__}")
     definitions[name] = definition
     _wide_results[name] = wide
+    _computing[name] = computes
 
     @wraps(definition)
     def call(*arguments: Any, **settings: Any) -> Any:
@@ -101,7 +104,7 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     if library in GPU_IMPLEMENTATIONS:
         return _from_module(GPU_IMPLEMENTATIONS[library], name)
     if narrow:
-        return partial(_in_float32, name)
+        return partial(_in_float32, name) if _computing[name] else definitions[name]
     return _from_module(f"on_{in_use()}", name)
 
 

@@ -115,7 +115,7 @@ def test_one_in_detail(cli):
     assert max(map(len, out.splitlines())) <= 80
     assert "s = σ(h); chosen by s + b" in out
     assert row(out, "selection") == "selection GroupLimited(k=8, num_groups=8, top_groups=4)"
-    assert row(out, "weights") == "weights Renormalize(epsilon=1e-20), Scale(factor=2.5)"
+    assert row(out, "weights") == "weights Gate(Renormalize, epsilon=1e-20), Scale(factor=2.5)"
     assert row(out, "balancer") == "balancer LossFreeBias(rate=0.001)"
     assert row(out, "scale") == "scale 2.5"
     assert row(out, "task ") == "task 100 % - 0 % weight"
@@ -200,4 +200,4 @@ def test_parts_that_nobody_published_go_by_their_names():
 def test_logits_without_scores_are_called_so():
     shown = dict(command._configuration(Recipe(RouterConfig(TopK(2), scores=None))))
     assert shown["scores"] == "the logits themselves"
-    assert shown["weights"] == "Renormalize()"
+    assert shown["weights"] == "Gate(Renormalize)"
