@@ -17,11 +17,11 @@ import pytest
 
 from moe_numpy import devices, kernels, ops
 from moe_numpy.autodiff import Tensor
+from moe_numpy.instruments.routing_report import route_sentence
 from moe_numpy.kernels import on_numpy
 from moe_numpy.models import ModelConfig, Transformer, generate
 from moe_numpy.moe import MoE, make_layer, recipes
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.routing_report import route_sentence
 from moe_numpy.training import AdamW, Corpus, Domain, clip_factor, global_norm, loop
 from moe_numpy.training.evaluation import evaluate
 from moe_numpy.training.loop import Trainer, TrainingConfig

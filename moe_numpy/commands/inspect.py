@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..routing_report import (
+from ..instruments.routing_report import (
     SentenceRouting,
     TypicalByte,
     by_byte_class,

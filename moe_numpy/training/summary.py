@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..routing_report import most_separating
+from ..instruments.routing_report import most_separating
 from .evaluation import Evaluation
 from .loop import Trainer
 from .runs import Run
