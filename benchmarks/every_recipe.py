@@ -10,13 +10,11 @@ import argparse
 
 import numpy as np
 
-from moe_numpy.commands.demo import preset
 from moe_numpy.models import ModelConfig
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.training import default_corpus
+from moe_numpy.training import Trainer, default_corpus, presets
 from moe_numpy.training.evaluation import evaluate
-from moe_numpy.training.loop import Trainer
 
 
 def task_gradient(trainer: Trainer) -> list[float]:
@@ -44,8 +42,7 @@ def main() -> None:
         flush=True,
     )
     for name in arguments.recipes:
-        _, training = preset(steps=arguments.steps)
-        trainer = Trainer(ModelConfig(recipe=name), training, corpus)
+        trainer = Trainer(ModelConfig(recipe=name), presets.training(steps=arguments.steps), corpus)
         trainer.train(lambda record: None)
         result = evaluate(trainer.model, corpus.validation_windows(trainer.model.config.context, 32), 3)
         load = f"{result.expert_load.min():.1%}" if result.expert_load.size else "-"

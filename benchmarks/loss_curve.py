@@ -10,10 +10,8 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from moe_numpy.commands.demo import preset
 from moe_numpy.models import ModelConfig
-from moe_numpy.training.loop import StepRecord, Trainer
-from moe_numpy.training.runs import read_text
+from moe_numpy.training import StepRecord, Trainer, load_corpus, presets
 
 STEPS = 50
 MARKS = (1, 10, 20, 30, 40, 50)
@@ -32,8 +30,7 @@ RECIPES = (
 
 def curve(model: ModelConfig, device: str) -> list[StepRecord]:
     """The records of the first steps."""
-    _, training = preset()
-    trainer = Trainer(model, replace(training, device=device), read_text((), model.context))
+    trainer = Trainer(model, presets.training(device=device), load_corpus((), model.context))
     return [trainer.step() for _ in range(STEPS)]
 
 
@@ -51,7 +48,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
-    model, _ = preset()
+    model, _ = presets.demo()
     models = {"all experts": replace(model, recipe_settings={"top_k": model.num_experts})}
     models |= {name: replace(model, recipe=name) for name in arguments.recipes}
     print(f"{'largest difference up to step':29} " + " ".join(f"{n:>7}" for n in MARKS) + "   first other load")

@@ -1,4 +1,4 @@
-"""What the commands share in talking to a terminal, a pipe or a program: errors, JSON, tables, safe text."""
+"""Output of all commands, to a terminal, a pipe or a program: errors, JSON, tables, safe text."""
 
 import json
 import math
@@ -19,19 +19,19 @@ from ..typing import Array, Float
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
-_CELL = 7  # columns of a terminal that one share takes, with its padding
+_CELL = 7  # terminal columns per share, padding included
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
-# A few points of the colour map cividis, dark to bright: lightness alone tells them apart.
+# Points of the colour map cividis, dark to bright; they differ in lightness, so colour vision is not needed.
 _CIVIDIS = ((0, 34, 78), (59, 73, 108), (112, 113, 115), (165, 156, 116), (219, 202, 89), (253, 231, 55))
 
 
 def with_default(help: str, default: object) -> str:
-    """The help of an option whose default is not a value of its own. The backslash is rich's escape."""
+    """The help of an option with a default that typer does not know. The backslash is rich's escape."""
     return rf"{help} \[default: {default}]"
 
 
 def console_for(as_json: bool) -> Console:
-    """Where to talk to people: stdout, or stderr when stdout belongs to a JSON document."""
+    """The console for people: stdout, or stderr when stdout carries a JSON document."""
     return Console(stderr=as_json, highlight=False)
 
 
@@ -42,7 +42,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what is wrong with the user's input into a plain message on stderr and exit code 2.
+    """Turn errors in the user's input into a plain message on stderr and exit code 2.
 
     Wraps validation and loading only: an error while computing keeps its traceback.
     """
@@ -66,19 +66,24 @@ def command_line(*words: object) -> str:
     return shlex.join(["python", "-m", "moe_numpy", *map(str, words)])
 
 
+def print_command(console: Console, *words: object) -> None:
+    """Print a command to copy, on one line."""
+    console.print(Text(f"  {command_line(*words)}"), soft_wrap=True)
+
+
 def printable(text: str) -> str:
-    """Text without control and formatting characters, which could drive a terminal; newline and tab stay."""
+    """Text without control and formatting characters, which a terminal might obey; newline and tab stay."""
     return "".join(c for c in text if c in "\n\t" or not unicodedata.category(c).startswith("C"))
 
 
 def sparkline(values: Sequence[float], console: Console, top: float) -> str:
-    """One character a value, from 0 to ``top``."""
+    """One character per value, from 0 to ``top``."""
     bars = _ASCII_BARS if console.options.ascii_only else _BARS
     return "".join(bars[min(int(len(bars) * v / top), len(bars) - 1)] for v in values)
 
 
 def print_title(console: Console, title: str) -> None:
-    """A line above a table or a list."""
+    """Print a line above a table or a list."""
     console.print(Text(title, "bold"))
 
 
@@ -88,7 +93,7 @@ def plain_table() -> Table:
 
 
 def print_files(console: Console, paths: Iterable[Path]) -> None:
-    """One path a line, never broken, so that it can be copied."""
+    """Print one path per line, never wrapped, to copy."""
     for path in paths:
         console.print(Text(f"  {path}"), soft_wrap=True)
 
@@ -101,7 +106,7 @@ def print_shares(
     *,
     last: tuple[str, Sequence[str]] | None = None,
 ) -> None:
-    """Percentages of the experts, shaded; where a line cannot hold all experts, in several tables.
+    """Print percentages per expert, shaded; in several tables if one is wider than the terminal.
 
     A cell of at least twice the fair share is marked ``+``, one of at most half ``-``.
 

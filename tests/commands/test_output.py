@@ -18,8 +18,7 @@ from moe_numpy.commands.output import (
 )
 from moe_numpy.commands.progress import clock, training_progress
 from moe_numpy.models import ModelConfig
-from moe_numpy.training import Corpus, Domain
-from moe_numpy.training.loop import StepRecord, Trainer, TrainingConfig
+from moe_numpy.training import Corpus, Domain, StepRecord, Trainer, TrainingConfig
 
 
 def console(**settings):
