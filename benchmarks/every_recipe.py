@@ -1,8 +1,8 @@
-"""Train the model of the demo with every recipe, and see whether its router still learns from the task.
+"""Train the default model with every recipe, and see whether its router still learns from the task.
 
-    python benchmarks/every_recipe.py [RECIPE ...] [--steps 200]
+    python -m benchmarks.every_recipe [RECIPE ...] [--steps 200]
 
-For each recipe: validation loss, the load of the least used route, and the norm of the gradient that the task loss
+Per recipe: validation loss, the load of the least used route, and the norm of the gradient that the task loss
 alone, without auxiliary losses, sends to the router's weights after the last step.
 """
 
@@ -31,7 +31,7 @@ def task_gradient(trainer: Trainer) -> list[float]:
 
 
 def main() -> None:
-    """Train and print one line for each recipe."""
+    """Train and print one line per recipe."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipes", nargs="*", default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=200)

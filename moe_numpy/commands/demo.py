@@ -19,12 +19,10 @@ from .generate import decoded
 from .output import (
     JsonOption,
     console_for,
-    fair_share_note,
     plain_table,
     print_command,
     print_files,
     print_json,
-    print_shares,
     print_title,
     printable,
     refusals,
@@ -32,8 +30,9 @@ from .output import (
 )
 from .progress import clock
 from .run_training import run_training
+from .shares import fair_share_note, print_shares
 
-PROMPTS = {"prose": "The ", "code": "def ", "arithmetic": "12 + 7 = "}
+_PROMPTS = {"prose": "The ", "code": "def ", "arithmetic": "12 + 7 = "}
 _SAMPLE_BYTES = 120
 
 
@@ -132,7 +131,7 @@ def _print_samples(console: Console, trainer: Trainer) -> None:
     console.print()
     print_title(console, f"Generated text ({'prompts are underlined' if shows_style else 'prompts are in []'})")
     for domain in trainer.corpus.domains:
-        prompt = PROMPTS[domain.name]
+        prompt = _PROMPTS[domain.name]
         rng = np.random.default_rng(trainer.config.seed)
         answer = "".join(decoded(continue_text(trainer.model, encode(prompt), _SAMPLE_BYTES, rng=rng)))
         start = Text(prompt, "underline") if shows_style else Text(f"[{prompt}]")

@@ -26,18 +26,17 @@ from .figures import load_history, save_figures
 from .output import (
     JsonOption,
     console_for,
-    fair_share_note,
     plain_table,
     print_files,
     print_json,
-    print_shares,
     print_title,
     refusals,
     sparkline,
     with_default,
 )
+from .shares import fair_share_note, print_shares
 
-SENTENCE = "The list has 12 items.\ndef add(a, b):\n    return a + b\n17 + 25 = 42\n"
+_SENTENCE = "The list has 12 items.\ndef add(a, b):\n    return a + b\n17 + 25 = 42\n"
 _EXPERT_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -62,7 +61,7 @@ def inspect(
             raise ValueError(f"{run} is dense: it has no experts to inspect")
         if layer is not None and layer not in layers:
             raise ValueError(f"--layer must be one of the layers with experts, {layers}, got {layer}")
-        text = SENTENCE.encode()[: config.context] if sentence is None else sentence.encode()
+        text = _SENTENCE.encode()[: config.context] if sentence is None else sentence.encode()
         routed = route_sentence(model, text)
         corpus = opened.corpus()
     windows = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)

@@ -30,6 +30,11 @@ _KEPT = 2
 _OURS = re.compile(rf"checkpoint-\d{{6,}}(\.again)?\.(safetensors|json)({re.escape(TEMPORARY_SUFFIX)})?")
 
 
+_STORABLE = {"bool", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
 class CheckpointError(ValueError):
     """A checkpoint is missing or damaged; the message names the file, the fault and an intact checkpoint."""
 
@@ -68,7 +73,7 @@ def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: di
     if step < 0:
         raise ValueError(f"step must be at least 0, got {step}")
     folder.mkdir(parents=True, exist_ok=True)
-    description = folder / f"checkpoint-{step:06d}.json"
+    description = _description(folder, step)
     tensors = folder / f"checkpoint-{step:06d}.safetensors"
     if tensors.name == _tensors_named_in(description):
         # A second save of this step must keep the first's arrays until the JSON names the new ones.
@@ -103,7 +108,7 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
     if step is None:
         step = steps[-1]
     elif step not in steps:
-        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; there are {_listed(steps)}")
+        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     try:
         return _load(folder, step)
     except CheckpointError as error:
@@ -114,8 +119,12 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
         raise CheckpointError(f"{error}; {way_out}") from error
 
 
+def _description(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step:06d}.json"
+
+
 def _load(folder: Path, step: int) -> Checkpoint:
-    description = folder / f"checkpoint-{step:06d}.json"
+    description = _description(folder, step)
     content = _read_description(description)
     if content["step"] != step:
         raise CheckpointError(f"{description} describes step {content['step']}, not the step of its name")
@@ -189,11 +198,6 @@ def _on_host(array: Any) -> Any:
     return np.asarray(array, order="C")  # safetensors needs that; np.ascontiguousarray would turn 0-d into 1-d
 
 
-_STORABLE = {"bool", "float16", "float32", "float64"} | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
-
-
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -205,13 +209,9 @@ def _prune(folder: Path, step: int) -> None:
     kept = [s for s in steps if s <= step][-_KEPT:]
     for s in steps:
         if s not in kept:
-            os.remove(folder / f"checkpoint-{s:06d}.json")
-    descriptions = [folder / f"checkpoint-{s:06d}.json" for s in kept]
+            os.remove(_description(folder, s))
+    descriptions = [_description(folder, s) for s in kept]
     referred = {path.name for path in descriptions} | {_tensors_named_in(path) for path in descriptions}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in referred:
             os.remove(path)
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps))

@@ -59,9 +59,8 @@ class Corpus:
         names = [domain.name for domain in self.domains]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a corpus needs domains with different names, got {names}")
-        sizes = [domain.train.size for domain in self.domains]
-        self._sizes = np.array(sizes)
-        self._begins = np.array([sum(sizes[:i]) for i in range(len(sizes))])
+        self._sizes = np.array([domain.train.size for domain in self.domains])
+        self._begins = np.cumsum(self._sizes) - self._sizes
         self._texts: dict[str, Any] = {}
 
     def batch(self, step: int, *, batch_size: int, context: int, seed: int, device: str = "cpu") -> Windows:
