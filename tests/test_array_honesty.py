@@ -17,14 +17,23 @@ import pytest
 
 from moe_numpy import devices, kernels, ops
 from moe_numpy.autodiff import Tensor
+from moe_numpy.instruments.routing_report import route_sentence
 from moe_numpy.kernels import on_numpy
 from moe_numpy.models import ModelConfig, Transformer, generate
 from moe_numpy.moe import MoE, make_layer, recipes
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.routing_report import route_sentence
-from moe_numpy.training import AdamW, Corpus, Domain, clip_factor, global_norm, loop
+from moe_numpy.training import (
+    AdamW,
+    Corpus,
+    Domain,
+    Run,
+    Trainer,
+    TrainingConfig,
+    clip_factor,
+    global_norm,
+    loop,
+)
 from moe_numpy.training.evaluation import evaluate
-from moe_numpy.training.loop import Trainer, TrainingConfig
 
 
 def unwrap(value):
@@ -372,15 +381,16 @@ def test_with_capacity_one_number_more_a_layer_comes_to_the_host(cuda, fetched):
 def test_a_run_goes_from_device_to_device(cuda, tmp_path):
     begun, straight = trainer("cuda"), trainer("cpu")
     begun.step()
-    begun.save(tmp_path)
+    run = Run.start(tmp_path, begun.model.config, begun.config)
+    begun.save(run)
     continued = trainer("cpu")
-    continued.resume(tmp_path)
+    continued.resume(run)
     for t in (straight, straight, continued):
         t.step()
     for a, b in zip(continued.model.parameters(), straight.model.parameters(), strict=True):
         np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5)
     back = trainer("cuda")
-    back.resume(tmp_path)
+    back.resume(run)
     assert back.completed == 1
     np.testing.assert_array_equal(back.optimizer.first["norm.weight"].inner, begun.optimizer.first["norm.weight"].inner)
 
