@@ -176,4 +176,8 @@ class Scale(Gate):
 
     def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
         """Multiply by a constant."""
-        return s * self.settings["factor"]
+        result: Tensor = Multiply.apply(s, self.settings["factor"])
+        return result
+
+    def __repr__(self) -> str:
+        return f"Scale({self.settings['factor']})"
