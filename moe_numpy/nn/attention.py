@@ -15,11 +15,11 @@ from .module import Module
 class Attention(Module):
     """q, k, v = heads of x W_qᵀ, x W_kᵀ, x W_vᵀ; y = CausalAttention(rotate(q), rotate(k), v) W_oᵀ.
 
-    The three projections are separate: their names and shapes are those of published checkpoints, and one
-    product for all three would have to be cut apart again, which costs what it saves.
+    The three projections are separate: their names and shapes are those of published checkpoints, and splitting the
+    result of one matrix multiplication for all three would cost what it saves.
 
     Args:
-        d_model: length of the vectors that come in and go out.
+        d_model: length of the input and output vectors.
         num_heads: query heads, H.
         num_kv_heads: key/value heads, a divisor of ``num_heads``; each serves H / num_kv_heads query heads.
         d_head: length of a head, even; None for d_model / num_heads.
@@ -29,7 +29,7 @@ class Attention(Module):
         dtype: type of the parameters.
 
     Raises:
-        ValueError: the heads do not divide as said above.
+        ValueError: the numbers of heads and the lengths do not divide as above.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Attention(Module):
         self.output = Linear(num_heads * d_head, d_model, std=output_std, rng=rng, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None = None) -> Float[Tensor, "B S d"]:
-        """Let every token look at itself and the ones before it.
+        """Let every token attend to itself and to the tokens before it.
 
         Args:
             x: the tokens; with a cache, those that follow the tokens in it.

@@ -34,5 +34,5 @@ class Embedding(Module):
         self.weight = normal(rng, (num_embeddings, d_model), std, dtype)
 
     def forward(self, ids: Integer[Array, "*batch"]) -> Float[Tensor, "*batch d"]:
-        """Look up. TypeError and ValueError for ids that are no integers or outside 0 ... V-1."""
+        """Look up. TypeError for non-integer ids, ValueError for ids outside 0 ... V-1."""
         return EmbeddingLookup.apply(self.weight, ids)

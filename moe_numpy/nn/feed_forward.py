@@ -27,5 +27,4 @@ class FeedForward(Module):
         self.down = Linear(d_ff, d_model, rng=rng, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Apply to the last axis."""
         return self.down(SwiGLU.apply(self.gate(x), self.up(x)))

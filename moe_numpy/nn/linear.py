@@ -15,10 +15,10 @@ class Linear(Module):
     """y = x Wᵀ + b.
 
     Args:
-        d_in: length of the vectors that come in.
-        d_out: length of the vectors that go out.
+        d_in: length of the input vectors.
+        d_out: length of the output vectors.
         bias: whether there is a b; it starts at 0.
-        std: standard deviation of the initial weights; None for 1/√d_in, which keeps the variance.
+        std: standard deviation of the initial weights; None for 1/√d_in, which preserves the variance.
         rng: draws the weights.
         dtype: type of the parameters.
     """
@@ -37,5 +37,4 @@ class Linear(Module):
         self.bias = Parameter(np.zeros(d_out, dtype)) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
-        """Map every vector."""
         return Affine.apply(x, self.weight, self.bias)

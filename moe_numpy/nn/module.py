@@ -12,7 +12,7 @@ from ..autodiff.arrays import is_float
 
 
 class Parameter(Tensor):
-    """A Tensor that training changes. Found by the Module that it is an attribute of."""
+    """A Tensor that training changes; an attribute of a Module."""
 
     __slots__ = ()
 
@@ -43,7 +43,6 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run :meth:`forward`."""
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
@@ -86,7 +85,7 @@ class Module:
         return sum(p.size for p in self.parameters())
 
     def zero_grad(self) -> None:
-        """Forget all gradients, before the next backward pass."""
+        """Set every ``.grad`` to None, before the next backward pass."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -107,20 +106,20 @@ class Module:
         return self.train(False)
 
     def to(self, device: str | None = None, dtype: Any = None) -> "Module":
-        """Move parameters and buffers to a device, and cast the parameters to a type of floats; in place.
+        """Move parameters and buffers to a device, and cast the parameters to a floating-point type; in place.
 
-        Buffers keep their type. Gradients are forgotten.
+        Buffers keep their type. Every ``.grad`` becomes None.
 
         Args:
             device: ``"cpu"`` or ``"cuda"``; None leaves everything where it is.
             dtype: of the parameters, for instance ``devices.float_type("bfloat16")``; None leaves it.
 
         Raises:
-            DeviceError: the device cannot be had.
-            TypeError: ``dtype`` is no type of floats.
+            DeviceError: the device is not available.
+            TypeError: ``dtype`` is not a floating-point type.
         """
         if dtype is not None and not is_float(np.dtype(dtype)):
-            raise TypeError(f"dtype must be a type of floats, got {dtype}")
+            raise TypeError(f"dtype must be a floating-point type, got {dtype}")
         for _, tensor in self._state():
             if device is not None:
                 tensor.data = devices.put(tensor.data, device)
@@ -137,7 +136,7 @@ class Module:
         """Copy arrays into the parameters and buffers of the same names.
 
         Raises:
-            ValueError: names or shapes differ; nothing has been changed then.
+            ValueError: names or shapes differ; nothing is changed then.
         """
         tensors = dict(self._state())
         missing, unknown = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())

@@ -24,7 +24,6 @@ class RMSNorm(Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Normalise every vector."""
         return ops.RMSNorm.apply(x, self.weight, eps=self.eps)
 
 
@@ -43,5 +42,4 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Normalise every vector."""
         return ops.LayerNorm.apply(x, self.weight, self.bias, eps=self.eps)

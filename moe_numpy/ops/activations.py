@@ -15,10 +15,13 @@ class ReLU(Function):
     """y = max(x, 0). The derivative at 0 is taken as 0."""
 
     def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Cut off what is negative."""
         positive = x > 0
         self.save(positive)
-        decisions.record("sign of ReLU's input", positive.reshape(-1), lambda i: _distance_to_zero(x, i))
+        decisions.record(
+            "sign of ReLU's input",
+            positive.reshape(-1),
+            lambda i: f"entry {i} of x with shape {x.shape} is {float(x.reshape(-1)[i]):.1e}",
+        )
         return array_namespace(x).maximum(x, 0)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
@@ -28,7 +31,7 @@ class ReLU(Function):
 
 
 def sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """1 / (1 + e⁻ˣ). Where e⁻ˣ overflows to infinity the quotient is 0, which is the right limit."""
+    """1 / (1 + e⁻ˣ). Where e⁻ˣ overflows, the quotient is 0: the correct limit."""
     with np.errstate(over="ignore"):
         return 1 / (1 + array_namespace(x).exp(-x))
 
@@ -37,7 +40,6 @@ class Sigmoid(Function):
     """σ(x) = 1 / (1 + e⁻ˣ)."""
 
     def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Squash to (0, 1)."""
         y = sigmoid(x)
         self.save(y)
         return y
@@ -52,7 +54,6 @@ class Tanh(Function):
     """y = tanh x."""
 
     def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Squash to (-1, 1)."""
         y = array_namespace(x).tanh(x)
         self.save(y)
         return y
@@ -67,7 +68,6 @@ class Softplus(Function):
     """y = ln(1 + eˣ), computed as max(x, 0) + ln(1 + e^-|x|), which cannot overflow."""
 
     def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Smooth version of ReLU."""
         xp = array_namespace(x)
         self.save(x)
         return xp.maximum(x, 0) + xp.log1p(xp.exp(-abs(x)))
@@ -81,9 +81,15 @@ class Softplus(Function):
 @kernel
 def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Φ(x) = (1 + erf(x/√2)) / 2, the distribution function of N(0, 1)."""
-    from scipy.special import ndtr  # on use: it alone would double the time of `import moe_numpy`
+    from scipy.special import ndtr  # here: it would double the time of `import moe_numpy`
 
     return ndtr(x)
+
+
+def _gelu_cdf(x: Any, approximate: bool) -> Any:
+    if approximate:
+        return 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return normal_cdf.definition(x)
 
 
 @kernel
@@ -103,22 +109,15 @@ def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: 
     return grad * (cdf + x * density)
 
 
-def _gelu_cdf(x: Any, approximate: bool) -> Any:
-    if approximate:
-        return 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-    return normal_cdf.definition(x)
-
-
 class GELU(Function):
     """y = x Φ(x), Φ the distribution function of N(0, 1) (Hendrycks and Gimpel 2016).
 
     Args:
         approximate: "none" for Φ(x) = (1 + erf(x/√2)) / 2; "tanh" for the paper's approximation
-            Φ(x) ≈ (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), as GPT-2 has it.
+            Φ(x) ≈ (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), as in GPT-2.
     """
 
     def forward(self, x: Float[Array, "*shape"], *, approximate: str = "none") -> Float[Array, "*shape"]:
-        """Weight x with the probability that a normal variable is below it."""
         if approximate not in ("none", "tanh"):
             raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
         self.approximate = approximate == "tanh"
@@ -148,7 +147,6 @@ class SiLU(Function):
     """y = x σ(x), also called swish (Elfwing, Uchibe and Doya 2017)."""
 
     def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Weight x with its sigmoid."""
         self.save(x)
         return silu(x)
 
@@ -168,7 +166,7 @@ def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n
 def swiglu_gradient(
     grad: Float[Array, "*batch f"], gate: Float[Array, "*batch f"], up: Float[Array, "*batch f"]
 ) -> Float[Array, "*batch two_f"]:
-    """dL/dgate and beside it dL/dup, in one array: the gradient of one product that makes both.
+    """dL/dgate and dL/dup side by side: the gradient of a matrix multiplication that makes gate and up at once.
 
     With s = σ(gate): dgate = g up s (1 + gate (1 - s)) and dup = g gate s.
     """
@@ -182,7 +180,7 @@ class SwiGLU(Function):
     """y = silu(gate) up with silu(x) = x σ(x) (Shazeer 2020, "GLU Variants Improve Transformer", eq. 6)."""
 
     def forward(self, gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Multiply one half of the hidden layer with the activated other half."""
+        """Multiply ``up``, entry by entry, by silu(gate)."""
         self.save(gate, up)
         return swiglu(gate, up)
 
@@ -195,7 +193,7 @@ class SwiGLU(Function):
 
 @kernel
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """y = eˣ / Σ eˣ over the last axis. The maximum is taken off first, so that nothing overflows."""
+    """y = eˣ / Σ eˣ over the last axis. The maximum is subtracted first, so that nothing overflows."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -243,14 +241,13 @@ def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch
 
 
 class LogSoftmax(Function):
-    """y = x - ln Σ eˣ along an axis. A row of only -inf gives NaN.
+    """y = x - ln Σ eˣ along an axis: ln softmax, exact where softmax rounds to 0. A row of only -inf gives NaN.
 
     Args:
         axis: the axis along which eʸ sums to 1.
     """
 
     def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
-        """The logarithm of softmax, exact where softmax itself rounds to 0."""
         xp = array_namespace(x)
         y = xp.moveaxis(log_softmax(xp.moveaxis(x, axis, -1)), -1, axis)
         self.axis = axis
@@ -263,7 +260,3 @@ class LogSoftmax(Function):
         xp, axis = array_namespace(y), self.axis
         dx = log_softmax_gradient(xp.moveaxis(grad, axis, -1), xp.moveaxis(y, axis, -1))
         return xp.moveaxis(dx, -1, axis)
-
-
-def _distance_to_zero(x: Float[Array, "..."], i: int) -> str:
-    return f"entry {i} of x with shape {x.shape} is {float(x.reshape(-1)[i]):.1e}"

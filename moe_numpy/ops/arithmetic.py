@@ -1,6 +1,6 @@
 """Arithmetic, entry by entry. Inputs broadcast; Python numbers keep the other input's dtype.
 
-No backward here sums over broadcast axes: the engine does that for every op (``graph.undo_broadcasting``).
+No ``backward`` here sums over broadcast axes: the engine does, for every op (``graph.undo_broadcasting``).
 """
 
 from typing import Any, TypeAlias
@@ -18,7 +18,6 @@ class Add(Function):
     """y = a + b."""
 
     def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
-        """Add entries."""
         return a + b
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
@@ -30,7 +29,6 @@ class Subtract(Function):
     """y = a - b."""
 
     def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
-        """Subtract entries."""
         return a - b
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
@@ -56,7 +54,6 @@ class Divide(Function):
     """y = a / b."""
 
     def forward(self, a: Operand, b: Operand) -> Shaped[Array, "..."]:
-        """Divide entries."""
         y = a / b
         self.save(b, y)
         return y
@@ -72,7 +69,6 @@ class Negate(Function):
     """y = -x."""
 
     def forward(self, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-        """Change the sign."""
         return -x
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
@@ -88,7 +84,6 @@ class Power(Function):
     """
 
     def forward(self, x: Shaped[Array, "..."], *, exponent: float) -> Shaped[Array, "..."]:
-        """Raise to a power."""
         if type(exponent) not in (int, float):
             raise TypeError(f"exponent must be an int or a float, got {exponent!r}")
         self.exponent = exponent
@@ -107,7 +102,6 @@ class Exp(Function):
     """y = eˣ."""
 
     def forward(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Exponentiate entries."""
         y = array_namespace(x).exp(x)
         self.save(y)
         return y
@@ -122,7 +116,6 @@ class Log(Function):
     """y = ln x."""
 
     def forward(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Take natural logarithms."""
         self.save(x)
         return array_namespace(x).log(x)
 
@@ -136,7 +129,6 @@ class Sqrt(Function):
     """y = √x. The gradient at 0 is infinite."""
 
     def forward(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Take square roots."""
         y = array_namespace(x).sqrt(x)
         self.save(y)
         return y
@@ -173,7 +165,6 @@ class Where(Function):
     """y = a where the condition holds, else b. The condition is a constant."""
 
     def forward(self, condition: Bool[Array, "..."], a: Operand, b: Operand) -> Shaped[Array, "..."]:
-        """Choose entry by entry."""
         self.save(condition)
         return array_namespace(condition).where(condition, a, b)
 

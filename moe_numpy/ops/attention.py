@@ -21,17 +21,19 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
 class RotaryEmbedding(Function):
     """Rotate each pair (x[j], x[j + D/2]) at position p by the angle p θ_j, θ_j = base^(-2j/D), j < D/2.
 
-    A product of a rotated query and a rotated key depends on the distance of their positions only
+    The inner product of a rotated query and a rotated key depends only on how far apart they are
     (Su et al. 2021, "RoFormer", eq. 34). The pairs are halves apart, as in the published Llama family; the
     paper pairs neighbours, which is the same up to the order of the rows of the projection weights.
 
     Args:
         offset: the position of the first token in x.
         base: larger means slower rotation.
+
+    Raises:
+        ValueError: D is odd.
     """
 
     def forward(self, x: Float[Array, "B H S D"], *, offset: int = 0, base: float = 10000.0) -> Float[Array, "B H S D"]:
-        """Rotate. ValueError for an odd D."""
         length, d = x.shape[-2:]
         if d % 2:
             raise ValueError(f"RotaryEmbedding rotates pairs: the head width must be even, got {d}")
@@ -54,8 +56,8 @@ def causal_attention(
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
     """o = e v / Σ e and what its gradient needs, e = exp(q kᵀ · scale + mask - row maximum) and its row sums.
 
-    The G query heads that share a key head lie one below the other, ``length`` = S rows each. Of the L keys, query i
-    of a head sees 0 ... L - S + i.
+    The G query heads that share a key head are stacked, ``length`` = S rows each. Of the L keys, query i of a head
+    sees 0 ... L - S + i.
     """
     num_keys = k.shape[2]
     visible = np.tri(length, num_keys, num_keys - length, dtype=bool)
@@ -91,9 +93,8 @@ class CausalAttention(Function):
     keys 0 ... L - S + i. With H query heads and Hkv key/value heads, query head h reads key/value head
     h // (H / Hkv) (Ainslie et al. 2023, grouped-query attention).
 
-    The G = H / Hkv query heads that share keys are laid one below the other, [B, Hkv, G·S, D], so that keys
-    and values are never copied. The softmax is not divided by its row sums: the narrow output is, and in
-    backward the narrow gradient.
+    The G = H / Hkv query heads that share keys are stacked, [B, Hkv, G·S, D], so that keys and values are never
+    copied. The row sums of the softmax divide the narrow output, and in backward the narrow gradient.
 
     Args:
         scale: None for 1/√D.
@@ -110,7 +111,6 @@ class CausalAttention(Function):
         *,
         scale: float | None = None,
     ) -> Float[Array, "B H S D"]:
-        """Attend."""
         length, d = q.shape[-2:]
         num_kv_heads, num_keys = k.shape[1:3]
         if q.shape[1] % num_kv_heads:
@@ -131,5 +131,5 @@ class CausalAttention(Function):
 
 
 def _fold(x: Float[Array, "B H S D"], num_kv_heads: int) -> Float[Array, "B Hkv GS D"]:
-    """Lay the heads that share keys one below the other."""
+    """Stack the heads that share keys."""
     return x.reshape(x.shape[0], num_kv_heads, -1, x.shape[-1])

@@ -16,11 +16,10 @@ class Dropout(Function):
 
     Args:
         rate: the probability of dropping an entry; 0 <= rate < 1, ValueError otherwise.
-        rng: draws m, on the CPU for every device, so that a seed means the same mask everywhere.
+        rng: draws m, always on the CPU, so that a seed gives the same mask on every device.
     """
 
     def forward(self, x: Float[Array, "*shape"], *, rate: float, rng: np.random.Generator) -> Float[Array, "*shape"]:
-        """Drop entries at random, and enlarge the others."""
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
         keep = rng.random(x.shape, dtype=np.float32) >= rate

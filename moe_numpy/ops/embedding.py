@@ -1,4 +1,4 @@
-"""Rows of a table, looked up by number."""
+"""Rows of a table, looked up by id."""
 
 from typing import Any
 
@@ -15,11 +15,10 @@ class EmbeddingLookup(Function):
 
     Raises:
         TypeError: the ids are not integers.
-        ValueError: an id is outside 0 ... V-1. Ids on a GPU are trusted: looking at them would wait for it.
+        ValueError: an id is outside 0 ... V-1. Ids on a GPU are trusted: checking them would wait for it.
     """
 
     def forward(self, weight: Float[Array, "V d"], ids: Integer[Array, "*batch"]) -> Float[Array, "*batch d"]:
-        """Copy one row for each id."""
         if ids.dtype.kind not in "iu":
             raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
         if on_host(ids) and ids.size and (ids.min() < 0 or ids.max() >= len(weight)):

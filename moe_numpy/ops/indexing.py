@@ -1,4 +1,4 @@
-"""Picking entries by index. Where an entry is picked twice, its gradient is the sum of both."""
+"""Picking entries by index. An entry that is picked twice gets the sum of both gradients."""
 
 import math
 from types import EllipsisType
@@ -13,14 +13,13 @@ from ..typing import Array, Float, Shaped
 
 
 class GetItem(Function):
-    """y = x[index], with everything that NumPy's indexing offers.
+    """y = x[index], with all of NumPy's indexing.
 
     Args:
         index: integers, slices, ``...``, None, integer or boolean arrays, or a tuple of these.
     """
 
     def forward(self, x: Shaped[Array, "..."], *, index: Any) -> Shaped[Array, "..."]:
-        """Pick entries."""
         self.shape, self.index = x.shape, index
         return x[index]
 
@@ -43,12 +42,13 @@ class GetItem(Function):
 class TakeAlongAxis(Function):
     """y[..., j, ...] = x[..., indices[..., j, ...], ...]: other entries from each row along an axis.
 
+    x and the indices broadcast along the other axes.
+
     Args:
         axis: the axis of x that the indices count along.
     """
 
     def forward(self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int) -> Shaped[Array, "..."]:
-        """Pick entries; x and indices broadcast along the other axes."""
         self.length, self.axis = x.shape[axis], axis
         self.save(indices)
         return array_namespace(x, indices).take_along_axis(x, indices, axis=axis)

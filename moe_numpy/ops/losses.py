@@ -34,15 +34,15 @@ def cross_entropy_gradient(
 
 
 class CrossEntropy(Function):
-    """L = mean over n of ln Σ_v e^{x[n,v]} - x[n, t[n]], in nats: softmax and log likelihood in one.
+    """L = mean over n of ln Σ_v e^{x[n,v]} - x[n, t[n]], in nats: softmax and log-likelihood in one.
 
     Args:
-        ignore_index: targets of this value do not count, neither in the sum nor in n.
+        ignore_index: targets of this value count neither in the sum nor in n.
 
     Raises:
         TypeError: the targets are not integers.
         ValueError: the shapes do not fit, a target is outside 0 ... V-1, or no target counts. Targets on a GPU are
-            trusted to be in range: looking at them would wait for it.
+            trusted to be in range: checking them would wait for it.
     """
 
     def forward(

@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix multiplication, and the affine map that linear layers are made of."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from ..typing import Array, Float
 
 @kernel
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
-    """The matrix product a b. Either may be a transposed view."""
+    """a b for two matrices. Either may be a transposed view."""
     return a @ b
 
 
@@ -21,17 +21,19 @@ class MatMul(Function):
     """y = a b, with the shapes of ``numpy.matmul``: the last two axes are matrices, the others broadcast.
 
     A vector counts as one row on the left and as one column on the right; that axis is absent from y.
+
+    Raises:
+        ValueError: the inner lengths differ.
     """
 
     def forward(self, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Multiply matrices. ValueError if the inner lengths differ."""
         self.save(a, b)
         if a.ndim > 2 and b.ndim == 2:
             return _product(_rows(a), b).reshape(*a.shape[:-1], -1)
         return _product(a, b) if a.ndim == b.ndim == 2 else _batched(a, b)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g bᵀ, db = aᵀ g, summed over the batch in one product where b has no batch axes."""
+        """da = g bᵀ, db = aᵀ g, summed over the batch in one matrix multiplication where b has no batch axes."""
         a, b = self.saved
         left = a[None, :] if a.ndim == 1 else a
         right = b[:, None] if b.ndim == 1 else b
@@ -50,9 +52,9 @@ class MatMul(Function):
 
 
 class Affine(Function):
-    """y = x Wᵀ + b: every vector of x through the same weights.
+    """y = x Wᵀ + b for every vector x along the last axis.
 
-    The leading axes of x are flattened, so that each of the three products is one call of BLAS.
+    The leading axes of x are flattened, so that each of the three matrix multiplications is one call of BLAS.
     """
 
     def forward(

@@ -53,7 +53,7 @@ class RMSNorm(Function):
 class LayerNorm(Function):
     """y = w x̂ + b with x̂ = (x - mean x) / √(var x + ε) over the last axis (Ba, Kiros and Hinton 2016).
 
-    The variance is that of the population, as everywhere in the field.
+    The variance is the population's: divided by d.
 
     Args:
         eps: ε, keeps a constant row finite.
@@ -67,7 +67,6 @@ class LayerNorm(Function):
         *,
         eps: float = 1e-5,
     ) -> Float[Array, "*batch d"]:
-        """Bring every vector to mean 0 and variance 1, then scale and shift."""
         xp = array_namespace(x)
         centred = x - x.mean(axis=-1, keepdims=True)
         r = 1 / xp.sqrt(_mean_product(centred, centred) + eps)

@@ -1,7 +1,7 @@
 """Operators and methods of Tensor: ``a + b`` is ``Add.apply(a, b)``.
 
 They are attached here, so that the engine does not depend on the ops. Their declarations for type checkers
-stand in ``autodiff/tensor.py``.
+are in ``autodiff/tensor.py``.
 """
 # mypy: disable-error-code="method-assign"
 

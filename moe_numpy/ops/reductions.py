@@ -21,7 +21,6 @@ class Sum(Function):
     """
 
     def forward(self, x: Shaped[Array, "..."], *, axis: Axis = None, keepdims: bool = False) -> Any:
-        """Add up."""
         self.shape, self.axis = x.shape, axis
         return sum_of(x, axis, keepdims)
 
@@ -39,7 +38,6 @@ class Mean(Function):
     """
 
     def forward(self, x: Float[Array, "..."], *, axis: Axis = None, keepdims: bool = False) -> Any:
-        """Average."""
         self.shape, self.axis = x.shape, axis
         return x.mean(axis=axis, keepdims=keepdims)
 
@@ -50,7 +48,7 @@ class Mean(Function):
 
 
 class Max(Function):
-    """y = max x over one axis or over all. Of equal entries the one with the lowest index counts.
+    """y = max x over one axis or over all. Of equal entries the first gets the gradient.
 
     Args:
         axis: one axis, or None for all.
@@ -58,7 +56,6 @@ class Max(Function):
     """
 
     def forward(self, x: Float[Array, "..."], *, axis: int | None = None, keepdims: bool = False) -> Any:
-        """Find the maxima."""
         xp = array_namespace(x)
         self.shape, self.axis = x.shape, axis
         rows = x.reshape(-1) if axis is None else xp.moveaxis(x, axis, -1)
@@ -87,15 +84,13 @@ class LogSumExp(Function):
     """
 
     def forward(self, x: Float[Array, "..."], *, axis: Axis) -> Any:
-        """Add up in the domain of exponentials."""
         xp = array_namespace(x)
         m = x.max(axis=axis, keepdims=True)
         e = xp.exp(x - m)
         total = e.sum(axis=axis, keepdims=True)
         self.axis = axis
         self.save(e / total)
-        y = m + xp.log(total)
-        return y.reshape(e.sum(axis=axis).shape)
+        return xp.squeeze(m + xp.log(total), axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = g softmax(x)."""
@@ -113,6 +108,6 @@ def _repeat(grad: Float[Array, "..."], shape: tuple[int, ...], axis: Axis) -> Fl
 
 
 def _lead(rows: Float[Array, "..."], i: int) -> str:
-    """By how much the maximum of row i leads."""
+    """By how much the largest entry of row i leads."""
     row = sorted(rows.reshape(-1, rows.shape[-1])[i].tolist(), reverse=True)
     return f"row {i}: the largest entry leads by {row[0] - row[1]:.1e}" if len(row) > 1 else f"row {i} has one entry"

@@ -16,7 +16,6 @@ class Reshape(Function):
     """
 
     def forward(self, x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Shaped[Array, "..."]:
-        """Reshape."""
         self.shape = x.shape
         return x.reshape(shape)
 
@@ -26,14 +25,13 @@ class Reshape(Function):
 
 
 class Transpose(Function):
-    """y with its axes in another order: axis i of y is axis ``axes[i]`` of x.
+    """A view of x with its axes in another order: axis i of y is axis ``axes[i]`` of x.
 
     Args:
         axes: a permutation of all axes; None reverses them.
     """
 
     def forward(self, x: Shaped[Array, "..."], *, axes: tuple[int, ...] | None = None) -> Shaped[Array, "..."]:
-        """Permute the axes; a view."""
         self.axes = tuple(reversed(range(x.ndim))) if axes is None else tuple([a % x.ndim for a in axes])
         return x.transpose(self.axes)
 
@@ -44,14 +42,13 @@ class Transpose(Function):
 
 
 class BroadcastTo(Function):
-    """x stretched along axes of length 1 and along new leading axes.
+    """A read-only view of x, repeated along axes of length 1 and along new leading axes.
 
     Args:
         shape: the shape of the result.
     """
 
     def forward(self, x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Shaped[Array, "..."]:
-        """Stretch; a read-only view."""
         return array_namespace(x).broadcast_to(x, shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
@@ -67,13 +64,12 @@ class Concatenate(Function):
     """
 
     def forward(self, *inputs: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
-        """Join."""
         self.axis = axis
         self.lengths = [x.shape[axis] for x in inputs]
         return array_namespace(*inputs).concat(inputs, axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """Each input gets its part of g."""
+        """dx_i = the part of g that x_i became."""
         along = array_namespace(grad).moveaxis(grad, self.axis, 0)
         ends = [sum(self.lengths[: i + 1]) for i in range(len(self.lengths))]
         parts = [along[end - n : end] for n, end in zip(self.lengths, ends, strict=True)]

@@ -149,5 +149,5 @@ def test_to_casts_parameters_and_leaves_buffers():
 
 
 def test_to_refuses_what_is_no_type_of_floats():
-    with pytest.raises(TypeError, match="dtype must be a type of floats, got"):
+    with pytest.raises(TypeError, match="dtype must be a floating-point type, got"):
         Tree().to(dtype=np.int64)
