@@ -1,10 +1,10 @@
 """The hot loops: a plain definition each, and fast implementations of the same name.
 
-- ``kernel.py`` has the decorator ``@kernel`` and chooses what runs.
-- ``sorting.py`` and ``rows.py`` define what has no derivative. The other definitions stand above the Functions that
-  use them, in ``ops/`` and ``moe/``.
-- ``on_numba.py`` runs on all cores of a CPU: compiled loops (``loops.py``), products side by side (``threads.py``),
-  workspaces used again (``workspace.py``).
+- ``kernel.py`` has the decorator ``@kernel``, which chooses what runs.
+- ``sorting.py`` and ``rows.py`` define the kernels without a derivative. The other definitions stand above the
+  Functions that use them, in ``ops/`` and ``moe/``.
+- ``on_numba.py`` runs on all cores of a CPU: compiled loops (``loops.py``), matrix multiplications side by side
+  (``threads.py``), recycled memory (``workspace.py``).
 - ``on_cupy.py`` runs on a GPU.
 
 ``with kernels.use("numpy"):`` forces the definitions; the environment variable ``MOE_NUMPY_KERNELS=numpy`` does so for

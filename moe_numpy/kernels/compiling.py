@@ -8,20 +8,20 @@ from .kernel import chosen_for_cpu
 
 
 def must_compile() -> bool:
-    """Whether loops have to be compiled before the first training step: this machine has never run them."""
+    """Whether loops must be compiled before the first training step, because this machine has never run them."""
     if chosen_for_cpu() == "numpy":
         return False
     loops = importlib.import_module(".loops", __package__)
     if not hasattr(loops.adamw, "py_func"):  # a plain function with NUMBA_DISABLE_JIT=1
         return False
     folder = compiled_loops_in()
-    written = Path(str(loops.__file__)).stat().st_mtime  # what was compiled before that is out of date
+    written = Path(str(loops.__file__)).stat().st_mtime  # anything compiled earlier is out of date
     name = f"loops.adamw-*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
     return folder is None or not any(file.stat().st_mtime >= written for file in folder.glob(name))
 
 
 def compiled_loops_in() -> Path | None:
-    """The folder that keeps what numba has compiled; None where nothing is compiled, or nothing can be kept."""
+    """The folder where numba keeps compiled loops; None where nothing is compiled or can be kept."""
     loop = importlib.import_module(".loops", __package__).adamw if chosen_for_cpu() == "numba" else None
     path = getattr(getattr(loop, "stats", None), "cache_path", None)
     return Path(path) if path else None

@@ -17,10 +17,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial, wraps
+from functools import cache, partial, update_wrapper
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -32,21 +32,22 @@ GPU_IMPLEMENTATIONS = {"cupy": "on_cupy"}  # library to module
 VARIABLE = "MOE_NUMPY_KERNELS"
 
 registry: dict[str, "Kernel[..., Any]"] = {}
-_wide_results: dict[str, tuple[int, ...]] = {}
-_computing: dict[str, bool] = {}
 _substitutes: dict[str, Callable[..., Any]] = {}
 _forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
 _libraries: dict[type, str | None] = {}
 
 
-@runtime_checkable
-class Kernel(Protocol[P, R]):
-    """A function made by :func:`kernel`."""
+class Kernel(Generic[P, R]):
+    """A definition that can be called: it runs the fastest implementation for the library of its arguments."""
 
-    definition: Callable[P, R]
+    def __init__(self, definition: Callable[P, R], wide: tuple[int, ...], computes: bool):
+        self.definition, self.wide, self.computes = definition, wide, computes
+        self.name = definition.__name__
+        update_wrapper(self, definition)
 
     def __call__(self, *arguments: P.args, **settings: P.kwargs) -> R:
-        """Run the implementation for the library of the arguments."""
+        result: R = implementation(self.name, arguments)(*arguments, **settings)
+        return result
 
 
 @overload
@@ -58,7 +59,7 @@ def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = (), computes: b
 
     Args:
         definition: takes arrays, or lists of arrays, by position and other settings in any way.
-        wide: the results, by position, that stay float32 where narrower floats come in.
+        wide: which results, by position, stay float32 when narrower floats come in.
         computes: False for a definition that only moves entries; narrow floats stay as they are.
 
     Raises:
@@ -70,25 +71,30 @@ def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = (), computes: b
     if name in registry and registry[name].__module__ != definition.__module__:
         where = f"in {registry[name].__module__} and in {definition.__module__}"
         raise ValueError(f"the kernel {name} is defined twice, {where}")
-    _wide_results[name] = wide
-    _computing[name] = computes
-
-    @wraps(definition)
-    def call(*arguments: Any, **settings: Any) -> Any:
-        return implementation(name, arguments)(*arguments, **settings)
-
-    call.definition = definition  # type: ignore[attr-defined]
-    registry[name] = call  # type: ignore[assignment]
-    return call
+    registry[name] = Kernel(definition, wide, computes)
+    return registry[name]
 
 
 def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """What the kernel of this name runs for these arguments.
+    """What the kernel of this name runs for these arguments. TypeError as in :func:`library_and_narrow`."""
+    library, narrow = library_and_narrow(arguments)
+    if name in _substitutes:
+        return _substitutes[name]
+    if library in GPU_IMPLEMENTATIONS:
+        return _from_module(GPU_IMPLEMENTATIONS[library], name)
+    definition = registry[name].definition
+    if narrow:
+        return partial(_in_float32, registry[name]) if registry[name].computes else definition
+    return definition if in_use() == "numpy" else _from_module("on_numba", name)
+
+
+def library_and_narrow(arguments: tuple[Any, ...]) -> tuple[str | None, bool]:
+    """The library of the arrays among the arguments, and whether one of NumPy's holds floats below float32.
 
     Raises:
         TypeError: an array of a library without kernels, or arrays of two libraries.
     """
-    library = narrow = None
+    library, narrow = None, False
     for x in arguments:
         if type(x) is list and x:
             x = x[0]
@@ -99,14 +105,8 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
             kind = f"{type(x).__module__}.{type(x).__name__}"
             raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
         library = found
-        narrow = narrow or (found == "numpy" and x.dtype.itemsize < 4 and is_narrow(x))
-    if name in _substitutes:
-        return _substitutes[name]
-    if library in GPU_IMPLEMENTATIONS:
-        return _from_module(GPU_IMPLEMENTATIONS[library], name)
-    if narrow:
-        return partial(_in_float32, name) if _computing[name] else registry[name].definition
-    return registry[name].definition if in_use() == "numpy" else _from_module("on_numba", name)
+        narrow = narrow or (x.dtype.itemsize < 4 and is_narrow(x))
+    return library, narrow
 
 
 def library_of(x: Any) -> str | None:
@@ -126,7 +126,7 @@ def use(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: another name.
-        ImportError: numba is asked for and missing.
+        ImportError: numba is asked for and cannot be imported.
     """
     if name not in CPU_IMPLEMENTATIONS:
         raise ValueError(f"kernels must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {name!r}")
@@ -163,16 +163,14 @@ def is_narrow(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.itemsize < 4 and x.dtype.kind in "fV"
 
 
-def _in_float32(name: str, *arguments: Any, **settings: Any) -> Any:
+def _in_float32(kernel: Kernel[..., Any], *arguments: Any, **settings: Any) -> Any:
     """The definition on wider copies; its floating-point results are rounded to the narrow type, unless ``wide``."""
-    results = registry[name].definition(*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
+    results = kernel.definition(*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
     narrow = next((x.dtype for x in arguments if is_narrow(x)), None)
     if narrow is None:  # in lists, which are changed in place
         return results
     several = results if isinstance(results, tuple) else (results,)
-    rounded = tuple(
-        y if i in _wide_results[name] or y.dtype.kind != "f" else y.astype(narrow) for i, y in enumerate(several)
-    )
+    rounded = tuple(y if i in kernel.wide or y.dtype.kind != "f" else y.astype(narrow) for i, y in enumerate(several))
     return rounded if isinstance(results, tuple) else rounded[0]
 
 
@@ -182,7 +180,7 @@ def _from_module(module: str, name: str) -> Callable[..., Any]:
 
 @cache
 def _module(name: str) -> ModuleType:
-    """A module beside this one, imported on first use: numba and CuPy take their time."""
+    """A module beside this one, imported on first use: numba and CuPy are slow to import."""
     return importlib.import_module(f".{name}", __package__)
 
 
@@ -196,7 +194,7 @@ def chosen_for_cpu() -> str:
     if chosen == "numba":
         try:
             _module("on_numba")
-        except ImportError as error:  # for instance numba that does not know this NumPy
+        except ImportError as error:  # for instance a numba that does not support this NumPy
             if asked:
                 raise
             warnings.warn(f"numba cannot be imported, so the kernels run as plain NumPy: {error}", stacklevel=3)

@@ -1,13 +1,13 @@
 """The compiled loops of ``on_numba``: plain Python over single entries, each on a range of rows ``lo ... hi-1``.
 
 They run uncompiled, and can be stepped through, with NUMBA_DISABLE_JIT=1. Arrays are contiguous, results are written
-into arrays that the caller brings, and indices are trusted: callers ask ``first_outside`` before. Nothing here computes
-eˣ: NumPy's own loop for it uses vector instructions and is several times as fast as a compiled scalar one, so callers
-bring the exponentials. A loop that writes to two arrays at once is cut in two: the compiler gives up on vector
-instructions where it would have to make sure of too many arrays that none overlaps another.
+into arrays of the caller, and indices are trusted: callers check them with ``first_outside`` first. Nothing here
+computes eˣ: NumPy's own loop uses vector instructions and is several times as fast as a compiled scalar one, so callers
+pass the exponentials in. A loop that would write to two arrays at once is split in two: where the compiler would have
+to prove that many arrays do not overlap, it gives up on vector instructions.
 
-Annotations are left out: numba finds the types itself and compiles one version for each. ``zero``, ``one`` and
-``width`` come with the type of the entries: compiled, a float32 plus a Python integer is a float64.
+There are no annotations: numba infers the types and compiles one version for each. ``zero``, ``one`` and ``width`` come
+in the type of the entries: compiled, a float32 plus a Python integer is a float64.
 """
 
 import math
@@ -17,19 +17,19 @@ from numba import njit
 
 
 def _compiler(**options):
-    """A decorator. What checks shapes at run time has wrapped the function; numba needs the function itself."""
+    """A decorator. The run-time checker of shapes has wrapped the function; numba needs the function itself."""
 
     def compile_on_use(loop):
         try:
             return njit(nogil=True, cache=True, error_model="numpy", **options)(unwrap(loop))
-        except RuntimeError:  # numba can write neither beside this file nor in the user's home: nothing is kept
+        except RuntimeError:  # numba can write neither beside this file nor in the user's home, so nothing is kept
             return njit(nogil=True, error_model="numpy", **options)(unwrap(loop))
 
     return compile_on_use
 
 
 compiled = _compiler()
-# Sums may be taken in another order, so that they use vector instructions. The order is fixed at compile time.
+# Sums may be reordered to use vector instructions. The order is fixed at compile time.
 summing = _compiler(fastmath={"reassoc", "contract"})
 
 
@@ -73,7 +73,7 @@ def ascend(offsets, end):
 
 @compiled
 def counting_sort(keys, start, order):
-    """``start[key]`` holds where the entries with this key begin; it moves along and ends one key further."""
+    """``start[key]`` is where the entries with this key begin; it ends where the next key's begin."""
     for n in range(len(keys)):
         key = keys[n]
         order[start[key]] = n
@@ -82,7 +82,7 @@ def counting_sort(keys, start, order):
 
 @compiled
 def begin_of_keys(keys, start):
-    """``start`` [num_keys + 1], zeros: becomes where the entries with each key begin, and how many there are."""
+    """``start`` [num_keys + 1], zeros, becomes where the entries with each key begin; the last is their number."""
     for n in range(len(keys)):
         start[keys[n] + 1] += 1
     for key in range(1, len(start)):
@@ -378,7 +378,7 @@ def rotate(x, cos, sin, y, lo, hi):
 
 @compiled
 def mask_and_shift(e, length):
-    """Key j stays for row i if j <= L - S + i mod S; the others become -∞. The row's maximum is taken off."""
+    """Row i keeps key j if j <= L - S + i mod S; the others become -∞. The row's maximum is subtracted."""
     num_keys = e.shape[1]
     for i in range(e.shape[0]):
         row = e[i]
@@ -419,7 +419,7 @@ def score_gradient(ds, g, o, e, zero):
 
 @summing
 def sum_of_squares(x, zero):
-    """``zero`` is one of float64, so that the sum is too."""
+    """``zero`` is a float64, so that the sum is too."""
     total = zero
     for j in range(len(x)):
         total += (zero + x[j]) * (zero + x[j])

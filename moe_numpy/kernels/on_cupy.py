@@ -1,15 +1,15 @@
-"""The kernels on a GPU: CUDA loops (``on_cupy.cu``), products by cuBLAS. float32, float64 and bfloat16.
+"""The kernels on a GPU: CUDA loops (``on_cupy.cu``) and cuBLAS. float32, float64 and bfloat16.
 
 Each function computes what the kernel of its name defines, up to the order of sums. That order is fixed: there are no
 atomic additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in
 float32 between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it
-may add the parts in bfloat16, as in other libraries). Nothing here waits for the device, but for what has to be known
-on the host: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
+may add the parts in bfloat16, as in other libraries). Nothing here waits for the device except for what the host must
+know: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
 
-A wrong index harms nobody else's memory, but it is found late or never: a row that does not exist reads as row 0, and
-is not written; a key that does not exist is left out of the sort, so that the offsets do not end with the rows, which
-is an IndexError of the next grouped product. Index arrays are taken not to change, and one GPU with one stream is
-assumed: what is known of an array is remembered.
+A wrong index never touches other memory, but it is found late or never: a row that does not exist reads as row 0 and is
+not written; a key that does not exist is left out of the sort, so the offsets do not end with the rows, and the next
+grouped product raises an IndexError. Index arrays are assumed not to change, and there is one GPU with one stream: what
+was computed about an index array is remembered.
 """
 
 import math
@@ -30,9 +30,9 @@ from ..typing import Array, Float, Int, Shaped
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
 _TILES, _MANY_ROWS = (32, 128), 512  # rows that cuBLAS computes at once, of a small result and of a large one
-_MANY = 64  # more than so many best of a row are found by sorting
+_MANY = 64  # a larger k is found by sorting
 _THREADS = 256
-_MOVED_AS = {2: "bfloat16", 4: "float32", 8: "float64"}  # entries of any type that are only moved, by their bytes
+_MOVED_AS = {2: "bfloat16", 4: "float32", 8: "float64"}  # what moves entries of any type, by their bytes
 _NARROW_ROW = 512  # entries; a row as long is the work of one warp
 
 
@@ -47,7 +47,7 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
 
 
 def tokens_and_ranks(chosen: Int[Array, "T k"]) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
-    """The same arrays for every layer and step, so that what is known of them is known."""
+    """The same arrays for every layer and step, so that what was computed about them is found again."""
     return _tokens_and_ranks(*chosen.shape)
 
 
@@ -57,7 +57,6 @@ def _tokens_and_ranks(num_tokens: int, k: int) -> tuple[Any, Any]:
 
 
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """Counting sort of parts side by side, or a radix sort for many keys."""
     return _sorted_by_key(keys, num_keys)[0]
 
 
@@ -92,7 +91,7 @@ def scatter(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> 
 
 
 def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
-    """One block for each key, which adds in float64."""
+    """One block for each key, added in float64."""
     return _reduce_by_key("sum_segments", values, keys, num_keys)
 
 
@@ -102,7 +101,7 @@ def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
 
 
 def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width: int) -> Float[Array, "R width"]:
-    """Sorted by entry, so that what goes to one entry is added in order."""
+    """Sorted by target entry, so that each entry adds its values in order."""
     y = cp.zeros((len(values), width), values.dtype)
     index = (cp.arange(len(values))[:, None] * width + column).reshape(-1)
     order = cp.argsort(index.astype(np.int32) if y.size < 2**31 else index)
@@ -230,7 +229,7 @@ def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Arra
 
 
 def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Halves of a wider array are read where they stand."""
+    """Halves of a wider array are read in place."""
     a, b = _strided(gate), _strided(_as(gate.dtype, up))
     y = cp.empty(a.shape, a.dtype)
     width = a.shape[1]
@@ -314,7 +313,7 @@ def rms_norm(
 def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
-    """Dw is summed part by part."""
+    """dw is summed part by part."""
     g, rows, width = _matrix(_as(x.dtype, grad)), _matrix(x), x.shape[-1]
     scale = cp.ascontiguousarray(_as(_sum_type(x.dtype), r)).reshape(-1)
     dx = cp.empty(rows.shape, x.dtype)
@@ -399,7 +398,7 @@ def adamw(
     lr: float,
     eps: float,
 ) -> None:
-    """Everything about one entry in one pass. Gradients may be bfloat16."""
+    """One pass over all entries. Gradients may be bfloat16."""
     (beta1, beta2), (c1, c2) = betas, corrections
     numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
     for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
@@ -413,8 +412,8 @@ def adamw(
         _each("adamw", grad.dtype, p.size, p, grad, m, v, p.size, float(keep), *numbers)
 
 
-# Products. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose. So it is
-# asked for yᵀ = bᵀ aᵀ.
+# Matrix multiplication. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose.
+# So it computes yᵀ = bᵀ aᵀ.
 
 _ZERO_AND_ONE = {t: np.array([0, 1], t) for t in (np.dtype(np.float32), np.dtype(np.float64))}
 _ZERO = {t: numbers.ctypes.data for t, numbers in _ZERO_AND_ONE.items()}  # cuBLAS reads factors at their addresses
@@ -442,12 +441,12 @@ def _multiply_experts(
 ) -> None:
     """y = a b for each expert that has rows: its own matrix of an operand [E, ., .], its rows of an operand [N, .].
 
-    ``a`` has rows, and so has either ``y`` or ``b``. For many experts the loop must not take longer than the products,
-    so nothing is sliced.
+    ``a`` has rows, and so has either ``y`` or ``b``. With many experts the loop must not take longer than the
+    multiplications, so nothing is sliced.
 
-    cuBLAS takes 0.2 ms to choose an algorithm for a shape that it has not met, ten times what it takes otherwise. So
-    rows are rounded up to whole tiles, which costs nothing; the rows too many belong to the next expert, whose own
-    product comes after and overwrites them.
+    cuBLAS takes 0.2 ms to choose an algorithm for a new shape, ten times as long as a call otherwise takes. So rows are
+    rounded up to whole tiles, which costs nothing; the extra rows belong to the next expert, whose own multiplication
+    comes later and overwrites them.
     """
     sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
     one, zero, handle = _ONE[sums], _ZERO[sums], cp.cuda.device.get_cublas_handle()
@@ -594,7 +593,7 @@ def _sort_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
         return order, start
     parts = max(-(-size // _PART), 1)
     counts, following = cp.empty((2, num_keys, parts), np.int64)
-    order = cp.zeros(size, np.int64)  # a wrong key has no place in it
+    order = cp.zeros(size, np.int64)  # a wrong key leaves its place 0
     settings, shared = (keys, size, _PART, num_keys), 4 * num_keys
     _launch("count_in_parts", np.float32, (parts,), (128,), *settings, counts, shared=shared)
     _launch("sum_before", np.float32, (1,), (1024,), counts, num_keys, parts, following, start)
@@ -606,9 +605,9 @@ _facts: dict[tuple[Any, int], tuple[Any, Any]] = {}
 
 
 def _remember(what: Any, array: Any, compute: Callable[[], Any]) -> Any:
-    """What was computed about an index array, as long as the array lives; index arrays do not change.
+    """What ``compute`` found out about an index array, kept as long as the array lives; index arrays do not change.
 
-    One layer asks up to six times for its offsets on the host, and three times for the order of its tokens.
+    One layer needs its offsets on the host up to six times, and the order of its tokens three times.
     """
     key = what, id(array)
     known = _facts.get(key)
@@ -620,7 +619,7 @@ def _remember(what: Any, array: Any, compute: Callable[[], Any]) -> Any:
 
 
 def _as(dtype: Any, x: Any) -> Any:
-    """x in this type. Loops and cuBLAS get bare memory: another type would be read as if it were this one."""
+    """x in this type. Loops and cuBLAS get bare memory and would misread another type."""
     return x if x.dtype == dtype else x.astype(dtype)
 
 

@@ -1,8 +1,8 @@
-"""The kernels on all cores of a CPU: compiled loops (``loops.py``), NumPy's exponentials, products side by side.
+"""The kernels on all cores of a CPU: compiled loops (``loops.py``), NumPy's exponentials, BLAS on blocks.
 
-Each function computes what the kernel of its name defines, up to the order of sums. It makes its result, cuts the rows
-into blocks and lets every thread work on blocks (``threads.py``); large results come from ``workspace.py``. The kernels
-in :data:`AS_DEFINED` are left to their definitions: one pass that NumPy has compiled already.
+Each function computes what the kernel of its name defines, up to the order of sums. It allocates its result, cuts the
+rows into blocks and lets all threads work on them (``threads.py``); large results come from ``workspace.py``. The
+kernels in :data:`AS_DEFINED` are left to their definitions, which are one pass of NumPy's own compiled code.
 """
 
 import math
@@ -22,10 +22,10 @@ from .workspace import empty
 AS_DEFINED = ("add_along_rows", "count", "normal_cdf", "offsets_of", "scatter", "to_host", "tokens_and_ranks")
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
-_MANY = 64  # more than so many best of a row are found by sorting
-_PRODUCT = 512  # rows or columns of a product that one thread takes at once; 256 is 7 % slower with two threads
-_SMALL_PRODUCT = 1 << 20  # multiplications; less is not worth the way to another thread
-_TINY_PRODUCT = 1 << 13  # multiplications; less gets one thread from OpenBLAS itself
+_MANY = 64  # a larger k is found by sorting
+_PRODUCT = 512  # rows or columns of a matrix that one thread takes at once; 256 is 7 % slower with two threads
+_SMALL_PRODUCT = 1 << 20  # multiplications; fewer are not worth handing to another thread
+_TINY_PRODUCT = 1 << 13  # multiplications; for fewer, OpenBLAS uses one thread by itself
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
@@ -39,13 +39,16 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
 
 
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
-    """Counting sort."""
-    return _sorted_by_key(keys, num_keys)[0]
+    return sort_by_key(keys, num_keys)[0]
 
 
 def sort_by_key(keys: Int[Array, " N"], num_keys: int) -> tuple[Int[Array, " N"], Int[Array, " K1"]]:
     """Counting sort."""
-    return _sorted_by_key(keys, num_keys)
+    keys = _index(keys, num_keys)
+    start, order = np.zeros(num_keys + 1, np.int64), np.empty(len(keys), np.int64)
+    loops.begin_of_keys(keys, start)
+    loops.counting_sort(keys, start[:-1].copy(), order)
+    return order, start
 
 
 def position_by_key(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
@@ -63,7 +66,6 @@ def sum_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int
 
 
 def max_by_key(values: Float[Array, " N"], keys: Int[Array, " N"], num_keys: int) -> Float[Array, " num_keys"]:
-    """One pass."""
     y = np.full(num_keys, -np.inf, values.dtype)
     loops.max_by_key(np.ascontiguousarray(values), _index(keys, num_keys), y)
     return y
@@ -79,9 +81,9 @@ def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array
 
 
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
-    """The rows of each index one after the other, so that no two threads write to one row."""
+    """One thread adds all rows of an index, so that no two threads write to one row."""
     rows = np.ascontiguousarray(rows)
-    order, start = _sorted_by_key(index, num_rows)
+    order, start = sort_by_key(index.astype(np.int64, copy=False), num_rows)
     y = empty((num_rows, rows.shape[1]), rows.dtype)
     work = rows.size // max(num_rows, 1) + rows.shape[1]
     _by_rows(num_rows, work, loops.add_rows, rows, order, start, y)
@@ -98,9 +100,9 @@ def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array,
 def combine(
     r: Float[Array, "N d"], gate: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int
 ) -> Float[Array, "num_tokens d"]:
-    """Weighted and added in one pass."""
+    """Weights and adds in one pass."""
     r, gate = np.ascontiguousarray(r), np.ascontiguousarray(gate, r.dtype)
-    order, start = _sorted_by_key(token, num_tokens)
+    order, start = sort_by_key(token, num_tokens)
     y = empty((num_tokens, r.shape[1]), r.dtype)
     work = r.size // max(num_tokens, 1) + r.shape[1]
     _by_rows(num_tokens, work, loops.combine, r, gate, order, start, y)
@@ -156,10 +158,9 @@ def grouped_product_input_gradient(
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """Blocks of rows of all gradients side by side."""
+    """Blocks of rows of the gradients of all experts side by side."""
     bounds = _ascending(offsets, len(x)).tolist()
     dw = empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
-
     work = [(e, columns) for e in range(len(dw)) for columns in blocks(grad.shape[1], _PRODUCT)]
     _multiply(partial(_weight_gradient, grad, x, dw, bounds), work, len(x) * grad.shape[1] * x.shape[1])
     return dw
@@ -194,13 +195,12 @@ def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     dx = empty(flat.shape, x.dtype)
-
     _by_rows(flat.size, 1, _silu_gradient, g, flat, dx)
     return dx.reshape(x.shape)
 
 
 def swiglu(gate: Float[Array, "*n"], up: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Halves of a wider array are read where they stand."""
+    """Halves of a wider array are read in place."""
     a, b = _rows(gate), _rows(up)
     y = empty(a.shape, gate.dtype)
     _by_rows(len(y), y.shape[1], _swiglu, a, y, [_line(x) for x in (a, b)])
@@ -220,7 +220,6 @@ def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
     """A block at a time, so that temporaries stay in the cache."""
     flat = np.ascontiguousarray(x).reshape(-1)
     y = empty(flat.shape, x.dtype)
-
     _by_rows(flat.size, 1, _gelu, flat, approximate, y)
     return y.reshape(x.shape)
 
@@ -229,7 +228,6 @@ def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: 
     """A block at a time, so that temporaries stay in the cache."""
     g, flat = np.ascontiguousarray(grad).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     dx = empty(flat.shape, x.dtype)
-
     _by_rows(flat.size, 1, _gelu_gradient, g, flat, approximate, dx)
     return dx.reshape(x.shape)
 
@@ -237,7 +235,6 @@ def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: 
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     rows = _matrix(x)
     y = empty(rows.shape, x.dtype)
-
     _by_rows(len(rows), rows.shape[1], _softmax, rows, y)
     return y.reshape(x.shape)
 
@@ -252,7 +249,6 @@ def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]
 def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     rows = _matrix(x)
     y = empty(rows.shape, x.dtype)
-
     _by_rows(len(rows), rows.shape[1], _log_softmax, rows, y)
     return y.reshape(x.shape)
 
@@ -260,7 +256,6 @@ def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     g, rows = _matrix(grad), _matrix(y)
     dx = empty(rows.shape, y.dtype)
-
     _by_rows(len(rows), rows.shape[1], _log_softmax_gradient, rows, g, dx)
     return dx.reshape(y.shape)
 
@@ -270,7 +265,6 @@ def cross_entropy(
 ) -> tuple[Float[Array, " n"], Float[Array, "n V"]]:
     x, target = np.ascontiguousarray(x), _index(target, x.shape[1])
     p, losses = empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
-
     _by_rows(len(x), x.shape[1], _cross_entropy, x, target, p, losses)
     return losses, p
 
@@ -297,7 +291,7 @@ def rms_norm(
 def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
-    """Dw is summed block by block."""
+    """dw is summed block by block."""
     g, rows, weight = _matrix(grad), _matrix(x), np.ascontiguousarray(weight)
     scales = np.ascontiguousarray(r).reshape(-1)
     dx = empty(rows.shape, x.dtype)
@@ -322,7 +316,6 @@ def causal_attention(
     o = empty(q.shape, q.dtype)
     e = empty((*q.shape[:3], k.shape[2]), q.dtype)
     total = np.empty((*q.shape[:3], 1), q.dtype)
-
     task = partial(_head, q, k, v, o, e, total, length, scale)
     _multiply(task, list(np.ndindex(q.shape[:2])), 2 * e.size * q.shape[3])
     return o, e, total
@@ -340,7 +333,6 @@ def causal_attention_gradient(
 ) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
     """One head at a time."""
     dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)
-
     task = partial(_head_gradient, grad, q, k, v, o, e, total, scale, dq, dk, dv)
     _multiply(task, list(np.ndindex(q.shape[:2])), 4 * e.size * q.shape[3])
     return dq, dk, dv
@@ -373,7 +365,7 @@ def adamw(
     lr: float,
     eps: float,
 ) -> None:
-    """Everything about one entry in one pass, blocks of all parameters side by side."""
+    """One pass over all entries, blocks of all parameters side by side."""
     (beta1, beta2), (c1, c2) = betas, corrections
     numbers = (gradient_scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
     flat = []
@@ -392,7 +384,7 @@ def adamw(
     run(block, work)
 
 
-# What one thread does with one block of a product, or with one head.
+# What one thread does with one block of a matrix multiplication, or with one head.
 
 
 def _weight_gradient(grad: Any, x: Any, dw: Any, bounds: list[int], block: tuple[int, slice]) -> None:
@@ -506,7 +498,7 @@ def _rows_in_block(entries_of_row: int) -> int:
 
 
 def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: int) -> None:
-    """Call ``task`` for blocks of a product, on all threads if there is enough to do; BLAS keeps to one for each."""
+    """Call ``task`` on blocks of a matrix multiplication, on all threads if it is large; BLAS itself uses one."""
     with one_thread_products():
         if multiplications < _SMALL_PRODUCT:
             for item in work:
@@ -525,17 +517,8 @@ def _blocks_of_experts(offsets: Any) -> list[Any]:
     ]
 
 
-def _sorted_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
-    """The stable order of the keys, and where the entries with each key begin in it."""
-    keys = _index(keys, num_keys)
-    start, order = np.zeros(num_keys + 1, np.int64), np.empty(len(keys), np.int64)
-    loops.begin_of_keys(keys, start)
-    loops.counting_sort(keys, start[:-1].copy(), order)
-    return order, start
-
-
 def _exp_minus(x: Any) -> Any:
-    """exp(-x) of one block; infinity for very negative x is what its users want."""
+    """exp(-x) of one block; it may overflow to infinity, which gives its users the correct limit."""
     e = -x
     with np.errstate(over="ignore"):
         return np.exp(e, out=e)
@@ -561,7 +544,7 @@ def _matrix(x: Any) -> Any:
 
 
 def _index(x: Any, size: int) -> Any:
-    """Indices as the loops want them. Loops do not look where they write, so this does."""
+    """Indices as the loops need them: contiguous and in range, since the loops do not check where they write."""
     index = np.ascontiguousarray(x, np.int64)
     wrong = loops.first_outside(index, size)
     if wrong >= 0:
@@ -570,7 +553,7 @@ def _index(x: Any, size: int) -> Any:
 
 
 def _ascending(offsets: Any, end: int) -> Any:
-    """Offsets as the loops want them."""
+    """Offsets as the loops need them: contiguous, and ascending from 0 to ``end``."""
     offsets = np.ascontiguousarray(offsets, np.int64)
     if not loops.ascend(offsets, end):
         raise IndexError(f"offsets must go from 0 up to {end}, the number of rows, got {offsets.tolist()}")

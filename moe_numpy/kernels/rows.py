@@ -32,7 +32,7 @@ def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: i
 
 @kernel(computes=False)
 def scatter(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Shaped[Array, " size"]:
-    """y[index[n]] = values[n] and 0 elsewhere; no index occurs twice. With a permutation: its inverse applied."""
+    """y[index[n]] = values[n] and 0 elsewhere; no index occurs twice. For a permutation p, scatter(x[p], p, N) is x."""
     y = np.zeros(size, values.dtype)
     y[index] = values
     return y
@@ -62,5 +62,5 @@ def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width
 
 @kernel(computes=False)
 def to_host(x: Shaped[Array, "..."]) -> Any:
-    """The same numbers as a NumPy array; for an array on a GPU this waits and copies."""
+    """The same entries as a NumPy array; for an array on a GPU this waits and copies."""
     return x

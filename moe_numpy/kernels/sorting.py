@@ -1,4 +1,4 @@
-"""Sorting, counting and choosing: kernels on integers and ranks, which have no derivative.
+"""Sorting, counting and choosing: kernels that return integers and have no derivative.
 
 Shapes: T tokens, E experts, k experts per token, N assignments. Keys are integers ``0 <= key < num_keys``. The compiled
 loops answer a wrong key with an IndexError; the definitions do what NumPy does.
@@ -27,7 +27,7 @@ def tokens_and_ranks(chosen: Int[Array, "T k"]) -> tuple[Int[Array, " N"], Int[A
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """The permutation that sorts the keys and keeps equal ones in order.
 
-    ``keys[order]`` is sorted: ``order[n]`` is the place in ``keys`` of what comes n-th.
+    ``keys[order]`` is sorted: ``order[n]`` is the place in ``keys`` of the n-th smallest.
     """
     return np.argsort(keys, kind="stable")
 

@@ -1,11 +1,11 @@
 """Blocks of work on all cores: a pool of threads, each block run by one thread.
 
-Compiled loops and NumPy's own loops release Python's global lock, so plain threads do. Products run one-threaded, side
-by side: measured against two threads on each product this was never slower, for many small experts twice as fast, and
-there are no threads of BLAS left that spin between two products while loops want the cores.
+Compiled loops and NumPy's own release Python's global lock, so plain threads suffice. Matrix multiplications run on one
+thread each, side by side. Measured against two threads for each multiplication this was never slower, and twice as fast
+for many small experts; and no thread of BLAS spins between two multiplications while loops need the cores.
 
-How work is cut does not depend on the number of threads, and a product never has more than one, so no bit of a result
-depends on it.
+How work is cut does not depend on the number of threads, and a multiplication never has more than one, so no bit of a
+result depends on it.
 """
 
 import os
@@ -26,9 +26,9 @@ def blocks(n: int, size: int) -> list[slice]:
 
 
 def run(task: Callable[[Any], object], work: list[Any]) -> None:
-    """Call ``task`` on every item; several threads take items as they get free. Errors of a task come through.
+    """Call ``task`` on every item; several threads take items as they become free. Errors of a task come through.
 
-    A task that calls a kernel itself does that alone: its helpers could wait for each other.
+    Inside a task, kernels run on that task's thread alone: helpers that wait for helpers could wait forever.
     """
     helpers = min(count(), len(work)) - 1 if len(work) > 1 and not hasattr(_here, "helper") else 0
     if helpers < 1:
@@ -56,13 +56,13 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 
 def count() -> int:
-    """How many threads work: as many as BLAS is set to use, or else as there are cores for this process."""
+    """How many threads work: as many as BLAS is set to use, or without BLAS the cores of this process."""
     return _limits.threads if _limits.depth else _limits.now()
 
 
 @contextmanager
 def one_thread_products() -> Iterator[None]:
-    """Inside the block BLAS uses one thread for each product; afterwards as many as before."""
+    """Inside the block BLAS uses one thread for each multiplication; afterwards as many as before."""
     _limits.enter()
     try:
         yield
@@ -71,11 +71,11 @@ def one_thread_products() -> Iterator[None]:
 
 
 class _Limits:
-    """The number of threads of BLAS, lowered while at least one caller wants it to be."""
+    """The number of threads of BLAS, lowered while at least one caller is inside."""
 
     def __init__(self) -> None:
         found = ThreadpoolController().select(user_api="blas").lib_controllers
-        # SciPy may have brought a library of its own; the first one counts.
+        # SciPy may bring a library of its own; the first one counts.
         found.sort(key=lambda library: "numpy" not in library.filepath)
         self.libraries: list[Any] = [library for library in found if library.get_num_threads()]
         self.lock = threading.Lock()
@@ -103,8 +103,8 @@ class _Limits:
             if self.depth == 0:
                 self._restore()
 
-    def start_anew(self) -> None:
-        """In a child that was forked while another thread of its parent multiplied: that thread will not leave here."""
+    def after_fork(self) -> None:
+        """For a child forked while another thread of its parent multiplied: in the child that thread never leaves."""
         self.lock = threading.Lock()
         if self.depth:
             self.depth = 0
@@ -118,4 +118,4 @@ class _Limits:
 _here = threading.local()
 _limits = _Limits()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_limits.start_anew)
+    os.register_at_fork(after_in_child=_limits.after_fork)

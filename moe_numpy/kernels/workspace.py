@@ -1,8 +1,8 @@
-"""Memory for large results, used again.
+"""Recycled memory for large results.
 
 A fresh array of some megabytes costs more than the loop that fills it: the system hands out zeroed pages, one page
-fault each. :func:`empty` hands out memory of arrays that nobody refers to any more instead. An array and all its views
-hold on to its memory, so nothing that is still reachable is ever overwritten.
+fault each. :func:`empty` reuses the memory of arrays that are no longer referenced. An array and all its views hold on
+to its memory, so nothing that is still reachable is ever overwritten.
 """
 
 from collections import defaultdict
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-SMALLEST = 1 << 18  # bytes; below it, malloc has recycled memory itself
+SMALLEST = 1 << 18  # bytes; below it, malloc recycles memory itself
 LARGEST_IDLE = 1 << 30  # bytes kept for later, at most
 _ALIGNMENT = 64
 
-# By size; appending and popping is atomic. None when Python ends, which takes names with an underscore away first.
+# By size; append and pop are atomic. None when Python exits: it clears names with an underscore first.
 _idle: defaultdict[int, list[Any]] = defaultdict(list)
 
 
@@ -50,7 +50,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def idle_bytes() -> int:
-    """Memory that waits to be used again."""
+    """Memory that waits for reuse."""
     return sum(size * len(stock) for size, stock in list(_idle.items()))
 
 

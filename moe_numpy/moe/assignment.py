@@ -18,7 +18,7 @@ class Sinkhorn(FixedK):
     """Top-k of a matrix that Sinkhorn iterations have balanced (Clark et al. 2022; the router of Megatron-LM).
 
     Rows and columns of exp(h) are scaled in turn until every token weighs 1/T and every expert 1/E. Only while
-    training: it looks at the whole batch. In evaluation a token takes its best experts.
+    training, since it looks at the whole batch; in evaluation a token takes its best experts.
     """
 
     k: int = 1
@@ -27,11 +27,9 @@ class Sinkhorn(FixedK):
 
     @property
     def words(self) -> str:
-        """With its k."""
         return f"Sinkhorn, top-{self.k}"
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """Balance in training, then choose."""
         if batch.training and len(scores):
             scores = sinkhorn(scores, self.tolerance)
         return top_k_candidates(scores, self.k)
@@ -44,7 +42,7 @@ def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: in
     """
     xp = array_namespace(h)
     num_tokens, num_experts = h.shape
-    cost = xp.exp(h - h.max(axis=1, keepdims=True))  # a takes the factor back, and no row underflows to zero
+    cost = xp.exp(h - h.max(axis=1, keepdims=True))  # a undoes the shift; without it a row could underflow to zero
     b = xp.ones(num_experts, dtype=h.dtype)
     for _ in range(max_iterations):
         a = 1 / (num_tokens * (cost @ b) + 1e-30)
@@ -57,17 +55,16 @@ def sinkhorn(h: Float[Array, "T E"], tolerance: float = 1e-4, max_iterations: in
 
 @dataclass(frozen=True)
 class BalancedAssignment(Selection):
-    """One expert for each token, every expert the same number, the sum of scores the largest possible.
+    """One expert per token, every expert the same number of tokens, the sum of scores as large as possible.
 
-    BASE layers (Lewis et al. 2021, equation 2). Only while training: it looks at the whole batch. Solved exactly, by
-    :func:`optimal_assignment`: each expert has ⌈T / E⌉ places. In evaluation a token takes its best expert.
+    BASE layers (Lewis et al. 2021, equation 2). Only while training, since it looks at the whole batch; in evaluation a
+    token takes its best expert. Solved exactly by :func:`optimal_assignment`: each expert has ⌈T / E⌉ places.
     """
 
     causal = False
     words = "assignment"
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """Assign in training, choose greedily in evaluation."""
         xp = array_namespace(scores)
         if not batch.training:
             return top_k_candidates(scores, 1)
@@ -80,15 +77,15 @@ class BalancedAssignment(Selection):
 def optimal_assignment(scores: Shaped[Array, "T E"]) -> Int[Array, " T"]:
     """The expert of each token that maximises Σ_t scores[t, expert_t], at most C = ⌈T/E⌉ tokens for each expert.
 
-    It is a market. Each expert has a price, and each token goes where s_te - p_e is largest. Prices at which every
+    A market: each expert has a price, and each token goes where s_te - p_e is largest. Prices at which every
     expert gets C tokens prove that no assignment is better: they minimise the dual Σ_t max_e(s_te - p_e) + C Σ_e p_e.
 
-    1. Begin with the prices of a market with a quarter of the tokens, solved in the same way.
-    2. Each expert in turn adjusts its price: :func:`adjusted`. Most tokens are then where they will stay.
+    1. Start from the prices for a quarter of the tokens, found in the same way.
+    2. Each expert in turn adjusts its price: :func:`adjusted`. Most tokens are then in their final place.
     3. Move the others along cheapest paths from expert to expert until no expert has more than C: :func:`balanced`.
 
     The last step makes it exact, up to rounding; the others make it fast: T = 2048 and E = 16 take a few milliseconds.
-    Where no score differs, the first C tokens go to expert 0, the next C to expert 1, and so on.
+    If all scores are equal, the first C tokens go to expert 0, the next C to expert 1, and so on.
 
     Raises:
         ValueError: a score is not finite.
@@ -98,7 +95,7 @@ def optimal_assignment(scores: Shaped[Array, "T E"]) -> Int[Array, " T"]:
         raise ValueError("scores must be finite for a balanced assignment")
     if num_tokens == 0 or num_experts == 1:
         return np.zeros(num_tokens, dtype=np.int64)
-    # Fewer than E tokens without a preference take the places that are left, so that every expert gets exactly C.
+    # Fewer than E tokens without a preference fill the remaining places, so that every expert gets exactly C.
     s = np.zeros((num_experts, -(-num_tokens // num_experts) * num_experts))
     s[:, :num_tokens] = scores.T
     expert, _ = _solved(s)
@@ -106,7 +103,7 @@ def optimal_assignment(scores: Shaped[Array, "T E"]) -> Int[Array, " T"]:
 
 
 def _solved(s: Float[Array, "E T"]) -> tuple[Int[Array, " T"], Float[Array, " E"]]:
-    """The experts and the prices that prove them the best; E divides T."""
+    """The best assignment, and the prices that prove it; E divides T."""
     num_experts, num_tokens = s.shape
     prices = np.zeros(num_experts)
     if num_tokens >= 32 * num_experts:
@@ -118,8 +115,8 @@ def _solved(s: Float[Array, "E T"]) -> tuple[Int[Array, " T"], Float[Array, " E"
 def adjusted(s: Float[Array, "E T"], prices: Float[Array, " E"]) -> Float[Array, " E"]:
     """One round of coordinate descent on the dual: each expert in turn sets the price at which C = T/E tokens want it.
 
-    p_e lies halfway between the C-th and the next largest of s_et - max_{i≠e}(s_it - p_i). Alone, even many rounds
-    would not do: with tokens that are nearly equal the descent creeps, or stops before the minimum.
+    p_e lies halfway between the C-th and the next largest of s_et - max_{i≠e}(s_it - p_i). Such rounds
+    alone are not enough: with nearly equal tokens the descent becomes very slow, or stops before the minimum.
     """
     capacity = s.shape[1] // len(s)
     prices = prices.copy()
@@ -139,10 +136,10 @@ def balanced(s: Float[Array, "E T"], prices: Float[Array, " E"]) -> tuple[Int[Ar
     9.7), on the E experts instead of T + E nodes. Tokens begin where s_et - p_e is largest. To move token t from i to j
     costs (s_it - p_i) - (s_jt - p_j) >= 0; the edge from i to j is the cheapest such move. Of all paths from an expert
     with too many tokens to one with too few, take the cheapest, and move one token along each of its edges. First the
-    price of each expert falls by what the cheapest path to it costs. After that the edges of the path cost nothing, no
-    edge costs less, and so every token remains where s_et - p_e is largest.
+    price of each expert falls by the cost of the cheapest path to it. Then the edges of the path cost 0, no edge costs
+    less than 0, and so every token remains where s_et - p_e is largest.
 
-    Of equal tokens the last ones move, to the last of equally near experts.
+    Of equal tokens the last move, to the last of equally near experts.
     """
     num_experts = len(s)
     capacity = s.shape[1] // num_experts
@@ -180,7 +177,7 @@ def balanced(s: Float[Array, "E T"], prices: Float[Array, " E"]) -> tuple[Int[Ar
 def _cheapest_paths(cost: Float[Array, "E E"], start: Bool[Array, " E"]) -> tuple[Float[Array, " E"], Int[Array, " E"]]:
     """What the cheapest path from a start to each node costs, and the node before it on that path; -1 for none.
 
-    Bellman and Ford's method, all edges at once. As no cost is negative, rounding cannot close a path to a circle.
+    Bellman and Ford's method, all edges at once. As no cost is negative, rounding cannot turn a path into a cycle.
     """
     distance = np.where(start, 0, np.inf)
     previous = np.full(len(cost), -1)

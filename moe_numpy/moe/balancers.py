@@ -1,4 +1,4 @@
-"""Balancing without a loss: a state vector that shifts the choice, changed once after each optimizer step.
+"""Balancing without a loss: a state vector that shifts the choice, updated once after each optimizer step.
 
 The state carries no gradient. It moves only the choice; gate weights come from the scores without it.
 """
@@ -14,11 +14,11 @@ from .routing import RoutingTrace
 
 
 class Balancer:
-    """The base of all kinds. A router keeps ``initial(E)`` as its state, and calls the rest at the right time."""
+    """The base class. A router keeps the state, which starts as ``initial(E)``, and calls the methods below."""
 
     @property
     def words(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return type(self).__name__
 
     def initial(self, num_experts: int) -> Float[Array, " n"]:
@@ -26,7 +26,7 @@ class Balancer:
         return np.zeros(num_experts)
 
     def shift(self, scores: Float[Array, "T E"], state: Float[Array, " n"]) -> Float[Array, "T E"]:
-        """What experts are chosen by."""
+        """The scores that experts are chosen by."""
         return scores
 
     def loss(self, trace: RoutingTrace, state: Float[Array, " n"]) -> Tensor | None:
@@ -110,7 +110,7 @@ class QuantileBalancing(Balancer):
         return xp.sort(chosen_by + state.astype(chosen_by.dtype) - alpha[:, None], axis=0)[-share - 1]
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """Blend with the mean of the passes and centre."""
+        """ema β + (1 - ema) mean of β' over the passes, centred."""
         beta = self.ema * state + (1 - self.ema) * observed / passes
         return beta - beta.mean()
 
@@ -155,10 +155,10 @@ class AdaptiveL1(Balancer):
         return (trace.load.sum() / max(trace.logits.shape[0], 1)).reshape(1)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """Up if too many are active, down if too few."""
+        """λ · factor if too many experts are active, λ / factor if too few."""
         return state * self.factor ** _sign(observed / passes - self.k)
 
 
 def _sign(x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """-1, 0 or 1. The ``sign`` of array-api-compat waits for a GPU: it corrects what CuPy makes of NaN."""
+    """-1, 0 or 1. The ``sign`` of array-api-compat would wait for a GPU, to correct CuPy's result for NaN."""
     return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)

@@ -32,13 +32,13 @@ class KeepAssignments(Function):
         return scatter(grad, kept, self.num_candidates), None
 
 
-# C for one expert, from T tokens, E experts, k per token and the factor; behind each formula, code that has it.
+# C for one expert, from T tokens, E experts, k per token and the factor; beside each formula, code that uses it.
 # The guard keeps a product such as 1.1 · 100 = 110.00000000000001 from being rounded up to 111.
 ROUNDING: Mapping[str, Callable[[int, int, float, float], int]] = {
     "ceil": lambda T, E, k, cf: math.ceil(cf * k * T / E - 1e-9),  # Megatron-LM; the default here
     "floor": lambda T, E, k, cf: int(cf * k * T / E + 1e-9),  # MegaBlocks
     "floor_without_k": lambda T, E, k, cf: int(T * cf / E + 1e-9),  # Mesh TensorFlow, for Switch
-    "round_without_k": lambda T, E, k, cf: round(T * cf / E),  # Flaxformer, for ST-MoE; a half goes to the even number
+    "round_without_k": lambda T, E, k, cf: round(T * cf / E),  # Flaxformer, for ST-MoE; halves round to even
     "multiple_of_4": lambda T, E, k, cf: -(-math.ceil(cf * k * T / E - 1e-9) // 4) * 4,  # V-MoE
 }
 DROP = ("position", "probability", "batch_priority", "random")
@@ -60,8 +60,8 @@ class Capacity:
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
             score (V-MoE, Riquelme et al. 2021, section 4.1).
             ``random``: any order; by position in evaluation.
-            Only ``position`` with one expert for each token is causal: in every other queue a later token can come
-            before an earlier one.
+            Only ``position`` with one expert per token is causal: in every other queue a later token can come before
+            an earlier one.
         scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
             a given number of tokens.
     """
@@ -131,8 +131,8 @@ def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) ->
     """The queue of batch-prioritised routing: ``order[0]`` is the candidate that asks first.
 
     All first choices (``rank`` 0) come before all second choices, and so on. Among equal choices, tokens come in
-    the order of their best score max_e scores[t, e], the largest first, whichever expert it is that they ask for; of
-    equal ones the first in the list (V-MoE, Riquelme et al. 2021, section 4.1).
+    the order of their best score max_e scores[t, e], the largest first, whichever expert they ask for; of equal ones
+    the first in the list (V-MoE, Riquelme et al. 2021, section 4.1).
     """
     best = scores.max(axis=1)[candidates.token]
     return _first_choices_first(candidates.rank, array_namespace(scores).argsort(-best, stable=True), scores.shape[1])

@@ -8,7 +8,7 @@ Four strategies with the same values and gradients:
 - ``padded``: a buffer with C places for each expert, filled by index.
 - ``sorted``: tokens copied into expert order once, all experts as one grouped computation, no padding.
 
-C is the largest number of assignments of any expert. A token without assignments gets zero.
+C is the largest number of assignments of any expert. A token without assignments gets 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,17 +30,17 @@ class Experts(Protocol):
     """What dispatch needs of a set of experts."""
 
     def __call__(self, x: Tensor, offsets: Any) -> Tensor:
-        """All experts on rows sorted by expert."""
+        """All experts at once; rows ``offsets[e]:offsets[e+1]`` belong to expert e."""
 
     def one(self, e: int, x: Tensor) -> Tensor:
-        """Expert e alone."""
+        """Expert e alone on some rows: what the call must equal."""
 
 
 class Permute(Function):
     """r_n = x[token_n]: a copy of its token for each assignment, in expert order."""
 
     def forward(self, x: Float[Array, "T d"], token: Int[Array, " N"]) -> Float[Array, "N d"]:
-        """Gather rows."""
+        """Copy rows."""
         self.save(token)
         self.num_tokens = x.shape[0]
         return take_rows(x, token)
@@ -98,10 +98,9 @@ def row_products(a: Float[Array, "N d"], b: Float[Array, "N d"]) -> Float[Array,
 
 
 class GateRows(Function):
-    """r'_n = g_n r_n: gate weights on what experts see instead of on what they answer."""
+    """r'_n = g_n r_n: gate weights on what experts see, not on what they answer."""
 
     def forward(self, r: Float[Array, "N d"], gate: Float[Array, " N"]) -> Float[Array, "N d"]:
-        """Scale each row."""
         self.save(r, gate)
         return r * gate[:, None].astype(r.dtype)
 
@@ -182,7 +181,7 @@ def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
 
 
 def dispatch_padded(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
-    """Rows into a buffer of C places for each expert, answers out of it by index."""
+    """Rows go by index into a buffer of C places per expert; answers are read out by index."""
     place, capacity = _places(routing)
     at = routing.expert * capacity + place
     rows, gate = gate_input(Permute.apply(x, routing.token), routing.gate, routing)
@@ -206,14 +205,14 @@ STRATEGIES: Mapping[str, Callable[[Tensor, Routing, Experts], Tensor]] = {
 
 
 def gate_input(rows: Tensor, gate: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-    """The rows, and the gate weights for the answers: applied to the rows now, and 1 later, for a gate on the input."""
+    """The rows, and the gate weights for the answers. A gate on the input scales the rows; the answers then get 1."""
     if routing.gate_on == "output":
         return rows, gate
     return GateRows.apply(rows, gate), Tensor(array_namespace(gate.data).ones_like(gate.data))
 
 
 def _places(routing: Routing) -> tuple[Any, int]:
-    """Each assignment's place before its expert, and the places that every expert needs."""
+    """Each assignment's place in the queue of its expert, and C, the places that every expert needs."""
     xp = array_namespace(routing.offsets)
     place = xp.arange(len(routing.token)) - routing.offsets[routing.expert]
     return place, max(mine.stop - mine.start for mine in rows_of_experts(routing.offsets))

@@ -1,7 +1,8 @@
 """The expert feed-forward networks of one layer, all experts in one grouped computation.
 
-Rows arrive sorted by expert; ``offsets[e]:offsets[e+1]`` are those of expert e. Each product is done once for
-each expert on its own rows, written into one buffer for all of them.
+Rows arrive sorted by expert; ``offsets[e]:offsets[e+1]`` are those of expert e. A grouped product multiplies each
+expert's rows by that expert's matrix and writes into one buffer for all. ``one(e, x)`` runs a single expert with
+ordinary ops: what ``forward`` must equal.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +58,8 @@ class GroupedSwiGLU(Function):
     """y_n = D_e (silu(G_e x_n) ⊙ U_e x_n) for each row n of expert e (Shazeer 2020, equation 6).
 
     silu(g) = g σ(g), where σ(g) = 1 / (1 + exp(-g)). Rows ``offsets[e]:offsets[e+1]`` belong to expert e; an expert
-    without rows gets gradients of zero. ``gate_up`` holds G_e above U_e, so that one product serves both.
+    without rows gets gradients of zero. ``gate_up`` holds G_e above U_e, so that one matrix
+    multiplication serves both.
     """
 
     def forward(
@@ -67,7 +69,7 @@ class GroupedSwiGLU(Function):
         down: Float[Array, "E d f"],
         offsets: Int[Array, " E1"],
     ) -> Float[Array, "N d"]:
-        """Two grouped products with the activation between them."""
+        """Two grouped products, the activation between them."""
         f = down.shape[2]
         h = grouped_product(x, gate_up, offsets)
         a = swiglu(h[:, :f], h[:, f:])
@@ -110,7 +112,6 @@ class GroupedAffine(Function):
         bias: Float[Array, "E o"],
         offsets: Int[Array, " E1"],
     ) -> Float[Array, "N o"]:
-        """One product for each expert, then its bias."""
         self.save(x, weight, offsets)
         return add_expert_bias(grouped_product(x, weight, offsets), bias, offsets)
 
@@ -136,11 +137,9 @@ class SwiGLUExperts(Module):
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        """Rows sorted by expert, all experts at once."""
         return GroupedSwiGLU.apply(x, self.gate_up, self.down, offsets)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Expert e alone on some rows: what :meth:`forward` must equal."""
         f = self.down.shape[2]
         gate_up = self.gate_up[e]
         gate, up = Affine.apply(x, gate_up[:f], None), Affine.apply(x, gate_up[f:], None)
@@ -156,7 +155,6 @@ class ClampedSwiGLU(Function):
     ALPHA, LIMIT = 1.702, 7.0
 
     def forward(self, h: Float[Array, "N two_f"]) -> Float[Array, "N f"]:
-        """Halve the width."""
         xp = array_namespace(h)
         self.dtype = h.dtype
         h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
@@ -196,32 +194,29 @@ class GptOssExperts(Module):
         self.down_bias = Parameter(np.zeros((num_experts, d_model), dtype))
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        """Rows sorted by expert, all experts at once."""
         h = ClampedSwiGLU.apply(GroupedAffine.apply(x, self.gate_up, self.gate_up_bias, offsets))
         return GroupedAffine.apply(h, self.down, self.down_bias, offsets)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Expert e alone on some rows: what :meth:`forward` must equal."""
         h = ClampedSwiGLU.apply(Affine.apply(x, self.gate_up[e], self.gate_up_bias[e]))
         return Affine.apply(h, self.down[e], self.down_bias[e])
 
 
 class WithZeroExperts(Module):
-    """Real experts, followed by some that do nothing but return their input (LongCat-Flash 2025, section 2.1).
+    """Real experts, followed by experts that return their input (LongCat-Flash 2025, section 2.1).
 
-    A token that chooses one of those saves the computation; its weight still counts.
+    A token that chooses one of those saves the computation; its gate weight still counts.
     """
 
     def __init__(self, real: Any, num_real: int):
         self.real, self.num_real = real, num_real
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        """Rows of real experts come first."""
+        """The rows of real experts come first."""
         end = int(to_host(offsets)[self.num_real])
         return Concatenate.apply(self.real(x[:end], offsets[: self.num_real + 1]), x[end:], axis=0)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Expert e alone: x itself if it is not a real one."""
         return self.real.one(e, x) if e < self.num_real else x
 
 
@@ -249,12 +244,10 @@ class MLPExperts(Module):
         self.second_bias = Parameter(np.zeros((num_experts, d_model), dtype))
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        """Rows sorted by expert, all experts at once."""
         hidden = self.activation.apply(GroupedAffine.apply(x, self.first, self.first_bias, offsets))
         return GroupedAffine.apply(hidden, self.second, self.second_bias, offsets)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Expert e alone on some rows: what :meth:`forward` must equal."""
         hidden = self.activation.apply(Affine.apply(x, self.first[e], self.first_bias[e]))
         return Affine.apply(hidden, self.second[e], self.second_bias[e])
 

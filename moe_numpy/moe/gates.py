@@ -2,7 +2,7 @@
 
 A router scores every expert for every token, h = x W_gᵀ. It turns logits into scores, chooses some experts, and
 multiplies what they return by gate weights g. The choice is a constant for the derivative. The gate weights are the
-only way by which the task loss reaches W_g.
+only path by which the task loss reaches W_g.
 """
 
 from typing import Any
@@ -19,7 +19,6 @@ class SqrtSoftplus(Function):
     """s = √ln(1 + e^h): a score without an upper bound, flatter than softplus (DeepSeek-V4; Megatron-LM)."""
 
     def forward(self, h: Float[Array, "T E"]) -> Float[Array, "T E"]:
-        """Entry by entry; never below 0."""
         xp = array_namespace(h)
         s = xp.sqrt(xp.logaddexp(h, xp.zeros_like(h)))
         self.save(h, s)
@@ -104,14 +103,13 @@ class SelectedSoftmax(Function):
 
 
 class PNormalize(Function):
-    """g_n = s_n / ‖s‖_p, with the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
+    """g_n = s_n / ‖s‖_p for positive s, the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
 
     words = "p-norm"
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
     ) -> Float[Array, " N"]:
-        """Divide positive scores by their p-norm."""
         self.num_tokens, self.p = num_tokens, p
         norm = (sum_by_key(s**p, token, num_tokens) ** (1 / p))[token]
         g = s / norm
@@ -144,11 +142,10 @@ class Gate:
 
     @property
     def words(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return getattr(self.function, "words", self.function.__name__)
 
     def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
-        """Run the Function."""
         result: Tensor = self.function.apply(s, token, num_tokens=num_tokens, **self.settings)
         return result
 
@@ -171,11 +168,9 @@ class Scale(Gate):
 
     @property
     def words(self) -> str:
-        """The factor."""
         return f"×{self.settings['factor']:g}"
 
     def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
-        """Multiply by a constant."""
         result: Tensor = Multiply.apply(s, self.settings["factor"])
         return result
 

@@ -23,8 +23,7 @@ class Recipe:
     Attributes:
         router: the router's configuration; None for Soft MoE, which has none.
         experts: kind of expert, a name from :data:`moe_numpy.moe.experts.KINDS`.
-        shared_experts: experts that every token uses besides those it chooses, as one network of that many
-            times the width.
+        shared_experts: experts that every token uses besides those it chooses; one network, that many times as wide.
         gated_shared: whether the shared experts' answer has the gate weight σ(x · w_s).
         zero_experts: how many experts return their input; they come after the real ones.
         num_groups: above 0, a layer of two levels: a router for the groups, and one in each of them.
@@ -119,7 +118,7 @@ class MoE(Module):
         return y.reshape(*x.shape), routing
 
     def active_parameters(self) -> int:
-        """The active parameters per token, on average: all but the experts that it does not choose."""
+        """The active parameters per token, on average: all but those of the experts that it does not choose."""
         of_experts = self.experts.num_parameters()
         of_one = of_experts // self.num_experts
         real = self.num_experts / self.router.num_experts  # the rest are zero-computation experts
@@ -164,7 +163,7 @@ class HierarchicalMoE(Module):
         rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
-        """As :meth:`MoE.forward`. Each group sees its own tokens only, without padding."""
+        """As :meth:`MoE.forward`. Each group sees only its own tokens, without padding."""
         tokens, batch = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids)
         routing = self.router(tokens, batch)
         rows, gate = gate_input(Permute.apply(tokens, routing.token), routing.gate, routing)
@@ -187,7 +186,7 @@ class HierarchicalMoE(Module):
 def _tokens_and_batch(
     x: Tensor, d_model: int, training: bool, rng: Random | None, token_ids: Any
 ) -> tuple[Float[Tensor, "T d"], Batch]:
-    """x as a list of tokens, and what else a router may know about them."""
+    """x as T tokens, and what else a router may know about them."""
     if x.ndim == 0 or x.shape[-1] != d_model:
         raise ValueError(f"x must end in d_model={d_model}, got shape {x.shape}")
     if token_ids is not None and token_ids.shape != x.shape[:-1]:

@@ -61,7 +61,7 @@ class SwitchBalance(Loss):
         scope: what f and P are means over. ``batch``: this forward pass. ``sequence``: each sequence by itself,
             then the mean. ``global``: f over all forward passes since the last optimizer step (Qiu et al. 2025).
         count: ``all`` assignments, only the ``first`` choice of each token (GShard), or the ``unbiased`` choice:
-            the k best of P, whatever bias and groups did to the real one (DeepSeek-V3 2024, equation 18).
+            the k best of P, without bias and groups (DeepSeek-V3 2024, equation 18).
         at_balance: the value at perfect balance. 1 divides counts by their sum. ``"k"`` divides them by T, as
             transformers' Mixtral family does.
         scoring: the Function whose normalised scores are P; None for a softmax.
@@ -87,7 +87,6 @@ class SwitchBalance(Loss):
             raise ValueError(f"count={self.count!r} has no global scope: only whole loads are kept between passes")
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        """E Σ f_i P_i."""
         p = trace.probabilities(self.scoring)
         xp = array_namespace(p.data)
         num_tokens, num_experts = p.shape
@@ -155,7 +154,6 @@ class ZLoss(Loss):
     name: str = "z"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        """Mean squared log-partition of the logits."""
         return RouterZLoss.apply(trace.logits)
 
 
@@ -163,7 +161,7 @@ class SquaredCV(Function):
     """CV² = variance / mean², the squared coefficient of variation of n numbers (Shazeer et al. 2017, equation 7).
 
     L = var / (m² + ε), where m is the mean and var = Σ_i (v_i - m)² / max(n - ddof, 1).
-    Written with the variance, never with the standard deviation, whose derivative at perfect balance is 0/0.
+    Computed from the variance, not from the standard deviation, whose derivative at perfect balance is 0/0.
     ``ddof=0`` divides by n, ``ddof=1`` by n - 1: [1, 2, 3, 4] gives 0.2 or 0.267.
     """
 
@@ -186,10 +184,9 @@ class SquaredCV(Function):
 
 
 class SumByExpert(Function):
-    """v_e = Σ of g_n over the assignments n of expert e: the importance of each expert."""
+    """v_e = Σ of g_n over the assignments n of expert e, its importance; 0 for an expert without assignments."""
 
     def forward(self, gate: Float[Array, " N"], expert: Int[Array, " N"], *, num_experts: int) -> Float[Array, " E"]:
-        """Sum; 0 for an expert without assignments."""
         self.save(expert)
         return sum_by_key(gate, expert, num_experts)
 
@@ -221,7 +218,6 @@ class Importance(Loss):
             raise ValueError(f"of must be gates or softmax, got {self.of!r}")
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        """0 when all experts carry the same weight."""
         if self.of == "softmax":
             v = trace.probabilities(None).sum(axis=0)
         else:
@@ -299,7 +295,6 @@ class Load(Loss):
             raise ValueError(f"rivals must be others or all, got {self.rivals!r}")
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        """0 when all experts can expect the same number of tokens."""
         h = trace.logits
         if trace.sigma is None:
             counts = Tensor(array_namespace(h.data).asarray(trace.load, dtype=h.dtype))
@@ -310,13 +305,12 @@ class Load(Loss):
 
 @dataclass(frozen=True)
 class LocalEntropy(Loss):
-    """(1/T) Σ_t H(p_t): small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, equation 2)."""
+    """(1/T) Σ_t H(p_t) in nats: small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, eq. 2)."""
 
     coefficient: float = 0.01
     name: str = "local_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        """Mean entropy in nats."""
         log_p = LogSoftmax.apply(trace.logits, axis=-1)
         return -(log_p.exp() * log_p).sum() * (1 / max(trace.logits.shape[0], 1))
 
@@ -333,6 +327,5 @@ class GlobalEntropy(Loss):
     name: str = "global_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        """How far the entropy of the mean falls short of τ."""
         p = Softmax.apply(trace.logits, axis=-1).mean(axis=0)
         return ReLU.apply(self.tau + (p * p.log()).sum())

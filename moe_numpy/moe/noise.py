@@ -1,4 +1,4 @@
-"""Randomness that helps a router explore. It is on while training only, and never reaches what the experts see."""
+"""Randomness that helps a router explore. It is on only while training, and the experts never see it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,13 @@ from ..typing import Array, Float, Random
 
 
 class Noise:
-    """The base of all kinds: no noise at all."""
+    """The base class: no noise at all."""
 
     learned = False  # whether the router keeps a weight [E, d] for the size of the noise
 
     @property
     def words(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return type(self).__name__
 
     def on_input(self, x: Float[Tensor, "T d"], rng: Random) -> Float[Tensor, "T d"]:
@@ -48,7 +48,7 @@ class Jitter(Noise):
 
 @dataclass(frozen=True)
 class ShazeerNoise(Noise):
-    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): a learned size of noise (Shazeer et al. 2017, equation 4)."""
+    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): noise of a learned size (Shazeer et al. 2017, equation 4)."""
 
     epsilon: float = 1e-2
     learned = True
@@ -81,7 +81,6 @@ class NormalNoise(Noise):
     def on_logits(
         self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
-        """The same σ everywhere."""
         std = 1 / h.shape[1] if self.std is None else self.std
         if std == 0:
             return h, None
@@ -96,7 +95,6 @@ class GumbelNoise(Noise):
     def on_logits(
         self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
-        """One Gumbel variable for each entry."""
         return h + _like(h, rng.gumbel(size=h.shape)), None
 
 

@@ -1,7 +1,7 @@
 """A Mixture of Experts on one page: forward, and every derivative by hand. Read this first.
 
-T tokens of width d, E experts of width f, k experts per token, C places per expert. Each numbered block ends with the
-file where the library does it properly, and comes back in ``backward``. A test holds page and library equal.
+T tokens of width d, E experts of width f, k experts per token, C places per expert. Each numbered block names the
+file in which the library does it, and returns in ``backward``. A test holds page and library equal.
 
     y, loss, saved = forward(x, router, gate_proj, up_proj, down_proj, top_k=2, capacity=40)
     dx, d_router, d_gate_proj, d_up_proj, d_down_proj = backward(dy, dloss, saved)
@@ -45,13 +45,13 @@ def forward(
     fraction = np.bincount(expert, minlength=num_experts) / len(expert)
     loss = num_experts * (fraction * p.mean(axis=0)).sum()
 
-    # 5. Capacity: first choices queue before second choices; whoever finds no place is dropped. (moe/capacity.py)
+    # 5. Capacity: first choices queue before second choices; who finds no place is dropped. (moe/capacity.py)
     kept = np.zeros(len(expert), bool)
     for e in range(num_experts):
         queue = np.flatnonzero(expert == e)
         kept[queue[np.argsort(rank[queue], kind="stable")][:capacity]] = True
 
-    # 6. Run each expert on its tokens (moe/experts.py), add up the answers times g (moe/dispatch.py).
+    # 6. Run each expert on its tokens (moe/experts.py), add the answers times g (moe/dispatch.py).
     y, experts = np.zeros_like(x), []
     for e in range(num_experts):
         mine = np.flatnonzero(kept & (expert == e))
@@ -60,7 +60,7 @@ def forward(
         sigma = 1 / (1 + np.exp(-a))
         hidden = a * sigma * b  # SwiGLU: silu(a) b
         answer = hidden @ down_proj[e].T
-        y[token[mine]] += g[mine, None] * answer  # a token has each expert at most once, so no row is named twice
+        y[token[mine]] += g[mine, None] * answer  # a token has each expert at most once, so no index repeats
         experts.append((mine, rows, a, b, sigma, hidden, answer))
 
     saved = {"x": x, "p": p, "token": token, "expert": expert, "g": g, "total": total, "fraction": fraction}
@@ -84,7 +84,7 @@ def backward(dy: Float[Array, "T d"], dloss: float, saved: dict[str, Any]) -> tu
         d_gate_proj[e], d_up_proj[e] = da.T @ rows, db.T @ rows
         dx[token[mine]] += da @ gate_proj[e] + db @ up_proj[e]
 
-    # 5. A dropped choice changed nothing: its dg stays 0.
+    # 5. A dropped choice contributed nothing: its dg stays 0.
     # 4. The loss is linear in p. The fractions are counts, constant for the derivative.
     dp = np.tile(dloss * len(router) * saved["fraction"] / len(x), (len(x), 1))
 

@@ -81,7 +81,7 @@ def _losses(*parts: Loss) -> tuple[Loss, ...]:
 
 @published(1991, "Jacobs, Jordan, Nowlan, Hinton: Adaptive Mixtures of Local Experts")
 def jacobs_1991() -> Recipe:
-    """y = Σ_i g_i f_i(x) with g = softmax(h), all experts for every token (equation 1.1).
+    """y = Σ_i g_i f_i(x) with g = softmax(h), every token to every expert (equation 1.1).
 
     The paper trains with a likelihood, :class:`moe_numpy.moe.mixture_1991.MixtureLikelihood`, not with the error
     of the sum: that makes experts compete instead of cooperate.
@@ -118,8 +118,9 @@ def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) 
 def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
     """Softmax, top-2 renormalised, the second expert kept with probability min(1, 2 g₂); all first choices go first.
 
-    The paper's capacity is 2T/E (section 2.2), a factor of 1 for two experts a token. The loss counts first choices
-    only. Weights are normalised before anything is dropped, as in algorithm 1; fairscale normalises afterwards.
+    The paper's capacity is 2T/E (section 2.2), a factor of 1 for two experts per token. The loss counts first
+    choices only. Gate weights are normalised before anything is dropped, as in algorithm 1; fairscale normalises
+    afterwards.
     """
     return Recipe(
         RouterConfig(
@@ -371,7 +372,7 @@ def llama4(*, top_k: int = 1, shared_experts: int = 1, balance: float = 0.001) -
 
 @published(2024, "Wang et al.: ReMoE, equations 6 to 9")
 def remoe(*, average_k: float = 2.0) -> Recipe:
-    """w = ReLU(h): each token has as many experts as positive logits, k on average by an adaptive L1 penalty."""
+    """g = ReLU(h): each token has as many experts as positive logits, k on average by an adaptive L1 penalty."""
     return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, gates=(), balancer=AdaptiveL1(average_k)))
 
 
@@ -388,7 +389,7 @@ def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bia
 
 @published(2024, "Raposo et al.: Mixture-of-Depths, equation 1")
 def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
-    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others pass. Not causal.
+    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others skip it. Not causal.
 
     Give it one expert.
     """

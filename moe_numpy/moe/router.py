@@ -33,13 +33,13 @@ class RouterConfig:
         selection: which experts each token asks for.
         scores: the Function that turns logits [T, E] into scores; None takes the logits themselves.
         choose_by: what the selection looks at, ``"scores"`` or ``"logits"``.
-        gates: the steps from the scores of chosen experts to gate weights; none leaves the scores as they are.
+        gates: the steps from the scores of chosen experts to gate weights; without any, scores are gate weights.
         gate_on: ``"output"``: y = Σ g f(x). ``"input"``: y = Σ f(g x), which is not the same.
         noise: randomness during training, or None.
         capacity: how many assignments an expert takes, or None for no limit: then nothing is dropped.
         gate_after_dropping: whether the steps of ``gates`` see only the assignments that were kept.
         losses: auxiliary losses, each with its own coefficient.
-        balancer: balancing without a loss, changed after each optimizer step, or None.
+        balancer: balancing without a loss, updated after each optimizer step, or None.
         bias: whether the logits have a learned bias.
     """
 
@@ -94,8 +94,8 @@ class Router(Module):
         self.bias = Parameter(np.zeros(num_experts, dtype)) if config.bias else None
         learned = config.noise is not None and config.noise.learned
         self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype)) if learned else None
-        self.balancer_state = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
-        self._load: Any = None  # since the last optimizer step
+        self.balancer_state: Any = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
+        self._load: Any = 0  # these three since the last optimizer step
         self._observed: Any = 0
         self._passes = 0
 
@@ -113,8 +113,8 @@ class Router(Module):
         order, offsets, dropped = self._admit(candidates, scores.data, batch)
         token, expert = take_rows(candidates.token, order), take_rows(candidates.expert, order)
         load = count(candidates.expert, self.num_experts)
-        total_load = load if self._load is None else self._load + load
-        trace = RoutingTrace(logits, noisy, sigma, scores, gate, candidates, load, total_load, self.per_token, batch)
+        since_update = self._load + load
+        trace = RoutingTrace(logits, noisy, sigma, scores, gate, candidates, load, since_update, self.per_token, batch)
         losses, auxiliary = self._losses(trace)
         if batch.training:
             self._observe(trace, chosen_by)
@@ -137,11 +137,10 @@ class Router(Module):
 
     def after_step(self) -> None:
         """Update the balancing state with what was observed since the last optimizer step, and reset the counters."""
-        balancer = self.config.balancer
-        if balancer is not None and self.balancer_state is not None and self._passes:
-            self.balancer_state.data = balancer.update(self.balancer_state.data, self._observed, self._passes)
-        self._load = None
-        self._observed = self._passes = 0
+        if self.config.balancer is not None and self._passes:
+            state = self.balancer_state.data
+            self.balancer_state.data = self.config.balancer.update(state, self._observed, self._passes)
+        self._load = self._observed = self._passes = 0
 
     def _logits(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """h [T, E], h with noise, and the noise's standard deviation where it is normal."""
@@ -158,14 +157,14 @@ class Router(Module):
         return h, *noise.on_logits(h, x, noise_weight, batch.need_rng(noise))
 
     def _choose(self, scores: Tensor, noisy: Tensor, batch: Batch) -> tuple[Candidates, Float[Array, "T E"]]:
-        """Who asks for whom, token by token, and what that was chosen by. No gradient from here on."""
+        """The candidates, token by token, and the values they were chosen by. The choice carries no gradient."""
         chosen_by = scores.data if self.config.choose_by == "scores" else noisy.data
-        if self.config.balancer is not None and self.balancer_state is not None:
+        if self.config.balancer is not None:
             chosen_by = self.config.balancer.shift(chosen_by, self.balancer_state.data)
         return self.config.selection(chosen_by, batch).listed_by_token(len(chosen_by)), chosen_by
 
     def _gate(self, scores: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Candidates]:
-        """The scores and the gate weights of the candidates, which are then only those that are sent."""
+        """The scores and the gate weights of the candidates that are sent, and those candidates."""
         picked = PickScores.apply(scores, candidates.token, candidates.expert)
         gate = self._normalise(picked, candidates.token, scores.shape[0])
         if candidates.sent is None:
@@ -199,7 +198,7 @@ class Router(Module):
             losses[part.name] = part(trace)
             term = losses[part.name] * part.coefficient
             total = term if total is None else total + term
-        if self.config.balancer is not None and self.balancer_state is not None:
+        if self.config.balancer is not None:
             own = self.config.balancer.loss(trace, self.balancer_state.data)
             if own is not None:
                 losses["balancing"] = own
@@ -207,9 +206,8 @@ class Router(Module):
         return losses, total
 
     def _observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"]) -> None:
-        """What the balancer will need after the optimizer step."""
+        """Collect what the balancer needs after the optimizer step."""
         self._load = trace.load_since_update
-        if self.config.balancer is not None and self.balancer_state is not None:
-            seen = self.config.balancer.observe(trace, chosen_by, self.balancer_state.data)
-            self._observed = self._observed + seen
+        if self.config.balancer is not None:
+            self._observed = self._observed + self.config.balancer.observe(trace, chosen_by, self.balancer_state.data)
             self._passes += 1

@@ -18,7 +18,7 @@ class Batch:
     Attributes:
         sequence_length: the T tokens are T / sequence_length sequences, one after the other.
         training: whether noise and balancing are on.
-        rng: for the parts that draw random numbers while training.
+        rng: random numbers for the parts that draw them while training.
         token_ids: of any shape with T entries; needed by hash routing.
     """
 
@@ -60,14 +60,14 @@ class Candidates:
         return Candidates(self.token[order], self.expert[order], self.rank[order], sent, by_token=True)
 
     def only_sent(self, index: Int[Array, " N"]) -> "Candidates":
-        """The candidates at the places ``index``, in ascending order; all of them sent."""
+        """The candidates numbered ``index``, which ascends; all of them sent."""
         return Candidates(self.token[index], self.expert[index], self.rank[index], by_token=self.by_token)
 
 
 def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " D"]]:
     """The indices where the mask holds, and those where it does not, each in ascending order.
 
-    How many there are decides the shapes of what follows, so one number has to come to the host.
+    Their number decides the shapes of what follows, so it has to come to the host.
     """
     order = stable_order((~mask).astype(np.int64), 2)
     num_true = int(to_host(mask.sum()))
@@ -96,7 +96,7 @@ class Statistics:
 
     Attributes:
         load: assignments that each expert was asked for, before dropping.
-        scores: of all experts.
+        scores: those of all experts.
         dropped: the assignments that found no place.
     """
 
@@ -123,12 +123,12 @@ class RoutingTrace:
         logits: h, without noise.
         noisy: h with noise; ``logits`` itself if there is none.
         sigma: standard deviation of normal noise, or None.
-        scores: what the gate weights are made of.
+        scores: what the gate weights are computed from.
         gate: the gate weights of the candidates.
         candidates: which tokens asked for which experts.
         load: assignments that each expert was asked for.
         load_since_update: the same, summed over the forward passes since the last optimizer step, this included.
-        per_token: k.
+        per_token: k, experts per token on average.
         batch: sequences and mode.
     """
 
@@ -180,5 +180,4 @@ class Routing:
 
     @property
     def num_experts(self) -> int:
-        """The number of experts, E."""
         return len(self.offsets) - 1

@@ -16,22 +16,22 @@ from .routing import Batch, Candidates, true_and_false
 
 
 class Selection:
-    """A rule that turns scores [T, E] into candidates. The base of all kinds says what holds for most of them.
+    """A rule that turns scores [T, E] into candidates. The base class holds the defaults.
 
     Attributes:
-        causal: whether a token's candidates depend on no later token. Dropping may still let later tokens push it out.
+        causal: whether a token's candidates depend on no later token. Dropping may still let a later token push it out.
     """
 
     causal: bool = True
 
     @property
     def words(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return type(self).__name__
 
     @property
     def capacity_factor(self) -> float | None:
-        """Of a rule that fills experts to a capacity by itself; None for the others."""
+        """The factor of a rule that fills experts to a capacity by itself; None for the others."""
         return None
 
     def validate(self, num_experts: int) -> None:
@@ -42,11 +42,11 @@ class Selection:
         return 1
 
     def within_group(self) -> "Selection":
-        """The same rule for choosing inside one of the groups of experts that it chose."""
+        """The rule for choosing inside one of the groups that it chose."""
         return self
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """Choose. The choice is made on plain arrays and carries no gradient."""
+        """The candidates by these scores."""
         raise NotImplementedError(f"{type(self).__name__} does not choose")
 
 
@@ -56,44 +56,39 @@ class FixedK(Selection):
     k: int
 
     def validate(self, num_experts: int) -> None:
-        """Require 1 <= k <= num_experts."""
         if not 1 <= self.k <= num_experts:
             raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {self.k}")
 
     def per_token(self, num_experts: int) -> float:
-        """The k of the rule."""
         return self.k
 
 
 @dataclass(frozen=True)
 class TopK(FixedK):
-    """Each token takes the k experts with the highest scores; ties go to the lowest index."""
+    """Each token takes the k experts with the highest scores, best first; ties go to the lowest index."""
 
     k: int = 2
 
     @property
     def words(self) -> str:
-        """With its k."""
         return f"top-{self.k}"
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """List the k best experts of each token, best first."""
         return top_k_candidates(scores, self.k)
 
 
 @dataclass(frozen=True)
 class RandomSecond(FixedK):
-    """Top-2, the second kept with probability min(1, 2 g₂) (Lepikhin et al. 2020, algorithm 1).
+    """Top-2, the second dispatched with probability min(1, 2 g₂) (Lepikhin et al. 2020, algorithm 1).
 
-    g₂ is the second score divided by the sum of both. A second choice that is not kept is included in normalising but
-    not dispatched. In evaluation the second is always kept. Capacities are sized for k = 2, the maximum.
+    g₂ is the second score divided by the sum of both. A second choice that is not dispatched is still included in
+    normalising. In evaluation the second is always dispatched. Capacities are sized for k = 2, the maximum.
     """
 
     k = 2
     words = "top-2, 2nd random"
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """List both choices of each token; the second is sent with probability min(1, 2 g₂)."""
         both = top_k_candidates(scores, 2)
         if not batch.training:
             return both
@@ -123,7 +118,6 @@ class GroupLimited(FixedK):
 
     @property
     def words(self) -> str:
-        """With its numbers."""
         return f"top-{self.k} of {self.top_groups}/{self.num_groups} groups"
 
     def validate(self, num_experts: int) -> None:
@@ -150,7 +144,7 @@ class GroupLimited(FixedK):
 
         Group g holds experts g E/G ... (g+1) E/G - 1. Its score is its largest score if ``group_score`` is ``max``, the
         sum of its two largest if ``top2``. ``self.top_groups`` groups stay. The candidates of token 0 come first.
-        ``batch`` is not needed.
+        ``batch`` is not used.
         """
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
@@ -176,11 +170,9 @@ class Dense(Selection):
     words = "all"
 
     def per_token(self, num_experts: int) -> float:
-        """All experts, E."""
         return num_experts
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """List all pairs."""
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
         token = xp.repeat(xp.arange(num_tokens), num_experts)
@@ -195,15 +187,13 @@ class Threshold(Selection):
 
     @property
     def words(self) -> str:
-        """With its value."""
         return f"above {self.value:g}"
 
     def per_token(self, num_experts: int) -> float:
-        """The maximum, E; how many there are depends on the scores."""
+        """The maximum, E: how many are chosen depends on the scores."""
         return num_experts
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """List the pairs above the threshold."""
         xp = array_namespace(scores)
         above = scores > self.value
         flat = scores.reshape(-1)
@@ -222,8 +212,8 @@ class Threshold(Selection):
 class ExpertChoice(Selection):
     """Each expert takes the C tokens that score highest for it, C = ⌈factor · T / E⌉ (Zhou et al. 2022, equation 2).
 
-    Load is perfectly even by construction. A token may get many experts or none, and whether it is taken
-    depends on later tokens of the same set: not causal. ``scope`` is the set: the whole batch, or each sequence.
+    Load is perfectly even by construction. A token may get many experts or none, and whether it is taken depends on
+    later tokens of the same set: not causal. ``scope`` is the set: the whole batch, or each sequence.
     """
 
     factor: float = 2.0
@@ -233,18 +223,15 @@ class ExpertChoice(Selection):
 
     @property
     def capacity_factor(self) -> float:
-        """The factor of the capacity C."""
         return self.factor
 
     def validate(self, num_experts: int) -> None:
-        """A positive factor, a known scope."""
         if not 0 < self.factor <= num_experts:
             raise ValueError(f"capacity_factor must be in (0, num_experts={num_experts}], got {self.factor}")
         if self.scope not in ("batch", "sequence"):
             raise ValueError(f"scope must be batch or sequence, got {self.scope!r}")
 
     def per_token(self, num_experts: int) -> float:
-        """The factor: experts per token on average."""
         return self.factor
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
@@ -279,7 +266,7 @@ class Hash(Selection):
     """expert = table[token id]: a fixed random table, balanced over ids; only the experts learn (Roller et al. 2021).
 
     The score of the chosen expert is still its gate weight, unless the gates say otherwise. Ids on a GPU are trusted
-    to be below ``vocab_size``: looking at them would wait for it.
+    to be below ``vocab_size``: checking them would wait for it.
     """
 
     vocab_size: int = 256
@@ -287,16 +274,14 @@ class Hash(Selection):
     words = "hash"
 
     def validate(self, num_experts: int) -> None:
-        """At least one token id."""
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
 
     def within_group(self) -> "Hash":
-        """Another table: the same one would send the tokens of a group to only some of its experts."""
+        """The rule with another table: the same one would send the tokens of a group to only some of its experts."""
         return replace(self, seed=self.seed + 1)
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
-        """Look up each token's expert."""
         if batch.token_ids is None:
             raise ValueError("hash routing needs the token ids; pass token_ids=")
         xp = array_namespace(scores)
@@ -313,7 +298,7 @@ class Hash(Selection):
 
 
 def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
-    """The k best experts of each token, best first, and the decision recorded."""
+    """The k best experts of each token, best first; the decision is recorded."""
     chosen = top_k(scores, k)
     decisions.record("top-k set", chosen, lambda t: _closest_ranks(scores, k, t, "experts"))
     token, rank = tokens_and_ranks(chosen)
@@ -321,7 +306,7 @@ def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:
 
 
 def _closest_ranks(scores: Float[Array, "rows n"], k: int, row: int, what: str, who: str = "token") -> str:
-    """Name the two neighbouring ranks, among those that decide the list, whose scores are closest."""
+    """Of the neighbouring ranks that decide the choice, the two whose scores are closest."""
     ranked = sorted(scores[row].tolist(), reverse=True)
     gaps = [ranked[i] - ranked[i + 1] for i in range(min(k, len(ranked) - 1))]
     if not gaps:

@@ -18,14 +18,14 @@ class SoftMoE(Module):
     """D = softmax of H over tokens, C = softmax of H over slots, H = X Φᵀ; Y = C f(Dᵀ X) (algorithm 1).
 
     Each expert has p slots. A slot takes a weighted mean of all tokens of a sequence and gives its answer back to
-    all of them. Nothing is chosen, so nothing is dropped and everything is differentiable; and every token sees
-    every other: not causal.
+    all of them. Nothing is chosen, so nothing is dropped and everything is differentiable. Every token sees
+    every other, so it is not causal.
 
     Args:
         d_model: width d of a token.
         d_ff: hidden width of each expert.
         num_experts: E.
-        slots: p, slots for each expert. E · p = sequence length costs as much as a dense layer.
+        slots: p, slots per expert. E · p = sequence length costs as much as a dense layer.
         experts: kind of expert, see :class:`moe_numpy.moe.MoE`.
         rng: draws the weights.
         dtype: of the weights.
@@ -52,7 +52,7 @@ class SoftMoE(Module):
     def forward(
         self, x: Float[Tensor, "B S d"], rng: Random | None = None, token_ids: Any = None
     ) -> tuple[Float[Tensor, "B S d"], None]:
-        """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not needed."""
+        """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not used."""
         if x.ndim != 3 or x.shape[2] != self.d_model or x.shape[1] == 0:
             raise ValueError(
                 f"x must be [B, S, d_model={self.d_model}] with at least one token in a sequence, got shape {x.shape}"
@@ -60,7 +60,7 @@ class SoftMoE(Module):
         batch, _, d = x.shape
         n = self.num_experts * self.slots
         mixed, combine = fill_slots(at_least_float32(x), at_least_float32(self.phi))
-        # Experts want their rows together: slot by slot of all sequences, then back.
+        # Experts need their rows together: slot by slot of all sequences, then back.
         rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
         offsets = array_namespace(rows.data).arange(self.num_experts + 1) * (self.slots * batch)
         answers = Reshape.apply(self.experts(Cast.apply(rows, dtype=x.dtype), offsets), shape=(n, batch, d))
