@@ -1,4 +1,4 @@
-"""How good are the ways to balance? Each is scored against the best balanced assignment that exists."""
+"""How good are the ways to balance? Each is scored against the optimal balanced assignment."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -71,10 +71,10 @@ def score_assignments(
 ) -> AssignmentScores:
     """Score greedy top-k, Sinkhorn, BASE (k = 1), loss-free bias and quantile balancing on one batch.
 
-    The last two adapt: they see the same batch again and again, as many times as ``updates`` says.
+    The last two adapt: they see the same batch repeatedly, once per update.
 
     Args:
-        scores: of every token for every expert. They play the part of logits: Sinkhorn balances exp(scores).
+        scores: of every token for every expert. They serve as logits: Sinkhorn balances exp(scores).
         k: experts per token.
         updates: after how many updates to score bias and quantiles, in ascending order.
         bias_rate: γ of the loss-free bias, in units of the scores.
@@ -113,9 +113,9 @@ def score_assignments(
 
 
 def optimal_top_k(scores: Float[Array, "T E"], k: int) -> Bool[Array, "T E"]:
-    """The k experts for each token with the largest Σ of scores, at most ⌈kT/E⌉ tokens for each expert.
+    """The k experts per token with the largest Σ of scores, at most ⌈kT/E⌉ tokens per expert.
 
-    Exact, by scipy's linear-sum assignment. Its rows are the pairs (t, e), so that no token can get an expert twice.
+    Exact, by scipy's linear-sum assignment. Its rows are the pairs (t, e), so no token can get an expert twice.
     A pair takes either a place of its expert, worth its score, or one of the E - k refusals of its token, worth 0.
     Rows without a pair fill the places that stay empty. T = 128 and E = 8 take about a second.
 

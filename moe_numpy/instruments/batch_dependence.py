@@ -1,4 +1,4 @@
-"""Does a token's output depend on its company: on other sequences of the batch, on others of its own sequence?"""
+"""Does a token's output depend on which tokens share the batch: other sequences, or others of its own sequence?"""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Capacities: what the public formulas make of the same numbers, and who is dropped by them and why."""
+"""Capacities: what the public formulas give for the same numbers, and who is dropped and why."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,8 +18,8 @@ class CapacityRow:
         rounding: its name, a key of :data:`moe_numpy.moe.capacity.ROUNDING`.
         capacity: C, places of each expert.
         places: E · C.
-        spare: places beyond the k·T assignments that tokens ask for; negative: so many are dropped even at perfect
-            balance.
+        spare: places beyond the k·T assignments that tokens ask for; if negative, that many are dropped even at
+            perfect balance.
     """
 
     rounding: str
@@ -109,7 +109,7 @@ class DropReport:
 def dropped_tokens(routing: Routing, capacity: Capacity) -> DropReport:
     """Who would be dropped from a routing under this capacity, and why.
 
-    The routing may come from a router with another capacity or with none: what counts is who asked for whom.
+    The routing may come from a router with another capacity or with none: only who asked for whom matters.
     ``drop="random"`` in training draws from the routing's generator and does not repeat what the router drew.
     """
     asked, batch, scores = routing.trace.candidates, routing.trace.batch, routing.trace.scores.data

@@ -50,8 +50,8 @@ class Causality:
 def causality(recipe: Recipe | RouterConfig, *, num_experts: int = 16, seeds: int = 4) -> Causality:
     """Exchange later tokens and compare earlier outputs of the same sequence, in both modes.
 
-    A leak that is found is certain; that none is found means that none is likely. The number of tokens stays the
-    same: that a capacity grows with every token that is appended is not probed.
+    A leak that is found is certain; if none is found, none is likely. The number of tokens is fixed: a capacity that
+    grows with each appended token is not probed.
     """
     router = as_recipe(recipe).router
     modes = [influence(recipe, training=mode, num_experts=num_experts, seeds=seeds) for mode in (True, False)]

@@ -9,7 +9,7 @@ from ..moe import Recipe, RouterConfig
 from ..typing import Array, Float
 from .probe import Probe, as_recipe
 
-# Sums in another order move outputs by about 1e-15. A changed choice moves them by about 1.
+# A different order of sums moves outputs by about 1e-15, a different choice by about 1.
 THRESHOLD = 1e-9
 
 

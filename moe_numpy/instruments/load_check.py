@@ -1,4 +1,4 @@
-"""Is the expected load of noisy top-k what really happens? A Monte-Carlo check of its formula."""
+"""Is the expected load of noisy top-k what happens on average? A Monte-Carlo check of its formula."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""A small random layer of a recipe with tokens for it: what the instruments put under the probe."""
+"""A small random layer of a recipe, with tokens for it: what the instruments examine."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +16,13 @@ _VOCABULARY = 256
 
 @dataclass(frozen=True)
 class Probe:
-    """One random layer in float64 and a batch of tokens; the same seed makes the same both.
+    """One random layer in float64 and a batch of tokens; the same seed gives the same layer and tokens.
 
     Attributes:
         recipe: the layer's recipe.
         seed: draws weights, tokens and the noise of every run.
         training: whether noise and balancing are on.
-        crowded: tokens resemble each other, so that they want the same experts and capacities are exceeded.
+        crowded: tokens resemble each other, so that they choose the same experts and capacities are exceeded.
         num_experts: E.
         num_sequences: B.
         sequence_length: S.
@@ -53,13 +53,13 @@ class Probe:
         return 2 * common + independent
 
     def ids(self, rng: np.random.Generator, *shape: int) -> Int[Array, "*shape"]:
-        """Token ids that the recipe knows."""
+        """Token ids in the range of the recipe."""
         selection = None if self.recipe.router is None else self.recipe.router.selection
         known = selection.vocab_size if isinstance(selection, Hash) else _VOCABULARY
         return rng.integers(0, known, shape)
 
     def layer(self) -> Any:
-        """What ``make_layer`` makes, with the same weights every time; what starts at zero is random too."""
+        """The layer of ``make_layer``, with the same weights every time; parameters that start at 0 are random too."""
         rng = np.random.default_rng([self.seed, 3])
         layer = make_layer(self.recipe, D_MODEL, D_FF, self.num_experts, rng=rng, dtype=np.float64)
         for parameter in layer.parameters():

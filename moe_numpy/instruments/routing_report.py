@@ -35,7 +35,7 @@ class TypicalByte:
 
     Attributes:
         byte: 0 to 255.
-        lift: p(expert | byte) / p(expert); 1 if the expert does not care.
+        lift: p(expert | byte) / p(expert); 1 if the byte makes no difference.
         count: the assignments of this byte to this expert.
     """
 
@@ -62,7 +62,7 @@ class SentenceRouting:
 
     @property
     def first_choice(self) -> Int[Array, "L S"]:
-        """The expert of the largest weight; where all were dropped, the first that was asked."""
+        """The expert of the largest gate weight; where all were dropped, the first that was asked."""
         return np.where(self.dropped, self.asked.argmax(axis=2), self.gate.argmax(axis=2))
 
     @property
@@ -72,7 +72,7 @@ class SentenceRouting:
 
 
 def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
-    """How far the two most similar domains of a layer lie apart: the least ½ Σ_e |p_e - q_e| of all pairs p, q.
+    """How far apart the two most similar domains of a layer are: the least ½ Σ_e |p_e - q_e| of all pairs p, q.
 
     0 if two domains use the experts alike, 1 if no two share one. 0 for a single domain.
     """
@@ -83,7 +83,7 @@ def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
 
 
 def most_separating(domain_expert: Float[Array, "L D E"]) -> int:
-    """The index of the layer that tells even its two most similar domains apart best."""
+    """The index of the layer with the largest separation."""
     return int(separation(domain_expert).argmax())
 
 
@@ -116,7 +116,7 @@ def typical_bytes(byte_expert: Int[Array, "V E"], *, limit: int = 6, min_count: 
 
 
 def byte_name(byte: int) -> str:
-    """A byte as people call it: ``a``, ``space``, ``newline``, ``0xE2``."""
+    """A readable name of a byte: ``a``, ``space``, ``newline``, ``0xE2``."""
     return _NAMES.get(byte) or (chr(byte) if 0x20 < byte < 0x7F else f"0x{byte:02X}")
 
 

@@ -28,10 +28,10 @@ from .text_table import text_table
 
 @dataclass(frozen=True)
 class SavedBytes:
-    """Bytes that a graph keeps alive for backward, by the Function that keeps them.
+    """Bytes that a graph keeps for backward, by the Function that keeps them.
 
     An array that several Functions keep is counted once, at the one closest to the result. A view counts as the
-    whole array it looks into. Leaves (parameters, inputs) are not counted: they exist anyway.
+    whole array it belongs to. Leaves (parameters, inputs) are not counted: they exist anyway.
     """
 
     by_function: Mapping[str, int]
@@ -144,7 +144,7 @@ def dispatch_table(
         d: width of a token.
         f: width of an expert.
         E: experts.
-        k: experts per token; kT assignments are kept, so with dropping k is what is left of it.
+        k: experts per token; kT assignments are kept, so with dropping k is the average that remains.
         C: the largest number of assignments of any expert; kT/E at perfect balance.
         float_size: bytes of a number.
         index_size: bytes of an integer.
@@ -171,7 +171,7 @@ def dispatch_table(
 
 
 def saved_by_dispatch(strategy: str, x: Float[Any, "T d"], routing: Routing, experts: Experts) -> SavedBytes:
-    """What one strategy and the experts really keep, without the router: counted from the graph.
+    """What one strategy and the experts actually keep, without the router: counted from the graph.
 
     Args:
         strategy: a name from :data:`moe_numpy.moe.dispatch.STRATEGIES`.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..moe import Recipe, make_layer
+from ..moe.experts import require_sizes
 from ..moe.recipes import find
 
 
@@ -25,7 +26,7 @@ class ModelConfig:
         d_ff: hidden width of one expert, or of the feed-forward network if there are no experts.
         num_experts: E; 0 for a dense model.
         recipe: the router and what surrounds it, a name from :data:`moe_numpy.moe.recipes.RECIPES`.
-        recipe_settings: settings of the recipe; the others are as it recommends for small models, or as published.
+        recipe_settings: settings of the recipe; the rest are those for small models, or as published.
         moe_every: every n-th layer is sparse, counted from the last; the others are dense.
         dense_d_ff: hidden width of the dense layers of a sparse model; by default :attr:`active_width`.
 
@@ -47,20 +48,10 @@ class ModelConfig:
     dense_d_ff: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "d_model",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "context",
-            "d_ff",
-            "moe_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.dense_d_ff is not None and self.dense_d_ff < 1:
-            raise ValueError(f"dense_d_ff must be at least 1, got {self.dense_d_ff}")
+        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "context", "d_ff", "moe_every")
+        require_sizes(**{name: getattr(self, name) for name in sizes})
+        if self.dense_d_ff is not None:
+            require_sizes(dense_d_ff=self.dense_d_ff)
         if self.num_experts < 0:
             raise ValueError(f"num_experts must not be negative, got {self.num_experts}")
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:

@@ -115,7 +115,7 @@ class Transformer(Module):
 
     @property
     def namespace(self) -> Any:
-        """The array library of the parameters, which token ids must come from."""
+        """The array library of the parameters; token ids must be its arrays too."""
         return array_namespace(self.embedding.weight.data)
 
     def active_parameters(self) -> int:
