@@ -9,7 +9,7 @@ from moe_numpy.moe.recipes import RECIPES
 
 @pytest.fixture(scope="session")
 def influence_of():
-    """What exchanging tokens does to a recipe, by its name and mode; computed once."""
+    """What exchanging tokens does to a recipe, by name and mode; computed once."""
 
     @cache
     def of(name, training):

@@ -27,7 +27,7 @@ def by_trying_all(scores, k):
 
 @pytest.mark.parametrize(("shape", "k"), [((4, 3), 1), ((5, 3), 2), ((4, 4), 3), ((3, 2), 2), ((3, 4), 2)])
 @pytest.mark.parametrize("offset", [0.0, -5.0, 5.0])
-def test_the_optimum_is_the_best_of_all(shape, k, offset):
+def test_the_optimum_is_optimal(shape, k, offset):
     scores = np.random.default_rng(1).standard_normal(shape) + offset
     chosen = optimal_top_k(scores, k)
     assert (chosen.sum(axis=1) == k).all()
@@ -42,7 +42,7 @@ def test_with_one_expert_it_is_the_assignment_of_base_layers():
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_the_order_that_theory_demands(k):
+def test_methods_rank_as_theory_predicts(k):
     table = score_assignments(skewed(), k, updates=(1, 300), bias_rate=0.02)
     optimum, greedy = table["optimum"], table["greedy"]
     assert (optimum.gain, optimum.imbalance, optimum.overflow) == (1, 1, 0)

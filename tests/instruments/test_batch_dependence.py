@@ -14,7 +14,7 @@ WITHIN_SEQUENCES = {"expert_choice", "soft_moe", "mixture_of_depths"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_who_depends_on_its_company(name, influence_of):
+def test_which_recipes_depend_on_the_batch(name, influence_of):
     training, evaluation = (dependence(influence_of(name, training=mode)) for mode in (True, False))
     coupled, within = name in WITH_CAPACITY, name in WITHIN_SEQUENCES
     coupled_in_training = coupled or name in ONLY_IN_TRAINING

@@ -100,14 +100,14 @@ def test_confident_tokens_go_first():
     assert only(report).why == "its best score is 3, the lowest served has 4"
 
 
-def test_random_order_is_random_in_training_only():
+def test_random_order_is_random_only_in_training():
     capacity = Capacity(1.0, drop="random")
     training = dropped_tokens(route(THREE_WANT_EXPERT_0, 1, training=True), capacity)
     assert only(training).why == "the order was drawn at random"
     assert only(dropped_tokens(route(THREE_WANT_EXPERT_0, 1), capacity)).why == "tokens 0, 1 came before it"
 
 
-def test_without_places_nobody_is_served():
+def test_without_places_no_token_is_served():
     report = dropped_tokens(route(THREE_WANT_EXPERT_0, 1), Capacity(0.1, "floor"))
     assert report.capacity == 0
     assert {d.why for d in report.dropped} == {"it has no places at all"}

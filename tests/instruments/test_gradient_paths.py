@@ -45,7 +45,7 @@ def test_every_router_learns_from_the_task_but_that_of_hash(name):
     json.dumps(found.as_json(), allow_nan=False)
 
 
-def test_renormalised_weights_of_one_expert_leave_a_dead_router():
+def test_a_renormalised_gate_of_one_expert_leaves_a_dead_router():
     found = gradient_paths(RouterConfig(TopK(1), losses=(SwitchBalance(),)), seeds=2)
     assert path(found, "task").kept == 0
     assert not found.task_reaches_router
@@ -93,14 +93,14 @@ def test_the_coefficient_of_remoe_moves_the_loss_alone():
 
 @dataclass(frozen=True)
 class LeakyBias(Balancer):
-    """The mistake: adding the bias in place, so that the weights are made of biased scores."""
+    """The mistake: adding the bias in place, so that the gate weights come from biased scores."""
 
     def shift(self, scores, state):
         scores += state
         return scores
 
 
-def test_a_bias_that_leaks_into_the_weights_is_seen():
+def test_a_bias_that_leaks_into_the_gate_weights_is_seen():
     router = RouterConfig(TopK(2), scores=None, gates=(Gate(SelectedSoftmax),), balancer=LeakyBias())
     assert gradient_paths(router, seeds=2).state.changes_output
 

@@ -14,7 +14,7 @@ def test_a_probe_repeats_itself():
     assert np.abs(first - other.run(other.layer())[0].data).max() > 0.1
 
 
-def test_crowded_tokens_want_the_same_experts():
+def test_crowded_tokens_choose_the_same_experts():
     busiest = {}
     for crowded in (False, True):
         probes = [Probe(recipes.mixtral(), seed=seed, crowded=crowded) for seed in range(4)]

@@ -111,7 +111,7 @@ def test_without_numba_the_definition_serves():
     assert served.strip() == "numpy"
 
 
-def test_a_numba_that_cannot_be_imported_is_said_once_and_the_definition_serves(tmp_path):
+def test_a_numba_that_cannot_be_imported_is_reported_once_and_the_definition_serves(tmp_path):
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('Numba needs NumPy 1.0 or less')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

@@ -1,4 +1,4 @@
-"""What on_cupy asks of a GPU, looked at without one: a stand-in for CuPy, whose arrays are NumPy's.
+"""The calls of on_cupy, checked without a GPU: a stand-in for CuPy whose arrays are NumPy's.
 
 Loops are not run, but every launch is held against the signature in ``on_cupy.cu``: a GPU would take the memory of an
 array of another type for numbers of the type that it expects. cuBLAS is played by NumPy on the same addresses.
@@ -127,7 +127,7 @@ FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "cumsum", "rep
 
 
 def batched_gemm(handle, a_turned, b_turned, m, n, k, alpha, *rest):
-    """The same for matrices that lie one behind the other at three distances."""
+    """The same for stacks of matrices with three strides."""
     a, a_kind, a_step, a_next, b, b_kind, b_step, b_next, beta, c, c_kind, c_step, c_next, heads, *compute = rest
     for h in range(heads):
         first, second, result = (

@@ -91,7 +91,7 @@ def test_a_product_is_the_same_with_any_number_of_threads(m, inner, n):
 
 
 class Library:
-    """A stand-in for a library of products."""
+    """A stand-in for a BLAS library."""
 
     def __init__(self, threads, filepath):
         self.threads, self.filepath = threads, filepath

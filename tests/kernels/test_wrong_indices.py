@@ -1,4 +1,4 @@
-"""Compiled loops do not look where they write. What is out of bounds must be an error before they run."""
+"""Compiled loops do not check where they write. An index out of bounds must be an error before they run."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -84,7 +84,7 @@ def test_offsets_that_are_not_those_of_the_rows(call, offsets):
         call(k, np.array(offsets))
 
 
-def test_no_more_than_all_experts_are_best():
+def test_top_k_returns_at_most_all_experts():
     scores = np.array([[1.0, 3.0, 2.0]], np.float32)
     assert top_k(scores, 7).tolist() == [[1, 2, 0]]
 
@@ -107,10 +107,10 @@ def test_what_is_behind_the_mask_changes_nothing():
 
 
 class OffByOne(TopK):
-    """A slip that everyone makes once."""
+    """An off-by-one error."""
 
     def __call__(self, scores, batch):
-        """One expert further than meant."""
+        """Every token goes one expert too far."""
         candidates = super().__call__(scores, batch)
         return replace(candidates, expert=candidates.expert + 1)
 

@@ -38,7 +38,7 @@ def expert(experts, e, x):
 
 
 def combined(experts, x, routing):
-    """y_t = Σ w f_e(x_t), or Σ f_e(w x_t), one assignment at a time."""
+    """y_t = Σ g f_e(x_t), or Σ f_e(g x_t), one assignment at a time."""
     y = np.zeros_like(x)
     for t, e, w in zip(routing.token, routing.expert, routing.gate.data, strict=True):
         if routing.gate_on == "input":

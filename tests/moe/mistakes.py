@@ -1,6 +1,6 @@
 """The mistakes that routing code invites, one or more for each trap, small enough to show.
 
-Each docstring says what is wrong and what one would see. Wrong Functions go in with
+Each docstring says what is wrong and what one would see. Wrong Functions are put in with
 ``substitute(Right, Wrong)``; wrong parts and settings take the place of the right ones in a ``RouterConfig``.
 """
 
@@ -31,7 +31,7 @@ def renormalized_top_1():
 
 
 def softmax_after_top_1():
-    """Mistake: softmax over the one selected logit. Symptom: w = 1, and the router never learns."""
+    """Mistake: softmax over the one selected logit. Symptom: g = 1, and the router never learns."""
     return RouterConfig(TopK(1), scores=None, gates=(Gate(SelectedSoftmax),))
 
 
@@ -136,7 +136,7 @@ class JitterInPlace(Jitter):
 
 
 class RouterNoisyInEvaluation(Router):
-    """Mistake: never look at the mode. Symptom: the same input is evaluated differently from run to run."""
+    """Mistake: ignore the mode. Symptom: in evaluation, the same input gives different results from run to run."""
 
     def forward(self, x, batch):
         return super().forward(x, replace(batch, training=True))
@@ -146,7 +146,7 @@ class RouterNoisyInEvaluation(Router):
 
 
 def dispatch_passing_dropped_tokens(x, routing, experts):
-    """Mistake: give a dropped token back, scaled with its router probability, instead of zero.
+    """Mistake: return a dropped token, scaled by its router probability, instead of zero.
 
     Symptom: together with the residual connection it counts 1 + p times.
     """
@@ -171,11 +171,11 @@ class LoadWithThresholdsInProbabilities(LoadProbability):
         return super().forward(h, sigma, e / e.sum(axis=1, keepdims=True), k=k)
 
 
-# Trap 9: rows that do not come home
+# Trap 9: rows that do not return to their tokens
 
 
 class CombineInExpertOrder(Combine):
-    """Mistake: forget the inverse permutation and add up rows as if they still stood in the order of tokens.
+    """Mistake: forget the inverse permutation and add rows as if they were still in the order of tokens.
 
     Symptom: shapes and sums are right; each token gets the answers to other tokens.
     """
@@ -202,7 +202,7 @@ class CombineLosingDuplicates(Combine):
 
 
 class TopKFromTheEnd(TopK):
-    """Mistake: sort upwards and read from the end. Symptom: ties go to the highest index, here only."""
+    """Mistake: sort ascending and read from the end. Symptom: ties go to the highest index, here only."""
 
     def __call__(self, scores, batch):
         chosen = np.argsort(scores, axis=1, kind="stable")[:, ::-1][:, : self.k]
@@ -211,7 +211,7 @@ class TopKFromTheEnd(TopK):
 
 
 class PickScoresChoosingAgain(PickScores):
-    """Mistake: save nothing and choose once more in backward, with another rule for ties.
+    """Mistake: save nothing and choose again in backward, with another rule for ties.
 
     Symptom: at a tie the gradient goes to an expert that was not chosen.
     """
@@ -267,7 +267,7 @@ class ExpertsThatAreSkipped(Module):
 
 
 class ExpertChoiceCalledCausal(ExpertChoice):
-    """Mistake: train a language model with expert choice. Symptom: a fine loss, and nonsense when it generates."""
+    """Mistake: train a language model with expert choice. Symptom: a low loss, and nonsense in generation."""
 
     causal = True
 
@@ -298,7 +298,7 @@ class BalanceWithoutGradient(SwitchBalance):
 
 
 class RouterForgettingItsLoss(Router):
-    """Mistake: compute the loss and drop what came back. Symptom: the experts collapse in spite of a coefficient."""
+    """Mistake: compute the loss and discard it. Symptom: the experts collapse despite a coefficient."""
 
     def forward(self, x, batch):
         return replace(super().forward(x, batch), auxiliary_loss=None)
@@ -316,7 +316,7 @@ class RouterUpdatingEveryForward(Router):
         return routing
 
 
-# Trap 15: the company a token keeps
+# Trap 15: dependence on the other tokens
 
 
 class SoftmaxOverTheBatch(Softmax):
@@ -327,7 +327,7 @@ class SoftmaxOverTheBatch(Softmax):
 
 
 def give_it_a_capacity(config):
-    """Mistake: keep the capacity of training where single answers are wanted. Symptom: they depend on the batch."""
+    """Mistake: keep the capacity of training at inference. Symptom: an answer depends on the rest of the batch."""
     return replace(config, capacity=Capacity(1.0))
 
 

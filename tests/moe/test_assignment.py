@@ -48,7 +48,7 @@ KINDS = {
 
 @settings(deadline=None)
 @given(st.integers(0, 5), st.integers(1, 3), st.integers(0, 1000))
-def test_it_is_the_best_of_all(num_tokens, num_experts, seed):
+def test_it_is_the_optimum(num_tokens, num_experts, seed):
     scores = np.random.default_rng(seed).standard_normal((num_tokens, num_experts))
     places = -(-num_tokens // num_experts)
     best = max(
@@ -69,7 +69,7 @@ def test_it_is_as_good_as_scipy(kind, num_tokens, num_experts, seed):
 
 @pytest.mark.parametrize("shape", [(400, 8), (397, 8), (401, 3)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_as_good_as_scipy_where_it_begins_with_a_quarter(kind, shape):
+def test_it_is_as_good_as_scipy_where_it_starts_from_a_quarter(kind, shape):
     assert_optimal(KINDS[kind](np.random.default_rng(0), shape))
 
 
@@ -99,7 +99,7 @@ def test_of_equal_experts_the_first_and_of_equal_tokens_the_last_moves():
     assert optimal_assignment(np.array([[2, 1, 1], [2, 1, 1], [2, 1, 1]])).tolist() == [0, 1, 2]
 
 
-def test_equal_tokens_that_move_together_are_no_more_than_have_to():
+def test_no_more_equal_tokens_move_together_than_necessary():
     s = np.array([[2.0, 0, 1]] * 5 + [[0, 2, 1]] * 6 + [[0, 0, 1]]).T
     expert, _ = balanced(s, np.zeros(3))
     assert expert.tolist() == [0, 0, 0, 0, 2, 1, 1, 1, 1, 2, 2, 2]
@@ -117,7 +117,7 @@ def test_the_order_in_memory_and_the_type_do_not_matter():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(bad):
+def test_scores_that_are_not_finite_are_refused(bad):
     scores = np.zeros((4, 2))
     scores[1, 0] = bad
     with pytest.raises(ValueError, match="scores must be finite"):

@@ -160,7 +160,7 @@ def test_the_drop_set_is_recorded_as_a_decision():
     assert recorded[-1].explain(1) == "token 1, expert 0: place 1 of 1"
 
 
-def test_a_dropped_weight_gets_a_zero_gradient():
+def test_a_dropped_gate_weight_gets_a_zero_gradient():
     w = Tensor(np.array([0.1, 0.2, 0.3]), requires_grad=True)
     kept = KeepAssignments.apply(w, np.array([2, 0]))
     assert kept.data.tolist() == [0.3, 0.1]

@@ -118,6 +118,6 @@ def test_gated_rows_places_and_masks_by_hand():
     assert np.count_nonzero(mask) == 1
 
 
-def test_experts_are_known_by_what_they_can_do():
+def test_experts_are_recognised_by_their_protocol():
     assert isinstance(make_experts("relu", 2, D, 4, rng=np.random.default_rng(0), dtype=np.float32), Experts)
     assert not isinstance(SimpleNamespace(one=1), Experts)

@@ -23,7 +23,7 @@ def rows(n, dtype=np.float64, scale=1.0):
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(KINDS)), st.lists(st.integers(0, 4), min_size=E, max_size=E), st.sampled_from([1, 20]))
-def test_all_at_once_is_each_one_alone_is_by_hand(kind, counts, scale):
+def test_all_at_once_each_alone_and_by_hand_agree(kind, counts, scale):
     experts = make(kind)
     x = rows(sum(counts), scale=scale)
     offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -76,7 +76,7 @@ def test_gpt_oss_clamps_the_gate_above_and_the_rest_on_both_sides():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_expert_alone_has_the_derivative_of_the_hand_written_network(kind):
-    """Slopes of plain array code, so that forward and backward cannot agree on something else."""
+    """Slopes of plain array code, so that forward and backward cannot share a mistake."""
     experts, x = make(kind), rows(1, scale=3)
     cotangent = np.random.default_rng(7).standard_normal(D)
     experts(x, np.array([0, 0, 1, 1])).backward(cotangent[None])
@@ -103,7 +103,7 @@ def test_zero_experts_return_their_input():
     assert experts.num_parameters() == make("swiglu").num_parameters()
 
 
-def test_every_kind_has_the_parameters_it_says():
+def test_every_kind_has_the_parameters_that_it_documents():
     shapes = {kind: {name: p.shape for name, p in make(kind).named_parameters()} for kind in KINDS}
     mlp = {"first": (E, F, D), "first_bias": (E, F), "second": (E, D, F), "second_bias": (E, D)}
     assert shapes == {

@@ -28,7 +28,7 @@ def run(function, s, token, num_tokens, cotangent, **settings):
     return w.data, leaf.grad
 
 
-def test_an_expert_that_nobody_chose_gets_a_zero_gradient_not_none():
+def test_an_expert_that_was_not_chosen_gets_a_zero_gradient_not_none():
     p = Tensor(np.array([[0.2, 0.8], [0.4, 0.6]]), requires_grad=True)
     PickScores.apply(p, np.array([0, 1]), np.array([1, 1])).backward(np.array([3.0, 5.0]))
     np.testing.assert_array_equal(p.grad, [[0, 3], [0, 5]])
@@ -80,13 +80,13 @@ def test_the_1_norm_of_positive_scores_is_their_sum(case):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_p_normalised_weights_have_p_norm_one():
+def test_p_normalised_gate_weights_have_p_norm_one():
     s = np.array([3.0, 1.0, 4.0, 2.0, 12.0, 1.0])
     w = Gate(PNormalize, p=2.0)(Tensor(s), TOKEN, 4).data
     np.testing.assert_allclose(w, [3 / 13, 0.5**0.5, 4 / 13, 1, 12 / 13, 0.5**0.5])
 
 
-def test_epsilon_stands_in_the_denominator_and_allows_a_sum_of_zero():
+def test_epsilon_is_in_the_denominator_and_allows_a_sum_of_zero():
     w = Gate(Renormalize, epsilon=1.0)(Tensor(np.array([1.0, 0.0, 2.0])), np.array([0, 1, 0]), 2)
     np.testing.assert_array_equal(w.data, [0.25, 0, 0.5])
 
@@ -103,7 +103,7 @@ def test_selected_softmax_survives_logits_that_exp_does_not():
     np.testing.assert_array_equal(dh, [-0.5, 0, 0.5])
 
 
-def test_scaled_multiplies():
+def test_scale_multiplies():
     np.testing.assert_array_equal(Scale(2.5)(Tensor(np.array([0.5, 2.0])), np.array([0, 1]), 2).data, [1.25, 5])
 
 

@@ -55,7 +55,7 @@ def test_all_strategies_agree_in_value_and_in_every_gradient(router, experts):
             np.testing.assert_allclose(value, other[name], rtol=1e-10, atol=1e-13, err_msg=name)
 
 
-def test_shared_experts_are_one_wider_network_that_every_token_meets():
+def test_shared_experts_are_one_wider_network_that_every_token_uses():
     layer = make(Recipe(RouterConfig(TopK(1), gates=()), shared_experts=2))
     assert layer.shared.down.weight.shape == (5, 12)
     x = inputs(7, 5)
@@ -88,7 +88,7 @@ def test_a_shared_expert_can_be_gated_by_the_token():
     )
 
 
-def test_zero_experts_give_the_token_back_with_its_weight():
+def test_zero_experts_return_the_token_times_its_gate_weight():
     layer = make(Recipe(RouterConfig(TopK(1), gates=()), zero_experts=12))
     x = inputs(20, 5)
     y, routing = layer(x)
@@ -117,7 +117,7 @@ def test_an_idle_expert_gets_a_zero_gradient():
         assert (np.abs(layer.experts.down.grad[e]).max() > 0) == (e == busy)
 
 
-def test_with_capacity_a_token_depends_on_its_company():
+def test_with_capacity_a_token_depends_on_the_other_tokens():
     layer = make(RouterConfig(TopK(1), gates=(), capacity=Capacity(1.0)))
     x = np.tile(np.random.default_rng(0).standard_normal(5), (8, 1))  # eight equal tokens want one expert
     y, _ = layer(Tensor(x))
@@ -129,7 +129,7 @@ def test_with_capacity_a_token_depends_on_its_company():
     [("position", 1, True), ("position", 2, False), ("probability", 1, False), ("batch_priority", 1, False)],
 )
 def test_only_first_come_first_served_is_causal(drop, top_k, causal):
-    """With two choices even that is not: a later token's first choice takes the place of an earlier one's second."""
+    """With two choices even that is not causal: a later first choice takes the place of an earlier second choice."""
     layer = make(RouterConfig(TopK(top_k), gates=(), capacity=Capacity(0.7, drop=drop)))
     moved = False
     for seed in range(20):
@@ -188,7 +188,7 @@ def test_active_parameters_count_the_router_and_k_experts():
     assert dense.active_parameters() == dense.num_parameters()
 
 
-def test_an_experts_argument_wins_over_the_recipe():
+def test_the_argument_experts_overrides_the_recipe():
     assert hasattr(make(recipes.switch(), experts=None).experts, "first")
     assert hasattr(make(recipes.switch(), experts="swiglu").experts, "gate_up")
 
@@ -240,7 +240,7 @@ def two_levels(router, dispatch="sorted", num_groups=3, **settings):
 
 
 def test_a_sparse_hierarchy_by_hand():
-    """Top-1 of the groups, then top-1 in the group; the weights are multiplied."""
+    """Top-1 of the groups, then top-1 in the group; the gate weights are multiplied."""
     layer = two_levels(RouterConfig(TopK(1), gates=()))
     x = inputs(9, 5)
     y, routing = layer(x)
@@ -287,7 +287,7 @@ def test_a_group_sees_its_own_tokens_and_no_padding():
             assert routing.losses[f"group {g} {name}"].item() == pytest.approx(loss.item())
 
 
-def test_noise_reaches_both_levels_in_training_only():
+def test_noise_reaches_both_levels_only_in_training():
     layer = two_levels(RouterConfig(TopK(1), gates=(), noise=GumbelNoise()))
     x = inputs(9, 5)
     with pytest.raises(ValueError, match=r"GumbelNoise\(\) needs rng while training"):

@@ -41,7 +41,7 @@ def test_experts_that_are_far_off_do_not_make_it_infinite():
 
 
 def test_competition_makes_specialists_where_the_error_of_the_sum_makes_all_experts_cooperate():
-    """Two clusters of targets and two experts that are mere constants: the likelihood gives each its own cluster."""
+    """Two clusters of targets and two constant experts: the likelihood gives each its own cluster."""
     rng = np.random.default_rng(0)
     y = np.concatenate([rng.normal(-3, 0.1, 40), rng.normal(3, 0.1, 40)])[:, None]
     o, h = np.array([[-0.1], [0.1]]), np.zeros(2)

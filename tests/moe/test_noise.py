@@ -12,7 +12,7 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def test_noise_does_nothing_unless_a_kind_says_so():
+def test_the_base_noise_does_nothing():
     h = Tensor(np.zeros((2, 2)))
     assert Noise().on_input(h, rng()) is h
     noisy, sigma = Noise().on_logits(h, h, None, rng())

@@ -1,4 +1,4 @@
-"""The page to begin with computes what the layer computes: the output, the loss, and every gradient."""
+"""The one page computes what the layer computes: the output, the loss, and every gradient."""
 
 import numpy as np
 import pytest

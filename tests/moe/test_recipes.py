@@ -16,7 +16,7 @@ from moe_numpy.moe.recipes import RECIPES, find
 D, F, E = 4, 3, 8
 BATCH, LENGTH = 2, 6
 WITH_ROUTER = [name for name in RECIPES if name != "soft_moe"]
-# The tables of routing that nothing learns: their weight is constantly 1.
+# Recipes whose routing is not learned: their gate weight is always 1.
 WITHOUT_TASK_GRADIENT = {"hash"}
 
 
@@ -148,7 +148,7 @@ def test_the_hierarchy_is_the_flat_product_of_gates():
     np.testing.assert_allclose(run(layer, inputs())[0].data.reshape(-1, D), expected, rtol=1e-9)
 
 
-def test_gshard_loses_some_second_experts_in_training_only():
+def test_gshard_loses_some_second_experts_only_in_training():
     layer = make("gshard", capacity_factor=None)
     assert len(run(layer, inputs())[1].token) < 2 * BATCH * LENGTH
     assert len(run(layer.eval(), inputs())[1].token) == 2 * BATCH * LENGTH
@@ -159,7 +159,7 @@ def test_gshard_has_2_t_over_e_places_for_each_expert():
     assert routing.statistics.dropped.capacity == 2 * BATCH * LENGTH // E
 
 
-def test_deepseek_v3_weights_are_unbiased_renormalised_and_scaled():
+def test_deepseek_v3_gate_weights_are_unbiased_renormalised_and_scaled():
     layer = make("deepseek_v3")
     layer.router.balancer_state.data[:] = np.random.default_rng(0).standard_normal(E)
     _, routing = run(layer, inputs())
@@ -208,7 +208,7 @@ def test_remoe_uses_as_many_experts_as_there_are_positive_logits():
     np.testing.assert_allclose(routing.gate.data, h[routing.token, routing.expert])
 
 
-def test_hash_weights_are_one():
+def test_hash_gate_weights_are_one():
     _, routing = run(make("hash"), inputs())
     np.testing.assert_array_equal(routing.gate.data, 1)
 

@@ -80,7 +80,7 @@ def test_what_every_routing_must_satisfy(sequences, length, num_experts, factor,
     assert set(pairs) == kept
 
 
-def test_weights_of_a_token_sum_to_one_before_dropping_and_keep_their_value_after():
+def test_gate_weights_of_a_token_sum_to_one_before_dropping_and_keep_their_value_after():
     x = tokens(10)
     free, tight = route(MIXTRAL, x), route(recipes.mixtral(capacity_factor=0.5).router, x)
     np.testing.assert_allclose(np.bincount(free.token, free.gate.data), 1)
@@ -89,7 +89,7 @@ def test_weights_of_a_token_sum_to_one_before_dropping_and_keep_their_value_afte
     assert weight_of(tight).items() <= before.items()
 
 
-def test_weighing_after_dropping_shares_the_weight_among_those_that_stayed():
+def test_normalising_after_dropping_shares_the_gate_weight_among_the_kept():
     x = tokens(10)
     config = RouterConfig(TopK(2), capacity=Capacity(0.5), gate_after_dropping=True)
     routing = route(config, x)
@@ -101,7 +101,7 @@ def test_weighing_after_dropping_shares_the_weight_among_those_that_stayed():
     assert weight_of(before) != weight_of(routing)
 
 
-def test_a_first_choice_is_weighted_as_if_its_second_had_gone_too():
+def test_a_first_choice_is_gated_as_if_its_second_had_been_sent():
     """GShard flips its coin after normalising: a token that lost its second expert still has g1 / (g1 + g2)."""
     config = recipes.gshard(capacity_factor=None).router
     trained, evaluated = route(config, tokens(64), training=True), route(config, tokens(64))
@@ -137,7 +137,7 @@ def test_dropped_assignments_are_listed_with_the_reason():
         (None, lambda h: h),
     ],
 )
-def test_raw_weights_are_the_scores_of_the_chosen(scores, function):
+def test_raw_gate_weights_are_the_scores_of_the_chosen(scores, function):
     router, x = make(RouterConfig(TopK(2), scores=scores, gates=(), bias=True)), tokens(6)
     router.bias.data[:] = [0.3, -0.2, 0.1, 0]
     routing = router(x, Batch(6))
@@ -190,7 +190,7 @@ def test_a_token_without_a_positive_score_goes_nowhere():
 # Gradients and losses
 
 
-def test_only_the_weights_carry_the_task_gradient_to_the_router():
+def test_only_the_gate_weights_carry_the_task_gradient_to_the_router():
     router = make(RouterConfig(TopK(1), gates=()))
     routing = router(tokens(6), Batch(6))
     routing.gate.backward(np.ones(6))
@@ -208,7 +208,7 @@ def test_the_auxiliary_loss_is_the_weighted_sum_and_reaches_the_router():
     assert np.abs(router.weight.grad).max() > 0
 
 
-def test_losses_look_at_what_was_asked_not_at_what_fitted():
+def test_losses_count_assignments_before_dropping():
     x = tokens(8)
     losses = (SwitchBalance(),)
     free, tight = (route(RouterConfig(TopK(1), losses=losses, capacity=c), x) for c in (None, Capacity(0.25)))
@@ -261,7 +261,7 @@ def test_the_router_never_works_below_float32():
 # Configuration
 
 
-def test_a_learners_function_takes_part():
+def test_a_substituted_function_takes_part():
     class Halved(Renormalize):
         def forward(self, s, token, *, num_tokens, epsilon=0.0):
             return super().forward(s, token, num_tokens=num_tokens, epsilon=epsilon) / 2

@@ -271,7 +271,7 @@ def test_trap_11_an_idle_expert_gets_a_zero_gradient():
 
 
 def check_trap_12(selection):
-    """The rule says of itself whether a token's experts depend on later tokens, and that is true."""
+    """The rule declares whether a token's experts depend on later tokens, and that is true."""
     layer = make(RouterConfig(selection, gates=()))
     moved = False
     for seed in range(5):
@@ -331,7 +331,7 @@ def test_trap_13_the_auxiliary_loss_reaches_all_experts():
     caught(check_trap_13, router=mistakes.RouterForgettingItsLoss)
 
 
-# 14. The bias moves once for each optimizer step.
+# 14. The bias moves once per optimizer step.
 
 
 def check_trap_14(router=Router):
@@ -350,12 +350,12 @@ def check_trap_14(router=Router):
     np.testing.assert_array_equal(router.balancer_state.data, expected)
 
 
-def test_trap_14_the_bias_moves_once_a_step():
+def test_trap_14_the_bias_moves_once_per_step():
     check_trap_14()
     caught(check_trap_14, mistakes.RouterUpdatingEveryForward)
 
 
-# 15. Without capacity, a token does not depend on its company.
+# 15. Without capacity, a token does not depend on the tokens that share its batch.
 
 
 def check_trap_15(config):
@@ -366,7 +366,7 @@ def check_trap_15(config):
     np.testing.assert_allclose(together, alone, rtol=1e-10)
 
 
-def test_trap_15_a_token_does_not_depend_on_its_company():
+def test_trap_15_a_token_does_not_depend_on_the_other_tokens():
     mixtral = recipes.mixtral().router
     check_trap_15(mixtral)
     caught(check_trap_15, mixtral, instead_of=Softmax, put=mistakes.SoftmaxOverTheBatch)

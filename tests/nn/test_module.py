@@ -96,7 +96,7 @@ def test_train_and_eval_reach_everything_below():
     assert tree.layers[1].training
 
 
-def test_calling_runs_forward_and_zero_grad_forgets():
+def test_calling_runs_forward_and_zero_grad_clears():
     leaf = Leaf(2.0)
     leaf(np.array([3.0])).backward()
     assert leaf.weight.grad.tolist() == [3]
@@ -148,6 +148,6 @@ def test_to_casts_parameters_and_leaves_buffers():
     assert tree.to("cpu").first.weight.data is data
 
 
-def test_to_refuses_what_is_no_type_of_floats():
+def test_to_refuses_a_type_that_is_not_floating_point():
     with pytest.raises(TypeError, match="dtype must be a floating-point type, got"):
         Tree().to(dtype=np.int64)

@@ -10,5 +10,5 @@ def rng():
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """No run-time shape checks, so that bad input meets the errors of the library itself, as a user would."""
+    """No run-time shape checks, so that bad input raises the library's own errors, as for a user."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -46,7 +46,7 @@ def test_power_of_zero_has_gradient_zero():
 
 
 @pytest.mark.parametrize("exponent", [np.float64(2), "2", None, True])
-def test_power_wants_a_python_number(exponent, unchecked):
+def test_power_needs_a_python_number(exponent, unchecked):
     with pytest.raises(TypeError, match="exponent must be an int or a float, got"):
         Power.apply(Tensor([1.0]), exponent=exponent)
 

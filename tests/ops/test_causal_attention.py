@@ -113,7 +113,7 @@ def test_rotation_as_complex_numbers(rng):
     np.testing.assert_allclose(rotate(x, offset=7, base=100.0), np.concatenate([z.real, z.imag], -1))
 
 
-def test_products_depend_on_the_distance_only(rng):
+def test_inner_products_depend_only_on_the_distance(rng):
     q, k = rng.standard_normal((2, 1, 1, 1, 8))
     near = rotate(q, offset=5) @ rotate(k, offset=3).swapaxes(-1, -2)
     far = rotate(q, offset=1005) @ rotate(k, offset=1003).swapaxes(-1, -2)

@@ -37,6 +37,6 @@ def test_ids_out_of_range(ids):
         EmbeddingLookup.apply(np.ones((5, 2)), np.array(ids))
 
 
-def test_ids_that_are_no_integers(unchecked):
+def test_ids_that_are_not_integers(unchecked):
     with pytest.raises(TypeError, match="ids must be integers, got dtype float64"):
         EmbeddingLookup.apply(np.ones((5, 2)), np.array([1.0]))

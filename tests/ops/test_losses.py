@@ -68,7 +68,7 @@ def test_no_target_counts():
         CrossEntropy.apply(np.zeros((2, 5)), np.array([-1, -1]), ignore_index=-1)
 
 
-def test_targets_that_are_no_integers(unchecked):
+def test_targets_that_are_not_integers(unchecked):
     with pytest.raises(TypeError, match="targets must be integers, got dtype float64"):
         CrossEntropy.apply(np.zeros((2, 5)), np.array([0.0, 1.0]))
 

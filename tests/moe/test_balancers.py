@@ -19,19 +19,19 @@ def tokens(n, d_model=3, seed=1):
 
 
 def alike(n, d_model=3):
-    """Tokens with much in common, so that they agree about their experts."""
+    """Tokens with much in common, so that they choose the same experts."""
     return Tensor(tokens(n, d_model).data + 1)
 
 
 def train(router, x, steps):
-    """Route the same tokens again and again; after_step is all that changes the router."""
+    """Route the same tokens repeatedly; only after_step changes the router."""
     for _ in range(steps):
         routing = router(x, Batch(len(x), training=True))
         router.after_step()
     return routing
 
 
-def test_a_balancer_does_nothing_unless_a_kind_says_so():
+def test_the_base_balancer_does_nothing():
     router = make(RouterConfig(TopK(2), balancer=Balancer()))
     plain = make(RouterConfig(TopK(2)))
     x = tokens(6)
@@ -50,7 +50,7 @@ def test_the_bias_moves_by_gamma_against_the_load():
     np.testing.assert_array_equal(after, [0.375, 0.125, -0.5, 0.125])  # the third has exactly the mean
 
 
-def test_the_bias_chooses_and_the_scores_weigh():
+def test_the_bias_enters_the_choice_and_gate_weights_come_from_the_scores():
     router = make(RouterConfig(TopK(1), scores=Sigmoid, gates=(), balancer=LossFreeBias()))
     router.balancer_state.data[:] = [0, 0, 10, 0]
     x = tokens(5)
@@ -59,7 +59,7 @@ def test_the_bias_chooses_and_the_scores_weigh():
     np.testing.assert_allclose(routing.gate.data, sigmoid(x.data @ router.weight.data[2]))
 
 
-def test_the_bias_evens_the_load_without_touching_the_weights():
+def test_the_bias_evens_the_load_without_touching_the_gate_weights():
     router = make(RouterConfig(TopK(1), scores=Sigmoid, gates=(), balancer=LossFreeBias(0.01)))
     before = router.weight.data.copy()
     x = tokens(200)
@@ -141,7 +141,7 @@ def remoe_router(k=2.0, **settings):
     return make(config, num_experts=8)
 
 
-def test_the_penalty_is_the_load_weighted_mean_weight_times_lambda():
+def test_the_penalty_is_the_load_weighted_mean_gate_weight_times_lambda():
     router = remoe_router(k=2.0, initial_coefficient=0.5)
     x = tokens(6)
     routing = router(x, Batch(6))
@@ -222,7 +222,7 @@ def test_settings_out_of_range_are_named(make_one, message):
         make_one()
 
 
-def test_normalised_weights_ignore_the_bias_too():
+def test_normalised_gate_weights_ignore_the_bias_too():
     router = make(RouterConfig(TopK(2), scores=Sigmoid, gates=(Gate(Renormalize),), balancer=LossFreeBias()))
     router.balancer_state.data[:] = [5, 0, 5, 0]
     routing = router(tokens(4), Batch(4))

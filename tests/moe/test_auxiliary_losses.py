@@ -65,7 +65,7 @@ def test_the_gradient_is_e_f_over_t_for_every_token():
     np.testing.assert_allclose(p.grad, 2 * 3 / 4 * f[[0, 0, 1, 1]])
 
 
-def test_balance_counts_what_was_asked_for():
+def test_balance_counts_assignments_before_dropping():
     h = np.tile([0.0, np.log(3)], (8, 1))  # P = (1/4, 3/4), and everyone takes expert 1
     assert SwitchBalance()(trace(h)).item() == pytest.approx(2 * 0.75)
     assert SwitchBalance()(trace(h, k=2)).item() == pytest.approx(1)  # f = (1/2, 1/2)
@@ -113,7 +113,7 @@ def test_deepseek_v3_normalises_its_sigmoids_over_all_experts():
     assert SwitchBalance(scoring=Sigmoid)(g).item() == pytest.approx(expected)
 
 
-def test_the_unbiased_count_ignores_what_bias_and_groups_did():
+def test_the_unbiased_count_ignores_bias_and_groups():
     h = draw(6, 4)
     real = trace(-h, 2)  # as if the choice had been the opposite
     g = replace(trace(h, 2), candidates=real.candidates, load=real.load)
@@ -178,21 +178,21 @@ def test_squared_cv_has_a_gradient_at_balance_and_at_zero():
     assert SquaredCV.apply(Tensor(np.array([3.0]))).item() == 0  # one number has no variation
 
 
-def test_importance_is_the_cv_of_summed_weights():
+def test_importance_is_the_cv_of_summed_gate_weights():
     g = trace(draw(7, 3), 2)
     v = np.bincount(g.candidates.expert, g.gate.data, 3)
     assert Importance()(g).item() == pytest.approx(v.var(ddof=1) / v.mean() ** 2)
     np.testing.assert_allclose(SumByExpert.apply(g.gate, g.candidates.expert, num_experts=3).data, v)
 
 
-def test_importance_of_the_whole_softmax_counts_experts_that_nobody_chose():
+def test_importance_of_the_whole_softmax_counts_experts_that_were_not_chosen():
     h = draw(7, 3)
     v = softmax(h).sum(axis=0)
     assert Importance(of="softmax", ddof=0)(trace(h, 2)).item() == pytest.approx(v.var() / v.mean() ** 2)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_load_probabilities_are_the_frequencies_of_being_chosen_anew(k):
+def test_load_probabilities_are_the_frequencies_of_being_chosen_with_fresh_noise(k):
     """P_te against drawing only the noise of expert e again, the others' noise kept."""
     rng = np.random.default_rng(0)
     h, sigma = draw(1, 4), np.array([[0.5, 1.0, 2.0, 0.7]])
@@ -215,7 +215,7 @@ def test_load_probabilities_sum_to_k_in_expectation_and_follow_the_true_load():
     np.testing.assert_allclose(p, true, atol=0.02)
 
 
-def test_with_all_as_rivals_the_threshold_is_the_kth_noisy_logit_for_everyone():
+def test_with_all_as_rivals_the_threshold_is_the_kth_noisy_logit_for_every_expert():
     h, noisy = np.array([[1.0, 0.0, -1.0]]), np.array([[0.5, 0.25, -2.0]])
     p = LoadProbability.apply(h, np.full((1, 3), 0.5), noisy, k=2, rivals="all").data
     np.testing.assert_allclose(p, ndtr(np.array([[1.5, -0.5, -2.5]])))
@@ -237,7 +237,7 @@ def test_the_load_has_a_gradient_through_logits_noise_and_thresholds(rivals, k):
     assert report.skipped == 0
 
 
-def test_with_all_experts_chosen_nothing_has_to_be_beaten():
+def test_with_all_experts_chosen_the_load_probability_is_one():
     inputs = [Tensor(draw(2, 3, seed=i) ** 2, requires_grad=True) for i in range(3)]
     p = LoadProbability.apply(*inputs, k=3)
     p.backward(np.ones((2, 3)))
