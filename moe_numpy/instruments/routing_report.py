@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import no_grad
-from ..autodiff.arrays import to_host
+from ..kernels import to_host
 from ..models import Transformer
 from ..typing import Array, Bool, Float, Int
 

@@ -1,6 +1,6 @@
-// The CUDA loops behind on_cupy.py, compiled once for each type of entry:
+// The CUDA loops of on_cupy.py, compiled once for each type of entry:
 // REAL is that type (float, double or __nv_bfloat16), ACC the type of sums (float or double).
-// Every sum is added in a fixed order: the same input gives the same bits, always.
+// Every sum has a fixed order: the same input always gives the same bits.
 
 #include <cuda_bf16.h>
 
@@ -62,7 +62,7 @@ __device__ ACC max_of_block(ACC x) {
     return x;
 }
 
-// The row to read: a wrong index reads row 0, instead of memory of others.
+// The row to read: a wrong index reads row 0 instead of foreign memory.
 __device__ index_t readable(index_t i, index_t rows) { return i >= 0 && i < rows ? i : 0; }
 
 __device__ ACC infinity() { return ACC(__longlong_as_double(0x7ff0000000000000LL)); }
@@ -70,10 +70,10 @@ __device__ ACC sigmoid(ACC x) { return 1 / (1 + exp(-x)); }
 
 extern "C" {
 
-// ---- who goes where ------------------------------------------------------------------------------------------------
+// ---- sorting and choosing -------------------------------------------------------------------------------------------
 
-// One warp a row. Round j finds the best entry after the one of round j - 1, in the order: larger first, then the lower
-// index; NaN after all numbers. So nothing has to be marked as taken.
+// One warp per row. Round j finds the best entry after the one of round j - 1, in the order: larger first, then the lower
+// index; NaN after all numbers. So no entry has to be marked as taken.
 __global__ void top_k(const REAL* scores, index_t* chosen, index_t rows, index_t width, index_t k) {
     index_t row = (index_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
@@ -107,7 +107,7 @@ __global__ void top_k(const REAL* scores, index_t* chosen, index_t rows, index_t
     }
 }
 
-// How often each key occurs in each part of the keys: a block for each part, counters in shared memory.
+// How often each key occurs in each part of the keys: one block per part, counters in shared memory.
 __global__ void count_in_parts(const index_t* keys, index_t n, index_t part, index_t num_keys, index_t* counts) {
     extern __shared__ int counter[];
     for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counter[e] = 0;
@@ -119,7 +119,7 @@ __global__ void count_in_parts(const index_t* keys, index_t n, index_t part, ind
     for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counts[e * gridDim.x + blockIdx.x] = counter[e];
 }
 
-// next[key, part] = the sum of all counts before it, and start[key] = next[key, 0]: one block, a share for each thread.
+// next[key, part] = the sum of all counts before it, and start[key] = next[key, 0]: one block, a share per thread.
 __global__ void sum_before(const index_t* counts, index_t num_keys, index_t parts, index_t* next, index_t* start) {
     __shared__ index_t of_thread[1024];
     index_t size = num_keys * parts, share = (size + blockDim.x - 1) / blockDim.x;
@@ -162,7 +162,7 @@ __global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t
     }
 }
 
-// A wrong key counts as the one behind the last.
+// A wrong key counts as num_keys, one past the last.
 __device__ index_t known(index_t key, index_t num_keys) { return key < 0 || key > num_keys ? num_keys : key; }
 
 // start[key] = the first place in the order whose key is not smaller; all keys between two neighbours begin there.
@@ -192,7 +192,7 @@ __global__ void add_runs(const index_t* index, const index_t* order, const REAL*
     y[at] = REAL(sum);
 }
 
-// s[key] = the sum, or the largest, of the values with that key: one block a key.
+// s[key] = the sum, or the largest, of the values with that key: one block per key.
 __global__ void sum_segments(const REAL* values, const index_t* order, const index_t* start, REAL* y) {
     double sum = 0;
     __shared__ double of_thread[128];
@@ -226,7 +226,7 @@ __global__ void scatter(const REAL* x, const index_t* index, REAL* y, index_t n,
     if (i < n && index[i] >= 0 && index[i] < size) y[index[i]] = x[i];
 }
 
-// ---- rows to experts and back: one block a row, VEC entries a thread -------------------------------------------------
+// ---- rows to experts and back: one block per row, VEC entries per thread --------------------------------------------
 
 __global__ void take_rows(const REAL* x, const index_t* index, REAL* y, index_t rows, index_t d, bool aligned) {
     const REAL* from = x + readable(index[blockIdx.x], rows) * d;
@@ -290,7 +290,7 @@ __global__ void row_products(const REAL* a, const REAL* b, REAL* y, index_t d, b
     if (threadIdx.x == 0) y[blockIdx.x] = REAL(product);
 }
 
-// Sums over the rows of each expert: blockIdx.y is the expert, a thread adds one column.
+// Sums over the rows of each expert: blockIdx.y is the expert, each thread adds one column.
 __global__ void expert_sums(const REAL* values, const index_t* offsets, REAL* total, index_t width) {
     index_t j = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= width) return;
@@ -299,7 +299,7 @@ __global__ void expert_sums(const REAL* values, const index_t* offsets, REAL* to
     total[blockIdx.y * width + j] = REAL(sum);
 }
 
-// y_n += b_e: one block a row, which finds its expert by bisection.
+// y_n += b_e: one block per row, which finds its expert by bisection.
 __global__ void add_expert_bias(REAL* y, const REAL* bias, const index_t* offsets, index_t num_experts, index_t width) {
     index_t low = 0, high = num_experts - 1;  // the last e with offsets[e] <= n
     while (low < high) {
@@ -312,7 +312,7 @@ __global__ void add_expert_bias(REAL* y, const REAL* bias, const index_t* offset
     }
 }
 
-// ---- activations -----------------------------------------------------------------------------------------------------
+// ---- activations ----------------------------------------------------------------------------------------------------
 
 __global__ void silu(const REAL* x, REAL* y, index_t n) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -326,7 +326,7 @@ __global__ void silu_gradient(const REAL* grad, const REAL* x, REAL* dx, index_t
     dx[i] = REAL(ACC(grad[i]) * s * (1 + v * (1 - s)));
 }
 
-// Rows of `width` entries; the gate and up of one row stand `step` entries behind those of the row before.
+// Rows of `width` entries; gate and up of a row begin `step` entries after those of the row before.
 __global__ void swiglu(const REAL* gate, const REAL* up, index_t gate_step, index_t up_step, REAL* y, index_t width,
                        bool aligned) {
     index_t row = blockIdx.x;
@@ -387,7 +387,7 @@ __global__ void gelu_gradient(const REAL* grad, const REAL* x, REAL* dx, bool ap
     dx[i] = REAL(ACC(grad[i]) * (cdf + v * density));
 }
 
-// ---- along rows: one block a row ---------------------------------------------------------------------------------------
+// ---- along rows: one block per row ----------------------------------------------------------------------------------
 
 __device__ ACC row_maximum(const REAL* x, index_t width) {
     ACC best = -infinity();
@@ -466,7 +466,7 @@ __global__ void rms_norm_gradient(const REAL* grad, const REAL* x, const ACC* sc
         dx[j] = REAL(r * (ACC(grad[j]) * ACC(weight[j]) - ACC(x[j]) * r * mean));
 }
 
-// Σ g x̂ over `part` rows: blockIdx.x is the part, since there may be more than 65,535; a thread adds one column.
+// Σ g x̂ over `part` rows: blockIdx.x is the part, since there may be more than 65,535; each thread adds one column.
 __global__ void rms_norm_weight_gradient(const REAL* grad, const REAL* x, const ACC* scale, ACC* sums, index_t rows,
                                          index_t part, index_t width) {
     index_t j = (index_t)blockIdx.y * blockDim.x + threadIdx.x;
@@ -477,7 +477,7 @@ __global__ void rms_norm_weight_gradient(const REAL* grad, const REAL* x, const 
     sums[blockIdx.x * width + j] = sum;
 }
 
-// ---- attention ---------------------------------------------------------------------------------------------------------
+// ---- attention ------------------------------------------------------------------------------------------------------
 
 // x and y [vectors, 2 half]; the position of a vector is its number modulo `length`.
 __global__ void rotate(const REAL* x, const REAL* cosine, const REAL* sine, REAL* y, index_t vectors, index_t length,
@@ -533,7 +533,7 @@ __global__ void score_gradient(const ACC* d_p, const REAL* e, const REAL* g, con
     }
 }
 
-// ---- the optimizer -------------------------------------------------------------------------------------------------------
+// ---- the optimizer --------------------------------------------------------------------------------------------------
 
 // Block b adds the squares of its share; sums[b].
 __global__ void squares(const REAL* x, index_t n, double* sums) {

@@ -171,7 +171,7 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """One product for each expert that has rows."""
+    """One matrix multiplication for each expert that has rows."""
     x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(_as(x.dtype, weight))
     y = cp.empty((len(x), weight.shape[1]), x.dtype)
     _multiply_experts(offsets, y, x, weight, b_transposed=True)
@@ -181,7 +181,7 @@ def grouped_product(
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """One product for each expert that has rows."""
+    """One matrix multiplication for each expert that has rows."""
     grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(_as(grad.dtype, weight))
     dx = cp.empty((len(grad), weight.shape[2]), grad.dtype)
     _multiply_experts(offsets, dx, grad, weight)
@@ -191,7 +191,7 @@ def grouped_product_input_gradient(
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """One product for each expert that has rows."""
+    """One matrix multiplication for each expert that has rows."""
     grad, x = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x)
     bounds = _bounds(offsets, len(x))
     dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..autodiff import no_grad
-from ..autodiff.arrays import to_host
+from ..kernels import to_host
 from ..typing import Array, Float, Int
 from .transformer import Transformer
 

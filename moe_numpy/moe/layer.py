@@ -26,7 +26,7 @@ class Recipe:
         shared_experts: experts that every token uses besides those it chooses; one network, that many times as wide.
         gated_shared: whether the shared experts' answer has the gate weight σ(x · w_s).
         zero_experts: how many experts return their input; they come after the real ones.
-        num_groups: above 0, a layer of two levels: a router for the groups, and one in each of them.
+        num_groups: if above 0, a layer of two levels: a router for the groups, and one in each group.
         slots: for Soft MoE, slots per expert.
     """
 

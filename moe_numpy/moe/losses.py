@@ -226,7 +226,7 @@ class Importance(Loss):
 
 
 class LoadProbability(Function):
-    """P_te = Φ((h_te - threshold_te) / σ_te): would expert e be among token t's k best if its noise were drawn anew?
+    """P_te = Φ((h_te - threshold_te) / σ_te): the chance that e is among token t's k best if its noise is drawn again.
 
     The threshold is what e has to beat: the k-th best noisy logit of the others. That is the (k+1)-th of all if e
     is itself chosen, the k-th otherwise (Shazeer et al. 2017, equations 8 and 9). Summed over t it estimates the

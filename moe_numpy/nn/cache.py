@@ -16,7 +16,7 @@ class KeyValueCache:
         xp: the library of the arrays, that of the model.
 
     Attributes:
-        length: how many tokens it holds; the next one stands at this position.
+        length: how many tokens it holds: the position of the next one.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: Any = np.float32, xp: Any = np):

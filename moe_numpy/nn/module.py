@@ -1,7 +1,7 @@
 """Module and Parameter: the tree of trainable tensors."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -9,6 +9,8 @@ from array_api_compat import array_namespace
 from .. import devices
 from ..autodiff import Tensor
 from ..autodiff.arrays import is_float
+
+Kind = TypeVar("Kind", bound=Tensor)
 
 
 class Parameter(Tensor):
@@ -63,17 +65,11 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter below this Module, with its path, in the order of definition."""
-        for path, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter):
-                    yield path + name, value
+        return self._tensors(Parameter)
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """Every buffer below this Module, with its path."""
-        for path, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Buffer):
-                    yield path + name, value
+        return self._tensors(Buffer)
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter below this Module."""
@@ -147,6 +143,12 @@ class Module:
                 raise ValueError(f"{name} has shape {tensor.shape}, the state has {state[name].shape}")
         for name, tensor in tensors.items():
             tensor.data[...] = array_namespace(tensor.data).asarray(state[name])
+
+    def _tensors(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, kind):
+                    yield path + name, value
 
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.named_parameters()

@@ -1,4 +1,4 @@
-"""Causal attention, and the rotation that tells it where a token stands."""
+"""Causal attention, and the rotation that gives it the positions of tokens."""
 
 import math
 from typing import Any
