@@ -8,6 +8,24 @@ from moe_numpy.autodiff.graph import undo_broadcasting
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=1,
+    name="undo_broadcasting",
+    title="Undo broadcasting",
+    teaches="Whatever forward copies, backward must add up: the adjoint of a copy is a sum.",
+    difficulty=1,
+    minutes=15,
+    target="moe_numpy.autodiff.graph:undo_broadcasting",
+    hints=(
+        "y = x + 0 with x of shape (4,) and y of shape (3, 4): how many entries of y hold x[2]? "
+        "Each of them passes its gradient back.",
+        "There are two kinds of axes to sum over: those in front that x does not have, and those where x has length 1.",
+        "Count the new axes as grad.ndim - len(shape). Sum over them and over the axes of length 1 at once, with "
+        "keepdims=True, and reshape to `shape`.",
+    ),
+)
+
+
 SHAPES = [
     ((3, 4), (4,)),
     ((3, 4), (1, 4)),
@@ -93,42 +111,26 @@ def matches_axes_from_the_left(grad: Any, shape: tuple[int, ...]) -> Any:
     return grad.sum(axis=axes, keepdims=True).reshape([n for n in padded if n > 1] or shape)
 
 
-EXERCISE = Exercise(
-    number=1,
-    name="undo_broadcasting",
-    title="Undo broadcasting",
-    teaches="Whatever forward copies, backward must add up: the adjoint of a copy is a sum.",
-    difficulty=1,
-    minutes=15,
-    target="moe_numpy.autodiff.graph:undo_broadcasting",
-    specification=specification,
-    checks=(
-        Check("sums over stretched axes", 4, stretched, "which axes of grad are copies of one entry of x?"),
-        Check("leaves other arrays alone", 2, unchanged, "with no stretched axis there is nothing to sum"),
-        Check("keeps float32", 1, float32(stretched), "a float32 gradient must come back as float32"),
-        Check("works on arrays with gaps", 1, strided(stretched), "do not rely on the order in memory"),
-        Check("sums nothing to zero", 2, empty, "an axis of length 0 sums to 0"),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), (1, 2))),
-            "by hand: the columns sum to 4 and 6",
-        ),
+CHECKS = (
+    Check("sums over stretched axes", 4, stretched, "which axes of grad are copies of one entry of x?"),
+    Check("leaves other arrays alone", 2, unchanged, "with no stretched axis there is nothing to sum"),
+    Check("keeps float32", 1, float32(stretched), "a float32 gradient must come back as float32"),
+    Check("works on arrays with gaps", 1, strided(stretched), "do not rely on the order in memory"),
+    Check("sums nothing to zero", 2, empty, "an axis of length 0 sums to 0"),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), (1, 2))),
+        "by hand: the columns sum to 4 and 6",
     ),
-    wrong=(
-        forgets_new_axes,
-        forgets_axes_of_length_one,
-        drops_kept_axes,
-        takes_the_first_copy,
-        averages_the_copies,
-        sums_and_broadcasts_back,
-        matches_axes_from_the_left,
-    ),
-    hints=(
-        "y = x + 0 with x of shape (4,) and y of shape (3, 4): how many entries of y hold x[2]? "
-        "Each of them passes its gradient back.",
-        "There are two kinds of axes to sum over: those in front that x does not have, and those where x has length 1.",
-        "Count the new axes as grad.ndim - len(shape). Sum over them and over the axes of length 1 at once, with "
-        "keepdims=True, and reshape to `shape`.",
-    ),
+)
+
+MISTAKES = (
+    forgets_new_axes,
+    forgets_axes_of_length_one,
+    drops_kept_axes,
+    takes_the_first_copy,
+    averages_the_copies,
+    sums_and_broadcasts_back,
+    matches_axes_from_the_left,
 )

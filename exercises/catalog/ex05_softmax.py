@@ -8,6 +8,22 @@ from moe_numpy.ops.activations import Softmax
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=5,
+    name="softmax",
+    title="Softmax, forward and backward",
+    teaches="The first op whose outputs each depend on all inputs, and the shift that keeps exp from overflowing.",
+    difficulty=2,
+    minutes=20,
+    needs=(1,),
+    target="moe_numpy.ops.activations:Softmax",
+    hints=(
+        "Forward: softmax does not change when a constant is taken off every x. Which constant keeps exp in range?",
+        "Backward: dy_i/dx_j = y_i (δ_ij - y_j). Multiply with g_i and sum over i; two terms remain.",
+        "dx = y g - y Σ g y, the sum along self.axis with keepdims=True. Save y and the axis in forward.",
+    ),
+)
+
 
 def specification(x: Any, *, axis: int = -1) -> Any:
     """For each line along the axis: exponentiate and divide by the sum."""
@@ -145,47 +161,33 @@ class SubtractsInPlace(Softmax):
 
 NEXT = "write dL/dx_j = Σ_i g_i dy_i/dx_j with dy_i/dx_j = y_i (δ_ij - y_j), and sum it up"
 
-EXERCISE = Exercise(
-    number=5,
-    name="softmax",
-    title="Softmax, forward and backward",
-    teaches="The first op whose outputs each depend on all inputs, and the shift that keeps exp from overflowing.",
-    difficulty=2,
-    minutes=20,
-    needs=(1,),
-    target="moe_numpy.ops.activations:Softmax",
-    specification=specification,
-    checks=(
-        Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
-        Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
-        Check("forward keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
-        Check("gradient", 4, typical, NEXT, gradient=True),
-        Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check("gradient of arrays with gaps", 1, strided(typical), NEXT, gradient=True),
-        Check("no rows at all", 1, empty, "(0, 4) in, (0, 4) out"),
-        Check(
-            "known values",
-            1,
-            one_by_one(case(np.log(np.array([1.0, 2.0, 5.0])))),
-            "ln 1, ln 2, ln 5 give 1/8, 2/8, 5/8",
-        ),
+
+CHECKS = (
+    Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
+    Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
+    Check("forward keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
+    Check("gradient", 4, typical, NEXT, gradient=True),
+    Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check("gradient of arrays with gaps", 1, strided(typical), NEXT, gradient=True),
+    Check("no rows at all", 1, empty, "(0, 4) in, (0, 4) out"),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.log(np.array([1.0, 2.0, 5.0])))),
+        "ln 1, ln 2, ln 5 give 1/8, 2/8, 5/8",
     ),
-    wrong=(
-        OverflowsWithoutShift,
-        AlwaysLastAxis,
-        NormalizesOverEverything,
-        ComputesInFloat64,
-        DiagonalOnly,
-        ForgetsTheSum,
-        SumsOverLastAxis,
-        SumsTheGradientAlone,
-        IgnoresUpstream,
-        SubtractsInPlace,
-    ),
-    hints=(
-        "Forward: softmax does not change when a constant is taken off every x. Which constant keeps exp in range?",
-        "Backward: dy_i/dx_j = y_i (δ_ij - y_j). Multiply with g_i and sum over i; two terms remain.",
-        "dx = y g - y Σ g y, the sum along self.axis with keepdims=True. Save y and the axis in forward.",
-    ),
+)
+
+MISTAKES = (
+    OverflowsWithoutShift,
+    AlwaysLastAxis,
+    NormalizesOverEverything,
+    ComputesInFloat64,
+    DiagonalOnly,
+    ForgetsTheSum,
+    SumsOverLastAxis,
+    SumsTheGradientAlone,
+    IgnoresUpstream,
+    SubtractsInPlace,
 )

@@ -6,6 +6,21 @@ import numpy as np
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=11,
+    name="top_k",
+    title="Top-k, with ties",
+    teaches="The choice at the heart of a router, made the same way every time: ties go to the lowest index.",
+    difficulty=1,
+    minutes=15,
+    target="moe_numpy.kernels.sorting:top_k",
+    hints=(
+        "np.argsort returns indices, not values. It sorts upwards: what must it sort for the largest to come first?",
+        'Sorting [::-1] reverses ties as well. Sort -scores with kind="stable" instead.',
+        'np.argsort(-scores, axis=1, kind="stable") and then the first k columns.',
+    ),
+)
+
 
 def specification(scores: Any, k: int) -> Any:
     """Take the best that is left, k times, looking from left to right."""
@@ -103,38 +118,24 @@ def masks_with_zero(scores: Any, k: int) -> Any:
     return np.stack(columns, axis=1)
 
 
-EXERCISE = Exercise(
-    number=11,
-    name="top_k",
-    title="Top-k, with ties",
-    teaches="The choice at the heart of a router, made the same way every time: ties go to the lowest index.",
-    difficulty=1,
-    minutes=15,
-    target="moe_numpy.kernels.on_numpy:top_k",
-    specification=specification,
-    checks=(
-        Check("the k largest, best first", 3, typical, "sort downwards, keep the first k columns"),
-        Check("ties go to the lowest index", 3, ties, 'a sort with kind="stable" keeps equal entries in order'),
-        Check("minus infinity comes last but counts", 1, infinite, "do not use a finite number for what was taken"),
-        Check("NaN comes last", 1, not_a_number, "where does argsort put NaN?"),
-        Check("float32", 1, float32(typical), "nothing should depend on the dtype"),
-        Check("arrays with gaps", 1, strided(ties), "do not rely on the order in memory"),
-        Check("no tokens", 1, empty, "(0, 8) in, (0, k) out"),
-        Check("the smallest tie", 1, one_by_one(case(np.array([[1.0, 1.0, 0.0]]), 1)), "expert 0, not 1"),
-    ),
-    wrong=(
-        ties_to_the_highest,
-        smallest_first,
-        right_set_in_reverse,
-        sorted_by_index,
-        along_the_wrong_axis,
-        returns_scores,
-        unstable_partition,
-        masks_with_zero,
-    ),
-    hints=(
-        "np.argsort returns indices, not values. It sorts upwards: what must it sort for the largest to come first?",
-        'Sorting [::-1] reverses ties as well. Sort -scores with kind="stable" instead.',
-        'np.argsort(-scores, axis=1, kind="stable") and then the first k columns.',
-    ),
+CHECKS = (
+    Check("the k largest, best first", 3, typical, "sort downwards, keep the first k columns"),
+    Check("ties go to the lowest index", 3, ties, 'a sort with kind="stable" keeps equal entries in order'),
+    Check("minus infinity comes last but counts", 1, infinite, "do not use a finite number for what was taken"),
+    Check("NaN comes last", 1, not_a_number, "where does argsort put NaN?"),
+    Check("float32", 1, float32(typical), "nothing should depend on the dtype"),
+    Check("arrays with gaps", 1, strided(ties), "do not rely on the order in memory"),
+    Check("no tokens", 1, empty, "(0, 8) in, (0, k) out"),
+    Check("the smallest tie", 1, one_by_one(case(np.array([[1.0, 1.0, 0.0]]), 1)), "expert 0, not 1"),
+)
+
+MISTAKES = (
+    ties_to_the_highest,
+    smallest_first,
+    right_set_in_reverse,
+    sorted_by_index,
+    along_the_wrong_axis,
+    returns_scores,
+    unstable_partition,
+    masks_with_zero,
 )

@@ -4,9 +4,26 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.kernels import on_numpy as kernels
+from moe_numpy import kernels
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
+
+EXERCISE = Exercise(
+    number=16,
+    name="sort_by_expert",
+    title="Sort by expert",
+    teaches="A stable sort puts the rows of each expert side by side; counts then say where each expert's rows begin.",
+    difficulty=1,
+    minutes=10,
+    needs=(11,),
+    target="moe_numpy.kernels.sorting:stable_order",
+    hints=(
+        "Which kind of sort keeps equal keys in the order in which they came? NumPy's default does not promise it.",
+        "By hand it is a counting sort: count each key, take the running sum for where each key's entries begin, then "
+        "walk through the keys once and put each index at the next free place of its key. NumPy has it ready.",
+        'np.argsort(keys, kind="stable") is all it takes.',
+    ),
+)
 
 
 def specification(keys: Any, num_keys: int) -> Any:
@@ -103,48 +120,32 @@ def floating_point_indices(keys: Any, num_keys: int) -> Any:
     return np.argsort(keys, kind="stable").astype(float)
 
 
-EXERCISE = Exercise(
-    number=16,
-    name="sort_by_expert",
-    title="Sort by expert",
-    teaches="A stable sort puts the rows of each expert side by side; counts then say where each expert's rows begin.",
-    difficulty=1,
-    minutes=10,
-    needs=(11,),
-    target="moe_numpy.kernels.on_numpy:stable_order",
-    specification=specification,
-    checks=(
-        Check("sorts upwards", 2, distinct, "return places, not keys: keys[order] goes upwards"),
-        Check("equal keys keep their order", 3, equal_keys, "of two entries with one key the earlier comes first"),
-        Check(
-            "offsets cut it into experts",
-            2,
-            equal_keys,
-            "result e holds the tokens of expert e; counts and their running sum say where it begins",
-            run=rows_of_each_expert,
-        ),
-        Check("experts that nobody chose", 1, unused, "a key that does not occur takes no room"),
-        Check("any number of keys", 1, many_keys, "num_keys can be much larger than the number of experts"),
-        Check("arrays with gaps", 1, strided(equal_keys), "do not rely on the order in memory"),
-        Check("nothing to sort", 1, empty, "(0,) in, (0,) out, still integers"),
-        Check("the smallest example", 1, one_by_one(case(np.array([1, 0, 1, 0]), 2)), "by hand: 1, 3, 0, 2"),
+CHECKS = (
+    Check("sorts upwards", 2, distinct, "return places, not keys: keys[order] goes upwards"),
+    Check("equal keys keep their order", 3, equal_keys, "of two entries with one key the earlier comes first"),
+    Check(
+        "offsets cut it into experts",
+        2,
+        equal_keys,
+        "result e holds the tokens of expert e; counts and their running sum say where it begins",
+        run=rows_of_each_expert,
     ),
-    wrong=(
-        inverse_permutation,
-        equal_keys_in_reverse,
-        highest_expert_first,
-        returns_sorted_keys,
-        not_stable,
-        sixteen_bits,
-        eight_bits,
-        leaves_out_the_last_expert,
-        one_entry_for_each_key,
-        floating_point_indices,
-    ),
-    hints=(
-        "Which kind of sort keeps equal keys in the order in which they came? NumPy's default does not promise it.",
-        "By hand it is a counting sort: count each key, take the running sum for where each key's entries begin, then "
-        "walk through the keys once and put each index at the next free place of its key. NumPy has it ready.",
-        'np.argsort(keys, kind="stable") is all it takes.',
-    ),
+    Check("experts that nobody chose", 1, unused, "a key that does not occur takes no room"),
+    Check("any number of keys", 1, many_keys, "num_keys can be much larger than the number of experts"),
+    Check("arrays with gaps", 1, strided(equal_keys), "do not rely on the order in memory"),
+    Check("nothing to sort", 1, empty, "(0,) in, (0,) out, still integers"),
+    Check("the smallest example", 1, one_by_one(case(np.array([1, 0, 1, 0]), 2)), "by hand: 1, 3, 0, 2"),
+)
+
+MISTAKES = (
+    inverse_permutation,
+    equal_keys_in_reverse,
+    highest_expert_first,
+    returns_sorted_keys,
+    not_stable,
+    sixteen_bits,
+    eight_bits,
+    leaves_out_the_last_expert,
+    one_entry_for_each_key,
+    floating_point_indices,
 )

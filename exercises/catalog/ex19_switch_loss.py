@@ -8,6 +8,25 @@ from moe_numpy.moe.losses import BalanceLoss
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=19,
+    name="switch_loss",
+    title="The balance loss of Switch Transformer",
+    teaches="How a loss with a gradient is made of a count that has none.",
+    difficulty=2,
+    minutes=20,
+    needs=(5,),
+    target="moe_numpy.moe.losses:BalanceLoss",
+    hints=(
+        "Begin with one part, S = 1: the mean of p over the tokens is a vector of E numbers, f another. With several, "
+        "p.reshape(S, -1, E) has the tokens of each part on axis 1.",
+        "Backward needs f and the number of tokens, not p: the loss is linear in p. Each token of part s gets the row "
+        "E f_s / T, times the gradient from above; f itself is a count and gets None.",
+        "Forward: (f * p.reshape(S, -1, E).sum(axis=1) / max(T // S, 1)).sum() * (E / S). Backward: "
+        "np.repeat(grad * (E / max(T, 1)) * f, T // S, axis=0).",
+    ),
+)
+
 
 def specification(p: Any, f: Any) -> Any:
     """For each part and each expert: the mean score, times the fraction; summed."""
@@ -190,58 +209,41 @@ class IgnoresUpstream(BalanceLoss):
 
 NEXT = "L is linear in each p_ti: its factor is E f_si / T. A row for each token, the same within a part"
 
-EXERCISE = Exercise(
-    number=19,
-    name="switch_loss",
-    title="The balance loss of Switch Transformer",
-    teaches="How a loss with a gradient is made of a count that has none.",
-    difficulty=2,
-    minutes=20,
-    needs=(5,),
-    target="moe_numpy.moe.losses:BalanceLoss",
-    specification=specification,
-    checks=(
-        Check("one part", 3, whole, "P is the mean of p over the tokens; multiply with f, sum over experts, times E"),
-        Check("several parts", 2, in_parts, "reshape p to (S, T/S, E): each part has its own P; average the S losses"),
-        Check("keeps float32", 1, float32(in_parts), "a Python number times a float32 array stays float32"),
-        Check("gradient with one part", 3, whole, NEXT, gradient=True),
-        Check("gradient with several parts", 2, in_parts, NEXT, gradient=True),
-        Check("no gradient for the fractions", 2, with_fractions, "backward returns (dp, None)", gradient=True),
-        Check("gradient in float32", 1, float32(in_parts), NEXT, gradient=True),
-        Check("arrays with gaps", 1, strided(in_parts), "do not rely on the order in memory"),
-        Check("no tokens", 1, empty, "divide by max(T/S, 1): 0, not NaN"),
-        Check(
-            "known values",
-            2,
-            one_by_one(
-                case(np.full((8, 4), 0.25), np.full((1, 4), 0.25)),
-                case(np.array([[0.451, 0.549]]), np.array([[0.9, 0.1]])),
-                case(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])),
-            ),
-            "1 at balance; 0.9216 is possible too; two collapsed parts give 2",
+
+CHECKS = (
+    Check("one part", 3, whole, "P is the mean of p over the tokens; multiply with f, sum over experts, times E"),
+    Check("several parts", 2, in_parts, "reshape p to (S, T/S, E): each part has its own P; average the S losses"),
+    Check("keeps float32", 1, float32(in_parts), "a Python number times a float32 array stays float32"),
+    Check("gradient with one part", 3, whole, NEXT, gradient=True),
+    Check("gradient with several parts", 2, in_parts, NEXT, gradient=True),
+    Check("no gradient for the fractions", 2, with_fractions, "backward returns (dp, None)", gradient=True),
+    Check("gradient in float32", 1, float32(in_parts), NEXT, gradient=True),
+    Check("arrays with gaps", 1, strided(in_parts), "do not rely on the order in memory"),
+    Check("no tokens", 1, empty, "divide by max(T/S, 1): 0, not NaN"),
+    Check(
+        "known values",
+        2,
+        one_by_one(
+            case(np.full((8, 4), 0.25), np.full((1, 4), 0.25)),
+            case(np.array([[0.451, 0.549]]), np.array([[0.9, 0.1]])),
+            case(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])),
         ),
+        "1 at balance; 0.9216 is possible too; two collapsed parts give 2",
     ),
-    wrong=(
-        ForgetsTheNumberOfExperts,
-        SumsOverTokens,
-        ForgetsTheNumberOfParts,
-        AveragesBeforeMultiplying,
-        TakesEveryOtherToken,
-        SquaresTheMean,
-        ChosenExpertsOnly,
-        SoftmaxOfProbabilities,
-        DifferentiatesTheFractions,
-        GradientOfTheSum,
-        DividesByTheTokensOfAPart,
-        TilesTheParts,
-        IgnoresUpstream,
-    ),
-    hints=(
-        "Begin with one part, S = 1: the mean of p over the tokens is a vector of E numbers, f another. With several, "
-        "p.reshape(S, -1, E) has the tokens of each part on axis 1.",
-        "Backward needs f and the number of tokens, not p: the loss is linear in p. Each token of part s gets the row "
-        "E f_s / T, times the gradient from above; f itself is a count and gets None.",
-        "Forward: (f * p.reshape(S, -1, E).sum(axis=1) / max(T // S, 1)).sum() * (E / S). Backward: "
-        "np.repeat(grad * (E / max(T, 1)) * f, T // S, axis=0).",
-    ),
+)
+
+MISTAKES = (
+    ForgetsTheNumberOfExperts,
+    SumsOverTokens,
+    ForgetsTheNumberOfParts,
+    AveragesBeforeMultiplying,
+    TakesEveryOtherToken,
+    SquaresTheMean,
+    ChosenExpertsOnly,
+    SoftmaxOfProbabilities,
+    DifferentiatesTheFractions,
+    GradientOfTheSum,
+    DividesByTheTokensOfAPart,
+    TilesTheParts,
+    IgnoresUpstream,
 )

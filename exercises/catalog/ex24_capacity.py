@@ -9,6 +9,27 @@ from moe_numpy.moe.routing import Batch, Candidates
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=24,
+    name="capacity",
+    title="Capacity: who finds a place",
+    teaches="An expert with few places drops tokens, and the order of the queue decides which: here by position.",
+    difficulty=2,
+    minutes=25,
+    needs=(11, 22),
+    target="moe_numpy.moe.capacity:Capacity.fits",
+    imports=("from moe_numpy import kernels",),
+    hints=(
+        "Three steps: put the candidates in the order in which they ask; find each one's place, the number of earlier "
+        "ones at the same queue; compare with size, in the order of the list. Only drop='position' is graded.",
+        'np.argsort(candidates.rank, kind="stable") is the order of asking. A queue is a pair of scope and expert: '
+        "make one integer of it. kernels.position_by_key(keys, num_keys) counts earlier equal entries.",
+        "keys = (token // n) * num_experts + expert, with n = max(self.tokens_in_scope(num_tokens, batch), 1). Then "
+        "fits = np.zeros(M, bool); fits[order] = position_by_key(keys[order], ...) < size. For every other `drop` "
+        "the class has self._queue(candidates, scores, batch) in the place of that argsort.",
+    ),
+)
+
 
 def ask(
     solution: Any, token: Any, expert: Any, choice: Any, scores: Any, size: int, length: int, scope: Any = "batch"
@@ -154,59 +175,37 @@ def drops_everybody_at_a_full_expert(self: Any, candidates: Any, scores: Any, si
     return np.array([int((keys == key).sum()) <= size for key in keys], bool)
 
 
-EXERCISE = Exercise(
-    number=24,
-    name="capacity",
-    title="Capacity: who finds a place",
-    teaches="An expert with few places drops tokens, and the order of the queue decides which: here by position.",
-    difficulty=2,
-    minutes=25,
-    needs=(11, 22),
-    target="moe_numpy.moe.capacity:Capacity.fits",
-    specification=specification,
-    imports=("from moe_numpy import kernels",),
-    checks=(
-        Check("one choice: first come, first served", 3, one_choice, "count who asked for the expert before", run=ask),
-        Check(
-            "all first choices before all second choices",
-            4,
-            two_choices,
-            "the last token's first choice comes before the first token's second choice",
-            run=ask,
-        ),
-        Check("candidates in any order", 2, any_order, "answer in the order of the list that came in", run=ask),
-        Check("every scope has its own places", 3, scopes, "queue up at the pair (scope, expert)", run=ask),
-        Check("room for all, room for nobody", 1, extremes, "places are counted from 0", run=ask),
-        Check("arrays with gaps", 1, strided(two_choices), "do not rely on the order in memory", run=ask),
-        Check("no candidates", 1, nobody, "the answer is an empty boolean array", run=ask),
-        Check(
-            "a queue by hand",
-            1,
-            one_by_one(
-                case(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.ones((2, 2)), 1, 2)
-            ),
-            "two tokens, two experts, one place each: both first choices fit, no second choice does",
-            run=ask,
-        ),
+CHECKS = (
+    Check("one choice: first come, first served", 3, one_choice, "count who asked for the expert before", run=ask),
+    Check(
+        "all first choices before all second choices",
+        4,
+        two_choices,
+        "the last token's first choice comes before the first token's second choice",
+        run=ask,
     ),
-    wrong=(
-        tokens_before_choices,
-        each_choice_has_its_own_places,
-        one_place_too_many,
-        left_in_the_order_of_the_queue,
-        sorts_back_with_the_same_permutation,
-        one_scope_for_all,
-        last_come_first_served,
-        best_score_first,
-        drops_everybody_at_a_full_expert,
+    Check("candidates in any order", 2, any_order, "answer in the order of the list that came in", run=ask),
+    Check("every scope has its own places", 3, scopes, "queue up at the pair (scope, expert)", run=ask),
+    Check("room for all, room for nobody", 1, extremes, "places are counted from 0", run=ask),
+    Check("arrays with gaps", 1, strided(two_choices), "do not rely on the order in memory", run=ask),
+    Check("no candidates", 1, nobody, "the answer is an empty boolean array", run=ask),
+    Check(
+        "a queue by hand",
+        1,
+        one_by_one(case(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.ones((2, 2)), 1, 2)),
+        "two tokens, two experts, one place each: both first choices fit, no second choice does",
+        run=ask,
     ),
-    hints=(
-        "Three steps: put the candidates in the order in which they ask; find each one's place, the number of earlier "
-        "ones at the same queue; compare with size, in the order of the list. Only drop='position' is graded.",
-        'np.argsort(candidates.rank, kind="stable") is the order of asking. A queue is a pair of scope and expert: '
-        "make one integer of it. kernels.of(scores).position_in_group(keys, num_keys) counts earlier equal entries.",
-        "keys = (token // n) * num_experts + expert, with n = max(self.tokens_in_scope(num_tokens, batch), 1). Then "
-        "fits = np.zeros(M, bool); fits[order] = position_in_group(keys[order], ...) < size. For every other `drop` "
-        "the class has self._queue(candidates, scores, batch) in the place of that argsort.",
-    ),
+)
+
+MISTAKES = (
+    tokens_before_choices,
+    each_choice_has_its_own_places,
+    one_place_too_many,
+    left_in_the_order_of_the_queue,
+    sorts_back_with_the_same_permutation,
+    one_scope_for_all,
+    last_come_first_served,
+    best_score_first,
+    drops_everybody_at_a_full_expert,
 )

@@ -1,0 +1,78 @@
+"""Plausible wrong solutions: edits of the library's own source, or functions and classes."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .source import run_edited, solution_source
+
+
+class EditError(ValueError):
+    """An edit does not fit the library's source (any more)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """A known mistake of one exercise.
+
+    Attributes:
+        name: what is wrong, in words: "forgets the sum".
+        why: what is wrong about it, then the right idea; what the learner reads.
+        replacements: pairs of a text that stands exactly once in the solution's source, and what it becomes.
+        whole: a function or class in its place, where no edit says it.
+        target: of the exercise.
+        reference: how a child process finds it, ``module:name``.
+    """
+
+    name: str
+    why: str
+    replacements: tuple[tuple[str, str], ...] = ()
+    whole: Any = None
+    target: str = ""
+    reference: str = ""
+
+    @cached_property
+    def solution(self) -> Any:
+        """The wrong function or class. EditError if a text does not stand in the source exactly once."""
+        if self.whole is not None:
+            return self.whole
+        source = solution_source(self.target)
+        for old, new in self.replacements:
+            found = source.count(old)
+            if found != 1 or old == new:
+                what = "changes nothing" if old == new else f"is there {found} times, not once"
+                raise EditError(f"the edit {self.name!r} does not fit {self.target}: {old!r} {what}")
+            source = source.replace(old, new)
+        try:
+            return run_edited(self.target, source, f"<{self.name}>")
+        except Exception as error:
+            raise EditError(f"the edit {self.name!r} of {self.target} does not run: {error}") from error
+
+    @property
+    def code(self) -> str:
+        """The wrong piece of code if it is one line; empty for a longer one, an omission or a whole solution."""
+        new = self.replacements[0][1].strip() if self.replacements else ""
+        return "" if "\n" in new else new
+
+
+def edit(name: str, *texts: str, why: str) -> Mistake:
+    """The solution with ``texts[0]`` replaced by ``texts[1]``, and ``texts[2]`` by ``texts[3]``, and so on."""
+    if not texts or len(texts) % 2:
+        raise EditError(f"the edit {name!r} needs pairs of an old and a new text")
+    return Mistake(name, why, tuple(zip(texts[::2], texts[1::2], strict=True)))
+
+
+def collected(given: Any, module: str, target: str) -> Mistake:
+    """An entry of a module's MISTAKES, bound to its exercise: an edit, or a function or class with its docstring."""
+    if isinstance(given, Mistake):
+        return replace(given, target=target, reference=f"{module}:{given.name}")
+    why = " ".join((given.__doc__ or "").split())
+    if any(given.__doc__ == base.__doc__ for base in getattr(given, "__mro__", ())[1:]):
+        why = ""  # inherited
+    return Mistake(name_of(given), why, whole=given, target=target, reference=f"{module}:{given.__qualname__}")
+
+
+def name_of(wrong: Any) -> str:
+    """In words: ``KeepsFirstCopy`` and ``keeps_first_copy`` are "keeps first copy"."""
+    spaced = "".join(f" {c}" if c.isupper() else c for c in wrong.__name__)
+    return spaced.replace("_", " ").strip().lower()
