@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from .source import run_edited, solution_source
+
+_SIGNS = ("- ", "+ ")
 
 
 class EditError(ValueError):
@@ -55,11 +58,34 @@ class Mistake:
         return "" if "\n" in new else new
 
 
-def edit(name: str, *texts: str, why: str) -> Mistake:
-    """The solution with ``texts[0]`` replaced by ``texts[1]``, and ``texts[2]`` by ``texts[3]``, and so on."""
-    if not texts or len(texts) % 2:
-        raise EditError(f"the edit {name!r} needs pairs of an old and a new text")
-    return Mistake(name, why, tuple(zip(texts[::2], texts[1::2], strict=True)))
+def edits(text: str) -> tuple[Mistake, ...]:
+    """Mistakes written as changes of the solution's source.
+
+    Each is ``name: why``, on as many lines as it takes, and below it what goes (``- ``) and what comes instead
+    (``+ ``), once or several times. A changed text stands in the source exactly once; it need not be a whole line.
+
+    Raises:
+        EditError: one of them has no name, no explanation or no change.
+    """
+    headings: list[str] = []
+    changes: list[list[list[str]]] = []  # per mistake, an [old, new] per change
+    for sign, lines in groupby(text.strip().splitlines(), key=lambda line: line[:2] if line[:2] in _SIGNS else ""):
+        if not sign:
+            headings.append(" ".join(lines))
+            changes.append([])
+            continue
+        piece = "\n".join(line[2:] for line in lines)
+        if sign == "- ":
+            changes[-1].append([piece, ""])
+        else:
+            changes[-1][-1][1] = piece
+    found = []
+    for heading, pairs in zip(headings, changes, strict=True):
+        name, _, why = heading.partition(": ")
+        if not why or not pairs:
+            raise EditError(f"expected 'name: why' with lines - and + below it, got {heading!r}")
+        found.append(Mistake(name, why, tuple((old, new) for old, new in pairs)))
+    return tuple(found)
 
 
 def collected(given: Any, module: str, target: str) -> Mistake:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class ModuleSource(NamedTuple):
     """A module with its source, as a tree and as lines."""
@@ -48,7 +50,7 @@ def run_edited(target: str, text: str, file: str) -> Any:
 
     Its kernels are the plain functions: nothing is registered, and what is called is what the text defines.
     """
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"np": np}
     for source, _ in reversed(_parts(target)):
         names |= vars(source.module)
     names["kernel"] = _plain_kernel

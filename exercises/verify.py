@@ -16,6 +16,7 @@ from .stubs import make_stub
 
 _CANARY = 'raise RuntimeError("canary")'
 _FEWEST_MISTAKES = 5
+_BROKEN = ("NameError", "UnboundLocalError")
 SEEDS = (0, 1)
 
 
@@ -150,6 +151,9 @@ def _mistake(e: Exercise, mistake: Mistake) -> Iterator[str]:
     if result.passed:
         yield f"the wrong solution {mistake.name!r} passes"
         return
+    broken = {c.problem.message for c in result.checks if c.problem and c.problem.message.startswith(_BROKEN)}
+    if broken:
+        yield f"the wrong solution {mistake.name!r} does not run: {', '.join(sorted(broken))}"
     recognised = {c.problem.recognised for c in result.checks if c.problem is not None}
     if mistake.name not in recognised:
         yield f"the wrong solution {mistake.name!r} is not recognised, but taken for {sorted(recognised)}"

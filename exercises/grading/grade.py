@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import drivers
 from ..exercise import Case, Check, Exercise, is_function_class, reference_to
+from ..mistakes import EditError, Mistake
 from .compare import Problem, Rules, agrees_with_numeric, describe_case, disagreement, judge, same_outcome, show
 from .outcome import Outcome, run_case
 from .process import Child, Ended, Solution
@@ -279,9 +280,7 @@ def _recognise(
 
     Of several, the one that agrees in most checks, passed ones too.
     """
-    matches = {
-        m: {i for i, mine in outcomes.items() if _matches(m.solution, prepared[i], mine)} for m in exercise.mistakes
-    }
+    matches = {m: {i for i, mine in outcomes.items() if _matches(m, prepared[i], mine)} for m in exercise.mistakes}
     for i in outcomes:
         problem = results[i].problem
         best = max((m for m in matches if i in matches[m]), key=lambda m: len(matches[m]), default=None)
@@ -289,8 +288,12 @@ def _recognise(
             problem.recognised, problem.explanation, problem.mistake = best.name, best.why, best.code
 
 
-def _matches(wrong: Any, p: Prepared, outcomes: list[Outcome]) -> bool:
+def _matches(mistake: Mistake, p: Prepared, outcomes: list[Outcome]) -> bool:
     if all(o.error is not None and o.error["type"] == "NotImplementedError" for o in outcomes):
+        return False
+    try:
+        wrong = mistake.solution
+    except EditError:  # verify reports it; a learner's grade must not depend on it
         return False
     return all(same_outcome(run_case(p.run, wrong, case), o) for case, o in zip(p.cases, outcomes, strict=True))
 

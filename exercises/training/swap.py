@@ -27,8 +27,9 @@ def swapped(target: str, replacement: Any) -> Iterator[None]:
         with substitute(original, replacement):
             yield
         return
-    if kernels.definitions.get(original.__name__) is original:
-        with kernels.substitute(original.__name__, replacement):
+    name = target.rpartition(":")[2]
+    if kernels.definitions.get(name) is original:
+        with kernels.substitute(name, replacement):
             yield
         return
     with ExitStack() as stack:
