@@ -1,13 +1,14 @@
 """Plausible wrong solutions: edits of the library's own source, or functions and classes."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 from .source import run_edited, solution_source
 
-_SIGNS = ("- ", "+ ")
+_MISTAKE = re.compile(r"(?![-+] )(.+?): ((?:(?![-+] ).+\n)+)(- .*\n(?:[-+] .*\n)*)")
+_CHANGE = re.compile(r"((?:- .*\n)+)((?:\+ .*\n)*)")
 
 
 class EditError(ValueError):
@@ -67,25 +68,21 @@ def edits(text: str) -> tuple[Mistake, ...]:
     Raises:
         EditError: one of them has no name, no explanation or no change.
     """
-    headings: list[str] = []
-    changes: list[list[list[str]]] = []  # per mistake, an [old, new] per change
-    for sign, lines in groupby(text.strip().splitlines(), key=lambda line: line[:2] if line[:2] in _SIGNS else ""):
-        if not sign:
-            headings.append(" ".join(lines))
-            changes.append([])
-            continue
-        piece = "\n".join(line[2:] for line in lines)
-        if sign == "- ":
-            changes[-1].append([piece, ""])
-        else:
-            changes[-1][-1][1] = piece
-    found = []
-    for heading, pairs in zip(headings, changes, strict=True):
-        name, _, why = heading.partition(": ")
-        if not why or not pairs:
-            raise EditError(f"expected 'name: why' with lines - and + below it, got {heading!r}")
-        found.append(Mistake(name, why, tuple((old, new) for old, new in pairs)))
-    return tuple(found)
+    text = text.strip("\n") + "\n"
+    if rest := _MISTAKE.sub("", text):
+        raise EditError(f"expected 'name: why' and below it lines with - and +, got {rest!r}")
+    return tuple(
+        Mistake(
+            name,
+            " ".join(why.split()),
+            tuple((_unmarked(old), _unmarked(new)) for old, new in _CHANGE.findall(changes)),
+        )
+        for name, why, changes in _MISTAKE.findall(text)
+    )
+
+
+def _unmarked(lines: str) -> str:
+    return "\n".join(line[2:] for line in lines.splitlines())
 
 
 def collected(given: Any, module: str, target: str) -> Mistake:
