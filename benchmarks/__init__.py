@@ -1,1 +1,1 @@
-"""Measurements of moe_numpy, against matrix products alone and against PyTorch. Run with python -m moe_numpy bench."""
+"""Measurements of moe_numpy, against its matrix multiplications alone and against PyTorch: python -m benchmarks."""

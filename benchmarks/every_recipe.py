@@ -1,8 +1,8 @@
-"""Train the model of the demo with every recipe, and see whether its router still learns from the task.
+"""Train the default model with every recipe, and see whether its router still learns from the task.
 
-    python benchmarks/every_recipe.py [RECIPE ...] [--steps 200]
+    python -m benchmarks.every_recipe [RECIPE ...] [--steps 200]
 
-For each recipe: validation loss, the load of the least used route, and the norm of the gradient that the task loss
+Per recipe: validation loss, the load of the least used route, and the norm of the gradient that the task loss
 alone, without auxiliary losses, sends to the router's weights after the last step.
 """
 
@@ -10,13 +10,11 @@ import argparse
 
 import numpy as np
 
-from moe_numpy.commands.demo import preset
 from moe_numpy.models import ModelConfig
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.training import default_corpus
+from moe_numpy.training import Trainer, default_corpus, presets
 from moe_numpy.training.evaluation import evaluate
-from moe_numpy.training.loop import Trainer
 
 
 def task_gradient(trainer: Trainer) -> list[float]:
@@ -33,7 +31,7 @@ def task_gradient(trainer: Trainer) -> list[float]:
 
 
 def main() -> None:
-    """Train and print one line for each recipe."""
+    """Train and print one line per recipe."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipes", nargs="*", default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=200)
@@ -44,8 +42,7 @@ def main() -> None:
         flush=True,
     )
     for name in arguments.recipes:
-        _, training = preset(steps=arguments.steps)
-        trainer = Trainer(ModelConfig(recipe=name), training, corpus)
+        trainer = Trainer(ModelConfig(recipe=name), presets.training(steps=arguments.steps), corpus)
         trainer.train(lambda record: None)
         result = evaluate(trainer.model, corpus.validation_windows(trainer.model.config.context, 32), 3)
         load = f"{result.expert_load.min():.1%}" if result.expert_load.size else "-"

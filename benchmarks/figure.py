@@ -1,6 +1,6 @@
 """``python -m benchmarks.figure``: draw docs/figures/speed.png from the recorded results.
 
-They are recorded with::
+To record them::
 
     python -m moe_numpy bench layer --against torch --json > benchmarks/results/cpu.json
     python -m moe_numpy bench layer --against torch --device cuda --dtype bfloat16 --json > benchmarks/results/cuda.json
@@ -16,7 +16,7 @@ TITLES = {"cpu": "2 cores of an AMD EPYC, float32", "cuda": "one NVIDIA H200, bf
 
 
 def main() -> None:
-    """Read, draw, write."""
+    """Draw the figure from the files that exist."""
     root = Path(__file__).parent
     files = {title: root / "results" / f"{name}.json" for name, title in TITLES.items()}
     results = {title: json.loads(file.read_bytes())["rows"] for title, file in files.items() if file.exists()}

@@ -9,17 +9,17 @@ from .layer import Shape, measure
 from .place import Place
 
 SERIES = {
-    "more experts, the same work for each token": [Shape(4096, 256, 512, E, 2) for E in (8, 16, 32, 64, 128, 256)],
+    "more experts, the same work per token": [Shape(4096, 256, 512, E, 2) for E in (8, 16, 32, 64, 128, 256)],
     "more and smaller experts, k f and E f constant": [
         Shape(2048, 512, 8192 // E, E, E // 8) for E in (8, 16, 32, 64, 128, 256)
     ],
-    "more experts for each token": [Shape(4096, 256, 512, 32, k) for k in (1, 2, 4, 8)],
+    "more experts per token": [Shape(4096, 256, 512, 32, k) for k in (1, 2, 4, 8)],
     "more tokens": [Shape(T, 256, 512, 8, 2) for T in (256, 1024, 4096, 16384)],
 }
 
 
 def main() -> None:
-    """Print one line for each shape, each measured in a process of its own, so that the peak of memory is its own."""
+    """Print one line per shape, each measured in a new process, so that the peak of memory is its own."""
     for title, shapes in SERIES.items():
         print(title)
         for shape in shapes:
@@ -27,8 +27,8 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row = json.loads(done.stdout)
             print(
-                f"  {shape!s:34} {1e3 * row['ours_ms'] / shape.T:7.1f} µs a token, "
-                f"{row['gemm_efficiency']:4.0%} products, peak {row['peak_mb']:6.0f} MB"
+                f"  {shape!s:34} {1e3 * row['ours_ms'] / shape.T:7.1f} µs per token, "
+                f"{row['gemm_efficiency']:4.0%} matmul, peak {row['peak_mb']:6.0f} MB"
             )
 
 

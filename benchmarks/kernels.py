@@ -1,4 +1,4 @@
-"""Each hot loop at the sizes of a layer: the definition in NumPy, the compiled loops, and a GPU's where asked for."""
+"""Each hot loop at the sizes of a layer: the definition in NumPy, the compiled loops and, on request, the GPU's."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -52,7 +52,7 @@ B, S = 16, 256  # of attention
 
 
 def measure(rounds: int, budget_s: float, place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Each kernel, and what measures its row; times in milliseconds."""
+    """Yield the name of each kernel and the function that measures its row; times in milliseconds."""
     for kernel, arguments in _cases(np.random.default_rng(0)):
         yield kernel.__name__, partial(_row, kernel, arguments, rounds, budget_s, place)
 
@@ -60,7 +60,7 @@ def measure(rounds: int, budget_s: float, place: Place) -> Iterator[tuple[str, C
 def _row(
     kernel: Callable[..., Any], arguments: list[Any], rounds: int, budget_s: float, place: Place
 ) -> dict[str, Any]:
-    """``speedup`` is that of the last column over NumPy."""
+    """``speedup`` is that of the last implementation over NumPy."""
     implementations = {"numpy": "cpu", "numba": "cpu"} | ({"cupy": "cuda"} if place.device == "cuda" else {})
     candidates = {}
     for implementation, device in implementations.items():
@@ -73,7 +73,7 @@ def _row(
 def _call(implementation: str, kernel: Callable[..., Any], arguments: list[Any]) -> Callable[[], Any]:
     settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
     if implementation == "cupy":
-        # A new view of each index array: what is known of an array is kept, so the second call would not sort.
+        # A new view of each index array: results about an array are cached, so the second call would not sort.
         return lambda: kernel(*[x[:] if _is_index(x) else x for x in arguments], **settings)
 
     def run() -> Any:
@@ -88,7 +88,7 @@ def _is_index(x: Any) -> bool:
 
 
 def _moved(arguments: list[Any], device: str) -> list[Any]:
-    """The same arguments on a device; arrays may stand in lists."""
+    """The same arguments on a device; arrays may be in lists."""
     return [
         _moved(a, device) if isinstance(a, list) else put(a, device) if isinstance(a, np.ndarray) else a
         for a in arguments

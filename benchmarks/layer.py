@@ -1,4 +1,4 @@
-"""One Mixtral layer, forward and backward: ours, its matrix products alone, and transformers' block."""
+"""One Mixtral layer, forward and backward: ours, its matrix multiplications alone, and transformers' block."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +12,7 @@ from array_api_compat import array_namespace
 from moe_numpy.autodiff import Tensor
 from moe_numpy.kernels import to_host
 from moe_numpy.moe import MoE, recipes
-from moe_numpy.moe.experts import (
-    grouped_product,
-    grouped_product_input_gradient,
-    grouped_product_weight_gradient,
-)
+from moe_numpy.moe.experts import grouped_product, grouped_product_input_gradient, grouped_product_weight_gradient
 from moe_numpy.ops.matmul import product
 
 from .place import Place, largest_difference
@@ -28,7 +24,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest entry
 
 @dataclass(frozen=True)
 class Shape:
-    """T tokens of width d, E experts of width f, k for each token."""
+    """T tokens of width d, E experts of width f, k per token."""
 
     T: int
     d: int
@@ -71,7 +67,7 @@ SHAPES = {
 def measure(
     shapes: tuple[Shape, ...], against: str | None, rounds: int, budget_s: float, place: Place
 ) -> Iterator[tuple[Shape, Callable[[], dict[str, Any]]]]:
-    """Each shape, and what measures its row; times in milliseconds."""
+    """Yield each shape and the function that measures its row; times in milliseconds."""
     for shape in shapes:
         yield shape, partial(_row, shape, against, rounds, budget_s, place)
         place.free()
@@ -130,7 +126,7 @@ def _ours(layer: MoE, x: Any, g: Any) -> Callable[[], dict[str, Any]]:
 
 
 def _products_alone(layer: MoE, x: Any) -> tuple[Callable[[], None], float]:
-    """The nine matrix products of :func:`_ours` with the same rows for each expert, and their operations."""
+    """The nine matrix multiplications of :func:`_ours` with the same rows per expert, and their FLOPs."""
     _, routing = layer(Tensor(x))
     offsets = routing.offsets
     gate_up, down, router = layer.experts.gate_up.data, layer.experts.down.data, layer.router.weight.data
@@ -155,7 +151,7 @@ def _products_alone(layer: MoE, x: Any) -> tuple[Callable[[], None], float]:
 
 
 def _peer_products_alone(layer: MoE, x: Any, place: Place) -> Callable[[], None]:
-    """The same nine products by torch, one for each expert: what its library needs for them."""
+    """The same nine multiplications by torch, expert by expert: the time that its library needs for them."""
     import torch
 
     _, routing = layer(Tensor(x))
@@ -231,7 +227,7 @@ def _run_peer(block: Any, x: Any, g: Any, place: Place) -> Callable[[], dict[str
 
 @contextmanager
 def _router_in_float32(block: Any) -> Iterator[None]:
-    """While results are compared: with logits in bfloat16 up to 2 % of the tokens would choose other experts."""
+    """While results are compared: with bfloat16 logits up to 2 % of the tokens would choose other experts."""
     narrow = block.gate.weight.dtype
     block.gate.float()
     hook = block.gate.register_forward_pre_hook(lambda gate, inputs: (inputs[0].float(),))
@@ -243,10 +239,10 @@ def _router_in_float32(block: Any) -> Iterator[None]:
 
 
 def _differences(ours: dict[str, Any], peer: dict[str, Any], tolerance: float) -> dict[str, float]:
-    """The largest absolute differences in the output and all gradients; relative means to the largest entry of each.
+    """The largest difference over the output and all gradients, absolute and relative to the largest entry.
 
     Raises:
-        ArithmeticError: one is more than the type of numbers explains.
+        ArithmeticError: a difference exceeds what the dtype explains.
     """
     absolute = relative = 0.0
     for name, a in ours.items():

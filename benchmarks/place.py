@@ -1,4 +1,4 @@
-"""Where a measurement runs, and on which type of numbers."""
+"""Where a measurement runs, and in which dtype."""
 
 import gc
 import sys
@@ -13,29 +13,29 @@ from moe_numpy.autodiff.arrays import to_host
 
 @dataclass(frozen=True)
 class Place:
-    """A device, "cpu" or "cuda", and a type of floats, "float32" or "bfloat16"."""
+    """A device, "cpu" or "cuda", and a dtype, "float32" or "bfloat16"."""
 
     device: str = "cpu"
     dtype: str = "float32"
 
     @property
     def float_type(self) -> Any:
-        """The dtype itself."""
+        """The dtype as NumPy knows it."""
         return devices.float_type(self.dtype)
 
     def generator(self, seed: int) -> Any:
-        """Random numbers, drawn where they are used: billions of weights would take minutes on the host."""
+        """Random numbers, drawn on the device: billions of weights would take minutes on the host."""
         return devices.generator(self.device, seed)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it, by whichever library."""
+        """Wait until the device has finished all work, from either library."""
         if self.device == "cuda":
             import cupy
 
             cupy.cuda.Device().synchronize()
 
     def free(self) -> None:
-        """Give memory that nobody refers to any more back to the device."""
+        """Release unused memory of the device."""
         gc.collect()
         if self.device == "cuda":
             import cupy

@@ -48,7 +48,7 @@ LEARNING_RATE, WEIGHT_DECAY, BETAS, EPS, MAX_NORM = 1e-3, 0.1, (0.9, 0.95), 1e-8
 def measure(
     against: str | None, rounds: int, budget_s: float, place: Place
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """The model and batch, and what measures the only row; times in milliseconds."""
+    """Yield the model's sizes and the function that measures the only row; times in milliseconds."""
     config = CONFIGS[place.device]
     shape = (
         f"{config.num_layers} layers, d={config.d_model} f={config.d_ff} E={config.num_experts} k=2, "
@@ -60,14 +60,14 @@ def measure(
 def _row(
     shape: str, config: ModelConfig, against: str | None, rounds: int, budget_s: float, place: Place
 ) -> dict[str, Any]:
-    """The losses of the first three steps are compared before any time is taken."""
+    """The losses of the first three steps are compared before timing."""
     model = Transformer(config, rng=place.generator(0), dtype=place.float_type).to(place.device)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (BATCH_SIZE, config.context + 1))
     inputs, targets = (put(ids.copy(), place.device) for ids in (tokens[:, :-1], tokens[:, 1:]))
     candidates: dict[str, Callable[[], float]] = {"ours": _ours(model, inputs, targets)}
     error = None
     if against == "torch":
-        candidates["peer"] = _peer(model, inputs, targets, place)  # copies the weights before ours has changed them
+        candidates["peer"] = _peer(model, inputs, targets, place)  # copies the weights before ours changes them
         losses = [[run() for run in candidates.values()] for _ in range(3)]
         error = max(abs(a - b) for a, b in losses)
         if not error < TOLERANCE[place.dtype]:
@@ -106,7 +106,7 @@ def _ours(model: Any, inputs: Any, targets: Any) -> Callable[[], float]:
 
 
 def _peer(model: Any, inputs: Any, targets: Any, place: Place) -> Callable[[], float]:
-    """In bfloat16 the peer has no float32 masters and moments: it is as fast as it can be, with less work than ours."""
+    """In bfloat16 the peer has no float32 masters and moments: it does less work than ours."""
     import torch
     from transformers.models.mixtral.configuration_mixtral import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
@@ -148,7 +148,7 @@ def _peer(model: Any, inputs: Any, targets: Any, place: Place) -> Callable[[], f
 
 
 def _peer_name(name: str) -> str:
-    """Where transformers keeps the parameter that we call ``name``."""
+    """The name in transformers of our parameter ``name``."""
     if name == "output.weight":
         return "lm_head.weight"
     for ours, theirs in (

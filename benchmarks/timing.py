@@ -1,4 +1,4 @@
-"""Times that can be compared: candidates in turn, medians, the same threads for everybody."""
+"""Comparable times: candidates in turn, medians."""
 
 import gc
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _WARM = 0.02  # seconds
-_PAUSE = 0.05  # seconds for the threads of the one before to fall asleep; OpenBLAS's wait some 20 ms for more work
+_PAUSE = 0.05  # seconds for the previous candidate's threads to fall asleep; OpenBLAS's spin for some 20 ms
 
 
 def in_turn(
@@ -18,9 +18,9 @@ def in_turn(
 ) -> dict[str, float]:
     """The median milliseconds of each candidate over up to ``rounds`` rounds; in a round each runs twice or more.
 
-    What comes before its last run, for 20 ms at least, is not counted: it brings memory, caches, threads and clocks
-    back to what the candidate had before the others ran. The clock runs until ``synchronize()`` returns, which waits
-    for the device. After three rounds, no further one begins when the budget is spent.
+    The runs before its last one, at least 20 ms of them, are not counted: they restore the candidate's own state of
+    memory, caches, threads and clocks. The clock runs until ``synchronize()`` returns, which waits for the device.
+    After three rounds, no further one begins once the budget is spent.
     """
     for run in candidates.values():
         run()

@@ -36,8 +36,11 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, gradcheck, recipes, count, bench, doctor):
+for command in (demo, train, generate, inspect, gradcheck, recipes, count):
     app.command()(command)
+# The folder benchmarks/ parses the arguments of bench, --help included.
+app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)
+app.command()(doctor)
 
 if __name__ == "__main__":
     app(prog_name="python -m moe_numpy")

@@ -1,4 +1,4 @@
-"""Where arrays live: "cpu", or "cuda", the memory of an NVIDIA GPU, through CuPy, which is imported on first use."""
+"""Where arrays live: "cpu", or "cuda", an NVIDIA GPU, through CuPy, which is imported on first use."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ INSTALL = "python -m pip install 'cupy-cuda13x[ctk]' ml_dtypes"
 
 
 class DeviceError(ValueError):
-    """A device or a type of numbers that cannot be had here; the message says why and what to do."""
+    """A device or dtype that is not available here; the message says why and what to do."""
 
 
 def namespace(device: str) -> Any:
-    """The array library of a device: what ``array_namespace`` gives for its arrays.
+    """The array library of a device, as ``array_namespace`` returns it for its arrays.
 
     Raises:
-        DeviceError: another name, CuPy is missing, or it finds no GPU.
+        DeviceError: an unknown name, or CuPy is missing or finds no GPU.
     """
     if device == "cpu":
         return array_namespace(np.empty(0))
@@ -35,13 +35,13 @@ def namespace(device: str) -> Any:
 
 
 def why_no_gpu() -> str | None:
-    """What keeps this machine from computing on a GPU; None if nothing does."""
+    """Why this machine cannot compute on a GPU; None if it can."""
     try:
         import cupy
     except ImportError as error:
         if error.name == "cupy":
             return f"CuPy is missing; {INSTALL}"
-        return f"CuPy cannot be imported: {error.__cause__ or error}"  # its own message is a page about installing it
+        return f"CuPy cannot be imported: {error.__cause__ or error}"  # its own message is a page long
     except Exception as error:  # built for another NumPy or Python
         return f"CuPy cannot be imported: {error}"
     try:
@@ -52,10 +52,10 @@ def why_no_gpu() -> str | None:
 
 
 def float_type(name: str) -> Any:
-    """The dtype that a configuration names.
+    """The dtype of this name.
 
     Raises:
-        DeviceError: another name, or bfloat16 without the package ml_dtypes.
+        DeviceError: an unknown name, or bfloat16 without the package ml_dtypes.
     """
     if name not in DTYPES:
         raise DeviceError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
@@ -69,25 +69,25 @@ def float_type(name: str) -> Any:
 
 
 def put(x: Any, device: str) -> Any:
-    """The same numbers in the memory of a device; x itself if it is there. DeviceError as for :func:`namespace`."""
+    """x copied to a device, or x itself if it is there. DeviceError as for :func:`namespace`."""
     return to_host(x) if device == "cpu" else namespace(device).asarray(x)
 
 
 def on_host(x: Any) -> bool:
-    """Whether the values of an array can be looked at without waiting for a GPU."""
+    """Whether an array can be read without waiting for a GPU."""
     return isinstance(x, np.ndarray)
 
 
 def generator(device: str, seed: Any) -> Any:
-    """Random numbers on a device: NumPy's generator, or :class:`DeviceGenerator`; they differ for one seed."""
+    """NumPy's generator, or :class:`DeviceGenerator`; they draw different numbers for the same seed."""
     return np.random.default_rng(seed) if device == "cpu" else DeviceGenerator(seed)
 
 
 class DeviceGenerator:
-    """The draws of ``np.random.Generator`` that routers make, in the memory of a GPU.
+    """The methods of ``np.random.Generator`` that routers use, drawing on the GPU.
 
     Args:
-        seed: anything that ``np.random.SeedSequence`` takes.
+        seed: as for ``np.random.SeedSequence``.
     """
 
     def __init__(self, seed: Any):
@@ -96,7 +96,7 @@ class DeviceGenerator:
 
     @property
     def _draw(self) -> Any:
-        """Made at the first draw: its state is megabytes, and most routers draw nothing."""
+        """Created at the first draw: its state takes megabytes, and most routers draw nothing."""
         if self._source is None:
             random = namespace("cuda").random
             self._source = random.Generator(random.Philox4x3210(self._seed))
@@ -115,7 +115,7 @@ class DeviceGenerator:
         return self._draw.standard_normal(size)
 
     def gumbel(self, size: Any) -> Any:
-        """-ln(-ln U) with U uniform in (0, 1): -ln U is exponential, in float64. CuPy's may be 0."""
+        """-ln(-ln U) with U uniform in (0, 1): -ln U is exponential, in float64. CuPy's can be 0."""
         xp = namespace("cuda")
         return -xp.log(xp.maximum(self._draw.standard_exponential(size), 2.0**-54))
 

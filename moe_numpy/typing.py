@@ -1,8 +1,8 @@
 """Names for annotations: ``Float[Array, "T E"]`` is a floating-point array of shape [T, E].
 
 Letters in shapes: T tokens (batch and time flattened), B batch, S sequence length, E experts, k experts per
-token, N assignments, C capacity, d model width, f expert width, V vocabulary, H heads. ``...`` is any number of
-axes. Under pytest the shapes are checked at run time.
+token, N assignments, C capacity, d model width, f expert width, V vocabulary, H heads. ``...`` stands for any
+number of axes. pytest checks shapes at run time.
 """
 
 from typing import Any, TypeAlias

@@ -12,7 +12,7 @@ from moe_numpy.moe import Batch, RouterConfig, recipes
 from moe_numpy.moe.assignment import Sinkhorn, sinkhorn
 from moe_numpy.moe.balancers import LossFreeBias, QuantileBalancing
 from moe_numpy.moe.capacity import Capacity
-from moe_numpy.moe.gates import Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
+from moe_numpy.moe.gates import Gate, Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
 from moe_numpy.moe.losses import SwitchBalance, ZLoss
 from moe_numpy.moe.selection import GroupLimited, TopK
 from moe_numpy.ops import Sigmoid
@@ -82,7 +82,7 @@ def best_groups(s, groups, top_groups, best):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_softmax_before_or_after_the_choice(dtype, check):
     before = RouterConfig(TopK(K), gates=())
-    after = RouterConfig(TopK(K), scores=None, gates=(SelectedSoftmax(),))
+    after = RouterConfig(TopK(K), scores=None, gates=(Gate(SelectedSoftmax),))
 
     def softmax_first(h):
         return torch.softmax(h, dim=1), chosen(h, K)
@@ -99,7 +99,7 @@ def test_softmax_before_or_after_the_choice(dtype, check):
 @pytest.mark.parametrize(("name", "function"), [("sigmoid", Sigmoid), ("sqrt_softplus", SqrtSoftplus)])
 def test_scores_with_bias(name, function, dtype, check):
     bias = draw("float64", E, seed=1)
-    gates = (Renormalize(epsilon=1e-20), Scale(2.5))
+    gates = (Gate(Renormalize, epsilon=1e-20), Scale(2.5))
     config = RouterConfig(TopK(K), scores=function, gates=gates, balancer=LossFreeBias())
 
     def formula(h):

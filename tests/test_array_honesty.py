@@ -3,11 +3,11 @@
 :class:`Device` stands for such an array. It computes through NumPy, but refuses to become a NumPy array: ``np.exp(x)``,
 ``np.asarray(x)`` and ``x + numpy_array`` all fail, as they do for arrays of CuPy. So does what a GPU would have to be
 waited for: ``float(x)``, ``if x``, ``x.tolist()``, a loop over x, and a boolean mask as index, since the number of its
-entries is wanted. The way back is ``kernels.of(x).to_host(x)`` alone. Kernels are the place where libraries may differ,
+entries is wanted. The way back is ``to_host(x)`` alone. Kernels are the place where libraries may differ,
 so the definition in NumPy serves here, on unwrapped arrays.
 """
 
-import inspect
+import sys
 import types
 
 import array_api_compat
@@ -15,16 +15,26 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from moe_numpy import devices, kernels, ops
+from moe_numpy import devices, ops
 from moe_numpy.autodiff import Tensor
-from moe_numpy.kernels import on_numpy
+from moe_numpy.instruments.routing_report import route_sentence
+from moe_numpy.kernels import registry, to_host
+from moe_numpy.kernels.kernel import GPU_IMPLEMENTATIONS
 from moe_numpy.models import ModelConfig, Transformer, generate
 from moe_numpy.moe import MoE, make_layer, recipes
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.routing_report import route_sentence
-from moe_numpy.training import AdamW, Corpus, Domain, clip_factor, global_norm, loop
+from moe_numpy.training import (
+    AdamW,
+    Corpus,
+    Domain,
+    Run,
+    Trainer,
+    TrainingConfig,
+    clip_factor,
+    global_norm,
+    loop,
+)
 from moe_numpy.training.evaluation import evaluate
-from moe_numpy.training.loop import Trainer, TrainingConfig
 
 
 def unwrap(value):
@@ -95,7 +105,7 @@ class Device:
 
 
 def silent(self, *args, **kwargs):
-    raise TypeError("values of a device are wanted on the host; use kernels.of(x).to_host(x)")
+    raise TypeError("values of a device are wanted on the host; use to_host(x)")
 
 
 def refuse_masks(index):
@@ -148,27 +158,17 @@ def wrapped_module(module, name):
 namespace = wrapped_module(np, "device")
 namespace.nonzero = namespace.flatnonzero = namespace.argwhere = namespace.unique = silent
 namespace.asarray = lambda x, **settings: wrap(np.asarray(unwrap(x), **settings))  # the way onto the device
-definition = types.SimpleNamespace(
-    **{name: on_device(f) for name, f in vars(on_numpy).items() if inspect.isfunction(f) and not name.startswith("_")}
-)
-
-
-definition.to_host = unwrap  # and the way back
+definitions = types.ModuleType("moe_numpy.kernels.on_device")
+vars(definitions).update({name: on_device(kernel.definition) for name, kernel in registry.items()})
+definitions.to_host = unwrap  # and the way back
 
 
 @pytest.fixture(autouse=True)
 def devices_have_kernels(monkeypatch):
     """Arrays of a device get the definition. Shapes are not checked: the checker would look into the arrays."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    original = kernels.of
-
-    def of(*arrays):
-        if not any(isinstance(a, Device) for a in arrays):
-            return original(*arrays)
-        refuse_hosts(arrays)
-        return definition
-
-    monkeypatch.setattr(kernels, "of", of)
+    monkeypatch.setitem(GPU_IMPLEMENTATIONS, __name__, "on_device")
+    monkeypatch.setitem(sys.modules, definitions.__name__, definitions)
 
 
 def device(x):
@@ -183,7 +183,7 @@ def test_the_device_refuses_what_a_gpu_array_refuses():
     for mistake in mistakes:
         with pytest.raises(TypeError):
             mistake()
-    assert definition.to_host(x).tolist() == [1, 1, 1]
+    assert to_host(x).tolist() == [1, 1, 1]
     assert array_api_compat.array_namespace(x) is namespace
     assert isinstance(x.sum(), Device)
 
@@ -334,7 +334,7 @@ def fetched(monkeypatch):
             shapes.append(x.shape)
         return unwrap(x)
 
-    monkeypatch.setattr(definition, "to_host", to_host)
+    monkeypatch.setattr(definitions, "to_host", to_host)
     return shapes
 
 
@@ -372,15 +372,16 @@ def test_with_capacity_one_number_more_a_layer_comes_to_the_host(cuda, fetched):
 def test_a_run_goes_from_device_to_device(cuda, tmp_path):
     begun, straight = trainer("cuda"), trainer("cpu")
     begun.step()
-    begun.save(tmp_path)
+    run = Run.start(tmp_path, begun.model.config, begun.config)
+    begun.save(run)
     continued = trainer("cpu")
-    continued.resume(tmp_path)
+    continued.resume(run)
     for t in (straight, straight, continued):
         t.step()
     for a, b in zip(continued.model.parameters(), straight.model.parameters(), strict=True):
         np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5)
     back = trainer("cuda")
-    back.resume(tmp_path)
+    back.resume(run)
     assert back.completed == 1
     np.testing.assert_array_equal(back.optimizer.first["norm.weight"].inner, begun.optimizer.first["norm.weight"].inner)
 

@@ -6,7 +6,7 @@ import pytest
 from jaxtyping import Float
 from typechecker import typechecker
 
-from moe_numpy.kernels import on_numpy
+from moe_numpy.kernels import top_k
 from moe_numpy.kernels.threads import blocks
 
 checked = jaxtyping.jaxtyped(typechecker=typechecker)
@@ -41,7 +41,7 @@ X = np.ones((2, 3))
         (lambda: shaped(X.astype(int), X.T), "shaped"),
         (lambda: later(1, 1.5), "later"),
         (lambda: blocks("3", 1), "blocks"),
-        (lambda: on_numpy.top_k(X[0], 1), "top_k"),
+        (lambda: top_k.definition(X[0], 1), "top_k"),
     ],
 )
 def test_what_breaks_its_annotation_is_an_error(call, message):

@@ -18,16 +18,14 @@ class Training:
     """
 
     def __init__(self, setup: dict[str, Any]):
-        from moe_numpy.commands.demo import preset
-        from moe_numpy.training.loop import Trainer
-        from moe_numpy.training.runs import read_text
+        from moe_numpy.training import Trainer, load_corpus, presets
 
         self.functions = setup["functions"]
         self.calls: Counter[str] = Counter()
         self.stack: ExitStack | None = None
-        model, config = preset(steps=setup["steps"], seed=setup["seed"])
+        model, config = presets.demo(steps=setup["steps"], seed=setup["seed"])
         model = replace(model, recipe=setup["recipe"])
-        self.trainer = Trainer(model, config, read_text((), model.context))
+        self.trainer = Trainer(model, config, load_corpus((), model.context))
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a little; an exception is described, with the learner's own line."""

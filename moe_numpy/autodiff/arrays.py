@@ -1,4 +1,4 @@
-"""What the engine needs to know of an array: which library it belongs to, and whether its numbers have gradients."""
+"""What the engine needs to know about an array: its library, and whether its entries can have gradients."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def sum_of(x: Any, axis: Any, keepdims: bool = False) -> Any:
 
 
 def is_float(dtype: Any) -> bool:
-    """Whether entries of this type can have gradients. bfloat16, of the package ml_dtypes, is of kind "V" to NumPy."""
+    """Whether entries of this type can have gradients. To NumPy, bfloat16 from ml_dtypes is of kind "V"."""
     known = _floats.get(dtype)
     if known is None:
         known = _floats[dtype] = dtype.kind == "f" or dtype.name == "bfloat16"

@@ -2,7 +2,7 @@
 
 A top-k set, a list of dropped tokens or the sign that ReLU looks at is constant almost everywhere. Finite
 differences are meaningless where a small step changes it. An op that makes such a choice calls
-:func:`record`; the cost is one attribute look-up unless somebody is listening with :func:`recording`.
+:func:`record`, which costs one attribute look-up outside a :func:`recording` block.
 """
 
 import threading
@@ -33,7 +33,7 @@ _listener = _Listener()
 
 
 def record(what: str, chosen: Any, explain: Callable[[int], str]) -> None:
-    """Tell a listening gradient check which discrete choice was just made; see :class:`Decision`."""
+    """Add a :class:`Decision` to the innermost :func:`recording` block of this thread, if there is one."""
     if _listener.decisions is not None:
         _listener.decisions.append(Decision(what, chosen, explain))
 

@@ -13,8 +13,8 @@ A subclass writes two methods that see plain arrays and never a Tensor::
             (x,) = self.saved
             return 2 * x * grad
 
-``Square.apply(t)`` runs it on Tensors and records it as a node of the graph. Without a tape the same object
-can be run by hand: ``op = Square(); y = op.forward(x); dx = op.backward(dy)``.
+``Square.apply(t)`` runs it on Tensors and records it as a node of the graph. It also runs by hand, without a
+graph: ``op = Square(); y = op.forward(x); dx = op.backward(dy)``.
 """
 
 import threading
@@ -28,7 +28,7 @@ from .arrays import is_finite, is_float, library_of
 from .modes import NonFiniteError, modes
 from .tensor import Tensor
 
-_SAMPLES = 256  # entries that the fingerprint of a large array looks at
+_SAMPLES = 256  # entries in the fingerprint of a large array
 
 
 class Edge(NamedTuple):
@@ -45,10 +45,10 @@ class Edge(NamedTuple):
 class Function:
     """One node of the graph: ``forward(*arrays, **settings)`` and ``backward(*gradients)``.
 
-    ``forward`` returns an array or a tuple of arrays. ``backward`` gets one gradient for each output (zeros
-    where none arrived, None for an output of integers) and returns one gradient, or None, for each positional
-    input. Inputs are positional, settings keyword-only. The engine undoes broadcasting and type promotion, so
-    ``backward`` of ``a + b`` may return ``grad, grad`` whatever the shapes of a and b.
+    ``forward`` returns an array or a tuple of arrays. ``backward`` gets one gradient per output (zeros where
+    none arrived, None for an integer output) and returns one gradient, or None, per positional input. Inputs
+    are positional, settings keyword-only. The engine undoes broadcasting and type promotion, so ``backward``
+    of ``a + b`` may return ``grad, grad`` whatever the shapes of a and b.
     """
 
     edges: tuple[Edge | None, ...] = ()
@@ -83,7 +83,7 @@ class Function:
 
     @property
     def saved(self) -> tuple[Any, ...]:
-        """What :meth:`save` kept, after checking that nobody wrote to it."""
+        """What :meth:`save` kept, after checking that it is unchanged."""
         for i, (array, before) in enumerate(zip(self._saved, self._fingerprints, strict=True)):
             if before is not None and _fingerprint(array) != before:
                 raise RuntimeError(
@@ -93,7 +93,7 @@ class Function:
         return self._saved
 
     def release(self) -> None:
-        """Let go of the saved arrays and of the graph below."""
+        """Drop the saved arrays and the edges to the ops below."""
         self.released = True
         self._saved = self._fingerprints = self.edges = ()
 
@@ -144,9 +144,9 @@ _substitutes: dict[type[Function], type[Function]] = {}
 
 @contextmanager
 def substitute(original: type[Function], replacement: type[Function]) -> Iterator[None]:
-    """Inside the block, whatever calls ``original.apply`` runs ``replacement``, in every thread.
+    """Inside the block, ``original.apply`` runs ``replacement``, in every thread.
 
-    This is how a learner's own Function becomes part of the real library::
+    To train a model with your own Function::
 
         with substitute(Softmax, MySoftmax):
             train(...)
@@ -166,7 +166,7 @@ def substitute(original: type[Function], replacement: type[Function]) -> Iterato
 
 
 def implementation_of(original: type[Function]) -> type[Function]:
-    """The class that ``original.apply`` runs at present: its substitute, or itself."""
+    """The class that ``original.apply`` runs now: its substitute, or itself."""
     return _substitutes.get(original, original)
 
 
@@ -197,8 +197,8 @@ def _wrap(op: Function, y: Any, index: int, record: bool) -> Tensor:
 def _fingerprint(array: Any) -> bytes | None:
     """Bytes that change when the array is overwritten: all of a small array, evenly spread samples of a large one.
 
-    A change of single entries of a large array can go unseen; a change of a slice or of all of it cannot.
-    Arrays on a GPU are not looked at, since that would wait for the device.
+    Changes to single entries or thin slices of a large array can go unnoticed; overwriting all of it cannot.
+    GPU arrays have no fingerprint: reading them would wait for the device.
     """
     if type(array) is not np.ndarray:
         return None

@@ -1,7 +1,7 @@
 """The backward walk: from a result to the leaves, each op once, after everything that used it.
 
 The walk keeps its own stack, so a chain of 100,000 ops needs no deep recursion. What an op saved is released
-as soon as the walk has passed it, so memory falls while the walk goes on.
+as soon as the walk has passed it, so memory use falls during the walk.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:
     """Add the gradient of every leaf that ``root`` was computed from to its ``.grad``.
 
-    The leaves are written when the whole walk has succeeded, never half of them.
+    No leaf is written before the whole walk has succeeded.
     """
     leaf_gradients: dict[Tensor, Any] = {}
     if root.function is None:
@@ -42,22 +42,22 @@ def _walk(
 ) -> None:
     """Run ``root`` and each op below it backward once, after all its consumers, and sum up what reaches the leaves.
 
-    ``op.edges`` has one entry for each input of an op: None where no gradient is wanted, else an edge that says where
-    the gradient goes. If ``edge.is_leaf``, to the Tensor ``edge.source``. If not, to the op ``edge.source``, as a
-    gradient of its output number ``edge.output_index``. Several edges may lead to one place: gradients add up, out
-    of place, since ops may hand one array to several inputs.
+    ``op.edges`` has one entry per input of the op: None where no gradient is needed, otherwise an edge that says
+    where the gradient goes. If ``edge.is_leaf``, it goes to the Tensor ``edge.source``; if not, to the op
+    ``edge.source``, as the gradient of its output number ``edge.output_index``. Where several edges lead to the
+    same place, gradients add up, out of place, since an op may return one array for several inputs.
 
-    An op is ready when all edges that lead to it, from ``root`` and the ops below, have delivered; a None counts as
-    delivered. Then ``_input_gradients(op, arrived)`` runs its backward and returns a gradient or None for each edge.
-    ``arrived`` is a list with one entry for each of ``op.outputs``, None where nothing arrived; or it is None, if
-    nothing arrived at all.
+    An op is ready when every edge that leads to it, from ``root`` and the ops below, has delivered; None counts as
+    delivered. Then ``_input_gradients(op, arrived)`` runs its backward and returns a gradient or None per edge.
+    ``arrived`` is a list with one entry per output in ``op.outputs``, None where nothing arrived; if nothing
+    arrived at all, it is None.
 
     Args:
-        root: the op to begin with.
+        root: the op to start from.
         output_index: which of its outputs ``gradient`` belongs to.
         gradient: dL/d(that output).
         retain_graph: if False, ``op.release()`` is called right after each op's backward; it empties ``op.edges``.
-        leaf_gradients: empty; receives the gradient of each leaf that one arrives at.
+        leaf_gradients: empty; filled with the gradient of each leaf that one arrives at.
     """
     consumers_left = _count_consumers(root)
     arrived: dict[Function, list[Any]] = {root: [None] * len(root.outputs)}
@@ -101,13 +101,13 @@ def _count_consumers(root: "Function") -> "Counter[Function]":
 
 
 def _input_gradients(op: "Function", arrived: list[Any] | None) -> Sequence[Any]:
-    """Run ``op.backward`` and hold what it returns to the contract of :class:`Function`."""
+    """Run ``op.backward`` and check its result against the contract of :class:`Function`."""
     if op.released:
         raise RuntimeError(
             f"backward() came to {op.name} a second time, but the first walk released what it had saved; "
             "run the forward pass again, or call the first backward(retain_graph=True)"
         )
-    if arrived is None:  # every consumer passed None: nothing flows further here
+    if arrived is None:  # every consumer passed None
         return (None,) * len(op.edges)
     if len(arrived) > 1:
         arrived = _with_zeros(op, arrived)
@@ -130,13 +130,13 @@ def _input_gradients(op: "Function", arrived: list[Any] | None) -> Sequence[Any]
 
 
 def _sum(a: Any, b: Any) -> Any:
-    """a + b out of place; NumPy turns a sum of 0-dimensional arrays into a scalar, which is turned back."""
+    """a + b out of place, as an array: NumPy returns a scalar for 0-dimensional arrays."""
     total = a + b
     return np.asarray(total) if isinstance(total, np.generic) else total
 
 
 def _with_zeros(op: "Function", arrived: list[Any]) -> list[Any]:
-    """Zeros for float outputs that no gradient reached; None stays for outputs of integers."""
+    """Zeros for float outputs that no gradient reached; integer outputs keep None."""
     xp = array_namespace(next(g for g in arrived if g is not None))
     return [
         xp.zeros(shape, dtype=dtype) if g is None and is_float(dtype) else g

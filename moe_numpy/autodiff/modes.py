@@ -1,6 +1,6 @@
-"""What the engine does while it runs an op: record a graph or not, look for non-finite values or not.
+"""Two switches of the engine: whether ops record a graph, and whether they look for non-finite values.
 
-Both settings belong to one thread: a ``no_grad()`` in a data-loading thread leaves the training thread alone.
+Each thread has its own: ``no_grad()`` in a data-loading thread does not affect the training thread.
 """
 
 import threading
@@ -33,7 +33,7 @@ def no_grad() -> Iterator[None]:
 def check_finite() -> Iterator[None]:
     """Raise :class:`NonFiniteError` at the first op whose output or gradient is NaN or infinite.
 
-    This reads every array once more, so training turns it on only to find the culprit of a failed step.
+    This reads every array once more, so training turns it on only to find the op behind a failed step.
     """
     before, modes.check_finite = modes.check_finite, True
     try:

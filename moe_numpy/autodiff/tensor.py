@@ -14,7 +14,7 @@ class Tensor:
 
     Args:
         data: an array, kept without a copy; or a number or nested list of numbers (floats become float32).
-        requires_grad: whether ``backward()`` shall fill ``.grad``; floating point only.
+        requires_grad: whether ``backward()`` fills ``.grad``; floating point only.
         name: shown in errors and reports.
 
     Attributes:
@@ -36,7 +36,7 @@ class Tensor:
         "output_index",
         "requires_grad",
     )
-    __array_ufunc__ = None  # so that `array + tensor` comes to Tensor.__radd__
+    __array_ufunc__ = None  # so that `array + tensor` calls Tensor.__radd__
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None):
@@ -84,8 +84,8 @@ class Tensor:
         """Add d(self)/d(leaf) to the ``.grad`` of every leaf, weighted with ``gradient``.
 
         Args:
-            gradient: dL/d(self), an array of the same shape and dtype; 1 if left out, for a single entry only.
-            retain_graph: keep the graph and what it saved, so that backward can run once more.
+            gradient: dL/d(self), an array of the same shape and dtype; 1 if left out, which needs a single entry.
+            retain_graph: keep the graph and what it saved, so that backward can run again.
 
         Raises:
             RuntimeError: there is no graph, it was released by an earlier walk, a saved array was changed in
@@ -95,7 +95,9 @@ class Tensor:
             raise RuntimeError(f"backward() on a tensor without a graph: {self._why_no_graph()}")
         if gradient is None:
             if self.size != 1:
-                raise RuntimeError(f"backward() of shape {self.shape} needs a gradient; only one entry has a default")
+                raise RuntimeError(
+                    f"backward() of shape {self.shape} needs a gradient; the default is for a single entry"
+                )
             gradient = array_namespace(self.data).ones_like(self.data)
         elif isinstance(gradient, Tensor):
             gradient = gradient.data
@@ -154,7 +156,7 @@ class Tensor:
         return bool(to_host(self.data))
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("a Tensor is not silently turned into an array; use .data, which leaves the graph")
+        raise TypeError("a Tensor is not converted to an array implicitly; use .data, which leaves the graph")
 
 
 def _as_array(data: Any) -> Any:

@@ -11,22 +11,18 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from ..models import ModelConfig
 from ..models import generate as continue_text
-from ..training import encode, write_json_atomically
-from ..training.loop import Trainer, TrainingConfig, start_run
-from ..training.runs import Run, next_free, read_text
+from ..training import Run, Trainer, encode, load_corpus, presets
+from ..training.runs import next_free
 from .figures import save_run_figures
 from .generate import decoded
 from .output import (
     JsonOption,
-    command_line,
     console_for,
-    fair_share_note,
     plain_table,
+    print_command,
     print_files,
     print_json,
-    print_shares,
     print_title,
     printable,
     refusals,
@@ -34,15 +30,10 @@ from .output import (
 )
 from .progress import clock
 from .run_training import run_training
-from .train import training_config
+from .shares import fair_share_note, print_shares
 
-PROMPTS = {"prose": "The ", "code": "def ", "arithmetic": "12 + 7 = "}
+_PROMPTS = {"prose": "The ", "code": "def ", "arithmetic": "12 + 7 = "}
 _SAMPLE_BYTES = 120
-
-
-def preset(**given: Any) -> tuple[ModelConfig, TrainingConfig]:
-    """What the demo trains; ``given`` overrides settings of the training."""
-    return ModelConfig(num_experts=16), training_config(**given)
 
 
 def demo(
@@ -58,20 +49,19 @@ def demo(
     began = time.perf_counter()
     console = console_for(json)
     with refusals():
-        model_config, training = preset(seed=seed, **({} if steps is None else {"steps": steps}))
-        corpus = read_text((), model_config.context)
+        model_config, training = presets.demo(seed=seed, **({} if steps is None else {"steps": steps}))
+        corpus = load_corpus((), model_config.context)
         trainer = Trainer(model_config, training, corpus)
-        run = _start(out or next_free(Path("runs/demo")), model_config, training)
+        run = Run.start(out or next_free(Path("runs/demo")), model_config, training)
     twin = None if no_dense else Trainer(model_config.dense_twin(), training, corpus)
     _print_plan(console, trainer, twin)
 
     summary = run_training(run, trainer, console, label="MoE")
     dense = None
     if twin is not None:
-        dense_run = _start(run.folder / "dense", twin.model.config, training)
-        dense = run_training(dense_run, twin, console, label="dense")
+        dense = run_training(run.start_dense_twin(), twin, console, label="dense")
         summary["dense_val_bits_per_byte"] = dense["val_bits_per_byte"]
-        write_json_atomically(run.folder / "summary.json", summary)
+        run.write_summary(summary)
     figures = save_run_figures(run, summary)
     if json:
         print_json(summary)
@@ -83,14 +73,9 @@ def demo(
     print_title(console, "Figures")
     print_files(console, figures)
     print_title(console, "Next")
-    console.print(f"  {command_line('generate', run.folder, 'def ')}", markup=False, soft_wrap=True)
-    console.print(f"  {command_line('inspect', run.folder)}", markup=False, soft_wrap=True)
+    print_command(console, "generate", run.folder, "def ")
+    print_command(console, "inspect", run.folder)
     console.print(f"Total time {clock(time.perf_counter() - began)}")
-
-
-def _start(folder: Path, model: ModelConfig, training: TrainingConfig) -> Run:
-    start_run(folder, model, training, [])
-    return Run.open(folder)
 
 
 def _print_plan(console: Console, trainer: Trainer, twin: Trainer | None) -> None:
@@ -100,7 +85,7 @@ def _print_plan(console: Console, trainer: Trainer, twin: Trainer | None) -> Non
     console.print(f"Text   {text_size / 1e6:.1f} MB: {names}")
     console.print(
         f"MoE    {config.num_layers} layers of {config.num_experts} experts, "
-        f"{config.experts_per_token:g} for each byte; "
+        f"{config.experts_per_token:g} per byte; "
         f"{_millions(model.num_parameters())} parameters, {_millions(model.active_parameters())} active"
     )
     if twin is not None:
@@ -126,7 +111,7 @@ def _print_losses(console: Console, moe: Mapping[str, Any], dense: Mapping[str, 
         table.add_row(name, *(cell(summary) for _, summary in models))
 
     row("parameters", lambda s: f"{s['total_parameters']:,}")
-    row("active for each byte", lambda s: f"{s['active_parameters']:,}")
+    row("active per byte", lambda s: f"{s['active_parameters']:,}")
     row("training, nats/byte", lambda s: f"{s['train_loss']:.3f}")
     row("validation, nats/byte", lambda s: f"{s['val_loss']:.3f}")
     row("  before training", lambda s: f"{s['val_loss_initial']:.3f}")
@@ -137,8 +122,8 @@ def _print_losses(console: Console, moe: Mapping[str, Any], dense: Mapping[str, 
     console.print(table)
     if dense is not None:
         gain = dense["val_bits_per_byte"] - moe["val_bits_per_byte"]
-        verdict = "fewer" if gain > 0 else "more"
-        console.print(f"The MoE needs {abs(gain):.3f} bits per byte {verdict} than the dense model.")
+        verdict = "saves" if gain > 0 else "costs"
+        console.print(f"The MoE {verdict} {abs(gain):.3f} bits per byte.")
 
 
 def _print_samples(console: Console, trainer: Trainer) -> None:
@@ -146,7 +131,7 @@ def _print_samples(console: Console, trainer: Trainer) -> None:
     console.print()
     print_title(console, f"Generated text ({'prompts are underlined' if shows_style else 'prompts are in []'})")
     for domain in trainer.corpus.domains:
-        prompt = PROMPTS[domain.name]
+        prompt = _PROMPTS[domain.name]
         rng = np.random.default_rng(trainer.config.seed)
         answer = "".join(decoded(continue_text(trainer.model, encode(prompt), _SAMPLE_BYTES, rng=rng)))
         start = Text(prompt, "underline") if shows_style else Text(f"[{prompt}]")
@@ -157,11 +142,11 @@ def _print_samples(console: Console, trainer: Trainer) -> None:
 def _print_experts(console: Console, summary: Mapping[str, Any]) -> None:
     console.print()
     layer = summary["domain_expert_layer"]
-    title = f"Which experts take which domain, in layer {layer}, which tells them apart best"
+    title = f"Which experts take which domain, in layer {layer}, where they differ most"
     print_shares(console, title, summary["domains"], np.array(summary["domain_expert"]))
     console.print()
     load = np.array(summary["expert_load"])
     dropped = [f"{100 * fraction:.1f} %" for fraction in summary["dropped_fraction_by_layer"]]
     layers = [f"layer {number}" for number in summary["sparse_layers"]]
-    print_shares(console, "Load of each expert, in all layers", layers, load, last=("dropped", dropped))
+    print_shares(console, "Load of each expert", layers, load, last=("dropped", dropped))
     console.print(Text(fair_share_note(load.shape[1]), "dim"))

@@ -5,13 +5,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from .. import environment
+from ..environment import KEEP
+from .machine import examine
 from .output import JsonOption, console_for, plain_table, print_json, print_title
 
 
 def doctor(json: JsonOption = False) -> None:
     """Show the matrix library and its kernels, threads, compiled loops, the GPU, and what to change."""
-    report = environment.examine()
+    report = examine()
     if json:
         print_json(report)
         return
@@ -41,21 +42,21 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     for blas in report["blas"]:
         lines.append(
             (
-                "products",
+                "BLAS",
                 f"{blas['library']} {blas['version'] or ''}, {blas['kernels'] or 'unknown'} kernels, "
                 f"{blas['threads']} threads",
             )
         )
-    lines.append(("", f"{report['gflops_per_thread']:.0f} GFLOP/s of each thread in float32"))
+    lines.append(("", f"{report['gflops_per_thread']:.0f} GFLOP/s per thread in float32"))
     for name, value in report["set_by_this_command"].items():
-        lines.append(("", f"{name}={value} was set by this command; {environment.OFF}=1 leaves it out"))
+        lines.append(("", f"{name}={value} was set by this command; {KEEP}=1 prevents that"))
     compiled = {None: "", True: ", compiled on this machine", False: ", to be compiled on first use"}
     lines += [
         ("numba", (report["numba"] or "missing") + compiled[report["compiled_loops"]]),
         ("loops", report["kernels"]),
         ("CuPy", report["cupy"] or "missing"),
         *_gpu_lines(report["gpu"]),
-        ("PyTorch", f"{report['torch'] or 'missing'} (only to compare with)"),
+        ("PyTorch", f"{report['torch'] or 'missing'} (for comparison only)"),
     ]
     return lines
 

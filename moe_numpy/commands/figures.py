@@ -2,31 +2,38 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..training.runs import Run
+from ..training import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_run_figures(run: Run, summary: Mapping[str, Any]) -> list[Path]:
     """Draw the learning curves and, for a sparse model, its routing at the end and over training."""
-    from .. import plots  # brings matplotlib, which takes longer than the rest of the command line
+    from .. import plots  # imports matplotlib, which takes longer than the rest of the command line
 
-    figures = {"learning_curves.png": plots.learning_curves(_curves(run))}
+    figures = {"learning_curves": plots.learning_curves(_curves(run))}
     layers = summary["sparse_layers"]
     if layers:
-        figures["expert_by_domain.png"] = plots.expert_by_domain(
-            np.array(summary["domain_expert_by_layer"]), summary["domains"], layers
-        )
-        figures["expert_load.png"] = plots.expert_load(
-            np.array(summary["expert_load"]), np.array(summary["dropped_fraction_by_layer"]), layers
-        )
-        steps, load = load_history(run)
-        figures["load_over_training.png"] = plots.load_over_training(steps, load, layers)
+        domain_expert, load = np.array(summary["domain_expert_by_layer"]), np.array(summary["expert_load"])
+        dropped = np.array(summary["dropped_fraction_by_layer"])
+        figures["expert_by_domain"] = plots.expert_by_domain(domain_expert, summary["domains"], layers)
+        figures["expert_load"] = plots.expert_load(load, dropped, layers)
+        figures["load_over_training"] = plots.load_over_training(*load_history(run), layers)
+    return save_figures(run, figures)
+
+
+def save_figures(run: Run, figures: "Mapping[str, Figure]") -> list[Path]:
+    """Write figures by name; return their paths."""
+    from ..plots import save
+
     for name, figure in figures.items():
-        plots.save(figure, run.folder / name)
-    return [run.folder / name for name in figures]
+        save(figure, run.figure(name))
+    return [run.figure(name) for name in figures]
 
 
 def load_history(run: Run) -> tuple[Any, Any]:
@@ -39,11 +46,9 @@ def _curves(run: Run) -> list[Any]:
     """The run's own curve, and that of its dense twin if it has one."""
     from ..plots import Curve
 
-    runs = [run]
-    if (run.folder / "dense").is_dir():
-        runs.append(Run.open(run.folder / "dense"))
+    twin = run.dense_twin()
     curves = []
-    for each in runs:
+    for each in [run] if twin is None else [run, twin]:
         history = each.history()
         steps, losses = (np.array([r[key] for r in history]) for key in ("step", "loss"))
         label = "MoE" if each.model_config.num_experts else "dense"

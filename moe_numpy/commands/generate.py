@@ -10,8 +10,7 @@ import typer
 
 from .. import models
 from ..models.generation import sampling_probabilities
-from ..training import encode
-from ..training.runs import Run
+from ..training import Run, encode
 from .output import JsonOption, print_json, printable, refusals, with_default
 
 
@@ -19,9 +18,9 @@ def generate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     tokens: Annotated[int, typer.Option(min=0, help="Bytes to write.")] = 300,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest byte.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely byte.")] = 0.8,
     top_p: Annotated[
-        float, typer.Option(help="Draw from the likeliest bytes that together have this probability.")
+        float, typer.Option(help="Draw from the most likely bytes that together have this probability.")
     ] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
@@ -31,7 +30,7 @@ def generate(
     with refusals():
         model, step = Run.open(run).model(step)
         start = encode(prompt)
-        sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses what is out of range
+        sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses values out of range
         if not len(start):
             raise ValueError("the prompt is empty; give at least one byte to continue")
     new = models.generate(model, start, tokens, rng=np.random.default_rng(seed), temperature=temperature, top_p=top_p)
@@ -56,7 +55,7 @@ def generate(
 
 
 def decoded(new: Iterable[int]) -> Iterator[str]:
-    """Text as soon as its bytes make whole characters; what is not UTF-8 becomes U+FFFD."""
+    """Text as soon as its bytes form whole characters; what is not UTF-8 becomes U+FFFD."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for byte in new:
         yield decoder.decode(bytes([byte]))

@@ -16,19 +16,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from .. import gradcases
 from ..autodiff import Function
-from ..autodiff.gradient_report import Report
+from ..gradcheck import Report, cases
 
 _PIPE_WIDTH = 120
 
 
 @dataclass(frozen=True)
 class _Check:
-    """One row to come: a case, or a Function that has none."""
+    """What one row of the table reports: a case, or a Function that has none."""
 
     functions: tuple[type[Function], ...]
-    case: gradcases.Case | None
+    case: cases.Case | None
 
     @property
     def function_names(self) -> str:
@@ -40,11 +39,11 @@ class _Check:
 
     @property
     def modules(self) -> list[str]:
-        """Where the Functions live, without the name of the package."""
+        """The modules of the Functions, without the name of the package."""
         return [f.__module__.partition(".")[2] for f in self.functions]
 
     def names(self) -> list[str]:
-        """Everything that a pattern can mean this row by."""
+        """The names that a pattern is matched against."""
         return [
             *([self.case.name] if self.case else []),
             *(f.__name__ for f in self.functions),
@@ -54,7 +53,7 @@ class _Check:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of the table."""
+    """A check and its outcome: one row of the table."""
 
     check: _Check
     report: Report
@@ -87,7 +86,7 @@ def gradcheck(
 ) -> None:
     """Check every hand-written derivative against finite differences in float64.
 
-    A Function without a case fails: none can be forgotten. The exit code is 0 only if everything passes.
+    A Function without a case fails. The exit code is 0 only if everything passes.
     """
     checks = _select(pattern)
     if json:
@@ -111,21 +110,21 @@ def gradcheck(
 
 
 def _console() -> Console:
-    """In a pipe there is no width to keep to."""
+    """A console of fixed width in a pipe, which has no width of its own."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_PIPE_WIDTH)
 
 
 def _select(pattern: str | None) -> list[_Check]:
-    checks = [_Check(case.functions, case) for case in gradcases.all_cases()]
-    checks += [_Check((function,), None) for function in gradcases.functions_without_case()]
+    checks = [_Check(case.functions, case) for case in cases.all_cases()]
+    checks += [_Check((function,), None) for function in cases.functions_without_case()]
     if pattern is None:
         return checks
     chosen = [check for check in checks if any(_matches(name, pattern) for name in check.names())]
     if not chosen:
         names = {name.lower(): name for check in checks for name in check.names()}
         near = [names[key] for key in get_close_matches(pattern.lower(), names, n=5, cutoff=0.5)]
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise typer.BadParameter(f"no case, Function or module matches {pattern!r}{hint}", param_hint="PATTERN")
     return chosen
 
@@ -139,10 +138,10 @@ def _run(checks: list[_Check], seed: int) -> Iterator[_Row]:
     for check in checks:
         start = time.perf_counter()
         if check.case is None:
-            where = f"moe_numpy/gradcases/{check.modules[0].partition('.')[0]}.py"
-            report = Report(problems=[f"{check.function_names} has no gradient case; write one in {where}"])
+            advice = "write one in moe_numpy/gradcheck/cases/"
+            report = Report(problems=[f"{check.function_names} has no gradient case; {advice}"])
         else:
-            report = gradcases.run_case(check.case, seed)
+            report = cases.run_case(check.case, seed)
         yield _Row(check, report, time.perf_counter() - start)
 
 

@@ -1,4 +1,4 @@
-"""``python -m moe_numpy inspect``: what the experts of a run have learned to take."""
+"""``python -m moe_numpy inspect``: what the experts of a run have learned."""
 
 import textwrap
 from dataclasses import asdict
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..routing_report import (
+from ..instruments.routing_report import (
     SentenceRouting,
     TypicalByte,
     by_byte_class,
@@ -20,25 +20,23 @@ from ..routing_report import (
     separation,
     typical_bytes,
 )
-from ..training.evaluation import Evaluation, evaluate
-from ..training.runs import Run
-from .figures import load_history
+from ..training import Run
+from ..training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
+from .figures import load_history, save_figures
 from .output import (
     JsonOption,
     console_for,
-    fair_share_note,
     plain_table,
     print_files,
     print_json,
-    print_shares,
     print_title,
     refusals,
     sparkline,
     with_default,
 )
-from .run_training import WINDOWS_PER_DOMAIN
+from .shares import fair_share_note, print_shares
 
-SENTENCE = "The list has 12 items.\ndef add(a, b):\n    return a + b\n17 + 25 = 42\n"
+_SENTENCE = "The list has 12 items.\ndef add(a, b):\n    return a + b\n17 + 25 = 42\n"
 _EXPERT_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -47,7 +45,7 @@ def inspect(
     sentence: Annotated[str | None, typer.Option(help="Text to route byte by byte.")] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help=with_default("Show this layer.", "all for domains, the most telling for bytes")),
+        typer.Option(help=with_default("Show this layer.", "all for domains, the clearest for bytes")),
     ] = None,
     step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
     json: JsonOption = False,
@@ -63,15 +61,14 @@ def inspect(
             raise ValueError(f"{run} is dense: it has no experts to inspect")
         if layer is not None and layer not in layers:
             raise ValueError(f"--layer must be one of the layers with experts, {layers}, got {layer}")
-        text = SENTENCE.encode()[: config.context] if sentence is None else sentence.encode()
+        text = _SENTENCE.encode()[: config.context] if sentence is None else sentence.encode()
         routed = route_sentence(model, text)
         corpus = opened.corpus()
     windows = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)
     with console.status("Routing validation text ..."):
         evaluation = evaluate(model, windows, len(corpus.domains))
     domains = [domain.name for domain in corpus.domains]
-    steps, load = load_history(opened)
-    figures = _save_figures(opened, layers, domains, evaluation, routed, steps, load)
+    figures = _save_figures(opened, layers, domains, evaluation, routed)
     if json:
         print_json(_document(opened, step, layers, domains, evaluation, routed, figures))
         return
@@ -79,7 +76,7 @@ def inspect(
     shown = layers if layer is None else [layer]
     telling = layers[most_separating(evaluation.domain_expert)] if layer is None else layer
     console.print(
-        f"{run} after step {step}: {config.num_experts} experts, {config.experts_per_token:g} for each byte. "
+        f"{run} after step {step}: {config.num_experts} experts, {config.experts_per_token:g} per byte. "
         f"{fair_share_note(config.num_routes)}.\n",
         markup=False,
     )
@@ -94,7 +91,7 @@ def inspect(
     print_shares(console, f"Layer {telling}: which experts take which kind of byte", names, classes[i])
     console.print()
     _print_typical(console, telling, typical_bytes(byte_expert[i]))
-    _print_load(console, layers, shown, steps, load)
+    _print_load(console, layers, shown, *load_history(opened))
     _print_sentence(console, routed, shown)
     if layer is None and len(layers) > 1:
         console.print(f"Bytes of another layer: --layer N, one of {layers}.")
@@ -108,22 +105,18 @@ def _save_figures(
     domains: list[str],
     evaluation: Evaluation,
     routed: SentenceRouting,
-    steps: Any,
-    load: Any,
 ) -> list[Path]:
-    from .. import plots  # brings matplotlib, which takes longer than the rest of the command line
+    from .. import plots  # imports matplotlib, which takes longer than the rest of the command line
 
     names, classes = by_byte_class(evaluation.assignments.sum(axis=1))
     figures = {
-        "expert_by_domain.png": plots.expert_by_domain(evaluation.domain_expert, domains, layers),
-        "expert_by_byte.png": plots.expert_by_byte(classes, names, layers),
-        "expert_load.png": plots.expert_load(evaluation.expert_load, evaluation.dropped_by_layer, layers),
-        "load_over_training.png": plots.load_over_training(steps, load, layers),
-        "sentence_routing.png": plots.sentence_routing(routed),
+        "expert_by_domain": plots.expert_by_domain(evaluation.domain_expert, domains, layers),
+        "expert_by_byte": plots.expert_by_byte(classes, names, layers),
+        "expert_load": plots.expert_load(evaluation.expert_load, evaluation.dropped_by_layer, layers),
+        "load_over_training": plots.load_over_training(*load_history(run), layers),
+        "sentence_routing": plots.sentence_routing(routed),
     }
-    for name, figure in figures.items():
-        plots.save(figure, run.folder / name)
-    return [run.folder / name for name in figures]
+    return save_figures(run, figures)
 
 
 def _document(
@@ -167,7 +160,7 @@ def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]
     table.add_column("expert", justify="right")
     table.add_column("bytes", no_wrap=True)
     for e, found in enumerate(experts):
-        # textwrap, unlike rich, keeps together what a no-break space joins
+        # textwrap, unlike rich, does not break at a no-break space
         cells = [f"{byte_name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
         lines = textwrap.wrap("   ".join(cells), console.width - 8)
         table.add_row(str(e), Text("\n".join(lines).replace("\u00a0", " ") or "none stands out"))
@@ -176,7 +169,7 @@ def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]
 
 
 def _print_load(console: Console, layers: list[int], shown: list[int], steps: Any, load: Any) -> None:
-    """The largest and the smallest share of an expert over training, one line a layer."""
+    """The largest and the smallest share of an expert over training, one line per layer."""
     num_experts = load.shape[2]
     parts = np.array_split(np.arange(len(steps)), min(16, len(steps)))
     fair = 100 / num_experts
@@ -197,7 +190,7 @@ def _print_load(console: Console, layers: list[int], shown: list[int], steps: An
 
 
 def _print_sentence(console: Console, routed: SentenceRouting, shown: list[int]) -> None:
-    """Each byte over the digit of its first-choice expert, one row a layer."""
+    """Each byte above the digit of its first-choice expert, one row per layer."""
     digits = _EXPERT_DIGITS
     visible = {0x20: " ", 0x0A: "\\", 0x09: "\\"}
     characters = [visible.get(b) or (chr(b) if 0x20 < b < 0x7F else ".") for b in routed.text]

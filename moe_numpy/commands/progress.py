@@ -1,4 +1,4 @@
-"""Progress of training: a live bar on a terminal, a plain line every tenth of the way in a pipe."""
+"""Progress of training: a live bar on a terminal, ten plain lines in a pipe."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ..training.loop import StepRecord, Trainer
+from ..training import StepRecord, Trainer
 
 _RECENT = 20  # steps that the speed is averaged over
 
 
 @contextmanager
 def training_progress(console: Console, label: str, trainer: Trainer) -> Iterator[Callable[[StepRecord], None]]:
-    """Yield what to call after each step."""
+    """Yield a function to call after each step."""
     steps = trainer.config.steps
     recent: deque[float] = deque(maxlen=_RECENT)
 
     def measure(record: StepRecord) -> tuple[float, str]:
-        """Tokens a second, and the time that is left."""
+        """Tokens per second, and the time left."""
         recent.append(record.seconds)
         seconds = sum(recent) / len(recent)
         return trainer.tokens_per_step / seconds, clock((steps - record.step) * seconds)

@@ -8,14 +8,13 @@ import typer
 
 from ..models import ModelConfig
 from ..moe.recipes import find
-from ..training import truncate_history
-from ..training.loop import Trainer, TrainingConfig, start_run
-from ..training.runs import Run, next_free, read_text
+from ..training import Run, Trainer, TrainingConfig, load_corpus, presets
+from ..training.runs import next_free
 from .figures import save_run_figures
 from .output import (
     JsonOption,
-    command_line,
     console_for,
+    print_command,
     print_files,
     print_json,
     print_title,
@@ -36,18 +35,18 @@ def _training(help: str, default: object, min: int | None = None) -> Any:
     return typer.Option(help=with_default(help, default), rich_help_panel="Training", min=min)
 
 
-# None stands for "not given": the recipe, or the run that is resumed, decides then.
+# None stands for "not given": the preset, the recipe or the resumed run decides then.
 def train(
     recipe: Annotated[
         str | None, _model("Router: a name from `python -m moe_numpy recipes`.", ModelConfig.recipe)
     ] = None,
     num_layers: Annotated[int | None, _model("Layers.", ModelConfig.num_layers)] = None,
     d_model: Annotated[int | None, _model("Width.", ModelConfig.d_model)] = None,
-    num_experts: Annotated[int | None, _model("Experts in a layer.", ModelConfig.num_experts)] = None,
-    top_k: Annotated[int | None, _model("Experts for each byte.", "the recipe's")] = None,
+    num_experts: Annotated[int | None, _model("Experts per layer.", ModelConfig.num_experts)] = None,
+    top_k: Annotated[int | None, _model("Experts per byte.", "the recipe's")] = None,
     d_ff: Annotated[int | None, _model("Hidden width of an expert.", ModelConfig.d_ff)] = None,
     capacity_factor: Annotated[
-        float | None, _model("Places in an expert, relative to balance; 0: no limit.", "the recipe's")
+        float | None, _model("Places per expert, as a multiple of its fair share; 0: no limit.", "the recipe's")
     ] = None,
     dense: Annotated[
         bool,
@@ -55,18 +54,18 @@ def train(
     ] = False,
     context: Annotated[int | None, _model("Longest sequence, in bytes.", ModelConfig.context)] = None,
     text: Annotated[
-        list[str] | None, _training("File or folder, a domain each; repeat for more.", "built-in text")
+        list[str] | None, _training("File or folder, one domain each; repeatable.", "built-in text")
     ] = None,
     steps: Annotated[int | None, _training("Optimizer steps.", TrainingConfig.steps)] = None,
-    batch_size: Annotated[int | None, _training("Sequences in a pass.", TrainingConfig.batch_size)] = None,
-    accumulate: Annotated[int | None, _training("Passes in a step.", TrainingConfig.accumulate)] = None,
-    learning_rate: Annotated[float | None, _training("The peak.", TrainingConfig.learning_rate)] = None,
+    batch_size: Annotated[int | None, _training("Sequences per pass.", TrainingConfig.batch_size)] = None,
+    accumulate: Annotated[int | None, _training("Passes per step.", TrainingConfig.accumulate)] = None,
+    learning_rate: Annotated[float | None, _training("Peak learning rate.", TrainingConfig.learning_rate)] = None,
     seed: Annotated[int | None, _training("Of weights, data and noise.", TrainingConfig.seed, min=0)] = None,
     checkpoint_every: Annotated[
         int | None, _training("Steps between checkpoints.", TrainingConfig.checkpoint_every)
     ] = None,
     device: Annotated[
-        str | None, _training("cpu, or cuda for a GPU. A run may be resumed on another.", TrainingConfig.device)
+        str | None, _training("cpu, or cuda for a GPU; a run can be resumed on the other.", TrainingConfig.device)
     ] = None,
     dtype: Annotated[
         str | None, _training("float32, or bfloat16 on cuda, with an optimizer in float32.", TrainingConfig.dtype)
@@ -74,9 +73,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help=with_default("Run folder.", "runs/RECIPE or the next free name"))
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit by bit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit.")] = False,
     from_step: Annotated[
-        int | None, typer.Option(help=with_default("With --resume: from which checkpoint.", "the newest"))
+        int | None, typer.Option(help=with_default("With --resume: the checkpoint to continue from.", "the newest"))
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -112,19 +111,18 @@ def train(
             config = replace(run.training_config, device=device or run.training_config.device)
             trainer = Trainer(run.model_config, config, run.corpus())
             if from_step is None and run.newest_step() is None:
-                truncate_history(run.folder / "history.jsonl", 0)  # it ended before its first checkpoint
+                run.rewind(0)  # it ended before its first checkpoint
             else:
-                trainer.resume(run.folder, from_step)
+                trainer.resume(run, from_step)
             console.print(f"Continuing after step {trainer.completed} of {trainer.config.steps}.")
         else:
             model_config, training_config = _configurations(given)
-            trainer = Trainer(model_config, training_config, read_text(tuple(paths), model_config.context))
+            trainer = Trainer(model_config, training_config, load_corpus(paths, model_config.context))
             folder = out or next_free(Path("runs") / ("dense" if dense else model_config.recipe))
-            start_run(folder, model_config, training_config, paths)
-            run = Run.open(folder)
+            run = Run.start(folder, model_config, training_config, paths)
     model = trainer.model
     console.print(
-        f"{run.folder}: {model.num_parameters():,} parameters, {model.active_parameters():,} active a token; "
+        f"{run.folder}: {model.num_parameters():,} parameters, {model.active_parameters():,} active per token; "
         f"domains {', '.join(f'{d.name} ({d.train.size:,} bytes)' for d in trainer.corpus.domains)}",
         markup=False,
         soft_wrap=True,
@@ -139,25 +137,17 @@ def train(
     print_title(console, "Figures")
     print_files(console, figures)
     print_title(console, "Next")
-    console.print(f"  {command_line('generate', run.folder, 'The ')}", markup=False, soft_wrap=True)
+    print_command(console, "generate", run.folder, "The ")
 
 
 def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
-    """What the user gave, over the defaults."""
+    """The presets with what the user gave."""
     model = {name: value for name, value in given.items() if name not in _TRAINING | _RECIPE}
     settings = {name: value for name, value in given.items() if name in _RECIPE}
     if settings.get("capacity_factor") == 0:
         settings["capacity_factor"] = None
-    if model.get("num_experts") == 0:  # as wide as the experts that a byte meets in the sparse model
-        model.setdefault("d_ff", ModelConfig(recipe_settings=settings).active_width)
     training = {name: value for name, value in given.items() if name in _TRAINING}
-    return ModelConfig(**model, recipe_settings=settings), training_config(**training)
-
-
-def training_config(**given: Any) -> TrainingConfig:
-    """The defaults and what was given, with a warm-up of at most a tenth of the steps."""
-    steps = given.get("steps", TrainingConfig.steps)
-    return TrainingConfig(**given, warmup=min(TrainingConfig.warmup, max(steps, 0) // 10))
+    return presets.model(settings, **model), presets.training(**training)
 
 
 def _existing_run(out: Path | None, given: dict[str, Any], paths: list[str]) -> Run:

@@ -12,7 +12,7 @@ a whole process.
 """
 
 from .compiling import compiled_loops_in, must_compile
-from .kernel import definitions, in_use, kernel, library_of, substitute, use
+from .kernel import in_use, kernel, library_of, registry, substitute, use
 from .rows import add_along_rows, add_rows, max_by_key, scatter, sum_by_key, take_rows, to_host
 from .sorting import count, offsets_of, position_by_key, sort_by_key, stable_order, tokens_and_ranks, top_k
 
@@ -21,7 +21,6 @@ __all__ = [
     "add_rows",
     "compiled_loops_in",
     "count",
-    "definitions",
     "in_use",
     "kernel",
     "library_of",
@@ -29,6 +28,7 @@ __all__ = [
     "must_compile",
     "offsets_of",
     "position_by_key",
+    "registry",
     "scatter",
     "sort_by_key",
     "stable_order",

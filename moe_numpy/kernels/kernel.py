@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial, wraps
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -30,8 +31,9 @@ CPU_IMPLEMENTATIONS = ("numpy", "numba")
 GPU_IMPLEMENTATIONS = {"cupy": "on_cupy"}  # library to module
 VARIABLE = "MOE_NUMPY_KERNELS"
 
-definitions: dict[str, Callable[..., Any]] = {}
+registry: dict[str, "Kernel[..., Any]"] = {}
 _wide_results: dict[str, tuple[int, ...]] = {}
+_computing: dict[str, bool] = {}
 _substitutes: dict[str, Callable[..., Any]] = {}
 _forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
 _libraries: dict[type, str | None] = {}
@@ -50,31 +52,33 @@ class Kernel(Protocol[P, R]):
 @overload
 def kernel(definition: Callable[P, R], /) -> Kernel[P, R]: ...
 @overload
-def kernel(*, wide: tuple[int, ...]) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
-def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = ()) -> Any:
+def kernel(*, wide: tuple[int, ...] = (), computes: bool = True) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
+def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = (), computes: bool = True) -> Any:
     """Make a function the definition of the kernel of its name: ``@kernel``, or ``@kernel(wide=(1,))``.
 
     Args:
         definition: takes arrays, or lists of arrays, by position and other settings in any way.
         wide: the results, by position, that stay float32 where narrower floats come in.
+        computes: False for a definition that only moves entries; narrow floats stay as they are.
 
     Raises:
         ValueError: another module defines a kernel of this name.
     """
     if definition is None:
-        return partial(kernel, wide=wide)
+        return partial(kernel, wide=wide, computes=computes)
     name = definition.__name__
-    known = definitions.setdefault(name, definition)
-    if known.__module__ != definition.__module__:
-        raise ValueError(f"the kernel {name} is defined twice, in {known.__module__} and in {definition.__module__}")
-    definitions[name] = definition
+    if name in registry and registry[name].__module__ != definition.__module__:
+        where = f"in {registry[name].__module__} and in {definition.__module__}"
+        raise ValueError(f"the kernel {name} is defined twice, {where}")
     _wide_results[name] = wide
+    _computing[name] = computes
 
     @wraps(definition)
     def call(*arguments: Any, **settings: Any) -> Any:
         return implementation(name, arguments)(*arguments, **settings)
 
     call.definition = definition  # type: ignore[attr-defined]
+    registry[name] = call  # type: ignore[assignment]
     return call
 
 
@@ -101,8 +105,8 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     if library in GPU_IMPLEMENTATIONS:
         return _from_module(GPU_IMPLEMENTATIONS[library], name)
     if narrow:
-        return partial(_in_float32, name)
-    return _from_module(f"on_{in_use()}", name)
+        return partial(_in_float32, name) if _computing[name] else registry[name].definition
+    return registry[name].definition if in_use() == "numpy" else _from_module("on_numba", name)
 
 
 def library_of(x: Any) -> str | None:
@@ -127,7 +131,7 @@ def use(name: str) -> Iterator[None]:
     if name not in CPU_IMPLEMENTATIONS:
         raise ValueError(f"kernels must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {name!r}")
     if name == "numba":
-        importlib.import_module(".on_numba", __package__)
+        _module("on_numba")
     token = _forced.set(name)
     try:
         yield
@@ -161,7 +165,7 @@ def is_narrow(x: Any) -> bool:
 
 def _in_float32(name: str, *arguments: Any, **settings: Any) -> Any:
     """The definition on wider copies; its floating-point results are rounded to the narrow type, unless ``wide``."""
-    results = definitions[name](*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
+    results = registry[name].definition(*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
     narrow = next((x.dtype for x in arguments if is_narrow(x)), None)
     if narrow is None:  # in lists, which are changed in place
         return results
@@ -172,13 +176,14 @@ def _in_float32(name: str, *arguments: Any, **settings: Any) -> Any:
     return rounded if isinstance(results, tuple) else rounded[0]
 
 
-@cache
 def _from_module(module: str, name: str) -> Callable[..., Any]:
-    """The kernel of a module beside this one; imported on first use, since numba and CuPy take their time."""
-    if module == "on_numpy":
-        return definitions[name]
-    found = vars(importlib.import_module(f".{module}", __package__)).get(name)
-    return definitions[name] if found is None else found
+    return getattr(_module(module), name, registry[name].definition)
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    """A module beside this one, imported on first use: numba and CuPy take their time."""
+    return importlib.import_module(f".{name}", __package__)
 
 
 @cache
@@ -190,7 +195,7 @@ def chosen_for_cpu() -> str:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {chosen!r}")
     if chosen == "numba":
         try:
-            importlib.import_module(".on_numba", __package__)
+            _module("on_numba")
         except ImportError as error:  # for instance numba that does not know this NumPy
             if asked:
                 raise

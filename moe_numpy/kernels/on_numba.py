@@ -15,7 +15,7 @@ from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
 from . import loops
-from .kernel import definitions
+from .kernel import registry
 from .threads import blocks, one_thread_products, run
 from .workspace import empty
 
@@ -31,7 +31,7 @@ _TINY_PRODUCT = 1 << 13  # multiplications; less gets one thread from OpenBLAS i
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
     """Insertion into a short sorted list."""
     if k > _MANY:
-        return definitions["top_k"](scores, k)
+        return registry["top_k"].definition(scores, k)
     scores = np.ascontiguousarray(scores)
     y = np.empty((len(scores), min(k, scores.shape[1])), np.int64)
     _by_rows(len(scores), scores.shape[1] * 4, loops.top_k, scores, y)
@@ -177,7 +177,7 @@ def add_expert_bias(
     y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
     if not y.flags.c_contiguous:
-        return definitions["add_expert_bias"](y, bias, offsets)
+        return registry["add_expert_bias"].definition(y, bias, offsets)
     bias, offsets = np.ascontiguousarray(bias), _ascending(offsets, len(y))
     work = y.size // max(len(bias), 1)
     _by_rows(len(bias), work, loops.add_expert_bias, y, bias, offsets)
@@ -460,11 +460,11 @@ def _swiglu_gradient(grad: Any, gate: Any, d: Any, lines: list[tuple[Any, int]],
 
 
 def _gelu(x: Any, approximate: bool, y: Any, lo: int, hi: int) -> None:
-    y[lo:hi] = definitions["gelu"](x[lo:hi], approximate)
+    y[lo:hi] = registry["gelu"].definition(x[lo:hi], approximate)
 
 
 def _gelu_gradient(grad: Any, x: Any, approximate: bool, dx: Any, lo: int, hi: int) -> None:
-    dx[lo:hi] = definitions["gelu_gradient"](grad[lo:hi], x[lo:hi], approximate)
+    dx[lo:hi] = registry["gelu_gradient"].definition(grad[lo:hi], x[lo:hi], approximate)
 
 
 def _softmax(x: Any, y: Any, lo: int, hi: int) -> None:

@@ -13,7 +13,7 @@ from ..typing import Array, Float, Int, Shaped
 from .kernel import kernel
 
 
-@kernel
+@kernel(computes=False)
 def take_rows(x: Shaped[Array, "T *d"], index: Int[Array, " N"]) -> Shaped[Array, "N *d"]:
     """y[n] = x[index[n]]: rows of a matrix, or entries of a vector."""
     return x[index]
@@ -30,7 +30,7 @@ def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: i
     return y
 
 
-@kernel
+@kernel(computes=False)
 def scatter(values: Shaped[Array, " N"], index: Int[Array, " N"], size: int) -> Shaped[Array, " size"]:
     """y[index[n]] = values[n] and 0 elsewhere; no index occurs twice. With a permutation: its inverse applied."""
     y = np.zeros(size, values.dtype)
@@ -60,7 +60,7 @@ def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width
     return y
 
 
-@kernel
+@kernel(computes=False)
 def to_host(x: Shaped[Array, "..."]) -> Any:
     """The same numbers as a NumPy array; for an array on a GPU this waits and copies."""
     return x

@@ -22,14 +22,12 @@ class ModelConfig:
         num_heads: query heads.
         num_kv_heads: key and value heads; divides num_heads.
         context: the longest sequence, in tokens.
-        d_ff: hidden width of one expert, or of the only network of a dense layer.
-        num_experts: E; 0 makes every layer dense.
+        d_ff: hidden width of one expert, or of the feed-forward network if there are no experts.
+        num_experts: E; 0 for a dense model.
         recipe: the router and what surrounds it, a name from :data:`moe_numpy.moe.recipes.RECIPES`.
-        recipe_settings: settings of the recipe. What is left out is as the recipe recommends for small models, or
-            as published.
+        recipe_settings: settings of the recipe; the others are as it recommends for small models, or as published.
         moe_every: every n-th layer is sparse, counted from the last; the others are dense.
-        dense_d_ff: hidden width of the dense layers of a sparse model; unless given, as many weights as one token
-            meets in a sparse layer, the router's left out.
+        dense_d_ff: hidden width of the dense layers of a sparse model; by default :attr:`active_width`.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -69,19 +67,19 @@ class ModelConfig:
             raise ValueError(f"d_model={self.d_model} must be num_heads={self.num_heads} times an even width per head")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
-        recipe = self.layer_recipe  # refuses unknown names and settings
+        recipe = self.layer_recipe  # raises for unknown names and settings
         if self.num_experts and recipe.router is not None:
             recipe.router.selection.validate(self.num_routes)
 
     @cached_property
     def layer_recipe(self) -> Recipe:
-        """What a sparse layer is built from."""
+        """The recipe of a sparse layer."""
         published = find(self.recipe)
         return published(**{**published.small, **self.recipe_settings})
 
     @cached_property
     def experts_per_token(self) -> float:
-        """How many experts a token asks for on average; all of them in Soft MoE, 0 in a dense model."""
+        """Experts per token on average, before dropping; all of them in Soft MoE, 0 in a dense model."""
         recipe = self.layer_recipe
         if recipe.router is None or self.num_experts == 0:
             return float(self.num_experts)
@@ -92,7 +90,7 @@ class ModelConfig:
 
     @property
     def num_routes(self) -> int:
-        """How many ways a router has to choose from: experts, zero-computation ones too, or groups; 0 in Soft MoE."""
+        """The options of a router: experts, zero-computation ones included, or groups; 0 in Soft MoE."""
         recipe = self.layer_recipe
         if recipe.router is None or self.num_experts == 0:
             return 0
@@ -100,7 +98,7 @@ class ModelConfig:
 
     @property
     def routed_layers(self) -> list[int]:
-        """The layers that have a router."""
+        """The indices of the layers with a router."""
         return [i for i in range(self.num_layers) if self.is_sparse(i) and self.num_routes]
 
     def is_sparse(self, layer: int) -> bool:
@@ -109,13 +107,13 @@ class ModelConfig:
 
     @cached_property
     def active_width(self) -> int:
-        """The d_ff of a dense SwiGLU layer with as many weights as one token meets, the router's left out."""
+        """The d_ff of a dense SwiGLU layer with the active weights of a sparse one, router excluded."""
         layer = make_layer(self.layer_recipe, self.d_model, self.d_ff, self.num_experts, rng=np.random.default_rng(0))
         router = 0 if layer.router is None else layer.router.num_parameters()
         return max(1, round((layer.active_parameters() - router) / (3 * self.d_model)))
 
     def dense_twin(self) -> "ModelConfig":
-        """The dense model that has the same number of active parameters, except for the routers'."""
+        """The dense model with the same number of active parameters, routers excluded."""
         return replace(self, num_experts=0, d_ff=self.active_width)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +122,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """Read :meth:`to_json` back. ValueError for a name that does not belong."""
+        """Read :meth:`to_json` back. ValueError for an unknown name."""
         unknown = sorted(values.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown settings in a model configuration: {', '.join(unknown)}")

@@ -15,7 +15,7 @@ def sampling_probabilities(
 ) -> Float[Array, " V"]:
     """p = softmax(logits / temperature), cut to the smallest set of tokens whose probability reaches ``top_p``.
 
-    Temperature 0 puts everything on the largest logit. The cut is nucleus sampling (Holtzman et al. 2020).
+    Temperature 0 puts all probability on the largest logit. The cut is nucleus sampling (Holtzman et al. 2020).
 
     Raises:
         ValueError: temperature is negative, or top_p is not in (0, 1].
@@ -30,7 +30,7 @@ def sampling_probabilities(
     p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
-    before = np.cumsum(p[order]) - p[order]  # what the more probable tokens already cover
+    before = np.cumsum(p[order]) - p[order]  # the probability of all more probable tokens
     p[order[before >= top_p]] = 0
     return p / p.sum()
 
@@ -46,11 +46,11 @@ def generate(
 ) -> Iterator[int]:
     """Continue the prompt, yielding each new token as soon as it is drawn.
 
-    Keys and values of earlier positions are cached. When the context is full, the cache is built anew from its
-    later half, so that text of any length can be written.
+    Keys and values of earlier positions are cached. When the context is full, the cache is rebuilt from the later half
+    of it, so the text can have any length.
 
     Raises:
-        ValueError: the prompt is empty, or a setting is out of range.
+        ValueError: the prompt is empty, or a setting out of range.
     """
     if len(prompt) == 0:
         raise ValueError("the prompt is empty; give at least one byte to continue")

@@ -54,7 +54,7 @@ class Block(Module):
         cache: KeyValueCache | None,
         rng: Random | None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
-        """Return the new residual stream and the routing of this layer."""
+        """The new residual stream, and the routing of this layer."""
         h = x + self.attention(self.attention_norm(x), cache=cache)
         normed = self.feed_forward_norm(h)
         if isinstance(self.feed_forward, FeedForward):
@@ -64,7 +64,7 @@ class Block(Module):
 
 
 class Transformer(Module):
-    """Embedding, blocks, a last norm, and an output matrix of its own (not tied to the embedding).
+    """Embedding, blocks, a final norm, and an output matrix that is not tied to the embedding.
 
     Args:
         config: the sizes.
@@ -77,7 +77,7 @@ class Transformer(Module):
         self.embedding = Embedding(config.vocab_size, config.d_model, rng=rng, dtype=dtype)
         self.layers = [Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)]
         self.norm = RMSNorm(config.d_model, dtype=dtype)
-        # Small, so that the first predictions are near uniform and the first loss near ln V.
+        # Small, so that the first predictions are nearly uniform and the first loss is near ln V.
         self.output = Linear(config.d_model, config.vocab_size, std=0.02, rng=rng, dtype=dtype)
 
     def forward(
@@ -92,7 +92,7 @@ class Transformer(Module):
         Args:
             tokens: token ids in [0, vocab_size).
             caches: from :meth:`new_caches`; ``tokens`` then continue the sequence that they hold.
-            rng: for the routers' noise while training.
+            rng: for the routers' noise in training.
 
         Raises:
             ValueError: the sequence is longer than the context.
@@ -115,11 +115,11 @@ class Transformer(Module):
 
     @property
     def namespace(self) -> Any:
-        """The array library that the parameters belong to; token ids must come from it."""
+        """The array library of the parameters, which token ids must come from."""
         return array_namespace(self.embedding.weight.data)
 
     def active_parameters(self) -> int:
-        """The parameters that take part in one token: all but the experts it does not meet."""
+        """Parameters used per token: all but the idle experts'."""
         idle = sum(
             layer.feed_forward.num_parameters() - layer.feed_forward.active_parameters()
             for layer in self.layers

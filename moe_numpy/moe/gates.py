@@ -5,13 +5,13 @@ multiplies what they return by gate weights g. The choice is a constant for the 
 only way by which the task loss reaches W_g.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor
 from ..kernels import max_by_key, scatter, sum_by_key, take_rows
+from ..ops import Multiply
 from ..typing import Array, Float, Int
 
 
@@ -51,37 +51,7 @@ class PickScores(Function):
         return dp.reshape(self.shape), None, None
 
 
-class Gate:
-    """A step from the scores of the chosen experts towards gate weights, with settings: ``Renormalize(epsilon=1e-9)``.
-
-    A router calls the steps in turn. Each maps N scores to N; ``token`` says which of them belong to one token.
-    """
-
-    apply: ClassVar[Callable[..., Tensor]]  # of the Function that a step is at the same time
-
-    def __init__(self, **settings: float):
-        self.settings = settings
-
-    @property
-    def words(self) -> str:
-        """What tables call it."""
-        return type(self).__name__
-
-    def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
-        """Run it as a fresh node of the graph."""
-        return type(self).apply(s, token, num_tokens=num_tokens, **self.settings)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Gate) and (type(self), self.settings) == (type(other), other.settings)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *self.settings.items()))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
-
-
-class Renormalize(Gate, Function):
+class Renormalize(Function):
     """g_n = s_n / (S_n + ε), where S_n is the sum of s over the assignments of the same token.
 
     With one expert per token g is constantly 1 and its derivative 0: the router then learns nothing from the
@@ -89,11 +59,6 @@ class Renormalize(Gate, Function):
     """
 
     words = "normalised"
-
-    def __init__(self, *, epsilon: float = 0.0):
-        if epsilon < 0:
-            raise ValueError(f"Renormalize: epsilon must not be negative, got {epsilon}")
-        super().__init__(**({"epsilon": epsilon} if epsilon else {}))
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, epsilon: float = 0.0
@@ -114,7 +79,7 @@ class Renormalize(Gate, Function):
         return (grad - inner) / total, None
 
 
-class SelectedSoftmax(Gate, Function):
+class SelectedSoftmax(Function):
     """g_n = exp(h_n) / Σ_m exp(h_m), with m over the assignments of the same token: softmax after the choice.
 
     For a router whose scores are the logits themselves. Equal to choosing from the full softmax and renormalising
@@ -138,18 +103,10 @@ class SelectedSoftmax(Gate, Function):
         return g * (grad - inner[token]), None
 
 
-class PNormalize(Gate, Function):
+class PNormalize(Function):
     """g_n = s_n / ‖s‖_p, with the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
 
-    def __init__(self, *, p: float = 1.0):
-        if not p > 0:
-            raise ValueError(f"PNormalize: p must be positive, got {p}")
-        super().__init__(p=p)
-
-    @property
-    def words(self) -> str:
-        """The norm by its p."""
-        return f"{self.settings['p']:g}-norm"
+    words = "p-norm"
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
@@ -168,11 +125,49 @@ class PNormalize(Gate, Function):
         return (grad - g ** (self.p - 1) * inner[token]) / norm, None
 
 
+class Gate:
+    """A step from the scores of the chosen experts towards gate weights: a Function with its settings.
+
+    ``Gate(Renormalize, epsilon=1e-9)``. A router calls its steps in turn. Each maps N scores to N; ``token`` says which
+    of them belong to one token. Steps with equal settings are equal.
+
+    Raises:
+        ValueError: a negative ``epsilon``, or a ``p`` that is not positive.
+    """
+
+    def __init__(self, function: type[Function], **settings: float):
+        if settings.get("epsilon", 0) < 0:
+            raise ValueError(f"{function.__name__}: epsilon must not be negative, got {settings['epsilon']}")
+        if not settings.get("p", 1) > 0:
+            raise ValueError(f"{function.__name__}: p must be positive, got {settings['p']}")
+        self.function, self.settings = function, settings
+
+    @property
+    def words(self) -> str:
+        """What tables call it."""
+        return getattr(self.function, "words", self.function.__name__)
+
+    def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
+        """Run the Function."""
+        result: Tensor = self.function.apply(s, token, num_tokens=num_tokens, **self.settings)
+        return result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Gate) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.function, *self.settings.items()))
+
+    def __repr__(self) -> str:
+        settings = (f"{name}={value}" for name, value in self.settings.items())
+        return f"Gate({', '.join([self.function.__name__, *settings])})"
+
+
 class Scale(Gate):
-    """g = factor · s: compensates for the small weights of many experts (DeepSeek-V2 16, V3 2.5)."""
+    """g = factor · s: compensates for the small gate weights of many experts (DeepSeek-V2 16, V3 2.5)."""
 
     def __init__(self, factor: float):
-        super().__init__(factor=factor)
+        super().__init__(Multiply, factor=factor)
 
     @property
     def words(self) -> str:
@@ -181,4 +176,8 @@ class Scale(Gate):
 
     def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
         """Multiply by a constant."""
-        return s * self.settings["factor"]
+        result: Tensor = Multiply.apply(s, self.settings["factor"])
+        return result
+
+    def __repr__(self) -> str:
+        return f"Scale({self.settings['factor']})"

@@ -14,7 +14,7 @@ from ..ops import ReLU, Sigmoid, Softmax
 from .assignment import BalancedAssignment, Sinkhorn
 from .balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
-from .gates import PNormalize, Renormalize, Scale, SelectedSoftmax
+from .gates import Gate, PNormalize, Renormalize, Scale, SelectedSoftmax
 from .layer import Recipe
 from .losses import Importance, Load, Loss, SwitchBalance, ZLoss
 from .noise import Jitter, NormalNoise, ShazeerNoise
@@ -106,7 +106,7 @@ def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) 
         RouterConfig(
             TopK(top_k),
             scores=None,
-            gates=(SelectedSoftmax(),),
+            gates=(Gate(SelectedSoftmax),),
             noise=ShazeerNoise(),
             losses=_losses(Importance(importance), Load(load)),
         ),
@@ -124,7 +124,7 @@ def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Rec
     return Recipe(
         RouterConfig(
             RandomSecond(),
-            gates=(Renormalize(),),
+            gates=(Gate(Renormalize),),
             capacity=_capacity(capacity_factor, rounding="ceil"),
             losses=_losses(SwitchBalance(balance, count="first")),
         ),
@@ -170,7 +170,7 @@ def sinkhorn(*, top_k: int = 1) -> Recipe:
 @published(2021, "Roller et al.: Hash Layers for Large Sparse Models")
 def hash_(*, vocab_size: int = 256, seed: int = 0) -> Recipe:
     """A fixed table from token id to expert; the expert's output has weight 1, and there is no router to learn."""
-    return Recipe(RouterConfig(Hash(vocab_size, seed), gates=(Renormalize(),)), experts="relu")
+    return Recipe(RouterConfig(Hash(vocab_size, seed), gates=(Gate(Renormalize),)), experts="relu")
 
 
 @published(2021, "Riquelme et al.: Scaling Vision with Sparse Mixture of Experts, sections 2 to 4")
@@ -252,7 +252,7 @@ def qwen2_moe(*, top_k: int = 4, normalize: bool = False, shared_experts: int = 
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            gates=(Renormalize(),) if normalize else (),
+            gates=(Gate(Renormalize),) if normalize else (),
             losses=_losses(SwitchBalance(balance)),
         ),
         shared_experts=shared_experts,
@@ -266,7 +266,7 @@ def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001)
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            gates=(Renormalize(),) if normalize else (),
+            gates=(Gate(Renormalize),) if normalize else (),
             losses=_losses(SwitchBalance(balance, scope="global")),
         )
     )
@@ -275,7 +275,7 @@ def qwen3_moe(*, top_k: int = 8, normalize: bool = True, balance: float = 0.001)
 @published(2024, "Databricks: DBRX; transformers dbrx", top_k=2)
 def dbrx(*, top_k: int = 4, p: float = 1.0, balance: float = 0.05) -> Recipe:
     """Softmax, top-4 of 16, gates divided by their p-norm."""
-    return Recipe(RouterConfig(TopK(top_k), gates=(PNormalize(p=p),), losses=_losses(SwitchBalance(balance))))
+    return Recipe(RouterConfig(TopK(top_k), gates=(Gate(PNormalize, p=p),), losses=_losses(SwitchBalance(balance))))
 
 
 @published(2024, "Dai et al.: DeepSeekMoE, equations 6 to 11", top_k=2, shared_experts=1)
@@ -337,7 +337,7 @@ def deepseek_v3(
         RouterConfig(
             GroupLimited(top_k, num_groups, top_groups, "top2"),
             scores=Sigmoid,
-            gates=(Renormalize(epsilon=1e-20), Scale(scale)),
+            gates=(Gate(Renormalize, epsilon=1e-20), Scale(scale)),
             balancer=LossFreeBias(bias_rate),
             losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=Sigmoid)),
         ),
@@ -352,7 +352,7 @@ def gpt_oss(*, top_k: int = 4, balance: float = 0.9) -> Recipe:
         RouterConfig(
             TopK(top_k),
             scores=None,
-            gates=(SelectedSoftmax(),),
+            gates=(Gate(SelectedSoftmax),),
             losses=_losses(SwitchBalance(balance, at_balance="k")),
             bias=True,
         ),

@@ -46,7 +46,7 @@ class RouterConfig:
     selection: Selection
     scores: type[Function] | None = Softmax
     choose_by: str = "scores"
-    gates: tuple[Gate, ...] = (Renormalize(),)
+    gates: tuple[Gate, ...] = (Gate(Renormalize),)
     gate_on: str = "output"
     noise: Noise | None = None
     capacity: Capacity | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..routing_report import SentenceRouting, byte_name, separation
+from ..instruments.routing_report import SentenceRouting, byte_name, separation
 from ..typing import Array, Float
 from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, layer_numbers, some
 

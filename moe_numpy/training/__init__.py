@@ -1,33 +1,29 @@
 """Training: text, optimizer, schedule, and runs that survive a crash."""
 
+from .built_in_text import default_corpus
 from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
-from .corpus import (
-    VOCABULARY_SIZE,
-    Batch,
-    Corpus,
-    CorpusError,
-    Domain,
-    bytes_needed,
-    decode,
-    default_corpus,
-    encode,
-    text_corpus,
-)
-from .files import append_jsonl, read_jsonl, truncate_history, write_json_atomically
+from .config import TrainingConfig
+from .corpus import Corpus, CorpusError, Domain, Windows, bytes_needed, decode, encode
+from .loop import StepRecord, Trainer
 from .optimizers import AdamW, clip_factor, global_norm
+from .runs import Run, RunError
 from .schedule import WarmupCosine
+from .user_text import load_corpus, text_corpus
 
 __all__ = [
-    "VOCABULARY_SIZE",
     "AdamW",
-    "Batch",
     "Checkpoint",
     "CheckpointError",
     "Corpus",
     "CorpusError",
     "Domain",
+    "Run",
+    "RunError",
+    "StepRecord",
+    "Trainer",
+    "TrainingConfig",
     "WarmupCosine",
-    "append_jsonl",
+    "Windows",
     "bytes_needed",
     "clip_factor",
     "decode",
@@ -36,9 +32,7 @@ __all__ = [
     "global_norm",
     "list_checkpoints",
     "load_checkpoint",
-    "read_jsonl",
+    "load_corpus",
     "save_checkpoint",
     "text_corpus",
-    "truncate_history",
-    "write_json_atomically",
 ]

@@ -1,11 +1,10 @@
-"""Checkpoints: the arrays of a run in safetensors, and beside them a JSON file that vouches for them.
+"""Checkpoints: the arrays of a run in safetensors, and a JSON file with their size and checksum.
 
     runs/NAME/checkpoint-000200.safetensors    weights, optimizer moments: every array by name
     runs/NAME/checkpoint-000200.json           format, step, size and SHA-256 of the arrays; and meta
 
-The number counts completed steps. The JSON is renamed into place last, so a checkpoint exists exactly when
-its JSON does, and a crash while one is written leaves those before it. Nothing is pickled: loading runs no
-code.
+The number counts completed steps. The JSON is renamed into place last, so a checkpoint exists if and only if its JSON
+does, and a crash while writing one leaves the earlier ones. Nothing is pickled: loading runs no code.
 """
 
 import contextlib
@@ -31,13 +30,18 @@ _KEPT = 2
 _OURS = re.compile(rf"checkpoint-\d{{6,}}(\.again)?\.(safetensors|json)({re.escape(TEMPORARY_SUFFIX)})?")
 
 
+_STORABLE = {"bool", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
 class CheckpointError(ValueError):
-    """A checkpoint is missing or cannot be trusted; the message names the file, the fault and a way out."""
+    """A checkpoint is missing or damaged; the message names the file, the fault and an intact checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a run needs to go on: NumPy arrays by name, and ``meta``, plain JSON values."""
+    """What a run needs to continue: NumPy arrays by name, and ``meta``, plain JSON values."""
 
     step: int
     arrays: dict[str, Any]
@@ -45,34 +49,34 @@ class Checkpoint:
 
 
 def list_checkpoints(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a run folder, ascending. They are not verified."""
+    """The steps of the checkpoints in a run folder, ascending, not verified."""
     names = (re.fullmatch(r"checkpoint-(\d{6,})\.json", path.name) for path in folder.glob("checkpoint-*.json"))
     return sorted(int(name[1]) for name in names if name)
 
 
 def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: dict[str, Any]) -> None:
-    """Write the checkpoint of ``step`` completed steps, then delete all but it and the newest before it.
+    """Write the checkpoint of ``step`` completed steps, then delete all others except the newest before it.
 
-    Those after it are deleted too: they belong to a run that was since resumed from before them.
+    Later ones are deleted too: the run has since been resumed from before them.
 
     Args:
         folder: the run folder; made if it does not exist.
         step: completed steps.
         arrays: of booleans, integers or floats, on any device, by name. bfloat16 is stored as float32.
-        meta: whatever else JSON can hold: configuration, generator state.
+        meta: anything else, as plain JSON values.
 
     Raises:
         ValueError: ``step`` is negative, an array's dtype has no safetensors type, or ``meta`` holds NaN.
         TypeError: ``meta`` holds something that JSON cannot.
-        OSError: the disk failed or is full. Earlier checkpoints are as they were.
+        OSError: the disk failed or is full. Earlier checkpoints are unchanged.
     """
     if step < 0:
         raise ValueError(f"step must be at least 0, got {step}")
     folder.mkdir(parents=True, exist_ok=True)
-    description = folder / f"checkpoint-{step:06d}.json"
+    description = _description(folder, step)
     tensors = folder / f"checkpoint-{step:06d}.safetensors"
     if tensors.name == _tensors_named_in(description):
-        # A second save of this step must leave the arrays of the first until the JSON names the new ones.
+        # A second save of this step must keep the first's arrays until the JSON names the new ones.
         tensors = folder / f"checkpoint-{step:06d}.again.safetensors"
     _write_tensors(temporary(tensors), arrays)
     content = {
@@ -104,7 +108,7 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
     if step is None:
         step = steps[-1]
     elif step not in steps:
-        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; there are {_listed(steps)}")
+        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     try:
         return _load(folder, step)
     except CheckpointError as error:
@@ -115,8 +119,12 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
         raise CheckpointError(f"{error}; {way_out}") from error
 
 
+def _description(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step:06d}.json"
+
+
 def _load(folder: Path, step: int) -> Checkpoint:
-    description = folder / f"checkpoint-{step:06d}.json"
+    description = _description(folder, step)
     content = _read_description(description)
     if content["step"] != step:
         raise CheckpointError(f"{description} describes step {content['step']}, not the step of its name")
@@ -186,13 +194,8 @@ def _write_tensors(path: Path, arrays: Mapping[str, Any]) -> None:
 def _on_host(array: Any) -> Any:
     array = to_host(array)
     if array.dtype.name == "bfloat16":
-        array = array.astype(np.float32)  # exactly the same numbers, and every reader knows the type
+        array = array.astype(np.float32)  # the same numbers, in a type that every reader knows
     return np.asarray(array, order="C")  # safetensors needs that; np.ascontiguousarray would turn 0-d into 1-d
-
-
-_STORABLE = {"bool", "float16", "float32", "float64"} | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
 
 
 def _sha256(path: Path) -> str:
@@ -201,18 +204,14 @@ def _sha256(path: Path) -> str:
 
 
 def _prune(folder: Path, step: int) -> None:
-    """Delete checkpoints that are not to be kept, JSON first, and whatever files no checkpoint refers to."""
+    """Delete the checkpoints that are not kept, JSON first, and all files that no checkpoint refers to."""
     steps = list_checkpoints(folder)
     kept = [s for s in steps if s <= step][-_KEPT:]
     for s in steps:
         if s not in kept:
-            os.remove(folder / f"checkpoint-{s:06d}.json")
-    descriptions = [folder / f"checkpoint-{s:06d}.json" for s in kept]
+            os.remove(_description(folder, s))
+    descriptions = [_description(folder, s) for s in kept]
     referred = {path.name for path in descriptions} | {_tensors_named_in(path) for path in descriptions}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in referred:
             os.remove(path)
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps))

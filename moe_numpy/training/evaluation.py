@@ -1,4 +1,4 @@
-"""What a model does on held-out text: its loss, and which experts take which domain and which byte."""
+"""A model on held-out text: its loss, and which experts take which domain and which byte."""
 
 import math
 from dataclasses import dataclass
@@ -13,18 +13,20 @@ from ..moe import Routing
 from ..ops import LogSoftmax
 from ..ops.arithmetic import at_least_float32
 from ..typing import Array, Float, Int
-from .corpus import Batch
+from .corpus import Windows
+
+WINDOWS_PER_DOMAIN = 48  # what losses and routing tables of a run are measured on
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Losses in nats per byte, and routing counts. L layers with experts, D domains, V bytes, E experts.
+    """Losses in nats per byte, and routing counts. L routed layers, D domains, V bytes, E experts.
 
     Attributes:
         loss: mean over all windows.
         domain_loss: mean over the windows of each domain.
-        assignments: how often each byte of each domain asked for each expert, before dropping.
-        dropped: the assignments that each expert had no place for.
+        assignments: how often each byte of each domain chose each expert, before dropping.
+        dropped: assignments dropped because the expert was full.
     """
 
     loss: float
@@ -39,12 +41,12 @@ class Evaluation:
 
     @property
     def expert_load(self) -> Float[Array, "L E"]:
-        """The share of each layer's assignments that each expert is asked to take; rows sum to 1."""
+        """The share of each layer's assignments that go to each expert, before dropping; rows sum to 1."""
         return _shares(self.assignments.sum(axis=(1, 2)))
 
     @property
     def domain_expert(self) -> Float[Array, "L D E"]:
-        """The share of a domain's assignments that each expert takes, in each layer; rows sum to 1."""
+        """The share of each domain's assignments that go to each expert, before dropping; rows sum to 1."""
         return _shares(self.assignments.sum(axis=2))
 
     @property
@@ -58,12 +60,10 @@ class Evaluation:
         return float(self.dropped.sum() / max(self.assignments.sum(), 1))
 
 
-def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: int = 32) -> Evaluation:
-    """Run the model on fixed windows without noise and without a graph.
+def evaluate(model: Transformer, windows: Windows, num_domains: int, batch_size: int = 32) -> Evaluation:
+    """Run the model on fixed windows, without noise and without a graph, on the device where it lives.
 
-    The model may live on any device; counts are made on the host.
-
-    The windows keep their order and mixture: who is dropped for lack of capacity depends on the company.
+    The windows stay in order: which tokens exceed a capacity depends on which windows share the batch.
     """
     was_training = model.training
     model.eval()
@@ -97,7 +97,7 @@ def evaluate(model: Transformer, windows: Batch, num_domains: int, batch_size: i
 
 
 def _asked(routing: Routing) -> tuple[Any, Any, Any]:
-    """Token and expert of every assignment, those that found no place included; and the experts of the latter."""
+    """Token and expert of every assignment, the dropped ones included; and the experts of the dropped ones."""
     lost = routing.statistics.dropped
     token, expert, lost_token, lost_expert = map(to_host, (routing.token, routing.expert, lost.token, lost.expert))
     return np.concatenate([token, lost_token]), np.concatenate([expert, lost_expert]), lost_expert

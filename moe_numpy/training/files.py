@@ -1,7 +1,7 @@
-"""The files of a run, written so that a crash at any moment leaves each either old or new, never half.
+"""Files that a crash at any moment leaves either old or new, never half.
 
-A file is written under a temporary name in the same folder, forced to the disk, and renamed over the old one.
-``history.jsonl`` grows by a line a record instead; a crash can tear its last line, which readers leave out.
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed over the old one.
+A file of JSON lines grows by one line per record instead; a crash can tear the last line, which readers leave out.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
     Raises:
         TypeError: the value holds something that JSON cannot.
-        ValueError: it holds NaN or infinity, which JSON cannot either.
+        ValueError: it holds NaN or infinity.
     """
     _write_atomically(path, _dumps(value, indent=2) + "\n")
 
@@ -53,7 +53,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def truncate_history(path: Path, step: int) -> None:
     """Keep the records whose ``"step"`` is at most ``step``, so that a resumed run writes each step once.
 
-    A file that does not exist stays so.
+    A missing file stays missing.
     """
     if path.exists():
         kept = [record for record in read_jsonl(path) if record["step"] <= step]
@@ -61,7 +61,7 @@ def truncate_history(path: Path, step: int) -> None:
 
 
 def commit(files: Sequence[Path]) -> None:
-    """Give each file, complete under its temporary name, its own name; one after the other, durably."""
+    """Rename each file, complete under its temporary name, to its own name; in order, durably."""
     for path in files:
         with open(temporary(path), "rb+") as file:
             os.fsync(file.fileno())
@@ -71,7 +71,7 @@ def commit(files: Sequence[Path]) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """Where the new content of a file waits for its name. A leftover of a crash is overwritten."""
+    """The temporary name of a file. What a crash left there is overwritten."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
@@ -81,7 +81,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the renaming itself to the disk, where the system can (Windows cannot)."""
+    """Flush the renaming itself to the disk, where the system can (Windows cannot)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

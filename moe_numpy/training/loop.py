@@ -1,13 +1,9 @@
-"""The training loop: batches in, loss down, a run folder that survives interruption."""
+"""The training loop."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,76 +11,21 @@ from array_api_compat import array_namespace
 
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import to_host
-from ..devices import DEVICES, DTYPES, float_type, generator
+from ..devices import float_type, generator
 from ..models import ModelConfig, Transformer
 from ..moe.routing import Statistics
 from ..ops import CrossEntropy
-from .checkpoints import load_checkpoint, save_checkpoint
+from .config import TrainingConfig
 from .corpus import Corpus
-from .files import append_jsonl, truncate_history, write_json_atomically
+from .interrupts import interrupts
 from .optimizers import AdamW, clip_factor, global_norm
+from .runs import Run
 from .schedule import WarmupCosine
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
-
-    Attributes:
-        steps: optimizer steps in all; the learning rate's schedule ends there.
-        batch_size: sequences in one forward pass.
-        accumulate: forward and backward passes whose mean gradient makes one step.
-        learning_rate: the peak, reached after ``warmup`` steps.
-        warmup: steps of linear increase.
-        weight_decay: of matrices, decoupled from the gradient.
-        max_norm: gradients longer than this are scaled down to it.
-        seed: of weights, batches and noise.
-        checkpoint_every: steps between checkpoints.
-        device: ``"cpu"`` or ``"cuda"``.
-        dtype: of weights and activations, ``"float32"`` or, on cuda, ``"bfloat16"``; the optimizer has float32.
-    """
-
-    steps: int = 300
-    batch_size: int = 16
-    accumulate: int = 1
-    learning_rate: float = 3e-3
-    warmup: int = 30
-    weight_decay: float = 0.1
-    max_norm: float = 1.0
-    seed: int = 0
-    checkpoint_every: int = 100
-    device: str = "cpu"
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.warmup < self.steps:
-            raise ValueError(f"warmup must be at least 0 and below steps={self.steps}, got {self.warmup}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-        for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.dtype == "bfloat16" and self.device == "cpu":
-            raise ValueError("dtype bfloat16 needs device cuda: a CPU has no fast products for it; use float32")
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "TrainingConfig":
-        """Read ``dataclasses.asdict`` back. ValueError for a name that does not belong."""
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown settings in a training configuration: {', '.join(unknown)}")
-        return cls(**values)
-
-
-@dataclass(frozen=True)
 class StepRecord:
-    """What one optimizer step did; one line of ``history.jsonl``."""
+    """What one optimizer step did: a record of the run's history."""
 
     step: int  # completed steps, this one included
     loss: float  # cross-entropy in nats per byte
@@ -92,19 +33,19 @@ class StepRecord:
     learning_rate: float
     gradient_norm: float
     dropped_fraction: float
-    expert_load: list[list[float]]  # share of assignments, sparse layer by expert
+    expert_load: list[list[float]]  # share of assignments, per routed layer and expert
     seconds: float
 
 
 class Trainer:
     """A model, its optimizer and its place in the data.
 
-    Every step is a function of the state before it and of its number alone: batches and noise are drawn from
-    generators seeded with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit. Initial
-    weights and batches are the same on every device, the routers' noise is not.
+    A step depends only on the state before it and on its number: batches and noise are drawn from generators seeded
+    with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit. Initial weights and batches are
+    the same on every device; the routers' noise is not.
 
-    On a GPU model, optimizer, text and noise live there. What a step reports comes to the host in one small array, and
-    the norm of the gradients as one number.
+    On a GPU, model, optimizer, text and noise live there. Per step, one small array of losses and loads and the norm of
+    the gradients come to the host.
 
     Args:
         model_config: the model to build.
@@ -112,7 +53,7 @@ class Trainer:
         corpus: the text.
 
     Raises:
-        ValueError: the text has bytes that the model has no token for, or the device cannot be had (DeviceError).
+        ValueError: the text has bytes that the model has no token for, or the device is not available (DeviceError).
     """
 
     def __init__(self, model_config: ModelConfig, config: TrainingConfig, corpus: Corpus):
@@ -129,18 +70,18 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """Bytes that one optimizer step learns from."""
+        """Bytes per optimizer step."""
         return self.config.accumulate * self.config.batch_size * self.model.config.context
 
     def step(self) -> StepRecord:
         """Forward, backward and one update.
 
         Raises:
-            NonFiniteError: the loss or a gradient is NaN or infinite. The message names the op that produced
-                it first. The weights are those from before the step.
+            NonFiniteError: the loss or a gradient is NaN or infinite. The message names the op that produced it
+                first. The weights are as before the step.
         """
         began = time.perf_counter()
-        with np.errstate(all="ignore"):  # what overflows is found below, and named
+        with np.errstate(all="ignore"):  # overflow is found and named below
             passes = self._accumulate_gradients()
             norm = global_norm(p.grad for p in self.model.parameters())
         report = _report(passes)
@@ -161,53 +102,37 @@ class Trainer:
             seconds=time.perf_counter() - began,
         )
 
-    def train(self, on_step: Callable[[StepRecord], None], folder: Path | None = None) -> bool:
-        """Run the remaining steps; return False if Ctrl-C ended them early.
+    def train(self, on_step: Callable[[StepRecord], None], run: Run | None = None) -> bool:
+        """Take the remaining steps; return False if Ctrl-C ended them early.
 
         Args:
             on_step: called after each step, to show progress.
-            folder: a run folder for the history and for checkpoints; None keeps nothing.
+            run: keeps the history and checkpoints; without one nothing is kept.
         """
         saved = self.completed
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             while self.completed < self.config.steps and not interrupted.is_set():
                 record = self.step()
-                if folder is not None:
-                    append_jsonl(folder / "history.jsonl", asdict(record))
+                if run is not None:
+                    run.append_history(asdict(record))
                     if self.completed % self.config.checkpoint_every == 0:
-                        self.save(folder)
+                        self.save(run)
                         saved = self.completed
                 on_step(record)
-            if folder is not None and saved < self.completed:
-                self.save(folder)
+            if run is not None and saved < self.completed:
+                self.save(run)
         return self.completed == self.config.steps
 
-    def save(self, folder: Path) -> None:
+    def save(self, run: Run) -> None:
         """Write a checkpoint of the completed steps."""
-        arrays = {f"model.{name}": array for name, array in self.model.state_dict().items()}
-        arrays |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
-        save_checkpoint(folder, self.completed, arrays, {"text": self.corpus.fingerprint})
+        run.save(self.completed, self.model, self.optimizer, self.corpus.fingerprint)
 
-    def resume(self, folder: Path, step: int | None = None) -> None:
-        """Continue from the newest checkpoint of a run folder, or from the one of ``step``.
-
-        Raises:
-            ValueError: the checkpoint is of another model or of other text than ``corpus``, or cannot be
-                trusted (CheckpointError).
-        """
-        checkpoint = load_checkpoint(folder, step)
-        if checkpoint.meta.get("text") != self.corpus.fingerprint:
-            raise ValueError(
-                f"the text has changed since {folder} began, or is that of another Python version; "
-                "a run continues only on the bytes that it began with"
-            )
-        self.model.load_state_dict(_below("model.", checkpoint.arrays))
-        self.optimizer.load_state_dict(_below("optimizer.", checkpoint.arrays))
-        self.completed = checkpoint.step
-        truncate_history(folder / "history.jsonl", checkpoint.step)
+    def resume(self, run: Run, step: int | None = None) -> None:
+        """Continue from the newest checkpoint of a run, or from the one of ``step``; errors as for Run.restore."""
+        self.completed = run.restore(self.model, self.optimizer, self.corpus.fingerprint, step)
 
     def _accumulate_gradients(self) -> "list[_Pass]":
-        """Fill ``.grad`` with the mean over the passes; return what each of them left behind."""
+        """Fill ``.grad`` with the mean over the passes; return the results of each."""
         config, model = self.config, self.model
         model.zero_grad()
         passes = []
@@ -229,7 +154,7 @@ class Trainer:
         return passes
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:
-        """Repeat the passes with every op checked, so that the first culprit is named."""
+        """Repeat the passes with every op checked, to name the first that produced the value."""
         at = f"step {self.completed + 1}: loss {loss}, gradient norm {norm}"
         try:
             with check_finite(), np.errstate(all="ignore"):
@@ -241,7 +166,7 @@ class Trainer:
 
 
 class _Pass(NamedTuple):
-    """What a forward pass left behind, where it was computed."""
+    """The results of a forward pass, on the device."""
 
     loss: Any
     auxiliary_loss: Any  # None if no router has one
@@ -253,12 +178,12 @@ class _Report(NamedTuple):
 
     loss: float
     auxiliary_loss: float
-    load: Any  # Float[L, E]: assignments asked of each expert of each layer with a router
+    load: Any  # Float[L, E]: assignments to each expert of each routed layer, before dropping
     dropped: int
 
 
 def _report(passes: list[_Pass]) -> _Report:
-    """Mean losses, summed loads. They leave the device in one array of float64, which holds all of them exactly."""
+    """Mean losses and summed loads. They leave the device in one float64 array, which holds all of them exactly."""
     xp = array_namespace(passes[0].loss)
     rows = []
     for p in passes:
@@ -273,40 +198,3 @@ def _report(passes: list[_Pass]) -> _Report:
     num_layers = len(passes[0].statistics)
     load = np.array_split(table[:, 2:].sum(axis=0), num_layers) if num_layers else []
     return _Report(mean_loss, mean_auxiliary, np.array(load), sum(len(s.dropped) for p in passes for s in p.statistics))
-
-
-def start_run(folder: Path, model: ModelConfig, training: TrainingConfig, text: list[str]) -> None:
-    """Create a run folder with its ``config.json``.
-
-    Raises:
-        FileExistsError: the folder holds a run already.
-    """
-    if (folder / "config.json").exists():
-        raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"model": model.to_json(), "training": asdict(training), "text": text}
-    write_json_atomically(folder / "config.json", config)
-
-
-def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Let Ctrl-C finish the step at hand, so that no weight is half updated. A second one stops at once."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield interrupted
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(signum: int, frame: Any) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -51,20 +51,20 @@ class AdamW:
     λ is ``weight_decay`` for the parameters that decay and 0 for the others. Parameters change in place, in
     ``.data``; gradients are only read. The moments are float32, or float64 for a float64 parameter.
 
-    A parameter narrower than float32 has a float32 master: θ above is the master, and the parameter gets its rounded
-    value. A small step would otherwise be lost in rounding. Masters are copied from the parameters once, here.
+    A parameter narrower than float32 has a float32 master copy: θ above is the master, and the parameter is its rounded
+    value; otherwise small steps would be lost in rounding. Masters are copied from the parameters once, here.
 
     Args:
         named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once.
-        lr: the learning rate of steps that are not given another.
+        lr: the learning rate of steps without their own.
         betas: β₁ and β₂.
         eps: ε.
         weight_decay: λ.
-        decay: which parameters decay, from name and parameter; if left out, those of two and more axes, which
-            spares biases and norm scales.
+        decay: whether a parameter decays, from its name and itself; by default those with two or more axes, not
+            biases and norm scales.
 
     Raises:
-        ValueError: no parameter, one name for two of them, or a setting out of its range.
+        ValueError: no parameter, one name for two of them, or a setting out of range.
 
     Source: Loshchilov, Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2. There λ is not
     multiplied by the base learning rate; here it is, as in common practice.
@@ -97,22 +97,22 @@ class AdamW:
         self.master = {name: p.data.astype(np.float32) for name, p in self.parameters.items() if p.dtype.itemsize < 4}
 
     def step(self, lr: float | None = None, gradient_scale: float = 1.0) -> None:
-        """Change every parameter once.
+        """Update every parameter.
 
         Args:
-            lr: the learning rate of this step, for instance from a schedule.
+            lr: the learning rate of this step, for instance from a schedule; the constructor's by default.
             gradient_scale: multiplies every gradient, for instance ``clip_factor(...)``.
 
         Raises:
-            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``). Nothing has
-                been changed then.
+            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``). Nothing is
+                changed then.
         """
         active = {name: p for name, p in self.parameters.items() if p.requires_grad}
         missing = [name for name, p in active.items() if p.grad is None]
         if missing:
             raise RuntimeError(
                 f"no gradient for {', '.join(missing)}: the loss does not depend on it, or backward() "
-                "has not run; set requires_grad=False on parameters that shall not be trained"
+                "has not run; set requires_grad=False on parameters that should not be trained"
             )
         self.steps += 1
         lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
@@ -146,10 +146,10 @@ class AdamW:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy what :meth:`state_dict` gave, so that the next step continues bit by bit.
+        """Copy what :meth:`state_dict` gave, so that the next step continues bit for bit.
 
         Raises:
-            ValueError: names or shapes differ; nothing has been changed then.
+            ValueError: names or shapes differ; nothing is changed then.
         """
         mine = self.state_dict()
         missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
@@ -172,7 +172,7 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
 def global_norm(gradients: Iterable[Shaped[Array, "..."]]) -> float:
     """√(Σ g²) over all entries of all gradients, summed in float64.
 
-    It is finite exactly when every entry is (up to 1e150), so it is also the check for a broken step.
+    It is finite if and only if every entry is (up to 1e150), so it also detects NaN and infinity.
     """
     arrays = list(gradients)
     return math.sqrt(sum_of_squares(arrays))

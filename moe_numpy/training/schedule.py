@@ -1,4 +1,4 @@
-"""The learning rate over the course of training."""
+"""The learning rate over training."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class WarmupCosine:
         lr(s) = floor + (peak - floor) (1 + cos(π p)) / 2                           otherwise, with
         p     = (s - warmup_steps) / (total_steps - warmup_steps), 1 at the end
 
-    s counts the completed steps, from 0. lr(warmup_steps) is ``peak``; lr(total_steps) and all after it is
-    ``floor``, which is a tenth of the peak if left out.
+    s counts the completed steps, from 0. lr(warmup_steps) is ``peak``; lr(total_steps) and everything after it
+    is ``floor``, by default a tenth of the peak.
 
     Raises:
         ValueError: unless peak > 0, 0 <= warmup_steps <= total_steps and 0 <= floor <= peak.
@@ -37,7 +37,7 @@ class WarmupCosine:
             raise ValueError(f"floor must be between 0 and peak={self.peak}, got {self.floor}")
 
     def __call__(self, step: int) -> float:
-        """The learning rate of the step that follows ``step`` completed ones."""
+        """The learning rate of the step after ``step`` completed ones."""
         floor = 0.1 * self.peak if self.floor is None else self.floor
         if step < self.warmup_steps:
             return self.peak * (step + 1) / (self.warmup_steps + 1)

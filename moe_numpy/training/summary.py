@@ -1,10 +1,10 @@
-"""``summary.json``: what a finished run came to, in one flat document for people and programs."""
+"""The results of a finished run, in one flat document."""
 
 from typing import Any
 
 import numpy as np
 
-from ..routing_report import most_separating
+from ..instruments.routing_report import most_separating
 from .evaluation import Evaluation
 from .loop import Trainer
 from .runs import Run
@@ -16,13 +16,13 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
     """The results of a run.
 
     Losses are in nats per byte; ``train_loss`` is the mean over the last 20 steps. ``seconds`` counts
-    optimizer steps only, over all sittings of the run. ``expert_load``, ``domain_expert`` and
+    optimizer steps only, resumed ones included. ``expert_load``, ``domain_expert`` and
     ``dropped_fraction`` are counted on validation text, the first two before dropping.
 
     Args:
-        run: its folder holds the history, and in ``dense/`` the finished dense twin if there is one.
+        run: its history, and its dense twin if there is one.
         trainer: at the end of training.
-        initial_loss: validation before the first step, on the same windows; None if nobody measured it.
+        initial_loss: validation before the first step, on the same windows; None if not measured.
         final: validation after the last step.
     """
     history = run.history()
@@ -32,7 +32,8 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
     sparse = config.routed_layers
     domain_expert = final.domain_expert
     shown = most_separating(domain_expert) if sparse else None
-    dense = Run.open(run.folder / "dense").summary() if (run.folder / "dense").is_dir() else None
+    twin = run.dense_twin()
+    dense = None if twin is None else twin.summary()
     return {
         "steps": trainer.completed,
         "tokens": tokens,

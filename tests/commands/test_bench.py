@@ -1,21 +1,22 @@
-import inspect
 import json
-import types
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import kernels, layer, step
 from moe_numpy.__main__ import app
 from moe_numpy.commands import bench as command
-from moe_numpy.kernels import on_numpy
+from moe_numpy.kernels import registry
 
 QUICK = ["--rounds", "1", "--seconds", "0"]
 
 
 @pytest.fixture
 def small(monkeypatch):
-    layer, step, kernels = (command._benchmarks(what) for what in command.What)
     monkeypatch.setitem(layer.SHAPES, "cpu", (layer.Shape(16, 8, 4, 4, 2), layer.Shape(8, 8, 4, 4, 1)))
     monkeypatch.setitem(step.CONFIGS, "cpu", step.ModelConfig(d_model=16, num_layers=1, d_ff=8, context=8))
     for name in "TDFEKVBS":
@@ -44,20 +45,13 @@ def test_tables(small, what):
 
 
 def test_every_hot_loop_has_a_row(small):
-    measured = {name for name, _ in command._benchmarks(command.What.KERNELS)._cases(np.random.default_rng(0))}
-    defined = {
-        name
-        for name, kernel in vars(on_numpy).items()
-        if inspect.isfunction(kernel) and kernel.__module__ == on_numpy.__name__ and name[0] != "_"
-    }
-    bookkeeping = {"k_choices", "count", "offsets_of", "place", "to_host", "add_at", "normal_cdf"}
-    assert measured == defined - bookkeeping
+    measured = {kernel.__name__ for kernel, _ in kernels._cases(np.random.default_rng(0))}
+    bookkeeping = {"tokens_and_ranks", "count", "offsets_of", "scatter", "to_host", "add_along_rows", "normal_cdf"}
+    assert measured == registry.keys() - bookkeeping
 
 
 @pytest.mark.parametrize("json_option", [[], ["--json"]])
 def test_what_was_measured_before_an_interrupt_is_not_lost(small, monkeypatch, json_option):
-    layer = command._benchmarks(command.What.LAYER)
-
     def first_and_then_ctrl_c(*arguments):
         yield "a small layer", lambda: {"shape": [16, 8, 4, 4, 2], "ours_ms": 1.5, "gemm_efficiency": 0.5}
         raise KeyboardInterrupt
@@ -92,14 +86,20 @@ def test_without_the_source_there_is_nothing_to_measure_with(monkeypatch, tmp_pa
     assert "run it from a checkout" in result.output
 
 
+@pytest.mark.parametrize("program", ["moe_numpy bench", "benchmarks"])
+def test_both_programs_have_the_same_options(program):
+    words = [sys.executable, "-m", *program.split(), "--help"]
+    done = subprocess.run(words, cwd=Path(command.__file__).parents[2], capture_output=True, text=True, check=True)
+    assert f"Usage: python -m {program} [OPTIONS]" in done.stdout
+    assert "--shape" in done.stdout
+
+
 def test_layers_that_differ_are_not_timed():
-    layer = command._benchmarks(command.What.LAYER)
     with pytest.raises(ArithmeticError, match="y differs by"):
         layer._differences({"y": np.ones(3)}, {"y": np.zeros(3)}, 1e-4)
 
 
 def test_the_largest_differences_of_a_layer():
-    layer = command._benchmarks(command.What.LAYER)
     ours = {"y": np.array([1000.0, 0.0]), "dx": np.array([0.5, 2.0]), "empty": np.zeros(2)}
     peer = {"y": np.array([1000.0, 0.02]), "dx": np.array([0.5, 2.01]), "empty": np.zeros(2)}
     found = layer._differences(ours, peer, 0.1)
@@ -143,14 +143,11 @@ def test_what_cannot_be_measured_here_is_refused(monkeypatch, arguments, message
     assert message in result.output
 
 
-def test_a_gpu_sees_new_indices_at_every_call(monkeypatch):
+def test_a_gpu_sees_new_indices_at_every_call():
     """It remembers what it computed about an array of indices, and a look into memory is not to be timed."""
-    module, seen = command._benchmarks(command.What.KERNELS), []
-    loops = types.SimpleNamespace(stable_order=lambda keys, num_keys: seen.append(keys))
-    monkeypatch.setattr(module, "put", lambda x, device: x)
-    monkeypatch.setattr(module.kernels, "of", lambda x: loops)
+    seen = []
     keys = np.array([1, 0, 1])
-    call = module._call("cupy", "stable_order", [keys, 2])
+    call = kernels._call("cupy", lambda keys, num_keys: seen.append(keys), [keys, 2])
     call()
     call()
     assert len({id(x) for x in [keys, *seen]}) == 3

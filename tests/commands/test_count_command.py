@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from moe_numpy.accounting import PUBLISHED
 from moe_numpy.commands.count import count
 from moe_numpy.models import ModelConfig
-from moe_numpy.training.loop import TrainingConfig, start_run
+from moe_numpy.training import Run, TrainingConfig
 
 app = typer.Typer()
 app.command()(count)
@@ -99,7 +99,7 @@ def test_json_of_all_models():
 @pytest.fixture
 def folder(tmp_path):
     def make(**settings):
-        start_run(tmp_path / "run", ModelConfig(**settings), TrainingConfig(), [])
+        Run.start(tmp_path / "run", ModelConfig(**settings), TrainingConfig())
         return str(tmp_path / "run")
 
     return make

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from moe_numpy.commands import demo as demo_module
-from moe_numpy.commands.train import training_config
 from moe_numpy.models import ModelConfig
+from moe_numpy.training import presets
 
-real_preset = demo_module.preset
-read_text_once = functools.cache(demo_module.read_text)
+real_preset = presets.demo
+load_corpus_once = functools.cache(demo_module.load_corpus)
 
 
 def test_the_preset_takes_settings_of_the_training():
@@ -22,13 +22,13 @@ def test_the_preset_takes_settings_of_the_training():
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     def preset(**given):
-        training = training_config(**({"steps": 3} | given))
+        training = presets.training(**({"steps": 3} | given))
         model = ModelConfig(d_model=16, num_layers=2, num_experts=4, d_ff=8, context=16)
         return model, dataclasses.replace(training, batch_size=2)
 
-    monkeypatch.setattr(demo_module, "preset", preset)
+    monkeypatch.setattr(presets, "demo", preset)
     monkeypatch.setattr(demo_module, "_SAMPLE_BYTES", 8)
-    monkeypatch.setattr(demo_module, "read_text", read_text_once)
+    monkeypatch.setattr(demo_module, "load_corpus", load_corpus_once)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_demo_shows_all_that_was_learned(cli):
     result = cli("demo")
     assert result.exit_code == 0, result.output
     for part in (
-        "MoE    2 layers of 4 experts, 2 for each byte", "dense  2 layers without experts",
+        "MoE    2 layers of 4 experts, 2 per byte", "dense  2 layers without experts",
         "step 3/3", "validation, bits/byte", "before training", "tokens/s", "bits per byte",
         "Generated text (prompts are in [])", "[def ]", "[12 + 7 = ]",
         "Which experts take which domain", "Load of each expert", "dropped", "fair share 25.0",
@@ -77,7 +77,6 @@ def test_without_dense_there_is_one_column(cli):
     assert Path("here/summary.json").exists()
 
 
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.usefixtures("no_figures")
 def test_a_resumed_demo_keeps_the_dense_result(cli):
     cli("demo", "--out", "here")

@@ -5,8 +5,8 @@ import types
 import numpy as np
 from typer.testing import CliRunner
 
-from moe_numpy import environment
 from moe_numpy.__main__ import app
+from moe_numpy.commands import machine
 
 
 def test_doctor_names_the_library_and_the_loops():
@@ -25,7 +25,7 @@ def test_doctor_as_json():
 
 
 def shown(monkeypatch, gpu):
-    monkeypatch.setattr("moe_numpy.environment.gpu", lambda: gpu)
+    monkeypatch.setattr("moe_numpy.commands.machine.gpu", lambda: gpu)
     result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     return result.output
@@ -33,7 +33,7 @@ def shown(monkeypatch, gpu):
 
 def test_doctor_says_what_is_missing_for_a_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert environment.gpu() == {"missing": "CuPy is missing; python -m pip install 'cupy-cuda13x[ctk]' ml_dtypes"}
+    assert machine.gpu() == {"missing": "CuPy is missing; python -m pip install 'cupy-cuda13x[ctk]' ml_dtypes"}
     assert "none: CuPy finds no GPU" in shown(monkeypatch, {"missing": "CuPy finds no GPU"})
 
 
@@ -45,8 +45,8 @@ def test_doctor_survives_a_gpu_that_does_not_compute(monkeypatch):
     cuda = types.SimpleNamespace(runtime=runtime, Device=lambda: types.SimpleNamespace(id=0))
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
     monkeypatch.setattr("moe_numpy.devices.why_no_gpu", lambda: None)
-    monkeypatch.setattr(environment, "gpu_product_speed", fails)
-    assert environment.gpu() == {"missing": "CuPy cannot compute on the Some GPU: libcublas.so.13 does not load"}
+    monkeypatch.setattr(machine, "gpu_matmul_speed", fails)
+    assert machine.gpu() == {"missing": "CuPy cannot compute on the Some GPU: libcublas.so.13 does not load"}
 
 
 def test_doctor_shows_a_gpu(monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_numpy.training.runs import Run
+from moe_numpy.training import Run
 
 FIGURES = ["expert_by_domain", "expert_by_byte", "expert_load", "load_over_training", "sentence_routing"]
 FIGURES = [f"{name}.png" for name in FIGURES]

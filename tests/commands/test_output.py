@@ -11,15 +11,14 @@ from rich.console import Console
 from moe_numpy.commands.output import (
     command_line,
     print_json,
-    print_shares,
     printable,
     refusals,
     sparkline,
 )
 from moe_numpy.commands.progress import clock, training_progress
+from moe_numpy.commands.shares import print_shares
 from moe_numpy.models import ModelConfig
-from moe_numpy.training import Corpus, Domain
-from moe_numpy.training.loop import StepRecord, Trainer, TrainingConfig
+from moe_numpy.training import Corpus, Domain, StepRecord, Trainer, TrainingConfig
 
 
 def console(**settings):

@@ -4,6 +4,7 @@ from functools import cache, partial
 import pytest
 from unchecked_shapes import unchecked_shapes
 
+from moe_numpy.autodiff import Function
 from moe_numpy.commands import recipes as command
 from moe_numpy.instruments.batch_dependence import batch_dependence
 from moe_numpy.instruments.causality import Causality, causality
@@ -11,9 +12,9 @@ from moe_numpy.instruments.gradient_paths import gradient_paths
 from moe_numpy.instruments.influence import influence
 from moe_numpy.moe import Recipe, RouterConfig
 from moe_numpy.moe.balancers import Balancer
-from moe_numpy.moe.gates import Scale
+from moe_numpy.moe.gates import Gate, Scale
 from moe_numpy.moe.recipes import RECIPES
-from moe_numpy.moe.selection import TopK
+from moe_numpy.moe.selection import Selection, TopK
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def test_rows_are_made_of_the_recipes(cli, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "selection", "weights", "balance"),
+    ("name", "selection", "gates", "balance"),
     [
         ("gshard", "top-2, 2nd random", "softmax, normalised", "balance"),
         ("deepseek_v3", "top-8 of 4/8 groups", "sigmoid, normalised, ×2.5", "bias, balance"),
@@ -85,10 +86,10 @@ def test_rows_are_made_of_the_recipes(cli, monkeypatch):
         ("quantile", "top-2", "softmax, normalised", "quantile"),
     ],
 )
-def test_parts_in_a_few_words(name, selection, weights, balance):
+def test_parts_in_a_few_words(name, selection, gates, balance):
     recipe = RECIPES[name]()
     assert command._selection(recipe) == selection
-    assert command._weights(recipe.router) == weights
+    assert command._gates(recipe.router) == gates
     assert command._balance(recipe.router) == balance
 
 
@@ -115,7 +116,7 @@ def test_one_in_detail(cli):
     assert max(map(len, out.splitlines())) <= 80
     assert "s = σ(h); chosen by s + b" in out
     assert row(out, "selection") == "selection GroupLimited(k=8, num_groups=8, top_groups=4)"
-    assert row(out, "weights") == "weights Renormalize(epsilon=1e-20), Scale(factor=2.5)"
+    assert row(out, "gates") == "gates Gate(Renormalize, epsilon=1e-20), Scale(2.5)"
     assert row(out, "balancer") == "balancer LossFreeBias(rate=0.001)"
     assert row(out, "scale") == "scale 2.5"
     assert row(out, "task ") == "task 100 % - 0 % weight"
@@ -144,7 +145,7 @@ def test_markup_of_docstrings_is_not_shown(cli):
     out = cli("recipes", "jacobs_1991").stdout
     assert "a likelihood, MixtureLikelihood, not" in " ".join(out.split())
     assert ":class:" not in out
-    assert row(out, "weights") == "weights the scores as they are"
+    assert row(out, "gates") == "gates the scores as they are"
     assert row(out, "none") == "none"
 
 
@@ -174,11 +175,11 @@ def test_an_unknown_name_gets_the_nearest(refused):
     assert refused("recipes", "mixtrl").startswith("no recipe is called 'mixtrl'; did you mean mixtral")
 
 
-class OwnSelection:
-    causal = True
+class OwnSelection(Selection):
+    pass
 
 
-class OwnWeights:
+class OwnGate(Function):
     pass
 
 
@@ -186,18 +187,15 @@ class OwnBalancer(Balancer):
     pass
 
 
-def test_parts_that_nobody_published_go_by_their_names():
-    router = RouterConfig(TopK(2))
-    object.__setattr__(router, "selection", OwnSelection())
-    object.__setattr__(router, "weights", (OwnWeights(),))
-    object.__setattr__(router, "balancer", OwnBalancer())
+def test_parts_of_ones_own_go_by_their_names():
+    router = RouterConfig(OwnSelection(), gates=(Gate(OwnGate),), balancer=OwnBalancer())
     assert command._selection(Recipe(router)) == "OwnSelection"
-    assert command._weights(router) == "softmax, OwnWeights"
+    assert command._gates(router) == "softmax, OwnGate"
     assert command._balance(router) == "OwnBalancer"
-    assert command._weights(RouterConfig(TopK(2), scores=None, gates=(Scale(2.0),))) == "×2"
+    assert command._gates(RouterConfig(TopK(2), scores=None, gates=(Scale(2.0),))) == "×2"
 
 
 def test_logits_without_scores_are_called_so():
     shown = dict(command._configuration(Recipe(RouterConfig(TopK(2), scores=None))))
     assert shown["scores"] == "the logits themselves"
-    assert shown["weights"] == "Renormalize()"
+    assert shown["gates"] == "Gate(Renormalize)"

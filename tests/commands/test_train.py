@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_numpy.training import list_checkpoints, load_checkpoint
-from moe_numpy.training.loop import Trainer
-from moe_numpy.training.runs import Run
+from moe_numpy.training import Run, Trainer, list_checkpoints, load_checkpoint
 
 KEYS = {
     "steps", "tokens", "seconds", "tokens_per_second", "train_loss", "val_loss", "val_loss_initial",

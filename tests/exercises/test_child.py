@@ -64,12 +64,11 @@ def test_only_top_level_code_has_a_name():
 
 @pytest.fixture
 def _tiny_demo(monkeypatch):
-    from moe_numpy.commands import demo
-    from moe_numpy.training.loop import TrainingConfig
+    from moe_numpy.training import TrainingConfig, presets
 
     model = ModelConfig(d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, context=16, d_ff=8, num_experts=4)
     training = TrainingConfig(steps=3, batch_size=2, warmup=1)
-    monkeypatch.setattr(demo, "preset", lambda **given: (model, training))
+    monkeypatch.setattr(presets, "demo", lambda **given: (model, training))
 
 
 @pytest.mark.usefixtures("_tiny_demo")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from moe_numpy.models import ModelConfig
-from moe_numpy.training import Corpus, Domain
-from moe_numpy.training.loop import Trainer, TrainingConfig
+from moe_numpy.training import Corpus, Domain, Trainer, TrainingConfig
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,9 +8,8 @@ import pytest
 
 from moe_numpy.autodiff.arrays import to_host
 from moe_numpy.models import ModelConfig
-from moe_numpy.training import Corpus, Domain, load_checkpoint
+from moe_numpy.training import Corpus, Domain, Run, Trainer, TrainingConfig, load_checkpoint
 from moe_numpy.training.evaluation import evaluate
-from moe_numpy.training.loop import Trainer, TrainingConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -78,23 +77,25 @@ def test_two_runs_give_the_same_bits(dtype, recipe):
 def test_a_run_is_resumed_on_the_other_device(first, second, tmp_path):
     begun = trainer(first)
     steps(begun, 3)
-    begun.save(tmp_path)
+    run = Run.start(tmp_path, MODEL, begun.config)
+    begun.save(run)
     resumed = trainer(second)
-    resumed.resume(tmp_path)
+    resumed.resume(run)
     assert resumed.completed == 3
     for (name, a), (_, b) in zip(begun.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         np.testing.assert_array_equal(to_host(a.data), to_host(b.data), err_msg=name)
     np.testing.assert_allclose(losses(steps(resumed, 3)), losses(steps(begun, 3)), atol=1e-4)
 
 
-def test_a_bfloat16_run_is_resumed_bit_by_bit_and_stored_as_float32(tmp_path):
+def test_a_bfloat16_run_is_resumed_bit_for_bit_and_stored_as_float32(tmp_path):
     straight, begun = trainer("cuda", "bfloat16"), trainer("cuda", "bfloat16")
     steps(begun, 3)
-    begun.save(tmp_path)
+    run = Run.start(tmp_path, MODEL, begun.config)
+    begun.save(run)
     arrays = load_checkpoint(tmp_path).arrays
     assert {a.dtype.name for name, a in arrays.items() if name.startswith("model.")} == {"float32"}
     resumed = trainer("cuda", "bfloat16")
-    resumed.resume(tmp_path)
+    resumed.resume(run)
     assert losses(steps(straight, 6))[3:].tolist() == losses(steps(resumed, 3)).tolist()
 
 

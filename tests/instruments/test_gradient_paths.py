@@ -10,7 +10,7 @@ from moe_numpy.autodiff import substitute
 from moe_numpy.instruments.gradient_paths import GradientPaths, Path, Quantity, State, gradient_paths, percent
 from moe_numpy.moe import Recipe, RouterConfig, recipes
 from moe_numpy.moe.balancers import Balancer
-from moe_numpy.moe.gates import Renormalize, SelectedSoftmax
+from moe_numpy.moe.gates import Gate, Renormalize, SelectedSoftmax
 from moe_numpy.moe.losses import BalanceLoss, Load, SwitchBalance
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import Dense, TopK
@@ -57,7 +57,7 @@ def test_renormalised_weights_of_one_expert_leave_a_dead_router():
 
 
 def test_softmax_after_top_1_is_the_same_mistake():
-    router = RouterConfig(TopK(1), scores=None, gates=(SelectedSoftmax(),))
+    router = RouterConfig(TopK(1), scores=None, gates=(Gate(SelectedSoftmax),))
     assert not gradient_paths(router, seeds=2).task_reaches_router
 
 
@@ -101,7 +101,7 @@ class LeakyBias(Balancer):
 
 
 def test_a_bias_that_leaks_into_the_weights_is_seen():
-    router = RouterConfig(TopK(2), scores=None, gates=(SelectedSoftmax(),), balancer=LeakyBias())
+    router = RouterConfig(TopK(2), scores=None, gates=(Gate(SelectedSoftmax),), balancer=LeakyBias())
     assert gradient_paths(router, seeds=2).state.changes_output
 
 
@@ -135,7 +135,7 @@ def test_both_levels_of_a_hierarchy_are_reported():
 
 
 def test_a_group_with_one_renormalised_expert_is_dead_inside():
-    found = gradient_paths(Recipe(RouterConfig(TopK(1), gates=(Renormalize(),)), num_groups=4), seeds=2)
+    found = gradient_paths(Recipe(RouterConfig(TopK(1), gates=(Gate(Renormalize),)), num_groups=4), seeds=2)
     assert not found.task_reaches_router
 
 

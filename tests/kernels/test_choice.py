@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from moe_numpy import kernels
-from moe_numpy.kernels import on_numpy
+from moe_numpy.kernels import top_k
+from moe_numpy.kernels.kernel import Kernel, implementation
+from moe_numpy.ops.activations import softmax
 
 ASKED = {"MOE_NUMPY_KERNELS": "numba"}
 
@@ -20,22 +22,47 @@ class Foreign:
 
 def test_numpy_arrays_get_the_compiled_kernels():
     pytest.importorskip("numba")
-    assert kernels.of(np.zeros(1), np.zeros(2)).__name__ == "moe_numpy.kernels.on_numba"
+    assert implementation("softmax", (np.zeros(1), np.zeros(2))).__module__ == "moe_numpy.kernels.on_numba"
 
 
-def test_float16_gets_the_definition():
-    assert kernels.of(np.zeros(1, np.float32), np.zeros(1, np.float16)) is on_numpy
+def test_what_is_not_compiled_gets_its_definition():
+    assert implementation("count", (np.zeros(1, int), 3)) is kernels.count.definition
 
 
-def test_bfloat16_gets_the_definition():
-    assert kernels.of(np.zeros(1, ml_dtypes.bfloat16)) is on_numpy
+@pytest.mark.parametrize("narrow", [np.float16, ml_dtypes.bfloat16])
+def test_narrow_floats_are_computed_with_as_float32_and_rounded_once(narrow):
+    x = np.linspace(-3, 3, 10).astype(narrow).reshape(2, 5)
+    y = softmax(x)
+    assert y.dtype == narrow
+    np.testing.assert_array_equal(y, softmax.definition(x.astype(np.float32)).astype(narrow))
+
+
+def test_narrow_floats_that_are_only_moved_stay_as_they_are():
+    x = np.ones(3, ml_dtypes.bfloat16)
+    assert kernels.to_host(x) is x
 
 
 def test_use_forces_an_implementation_and_ends():
-    before = kernels.of(np.zeros(1))
+    before = implementation("softmax", (np.zeros(1),))
     with kernels.use("numpy"):
-        assert kernels.of(np.zeros(1)) is on_numpy
-    assert kernels.of(np.zeros(1)) is before
+        assert implementation("softmax", (np.zeros(1),)) is softmax.definition
+        assert kernels.in_use() == "numpy"
+    assert implementation("softmax", (np.zeros(1),)) is before
+
+
+def test_a_substitute_runs_until_its_block_ends():
+    x = np.zeros((2, 3))
+    with kernels.substitute("top_k", lambda scores, k: "mine"):
+        with kernels.substitute("top_k", lambda scores, k: "yours"):
+            assert top_k(x, 1) == "yours"
+        assert top_k(x, 1) == "mine"
+    assert top_k(x, 1).tolist() == [[0], [0]]
+
+
+def test_a_kernel_looks_like_its_definition():
+    assert softmax.__doc__ == softmax.definition.__doc__
+    assert softmax.__name__ == "softmax"
+    assert isinstance(softmax, Kernel)
 
 
 def test_use_refuses_an_unknown_name():
@@ -46,10 +73,10 @@ def test_use_refuses_an_unknown_name():
         pass
 
 
-@pytest.mark.parametrize("arrays", [([1.0],), (np.zeros(1), Foreign()), (Foreign(),)])
+@pytest.mark.parametrize("arrays", [(np.zeros(1), Foreign()), (Foreign(), np.zeros(1)), (Foreign(),), ([Foreign()],)])
 def test_a_library_without_kernels_and_a_mix_are_refused(arrays):
     with pytest.raises(TypeError, match=r"no kernels for .*; expected arrays of numpy, or of cupy, not both"):
-        kernels.of(*arrays)
+        implementation("softmax", arrays)
 
 
 def python(code, **environment):
@@ -70,7 +97,7 @@ def test_numba_is_imported_on_first_use():
     pytest.importorskip("numba")
     loaded = python(
         "import sys, numpy, moe_numpy.models; from moe_numpy import kernels; before = 'numba' in sys.modules;"
-        "kernels.of(numpy.zeros(1)); print(before, 'numba' in sys.modules)"
+        "kernels.in_use(); print(before, 'numba' in sys.modules)"
     )
     assert loaded.split() == ["False", "True"]
 
@@ -79,9 +106,9 @@ def test_without_numba_the_definition_serves():
     served = python(
         "import sys; sys.modules['numba'] = None; import importlib.util as u; find = u.find_spec;"
         "u.find_spec = lambda name, *a: None if name == 'numba' else find(name, *a);"
-        "import numpy; from moe_numpy import kernels; print(kernels.of(numpy.zeros(1)).__name__)"
+        "from moe_numpy import kernels; print(kernels.in_use())"
     )
-    assert served.strip() == "moe_numpy.kernels.on_numpy"
+    assert served.strip() == "numpy"
 
 
 def test_a_numba_that_cannot_be_imported_is_said_once_and_the_definition_serves(tmp_path):
@@ -93,15 +120,15 @@ import warnings, numpy
 from moe_numpy import kernels
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    print(*{kernels.of(numpy.zeros(1)).__name__ for _ in range(2)})
+    print(*{kernels.in_use() for _ in range(2)})
 print(*(warning.message for warning in caught))
 """
     assert python(code, PYTHONPATH=path).splitlines() == [
-        "moe_numpy.kernels.on_numpy",
+        "numpy",
         "numba cannot be imported, so the kernels run as plain NumPy: Numba needs NumPy 1.0 or less",
     ]
     with pytest.raises(AssertionError, match="Numba needs NumPy"):
-        python("import numpy; from moe_numpy import kernels; kernels.of(numpy.zeros(1))", PYTHONPATH=path, **ASKED)
+        python("from moe_numpy import kernels; kernels.in_use()", PYTHONPATH=path, **ASKED)
 
 
 def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
@@ -122,11 +149,12 @@ def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch):
 def test_the_loops_run_uncompiled():
     pytest.importorskip("numba")
     printed = python(
-        "import numpy as np; from moe_numpy import kernels; from moe_numpy.kernels import on_numpy, loops;"
-        "k = kernels.of(np.zeros(1)); rng = np.random.default_rng(0); x = rng.standard_normal((5, 4));"
-        "np.testing.assert_allclose(k.softmax(x), on_numpy.softmax(x));"
-        "np.testing.assert_array_equal(k.top_k(x, 2), on_numpy.top_k(x, 2));"
-        "np.testing.assert_allclose(k.rms_norm(x, x[0], 1e-6)[0], on_numpy.rms_norm(x, x[0], 1e-6)[0]);"
+        "import numpy as np; from moe_numpy.kernels import loops, top_k;"
+        "from moe_numpy.ops.activations import softmax; from moe_numpy.ops.normalization import rms_norm;"
+        "rng = np.random.default_rng(0); x = rng.standard_normal((5, 4));"
+        "np.testing.assert_allclose(softmax(x), softmax.definition(x));"
+        "np.testing.assert_array_equal(top_k(x, 2), top_k.definition(x, 2));"
+        "np.testing.assert_allclose(rms_norm(x, x[0], 1e-6)[0], rms_norm.definition(x, x[0], 1e-6)[0]);"
         "print(type(loops.top_k).__name__)",
         NUMBA_DISABLE_JIT="1",
     )
@@ -138,10 +166,11 @@ def test_a_machine_that_never_ran_the_loops_has_to_compile_them_once(tmp_path):
     code = """
 import numpy as np
 from moe_numpy import kernels
+from moe_numpy.training.optimizers import adamw
 print(kernels.must_compile())
 one = [np.ones(3, np.float32)]
 settings = {"gradient_scale": 1.0, "betas": (0.9, 0.9), "corrections": (1.0, 1.0), "lr": 0.1, "eps": 1.0}
-kernels.of(one[0]).adamw(one, one, one, one, [1.0], **settings)
+adamw(one, one, one, one, [1.0], **settings)
 print(kernels.must_compile())
 """
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "MOE_NUMPY_KERNELS": "numba", "NUMBA_DISABLE_JIT": "0"}

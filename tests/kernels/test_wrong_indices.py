@@ -1,12 +1,14 @@
 """Compiled loops do not look where they write. What is out of bounds must be an error before they run."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
+from moe_numpy.kernels import registry, take_rows, top_k
 from moe_numpy.moe import MoE, RouterConfig
 from moe_numpy.moe.selection import TopK
 
@@ -26,8 +28,7 @@ def implementation(request):
 compiled_only = pytest.mark.parametrize("implementation", ["numba"], indirect=True)
 
 
-def wrong(*index):
-    return np.array(index), kernels.of(ROWS)
+k = SimpleNamespace(**registry)
 
 
 @pytest.mark.parametrize("index", [(0, 1, 2, 5), (0, 1, 2, 10**9)])
@@ -37,22 +38,21 @@ def wrong(*index):
         lambda k, i: k.take_rows(ROWS, i),
         lambda k, i: k.take_rows(ROWS[:, :, None], i),
         lambda k, i: k.combine_gradient(ROWS, ROWS, ROWS[:, 0], i),
-        lambda k, i: k.add_at(np.zeros((5, 3)), i, i % 3, 1.0),
+        lambda k, i: k.add_along_rows(ROWS, i[:, None] + np.zeros(3, int), 5),
         lambda k, i: k.cross_entropy(ROWS, i),
         lambda k, i: k.cross_entropy_gradient(ROWS[:, 0], ROWS, i),
     ],
 )
 def test_rows_that_do_not_exist(call, index):
-    i, k = wrong(*index)
     with pytest.raises(IndexError, match="is out of bounds"):
-        call(k, i)
+        call(k, np.array(index))
 
 
 @compiled_only
 @pytest.mark.parametrize("key", [5, 10**6, -1])
-@pytest.mark.parametrize("name", ["sort_by_key", "stable_order", "position_in_group"])
+@pytest.mark.parametrize("name", ["sort_by_key", "stable_order", "position_by_key"])
 def test_keys_that_do_not_exist(name, key):
-    keys, k = wrong(0, 1, key)
+    keys = np.array([0, 1, key])
     with pytest.raises(IndexError, match=rf"index {key} is out of bounds: expected 0 to 4"):
         getattr(k, name)(keys, NUM)
 
@@ -61,7 +61,7 @@ def test_keys_that_do_not_exist(name, key):
 @pytest.mark.parametrize("key", [5, 10**6, -1])
 @pytest.mark.parametrize("name", ["sum_by_key", "max_by_key", "add_rows", "combine"])
 def test_sums_for_keys_that_do_not_exist(name, key):
-    keys, k = wrong(0, 1, 2, key)
+    keys = np.array([0, 1, 2, key])
     arguments = {"add_rows": (ROWS, keys), "combine": (ROWS, ROWS[:, 0], keys)}
     with pytest.raises(IndexError, match="is out of bounds"):
         getattr(k, name)(*arguments.get(name, (ROWS[:, 0], keys)), NUM)
@@ -75,35 +75,32 @@ def test_sums_for_keys_that_do_not_exist(name, key):
         lambda k, o: k.grouped_product(ROWS, np.ones((2, 2, 3), np.float32), o),
         lambda k, o: k.grouped_product_input_gradient(ROWS, np.ones((2, 3, 2), np.float32), o),
         lambda k, o: k.grouped_product_weight_gradient(ROWS, ROWS, o),
-        lambda k, o: k.grouped_sum(ROWS, o),
-        lambda k, o: k.add_to_groups(ROWS.copy(), ROWS[:2], o),
+        lambda k, o: k.sum_of_expert_rows(ROWS, o),
+        lambda k, o: k.add_expert_bias(ROWS.copy(), ROWS[:2], o),
     ],
 )
 def test_offsets_that_are_not_those_of_the_rows(call, offsets):
-    o, k = wrong(*offsets)
     with pytest.raises(IndexError, match=r"offsets must go from 0 up to 4, the number of rows, got \["):
-        call(k, o)
+        call(k, np.array(offsets))
 
 
 def test_no_more_than_all_experts_are_best():
     scores = np.array([[1.0, 3.0, 2.0]], np.float32)
-    assert kernels.of(scores).top_k(scores, 7).tolist() == [[1, 2, 0]]
+    assert top_k(scores, 7).tolist() == [[1, 2, 0]]
 
 
 def test_rows_of_more_than_one_axis():
     x = np.arange(24.0).reshape(4, 3, 2)
-    np.testing.assert_array_equal(kernels.of(x).take_rows(x, np.array([3, 0])), x[[3, 0]])
+    np.testing.assert_array_equal(take_rows(x, np.array([3, 0])), x[[3, 0]])
 
 
 def test_rows_in_reverse():
     h = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    k = kernels.of(h)
     np.testing.assert_allclose(k.swiglu(h[::-1, :3], h[::-1, 3:]), k.swiglu(h[:, :3], h[:, 3:])[::-1])
 
 
 def test_what_is_behind_the_mask_changes_nothing():
     q, key, v = np.random.default_rng(0).standard_normal((3, 1, 1, 4, 2))
-    k = kernels.of(q)
     o = k.causal_attention(q, key, v, 4, 1.0)[0]
     key[..., -1, :] = np.nan
     np.testing.assert_array_equal(k.causal_attention(q, key, v, 4, 1.0)[0][..., :3, :], o[..., :3, :])

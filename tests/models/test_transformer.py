@@ -5,7 +5,7 @@ import pytest
 from unchecked_shapes import unchecked_shapes
 
 from moe_numpy.autodiff import no_grad
-from moe_numpy.autodiff.gradcheck import gradcheck
+from moe_numpy.gradcheck import gradcheck
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
 

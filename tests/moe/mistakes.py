@@ -14,7 +14,7 @@ from moe_numpy.moe.balancers import LossFreeBias
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import Combine, dispatch_sorted
 from moe_numpy.moe.experts import GroupedSwiGLU
-from moe_numpy.moe.gates import PickScores, Renormalize, SelectedSoftmax
+from moe_numpy.moe.gates import Gate, PickScores, Renormalize, SelectedSoftmax
 from moe_numpy.moe.losses import BalanceLoss, LoadProbability, SwitchBalance
 from moe_numpy.moe.noise import Jitter
 from moe_numpy.moe.routing import Candidates
@@ -22,17 +22,17 @@ from moe_numpy.moe.selection import ExpertChoice, GroupLimited, TopK
 from moe_numpy.nn import FeedForward, Module
 from moe_numpy.ops import Affine, Concatenate, Softmax
 
-# Trap 1: one expert, and its weight normalised
+# Trap 1: one expert, and its gate normalised
 
 
 def renormalized_top_1():
-    """Mistake: divide the weight of the only expert by itself. Symptom: w = 1, and the router never learns."""
-    return RouterConfig(TopK(1), gates=(Renormalize(),))
+    """Mistake: divide the gate of the only expert by itself. Symptom: g = 1, and the router never learns."""
+    return RouterConfig(TopK(1), gates=(Gate(Renormalize),))
 
 
 def softmax_after_top_1():
     """Mistake: softmax over the one selected logit. Symptom: w = 1, and the router never learns."""
-    return RouterConfig(TopK(1), scores=None, gates=(SelectedSoftmax(),))
+    return RouterConfig(TopK(1), scores=None, gates=(Gate(SelectedSoftmax),))
 
 
 # Trap 2: constants that are not treated as constants
@@ -98,18 +98,18 @@ class GroupsMaskedWithZero(GroupLimited):
 # Trap 4: f(s x) is not s f(x)
 
 
-def weigh_the_output(config):
-    """Mistake: weigh answers where the model weighs inputs (Llama 4). Symptom: other numbers from the same weights."""
+def gate_the_output(config):
+    """Mistake: gates on answers where the model has them on inputs (Llama 4). Symptom: other numbers, same weights."""
     return replace(config, gate_on="output")
 
 
-# Trap 5: a mask made of weights
+# Trap 5: a mask made of gates
 
 
-def dispatch_by_nonzero_weights(x, routing, experts):
-    """Mistake: send a token where its weight is not zero, ``dispatch = (combine != 0)``.
+def dispatch_by_nonzero_gates(x, routing, experts):
+    """Mistake: send a token where its gate is not zero, ``dispatch = (combine != 0)``.
 
-    Symptom: a token whose weight underflows is not sent, and the weight loses the gradient that could revive it.
+    Symptom: a token whose gate underflows is not sent, and the gate loses the gradient that could revive it.
     """
     visible = routing.gate.data != 0
     kept = np.flatnonzero(visible)
@@ -118,7 +118,7 @@ def dispatch_by_nonzero_weights(x, routing, experts):
         routing,
         token=routing.token[kept],
         expert=routing.expert[kept],
-        weight=routing.gate[kept],
+        gate=routing.gate[kept],
         offsets=np.concatenate([[0], np.cumsum(counts)]),
     )
     return dispatch_sorted(x, seen, experts)

@@ -6,7 +6,7 @@ from by_hand import sigmoid, softmax
 from scipy.special import ndtr
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.autodiff.gradcheck import gradcheck
+from moe_numpy.gradcheck import gradcheck
 from moe_numpy.moe import Batch, Router, RouterConfig
 from moe_numpy.moe.losses import (
     BalanceLoss,
@@ -180,9 +180,9 @@ def test_squared_cv_has_a_gradient_at_balance_and_at_zero():
 
 def test_importance_is_the_cv_of_summed_weights():
     g = trace(draw(7, 3), 2)
-    v = np.bincount(g.candidates.expert, g.weight.data, 3)
+    v = np.bincount(g.candidates.expert, g.gate.data, 3)
     assert Importance()(g).item() == pytest.approx(v.var(ddof=1) / v.mean() ** 2)
-    np.testing.assert_allclose(SumByExpert.apply(g.weight, g.candidates.expert, num_experts=3).data, v)
+    np.testing.assert_allclose(SumByExpert.apply(g.gate, g.candidates.expert, num_experts=3).data, v)
 
 
 def test_importance_of_the_whole_softmax_counts_experts_that_nobody_chose():
@@ -325,7 +325,7 @@ def test_settings_out_of_range_are_named(settings, message):
 
 
 def test_unknown_ways_to_count_importance_and_load_are_named():
-    with pytest.raises(ValueError, match="of must be weights or softmax, got 'logits'"):
+    with pytest.raises(ValueError, match="of must be gates or softmax, got 'logits'"):
         Importance(of="logits")
     with pytest.raises(ValueError, match="rivals must be others or all, got 'none'"):
         Load(rivals="none")

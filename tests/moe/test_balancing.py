@@ -5,7 +5,7 @@ from by_hand import sigmoid, softmax
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Batch, Router, RouterConfig
 from moe_numpy.moe.balancers import AdaptiveL1, Balancer, LossFreeBias, QuantileBalancing
-from moe_numpy.moe.gates import Renormalize
+from moe_numpy.moe.gates import Gate, Renormalize
 from moe_numpy.moe.selection import Threshold, TopK
 from moe_numpy.ops import ReLU, Sigmoid
 
@@ -77,9 +77,9 @@ def test_the_load_is_summed_over_micro_batches_before_one_step():
     for part in np.split(x.data, 3):
         parts(Tensor(part), Batch(4, training=True))
     parts.after_step()
-    np.testing.assert_array_equal(whole.balance.data, parts.balance.data)
+    np.testing.assert_array_equal(whole.balancer_state.data, parts.balancer_state.data)
     parts.after_step()  # nothing was observed since
-    np.testing.assert_array_equal(whole.balance.data, parts.balance.data)
+    np.testing.assert_array_equal(whole.balancer_state.data, parts.balancer_state.data)
 
 
 # Quantile balancing
@@ -192,10 +192,10 @@ def test_the_state_is_saved_and_loaded_with_the_router():
     config = RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.1))
     router, other = make(config), make(config)
     train(router, tokens(9), 3)
-    assert "balance" in router.state_dict()
+    assert "balancer_state" in router.state_dict()
     assert "balance" not in dict(router.named_parameters())
     other.load_state_dict(router.state_dict())
-    np.testing.assert_array_equal(other.balance.data, router.balancer_state.data)
+    np.testing.assert_array_equal(other.balancer_state.data, router.balancer_state.data)
 
 
 def test_a_shift_keeps_float32():
@@ -223,7 +223,7 @@ def test_settings_out_of_range_are_named(make_one, message):
 
 
 def test_normalised_weights_ignore_the_bias_too():
-    router = make(RouterConfig(TopK(2), scores=Sigmoid, gates=(Renormalize(),), balancer=LossFreeBias()))
+    router = make(RouterConfig(TopK(2), scores=Sigmoid, gates=(Gate(Renormalize),), balancer=LossFreeBias()))
     router.balancer_state.data[:] = [5, 0, 5, 0]
     routing = router(tokens(4), Batch(4))
     assert set(routing.expert.tolist()) == {0, 2}

@@ -55,7 +55,7 @@ def test_floor_does_not_lose_a_place_to_rounding_errors():
 
 # Token 0 wants experts 0 then 1; token 1 wants 1 then 0; token 2 wants 1 then 0.
 THREE = Candidates(
-    token=np.array([0, 0, 1, 1, 2, 2]), expert=np.array([0, 1, 1, 0, 1, 0]), choice=np.array([0, 1, 0, 1, 0, 1])
+    token=np.array([0, 0, 1, 1, 2, 2]), expert=np.array([0, 1, 1, 0, 1, 0]), rank=np.array([0, 1, 0, 1, 0, 1])
 )
 SCORES = np.array([[0.6, 0.4], [0.3, 0.7], [0.1, 0.9]])
 

@@ -14,17 +14,17 @@ from moe_numpy.moe.routing import Dropped, Routing, Statistics
 D = 3
 
 
-def make_routing(num_tokens, num_experts, pairs, weight, weigh):
-    """The routing that sends these (expert, token) pairs, in this order, with these weights."""
+def make_routing(num_tokens, num_experts, pairs, gate, gate_on):
+    """The routing that sends these (expert, token) pairs, in this order, with these gate weights."""
     expert, token = (np.array([pair[i] for pair in pairs], int) for i in (0, 1))
     load = np.bincount(expert, minlength=num_experts)
     return Routing(
         token=token,
         expert=expert,
-        weight=weight,
+        gate=gate,
         offsets=np.concatenate([[0], np.cumsum(load)]),
         num_tokens=num_tokens,
-        gate_on=weigh,
+        gate_on=gate_on,
         losses={},
         auxiliary_loss=None,
         statistics=Statistics(load, np.zeros((len(token), num_experts)), Dropped(token[:0], expert[:0], None)),
@@ -33,7 +33,7 @@ def make_routing(num_tokens, num_experts, pairs, weight, weigh):
 
 
 @pytest.fixture(autouse=True)
-def _without_gating(unchecked):
+def _without_a_trace(unchecked):
     """These routings are made by hand and have no trace."""
 
 
@@ -45,15 +45,15 @@ def _without_gating(unchecked):
     kind=st.sampled_from(["swiglu", "gpt_oss"]),
     data=st.data(),
 )
-def test_any_list_of_assignments_is_computed_as_by_hand_by_every_strategy(num_tokens, num_experts, weigh, kind, data):
+def test_any_list_of_assignments_is_computed_as_by_hand_by_every_strategy(num_tokens, num_experts, gate_on, kind, data):
     possible = [(e, t) for e in range(num_experts) for t in range(num_tokens)]
     pairs = sorted(data.draw(st.sets(st.sampled_from(possible)) if possible else st.just(set())))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     experts = make_experts(kind, num_experts, D, 4, rng=rng, dtype=np.float64)
     x = Tensor(rng.standard_normal((num_tokens, D)), requires_grad=True)
     w = Tensor(rng.standard_normal(len(pairs)), requires_grad=True)
-    w.data[:1] = 0  # a weight of zero is still a weight
-    routing = make_routing(num_tokens, num_experts, pairs, w, weigh)
+    w.data[:1] = 0  # a gate weight of zero is still one
+    routing = make_routing(num_tokens, num_experts, pairs, w, gate_on)
     expected = combined(experts, x.data, routing)
     cotangent = rng.standard_normal(x.shape)
     gradients = {}
@@ -70,8 +70,8 @@ def test_any_list_of_assignments_is_computed_as_by_hand_by_every_strategy(num_to
 
 
 @pytest.mark.parametrize("dispatch", STRATEGIES.values(), ids=STRATEGIES)
-def test_float32_weights_do_not_widen_narrower_tokens(dispatch):
-    """A router works in float32 even where the model is in half precision; its weights must not leak that."""
+def test_float32_gates_do_not_widen_narrower_tokens(dispatch):
+    """A router works in float32 even where the model is in half precision; its gate weights must not leak that."""
     rng = np.random.default_rng(0)
     experts = make_experts("swiglu", 2, D, 4, rng=rng, dtype=np.float16)
     x = Tensor(rng.standard_normal((3, D)).astype(np.float16), requires_grad=True)
@@ -107,7 +107,7 @@ def test_permute_and_combine_by_hand():
     assert x.grad.tolist() == [[100, 0], [0, 1010], [0, 0]]
 
 
-def test_weighed_rows_places_and_masks_by_hand():
+def test_gated_rows_places_and_masks_by_hand():
     r = Tensor(np.array([[1.0, 2.0], [3.0, 4.0]]))
     assert GateRows.apply(r, Tensor(np.array([2.0, -1.0]))).data.tolist() == [[2, 4], [-3, -4]]
     assert FillPlaces.apply(r, np.array([2, 0]), num_places=3).data.tolist() == [[3, 4], [0, 0], [1, 2]]

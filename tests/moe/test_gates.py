@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.moe.gates import PickScores, PNormalize, Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
+from moe_numpy.moe.gates import Gate, PickScores, PNormalize, Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
 from moe_numpy.ops import Softmax
 
 # Six assignments of four tokens: three for token 0, none for token 3.
@@ -45,11 +45,11 @@ def test_renormalised_probabilities_are_the_softmax_of_the_chosen_logits(num_tok
     h = rng.standard_normal((num_tokens, num_experts))
 
     full = Tensor(h, requires_grad=True)
-    w = Renormalize()(PickScores.apply(Softmax.apply(full, axis=-1), token, expert), token, num_tokens)
+    w = Gate(Renormalize)(PickScores.apply(Softmax.apply(full, axis=-1), token, expert), token, num_tokens)
     w.backward(cotangent)
 
     logits = Tensor(h, requires_grad=True)
-    direct = SelectedSoftmax()(PickScores.apply(logits, token, expert), token, num_tokens)
+    direct = Gate(SelectedSoftmax)(PickScores.apply(logits, token, expert), token, num_tokens)
     direct.backward(cotangent)
 
     np.testing.assert_allclose(w.data, direct.data, rtol=1e-12)
@@ -82,12 +82,12 @@ def test_the_1_norm_of_positive_scores_is_their_sum(case):
 
 def test_p_normalised_weights_have_p_norm_one():
     s = np.array([3.0, 1.0, 4.0, 2.0, 12.0, 1.0])
-    w = PNormalize(p=2.0)(Tensor(s), TOKEN, 4).data
+    w = Gate(PNormalize, p=2.0)(Tensor(s), TOKEN, 4).data
     np.testing.assert_allclose(w, [3 / 13, 0.5**0.5, 4 / 13, 1, 12 / 13, 0.5**0.5])
 
 
 def test_epsilon_stands_in_the_denominator_and_allows_a_sum_of_zero():
-    w = Renormalize(epsilon=1.0)(Tensor(np.array([1.0, 0.0, 2.0])), np.array([0, 1, 0]), 2)
+    w = Gate(Renormalize, epsilon=1.0)(Tensor(np.array([1.0, 0.0, 2.0])), np.array([0, 1, 0]), 2)
     np.testing.assert_array_equal(w.data, [0.25, 0, 0.5])
 
 
@@ -119,7 +119,7 @@ def test_sqrt_softplus_from_end_to_end(dtype):
 
 
 @pytest.mark.parametrize(
-    "step", [Renormalize(epsilon=0.1), SelectedSoftmax(), PNormalize(p=3.0), Scale(16.0)], ids=repr
+    "step", [Gate(Renormalize, epsilon=0.1), Gate(SelectedSoftmax), Gate(PNormalize, p=3.0), Scale(16.0)], ids=repr
 )
 def test_every_step_keeps_float32(step):
     s = Tensor(np.linspace(0.1, 0.9, 6, dtype=np.float32), requires_grad=True)
@@ -131,9 +131,9 @@ def test_every_step_keeps_float32(step):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PNormalize(p=0.0), "p must be positive, got 0.0"),
-        (lambda: PNormalize(p=float("nan")), "p must be positive, got nan"),
-        (lambda: Renormalize(-1.0), "epsilon must not be negative, got -1.0"),
+        (lambda: Gate(PNormalize, p=0.0), "p must be positive, got 0.0"),
+        (lambda: Gate(PNormalize, p=float("nan")), "p must be positive, got nan"),
+        (lambda: Gate(Renormalize, epsilon=-1.0), "epsilon must not be negative, got -1.0"),
     ],
 )
 def test_settings_out_of_range_are_named(make, message):

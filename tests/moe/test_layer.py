@@ -8,6 +8,7 @@ from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import HierarchicalMoE, MoE, Recipe, RouterConfig, make_layer, recipes
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES
+from moe_numpy.moe.gates import Gate, Renormalize
 from moe_numpy.moe.losses import SwitchBalance, ZLoss
 from moe_numpy.moe.noise import GumbelNoise
 from moe_numpy.moe.selection import Hash, TopK
@@ -201,12 +202,12 @@ def test_an_experts_argument_wins_over_the_recipe():
         ({"num_experts": 1}, "top_k must be between 1 and num_experts=1, got 2"),
         ({"dispatch": "magic"}, "dispatch must be one of loop, onehot, padded, sorted, got 'magic'"),
         ({"experts": "relu2"}, "experts must be one of swiglu, relu, gelu, gpt_oss, got 'relu2'"),
-        ({"router": recipes.soft_moe()}, "no flat layer with a router; build it with make_layer"),
-        ({"router": recipes.hierarchical()}, "no flat layer with a router; build it with make_layer"),
+        ({"recipe": recipes.soft_moe()}, "describes a two-level or Soft MoE layer; build it with make_layer"),
+        ({"recipe": recipes.hierarchical()}, "describes a two-level or Soft MoE layer; build it with make_layer"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
-    good = {"d_model": 5, "d_ff": 6, "num_experts": 4, "router": recipes.mixtral()}
+    good = {"d_model": 5, "d_ff": 6, "num_experts": 4, "recipe": recipes.mixtral()}
     with pytest.raises(ValueError, match=message):
         MoE(**(good | settings), rng=np.random.default_rng(0))
 
@@ -245,7 +246,7 @@ def test_a_sparse_hierarchy_by_hand():
     y, routing = layer(x)
     for t, row in enumerate(x.data):
         outer = softmax(layer.router.weight.data @ row)
-        group = layer.groups.groups[outer.argmax()]
+        group = layer.groups[outer.argmax()]
         inner = softmax(group.router.weight.data @ row)
         expected = outer.max() * inner.max() * expert(group.experts, inner.argmax(), row)
         np.testing.assert_allclose(y.data[t], expected, rtol=1e-9)
@@ -274,14 +275,13 @@ def test_the_losses_of_both_levels_are_named_and_summed():
     _, silent = two_levels(RouterConfig(TopK(1), gates=()))(inputs(9, 5))
     assert silent.auxiliary_loss is None
     assert silent.losses == {}
-    assert layer.groups.routings == []  # nothing keeps the graph alive
 
 
 def test_a_group_sees_its_own_tokens_and_no_padding():
     layer = two_levels(RouterConfig(TopK(1), gates=(), losses=(SwitchBalance(), ZLoss())))
     x = inputs(10, 5)
     _, routing = layer(x)
-    for g, group in enumerate(layer.groups.groups):
+    for g, group in enumerate(layer.groups):
         _, alone = group(Tensor(x.data[routing.token[routing.expert == g]]))
         for name, loss in alone.losses.items():
             assert routing.losses[f"group {g} {name}"].item() == pytest.approx(loss.item())
@@ -297,6 +297,21 @@ def test_noise_reaches_both_levels_in_training_only():
     assert not np.allclose(runs[0], runs[2])
     layer.eval()
     np.testing.assert_array_equal(layer(x)[0].data, layer(x)[0].data)
+
+
+def test_hash_routing_nests_and_uses_every_expert():
+    layer = two_levels(RouterConfig(Hash(100), gates=(Gate(Renormalize),)), num_groups=2)
+    ids = np.arange(100)
+    used, x = np.zeros((2, 3), int), inputs(100, 5)
+    y, routing = layer(x, token_ids=ids)
+    for g, group in enumerate(layer.groups):
+        mine = routing.token[routing.expert == g]
+        _, inner = group(Tensor(x.data[mine]), token_ids=ids[mine])
+        used[g] = inner.statistics.load
+        for t, e in zip(inner.token, inner.expert, strict=True):
+            np.testing.assert_allclose(y.data[mine[t]], expert(group.experts, e, x.data[mine[t]]), rtol=1e-9)
+    assert used.sum() == 100
+    assert used.min() >= 10
 
 
 def test_active_parameters_of_two_levels():

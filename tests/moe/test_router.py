@@ -10,7 +10,7 @@ from moe_numpy.autodiff import Tensor, substitute
 from moe_numpy.moe import Batch, RouterConfig, recipes
 from moe_numpy.moe.balancers import LossFreeBias
 from moe_numpy.moe.capacity import ROUNDING, Capacity
-from moe_numpy.moe.gates import Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
+from moe_numpy.moe.gates import Gate, Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
 from moe_numpy.moe.losses import SwitchBalance, ZLoss
 from moe_numpy.moe.noise import Jitter, NormalNoise, ShazeerNoise
 from moe_numpy.moe.router import Router
@@ -83,7 +83,7 @@ def test_what_every_routing_must_satisfy(sequences, length, num_experts, factor,
 def test_weights_of_a_token_sum_to_one_before_dropping_and_keep_their_value_after():
     x = tokens(10)
     free, tight = route(MIXTRAL, x), route(recipes.mixtral(capacity_factor=0.5).router, x)
-    np.testing.assert_allclose(np.bincount(free.token, free.weight.data), 1)
+    np.testing.assert_allclose(np.bincount(free.token, free.gate.data), 1)
     before = weight_of(free)
     assert 0 < len(tight.token) < 20
     assert weight_of(tight).items() <= before.items()
@@ -148,21 +148,21 @@ def test_raw_weights_are_the_scores_of_the_chosen(scores, function):
 
 def test_steps_are_applied_in_their_order():
     x = tokens(5)
-    scaled_last = route(RouterConfig(TopK(2), gates=(Renormalize(), Scale(3.0))), x)
-    scaled_first = route(RouterConfig(TopK(2), gates=(Scale(3.0), Renormalize())), x)
-    np.testing.assert_allclose(np.bincount(scaled_last.token, scaled_last.weight.data), 3)
-    np.testing.assert_allclose(np.bincount(scaled_first.token, scaled_first.weight.data), 1)
+    scaled_last = route(RouterConfig(TopK(2), gates=(Gate(Renormalize), Scale(3.0))), x)
+    scaled_first = route(RouterConfig(TopK(2), gates=(Scale(3.0), Gate(Renormalize))), x)
+    np.testing.assert_allclose(np.bincount(scaled_last.token, scaled_last.gate.data), 3)
+    np.testing.assert_allclose(np.bincount(scaled_first.token, scaled_first.gate.data), 1)
 
 
 def test_mixtral_is_shazeer_without_noise():
     """Softmax, top-k, renormalise = top-k, softmax: in value and in the router's gradient."""
-    configs = RouterConfig(TopK(2)), RouterConfig(TopK(2), scores=None, gates=(SelectedSoftmax(),))
+    configs = RouterConfig(TopK(2)), RouterConfig(TopK(2), scores=None, gates=(Gate(SelectedSoftmax),))
     gradients = []
     for config in configs:
         router = make(config)
-        weight = router(tokens(6), Batch(6)).weight
-        weight.backward(np.random.default_rng(2).standard_normal(12))
-        gradients.append((weight.data, router.weight.grad))
+        gate = router(tokens(6), Batch(6)).gate
+        gate.backward(np.random.default_rng(2).standard_normal(12))
+        gradients.append((gate.data, router.weight.grad))
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
 
@@ -236,11 +236,11 @@ def test_noise_needs_an_rng_in_training_and_is_off_in_evaluation(noise):
     x = tokens(20)
     with pytest.raises(ValueError, match=rf"{type(noise).__name__}\(.*\) needs rng while training; pass rng="):
         router(x, Batch(20, training=True))
-    noisy = [router(x, Batch(20, True, np.random.default_rng(seed))).weight.data for seed in (0, 0, 1)]
+    noisy = [router(x, Batch(20, True, np.random.default_rng(seed))).gate.data for seed in (0, 0, 1)]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert not np.array_equal(noisy[0], noisy[2])
     silent = make(RouterConfig(TopK(1), gates=()))
-    np.testing.assert_array_equal(router(x, Batch(20)).weight.data, silent(x, Batch(20)).weight.data)
+    np.testing.assert_array_equal(router(x, Batch(20)).gate.data, silent(x, Batch(20)).gate.data)
     assert (router.noise_weight is not None) == isinstance(noise, ShazeerNoise)
 
 
@@ -255,7 +255,7 @@ def test_the_router_never_works_below_float32():
     (routing.gate.sum() + routing.auxiliary_loss).backward()
     assert router.weight.grad.dtype == router.bias.grad.dtype == x.grad.dtype == np.float16
     router.after_step()
-    assert router(x, Batch(5)).weight.dtype == np.float32
+    assert router(x, Batch(5)).gate.dtype == np.float32
 
 
 # Configuration
@@ -280,7 +280,7 @@ def test_top_k_must_fit():
     ("settings", "message"),
     [
         ({"choose_by": "weights"}, "choose_by must be scores or logits, got 'weights'"),
-        ({"weigh": "both"}, "weigh must be output or input, got 'both'"),
+        ({"gate_on": "both"}, "gate_on must be output or input, got 'both'"),
         ({"losses": (ZLoss(), ZLoss(0.1))}, "the losses of a router need different names, got z, z"),
     ],
 )

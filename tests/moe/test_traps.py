@@ -15,7 +15,7 @@ from moe_numpy.moe.balancers import LossFreeBias
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES, Combine, dispatch_sorted
 from moe_numpy.moe.experts import GroupedSwiGLU, SwiGLUExperts
-from moe_numpy.moe.gates import PickScores, Renormalize
+from moe_numpy.moe.gates import Gate, PickScores, Renormalize
 from moe_numpy.moe.losses import BalanceLoss, LoadProbability, SwitchBalance
 from moe_numpy.moe.noise import Jitter
 from moe_numpy.moe.selection import Dense, ExpertChoice, GroupLimited, Threshold, TopK
@@ -50,7 +50,7 @@ def check_trap_01(config):
     assert np.abs(layer.router.weight.grad).max() > 1e-3
 
 
-def test_trap_01_one_expert_and_its_weight_normalised():
+def test_trap_01_one_expert_and_its_gate_normalised():
     check_trap_01(RouterConfig(TopK(1), gates=()))
     caught(check_trap_01, mistakes.renormalized_top_1())
     caught(check_trap_01, mistakes.softmax_after_top_1())
@@ -61,7 +61,7 @@ def test_trap_01_one_expert_and_its_weight_normalised():
 
 def check_trap_02(balancer=LossFreeBias):
     config = RouterConfig(
-        TopK(2), scores=Sigmoid, gates=(Renormalize(),), balancer=balancer(0.1), capacity=Capacity(0.75)
+        TopK(2), scores=Sigmoid, gates=(Gate(Renormalize),), balancer=balancer(0.1), capacity=Capacity(0.75)
     )
     router = make(config).router
     router.balancer_state.data[:] = [0.9, -0.9, 0.4, -0.4]
@@ -88,7 +88,7 @@ def check_trap_02(balancer=LossFreeBias):
     np.testing.assert_allclose(p.grad, np.tile(3 * f / 2, (2, 1)))
 
 
-def test_trap_02_constants_have_no_gradient_and_the_bias_stays_out_of_the_weights():
+def test_trap_02_constants_have_no_gradient_and_the_bias_stays_out_of_the_gates():
     check_trap_02()
     caught(check_trap_02, mistakes.BiasAddedInPlace)
     caught(check_trap_02, instead_of=PickScores, put=mistakes.PickScoresStraightThrough)
@@ -119,40 +119,40 @@ def check_trap_04(config):
     y, routing = layer(x)
     s = sigmoid(x.data @ layer.router.weight.data.T)
     expected = combined(
-        layer.experts, x.data, replace(routing, gate_on="input", weight=Tensor(s[routing.token, routing.expert]))
+        layer.experts, x.data, replace(routing, gate_on="input", gate=Tensor(s[routing.token, routing.expert]))
     )
     np.testing.assert_allclose(y.data, expected, rtol=1e-10)
 
 
-def test_trap_04_weighing_the_input_is_not_weighing_the_output():
+def test_trap_04_a_gate_on_the_input_is_not_one_on_the_output():
     llama4 = recipes.llama4(shared_experts=0).router
     check_trap_04(llama4)
-    caught(check_trap_04, mistakes.weigh_the_output(llama4))
+    caught(check_trap_04, mistakes.gate_the_output(llama4))
 
 
-# 5. dispatch = (combine != 0) loses tokens whose weight underflows.
+# 5. dispatch = (combine != 0) loses tokens whose gate weight underflows.
 
 
 def check_trap_05(dispatch):
     layer = make(RouterConfig(TopK(2), gates=()))
     x = tokens(3)
     routing = layer.router(x, Batch(3))
-    weight = Tensor(routing.gate.data.copy(), requires_grad=True)
-    weight.data[1] = 0  # as if it had underflowed
-    routing = replace(routing, weight=weight)
+    gate = Tensor(routing.gate.data.copy(), requires_grad=True)
+    gate.data[1] = 0  # as if it had underflowed
+    routing = replace(routing, gate=gate)
     y = dispatch(x, routing, layer.experts)
     dy = np.random.default_rng(2).standard_normal(y.shape)
     y.backward(dy)
-    ones = replace(routing, weight=Tensor(np.ones(6)))
+    ones = replace(routing, gate=Tensor(np.ones(6)))
     for n in range(6):
-        only = replace(ones, token=ones.token[n : n + 1], expert=ones.expert[n : n + 1], weight=Tensor(np.ones(1)))
-        assert weight.grad[n] == pytest.approx((combined(layer.experts, x.data, only) * dy).sum())
+        only = replace(ones, token=ones.token[n : n + 1], expert=ones.expert[n : n + 1], gate=Tensor(np.ones(1)))
+        assert gate.grad[n] == pytest.approx((combined(layer.experts, x.data, only) * dy).sum())
 
 
-def test_trap_05_a_weight_of_zero_still_sends_its_token():
+def test_trap_05_a_gate_of_zero_still_sends_its_token():
     for dispatch in STRATEGIES.values():
         check_trap_05(dispatch)
-    caught(check_trap_05, mistakes.dispatch_by_nonzero_weights)
+    caught(check_trap_05, mistakes.dispatch_by_nonzero_gates)
 
 
 # 6. Jitter reaches the router only, and training only.

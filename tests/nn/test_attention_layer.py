@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from moe_numpy.autodiff import Tensor, no_grad
-from moe_numpy.autodiff.gradcheck import gradcheck
+from moe_numpy.gradcheck import gradcheck
 from moe_numpy.nn import Attention, KeyValueCache
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.autodiff.gradcheck import gradcheck
+from moe_numpy.gradcheck import gradcheck
 from moe_numpy.ops import CausalAttention, RotaryEmbedding
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.autodiff.gradcheck import gradcheck
+from moe_numpy.gradcheck import gradcheck
 from moe_numpy.ops import Affine, MatMul
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from moe_numpy import plots
+from moe_numpy.instruments.routing_report import SentenceRouting
 from moe_numpy.plots.style import smoothed
-from moe_numpy.routing_report import SentenceRouting
 
 
 def shares(*shape, seed=0):

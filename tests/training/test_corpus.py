@@ -11,6 +11,7 @@ from moe_numpy.training import (
     Corpus,
     CorpusError,
     Domain,
+    built_in_text,
     bytes_needed,
     corpus,
     decode,
@@ -164,14 +165,14 @@ def test_fingerprint_sees_names_bytes_and_the_split():
 
 @given(st.binary(max_size=3000))
 def test_held_out_blocks_are_disjoint_and_complete(text):
-    train, validation = corpus._hold_out(text)
+    train, validation = corpus.hold_out(text)
     assert sorted([*train.tolist(), *validation.tolist()]) == sorted(text)
     assert len(text) / 10 - 8 <= validation.size <= len(text) / 10 + 8
 
 
 def test_held_out_blocks_are_spread():
     positions = np.repeat(np.arange(80, dtype=np.uint8), 100)
-    train, validation = corpus._hold_out(positions.tobytes())
+    train, validation = corpus.hold_out(positions.tobytes())
     assert sorted(set(validation.tolist())) == list(range(5, 80, 10))
     assert not set(train.tolist()) & set(validation.tolist())
 
@@ -179,7 +180,7 @@ def test_held_out_blocks_are_spread():
 @given(st.integers(1, 300))
 @settings(max_examples=30)
 def test_bytes_needed_is_enough_for_one_window(context):
-    train, validation = corpus._hold_out(bytes(bytes_needed(context)))
+    train, validation = corpus.hold_out(bytes(bytes_needed(context)))
     made = Corpus([Domain("d", train, validation)])
     assert len(made.validation_windows(context).tokens) >= 1
 
@@ -239,7 +240,7 @@ def test_code_is_sorted_capped_and_without_private_modules(tmp_path, monkeypatch
     ):
         (tmp_path / f"{name}.py").write_bytes(name[:1].encode() * (size - 2) + b"\r\n")
     (tmp_path / "not_a_standard_module.py").write_text("x")
-    text = corpus._code(tmp_path)
+    text = built_in_text._code(tmp_path)
     assert text == b"a" * 899_998 + b"\n\n" + b"j" * 799_998 + b"\n"
 
 
@@ -275,7 +276,7 @@ def test_files_and_folders_become_domains(tmp_path):
     assert [d.name for d in made.domains] == ["book", "project"]
     assert [d.skipped for d in made.domains] == [0, 4]
     everything = "first\n" * 50 + "\n" + "größer\n" * 50 + "\n" + "second\n" * 50
-    expected = corpus._hold_out(everything.encode())
+    expected = corpus.hold_out(everything.encode())
     np.testing.assert_array_equal(made.domains[1].train, expected[0])
     np.testing.assert_array_equal(made.domains[1].validation, expected[1])
 

@@ -5,7 +5,7 @@ import pytest
 
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.training.corpus import Batch
+from moe_numpy.training.corpus import Windows
 from moe_numpy.training.evaluation import evaluate
 
 TINY = ModelConfig(
@@ -15,7 +15,7 @@ TINY = ModelConfig(
 
 def windows(n, seed=0):
     text = np.random.default_rng(seed).integers(0, 256, (n, 6))
-    return Batch(text[:, :-1], text[:, 1:], np.arange(n) % 2)
+    return Windows(text[:, :-1], text[:, 1:], np.arange(n) % 2)
 
 
 def test_losses_are_means_over_windows_whatever_the_batch_size():

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from moe_numpy.training import append_jsonl, read_jsonl, truncate_history, write_json_atomically
+from moe_numpy.training.files import append_jsonl, read_jsonl, truncate_history, write_json_atomically
 
 
 def test_json_round_trip_with_arrays(tmp_path):

@@ -10,9 +10,10 @@ from moe_numpy.autodiff import NonFiniteError
 from moe_numpy.models import ModelConfig
 from moe_numpy.ops import RMSNorm
 from moe_numpy.training.checkpoints import list_checkpoints
+from moe_numpy.training.config import TrainingConfig
 from moe_numpy.training.corpus import Corpus, Domain
-from moe_numpy.training.files import read_jsonl
-from moe_numpy.training.loop import Trainer, TrainingConfig, start_run
+from moe_numpy.training.loop import Trainer
+from moe_numpy.training.runs import Run
 
 TINY = ModelConfig(
     d_model=8,
@@ -42,8 +43,12 @@ def nothing(record):
     pass
 
 
-def losses(folder):
-    return [row["loss"] for row in read_jsonl(folder / "history.jsonl")]
+def started(folder):
+    return Run.start(folder, TINY, TrainingConfig())
+
+
+def losses(run):
+    return [row["loss"] for row in run.history()]
 
 
 def test_the_loss_falls_and_the_record_says_what_happened():
@@ -75,44 +80,45 @@ def test_accumulation_is_the_mean_over_the_passes():
 
 @pytest.mark.parametrize("stop_at", [2, 3])
 def test_an_interrupted_and_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
-    for name in ("whole", "parts"):
-        start_run(tmp_path / name, TINY, TrainingConfig(), [])
+    whole_run, run = (started(tmp_path / name) for name in ("whole", "parts"))
     whole = trainer()
-    assert whole.train(nothing, tmp_path / "whole")
+    assert whole.train(nothing, whole_run)
 
     def interrupt(record):
         if record.step == stop_at:
             signal.raise_signal(signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    assert not trainer().train(interrupt, tmp_path / "parts")
+    assert not trainer().train(interrupt, run)
     assert signal.getsignal(signal.SIGINT) is handler
     resumed = trainer()
-    resumed.resume(tmp_path / "parts")
+    resumed.resume(run)
     assert resumed.completed == stop_at
-    assert resumed.train(nothing, tmp_path / "parts")
+    assert resumed.train(nothing, run)
 
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert losses(run) == losses(whole_run)
     for (name, p), (_, q) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         np.testing.assert_array_equal(p.data, q.data, err_msg=name)
 
 
 def test_going_back_to_an_earlier_checkpoint_cuts_the_history(tmp_path):
-    trainer().train(nothing, tmp_path)
+    run = started(tmp_path)
+    trainer().train(nothing, run)
     assert list_checkpoints(tmp_path) == [4, 6]
-    before = losses(tmp_path)
+    before = losses(run)
     again = trainer()
-    again.resume(tmp_path, 4)
-    assert losses(tmp_path) == before[:4]
-    again.train(nothing, tmp_path)
-    assert losses(tmp_path) == before
+    again.resume(run, 4)
+    assert losses(run) == before[:4]
+    again.train(nothing, run)
+    assert losses(run) == before
 
 
 def test_other_text_is_refused(tmp_path):
-    trainer().train(nothing, tmp_path)
+    run = started(tmp_path)
+    trainer().train(nothing, run)
     other = Trainer(TINY, TrainingConfig(steps=6, warmup=2), corpus(seed=1))
     with pytest.raises(ValueError, match="the text has changed since"):
-        other.resume(tmp_path)
+        other.resume(run)
 
 
 def test_a_second_ctrl_c_stops_at_once(monkeypatch):
@@ -144,7 +150,7 @@ def test_a_non_finite_loss_names_the_op_and_keeps_the_last_good_state(tmp_path):
             t.model.norm.weight.data[0] = np.inf
 
     with pytest.raises(NonFiniteError, match=r"RMSNorm\.forward produced a non-finite value") as caught:
-        t.train(poison, tmp_path)
+        t.train(poison, started(tmp_path))
     assert caught.value.op == "RMSNorm"
     assert caught.value.__notes__[0].startswith("step 3: loss nan")
     assert list_checkpoints(tmp_path) == [2]
@@ -171,12 +177,12 @@ def test_a_norm_that_overflows_while_every_gradient_is_finite_is_reported(monkey
 
 def test_a_run_folder_is_never_started_twice(tmp_path):
     folder = tmp_path / "runs" / "a"
-    start_run(folder, TINY, TrainingConfig(), [])
+    started(folder)
     config = json.loads((folder / "config.json").read_text())
     assert ModelConfig.from_json(config["model"]) == TINY
     assert TrainingConfig.from_json(config["training"]) == TrainingConfig()
     with pytest.raises(FileExistsError, match="already holds a run; continue it with --resume"):
-        start_run(folder, TINY, TrainingConfig(), [])
+        started(folder)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,19 @@ import numpy as np
 import pytest
 
 from moe_numpy.models import ModelConfig
-from moe_numpy.training import Corpus, CorpusError, Domain, save_checkpoint
-from moe_numpy.training.checkpoints import CheckpointError
-from moe_numpy.training.loop import Trainer, TrainingConfig, start_run
-from moe_numpy.training.runs import Run, RunError, next_free, read_text
+from moe_numpy.training import (
+    CheckpointError,
+    Corpus,
+    CorpusError,
+    Domain,
+    Run,
+    RunError,
+    Trainer,
+    TrainingConfig,
+    load_corpus,
+    save_checkpoint,
+)
+from moe_numpy.training.runs import next_free
 
 MODEL = ModelConfig(d_model=8, num_layers=1, num_heads=1, num_kv_heads=1, d_ff=4, num_experts=2, context=8)
 TRAINING = TrainingConfig(steps=2, warmup=1, batch_size=1)
@@ -16,15 +25,14 @@ TRAINING = TrainingConfig(steps=2, warmup=1, batch_size=1)
 
 @pytest.fixture
 def folder(tmp_path):
-    start_run(tmp_path / "run", MODEL, TRAINING, [])
-    return tmp_path / "run"
+    return Run.start(tmp_path / "run", MODEL, TRAINING).folder
 
 
 @pytest.fixture
 def trainer(folder):
     text = np.frombuffer(b"some text " * 30, np.uint8)
     trainer = Trainer(MODEL, TRAINING, Corpus([Domain("a", text, text)]))
-    trainer.train(lambda record: None, folder)
+    trainer.train(lambda record: None, Run.open(folder))
     return trainer
 
 
@@ -55,13 +63,35 @@ def test_a_run_that_has_not_trained_has_nothing_yet(folder):
         run.model()
 
 
-def test_history_and_summary_are_read(folder, trainer):
+def test_what_is_written_is_read(folder, trainer):
     run = Run.open(folder)
     assert [record["step"] for record in run.history()] == [1, 2]
-    (folder / "validation.json").write_text("[[0, 5.5], [2, 4.0]]")
+    run.write_validation({2: 4.0, 0: 5.5})
+    assert json.loads((folder / "validation.json").read_text()) == [[0, 5.5], [2, 4.0]]
     assert run.validation() == {0: 5.5, 2: 4.0}
-    (folder / "summary.json").write_text('{"steps": 2}')
+    run.write_summary({"steps": 2})
     assert run.summary() == {"steps": 2}
+
+
+def test_rewinding_discards_what_came_later(folder, trainer):
+    run = Run.open(folder)
+    run.write_validation({0: 5.5, 1: 5.0, 2: 4.0})
+    run.write_summary({"steps": 2})
+    run.rewind(2)
+    assert (len(run.history()), len(run.validation()), run.summary()) == (2, 3, {"steps": 2})
+    run.rewind(1)
+    assert [record["step"] for record in run.history()] == [1]
+    assert run.validation() == {0: 5.5, 1: 5.0}
+    assert run.summary() is None
+
+
+def test_the_dense_twin_has_a_run_of_its_own(folder):
+    run = Run.open(folder)
+    assert run.dense_twin() is None
+    twin = run.start_dense_twin()
+    assert run.dense_twin() == twin
+    assert twin.model_config == MODEL.dense_twin()
+    assert (twin.training_config, twin.text) == (TRAINING, ())
 
 
 def test_weights_of_another_model_are_refused(folder, trainer):
@@ -106,7 +136,7 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_the_corpus_is_read_anew(tmp_path):
     text = tmp_path / "mine.txt"
     text.write_text("words " * 100)
-    start_run(tmp_path / "run", MODEL, TRAINING, [str(text)])
+    Run.start(tmp_path / "run", MODEL, TRAINING, [str(text)])
     assert [domain.name for domain in Run.open(tmp_path / "run").corpus().domains] == ["mine"]
     text.write_text("")
     with pytest.raises(CorpusError, match="is empty"):
@@ -114,9 +144,9 @@ def test_the_corpus_is_read_anew(tmp_path):
 
 
 def test_built_in_text_must_fill_a_window():
-    assert len(read_text((), 128).domains) == 3
+    assert len(load_corpus((), 128).domains) == 3
     with pytest.raises(ValueError, match="context=1000000 needs"):
-        read_text((), 1_000_000)
+        load_corpus((), 1_000_000)
 
 
 def test_next_free_never_names_what_exists(tmp_path):

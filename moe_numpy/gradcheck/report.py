@@ -1,23 +1,23 @@
-"""What a gradient check found, and how it is told."""
+"""What a gradient check found, and how it is printed."""
 
 from dataclasses import dataclass, field
 
-_MOST_SKIPPED = 0.5  # a check that skipped a larger part of the entries has shown nothing
+_MOST_SKIPPED = 0.5  # a check that skips a larger fraction of the entries fails: it shows too little
 
 
 @dataclass
 class Mismatch:
-    """One input whose gradient is wrong; the numbers belong to its worst entry."""
+    """One input whose gradient is wrong: in how many entries, the worst one, and what it looks like."""
 
     name: str
     shape: tuple[int, ...]
-    index: tuple[int, ...]
-    analytic: float
-    numeric: float
-    error: float
     tolerance: float
-    wrong: int
     diagnosis: str
+    wrong: int = 0
+    index: tuple[int, ...] = ()
+    analytic: float = 0.0
+    numeric: float = 0.0
+    error: float = 0.0
 
     def __str__(self) -> str:
         entries = "entry" if self.wrong == 1 else "entries"
@@ -34,13 +34,13 @@ class Report:
     """What a gradient check found.
 
     Attributes:
-        max_error: the largest |analytic - numeric| / scale of all compared entries; see :func:`gradcheck`.
-        compared: entries whose derivative was compared, displaced ones included.
-        moved: of these, entries compared at a displaced point, because a decision or kink was too near.
-        skipped: entries that could not be compared; ``notes`` says why.
-        notes: what the check met on its way that is not an error.
+        max_error: the largest |analytic - numeric| / scale of all compared entries; see ``gradcheck``.
+        compared: how many entries were compared, displaced ones included.
+        moved: how many of these were compared at a displaced point, because a decision or kink was too near.
+        skipped: how many could not be compared; ``notes`` says why.
+        notes: observations that are not errors.
         problems: errors that belong to no single entry (f is random, changes its input ...).
-        mismatches: one for each input whose gradient is wrong.
+        mismatches: one per input whose gradient is wrong.
     """
 
     max_error: float = 0.0
@@ -57,7 +57,7 @@ class Report:
         return not self.failures()
 
     def failures(self) -> list[str]:
-        """Everything that keeps this check from passing, in words."""
+        """Everything that keeps the check from passing, in words."""
         found = [str(mismatch) for mismatch in self.mismatches] + self.problems
         total = self.compared + self.skipped
         if not found and self.compared == 0:
@@ -67,7 +67,7 @@ class Report:
         return found
 
     def raise_if_failed(self) -> None:
-        """AssertionError with the report as its text, unless the check passed."""
+        """Raise an AssertionError whose text is the report, unless the check passed."""
         if not self.passed:
             raise AssertionError(str(self))
 

@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moe_numpy.models import ModelConfig, Transformer
-from moe_numpy.routing_report import (
+from moe_numpy.instruments.routing_report import (
     by_byte_class,
     byte_name,
     most_separating,
@@ -12,6 +11,7 @@ from moe_numpy.routing_report import (
     separation,
     typical_bytes,
 )
+from moe_numpy.models import ModelConfig, Transformer
 
 SPARSE = ModelConfig(
     d_model=8, num_layers=3, num_heads=2, num_kv_heads=1, context=12, d_ff=4, num_experts=4, moe_every=2

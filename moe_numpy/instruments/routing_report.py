@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .autodiff import no_grad
-from .autodiff.arrays import to_host
-from .models import Transformer
-from .typing import Array, Bool, Float, Int
+from ..autodiff import no_grad
+from ..autodiff.arrays import to_host
+from ..models import Transformer
+from ..typing import Array, Bool, Float, Int
 
 BYTE_CLASSES = (
     ("lower case", b"abcdefghijklmnopqrstuvwxyz"),

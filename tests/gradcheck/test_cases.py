@@ -4,10 +4,10 @@ import sys
 import numpy as np
 import pytest
 
-from moe_numpy import gradcases
 from moe_numpy.autodiff import Function, substitute
-from moe_numpy.autodiff.finite_differences import Point
-from moe_numpy.gradcases import Case, case, run_case
+from moe_numpy.gradcheck import cases
+from moe_numpy.gradcheck.cases import Case, case, run_case
+from moe_numpy.gradcheck.finite_differences import Point
 
 
 class Double(Function):
@@ -29,10 +29,10 @@ class Triple(Double):
 @pytest.fixture
 def registry(monkeypatch):
     """An empty registry, without the modules beside it."""
-    cases = {}
-    monkeypatch.setattr(gradcases, "_cases", cases)
-    monkeypatch.setattr(gradcases, "__path__", [])
-    return cases
+    empty = {}
+    monkeypatch.setattr(cases, "_cases", empty)
+    monkeypatch.setattr(cases, "__path__", [])
+    return empty
 
 
 def double(rng):
@@ -41,13 +41,13 @@ def double(rng):
 
 def test_case_is_registered_under_the_name_of_the_function(registry):
     assert case(Double)(double) is double
-    (found,) = gradcases.all_cases()
+    (found,) = cases.all_cases()
     assert found == Case("double", (Double,), double)
 
 
 def test_case_name_can_be_given(registry):
     case(Double, name="twice")(double)
-    assert [c.name for c in gradcases.all_cases()] == ["twice"]
+    assert [c.name for c in cases.all_cases()] == ["twice"]
 
 
 def test_two_cases_of_one_name_are_refused(registry):
@@ -66,10 +66,10 @@ def test_case_needs_functions():
 def test_sibling_modules_are_imported(registry, monkeypatch, tmp_path):
     (tmp_path / "extra_cases.py").touch()
     imported = []
-    monkeypatch.setattr(gradcases, "__path__", [str(tmp_path)])
-    monkeypatch.setattr(gradcases.importlib, "import_module", imported.append)
-    gradcases.all_cases()
-    assert imported == ["moe_numpy.gradcases.extra_cases"]
+    monkeypatch.setattr(cases, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(cases.importlib, "import_module", imported.append)
+    cases.all_cases()
+    assert imported == ["moe_numpy.gradcheck.cases.extra_cases"]
 
 
 def test_run_case_passes_and_is_repeatable():
@@ -144,7 +144,7 @@ def test_registered_functions_are_those_of_the_package():
     names = {"Public": "moe_numpy.made_up", "_Helper": "moe_numpy.made_up", "Learner": "exercises.softmax"}
     made = {name: type(name, (Function,), {"__module__": where}) for name, where in names.items()}
     sub = type("PublicToo", (made["Public"],), {"__module__": "moe_numpy.made_up"})
-    found = gradcases.registered_functions()
+    found = cases.registered_functions()
     assert made["Public"] in found
     assert sub in found
     assert made["_Helper"] not in found
@@ -157,20 +157,20 @@ def test_registered_functions_are_those_of_the_package():
 
 
 def test_every_module_is_imported_but_commands():
-    gradcases.registered_functions()
+    cases.registered_functions()
     assert "moe_numpy.ops.activations" in sys.modules
     assert "moe_numpy.nn.module" in sys.modules
 
 
 def test_functions_without_case(registry, monkeypatch):
-    monkeypatch.setattr(gradcases, "registered_functions", lambda: [Double, Triple])
+    monkeypatch.setattr(cases, "registered_functions", lambda: [Double, Triple])
     case(Double)(double)
-    assert gradcases.functions_without_case() == [Triple]
+    assert cases.functions_without_case() == [Triple]
 
 
-@pytest.mark.parametrize("name", [c.name for c in gradcases.all_cases()])
+@pytest.mark.parametrize("name", [c.name for c in cases.all_cases()])
 def test_every_case_runs_forward_and_backward_with_shape_checks(name):
-    (chosen,) = (c for c in gradcases.all_cases() if c.name == name)
+    (chosen,) = (c for c in cases.all_cases() if c.name == name)
     f, inputs = chosen.build(np.random.default_rng(0))
     gradients = Point(f, inputs, [f"input {i}" for i in range(len(inputs))], np.random.default_rng(1)).gradients()
     assert [g is None or g.shape == x.shape for g, x in zip(gradients, inputs, strict=True)] == [True] * len(inputs)

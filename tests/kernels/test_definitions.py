@@ -1,11 +1,17 @@
-"""Each kernel against a loop over single entries, ties, empty groups and strides included."""
+"""Definitions against loops over single entries; ties, experts without rows and strides included."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_numpy.kernels import on_numpy as k
+from moe_numpy import models
+from moe_numpy.kernels import registry
+
+assert models  # so that all definitions are registered
+k = SimpleNamespace(**{name: kernel.definition for name, kernel in registry.items()})
 
 keys = st.integers(1, 5).flatmap(
     lambda n: st.tuples(st.lists(st.integers(0, n - 1), max_size=30).map(lambda a: np.array(a, np.int64)), st.just(n))
@@ -34,9 +40,9 @@ def test_top_k_puts_minus_infinity_last_and_never_twice():
 
 @settings(deadline=None)
 @given(keys)
-def test_position_in_group_counts_earlier_equal_keys(case):
+def test_position_by_key_counts_earlier_equal_keys(case):
     key, n = case
-    assert k.position_in_group(key, n).tolist() == [key[:i].tolist().count(x) for i, x in enumerate(key.tolist())]
+    assert k.position_by_key(key, n).tolist() == [key[:i].tolist().count(x) for i, x in enumerate(key.tolist())]
 
 
 @settings(deadline=None)
@@ -91,11 +97,16 @@ def test_count_counts(case):
     assert k.count(key, n).tolist() == [key.tolist().count(i) for i in range(n)]
 
 
-def test_add_at_adds_every_value_of_an_entry_named_twice():
-    y = np.ones((2, 3), np.float32)
-    k.add_at(y, np.array([[0, 0], [1, 0]]), np.array([[1, 1], [2, 0]]), np.array([[2, 3], [4, 5]], np.float32))
-    assert y.tolist() == [[6, 6, 1], [1, 1, 5]]
+def test_add_along_rows_adds_every_value_of_an_entry_named_twice():
+    y = k.add_along_rows(np.array([[2, 3], [4, 5]], np.float32), np.array([[1, 1], [2, 0]]), 3)
+    assert y.tolist() == [[0, 5, 0], [5, 0, 4]]
     assert y.dtype == np.float32
+
+
+def test_tokens_and_ranks_count_rows_and_columns():
+    token, rank = k.tokens_and_ranks(np.zeros((2, 3), int))
+    assert token.tolist() == [0, 0, 0, 1, 1, 1]
+    assert rank.tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_to_host_is_the_array_itself():
@@ -107,11 +118,11 @@ def test_top_k_puts_nan_last():
     assert k.top_k(np.array([[np.nan, 1.0, 2.0], [0.0, np.nan, -1.0]]), 3).tolist() == [[2, 1, 0], [0, 2, 1]]
 
 
-def test_place_undoes_a_permutation_and_leaves_zero_elsewhere():
+def test_scatter_undoes_a_permutation_and_leaves_zero_elsewhere():
     order = np.array([2, 0, 1])
     values = np.array([10, 20, 30])
-    assert k.place(values[order], order, 3).tolist() == [10, 20, 30]
-    assert k.place(np.array([5.0]), np.array([1]), 3).tolist() == [0, 5, 0]
+    assert k.scatter(values[order], order, 3).tolist() == [10, 20, 30]
+    assert k.scatter(np.array([5.0]), np.array([1]), 3).tolist() == [0, 5, 0]
 
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0, 5], [5, 0, 0], [0, 0, 0], [1, 0, 0]])
@@ -142,8 +153,8 @@ def test_grouped_products_against_one_row_at_a_time(counts, dtype, contiguous):
     )
     for e in range(3):
         np.testing.assert_allclose(dw[e], grad[expert == e].T @ x[expert == e], **close)
-        np.testing.assert_allclose(k.grouped_sum(grad, offsets)[e], grad[expert == e].sum(axis=0), **close)
-    np.testing.assert_allclose(k.add_to_groups(y.copy(), bias, offsets), y + bias[expert], **close)
+        np.testing.assert_allclose(k.sum_of_expert_rows(grad, offsets)[e], grad[expert == e].sum(axis=0), **close)
+    np.testing.assert_allclose(k.add_expert_bias(y.copy(), bias, offsets), y + bias[expert], **close)
 
 
 def test_row_products():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from moe_numpy.autodiff import Function, Tensor, decisions, diagnosis, graph
-from moe_numpy.autodiff.gradcheck import gradcheck
-from moe_numpy.autodiff.gradient_report import Report
+from moe_numpy.autodiff import Function, Tensor, decisions, graph
+from moe_numpy.gradcheck import Report, gradcheck
+from moe_numpy.gradcheck.diagnosis import evidence
 
 rng = np.random.default_rng(7)
 X = rng.standard_normal((3, 4))
@@ -320,12 +320,12 @@ WRONG = {
     "dropped upstream gradient": (
         wrong(Square, backward=lambda self, g: 2 * self.saved[0]),
         [X],
-        "ignores the gradient that comes from above",
+        "ignores the upstream gradient",
     ),
     "not linear in the upstream gradient": (
         wrong(Square, backward=lambda self, g: 2 * self.saved[0] * g * abs(g)),
         [X],
-        "not linear in the gradient that comes from above",
+        "not linear in the upstream gradient",
     ),
     "missing factor 2": (
         wrong(Square, backward=lambda self, g: self.saved[0] * g),
@@ -415,7 +415,7 @@ WRONG = {
     "factor twice": (
         wrong(Square, backward=lambda self, g: 2 * self.saved[0] ** 2 * g),
         [X],
-        "a factor too much: the input",
+        "one factor too many: the input",
     ),
     "a factor for each row": (
         wrong(Square, backward=rows_weighted),
@@ -616,7 +616,7 @@ def test_backward_that_writes_into_its_gradient_is_reported():
     op = wrong(Square, backward=backward)
     report = gradcheck(lambda x: op.apply(x), [X])
     assert not report.mismatches
-    assert report.problems == ["backward writes into the gradient of output 0 that it is given"]
+    assert report.problems == ["backward writes into the gradient of output 0 that it receives"]
 
 
 def test_backward_that_changes_from_run_to_run_is_reported():
@@ -627,7 +627,7 @@ def test_backward_that_changes_from_run_to_run_is_reported():
         return Square.backward(self, grad) * len(calls)
 
     report = gradcheck(lambda x: wrong(Square, backward=backward).apply(x), [X])
-    assert "backward on a second, fresh graph gives another gradient" in str(report)
+    assert "a second backward, on a fresh graph, gives a different gradient" in str(report)
 
 
 def test_engine_that_overwrites_grad_is_reported(monkeypatch):
@@ -885,14 +885,14 @@ def test_samples_still_get_a_full_diagnosis():
 
 
 def test_large_inputs_are_diagnosed_by_a_part(monkeypatch):
-    monkeypatch.setattr(diagnosis, "_LARGEST", 20)
+    monkeypatch.setattr(evidence, "LARGEST", 20)
     op = WRONG["missing factor 2"][0]
     report = gradcheck(lambda x: op.apply(x), [rng.standard_normal((11, 13))], samples=5)
     assert "factor 2" in report.mismatches[0].diagnosis
 
 
 def test_wrong_entries_beyond_the_diagnosed_part(monkeypatch):
-    monkeypatch.setattr(diagnosis, "_LARGEST", 8)
+    monkeypatch.setattr(evidence, "LARGEST", 8)
     report = gradcheck(lambda x: WRONG["only the last row"][0].apply(x), [X])
     assert report.mismatches[0].diagnosis == "the wrong entries lie beyond the first 8, which are right"
 
@@ -919,9 +919,9 @@ def test_same_seed_same_report():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([X.astype(np.float32)], "input 0 has dtype float32"),
-        ([X, [1.0]], "input 1 has list"),
-        ([np.arange(3)], "input 0 has dtype int64"),
+        ([X.astype(np.float32)], "input 0 is of dtype float32"),
+        ([X, [1.0]], "input 1 is of type list"),
+        ([np.arange(3)], "input 0 is of dtype int64"),
     ],
 )
 def test_inputs_must_be_float64_arrays(inputs, message):
@@ -930,7 +930,7 @@ def test_inputs_must_be_float64_arrays(inputs, message):
 
 
 def test_names_must_fit():
-    with pytest.raises(ValueError, match="one entry for each of the 1 inputs, got 2"):
+    with pytest.raises(ValueError, match="names: expected one per input, 1, got 2"):
         gradcheck(lambda x: x, [X], names=["a", "b"])
 
 

@@ -1,12 +1,12 @@
-"""One gradient check for each Function of the package, and the proof that none was forgotten.
+"""One gradient check per Function of the package, and a list of the Functions that have none.
 
-A case is a function of ``rng`` that returns what ``autodiff.gradcheck.gradcheck`` takes, ``f, inputs``::
+A case is a function of ``rng`` that returns the arguments of ``gradcheck``, ``f, inputs``::
 
     @case(Softmax)
     def softmax_last_axis(rng):
         return lambda x: Softmax.apply(x, axis=-1), [rng.standard_normal((3, 4))]
 
-The modules beside this one hold the cases, one for each part of the package.
+The modules beside this one hold the cases.
 """
 
 import importlib
@@ -14,30 +14,32 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..autodiff import Function, substitute
-from ..autodiff.function import implementation_of
-from ..autodiff.gradcheck import gradcheck
-from ..autodiff.gradient_report import Report
+from ...autodiff import Function, substitute
+from ...autodiff.function import implementation_of
+from ..check import gradcheck
+from ..report import Report
+
+Built: TypeAlias = tuple[Callable[..., Any], list[np.ndarray]]  # f and its inputs
 
 _PACKAGE = __name__.partition(".")[0]
 _SKIPPED = (
     f"{_PACKAGE}.__main__",
     f"{_PACKAGE}.commands",
     f"{_PACKAGE}.kernels",
-)  # neither has Functions, and some kernels need what is not installed
+)  # they hold no Functions, and some kernels need packages that may not be installed
 
 
 @dataclass(frozen=True)
 class Case:
-    """A named gradient check: ``build(rng)`` returns f and its inputs; ``functions`` is what it covers."""
+    """A named gradient check: ``build(rng)`` returns f and its inputs; ``functions`` are those it covers."""
 
     name: str
     functions: tuple[type[Function], ...]
-    build: Callable[[np.random.Generator], tuple[Callable[..., Any], list[Any]]]
+    build: Callable[[np.random.Generator], Built]
 
 
 _cases: dict[str, Case] = {}
@@ -47,7 +49,7 @@ def case(*functions: type[Function], name: str | None = None) -> Callable[[Calla
     """Register the decorated function as the gradient check of ``functions``.
 
     Raises:
-        TypeError: no Function is named, or something else than a Function.
+        TypeError: no Function is named, or anything other than a Function.
         ValueError: the name is taken.
     """
     for function in functions:
@@ -67,14 +69,14 @@ def case(*functions: type[Function], name: str | None = None) -> Callable[[Calla
 
 
 def all_cases() -> list[Case]:
-    """Every case of the modules beside this one, in the order of definition."""
+    """Every case, in the order of definition."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return list(_cases.values())
 
 
 def registered_functions() -> list[type[Function]]:
-    """Every Function of the package, by module and name. Names that start with an underscore are helpers."""
+    """Every Function of the package, sorted by module and name; an underscore marks a helper, which is left out."""
     _import_all(_PACKAGE)
     found = {
         f for f in _subclasses(Function) if f.__module__.startswith(f"{_PACKAGE}.") and not f.__name__.startswith("_")
@@ -83,15 +85,15 @@ def registered_functions() -> list[type[Function]]:
 
 
 def functions_without_case() -> list[type[Function]]:
-    """The Functions that no case covers: their gradients are unchecked."""
+    """The Functions that no case covers."""
     covered = {function for c in all_cases() for function in c.functions}
     return [function for function in registered_functions() if function not in covered]
 
 
 def run_case(case: Case, seed: int = 0) -> Report:
-    """Check the gradients of one case, and that it ran every Function it claims to cover.
+    """Check the gradients of one case, and that the case ran every Function it claims to cover.
 
-    An exception inside the case becomes a failing report, so that the other cases still run.
+    An exception inside the case becomes a failing report.
     """
     try:
         with _watching(case.functions) as applied:
@@ -117,7 +119,7 @@ def _watching(functions: tuple[type[Function], ...]) -> Iterator[set[type[Functi
 
 
 def _spy_on(function: type[Function], applied: set[type[Function]]) -> type[Function]:
-    watched = implementation_of(function)  # a substitute that is in force is what gets checked
+    watched = implementation_of(function)  # a substitute, where one is in force
 
     def forward(self: Function, *arrays: Any, **settings: Any) -> Any:
         applied.add(function)

@@ -1,0 +1,43 @@
+"""Rows of measurements, printed as they come, and their means."""
+
+import math
+from typing import Any
+
+from rich.console import Console
+
+_FIRST = 32  # width of the first column
+_HIDDEN = ("eager_ms", "grouped_mm_ms", "gemm_gflops", "device", "dtype")  # in the JSON only
+
+
+def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of the columns that are ratios."""
+    return {
+        name: math.exp(sum(math.log(row[name]) for row in rows) / len(rows))
+        for name in ("ratio", "gemm_efficiency", "speedup")
+        if rows and name in rows[0]
+    }
+
+
+def print_coming(what: object, console: Console) -> None:
+    """On a terminal, until the row replaces it; no live display, whose thread would disturb the measurement."""
+    if console.is_terminal:
+        console.print(f"measuring {what} ...", end="\r", highlight=False, soft_wrap=True)
+
+
+def print_row(row: dict[str, Any], console: Console, first: bool) -> None:
+    """Print a row; above the first one, the names of the columns."""
+    columns = [name for name in row if name not in _HIDDEN]
+    names = [name.removeprefix("max_").replace("gemm_efficiency", "share").replace("_", " ") for name in columns]
+    widths = [_FIRST if i == 0 else max(len(name), 9) for i, name in enumerate(names)]
+    cells = [_cell(name, row[name]) for name in columns]
+    for line in (names, cells) if first else (cells,):
+        aligned = [f"{x:<{w}}" if i == 0 else f"{x:>{w}}" for i, (x, w) in enumerate(zip(line, widths, strict=True))]
+        console.print(" ".join(aligned), highlight=False, soft_wrap=True, markup=False)
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("max_abs_error", "max_rel_error"):
+        return f"{value:.0e}"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

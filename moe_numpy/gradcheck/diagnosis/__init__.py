@@ -1,0 +1,79 @@
+"""What a wrong gradient looks like, in one sentence.
+
+Each detector knows one mistake. It compares the analytic with the numeric gradient, may run the function
+again, and returns a sentence or None. They run in order, the most specific first.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .evidence import Evidence
+from .factors import constant_factor, elementwise_factor, factor_along_axis, imprecise, sign
+from .misplaced import permuted, swapped, transposed
+from .missing import no_gradient, not_finite, out_of_sight, output_ignores_it, upstream_ignored, zero
+from .sums import missing_term, one_contribution
+
+__all__ = ["Evidence", "diagnose"]
+
+
+def diagnose(evidence: Evidence) -> str:
+    """One sentence on what the wrong gradient looks like."""
+    for detector in _DETECTORS:
+        sentence = detector(evidence)
+        if sentence is not None:
+            return sentence
+    return "no known pattern; start from the worst entry and follow it through backward by hand"
+
+
+def only_some(e: Evidence) -> str | None:
+    """Some entries are right: where are the wrong ones, and what is wrong with them?"""
+    if (e.wrong == e.known).all():
+        return None
+    where = _describe_mask(e)
+    part = e.within(e.wrong)
+    for detector in (zero, sign, constant_factor):
+        sentence = detector(part)
+        if sentence is not None:
+            return f"wrong only {where}; there, {sentence}"
+    return f"wrong only {where}; the rest is right"
+
+
+_DETECTORS: tuple[Callable[[Evidence], str | None], ...] = (
+    not_finite,
+    no_gradient,
+    out_of_sight,
+    zero,
+    output_ignores_it,
+    swapped,
+    imprecise,
+    sign,
+    upstream_ignored,
+    transposed,
+    permuted,
+    constant_factor,
+    one_contribution,
+    elementwise_factor,
+    missing_term,
+    factor_along_axis,
+    only_some,
+)
+
+
+def _describe_mask(e: Evidence) -> str:
+    """Where the wrong entries lie: in some slices of an axis, by the sign of the input, or scattered."""
+    wrong, known = e.wrong, e.known
+    for axis, n in enumerate(wrong.shape):
+        others = tuple(a for a in range(wrong.ndim) if a != axis)
+        hit = wrong.any(axis=others)
+        if hit.sum() <= n / 2 or hit.sum() == n - 1:
+            places = [int(i) for i in np.flatnonzero(hit)]
+            if wrong.ndim > 1 and not (wrong | ~known | ~np.expand_dims(hit, others)).all():
+                continue
+            ends = {0: " (the first)", n - 1: " (the last)"}.get(places[0], "") if len(places) == 1 else ""
+            what = f"index {places[0]}{ends}" if len(places) == 1 else f"indices {places[:8]}"
+            return f"at {what} of axis {axis}"
+    for words, mask in (("negative", e.x < 0), ("positive", e.x > 0)):
+        if (wrong == (mask & known)).all():
+            return f"where the input is {words}"
+    return f"in {wrong.sum()} of {known.sum()} entries"

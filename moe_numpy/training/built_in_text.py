@@ -1,0 +1,104 @@
+"""The text that ships with Python: prose, code and generated arithmetic, with no download."""
+
+import os
+import sys
+import sysconfig
+import textwrap
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ..typing import Array
+from .corpus import HELD_OUT_EVERY, Corpus, CorpusError, Domain, hold_out
+
+_CODE_BYTES = 1_500_000
+_ARITHMETIC_LINES = 36_000
+_ARITHMETIC_SEED = 1
+
+
+def default_corpus() -> Corpus:
+    """Three domains with no download: prose, code and arithmetic.
+
+    prose is the text behind ``help("topics")``, code the standard library's modules; both differ between Python
+    versions. arithmetic is generated, always the same.
+
+    Raises:
+        CorpusError: this Python lacks one of them.
+    """
+    return Corpus(
+        [
+            Domain("prose", *hold_out(_prose())),
+            Domain("code", *hold_out(_code(Path(sysconfig.get_path("stdlib"))))),
+            Domain("arithmetic", *_arithmetic(np.random.default_rng(_ARITHMETIC_SEED))),
+        ]
+    )
+
+
+def _prose() -> bytes:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        _not_in_this_python("the module pydoc_data.topics")
+    # A topic often repeats sections of a longer one. Longest first, each paragraph once: otherwise validation text
+    # would also be in the training text.
+    longest_first = sorted(topics.values(), key=lambda text: (-len(text), text))
+    paragraphs = dict.fromkeys(textwrap.dedent(p.strip("\n")) for text in longest_first for p in text.split("\n\n"))
+    return "\n\n".join(filter(_is_english, paragraphs)).encode()
+
+
+def _is_english(paragraph: str) -> bool:
+    """Whether it consists of sentences: no example, table, heading or grammar rule."""
+    plain = sum(c.isalpha() or c in " \n" for c in paragraph)
+    return paragraph.endswith((".", ":", "?")) and plain > 0.85 * len(paragraph)
+
+
+def _code(folder: Path) -> bytes:
+    """The public top-level modules of the standard library, sorted by name.
+
+    Names with a leading underscore are left out: some are generated when Python is built.
+    """
+    names = sorted(name for name in sys.stdlib_module_names if not name.startswith("_"))
+    texts = []
+    size = 0
+    for file in (folder / f"{name}.py" for name in names):
+        if file.is_file() and size < _CODE_BYTES:
+            texts.append(file.read_text(encoding="utf-8").encode())  # as text: the same line ends on every system
+            size += len(texts[-1])
+    if not texts:
+        _not_in_this_python(f"the standard library's source, expected as {folder}{os.sep}*.py")
+    return b"\n".join(texts)
+
+
+def _not_in_this_python(what: str) -> NoReturn:
+    raise CorpusError(
+        f"the built-in text is incomplete: this Python ({sys.executable}) comes without {what}; "
+        "train on your own files with --text PATH, or use a complete Python"
+    )
+
+
+def _arithmetic(rng: np.random.Generator) -> tuple[UInt8[Array, " n"], UInt8[Array, " m"]]:
+    """Lines like ``(3 + 4) * 5 = 35``, four kinds equally often; training and validation share no problem."""
+    kinds = [
+        [f"{a} + {b} = {a + b}\n" for a in range(100) for b in range(100)],
+        [f"{a} - {b} = {a - b}\n" for a in range(100) for b in range(a + 1)],
+        [f"{a} * {b} = {a * b}\n" for a in range(32) for b in range(32)],
+        [f"({a} + {b}) * {c} = {(a + b) * c}\n" for a in range(1, 21) for b in range(1, 21) for c in range(2, 10)],
+    ]
+    train: list[str] = []
+    validation: list[str] = []
+    for problems in kinds:
+        rng.shuffle(problems)
+        held_out = len(problems) // HELD_OUT_EVERY
+        for lines, pool, count in (
+            (validation, problems[:held_out], _ARITHMETIC_LINES // HELD_OUT_EVERY),
+            (train, problems[held_out:], _ARITHMETIC_LINES),
+        ):
+            lines.extend(pool[i] for i in rng.integers(len(pool), size=count // len(kinds)))
+    return _shuffled(train, rng), _shuffled(validation, rng)
+
+
+def _shuffled(lines: list[str], rng: np.random.Generator) -> UInt8[Array, " n"]:
+    rng.shuffle(lines)
+    return np.frombuffer("".join(lines).encode(), np.uint8)

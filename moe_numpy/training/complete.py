@@ -1,0 +1,52 @@
+"""A run from where it stands to its end: training, validation on the way, the summary."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import check_finite
+from .evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
+from .loop import StepRecord, Trainer
+from .runs import Run
+from .summary import summarize
+
+_VALIDATIONS = 6  # after the one before the first step, evenly spread; the last is at the end
+
+
+def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) -> dict[str, Any] | None:
+    """Train to the end and write the summary; return it, or None if Ctrl-C ended training early.
+
+    Args:
+        run: where everything is written.
+        trainer: of this run's configuration; fresh, or resumed from one of its checkpoints.
+        on_step: called after each step, to show progress.
+
+    Raises:
+        NonFiniteError: a loss or a gradient is NaN or infinite.
+    """
+    steps, context, num_domains = trainer.config.steps, trainer.model.config.context, len(trainer.corpus.domains)
+    windows = trainer.corpus.validation_windows(context, limit=WINDOWS_PER_DOMAIN)
+    validate_at = {round(steps * i / _VALIDATIONS) for i in range(1, _VALIDATIONS)}
+
+    def validate() -> Evaluation:
+        with check_finite():
+            return evaluate(trainer.model, windows, num_domains)
+
+    def after_step(record: StepRecord) -> None:
+        on_step(record)
+        if record.step in validate_at:
+            losses[record.step] = validate().loss
+            run.write_validation(losses)
+
+    with np.errstate(all="ignore"):  # the trainer and check_finite() report overflow themselves
+        losses = run.validation() if trainer.completed else {0: validate().loss}
+        run.write_validation(losses)
+        if not trainer.train(after_step, run):
+            return None
+        final = validate()
+    losses[steps] = final.loss
+    run.write_validation(losses)
+    summary = summarize(run, trainer, losses.get(0), final)
+    run.write_summary(summary)
+    return summary
