@@ -54,9 +54,9 @@ class Mistake:
 
     @property
     def code(self) -> str:
-        """The wrong piece of code if it is one line; empty for a longer one, an omission or a whole solution."""
+        """The wrong piece of code, if it is one line that says something by itself; empty for a whole solution."""
         new = self.replacements[0][1].strip() if self.replacements else ""
-        return "" if "\n" in new else new
+        return "" if "\n" in new or new.isidentifier() else new
 
 
 def edits(text: str) -> tuple[Mistake, ...]:
