@@ -28,7 +28,7 @@ def swapped(target: str, replacement: Any) -> Iterator[None]:
             yield
         return
     name = target.rpartition(":")[2]
-    if kernels.definitions.get(name) is original:
+    if name in kernels.registry and kernels.registry[name].definition is original:
         with kernels.substitute(name, replacement):
             yield
         return

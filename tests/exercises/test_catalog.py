@@ -137,7 +137,7 @@ EDITS = """
 takes the lowest: It sorts upwards, so that
 the first columns hold the smallest.
 - -scores
-+ scores
++ 1 * scores
 no columns: Nothing is left out.
 - [:, :k]
 - return np.argsort
@@ -153,8 +153,8 @@ def test_edits_are_read_with_their_changes():
         "takes the lowest",
         "It sorts upwards, so that the first columns hold the smallest.",
     )
-    assert first.replacements == (("-scores", "scores"),)
-    assert first.code == "scores"
+    assert first.replacements == (("-scores", "1 * scores"),)
+    assert first.code == "1 * scores"
     assert second.replacements[0] == ("[:, :k]\nreturn np.argsort", "best = np.argsort")
 
 
