@@ -187,7 +187,7 @@ def test_an_edit_registers_no_kernel():
     assert np.isfinite(Softmax().forward(x)).all()
 
 
-def test_an_edit_that_does_not_fit_costs_no_grade(monkeypatch):
+def test_an_edit_that_does_not_fit_costs_no_grade():
     broken = Mistake("x", "y", (("no such text", ""),), target=find(11).target)
     result = grade_trusted(replace(find(11), mistakes=(broken,)), find(11).mistakes[1].reference)
     assert result.earned > 0
