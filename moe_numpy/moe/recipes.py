@@ -102,7 +102,7 @@ def jacobs_1991() -> Recipe:
 
 @published(1994, "Jordan, Jacobs: Hierarchical Mixtures of Experts and the EM Algorithm", num_groups=2)
 def hierarchical(*, num_groups: int = 2) -> Recipe:
-    """y = Σ_g g_g(x) Σ_j g_(j|g)(x) f_gj(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
+    """y = Σ_i g_i(x) Σ_j g_(j|i)(x) f_ij(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
     return Recipe(RouterConfig(Dense(), gates=()), num_groups=num_groups)
 
 
@@ -382,7 +382,7 @@ def llama4(*, top_k: int = 1, shared_experts: int = 1, balance: float = 0.001) -
 
 @published(2024, "Wang et al.: ReMoE, equations 6 to 9")
 def remoe(*, average_k: float = 2.0) -> Recipe:
-    """w = ReLU(h): each token has as many experts as positive logits, k on average by an adaptive L1 penalty."""
+    """g = ReLU(h): each token has as many experts as positive logits, k on average by an adaptive L1 penalty."""
     return Recipe(RouterConfig(Threshold(0.0), scores=ReLU, gates=(), balancer=AdaptiveL1(average_k)))
 
 
@@ -399,7 +399,7 @@ def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bia
 
 @published(2024, "Raposo et al.: Mixture-of-Depths, equation 1")
 def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
-    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others pass. Not causal.
+    """One network takes the best part of the tokens, x + g f(x) with g = h, the raw logit; the others pass. Not causal.
 
     Give it one expert.
     """
