@@ -52,7 +52,7 @@ class PickScores(Function):
 
 
 class Renormalize(Function):
-    """g_n = s_n / (S_n + ε), where S_n is the sum of s over the assignments of the same token.
+    """g_n = s_n / (Σ_m s_m + ε), with m over the assignments of the same token.
 
     With one expert per token g is constantly 1 and its derivative 0: the router then learns nothing from the
     task. Mixtral (Jiang et al. 2024), GShard (Lepikhin et al. 2020), DeepSeek-V3 (2024, equation 13).
@@ -73,7 +73,7 @@ class Renormalize(Function):
         return g
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """ds_n = (dg_n - Σ_m dg_m g_m) / (S_n + ε), with m over the assignments of the same token."""
+        """ds_n = (dg_n - Σ_m dg_m g_m) / (Σ_m s_m + ε), with m over the assignments of the same token."""
         g, total, token = self.saved
         inner = take_rows(sum_by_key(grad * g, token, self.num_tokens), token)
         return (grad - inner) / total, None

@@ -77,7 +77,7 @@ class CrossEntropy(Function):
         return losses.mean() if self.ignored is None else losses[~self.ignored].mean()
 
     def backward(self, grad: Float[Array, ""]) -> Any:
-        """dx = g (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
+        """dx = dy (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
         p, t = self.saved
         of_each = array_namespace(p).full(t.shape, grad / self.n, dtype=p.dtype)
         dx = cross_entropy_gradient(of_each, p, t)

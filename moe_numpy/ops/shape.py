@@ -21,7 +21,7 @@ class Reshape(Function):
         return x.reshape(shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g in the shape of x."""
+        """dx = dy in the shape of x."""
         return grad.reshape(self.shape)
 
 
@@ -38,7 +38,7 @@ class Transpose(Function):
         return x.transpose(self.axes)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g under the inverse permutation."""
+        """dx = dy under the inverse permutation."""
         inverse = sorted(range(grad.ndim), key=self.axes.__getitem__)
         return grad.transpose(inverse)
 
@@ -55,7 +55,7 @@ class BroadcastTo(Function):
         return array_namespace(x).broadcast_to(x, shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = Σ g over the copies; the engine sums, as it does for every op that broadcasts."""
+        """dx = Σ dy over the copies; the engine sums, as it does for every op that broadcasts."""
         return grad
 
 
@@ -73,7 +73,7 @@ class Concatenate(Function):
         return array_namespace(*inputs).concat(inputs, axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """Each input gets its part of g."""
+        """Each input gets its part of dy."""
         along = array_namespace(grad).moveaxis(grad, self.axis, 0)
         ends = [sum(self.lengths[: i + 1]) for i in range(len(self.lengths))]
         parts = [along[end - n : end] for n, end in zip(self.lengths, ends, strict=True)]
