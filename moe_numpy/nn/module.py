@@ -96,14 +96,14 @@ class Module:
             child.after_step()
 
     def train(self, mode: bool = True) -> "Module":
-        """Switch noise and balancing on, or off with ``mode=False``, here and below."""
+        """Switch noise and dropout on, or off with ``mode=False``, here and below."""
         self.training = mode
         for _, child in self.children():
             child.train(mode)
         return self
 
     def eval(self) -> "Module":
-        """Switch noise and balancing off, here and below."""
+        """Switch noise and dropout off, here and below."""
         return self.train(False)
 
     def to(self, device: str | None = None, dtype: Any = None) -> "Module":

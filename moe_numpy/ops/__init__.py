@@ -4,6 +4,7 @@ from . import operators  # noqa: F401
 from .activations import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, SwiGLU, Tanh
 from .arithmetic import Add, Cast, Divide, Exp, Log, Multiply, Negate, Power, Sqrt, Subtract, Where
 from .attention import CausalAttention, RotaryEmbedding
+from .dropout import Dropout
 from .embedding import EmbeddingLookup
 from .indexing import GetItem, TakeAlongAxis
 from .losses import CrossEntropy
@@ -22,6 +23,7 @@ __all__ = [
     "Concatenate",
     "CrossEntropy",
     "Divide",
+    "Dropout",
     "EmbeddingLookup",
     "Exp",
     "GetItem",

@@ -9,6 +9,7 @@ from ...ops import (
     GELU,
     CausalAttention,
     CrossEntropy,
+    Dropout,
     LayerNorm,
     LogSoftmax,
     ReLU,
@@ -132,7 +133,13 @@ def attention_on_transposed_views(rng: np.random.Generator) -> Built:
     return f, [rng.standard_normal((2, 3, h, 4)) for h in (4, 2, 2)]
 
 
-# Loss
+# Dropout and loss
+
+
+@case(Dropout)
+def dropout(rng: np.random.Generator) -> Built:
+    seed = int(rng.integers(2**32))
+    return lambda x: Dropout.apply(x, rate=0.4, rng=np.random.default_rng(seed)), [rng.standard_normal((5, 4))]
 
 
 @case(CrossEntropy)

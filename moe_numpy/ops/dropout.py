@@ -1,0 +1,34 @@
+"""Dropout."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..autodiff import Function
+from ..typing import Array, Float
+
+
+class Dropout(Function):
+    """y = x m / (1 - rate), m = 0 with probability ``rate`` and 1 otherwise, so that E[y] = x.
+
+    (Srivastava et al. 2014, in the form that leaves nothing to do at evaluation.)
+
+    Args:
+        rate: the probability of dropping an entry; 0 <= rate < 1, ValueError otherwise.
+        rng: draws m, on the CPU for every device, so that a seed means the same mask everywhere.
+    """
+
+    def forward(self, x: Float[Array, "*shape"], *, rate: float, rng: np.random.Generator) -> Float[Array, "*shape"]:
+        """Drop entries at random, and enlarge the others."""
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
+        keep = rng.random(x.shape, dtype=np.float32) >= rate
+        scale = array_namespace(x).asarray(keep, dtype=x.dtype) / (1 - rate)
+        self.save(scale)
+        return x * scale
+
+    def backward(self, grad: Float[Array, "*shape"]) -> Any:
+        """dx = dy m / (1 - rate)."""
+        (scale,) = self.saved
+        return grad * scale
