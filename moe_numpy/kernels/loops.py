@@ -29,8 +29,8 @@ def _compiler(**options):
 
 
 compiled = _compiler()
-# Sums may be taken in another order, so that they use vector instructions. The order is fixed at compile time, as long as
-# the loop of a sum stores nothing: before a store, compiled code looks at addresses, and may take a loop of another order.
+# Sums may be taken in another order, so that they use vector instructions. The order is fixed at compile time, as long
+# as the loop of a sum stores nothing: before stores, compiled code looks at addresses and may choose another loop.
 summing = _compiler(fastmath={"reassoc", "contract"})
 
 
