@@ -100,7 +100,7 @@ def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequence[str]) -> Figure:
-    """The validation loss of each model and run, one panel per domain; a bar is the mean, a thin line joins equal seeds.
+    """Validation loss of each model and run, one panel per domain; a bar is the mean, a thin line joins equal seeds.
 
     The panels start at different losses but span equally many bits, so that equal differences look equal.
 
