@@ -106,7 +106,7 @@ class SelectedSoftmax(Function):
 class PNormalize(Function):
     """g_n = s_n / ‖s‖_p, with the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
 
-    words = "p-norm"
+    words = "{p:g}-norm"
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
@@ -145,7 +145,8 @@ class Gate:
     @property
     def words(self) -> str:
         """What tables call it."""
-        return getattr(self.function, "words", self.function.__name__)
+        words: str = getattr(self.function, "words", self.function.__name__)
+        return words.format(**self.settings)
 
     def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
         """Run the Function."""
