@@ -14,7 +14,7 @@ from .catalog import all_exercises, find, numbers
 from .exercise import Exercise
 from .grading.grade import GraderError, Result, grade_source
 from .report import next_up, print_list, print_result
-from .stubs import kernels_source, solution_source
+from .source import solution_source
 from .workspace import Progress, Workspace
 
 app = typer.Typer(
@@ -104,10 +104,7 @@ def solution(
                 _refuse(f"exercise {exercise.label} has not passed yet; --give-up shows the solution all the same")
             workspace.update(exercise.label, gave_up=True)
         console.print(Text(f"# {exercise.target}", "dim"))
-        print(solution_source(exercise), end="")
-        if kernels := kernels_source(exercise):
-            console.print(Text("\n# the kernels that it calls, from moe_numpy/kernels/on_numpy.py", "dim"))
-            print(kernels, end="")
+        print(solution_source(exercise.target), end="")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What an exercise is: plain data. The modules in ``catalog`` each define one."""
+"""What an exercise is: plain data. Each module in ``catalog`` defines one."""
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from moe_numpy.autodiff import Function
+
+from .mistakes import Mistake
 
 LAYOUTS = ("C", "F", "strided")
 
@@ -109,9 +111,31 @@ class Check:
     may_write: bool = False
 
 
+def standard_checks(
+    cases: Cases, *, floats: bool = True, gradient: str = "", run: Callable[..., Any] | None = None
+) -> list[Check]:
+    """The checks that nearly every exercise has, one point each: in float32, and on arrays with gaps.
+
+    Args:
+        cases: the calls to make.
+        floats: False where no argument is of floating point.
+        gradient: the next step of who fails the gradient in float32 and of arrays with gaps; empty for no such check.
+        run: as in :class:`Check`.
+    """
+    forms = [("float32", float32(cases), "a float32 input must give a float32 output")] if floats else []
+    forms += [("arrays with gaps", strided(cases), "do not rely on the order in memory")]
+    checks = [Check(name, 1, same, next_step, run=run) for name, same, next_step in forms]
+    if gradient:
+        checks += [
+            Check("gradient in float32", 1, float32(cases), gradient, gradient=True),
+            Check("gradient of arrays with gaps", 1, strided(cases), gradient, gradient=True),
+        ]
+    return checks
+
+
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """One exercise.
+    """One exercise. Its module states the facts; ``catalog.find`` adds what stands below them there.
 
     Attributes:
         number: its place in the order; 1 and up.
@@ -120,16 +144,15 @@ class Exercise:
         teaches: one sentence.
         difficulty: 1 to 3.
         minutes: how long it takes, 10 to 30.
-        needs: numbers of exercises that should come before. A failed one never blocks this one.
-        target: the solution, ``module:qualname`` of a function, a method or a Function of the library.
-        specification: the forward pass in slow loops, with the target's arguments.
-        checks: what is graded.
-        wrong: at least five plausible wrong solutions, functions or classes at the top level of the exercise's
-            module. The name says what is wrong; the docstring explains it to the learner.
+        target: the solution, ``module:qualname`` of a function, a kernel, a method or a Function of the library.
         hints: three, each saying more.
+        needs: numbers of exercises that should come before. A failed one never blocks this one.
         imports: further lines of the stub's head, for what a body will need.
         preload: modules that the child imports before it is limited, such as ``numba``.
         time_limit: seconds for one check.
+        specification: the forward pass in slow loops, with the target's arguments.
+        checks: what is graded.
+        mistakes: at least five plausible wrong solutions.
     """
 
     number: int
@@ -139,14 +162,14 @@ class Exercise:
     difficulty: int
     minutes: int
     target: str
-    specification: Callable[..., Any]
-    checks: tuple[Check, ...]
-    wrong: tuple[Any, ...]
     hints: tuple[str, str, str]
     needs: tuple[int, ...] = ()
     imports: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     time_limit: float = 5.0
+    specification: Any = None
+    checks: tuple[Check, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
 
     @property
     def label(self) -> str:
@@ -175,12 +198,12 @@ class Exercise:
 
 
 def resolve(reference: str) -> Any:
-    """The object that ``module:qualname`` names."""
+    """The object that ``module:qualname`` names; of a kernel its definition."""
     module, _, qualname = reference.partition(":")
     found = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
-    return found
+    return getattr(found, "definition", found)
 
 
 def reference_to(thing: Any) -> str:

@@ -73,6 +73,8 @@ def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool
     if p.recognised:
         what = "again" if explained else p.explanation
         line(f"→ equal to a known mistake, “{p.recognised}”: {what}", "yellow")
+        if p.mistake and not explained:
+            line(f"  as with this code: {p.mistake}", "yellow")
     if p.next_step:
         line(f"→ next: {p.next_step}")
 

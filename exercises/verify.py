@@ -10,11 +10,13 @@ from typing import Any
 
 from .catalog import find, numbers
 from .exercise import Exercise, is_function_class, reference_to
-from .grading.grade import GraderError, explanation_of, grade_source, grade_trusted, name_of, prepare, processors
-from .stubs import make_stub, solution_source
+from .grading.grade import GraderError, grade_source, grade_trusted, prepare, processors
+from .mistakes import EditError, Mistake
+from .stubs import make_stub
 
 _CANARY = 'raise RuntimeError("canary")'
-_FEWEST_WRONG = 5
+_FEWEST_MISTAKES = 5
+_BROKEN = ("NameError", "UnboundLocalError")
 SEEDS = (0, 1)
 
 
@@ -43,21 +45,21 @@ def verify_one(number: int) -> Verdict:
     """Everything that must hold for one exercise."""
     began = time.perf_counter()
     e = find(number)
-    verdict = Verdict(e.label, e.title, len(e.wrong))
+    verdict = Verdict(e.label, e.title, len(e.mistakes))
     problems = verdict.problems
     try:
         problems += _facts(e)
         for seed in SEEDS:
             prepare(e, seed)
-            result = grade_trusted(e, e.solution, seed=seed)
+            result = grade_trusted(e, e.target, seed=seed)
             problems += [
                 f"the library fails {c.name!r} with seed {seed}: {c.problem.message}"
                 for c in result.checks
                 if c.problem
             ]
         problems += _stub(e)
-        for wrong in e.wrong:
-            problems += _wrong(e, wrong)
+        for mistake in e.mistakes:
+            problems += _mistake(e, mistake)
     except GraderError as error:
         problems.append(str(error))
     except Exception as error:  # one broken exercise must not hide what is wrong with the others
@@ -89,15 +91,19 @@ def _facts(e: Exercise) -> Iterator[str]:
     """What can be seen without running anything."""
     if len(e.hints) != 3 or len(set(e.hints)) != 3 or not all(h.strip() for h in e.hints):
         yield "three different hints, none empty"
-    if len(e.wrong) < _FEWEST_WRONG:
-        yield f"{len(e.wrong)} wrong solutions; at least {_FEWEST_WRONG}"
-    if len({name_of(w) for w in e.wrong}) < len(e.wrong):
+    if len(e.mistakes) < _FEWEST_MISTAKES:
+        yield f"{len(e.mistakes)} wrong solutions; at least {_FEWEST_MISTAKES}"
+    if len({m.name for m in e.mistakes}) < len(e.mistakes):
         yield "two wrong solutions have one name"
-    for w in e.wrong:
-        inherited = any(w.__doc__ == b.__doc__ for b in getattr(w, "__mro__", ())[1:])
-        if not explanation_of(w) or inherited:
-            yield f"the wrong solution {name_of(w)!r} has no explanation of its own"
-        reference_to(w)
+    for m in e.mistakes:
+        if not m.why:
+            yield f"the wrong solution {m.name!r} has no explanation of its own"
+        try:
+            if m.whole is not None:
+                reference_to(m.whole)
+            m.solution  # noqa: B018
+        except (EditError, TypeError) as error:
+            yield str(error)
     if len({c.name for c in e.checks}) < len(e.checks):
         yield "two checks have one name"
     if any(c.points < 1 or not c.next_step for c in e.checks):
@@ -109,8 +115,6 @@ def _facts(e: Exercise) -> Iterator[str]:
         yield f"needs {unknown or e.number}, which is not there or is itself"
     if is_function_class(e.solution) and not any(c.gradient for c in e.checks):
         yield "no check of the gradient"
-    if not solution_source(e).strip():
-        yield "the solution has no source"
 
 
 def _stub(e: Exercise) -> Iterator[str]:
@@ -141,13 +145,15 @@ def _pairs(mine: Any, original: Any) -> Iterator[tuple[Any, Any]]:
             yield getattr(mine, name), member
 
 
-def _wrong(e: Exercise, wrong: Any) -> Iterator[str]:
-    """A wrong solution must fail, by a named check, and be called by its name."""
-    result = grade_trusted(e, wrong)
-    name = name_of(wrong)
+def _mistake(e: Exercise, mistake: Mistake) -> Iterator[str]:
+    """It must fail, by a named check, and be recognised by its own name."""
+    result = grade_trusted(e, mistake.reference)
     if result.passed:
-        yield f"the wrong solution {name!r} passes"
+        yield f"the wrong solution {mistake.name!r} passes"
         return
+    broken = {c.problem.message for c in result.checks if c.problem and c.problem.message.startswith(_BROKEN)}
+    if broken:
+        yield f"the wrong solution {mistake.name!r} does not run: {', '.join(sorted(broken))}"
     recognised = {c.problem.recognised for c in result.checks if c.problem is not None}
-    if name not in recognised:
-        yield f"the wrong solution {name!r} is not recognised, but taken for {sorted(recognised)}"
+    if mistake.name not in recognised:
+        yield f"the wrong solution {mistake.name!r} is not recognised, but taken for {sorted(recognised)}"

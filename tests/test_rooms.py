@@ -9,8 +9,24 @@ import pytest
 import moe_numpy
 
 PACKAGE = Path(moe_numpy.__file__).parent
-ROOMS = ["typing", "environment", "kernels", "devices", "autodiff", "ops", "nn", "gradcheck", "moe", "models"]
-ROOMS += ["instruments", "training", "accounting", "gradcheck.cases", "plots", "commands"]
+ROOMS = [
+    "typing",
+    "environment",
+    "kernels",
+    "devices",
+    "autodiff",
+    "ops",
+    "nn",
+    "gradcheck",
+    "moe",
+    "models",
+    "instruments",
+    "training",
+    "accounting",
+    "gradcheck.cases",
+    "plots",
+    "commands",
+]
 CIRCLE = {"moe_numpy.autodiff.tensor", "moe_numpy.autodiff.function", "moe_numpy.autodiff.graph"}
 
 

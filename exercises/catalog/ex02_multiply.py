@@ -8,6 +8,23 @@ from moe_numpy.ops.arithmetic import Multiply
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=2,
+    name="multiply",
+    title="Multiply, forward and backward",
+    teaches="The shape of every differentiable op: compute, save what backward needs, apply the chain rule.",
+    difficulty=1,
+    minutes=10,
+    needs=(1,),
+    target="moe_numpy.ops.arithmetic:Multiply",
+    imports=("from moe_numpy.ops.arithmetic import Operand",),
+    hints=(
+        "backward gets grad = dL/dy and returns dL/da and dL/db. Move one a a little: how much does y move?",
+        "dy/da = b and dy/db = a, so forward must keep both: self.save(a, b), later a, b = self.saved.",
+        "forward: save and return a * b. backward: return grad * b, grad * a. The engine undoes broadcasting.",
+    ),
+)
+
 
 def specification(a: Any, b: Any) -> Any:
     """One product for each entry of the broadcast shape."""
@@ -154,55 +171,39 @@ def _first_copy(grad: Any, x: Any) -> Any:
     return grad
 
 
-EXERCISE = Exercise(
-    number=2,
-    name="multiply",
-    title="Multiply, forward and backward",
-    teaches="The shape of every differentiable op: compute, save what backward needs, apply the chain rule.",
-    difficulty=1,
-    minutes=10,
-    needs=(1,),
-    target="moe_numpy.ops.arithmetic:Multiply",
-    specification=specification,
-    checks=(
-        Check("forward multiplies entries", 1, equal_shapes, "a * b, entry by entry"),
-        Check("forward broadcasts", 1, broadcast, "NumPy broadcasts by itself; nothing is to be done"),
-        Check("numbers keep float32", 1, numbers, "do not turn a number into an array"),
-        Check("gradient of both factors", 4, equal_shapes, "g times the other factor", gradient=True),
-        Check(
-            "gradient of broadcast factors",
-            2,
-            broadcast,
-            "the engine sums over stretched axes after backward; g * b and g * a are enough",
-            gradient=True,
-        ),
-        Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
-        Check("gradient in float32", 1, float32(broadcast), "everything stays float32", gradient=True),
-        Check("gradient of arrays with gaps", 1, strided(equal_shapes), "leave the inputs as they are", gradient=True),
-        Check("no rows", 1, empty, "nothing to multiply", gradient=True),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.array([2.0, 0.0]), np.array([3.0, -5.0]))),
-            "by hand: 6 and 0",
-        ),
+CHECKS = (
+    Check("forward multiplies entries", 1, equal_shapes, "a * b, entry by entry"),
+    Check("forward broadcasts", 1, broadcast, "NumPy broadcasts by itself; nothing is to be done"),
+    Check("numbers keep float32", 1, numbers, "do not turn a number into an array"),
+    Check("gradient of both factors", 4, equal_shapes, "g times the other factor", gradient=True),
+    Check(
+        "gradient of broadcast factors",
+        2,
+        broadcast,
+        "the engine sums over stretched axes after backward; g * b and g * a are enough",
+        gradient=True,
     ),
-    wrong=(
-        EachItsOwn,
-        IgnoresUpstream,
-        PassesTheGradientOn,
-        MultipliesWithTheResult,
-        DividesTheResult,
-        ForgetsTheSecond,
-        CopiesAreNotAddedUp,
-        MultipliesInPlace,
-        MatrixProduct,
-        ComputesInFloat64,
+    Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
+    Check("gradient in float32", 1, float32(broadcast), "everything stays float32", gradient=True),
+    Check("gradient of arrays with gaps", 1, strided(equal_shapes), "leave the inputs as they are", gradient=True),
+    Check("no rows", 1, empty, "nothing to multiply", gradient=True),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.array([2.0, 0.0]), np.array([3.0, -5.0]))),
+        "by hand: 6 and 0",
     ),
-    imports=("from moe_numpy.ops.arithmetic import Operand",),
-    hints=(
-        "backward gets grad = dL/dy and returns dL/da and dL/db. Move one a a little: how much does y move?",
-        "dy/da = b and dy/db = a, so forward must keep both: self.save(a, b), later a, b = self.saved.",
-        "forward: save and return a * b. backward: return grad * b, grad * a. The engine undoes broadcasting.",
-    ),
+)
+
+MISTAKES = (
+    EachItsOwn,
+    IgnoresUpstream,
+    PassesTheGradientOn,
+    MultipliesWithTheResult,
+    DividesTheResult,
+    ForgetsTheSecond,
+    CopiesAreNotAddedUp,
+    MultipliesInPlace,
+    MatrixProduct,
+    ComputesInFloat64,
 )

@@ -8,6 +8,23 @@ from moe_numpy.ops.matmul import Affine
 
 from ..exercise import Case, Check, Exercise, case, float32, strided
 
+EXERCISE = Exercise(
+    number=3,
+    name="affine",
+    title="Matrix product and bias",
+    teaches="Why the gradient of a matrix product is two more matrix products, and which factor is transposed.",
+    difficulty=2,
+    minutes=20,
+    needs=(2,),
+    target="moe_numpy.ops.matmul:Affine",
+    hints=(
+        "Write one entry: y_to = Σ_i x_ti W_oi + b_o. Which outputs does x_ti reach? Which does W_oi? Which b_o?",
+        "dx_ti = Σ_o g_to W_oi, dW_oi = Σ_t g_to x_ti, db_o = Σ_t g_to. The index summed over tells the product.",
+        "Flatten x and grad to [rows, in] and [rows, out]. Then dx = g @ W (reshaped to x.shape), dW = g.T @ x, "
+        "db = g.sum(axis=0).",
+    ),
+)
+
 
 def specification(x: Any, weight: Any, bias: Any) -> Any:
     """One output at a time: Σ_j x_j W_oj + b_o."""
@@ -156,62 +173,46 @@ class IgnoresUpstream(Affine):
         return super().backward(np.ones_like(grad))
 
 
-EXERCISE = Exercise(
-    number=3,
-    name="affine",
-    title="Matrix product and bias",
-    teaches="Why the gradient of a matrix product is two more matrix products, and which factor is transposed.",
-    difficulty=2,
-    minutes=20,
-    needs=(2,),
-    target="moe_numpy.ops.matmul:Affine",
-    specification=specification,
-    checks=(
-        Check("forward", 1, matrices, "y is [rows, out], W is [out, in]: y = x @ W.T + b"),
-        Check("forward with any leading axes", 1, leading_axes, "flatten all axes but the last, or let @ do it"),
-        Check("the bias may be None", 1, without_bias, "add the bias only if there is one", gradient=True),
-        Check(
-            "gradients of x, W and b",
-            4,
-            matrices,
-            "shapes first: each gradient is shaped like its input",
-            gradient=True,
-        ),
-        Check(
-            "gradients where every shape fits",
-            2,
-            square,
-            "a square W hides a wrong transpose; write dL/dW_oi = Σ_t g_to x_ti",
-            gradient=True,
-        ),
-        Check(
-            "gradients with leading axes",
-            2,
-            leading_axes,
-            "all rows of all sequences add to the same W: flatten x and g first",
-            gradient=True,
-        ),
-        Check("zero gradients without rows", 1, no_rows, "the sum of nothing is 0, not NaN", gradient=True),
-        Check("constants need no gradient", 1, frozen_input, "the gradient of x is not wanted here", gradient=True),
-        Check("gradients in float32", 1, float32(matrices), "everything stays float32", gradient=True),
-        Check("gradients of arrays with gaps", 1, strided(leading_axes), "do not rely on strides", gradient=True),
+CHECKS = (
+    Check("forward", 1, matrices, "y is [rows, out], W is [out, in]: y = x @ W.T + b"),
+    Check("forward with any leading axes", 1, leading_axes, "flatten all axes but the last, or let @ do it"),
+    Check("the bias may be None", 1, without_bias, "add the bias only if there is one", gradient=True),
+    Check(
+        "gradients of x, W and b",
+        4,
+        matrices,
+        "shapes first: each gradient is shaped like its input",
+        gradient=True,
     ),
-    wrong=(
-        WeightNotTransposed,
-        ForgetsTheBias,
-        AssumesABias,
-        InputGradientWithTheTranspose,
-        WeightGradientTransposed,
-        AveragesOverRows,
-        LastSequenceOnly,
-        BiasGradientOfOneRow,
-        SumsTheWrongAxis,
-        IgnoresUpstream,
+    Check(
+        "gradients where every shape fits",
+        2,
+        square,
+        "a square W hides a wrong transpose; write dL/dW_oi = Σ_t g_to x_ti",
+        gradient=True,
     ),
-    hints=(
-        "Write one entry: y_to = Σ_i x_ti W_oi + b_o. Which outputs does x_ti reach? Which does W_oi? Which b_o?",
-        "dx_ti = Σ_o g_to W_oi, dW_oi = Σ_t g_to x_ti, db_o = Σ_t g_to. The index summed over tells the product.",
-        "Flatten x and grad to [rows, in] and [rows, out]. Then dx = g @ W (reshaped to x.shape), dW = g.T @ x, "
-        "db = g.sum(axis=0).",
+    Check(
+        "gradients with leading axes",
+        2,
+        leading_axes,
+        "all rows of all sequences add to the same W: flatten x and g first",
+        gradient=True,
     ),
+    Check("zero gradients without rows", 1, no_rows, "the sum of nothing is 0, not NaN", gradient=True),
+    Check("constants need no gradient", 1, frozen_input, "the gradient of x is not wanted here", gradient=True),
+    Check("gradients in float32", 1, float32(matrices), "everything stays float32", gradient=True),
+    Check("gradients of arrays with gaps", 1, strided(leading_axes), "do not rely on strides", gradient=True),
+)
+
+MISTAKES = (
+    WeightNotTransposed,
+    ForgetsTheBias,
+    AssumesABias,
+    InputGradientWithTheTranspose,
+    WeightGradientTransposed,
+    AveragesOverRows,
+    LastSequenceOnly,
+    BiasGradientOfOneRow,
+    SumsTheWrongAxis,
+    IgnoresUpstream,
 )

@@ -10,6 +10,26 @@ from moe_numpy.ops import Negate
 
 from ..exercise import Case, Check, Exercise, case
 
+EXERCISE = Exercise(
+    number=4,
+    name="backward_walk",
+    title="The backward walk",
+    teaches="How gradients find their way: each op once, after everything that used it, and sums where paths meet.",
+    difficulty=3,
+    minutes=30,
+    needs=(2,),
+    target="moe_numpy.autodiff.graph:_walk",
+    imports=("from moe_numpy.autodiff.graph import _input_gradients",),
+    hints=(
+        "An op may run only when its gradient is complete. What must be known beforehand to see that it is?",
+        "Two passes. First go through all edges from the root and count how many lead to each op. Then keep a list of "
+        "ready ops: take one, run it, add its gradients where its edges lead, count down, and append what reaches 0.",
+        "count = Counter(), stack = [root]: pop an op, and for each edge to an op push its source if it is not in "
+        "count yet, then count[source] += 1. Walk with arrived = {op: [None] per output}; pass arrived.pop(op, None) "
+        "to _input_gradients; count down even if the gradient is None.",
+    ),
+)
+
 
 class _Recorded(Function):
     """An op that keeps what its backward was called with."""
@@ -380,97 +400,76 @@ def recursive(root: Any, output_index: Any, gradient: Any, retain_graph: Any, le
     _walk_like(root, output_index, gradient, retain_graph, leaf_gradients)
 
 
-EXERCISE = Exercise(
-    number=4,
-    name="backward_walk",
-    title="The backward walk",
-    teaches="How gradients find their way: each op once, after everything that used it, and sums where paths meet.",
-    difficulty=3,
-    minutes=30,
-    needs=(2,),
-    target="moe_numpy.autodiff.graph:_walk",
-    specification=specification,
-    checks=(
-        Check(
-            "a single op", 1, _walking(*ONE_OP), "hand the gradient to the root, its results to leaves", leaf_gradients
-        ),
-        Check(
-            "gradients add up where paths meet",
-            2,
-            _walking(*DIAMONDS),
-            "draw the graph of the case; the gradient of a leaf is a sum over all paths to it",
-            leaf_gradients,
-        ),
-        Check(
-            "each op once, after all its consumers",
-            4,
-            _walking(*DIAMONDS, *LADDER),
-            "count the edges to each op, run it when all have delivered; result i are the calls of op i, one row each",
-            calls,
-        ),
-        Check(
-            "an op used twice by the same op",
-            2,
-            _walking(*REUSE),
-            "x · x has two edges to x: count both; result i are the calls of op i, one row each",
-            calls,
-        ),
-        Check("a leaf used twice", 1, _walking(*REUSE[:1]), "leaves collect sums too", leaf_gradients),
-        Check("adds out of place", 1, _walking(*SHARED), "write a + b, never a += b", leaf_gradients),
-        Check(
-            "None ends a branch, not the walk",
-            2,
-            _walking(*STOPPED),
-            "an edge with a None has delivered: count it down; result i are the calls of op i, one row each",
-            calls,
-        ),
-        Check("only what the result depends on", 1, _walking(*OUTSIDE), "begin counting at the root", leaf_gradients),
-        Check("constants have no edge", 1, _walking(*OUTSIDE, frozen=True), "skip edges that are None", leaf_gradients),
-        Check(
-            "ops with several outputs",
-            2,
-            _walking(*TWO_OUTPUTS),
-            "one place for each output: output_index",
-            leaf_gradients,
-        ),
-        Check(
-            "more ops in a row than Python nests calls",
-            1,
-            deep,
-            "keep a list of what is ready instead of recursion",
-            chain,
-            second_oracle=False,
-        ),
-        Check(
-            "releases what it has passed",
-            1,
-            _walking(*DIAMONDS, *STOPPED, retain_graph=False),
-            "keep op.edges, call op.release(), then go through the edges",
-            released,
-        ),
-        Check("keeps the graph if asked", 1, _walking(*DIAMONDS, retain_graph=True), "look at retain_graph", released),
+CHECKS = (
+    Check("a single op", 1, _walking(*ONE_OP), "hand the gradient to the root, its results to leaves", leaf_gradients),
+    Check(
+        "gradients add up where paths meet",
+        2,
+        _walking(*DIAMONDS),
+        "draw the graph of the case; the gradient of a leaf is a sum over all paths to it",
+        leaf_gradients,
     ),
-    wrong=(
-        once_for_each_path,
-        first_come_first_served,
-        overwrites_inside,
-        overwrites_leaves,
-        adds_in_place,
-        counts_ops_instead_of_edges,
-        none_never_delivers,
-        first_output_only,
-        starts_at_output_zero,
-        never_releases,
-        always_releases,
-        recursive,
+    Check(
+        "each op once, after all its consumers",
+        4,
+        _walking(*DIAMONDS, *LADDER),
+        "count the edges to each op, run it when all have delivered; result i are the calls of op i, one row each",
+        calls,
     ),
-    imports=("from moe_numpy.autodiff.graph import _input_gradients",),
-    hints=(
-        "An op may run only when its gradient is complete. What must be known beforehand to see that it is?",
-        "Two passes. First go through all edges from the root and count how many lead to each op. Then keep a list of "
-        "ready ops: take one, run it, add its gradients where its edges lead, count down, and append what reaches 0.",
-        "count = Counter(), stack = [root]: pop an op, and for each edge to an op push its source if it is not in "
-        "count yet, then count[source] += 1. Walk with arrived = {op: [None] per output}; pass arrived.pop(op, None) "
-        "to _input_gradients; count down even if the gradient is None.",
+    Check(
+        "an op used twice by the same op",
+        2,
+        _walking(*REUSE),
+        "x · x has two edges to x: count both; result i are the calls of op i, one row each",
+        calls,
     ),
+    Check("a leaf used twice", 1, _walking(*REUSE[:1]), "leaves collect sums too", leaf_gradients),
+    Check("adds out of place", 1, _walking(*SHARED), "write a + b, never a += b", leaf_gradients),
+    Check(
+        "None ends a branch, not the walk",
+        2,
+        _walking(*STOPPED),
+        "an edge with a None has delivered: count it down; result i are the calls of op i, one row each",
+        calls,
+    ),
+    Check("only what the result depends on", 1, _walking(*OUTSIDE), "begin counting at the root", leaf_gradients),
+    Check("constants have no edge", 1, _walking(*OUTSIDE, frozen=True), "skip edges that are None", leaf_gradients),
+    Check(
+        "ops with several outputs",
+        2,
+        _walking(*TWO_OUTPUTS),
+        "one place for each output: output_index",
+        leaf_gradients,
+    ),
+    Check(
+        "more ops in a row than Python nests calls",
+        1,
+        deep,
+        "keep a list of what is ready instead of recursion",
+        chain,
+        second_oracle=False,
+    ),
+    Check(
+        "releases what it has passed",
+        1,
+        _walking(*DIAMONDS, *STOPPED, retain_graph=False),
+        "keep op.edges, call op.release(), then go through the edges",
+        released,
+    ),
+    Check("keeps the graph if asked", 1, _walking(*DIAMONDS, retain_graph=True), "look at retain_graph", released),
+)
+
+MISTAKES = (
+    once_for_each_path,
+    first_come_first_served,
+    overwrites_inside,
+    overwrites_leaves,
+    adds_in_place,
+    counts_ops_instead_of_edges,
+    none_never_delivers,
+    first_output_only,
+    starts_at_output_zero,
+    never_releases,
+    always_releases,
+    recursive,
 )

@@ -8,6 +8,23 @@ from moe_numpy.ops.losses import CrossEntropy
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=6,
+    name="cross_entropy",
+    title="Cross-entropy on logits",
+    teaches="Why softmax and logarithm belong together, and the simplest gradient in the field: p minus one-hot.",
+    difficulty=2,
+    minutes=25,
+    needs=(5,),
+    target="moe_numpy.ops.losses:CrossEntropy",
+    hints=(
+        "Subtract m = max(x) from a row: ln Σ eˣ - x[t] does not change. Written this way nothing is ever ln 0.",
+        "d ln Σ eˣ / dx_v = p_v, the softmax. And d(-x[t])/dx_v is -1 at v = t, else 0. Do not forget the mean.",
+        "x -= rowmax (in a copy); losses = log(exp(x).sum(-1)) - x[arange(n), t]; save p and t. backward: "
+        "dx = p g/n, dx[arange(n), t] -= g/n, ignored rows 0; return it in the logits' shape, and None for targets.",
+    ),
+)
+
 
 def specification(logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
     """Each target that counts: ln Σ e^x minus its own x."""
@@ -232,61 +249,45 @@ class NothingIsNothing(CrossEntropy):
         return super().forward(logits, targets, ignore_index=ignore_index)
 
 
-EXERCISE = Exercise(
-    number=6,
-    name="cross_entropy",
-    title="Cross-entropy on logits",
-    teaches="Why softmax and logarithm belong together, and the simplest gradient in the field: p minus one-hot.",
-    difficulty=2,
-    minutes=25,
-    needs=(5,),
-    target="moe_numpy.ops.losses:CrossEntropy",
-    specification=specification,
-    checks=(
-        Check("the mean loss", 2, typical, "flatten to [n, V]; one loss for each row, then the mean"),
-        Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
-        Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
-        Check("refuses what has no loss", 1, refused, "see Raises; NumPy takes x[-1] without a word"),
-        Check("gradient", 4, typical, "g (p - onehot) / n, in the shape of the logits", gradient=True),
-        Check("gradient with ignored targets", 2, ignored, "a row without a loss has the gradient 0", gradient=True),
-        Check(
-            "gradient of large logits",
-            1,
-            large,
-            "p comes from the shifted logits",
-            gradient=True,
-            finite_differences=False,
-        ),
-        Check("loss in float32", 1, float32(typical), "float32 in, float32 out"),
-        Check("gradient in float32", 1, float32(ignored), "float32 in, float32 out", gradient=True),
-        Check("arrays with gaps", 1, strided(ignored), "do not write into the logits", gradient=True),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.zeros((1, 2)), np.array([1])), case(np.zeros((2, 4)), np.array([0, 3]))),
-            "by hand: ln 2 and ln 4, the loss of not knowing",
-        ),
+CHECKS = (
+    Check("the mean loss", 2, typical, "flatten to [n, V]; one loss for each row, then the mean"),
+    Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
+    Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
+    Check("refuses what has no loss", 1, refused, "see Raises; NumPy takes x[-1] without a word"),
+    Check("gradient", 4, typical, "g (p - onehot) / n, in the shape of the logits", gradient=True),
+    Check("gradient with ignored targets", 2, ignored, "a row without a loss has the gradient 0", gradient=True),
+    Check(
+        "gradient of large logits",
+        1,
+        large,
+        "p comes from the shifted logits",
+        gradient=True,
+        finite_differences=False,
     ),
-    wrong=(
-        OverflowsWithoutShift,
-        LogOfTheSoftmax,
-        OneShiftForAll,
-        ForgetsToAverage,
-        AveragesOverIgnored,
-        GradientIntoIgnored,
-        GradientNotAveraged,
-        ForgetsTheTarget,
-        TheTargetAlone,
-        SignFlipped,
-        IgnoresUpstream,
-        LossInBits,
-        LetsNegativeTargetsWrap,
-        NothingIsNothing,
+    Check("loss in float32", 1, float32(typical), "float32 in, float32 out"),
+    Check("gradient in float32", 1, float32(ignored), "float32 in, float32 out", gradient=True),
+    Check("arrays with gaps", 1, strided(ignored), "do not write into the logits", gradient=True),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.zeros((1, 2)), np.array([1])), case(np.zeros((2, 4)), np.array([0, 3]))),
+        "by hand: ln 2 and ln 4, the loss of not knowing",
     ),
-    hints=(
-        "Subtract m = max(x) from a row: ln Σ eˣ - x[t] does not change. Written this way nothing is ever ln 0.",
-        "d ln Σ eˣ / dx_v = p_v, the softmax. And d(-x[t])/dx_v is -1 at v = t, else 0. Do not forget the mean.",
-        "x -= rowmax (in a copy); losses = log(exp(x).sum(-1)) - x[arange(n), t]; save p and t. backward: "
-        "dx = p g/n, dx[arange(n), t] -= g/n, ignored rows 0; return it in the logits' shape, and None for targets.",
-    ),
+)
+
+MISTAKES = (
+    OverflowsWithoutShift,
+    LogOfTheSoftmax,
+    OneShiftForAll,
+    ForgetsToAverage,
+    AveragesOverIgnored,
+    GradientIntoIgnored,
+    GradientNotAveraged,
+    ForgetsTheTarget,
+    TheTargetAlone,
+    SignFlipped,
+    IgnoresUpstream,
+    LossInBits,
+    LetsNegativeTargetsWrap,
+    NothingIsNothing,
 )

@@ -8,6 +8,22 @@ from moe_numpy.ops.activations import SwiGLU
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=7,
+    name="swiglu",
+    title="SwiGLU",
+    teaches="The product rule twice over, in the activation that nearly every expert uses.",
+    difficulty=1,
+    minutes=15,
+    needs=(2,),
+    target="moe_numpy.ops.activations:SwiGLU",
+    hints=(
+        "y is a product of three: gate, σ(gate) and up. gate occurs twice, so its derivative has two terms.",
+        "σ' = σ (1 - σ), so silu' = σ + gate σ (1 - σ). For up the other two factors are constants.",
+        "Save gate, up and σ = 1 / (1 + e^-gate). dgate = g up σ (1 + gate (1 - σ)); dup = g gate σ.",
+    ),
+)
+
 
 def specification(gate: Any, up: Any) -> Any:
     """Entry by entry, with the form of the sigmoid that cannot overflow."""
@@ -167,58 +183,43 @@ class ComputesInFloat64(SwiGLU):
         return super().forward(gate.astype(np.float64), up)
 
 
-EXERCISE = Exercise(
-    number=7,
-    name="swiglu",
-    title="SwiGLU",
-    teaches="The product rule twice over, in the activation that nearly every expert uses.",
-    difficulty=1,
-    minutes=15,
-    needs=(2,),
-    target="moe_numpy.ops.activations:SwiGLU",
-    specification=specification,
-    checks=(
-        Check("forward", 2, typical, "gate σ(gate) up, entry by entry"),
-        Check("forward far from zero", 1, wide, "silu(-30) is nearly 0, silu(30) nearly 30"),
-        Check("nothing overflows to NaN", 2, huge, "which form of σ divides infinity by infinity?"),
-        Check("gradients", 4, typical, "silu'(x) has two terms; dup needs silu(gate)", gradient=True),
-        Check("gradients far from zero", 2, wide, "silu' goes from 0 to 1 and is ½ at 0", gradient=True),
-        Check(
-            "finite gradients of huge gates",
-            1,
-            huge,
-            "save σ and use it again",
-            gradient=True,
-            finite_differences=False,
-        ),
-        Check("float32", 1, float32(wide), "everything stays float32"),
-        Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "leave gate and up as they are", gradient=True),
-        Check("no tokens", 1, empty, "nothing in, nothing out", gradient=True),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.array([0.0, np.log(3.0)]), np.array([7.0, 4.0]))),
-            "by hand: silu(0) = 0, and σ(ln 3) = ¾",
-        ),
+CHECKS = (
+    Check("forward", 2, typical, "gate σ(gate) up, entry by entry"),
+    Check("forward far from zero", 1, wide, "silu(-30) is nearly 0, silu(30) nearly 30"),
+    Check("nothing overflows to NaN", 2, huge, "which form of σ divides infinity by infinity?"),
+    Check("gradients", 4, typical, "silu'(x) has two terms; dup needs silu(gate)", gradient=True),
+    Check("gradients far from zero", 2, wide, "silu' goes from 0 to 1 and is ½ at 0", gradient=True),
+    Check(
+        "finite gradients of huge gates",
+        1,
+        huge,
+        "save σ and use it again",
+        gradient=True,
+        finite_differences=False,
     ),
-    wrong=(
-        GatesTheOtherHalf,
-        SigmoidInsteadOfSilu,
-        GeluInsteadOfSilu,
-        ForgetsUp,
-        OverflowsToNaN,
-        SigmoidIsAConstant,
-        OnlyTheSlopeOfSigmoid,
-        SlopeOfSigmoidAlone,
-        GateGradientForgetsUp,
-        UpGradientWithSigmoid,
-        IgnoresUpstream,
-        ComputesInFloat64,
+    Check("float32", 1, float32(wide), "everything stays float32"),
+    Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "leave gate and up as they are", gradient=True),
+    Check("no tokens", 1, empty, "nothing in, nothing out", gradient=True),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.array([0.0, np.log(3.0)]), np.array([7.0, 4.0]))),
+        "by hand: silu(0) = 0, and σ(ln 3) = ¾",
     ),
-    hints=(
-        "y is a product of three: gate, σ(gate) and up. gate occurs twice, so its derivative has two terms.",
-        "σ' = σ (1 - σ), so silu' = σ + gate σ (1 - σ). For up the other two factors are constants.",
-        "Save gate, up and σ = 1 / (1 + e^-gate). dgate = g up σ (1 + gate (1 - σ)); dup = g gate σ.",
-    ),
+)
+
+MISTAKES = (
+    GatesTheOtherHalf,
+    SigmoidInsteadOfSilu,
+    GeluInsteadOfSilu,
+    ForgetsUp,
+    OverflowsToNaN,
+    SigmoidIsAConstant,
+    OnlyTheSlopeOfSigmoid,
+    SlopeOfSigmoidAlone,
+    GateGradientForgetsUp,
+    UpGradientWithSigmoid,
+    IgnoresUpstream,
+    ComputesInFloat64,
 )

@@ -8,6 +8,23 @@ from moe_numpy.ops.normalization import RMSNorm
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=8,
+    name="rms_norm",
+    title="RMSNorm",
+    teaches="A normalisation couples all entries of a vector: its gradient has a term for the scale itself.",
+    difficulty=2,
+    minutes=25,
+    needs=(5,),
+    target="moe_numpy.ops.normalization:RMSNorm",
+    hints=(
+        "Write y_i = w_i x_i r with r = (mean x² + ε)^-½. An x_j reaches y_j directly, and every y_i through r.",
+        "dr/dx_j = -r³ x_j / d. With h = g w: dx_j = r h_j + (Σ_i h_i x_i) dr/dx_j. Put x̂ = x r in.",
+        "Save x̂, r and w. h = grad * w; dx = r * (h - x̂ * mean(h x̂)), the mean over the last axis with keepdims; "
+        "dw = Σ grad x̂ over all other axes.",
+    ),
+)
+
 
 def specification(x: Any, weight: Any, *, eps: float = 1e-6) -> Any:
     """Each vector over its own root mean square, entry times weight."""
@@ -205,54 +222,38 @@ class ComputesInFloat64(RMSNorm):
         return super().forward(x.astype(np.float64), weight, eps=eps)
 
 
-EXERCISE = Exercise(
-    number=8,
-    name="rms_norm",
-    title="RMSNorm",
-    teaches="A normalisation couples all entries of a vector: its gradient has a term for the scale itself.",
-    difficulty=2,
-    minutes=25,
-    needs=(5,),
-    target="moe_numpy.ops.normalization:RMSNorm",
-    specification=specification,
-    checks=(
-        Check("forward", 2, typical, "the mean of x² over the last axis, with keepdims=True"),
-        Check("eps is under the root", 1, with_eps, "√(mean x² + ε), not √(mean x²) + ε"),
-        Check("zeros stay finite", 1, default_eps, "0 / √ε is 0"),
-        Check("the size of x does not matter", 1, scaled, "each vector is divided by its own root mean square"),
-        Check("gradients", 4, typical, "three places hold x: x itself, and r through all of x²", gradient=True),
-        Check("gradients with a large eps", 2, with_eps, "r and x̂ contain ε already: save and use them", gradient=True),
-        Check("gradients of zeros", 1, zeros, "at x = 0 only r h remains", gradient=True),
-        Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
-        Check("float32", 1, float32(typical), "everything stays float32"),
-        Check("arrays with gaps", 1, strided(typical), "leave x and weight as they are", gradient=True),
-        Check("no rows", 1, empty, "the weight still needs a gradient: zeros", gradient=True),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.array([[1.0, 7.0]]), np.array([5.0, 10.0]), eps=0.0)),
-            "by hand: mean x² = 25, so x is divided by 5",
-        ),
+CHECKS = (
+    Check("forward", 2, typical, "the mean of x² over the last axis, with keepdims=True"),
+    Check("eps is under the root", 1, with_eps, "√(mean x² + ε), not √(mean x²) + ε"),
+    Check("zeros stay finite", 1, default_eps, "0 / √ε is 0"),
+    Check("the size of x does not matter", 1, scaled, "each vector is divided by its own root mean square"),
+    Check("gradients", 4, typical, "three places hold x: x itself, and r through all of x²", gradient=True),
+    Check("gradients with a large eps", 2, with_eps, "r and x̂ contain ε already: save and use them", gradient=True),
+    Check("gradients of zeros", 1, zeros, "at x = 0 only r h remains", gradient=True),
+    Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
+    Check("float32", 1, float32(typical), "everything stays float32"),
+    Check("arrays with gaps", 1, strided(typical), "leave x and weight as they are", gradient=True),
+    Check("no rows", 1, empty, "the weight still needs a gradient: zeros", gradient=True),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.array([[1.0, 7.0]]), np.array([5.0, 10.0]), eps=0.0)),
+        "by hand: mean x² = 25, so x is divided by 5",
     ),
-    wrong=(
-        TakesOffTheMean,
-        ForgetsTheRoot,
-        EpsOutsideTheRoot,
-        ForgetsEps,
-        NormalizesOverEverything,
-        ScaleIsAConstant,
-        SumsInTheCorrection,
-        SubtractsTheMeanGradient,
-        ForgetsTheWeight,
-        WeightGradientFromX,
-        WeightGradientOfOneRow,
-        IgnoresUpstream,
-        ComputesInFloat64,
-    ),
-    hints=(
-        "Write y_i = w_i x_i r with r = (mean x² + ε)^-½. An x_j reaches y_j directly, and every y_i through r.",
-        "dr/dx_j = -r³ x_j / d. With h = g w: dx_j = r h_j + (Σ_i h_i x_i) dr/dx_j. Put x̂ = x r in.",
-        "Save x̂, r and w. h = grad * w; dx = r * (h - x̂ * mean(h x̂)), the mean over the last axis with keepdims; "
-        "dw = Σ grad x̂ over all other axes.",
-    ),
+)
+
+MISTAKES = (
+    TakesOffTheMean,
+    ForgetsTheRoot,
+    EpsOutsideTheRoot,
+    ForgetsEps,
+    NormalizesOverEverything,
+    ScaleIsAConstant,
+    SumsInTheCorrection,
+    SubtractsTheMeanGradient,
+    ForgetsTheWeight,
+    WeightGradientFromX,
+    WeightGradientOfOneRow,
+    IgnoresUpstream,
+    ComputesInFloat64,
 )

@@ -8,6 +8,23 @@ from exercises.reference.gradient_check import gradient_is_right
 
 from ..exercise import Case, Check, Exercise, case
 
+EXERCISE = Exercise(
+    number=9,
+    name="gradient_check",
+    title="Write a finite-difference checker",
+    teaches="How to find a wrong gradient without knowing the right one, and what a weak checker lets pass.",
+    difficulty=2,
+    minutes=25,
+    needs=(5,),
+    target="exercises.reference.gradient_check:gradient_is_right",
+    hints=(
+        "Draw the cotangent c with rng.standard_normal; it makes one number L = Σ c · f(x) of all outputs.",
+        "Move one entry at a time by +h and -h, in a copy of x. The difference of L over 2h is that entry's slope.",
+        "With `numeric` filled for all entries: |analytic - numeric| ≤ 1e-5 · max |numeric|, everywhere. "
+        "Compare the shapes first.",
+    ),
+)
+
 
 def softmax(x: Any) -> Any:
     """Along the last axis."""
@@ -152,72 +169,54 @@ def tolerance_of_a_tenth(f: Any, gradient: Any, x: Any, rng: Any) -> bool:
     return bool((np.abs(analytic - numeric) <= 0.1 * np.abs(numeric).max(initial=0.0)).all())
 
 
-EXERCISE = Exercise(
-    number=9,
-    name="gradient_check",
-    title="Write a finite-difference checker",
-    teaches="How to find a wrong gradient without knowing the right one, and what a weak checker lets pass.",
-    difficulty=2,
-    minutes=25,
-    needs=(5,),
-    target="exercises.reference.gradient_check:gradient_is_right",
-    specification=specification,
-    checks=(
-        Check(
-            "accepts right gradients",
-            3,
-            _handing("square", "softmax", "sum", "scalar", "constant", "no entries"),
-            "central differences with h near 1e-5 are good to about 1e-9",
-            run=verdict,
-        ),
-        Check(
-            "accepts them at any scale",
-            2,
-            _handing("tiny", "huge"),
-            "compare relative to the largest entry",
-            run=verdict,
-        ),
-        Check(
-            "refuses a zero gradient of softmax",
-            2,
-            _handing("zero softmax"),
-            "a cotangent of ones cannot see it: Σ y is constant",
-            run=verdict,
-        ),
-        Check(
-            "refuses a missing inverse permutation",
-            2,
-            _handing("no inverse permutation", "sums agree"),
-            "compare entry by entry",
-            run=verdict,
-        ),
-        Check("refuses one wrong entry", 2, _handing("one entry off"), "look at every entry", run=verdict),
-        Check(
-            "refuses what is nearly right",
-            2,
-            _handing("one percent off", "sign", "ignores upstream", "tiny and wrong"),
-            "1e-5, relative to the largest entry, and signs count",
-            run=verdict,
-        ),
-        Check(
-            "refuses another shape and NaN", 1, _handing("shape", "nan"), "no comparison with NaN is true", run=verdict
-        ),
+CHECKS = (
+    Check(
+        "accepts right gradients",
+        3,
+        _handing("square", "softmax", "sum", "scalar", "constant", "no entries"),
+        "central differences with h near 1e-5 are good to about 1e-9",
+        run=verdict,
     ),
-    wrong=(
-        cotangent_of_ones,
-        believes_everything,
-        looks_at_the_first_entry,
-        compares_the_sums,
-        absolute_tolerance,
-        step_too_small,
-        ignores_signs,
-        tolerance_of_a_tenth,
+    Check(
+        "accepts them at any scale",
+        2,
+        _handing("tiny", "huge"),
+        "compare relative to the largest entry",
+        run=verdict,
     ),
-    hints=(
-        "Draw the cotangent c with rng.standard_normal; it makes one number L = Σ c · f(x) of all outputs.",
-        "Move one entry at a time by +h and -h, in a copy of x. The difference of L over 2h is that entry's slope.",
-        "With `numeric` filled for all entries: |analytic - numeric| ≤ 1e-5 · max |numeric|, everywhere. "
-        "Compare the shapes first.",
+    Check(
+        "refuses a zero gradient of softmax",
+        2,
+        _handing("zero softmax"),
+        "a cotangent of ones cannot see it: Σ y is constant",
+        run=verdict,
     ),
+    Check(
+        "refuses a missing inverse permutation",
+        2,
+        _handing("no inverse permutation", "sums agree"),
+        "compare entry by entry",
+        run=verdict,
+    ),
+    Check("refuses one wrong entry", 2, _handing("one entry off"), "look at every entry", run=verdict),
+    Check(
+        "refuses what is nearly right",
+        2,
+        _handing("one percent off", "sign", "ignores upstream", "tiny and wrong"),
+        "1e-5, relative to the largest entry, and signs count",
+        run=verdict,
+    ),
+    Check("refuses another shape and NaN", 1, _handing("shape", "nan"), "no comparison with NaN is true", run=verdict),
+)
+
+MISTAKES = (
+    cotangent_of_ones,
+    believes_everything,
+    looks_at_the_first_entry,
+    compares_the_sums,
+    absolute_tolerance,
+    step_too_small,
+    ignores_signs,
+    tolerance_of_a_tenth,
 )
 assert EXERCISE.solution is gradient_is_right

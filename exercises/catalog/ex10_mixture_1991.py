@@ -8,6 +8,23 @@ from moe_numpy.moe.mixture_1991 import MixtureLikelihood
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=10,
+    name="mixture_1991",
+    title="The mixture of 1991",
+    teaches="How experts specialise: each answers for a token by its posterior, and the gate learns to predict it.",
+    difficulty=3,
+    minutes=30,
+    needs=(5, 6),
+    target="moe_numpy.moe.mixture_1991:MixtureLikelihood",
+    hints=(
+        "Let a_i = ln g_i - ½ ‖y - o_i‖². The loss of a token is -ln Σ exp a_i. What is d ln Σ exp a_i / d a_i?",
+        "It is softmax(a) = r, the posterior. Then go on: da_i/do_i = y - o_i, and dln g_i/dh_j = δ_ij - g_j.",
+        "Save g, r = softmax(a) over experts and error = o - y[:, None]. With s = grad / T: dh = s (g - r), "
+        "do = s r[:, :, None] error, dy = -do.sum(axis=1).",
+    ),
+)
+
 
 def specification(h: Any, o: Any, y: Any) -> Any:
     """One token after the other: the logarithm of a sum of g_i P_i, with the largest term taken out."""
@@ -206,61 +223,45 @@ class TargetOfOneExpert(MixtureLikelihood):
         return dh, do, -do[:, 0]
 
 
-EXERCISE = Exercise(
-    number=10,
-    name="mixture_1991",
-    title="The mixture of 1991",
-    teaches="How experts specialise: each answers for a token by its posterior, and the gate learns to predict it.",
-    difficulty=3,
-    minutes=30,
-    needs=(5, 6),
-    target="moe_numpy.moe.mixture_1991:MixtureLikelihood",
-    specification=specification,
-    checks=(
-        Check("the loss", 2, typical, "-ln Σ_i g_i P_i for each token, then the mean"),
-        Check("targets far from every expert", 2, far, "add ln g_i and ln P_i; take the largest out before exp"),
-        Check("gates that are certain", 1, certain, "ln g = h - max - ln Σ exp(h - max), which is never ln 0"),
-        Check("gradients of gate, experts and target", 4, typical, "both contain the posterior r", gradient=True),
-        Check("one expert", 1, one_expert, "g = r = 1: the gate's gradient is 0", gradient=True),
-        Check(
-            "gradients far from every expert",
-            2,
-            far,
-            "r is a softmax of ln g + ln P",
-            gradient=True,
-        ),
-        Check("gradients when the target is data", 1, fixed_target, "the same, y aside", gradient=True),
-        Check("float32", 1, float32(typical), "everything stays float32"),
-        Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "leave the inputs as they are", gradient=True),
-        Check("no tokens", 1, no_tokens, "divide by max(T, 1)"),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.zeros((1, 2)), np.array([[[1.0], [-1.0]]]), np.zeros((1, 1)))),
-            "by hand: two experts equally far away, ½ in all",
-        ),
+CHECKS = (
+    Check("the loss", 2, typical, "-ln Σ_i g_i P_i for each token, then the mean"),
+    Check("targets far from every expert", 2, far, "add ln g_i and ln P_i; take the largest out before exp"),
+    Check("gates that are certain", 1, certain, "ln g = h - max - ln Σ exp(h - max), which is never ln 0"),
+    Check("gradients of gate, experts and target", 4, typical, "both contain the posterior r", gradient=True),
+    Check("one expert", 1, one_expert, "g = r = 1: the gate's gradient is 0", gradient=True),
+    Check(
+        "gradients far from every expert",
+        2,
+        far,
+        "r is a softmax of ln g + ln P",
+        gradient=True,
     ),
-    wrong=(
-        ErrorOfTheMeanOutput,
-        MeanError,
-        ForgetsTheHalf,
-        ForgetsTheGate,
-        SumOfTheLogarithms,
-        UnderflowsFarAway,
-        SumsOverTokens,
-        GradientNotAveraged,
-        ExpertsByTheirGate,
-        AllExpertsAlike,
-        GateWithoutItsGuess,
-        GateAwayFromThePosterior,
-        ForgetsTheTarget,
-        TargetOfOneExpert,
+    Check("gradients when the target is data", 1, fixed_target, "the same, y aside", gradient=True),
+    Check("float32", 1, float32(typical), "everything stays float32"),
+    Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "leave the inputs as they are", gradient=True),
+    Check("no tokens", 1, no_tokens, "divide by max(T, 1)"),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.zeros((1, 2)), np.array([[[1.0], [-1.0]]]), np.zeros((1, 1)))),
+        "by hand: two experts equally far away, ½ in all",
     ),
-    hints=(
-        "Let a_i = ln g_i - ½ ‖y - o_i‖². The loss of a token is -ln Σ exp a_i. What is d ln Σ exp a_i / d a_i?",
-        "It is softmax(a) = r, the posterior. Then go on: da_i/do_i = y - o_i, and dln g_i/dh_j = δ_ij - g_j.",
-        "Save g, r = softmax(a) over experts and error = o - y[:, None]. With s = grad / T: dh = s (g - r), "
-        "do = s r[:, :, None] error, dy = -do.sum(axis=1).",
-    ),
+)
+
+MISTAKES = (
+    ErrorOfTheMeanOutput,
+    MeanError,
+    ForgetsTheHalf,
+    ForgetsTheGate,
+    SumOfTheLogarithms,
+    UnderflowsFarAway,
+    SumsOverTokens,
+    GradientNotAveraged,
+    ExpertsByTheirGate,
+    AllExpertsAlike,
+    GateWithoutItsGuess,
+    GateAwayFromThePosterior,
+    ForgetsTheTarget,
+    TargetOfOneExpert,
 )

@@ -5,6 +5,22 @@ from typing import Any
 import numpy as np
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
+from ..mistakes import edits
+
+EXERCISE = Exercise(
+    number=11,
+    name="top_k",
+    title="Top-k, with ties",
+    teaches="The choice at the heart of a router, made the same way every time: ties go to the lowest index.",
+    difficulty=1,
+    minutes=15,
+    target="moe_numpy.kernels.sorting:top_k",
+    hints=(
+        "np.argsort returns indices, not values. It sorts upwards: what must it sort for the largest to come first?",
+        'Sorting [::-1] reverses ties as well. Sort -scores with kind="stable" instead.',
+        'np.argsort(-scores, axis=1, kind="stable") and then the first k columns.',
+    ),
+)
 
 
 def specification(scores: Any, k: int) -> Any:
@@ -23,7 +39,6 @@ def specification(scores: Any, k: int) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    """Not square, k from 1 to all."""
     shapes = [(5, 8, 2), (3, 4, 1), (4, 3, 3), (1, 1, 1), (7, 16, 4)]
     return [case(rng.standard_normal((t, e)), k) for t, e, k in shapes]
 
@@ -42,54 +57,21 @@ def infinite(rng: np.random.Generator) -> list[Case]:
 
 
 def not_a_number(rng: np.random.Generator) -> list[Case]:
-    """NaN comes last."""
     x = rng.standard_normal((6, 8))
     x[rng.random(x.shape) < 0.4] = np.nan
     return [case(x, 3), case(np.full((2, 4), np.nan), 2)]
 
 
-def empty(rng: np.random.Generator) -> list[Case]:
-    """No tokens."""
-    return [case(np.zeros((0, 8)), 2)]
-
-
-# Wrong solutions
-
-
-def ties_to_the_highest(scores: Any, k: int) -> Any:
-    """Sorts upwards and reads from the end: of equal scores the last index comes first."""
-    order = np.argsort(np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")
-    return order[:, ::-1][:, :k]
-
-
-def smallest_first(scores: Any, k: int) -> Any:
-    """argsort sorts upwards: this takes the k smallest."""
-    return np.argsort(scores, axis=1, kind="stable")[:, :k]
-
-
-def right_set_in_reverse(scores: Any, k: int) -> Any:
-    """The right experts with the best last: the first column must be the first choice."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k][:, ::-1]
-
-
-def sorted_by_index(scores: Any, k: int) -> Any:
-    """The right experts in the order of their index: the first column must be the first choice."""
-    return np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :k], axis=1)
-
-
-def along_the_wrong_axis(scores: Any, k: int) -> Any:
-    """Sorts along axis 0: it ranks tokens for each expert instead of experts for each token."""
-    return np.argsort(-scores, axis=0, kind="stable")[:, :k]
-
-
-def returns_scores(scores: Any, k: int) -> Any:
-    """Returns the k largest scores. The router needs to know who they belong to: indices."""
-    return -np.sort(-scores, axis=1, kind="stable")[:, :k]
-
-
-def unstable_partition(scores: Any, k: int) -> Any:
-    """argpartition finds a right set, but says nothing of the order inside it, nor of ties at its edge."""
-    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+CHECKS = (
+    Check("the k largest, best first", 3, typical, "sort downwards, keep the first k columns"),
+    Check("ties go to the lowest index", 3, ties, 'a sort with kind="stable" keeps equal entries in order'),
+    Check("minus infinity comes last but counts", 1, infinite, "do not use a finite number for what was taken"),
+    Check("NaN comes last", 1, not_a_number, "where does argsort put NaN?"),
+    Check("float32", 1, float32(typical), "nothing should depend on the dtype"),
+    Check("arrays with gaps", 1, strided(ties), "do not rely on the order in memory"),
+    Check("no tokens", 1, one_by_one(case(np.zeros((0, 8)), 2)), "(0, 8) in, (0, k) out"),
+    Check("the smallest tie", 1, one_by_one(case(np.array([[1.0, 1.0, 0.0]]), 1)), "expert 0, not 1"),
+)
 
 
 def masks_with_zero(scores: Any, k: int) -> Any:
@@ -103,38 +85,29 @@ def masks_with_zero(scores: Any, k: int) -> Any:
     return np.stack(columns, axis=1)
 
 
-EXERCISE = Exercise(
-    number=11,
-    name="top_k",
-    title="Top-k, with ties",
-    teaches="The choice at the heart of a router, made the same way every time: ties go to the lowest index.",
-    difficulty=1,
-    minutes=15,
-    target="moe_numpy.kernels.on_numpy:top_k",
-    specification=specification,
-    checks=(
-        Check("the k largest, best first", 3, typical, "sort downwards, keep the first k columns"),
-        Check("ties go to the lowest index", 3, ties, 'a sort with kind="stable" keeps equal entries in order'),
-        Check("minus infinity comes last but counts", 1, infinite, "do not use a finite number for what was taken"),
-        Check("NaN comes last", 1, not_a_number, "where does argsort put NaN?"),
-        Check("float32", 1, float32(typical), "nothing should depend on the dtype"),
-        Check("arrays with gaps", 1, strided(ties), "do not rely on the order in memory"),
-        Check("no tokens", 1, empty, "(0, 8) in, (0, k) out"),
-        Check("the smallest tie", 1, one_by_one(case(np.array([[1.0, 1.0, 0.0]]), 1)), "expert 0, not 1"),
-    ),
-    wrong=(
-        ties_to_the_highest,
-        smallest_first,
-        right_set_in_reverse,
-        sorted_by_index,
-        along_the_wrong_axis,
-        returns_scores,
-        unstable_partition,
-        masks_with_zero,
-    ),
-    hints=(
-        "np.argsort returns indices, not values. It sorts upwards: what must it sort for the largest to come first?",
-        'Sorting [::-1] reverses ties as well. Sort -scores with kind="stable" instead.',
-        'np.argsort(-scores, axis=1, kind="stable") and then the first k columns.',
-    ),
+MISTAKES = (
+    *edits("""
+ties to the highest: Sorts upwards and reads from the end: of equal scores the last index comes first.
+- np.argsort(-scores, axis=1, kind="stable")[:, :k]
++ np.argsort(np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")[:, ::-1][:, :k]
+smallest first: argsort sorts upwards: this takes the k smallest.
+- -scores
++ scores
+right set in reverse: The right experts with the best last: the first column must be the first choice.
+- [:, :k]
++ [:, :k][:, ::-1]
+sorted by index: The right experts in the order of their index: the first column must be the first choice.
+- np.argsort(-scores, axis=1, kind="stable")[:, :k]
++ np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :k], axis=1)
+along the wrong axis: Sorts along axis 0: it ranks the tokens of an expert instead of the experts of a token.
+- axis=1
++ axis=0
+returns scores: Returns the k largest scores. The router needs to know who they belong to: indices.
+- np.argsort(-scores, axis=1, kind="stable")[:, :k]
++ -np.sort(-scores, axis=1, kind="stable")[:, :k]
+unstable partition: argpartition finds a right set, but says nothing of the order inside it, nor of ties at its edge.
+- np.argsort(-scores, axis=1, kind="stable")[:, :k]
++ np.argpartition(-scores, k - 1, axis=1)[:, :k]
+"""),
+    masks_with_zero,
 )

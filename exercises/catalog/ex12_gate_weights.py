@@ -8,6 +8,25 @@ from moe_numpy.moe.gates import Renormalize
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=12,
+    name="gate_weights",
+    title="Gate weights, forward and backward",
+    teaches="The only way by which a task loss reaches the router, and why one expert per token closes it.",
+    difficulty=2,
+    minutes=20,
+    needs=(5, 11),
+    target="moe_numpy.moe.gates:Renormalize",
+    imports=("from moe_numpy import kernels",),
+    hints=(
+        "kernels.sum_by_key(s, token, num_tokens) gives the sum for each token. Indexing it with token copies "
+        "each sum to its assignments.",
+        "w_m = s_m / (S + ε). dw_m/ds_n = (δ_mn - w_m) / (S + ε) if m and n belong to one token, else 0.",
+        "Save w, total = S[token] + ε and token; keep num_tokens. inner = sum_by_key(grad * w, token, num_tokens); "
+        "ds = (grad - inner[token]) / total; return ds, None.",
+    ),
+)
+
 
 def specification(s: Any, token: Any, *, num_tokens: int, epsilon: float = 0.0) -> Any:
     """For each assignment, look through all others for those of the same token."""
@@ -207,61 +226,41 @@ class ComputesInFloat64(Renormalize):
         return super().forward(s.astype(np.float64), token, num_tokens=num_tokens, epsilon=epsilon)
 
 
-EXERCISE = Exercise(
-    number=12,
-    name="gate_weights",
-    title="Gate weights, forward and backward",
-    teaches="The only way by which a task loss reaches the router, and why one expert per token closes it.",
-    difficulty=2,
-    minutes=20,
-    needs=(5, 11),
-    target="moe_numpy.moe.gates:Renormalize",
-    specification=specification,
-    checks=(
-        Check("weights of k experts per token", 2, typical, "sum the scores by token, then s / S[token]"),
-        Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
-        Check("epsilon", 1, with_epsilon, "S + ε, once for each token"),
-        Check("a sum of zero", 1, zero_scores, "S + ε does not vanish: no special case is needed", gradient=True),
-        Check("gradient", 4, typical, "a score is also in the sum that divides the others", gradient=True),
-        Check("gradient with any number of experts", 2, uneven, "sum over the token's own assignments", gradient=True),
-        Check("gradient with epsilon", 1, with_epsilon, "S + ε where forward had it", gradient=True),
-        Check(
-            "one expert per token learns nothing", 1, one_each, "w = 1 whatever s is: the gradient is 0", gradient=True
-        ),
-        Check("float32", 1, float32(uneven), "np.bincount returns float64"),
-        Check("gradient in float32", 1, float32(uneven), "np.bincount returns float64", gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "leave s as it is", gradient=True),
-        Check("nothing left", 1, empty, "no assignments, no weights"),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.array([0.6, 0.5, 0.2]), np.array([0, 1, 0]), num_tokens=2)),
-            "by hand: ¾, 1 and ¼",
-        ),
+CHECKS = (
+    Check("weights of k experts per token", 2, typical, "sum the scores by token, then s / S[token]"),
+    Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
+    Check("epsilon", 1, with_epsilon, "S + ε, once for each token"),
+    Check("a sum of zero", 1, zero_scores, "S + ε does not vanish: no special case is needed", gradient=True),
+    Check("gradient", 4, typical, "a score is also in the sum that divides the others", gradient=True),
+    Check("gradient with any number of experts", 2, uneven, "sum over the token's own assignments", gradient=True),
+    Check("gradient with epsilon", 1, with_epsilon, "S + ε where forward had it", gradient=True),
+    Check("one expert per token learns nothing", 1, one_each, "w = 1 whatever s is: the gradient is 0", gradient=True),
+    Check("float32", 1, float32(uneven), "np.bincount returns float64"),
+    Check("gradient in float32", 1, float32(uneven), "np.bincount returns float64", gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "leave s as it is", gradient=True),
+    Check("nothing left", 1, empty, "no assignments, no weights"),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.array([0.6, 0.5, 0.2]), np.array([0, 1, 0]), num_tokens=2)),
+        "by hand: ¾, 1 and ¼",
     ),
-    wrong=(
-        OneSumForAll,
-        LosesDuplicates,
-        AssumesNeighbours,
-        SoftmaxOfScores,
-        SumsStayPerToken,
-        ForgetsEpsilon,
-        EpsilonForEachScore,
-        SumIsAConstant,
-        DiagonalOnly,
-        UnweightedSum,
-        CorrectsOverAllTokens,
-        GradientLikeSoftmax,
-        GradientWithoutEpsilon,
-        IgnoresUpstream,
-        ComputesInFloat64,
-    ),
-    imports=("from moe_numpy import kernels",),
-    hints=(
-        "kernels.of(s).sum_by_key(s, token, num_tokens) gives the sum for each token. Indexing it with token copies "
-        "each sum to its assignments.",
-        "w_m = s_m / (S + ε). dw_m/ds_n = (δ_mn - w_m) / (S + ε) if m and n belong to one token, else 0.",
-        "Save w, total = S[token] + ε and token; keep num_tokens. inner = sum_by_key(grad * w, token, num_tokens); "
-        "ds = (grad - inner[token]) / total; return ds, None.",
-    ),
+)
+
+MISTAKES = (
+    OneSumForAll,
+    LosesDuplicates,
+    AssumesNeighbours,
+    SoftmaxOfScores,
+    SumsStayPerToken,
+    ForgetsEpsilon,
+    EpsilonForEachScore,
+    SumIsAConstant,
+    DiagonalOnly,
+    UnweightedSum,
+    CorrectsOverAllTokens,
+    GradientLikeSoftmax,
+    GradientWithoutEpsilon,
+    IgnoresUpstream,
+    ComputesInFloat64,
 )

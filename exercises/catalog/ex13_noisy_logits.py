@@ -10,6 +10,25 @@ from moe_numpy.ops import Affine, Softplus
 
 from ..exercise import Case, Check, Exercise, Seeded, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=13,
+    name="noisy_logits",
+    title="Noisy logits",
+    teaches="Noise that a router learns to size itself: the random number is a constant, its factor is not.",
+    difficulty=2,
+    minutes=15,
+    needs=(3,),
+    target="moe_numpy.moe.noise:ShazeerNoise.on_logits",
+    imports=("from moe_numpy.ops import Affine, Softplus",),
+    hints=(
+        "h, x and weight are Tensors: compute with ops, and the gradients come by themselves. "
+        "Softplus.apply(...) and Affine.apply(x, weight, None), which is x Wᵀ, are at hand.",
+        "An array can stand beside a Tensor in a product: it is a constant. Mind the dtype of what rng returns.",
+        "sigma = Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon; "
+        "n = rng.standard_normal(h.shape).astype(h.dtype); return h + sigma * n, sigma.",
+    ),
+)
+
 
 def _arrays(returned: Any) -> Any:
     """What Tensors hold; anything else as it is."""
@@ -189,72 +208,52 @@ def promotes_to_float64(self: Any, h: Any, x: Any, weight: Any, rng: Any) -> Any
     return h + sigma * rng.standard_normal(h.shape), sigma
 
 
-EXERCISE = Exercise(
-    number=13,
-    name="noisy_logits",
-    title="Noisy logits",
-    teaches="Noise that a router learns to size itself: the random number is a constant, its factor is not.",
-    difficulty=2,
-    minutes=15,
-    needs=(3,),
-    target="moe_numpy.moe.noise:ShazeerNoise.on_logits",
-    specification=specification,
-    checks=(
-        Check("noisy logits and sigma", 4, typical, "H = h + n σ and σ = softplus(x W_nᵀ) + ε", values),
-        Check("where every shape fits", 1, square, "W_n is [E, d]: x W_nᵀ", values),
-        Check(
-            "epsilon is added to softplus", 2, epsilons, "softplus(...) + self.epsilon, also in the σ returned", values
-        ),
-        Check("far from zero", 1, quiet, "the op Softplus cannot overflow", values),
-        Check(
-            "gradients through H",
-            3,
-            backward_noisy,
-            "compute with Tensors; n is the only constant",
-            gradients,
-            second_oracle=False,
-        ),
-        Check(
-            "gradients through H and sigma",
-            1,
-            backward_both,
-            "return σ as a Tensor of the graph",
-            gradients,
-            second_oracle=False,
-        ),
-        Check("float32", 1, float32(typical), "random numbers come as float64; cast them", values),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on strides", values),
-        Check("no tokens", 1, empty, "(0, E) in, (0, E) out", values),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.zeros((1, 2)), np.zeros((1, 1)), np.ones((2, 1)), Seeded(1), 0.0)),
-            "by hand: softplus(0) = ln 2, so σ = 0.6931...",
-            values,
-        ),
+CHECKS = (
+    Check("noisy logits and sigma", 4, typical, "H = h + n σ and σ = softplus(x W_nᵀ) + ε", values),
+    Check("where every shape fits", 1, square, "W_n is [E, d]: x W_nᵀ", values),
+    Check("epsilon is added to softplus", 2, epsilons, "softplus(...) + self.epsilon, also in the σ returned", values),
+    Check("far from zero", 1, quiet, "the op Softplus cannot overflow", values),
+    Check(
+        "gradients through H",
+        3,
+        backward_noisy,
+        "compute with Tensors; n is the only constant",
+        gradients,
+        second_oracle=False,
     ),
-    wrong=(
-        no_softplus,
-        forgets_epsilon,
-        epsilon_inside_softplus,
-        sigma_without_epsilon,
-        sigma_as_variance,
-        size_from_the_logits,
-        one_draw_for_each_token,
-        uniform_noise,
-        a_generator_of_its_own,
-        noise_alone,
-        noise_proportional_to_logits,
-        sigma_leaves_the_graph,
-        logits_leave_the_graph,
-        promotes_to_float64,
+    Check(
+        "gradients through H and sigma",
+        1,
+        backward_both,
+        "return σ as a Tensor of the graph",
+        gradients,
+        second_oracle=False,
     ),
-    imports=("from moe_numpy.ops import Affine, Softplus",),
-    hints=(
-        "h, x and weight are Tensors: compute with ops, and the gradients come by themselves. "
-        "Softplus.apply(...) and Affine.apply(x, weight, None), which is x Wᵀ, are at hand.",
-        "An array can stand beside a Tensor in a product: it is a constant. Mind the dtype of what rng returns.",
-        "sigma = Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon; "
-        "n = rng.standard_normal(h.shape).astype(h.dtype); return h + sigma * n, sigma.",
+    Check("float32", 1, float32(typical), "random numbers come as float64; cast them", values),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on strides", values),
+    Check("no tokens", 1, empty, "(0, E) in, (0, E) out", values),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.zeros((1, 2)), np.zeros((1, 1)), np.ones((2, 1)), Seeded(1), 0.0)),
+        "by hand: softplus(0) = ln 2, so σ = 0.6931...",
+        values,
     ),
+)
+
+MISTAKES = (
+    no_softplus,
+    forgets_epsilon,
+    epsilon_inside_softplus,
+    sigma_without_epsilon,
+    sigma_as_variance,
+    size_from_the_logits,
+    one_draw_for_each_token,
+    uniform_noise,
+    a_generator_of_its_own,
+    noise_alone,
+    noise_proportional_to_logits,
+    sigma_leaves_the_graph,
+    logits_leave_the_graph,
+    promotes_to_float64,
 )

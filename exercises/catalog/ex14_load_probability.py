@@ -10,6 +10,27 @@ from moe_numpy.moe.losses import LoadProbability
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=14,
+    name="load_probability",
+    title="The load of noisy top-k",
+    teaches="How to differentiate a count: ask how likely each choice was, and against whom.",
+    difficulty=3,
+    minutes=30,
+    needs=(11, 13),
+    target="moe_numpy.moe.losses:LoadProbability",
+    imports=("from scipy.special import ndtr", "from moe_numpy import kernels"),
+    preload=("scipy.special",),
+    hints=(
+        "Leave e out and rank the others. If e is among the k best of all, the k-th of the others is the (k+1)-th of "
+        "all. If not, leaving e out changes nothing above it.",
+        "rank = kernels.top_k(noisy, k + 1). rival[t, e] = rank[t, k] if e is in rank[t, :k], else "
+        "rank[t, k-1]. Keep the index, not only its value: backward needs to know who the threshold was.",
+        "z = (h - take_along_axis(noisy, rival, 1)) / sigma; P = ndtr(z). backward: dh = g φ(z) / σ, dσ = -dh z, and "
+        "-dh added at [t, rival] of d_noisy with np.add.at, since many experts share a threshold.",
+    ),
+)
+
 
 def specification(h: Any, sigma: Any, noisy: Any, *, k: int, rivals: str = "others") -> Any:
     """Leave e out, sort the others, and see what e has to beat."""
@@ -73,7 +94,7 @@ def _case(rng: np.random.Generator, tokens: int, experts: int, k: int, **setting
 
 
 def _rank_of(noisy: Any, k: int) -> Any:
-    return kernels.of(noisy).top_k(noisy, k)
+    return kernels.top_k(noisy, k)
 
 
 class _AgainstAnother(LoadProbability):
@@ -204,66 +225,46 @@ class SigmaGradientFlipped(_AgainstAnother):
         return dh, -dsigma, d_noisy
 
 
-EXERCISE = Exercise(
-    number=14,
-    name="load_probability",
-    title="The load of noisy top-k",
-    teaches="How to differentiate a count: ask how likely each choice was, and against whom.",
-    difficulty=3,
-    minutes=30,
-    needs=(11, 13),
-    target="moe_numpy.moe.losses:LoadProbability",
-    specification=specification,
-    checks=(
-        Check("what each expert has to beat", 4, typical, "the (k+1)-th if it was chosen itself, else the k-th"),
-        Check("without noise the load is the count", 1, hardly_any_noise, "clean logits, threshold from noisy ones"),
-        Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
-        Check("nobody left to beat", 1, everyone, "k = E gives ones"),
-        Check("ties", 1, ties, "kernels.of(noisy).top_k decides ties; the number at rank k is what counts"),
-        Check("gradients", 4, typical, "z = (h - threshold) / σ depends on all three", gradient=True),
-        Check("gradients when all are rivals", 1, all_rivals, "an expert can be its own threshold", gradient=True),
-        Check(
-            "gradients at ties",
-            1,
-            ties,
-            "the threshold belongs to the expert that top_k ranks there",
-            gradient=True,
-            finite_differences=False,
-        ),
-        Check("float32", 1, float32(typical), "everything stays float32"),
-        Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "leave the inputs as they are", gradient=True),
-        Check("no tokens", 1, empty, "(0, E) in, (0, E) out"),
-        Check(
-            "knows the smallest example",
-            1,
-            one_by_one(case(np.array([[1.0, 1.0]]), np.ones((1, 2)), np.array([[1.0, 0.0]]), k=1)),
-            "by hand: expert 0 must beat 0, expert 1 must beat 1: Φ(1) and Φ(0) = ½",
-        ),
+CHECKS = (
+    Check("what each expert has to beat", 4, typical, "the (k+1)-th if it was chosen itself, else the k-th"),
+    Check("without noise the load is the count", 1, hardly_any_noise, "clean logits, threshold from noisy ones"),
+    Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
+    Check("nobody left to beat", 1, everyone, "k = E gives ones"),
+    Check("ties", 1, ties, "kernels.top_k decides ties; the number at rank k is what counts"),
+    Check("gradients", 4, typical, "z = (h - threshold) / σ depends on all three", gradient=True),
+    Check("gradients when all are rivals", 1, all_rivals, "an expert can be its own threshold", gradient=True),
+    Check(
+        "gradients at ties",
+        1,
+        ties,
+        "the threshold belongs to the expert that top_k ranks there",
+        gradient=True,
+        finite_differences=False,
     ),
-    wrong=(
-        KthForEveryone,
-        NextForEveryone,
-        ThresholdInProbabilities,
-        ThresholdWithoutNoise,
-        NoisyAgainstThreshold,
-        LogisticForNormal,
-        UpperTail,
-        NobodyLeftNoThreshold,
-        ThresholdIsAConstant,
-        LosesDuplicates,
-        ThresholdGradientAtItsOwnPlace,
-        DensityWithoutItsFactor,
-        SigmaGradientFlipped,
+    Check("float32", 1, float32(typical), "everything stays float32"),
+    Check("gradients in float32", 1, float32(typical), "everything stays float32", gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "leave the inputs as they are", gradient=True),
+    Check("no tokens", 1, empty, "(0, E) in, (0, E) out"),
+    Check(
+        "knows the smallest example",
+        1,
+        one_by_one(case(np.array([[1.0, 1.0]]), np.ones((1, 2)), np.array([[1.0, 0.0]]), k=1)),
+        "by hand: expert 0 must beat 0, expert 1 must beat 1: Φ(1) and Φ(0) = ½",
     ),
-    imports=("from scipy.special import ndtr", "from moe_numpy import kernels"),
-    preload=("scipy.special",),
-    hints=(
-        "Leave e out and rank the others. If e is among the k best of all, the k-th of the others is the (k+1)-th of "
-        "all. If not, leaving e out changes nothing above it.",
-        "rank = kernels.of(noisy).top_k(noisy, k + 1). rival[t, e] = rank[t, k] if e is in rank[t, :k], else "
-        "rank[t, k-1]. Keep the index, not only its value: backward needs to know who the threshold was.",
-        "z = (h - take_along_axis(noisy, rival, 1)) / sigma; P = ndtr(z). backward: dh = g φ(z) / σ, dσ = -dh z, and "
-        "-dh added at [t, rival] of d_noisy with np.add.at, since many experts share a threshold.",
-    ),
+)
+
+MISTAKES = (
+    KthForEveryone,
+    NextForEveryone,
+    ThresholdInProbabilities,
+    ThresholdWithoutNoise,
+    NoisyAgainstThreshold,
+    LogisticForNormal,
+    UpperTail,
+    NobodyLeftNoThreshold,
+    ThresholdIsAConstant,
+    LosesDuplicates,
+    ThresholdGradientAtItsOwnPlace,
+    DensityWithoutItsFactor,
+    SigmaGradientFlipped,
 )

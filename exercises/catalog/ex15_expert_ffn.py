@@ -4,10 +4,30 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.kernels import on_numpy as kernels
+from moe_numpy.moe import experts
 from moe_numpy.moe.experts import GroupedSwiGLU
+from moe_numpy.ops.activations import swiglu_gradient
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
+
+EXERCISE = Exercise(
+    number=15,
+    name="expert_ffn",
+    title="The expert networks, forward and backward",
+    teaches="What an expert is, and the chain rule through three products and a gate, each expert on its own rows.",
+    difficulty=3,
+    minutes=30,
+    needs=(7,),
+    target="moe_numpy.moe.experts:GroupedSwiGLU",
+    hints=(
+        "Loop over the experts. With rows = slice(offsets[e], offsets[e + 1]) each is an ordinary network on x[rows], "
+        "its results written into y[rows]. f is down.shape[2].",
+        "Backward goes through the same steps in reverse: y = a Dᵀ gives da = dy D and dD = dyᵀ a; a = silu(g) u gives "
+        "du = da silu(g) and dg = da u silu'(g). x is used twice, so dx is a sum.",
+        "silu'(g) = σ + g σ (1 - σ). With dh = [dg, du] side by side: dx[rows] = dh @ gate_up[e] and "
+        "d_gate_up[e] = dh.T @ x[rows]; d_gate_up and d_down begin as zeros. Return (dx, d_gate_up, d_down, None).",
+    ),
+)
 
 
 def specification(x: Any, gate_up: Any, down: Any, offsets: Any) -> Any:
@@ -55,16 +75,16 @@ def _hidden_gradient(op: GroupedSwiGLU, grad: Any) -> tuple[Any, Any]:
     """The gradients of what down sees, and of gate and up."""
     _, _, down, offsets, h, _ = op.saved
     f = down.shape[2]
-    d_a = kernels.grouped_product_input_gradient(grad, down, offsets)
-    return d_a, kernels.swiglu_gradient(d_a, h[:, :f], h[:, f:])
+    d_a = experts.grouped_product_input_gradient(grad, down, offsets)
+    return d_a, swiglu_gradient(d_a, h[:, :f], h[:, f:])
 
 
 def _from_hidden_gradient(op: GroupedSwiGLU, grad: Any, d_h: Any) -> tuple[Any, Any, Any, None]:
     x, gate_up, _, offsets, _, a = op.saved
     return (
-        kernels.grouped_product_input_gradient(d_h, gate_up, offsets),
-        kernels.grouped_product_weight_gradient(d_h, x, offsets),
-        kernels.grouped_product_weight_gradient(grad, a, offsets),
+        experts.grouped_product_input_gradient(d_h, gate_up, offsets),
+        experts.grouped_product_weight_gradient(d_h, x, offsets),
+        experts.grouped_product_weight_gradient(grad, a, offsets),
         None,
     )
 
@@ -104,10 +124,10 @@ class SigmoidInsteadOfSilu(GroupedSwiGLU):
     def forward(self, x: Any, gate_up: Any, down: Any, offsets: Any) -> Any:
         """Without the factor g."""
         f = down.shape[2]
-        h = kernels.grouped_product(x, gate_up, offsets)
+        h = experts.grouped_product(x, gate_up, offsets)
         a = h[:, f:] / (1 + np.exp(-h[:, :f]))
         self.save(x, gate_up, down, offsets, h, a)
-        return kernels.grouped_product(a, down, offsets)
+        return experts.grouped_product(a, down, offsets)
 
 
 class FirstExpertForAll(GroupedSwiGLU):
@@ -188,8 +208,8 @@ class KeepsTheLastRow(GroupedSwiGLU):
         last = np.isin(np.arange(len(x)), offsets[1:] - 1)[:, None]
         return (
             _from_hidden_gradient(self, grad, d_h)[0],
-            kernels.grouped_product_weight_gradient(d_h * last, x, offsets),
-            kernels.grouped_product_weight_gradient(grad * last, a, offsets),
+            experts.grouped_product_weight_gradient(d_h * last, x, offsets),
+            experts.grouped_product_weight_gradient(grad * last, a, offsets),
             None,
         )
 
@@ -206,64 +226,41 @@ class AveragesOverRows(GroupedSwiGLU):
 
 NEXT = "backwards: da = D_eᵀ dy, then dg and du from a = silu(g) u, then dx = G_eᵀ dg + U_eᵀ du"
 
-EXERCISE = Exercise(
-    number=15,
-    name="expert_ffn",
-    title="The expert networks, forward and backward",
-    teaches="What an expert is, and the chain rule through three products and a gate, each expert on its own rows.",
-    difficulty=3,
-    minutes=30,
-    needs=(7,),
-    target="moe_numpy.moe.experts:GroupedSwiGLU",
-    specification=specification,
-    checks=(
-        Check(
-            "forward", 3, typical, "for rows offsets[e]:offsets[e+1]: h = x G_eᵀ and x U_eᵀ, a = silu · up, y = a D_eᵀ"
-        ),
-        Check("forward keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
-        Check("gradient", 4, typical, NEXT, gradient=True),
-        Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
-        Check(
-            "forward with an unused expert", 1, unused, "an expert without rows has nothing to do; go on with the next"
-        ),
-        Check(
-            "an unused expert gets a gradient of zero",
-            2,
-            unused,
-            "begin with zeros in the shape of the weights, for all experts",
-            gradient=True,
-        ),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check("gradient of arrays with gaps", 1, strided(typical), NEXT, gradient=True),
-        Check("no rows at all", 1, empty, "(0, d) in, (0, d) out"),
-        Check(
-            "known values",
-            1,
-            one_by_one(
-                case(np.ones((1, 1)), np.array([[[np.log(3.0)], [4.0]]]), np.array([[[2.0]]]), np.array([0, 1]))
-            ),
-            "g = ln 3 has σ(g) = 3/4: y = 2 · (3/4 ln 3) · 4 = 6 ln 3",
-        ),
+
+CHECKS = (
+    Check("forward", 3, typical, "for rows offsets[e]:offsets[e+1]: h = x G_eᵀ and x U_eᵀ, a = silu · up, y = a D_eᵀ"),
+    Check("forward keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
+    Check("gradient", 4, typical, NEXT, gradient=True),
+    Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
+    Check("forward with an unused expert", 1, unused, "an expert without rows has nothing to do; go on with the next"),
+    Check(
+        "an unused expert gets a gradient of zero",
+        2,
+        unused,
+        "begin with zeros in the shape of the weights, for all experts",
+        gradient=True,
     ),
-    wrong=(
-        SwapsGateAndUp,
-        InterleavesGateAndUp,
-        SigmoidInsteadOfSilu,
-        FirstExpertForAll,
-        AssumesEqualGroups,
-        StopsAtAnEmptyExpert,
-        ForgetsPartOfSilu,
-        GateGetsNoGradient,
-        InputGradientThroughUpOnly,
-        KeepsTheLastRow,
-        AveragesOverRows,
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check("gradient of arrays with gaps", 1, strided(typical), NEXT, gradient=True),
+    Check("no rows at all", 1, empty, "(0, d) in, (0, d) out"),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.ones((1, 1)), np.array([[[np.log(3.0)], [4.0]]]), np.array([[[2.0]]]), np.array([0, 1]))),
+        "g = ln 3 has σ(g) = 3/4: y = 2 · (3/4 ln 3) · 4 = 6 ln 3",
     ),
-    hints=(
-        "Loop over the experts. With rows = slice(offsets[e], offsets[e + 1]) each is an ordinary network on x[rows], "
-        "its results written into y[rows]. f is down.shape[2].",
-        "Backward goes through the same steps in reverse: y = a Dᵀ gives da = dy D and dD = dyᵀ a; a = silu(g) u gives "
-        "du = da silu(g) and dg = da u silu'(g). x is used twice, so dx is a sum.",
-        "silu'(g) = σ + g σ (1 - σ). With dh = [dg, du] side by side: dx[rows] = dh @ gate_up[e] and "
-        "d_gate_up[e] = dh.T @ x[rows]; d_gate_up and d_down begin as zeros. Return (dx, d_gate_up, d_down, None).",
-    ),
+)
+
+MISTAKES = (
+    SwapsGateAndUp,
+    InterleavesGateAndUp,
+    SigmoidInsteadOfSilu,
+    FirstExpertForAll,
+    AssumesEqualGroups,
+    StopsAtAnEmptyExpert,
+    ForgetsPartOfSilu,
+    GateGetsNoGradient,
+    InputGradientThroughUpOnly,
+    KeepsTheLastRow,
+    AveragesOverRows,
 )

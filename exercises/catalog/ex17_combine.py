@@ -8,6 +8,24 @@ from moe_numpy.moe.dispatch import Combine
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=17,
+    name="combine",
+    title="Combine the experts' answers",
+    teaches="The weighted way back from experts to tokens, and why a weight learns from how well an answer fits.",
+    difficulty=2,
+    minutes=20,
+    needs=(15, 16),
+    target="moe_numpy.moe.dispatch:Combine",
+    hints=(
+        "Try y = np.zeros(2); y[[0, 0]] += 1. What is y[0], and why? NumPy has a function that adds for every index.",
+        "Backward: each row n fed one token, so its gradient begins as g_n = dy[token_n]. w_n and r_n were multiplied: "
+        "each gets g_n times the other, and w_n is one number for a whole row.",
+        "Forward: np.add.at(y, token, r * w[:, None]). Backward: g = grad[token]; return "
+        "(g * w[:, None], (g * r).sum(axis=1), None).",
+    ),
+)
+
 
 def specification(r: Any, w: Any, token: Any, *, num_tokens: int) -> Any:
     """Add each weighted row to its token."""
@@ -165,56 +183,38 @@ class GathersWithTheInverse(Combine):
 
 NEXT = "y_t = Σ w_n r_n: what is dy_t/dr_n, and what dy_t/dw_n, for t = token[n]?"
 
-EXERCISE = Exercise(
-    number=17,
-    name="combine",
-    title="Combine the experts' answers",
-    teaches="The weighted way back from experts to tokens, and why a weight learns from how well an answer fits.",
-    difficulty=2,
-    minutes=20,
-    needs=(15, 16),
-    target="moe_numpy.moe.dispatch:Combine",
-    specification=specification,
-    checks=(
-        Check("one expert for each token", 2, top_1, "row n belongs to token[n]: put it there, times w[n]"),
-        Check("several experts for each token", 3, top_k, "y[token] += ... keeps only one of several rows"),
-        Check("a token without assignments gets zero", 2, dropped, "begin with zeros of shape (num_tokens, d)"),
-        Check("forward keeps float32", 1, float32(top_k), "a float32 input must give a float32 output"),
-        Check("gradient with one expert for each token", 2, top_1, NEXT, gradient=True),
-        Check("gradient with several", 2, top_k, NEXT, gradient=True),
-        Check("gradient with tokens dropped", 1, dropped, NEXT, gradient=True),
-        Check("gradient in float32", 1, float32(top_k), NEXT, gradient=True),
-        Check("arrays with gaps", 1, strided(top_k), "do not rely on the order in memory"),
-        Check("gradient of arrays with gaps", 1, strided(top_k), NEXT, gradient=True),
-        Check("all tokens dropped", 1, empty, "no rows in, zeros of shape (num_tokens, d) out"),
-        Check(
-            "known values",
-            1,
-            one_by_one(
-                case(np.array([[1.0], [2.0], [4.0]]), np.array([0.5, 1, 0.25]), np.array([1, 0, 1]), num_tokens=2)
-            ),
-            "by hand: token 0 gets 1 · 2, token 1 gets 0.5 · 1 + 0.25 · 4 = 1.5",
-        ),
+
+CHECKS = (
+    Check("one expert for each token", 2, top_1, "row n belongs to token[n]: put it there, times w[n]"),
+    Check("several experts for each token", 3, top_k, "y[token] += ... keeps only one of several rows"),
+    Check("a token without assignments gets zero", 2, dropped, "begin with zeros of shape (num_tokens, d)"),
+    Check("forward keeps float32", 1, float32(top_k), "a float32 input must give a float32 output"),
+    Check("gradient with one expert for each token", 2, top_1, NEXT, gradient=True),
+    Check("gradient with several", 2, top_k, NEXT, gradient=True),
+    Check("gradient with tokens dropped", 1, dropped, NEXT, gradient=True),
+    Check("gradient in float32", 1, float32(top_k), NEXT, gradient=True),
+    Check("arrays with gaps", 1, strided(top_k), "do not rely on the order in memory"),
+    Check("gradient of arrays with gaps", 1, strided(top_k), NEXT, gradient=True),
+    Check("all tokens dropped", 1, empty, "no rows in, zeros of shape (num_tokens, d) out"),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.array([[1.0], [2.0], [4.0]]), np.array([0.5, 1, 0.25]), np.array([1, 0, 1]), num_tokens=2)),
+        "by hand: token 0 gets 1 · 2, token 1 gets 0.5 · 1 + 0.25 · 4 = 1.5",
     ),
-    wrong=(
-        LosesDuplicates,
-        KeepsTheFirstAnswer,
-        ForgetsTheWeights,
-        NoInversePermutation,
-        DividesByTheWeights,
-        AsManyTokensAsSeen,
-        RowGradientWithoutWeights,
-        WeightGetsNoGradient,
-        WeightGradientOfTheWeighted,
-        WeightGradientSumsTheAnswer,
-        WeightGradientIsAMean,
-        GathersWithTheInverse,
-    ),
-    hints=(
-        "Try y = np.zeros(2); y[[0, 0]] += 1. What is y[0], and why? NumPy has a function that adds for every index.",
-        "Backward: each row n fed one token, so its gradient begins as g_n = dy[token_n]. w_n and r_n were multiplied: "
-        "each gets g_n times the other, and w_n is one number for a whole row.",
-        "Forward: np.add.at(y, token, r * w[:, None]). Backward: g = grad[token]; return "
-        "(g * w[:, None], (g * r).sum(axis=1), None).",
-    ),
+)
+
+MISTAKES = (
+    LosesDuplicates,
+    KeepsTheFirstAnswer,
+    ForgetsTheWeights,
+    NoInversePermutation,
+    DividesByTheWeights,
+    AsManyTokensAsSeen,
+    RowGradientWithoutWeights,
+    WeightGetsNoGradient,
+    WeightGradientOfTheWeighted,
+    WeightGradientSumsTheAnswer,
+    WeightGradientIsAMean,
+    GathersWithTheInverse,
 )

@@ -3,9 +3,28 @@
 from typing import Any
 
 import numpy as np
-from moe_numpy.kernels.on_numpy import grouped_product_weight_gradient
+
+from moe_numpy.moe.experts import grouped_product_weight_gradient
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
+
+EXERCISE = Exercise(
+    number=18,
+    name="grouped_products",
+    title="Grouped products: the gradient of the weights",
+    teaches="The kernel in which most of a step is spent: one product for each expert, on as many rows as it got.",
+    difficulty=2,
+    minutes=15,
+    needs=(15, 16),
+    target="moe_numpy.moe.experts:grouped_product_weight_gradient",
+    hints=(
+        "Take one expert and one row: y = W x, so y_o = Σ_i W_oi x_i. What is dL/dW_oi?",
+        "Each row gives the outer product of its dy and its x, and those of an expert's rows add up. A sum of outer "
+        "products over rows is one matrix product: which of the two factors is transposed?",
+        "With rows = slice(offsets[e], offsets[e + 1]): dw[e] = grad[rows].T @ x[rows], where dw begins as zeros of "
+        "shape (len(offsets) - 1, grad.shape[1], x.shape[1]) in x.dtype.",
+    ),
+)
 
 
 def specification(grad: Any, x: Any, offsets: Any) -> Any:
@@ -104,52 +123,35 @@ def forgets_the_dtype(grad: Any, x: Any, offsets: Any) -> Any:
     return grouped_product_weight_gradient(grad.astype(np.float64), x.astype(np.float64), offsets)
 
 
-EXERCISE = Exercise(
-    number=18,
-    name="grouped_products",
-    title="Grouped products: the gradient of the weights",
-    teaches="The kernel in which most of a step is spent: one product for each expert, on as many rows as it got.",
-    difficulty=2,
-    minutes=15,
-    needs=(15, 16),
-    target="moe_numpy.kernels.on_numpy:grouped_product_weight_gradient",
-    specification=specification,
-    checks=(
-        Check("each expert's own rows", 4, typical, "one expert alone: y = x Wᵀ. What is dL/dW, given dL/dy?"),
-        Check("an unused expert gets zero", 3, unused, "begin with zeros for all experts, and let none end the loop"),
-        Check("keeps float32", 1, float32(typical), "make the array of zeros in the dtype of x"),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check("no rows at all", 1, empty, "zeros of shape (E, o, i)"),
-        Check(
-            "known values",
-            1,
-            one_by_one(
-                case(
-                    np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]),
-                    np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
-                    np.array([0, 2, 3]),
-                )
-            ),
-            "by hand: expert 0 gets [[1, 2], [6, 8]], expert 1 [[5, 6], [5, 6]]",
+CHECKS = (
+    Check("each expert's own rows", 4, typical, "one expert alone: y = x Wᵀ. What is dL/dW, given dL/dy?"),
+    Check("an unused expert gets zero", 3, unused, "begin with zeros for all experts, and let none end the loop"),
+    Check("keeps float32", 1, float32(typical), "make the array of zeros in the dtype of x"),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check("no rows at all", 1, empty, "zeros of shape (E, o, i)"),
+    Check(
+        "known values",
+        1,
+        one_by_one(
+            case(
+                np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]),
+                np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+                np.array([0, 2, 3]),
+            )
         ),
+        "by hand: expert 0 gets [[1, 2], [6, 8]], expert 1 [[5, 6], [5, 6]]",
     ),
-    wrong=(
-        transposed,
-        keeps_the_last_row,
-        averages_over_rows,
-        product_of_sums,
-        all_rows_for_each_expert,
-        assumes_equal_groups,
-        includes_the_end,
-        stops_at_an_empty_expert,
-        only_experts_with_rows,
-        forgets_the_dtype,
-    ),
-    hints=(
-        "Take one expert and one row: y = W x, so y_o = Σ_i W_oi x_i. What is dL/dW_oi?",
-        "Each row gives the outer product of its dy and its x, and those of an expert's rows add up. A sum of outer "
-        "products over rows is one matrix product: which of the two factors is transposed?",
-        "With rows = slice(offsets[e], offsets[e + 1]): dw[e] = grad[rows].T @ x[rows], where dw begins as zeros of "
-        "shape (len(offsets) - 1, grad.shape[1], x.shape[1]) in x.dtype.",
-    ),
+)
+
+MISTAKES = (
+    transposed,
+    keeps_the_last_row,
+    averages_over_rows,
+    product_of_sums,
+    all_rows_for_each_expert,
+    assumes_equal_groups,
+    includes_the_end,
+    stops_at_an_empty_expert,
+    only_experts_with_rows,
+    forgets_the_dtype,
 )

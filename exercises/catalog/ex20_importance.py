@@ -8,6 +8,23 @@ from moe_numpy.moe.losses import SquaredCV
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=20,
+    name="importance",
+    title="Importance: the squared coefficient of variation",
+    teaches="The first balance loss, and why its gradient must never pass through a standard deviation.",
+    difficulty=2,
+    minutes=20,
+    target="moe_numpy.moe.losses:SquaredCV",
+    hints=(
+        "Write it as var / scale with scale = m² + ε. No square root is needed anywhere.",
+        "d var/dv_i = 2 (v_i - m) / divisor: the part through m vanishes, since Σ (v - m) = 0. "
+        "d scale/dv_i = 2 m / n. Now the quotient rule.",
+        "Save centred = v - m, m, scale and var; keep self.divisor = max(n - ddof, 1). Backward: "
+        "grad * (2 centred / (divisor scale) - 2 m var / (n scale²)).",
+    ),
+)
+
 
 def specification(v: Any, *, ddof: int = 1, epsilon: float = 1e-10) -> Any:
     """Variance by adding up, over the squared mean."""
@@ -170,67 +187,52 @@ class BackwardDividesByN(SquaredCV):
 
 NEXT = "var = Σ (v - m)² / divisor and m² + ε both depend on v: the quotient rule gives two terms"
 
-EXERCISE = Exercise(
-    number=20,
-    name="importance",
-    title="Importance: the squared coefficient of variation",
-    teaches="The first balance loss, and why its gradient must never pass through a standard deviation.",
-    difficulty=2,
-    minutes=20,
-    target="moe_numpy.moe.losses:SquaredCV",
-    specification=specification,
-    checks=(
-        Check("forward", 3, typical, "var / (m² + ε), where var divides by n - ddof"),
-        Check("a single number", 1, single, "divide by max(n - ddof, 1)"),
-        Check("all zero", 1, all_zero, "ε keeps the denominator above zero"),
-        Check("large numbers close together", 1, close_together, "take off the mean before squaring"),
-        Check("keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
-        Check("gradient", 3, typical, NEXT, gradient=True),
-        Check(
-            "gradient at perfect balance is zero, not NaN",
-            3,
-            balanced,
-            "differentiate the variance; √var has no derivative at 0",
-            gradient=True,
-            finite_differences=False,
-        ),
-        Check(
-            "gradient of zeros is zero",
-            1,
-            all_zero,
-            "ε belongs in the denominators of backward too",
-            gradient=True,
-            finite_differences=False,
-        ),
-        Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check(
-            "known values",
-            1,
-            one_by_one(case(np.array([1.0, 2.0, 3.0, 4.0]), ddof=0), case(np.array([1.0, 2.0, 3.0, 4.0]))),
-            "mean 2.5, Σ (v - m)² = 5: 0.2 with ddof=0, 0.267 with ddof=1",
-        ),
+
+CHECKS = (
+    Check("forward", 3, typical, "var / (m² + ε), where var divides by n - ddof"),
+    Check("a single number", 1, single, "divide by max(n - ddof, 1)"),
+    Check("all zero", 1, all_zero, "ε keeps the denominator above zero"),
+    Check("large numbers close together", 1, close_together, "take off the mean before squaring"),
+    Check("keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
+    Check("gradient", 3, typical, NEXT, gradient=True),
+    Check(
+        "gradient at perfect balance is zero, not NaN",
+        3,
+        balanced,
+        "differentiate the variance; √var has no derivative at 0",
+        gradient=True,
+        finite_differences=False,
     ),
-    wrong=(
-        ThroughTheStandardDeviation,
-        NotSquared,
-        DividesByTheMean,
-        AlwaysDividesByN,
-        AlwaysDividesByNMinusOne,
-        DividesByZeroForOneNumber,
-        ForgetsEpsilon,
-        AddsEpsilonToTheMean,
-        DifferenceOfSquares,
-        MeanIsConstant,
-        SignOfTheSecondTerm,
-        SecondTermWithoutN,
-        BackwardDividesByN,
+    Check(
+        "gradient of zeros is zero",
+        1,
+        all_zero,
+        "ε belongs in the denominators of backward too",
+        gradient=True,
+        finite_differences=False,
     ),
-    hints=(
-        "Write it as var / scale with scale = m² + ε. No square root is needed anywhere.",
-        "d var/dv_i = 2 (v_i - m) / divisor: the part through m vanishes, since Σ (v - m) = 0. "
-        "d scale/dv_i = 2 m / n. Now the quotient rule.",
-        "Save centred = v - m, m, scale and var; keep self.divisor = max(n - ddof, 1). Backward: "
-        "grad * (2 centred / (divisor scale) - 2 m var / (n scale²)).",
+    Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.array([1.0, 2.0, 3.0, 4.0]), ddof=0), case(np.array([1.0, 2.0, 3.0, 4.0]))),
+        "mean 2.5, Σ (v - m)² = 5: 0.2 with ddof=0, 0.267 with ddof=1",
     ),
+)
+
+MISTAKES = (
+    ThroughTheStandardDeviation,
+    NotSquared,
+    DividesByTheMean,
+    AlwaysDividesByN,
+    AlwaysDividesByNMinusOne,
+    DividesByZeroForOneNumber,
+    ForgetsEpsilon,
+    AddsEpsilonToTheMean,
+    DifferenceOfSquares,
+    MeanIsConstant,
+    SignOfTheSecondTerm,
+    SecondTermWithoutN,
+    BackwardDividesByN,
 )

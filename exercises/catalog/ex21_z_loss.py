@@ -8,6 +8,24 @@ from moe_numpy.moe.losses import RouterZLoss
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=21,
+    name="z_loss",
+    title="The router z-loss",
+    teaches="A loss that keeps logits small where a softmax cannot see it, and a log-sum-exp that does not overflow.",
+    difficulty=2,
+    minutes=15,
+    needs=(5,),
+    target="moe_numpy.moe.losses:RouterZLoss",
+    hints=(
+        "A softmax is the same for h and h + 1000; this loss is not, and that is its purpose. How does ln Σ exp h "
+        "change when a constant is added to h? Use it to keep exp in range.",
+        "d lse/dh_i = exp h_i / Σ exp h: the softmax. The rest is the derivative of a square and of a mean.",
+        "Forward: lse = top + np.log(total) with exp = np.exp(h - top); save exp / total and lse. Backward: "
+        "grad * (2 / max(T, 1)) * lse * p, where lse has shape (T, 1).",
+    ),
+)
+
 
 def specification(h: Any) -> Any:
     """For each token: the logarithm of the sum of exponentials, squared; their mean."""
@@ -182,60 +200,44 @@ class IgnoresUpstream(RouterZLoss):
 
 NEXT = "chain rule: the square gives 2 lse, the log-partition gives the softmax, the mean gives 1/T"
 
-EXERCISE = Exercise(
-    number=21,
-    name="z_loss",
-    title="The router z-loss",
-    teaches="A loss that keeps logits small where a softmax cannot see it, and a log-sum-exp that does not overflow.",
-    difficulty=2,
-    minutes=15,
-    needs=(5,),
-    target="moe_numpy.moe.losses:RouterZLoss",
-    specification=specification,
-    checks=(
-        Check("forward", 3, typical, "ln Σ exp h along the experts, squared, then the mean over tokens"),
-        Check("large logits and excluded experts", 2, large, "take the maximum of each row off, and add it back"),
-        Check("keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
-        Check("gradient", 3, typical, NEXT, gradient=True),
-        Check(
-            "gradient of large logits",
-            1,
-            large,
-            "save the softmax of the shifted logits",
-            gradient=True,
-            finite_differences=False,
-        ),
-        Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check("no tokens", 1, empty, "divide by max(T, 1): 0, not NaN"),
-        Check(
-            "known values",
-            2,
-            one_by_one(case(np.zeros((3, 4))), case(np.log(np.array([[1.0, 2.0], [0.5, 0.5]])))),
-            "at h = 0 it is (ln E)²; rows with ln 3 and ln 1 give (ln 3)² / 2",
-        ),
+
+CHECKS = (
+    Check("forward", 3, typical, "ln Σ exp h along the experts, squared, then the mean over tokens"),
+    Check("large logits and excluded experts", 2, large, "take the maximum of each row off, and add it back"),
+    Check("keeps float32", 1, float32(typical), "a float32 input must give a float32 output"),
+    Check("gradient", 3, typical, NEXT, gradient=True),
+    Check(
+        "gradient of large logits",
+        1,
+        large,
+        "save the softmax of the shifted logits",
+        gradient=True,
+        finite_differences=False,
     ),
-    wrong=(
-        NotSquared,
-        SquaresTheMean,
-        SumsOverTokens,
-        AveragesOverExpertsToo,
-        MeanOfSquaredLogits,
-        LogMeanExp,
-        OverflowsWithoutShift,
-        ForgetsToAddTheShift,
-        SumsOverTokensInTheExponential,
-        ForgetsTheSoftmax,
-        ForgetsTheLogPartition,
-        ForgetsTheTwo,
-        ForgetsTheNumberOfTokens,
-        IgnoresUpstream,
+    Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check("no tokens", 1, empty, "divide by max(T, 1): 0, not NaN"),
+    Check(
+        "known values",
+        2,
+        one_by_one(case(np.zeros((3, 4))), case(np.log(np.array([[1.0, 2.0], [0.5, 0.5]])))),
+        "at h = 0 it is (ln E)²; rows with ln 3 and ln 1 give (ln 3)² / 2",
     ),
-    hints=(
-        "A softmax is the same for h and h + 1000; this loss is not, and that is its purpose. How does ln Σ exp h "
-        "change when a constant is added to h? Use it to keep exp in range.",
-        "d lse/dh_i = exp h_i / Σ exp h: the softmax. The rest is the derivative of a square and of a mean.",
-        "Forward: lse = top + np.log(total) with exp = np.exp(h - top); save exp / total and lse. Backward: "
-        "grad * (2 / max(T, 1)) * lse * p, where lse has shape (T, 1).",
-    ),
+)
+
+MISTAKES = (
+    NotSquared,
+    SquaresTheMean,
+    SumsOverTokens,
+    AveragesOverExpertsToo,
+    MeanOfSquaredLogits,
+    LogMeanExp,
+    OverflowsWithoutShift,
+    ForgetsToAddTheShift,
+    SumsOverTokensInTheExponential,
+    ForgetsTheSoftmax,
+    ForgetsTheLogPartition,
+    ForgetsTheTwo,
+    ForgetsTheNumberOfTokens,
+    IgnoresUpstream,
 )

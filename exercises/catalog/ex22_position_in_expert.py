@@ -3,9 +3,29 @@
 from typing import Any
 
 import numpy as np
-from moe_numpy.kernels.on_numpy import position_in_group
+
+from moe_numpy.kernels import position_by_key
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
+
+EXERCISE = Exercise(
+    number=22,
+    name="position_in_expert",
+    title="Position in the expert's queue",
+    teaches="Who comes first before a full expert: a running count for each expert, without a loop over tokens.",
+    difficulty=2,
+    minutes=20,
+    needs=(16,),
+    target="moe_numpy.kernels.sorting:position_by_key",
+    hints=(
+        "Two ways lead there. A table with a row for each entry and a column for each key, summed downwards; or a "
+        "stable sort, after which each expert's entries stand side by side.",
+        "By sorting: in sorted order entry number m has position m minus the place where its key's group begins. "
+        "The groups begin at 0, c₀, c₀+c₁, ... Then each number goes back to where its entry stands in `keys`.",
+        'order = np.argsort(keys, kind="stable"); start = np.cumsum(counts) - counts with counts from np.bincount; '
+        "position[order] = np.arange(N) - start[keys[order]].",
+    ),
+)
 
 
 def specification(keys: Any, num_keys: int) -> Any:
@@ -43,7 +63,7 @@ def empty(rng: np.random.Generator) -> list[Case]:
 
 def counts_itself(keys: Any, num_keys: int) -> Any:
     """Begins with 1: the first in the queue has nobody before it, its place is 0. A capacity of C holds 0 to C - 1."""
-    return position_in_group(keys, num_keys) + 1
+    return position_by_key(keys, num_keys) + 1
 
 
 def counts_everybody(keys: Any, num_keys: int) -> Any:
@@ -53,7 +73,7 @@ def counts_everybody(keys: Any, num_keys: int) -> Any:
 
 def counts_from_the_end(keys: Any, num_keys: int) -> Any:
     """Counts those behind: then the earliest tokens would be dropped first."""
-    return position_in_group(keys[::-1], num_keys)[::-1]
+    return position_by_key(keys[::-1], num_keys)[::-1]
 
 
 def place_in_sorted_order(keys: Any, num_keys: int) -> Any:
@@ -64,13 +84,13 @@ def place_in_sorted_order(keys: Any, num_keys: int) -> Any:
 def positions_in_sorted_order(keys: Any, num_keys: int) -> Any:
     """The right numbers in the order of experts. They must go back to where their entries stand in `keys`."""
     order = np.argsort(keys, kind="stable")
-    return position_in_group(keys, num_keys)[order]
+    return position_by_key(keys, num_keys)[order]
 
 
 def applies_the_order_twice(keys: Any, num_keys: int) -> Any:
     """Goes back with values[order] instead of y[order] = values: that sorts once more. It needs the inverse."""
     order = np.argsort(keys, kind="stable")
-    return position_in_group(keys, num_keys)[order][order]
+    return position_by_key(keys, num_keys)[order][order]
 
 
 def restarts_at_each_run(keys: Any, num_keys: int) -> Any:
@@ -104,46 +124,28 @@ def forgets_the_earlier_keys(keys: Any, num_keys: int) -> Any:
 
 def floating_point_positions(keys: Any, num_keys: int) -> Any:
     """The right positions as floats, as a running sum over a one-hot array of floats gives. Places are integers."""
-    return position_in_group(keys, num_keys).astype(float)
+    return position_by_key(keys, num_keys).astype(float)
 
 
-EXERCISE = Exercise(
-    number=22,
-    name="position_in_expert",
-    title="Position in the expert's queue",
-    teaches="Who comes first before a full expert: a running count for each expert, without a loop over tokens.",
-    difficulty=2,
-    minutes=20,
-    needs=(16,),
-    target="moe_numpy.kernels.on_numpy:position_in_group",
-    specification=specification,
-    checks=(
-        Check("counts earlier entries with the same key", 4, typical, "for each entry: how many before it are equal?"),
-        Check("everybody is first", 1, distinct, "with distinct keys all positions are 0"),
-        Check("crowded and empty experts", 2, crowded, "a key that does not occur must not shift the others"),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check("nobody", 1, empty, "(0,) in, (0,) out, still integers"),
-        Check("the smallest queue", 1, one_by_one(case(np.array([2, 0, 2, 2]), 3)), "by hand: 0, 0, 1, 2"),
-    ),
-    wrong=(
-        counts_itself,
-        counts_everybody,
-        counts_from_the_end,
-        place_in_sorted_order,
-        positions_in_sorted_order,
-        applies_the_order_twice,
-        restarts_at_each_run,
-        unstable_sort,
-        one_queue_for_all,
-        forgets_the_earlier_keys,
-        floating_point_positions,
-    ),
-    hints=(
-        "Two ways lead there. A table with a row for each entry and a column for each key, summed downwards; or a "
-        "stable sort, after which each expert's entries stand side by side.",
-        "By sorting: in sorted order entry number m has position m minus the place where its key's group begins. "
-        "The groups begin at 0, c₀, c₀+c₁, ... Then each number goes back to where its entry stands in `keys`.",
-        'order = np.argsort(keys, kind="stable"); start = np.cumsum(counts) - counts with counts from np.bincount; '
-        "position[order] = np.arange(N) - start[keys[order]].",
-    ),
+CHECKS = (
+    Check("counts earlier entries with the same key", 4, typical, "for each entry: how many before it are equal?"),
+    Check("everybody is first", 1, distinct, "with distinct keys all positions are 0"),
+    Check("crowded and empty experts", 2, crowded, "a key that does not occur must not shift the others"),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check("nobody", 1, empty, "(0,) in, (0,) out, still integers"),
+    Check("the smallest queue", 1, one_by_one(case(np.array([2, 0, 2, 2]), 3)), "by hand: 0, 0, 1, 2"),
+)
+
+MISTAKES = (
+    counts_itself,
+    counts_everybody,
+    counts_from_the_end,
+    place_in_sorted_order,
+    positions_in_sorted_order,
+    applies_the_order_twice,
+    restarts_at_each_run,
+    unstable_sort,
+    one_queue_for_all,
+    forgets_the_earlier_keys,
+    floating_point_positions,
 )

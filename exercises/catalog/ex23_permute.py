@@ -8,6 +8,25 @@ from moe_numpy.moe.dispatch import Permute
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=23,
+    name="permute",
+    title="Permute: tokens to their experts",
+    teaches="A gather with repetitions, and its adjoint, a scatter that adds.",
+    difficulty=1,
+    minutes=15,
+    needs=(1, 17),
+    target="moe_numpy.moe.dispatch:Permute",
+    hints=(
+        "Forward is indexing with an array. In backward ask of one token: how many rows were copies of it, and what "
+        "did exercise 01 say about copies?",
+        "dx has T rows, of which some get several gradients and some none. Forward must keep `token` and T; and "
+        "`dx[token] += grad` does not add twice to one row.",
+        "Forward: x[token], with self.save(token) and self.num_tokens = x.shape[0]. Backward: zeros, then "
+        "np.add.at(dx, token, grad); return (dx, None).",
+    ),
+)
+
 
 def specification(x: Any, token: Any) -> Any:
     """Copy row by row."""
@@ -148,54 +167,35 @@ class AddsInFloat64(Permute):
 
 NEXT = "dx_t is the sum of dr_n over all n with token[n] = t; zero if there is none"
 
-EXERCISE = Exercise(
-    number=23,
-    name="permute",
-    title="Permute: tokens to their experts",
-    teaches="A gather with repetitions, and its adjoint, a scatter that adds.",
-    difficulty=1,
-    minutes=15,
-    needs=(1, 17),
-    target="moe_numpy.moe.dispatch:Permute",
-    specification=specification,
-    checks=(
-        Check("one expert for each token", 2, top_1, "row n is a copy of x[token[n]]"),
-        Check("several experts for each token", 2, top_k, "as many rows as `token` has entries"),
-        Check("keeps float32", 1, float32(top_k), "a float32 input must give a float32 output"),
-        Check("gradient of a permutation", 2, top_1, NEXT, gradient=True),
-        Check("the gradients of all copies add up", 4, top_k, NEXT, gradient=True),
-        Check(
-            "a dropped token gets a gradient of zero", 2, dropped, "begin with zeros for all T tokens", gradient=True
-        ),
-        Check("gradient in float32", 1, float32(top_k), NEXT, gradient=True),
-        Check("arrays with gaps", 1, strided(top_k), "do not rely on the order in memory"),
-        Check("gradient of arrays with gaps", 1, strided(top_k), NEXT, gradient=True),
-        Check("all tokens dropped", 1, empty, "no rows, and a gradient of zeros", gradient=True),
-        Check(
-            "known values",
-            1,
-            one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 0, 1]))),
-            "by hand: [3, 4], [1, 2], [3, 4]",
-        ),
+
+CHECKS = (
+    Check("one expert for each token", 2, top_1, "row n is a copy of x[token[n]]"),
+    Check("several experts for each token", 2, top_k, "as many rows as `token` has entries"),
+    Check("keeps float32", 1, float32(top_k), "a float32 input must give a float32 output"),
+    Check("gradient of a permutation", 2, top_1, NEXT, gradient=True),
+    Check("the gradients of all copies add up", 4, top_k, NEXT, gradient=True),
+    Check("a dropped token gets a gradient of zero", 2, dropped, "begin with zeros for all T tokens", gradient=True),
+    Check("gradient in float32", 1, float32(top_k), NEXT, gradient=True),
+    Check("arrays with gaps", 1, strided(top_k), "do not rely on the order in memory"),
+    Check("gradient of arrays with gaps", 1, strided(top_k), NEXT, gradient=True),
+    Check("all tokens dropped", 1, empty, "no rows, and a gradient of zeros", gradient=True),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 0, 1]))),
+        "by hand: [3, 4], [1, 2], [3, 4]",
     ),
-    wrong=(
-        ScattersForward,
-        SortsTheTokens,
-        OneCopyOfEach,
-        LosesDuplicates,
-        KeepsTheFirstCopy,
-        AveragesTheCopies,
-        AppliesThePermutationAgain,
-        ExpectsAPermutation,
-        AsManyTokensAsSeen,
-        AddsInFloat64,
-    ),
-    hints=(
-        "Forward is indexing with an array. In backward ask of one token: how many rows were copies of it, and what "
-        "did exercise 01 say about copies?",
-        "dx has T rows, of which some get several gradients and some none. Forward must keep `token` and T; and "
-        "`dx[token] += grad` does not add twice to one row.",
-        "Forward: x[token], with self.save(token) and self.num_tokens = x.shape[0]. Backward: zeros, then "
-        "np.add.at(dx, token, grad); return (dx, None).",
-    ),
+)
+
+MISTAKES = (
+    ScattersForward,
+    SortsTheTokens,
+    OneCopyOfEach,
+    LosesDuplicates,
+    KeepsTheFirstCopy,
+    AveragesTheCopies,
+    AppliesThePermutationAgain,
+    ExpectsAPermutation,
+    AsManyTokensAsSeen,
+    AddsInFloat64,
 )

@@ -8,6 +8,24 @@ from moe_numpy.moe.capacity import KeepAssignments
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=25,
+    name="dropping_gradient",
+    title="Dropping, forward and backward",
+    teaches="A dropped assignment changed nothing, so its gate weight gets a gradient of exactly zero.",
+    difficulty=1,
+    minutes=10,
+    needs=(24,),
+    target="moe_numpy.moe.capacity:KeepAssignments",
+    imports=("from moe_numpy import kernels",),
+    hints=(
+        "Forward is one indexing. For backward: which entry of w does entry n of the result depend on?",
+        "Start from zeros, one for each candidate: forward must remember how many there were, and `kept`.",
+        "dw = np.zeros(self.num_candidates, grad.dtype); dw[kept] = grad; return dw, None. No index occurs twice, so "
+        "nothing has to be added up.",
+    ),
+)
+
 
 def specification(w: Any, kept: Any) -> Any:
     """Copy one weight after the other."""
@@ -145,49 +163,33 @@ class ReadsInsteadOfWriting(KeepAssignments):
 
 NEXT = "w'_n came from w[kept_n]: give its gradient back there, and 0 to everybody else"
 
-EXERCISE = Exercise(
-    number=25,
-    name="dropping_gradient",
-    title="Dropping, forward and backward",
-    teaches="A dropped assignment changed nothing, so its gate weight gets a gradient of exactly zero.",
-    difficulty=1,
-    minutes=10,
-    needs=(24,),
-    target="moe_numpy.moe.capacity:KeepAssignments",
-    specification=specification,
-    imports=("from moe_numpy import kernels",),
-    checks=(
-        Check("forward", 2, typical, "entry n of the result is the weight that kept[n] names"),
-        Check("forward in float32", 1, float32(typical), "float32 in, float32 out"),
-        Check("gradient", 4, typical, NEXT, gradient=True),
-        Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
-        Check("gradient when nobody is dropped", 2, all_kept, NEXT, gradient=True),
-        Check("gradient when everybody is dropped", 1, none_kept, "all zeros, one for each candidate", gradient=True),
-        Check("gradient of arrays with gaps", 1, strided(typical), NEXT, gradient=True),
-        Check(
-            "known values",
-            1,
-            one_by_one(case(np.array([0.1, 0.2, 0.3, 0.4]), np.array([3, 1]))),
-            "keep candidate 3, then candidate 1: 0.4, 0.2",
-        ),
+
+CHECKS = (
+    Check("forward", 2, typical, "entry n of the result is the weight that kept[n] names"),
+    Check("forward in float32", 1, float32(typical), "float32 in, float32 out"),
+    Check("gradient", 4, typical, NEXT, gradient=True),
+    Check("gradient in float32", 1, float32(typical), NEXT, gradient=True),
+    Check("gradient when nobody is dropped", 2, all_kept, NEXT, gradient=True),
+    Check("gradient when everybody is dropped", 1, none_kept, "all zeros, one for each candidate", gradient=True),
+    Check("gradient of arrays with gaps", 1, strided(typical), NEXT, gradient=True),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.array([0.1, 0.2, 0.3, 0.4]), np.array([3, 1]))),
+        "keep candidate 3, then candidate 1: 0.4, 0.2",
     ),
-    wrong=(
-        KeepsTheOrderOfTheList,
-        ZeroesInsteadOfRemoving,
-        RenormalizesWhatIsLeft,
-        TakesTheFirst,
-        ComputesInFloat64,
-        GradientOfTheKeptOnly,
-        GradientInTheOrderOfTheList,
-        GradientOfTheFirst,
-        DroppedWeightsLearnToo,
-        DroppedWeightsAreNan,
-        ReadsInsteadOfWriting,
-    ),
-    hints=(
-        "Forward is one indexing. For backward: which entry of w does entry n of the result depend on?",
-        "Start from zeros, one for each candidate: forward must remember how many there were, and `kept`.",
-        "dw = np.zeros(self.num_candidates, grad.dtype); dw[kept] = grad; return dw, None. No index occurs twice, so "
-        "nothing has to be added up.",
-    ),
+)
+
+MISTAKES = (
+    KeepsTheOrderOfTheList,
+    ZeroesInsteadOfRemoving,
+    RenormalizesWhatIsLeft,
+    TakesTheFirst,
+    ComputesInFloat64,
+    GradientOfTheKeptOnly,
+    GradientInTheOrderOfTheList,
+    GradientOfTheFirst,
+    DroppedWeightsLearnToo,
+    DroppedWeightsAreNan,
+    ReadsInsteadOfWriting,
 )

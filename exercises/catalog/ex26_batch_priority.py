@@ -8,6 +8,24 @@ from moe_numpy.moe.routing import Candidates
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=26,
+    name="batch_priority",
+    title="Batch-prioritised routing",
+    teaches="Another queue before the same doors: when places are few, the tokens that the router is sure of go first.",
+    difficulty=2,
+    minutes=15,
+    needs=(24,),
+    target="moe_numpy.moe.capacity:batch_priority_queue",
+    hints=(
+        "There are two keys: the choice, and behind it the importance of the token, which is the same at all choices.",
+        "Sort by the less important key first, then by the more important one with a stable sort. Ties then keep the "
+        "order of the first sort.",
+        'order = np.argsort(-scores.max(axis=1)[candidates.token], kind="stable"), then '
+        'order[np.argsort(candidates.rank[order], kind="stable")].',
+    ),
+)
+
 
 def queue(solution: Any, token: Any, expert: Any, choice: Any, scores: Any) -> Any:
     """Build the candidates and call."""
@@ -133,68 +151,51 @@ def second_sort_forgets_the_first(candidates: Any, scores: Any) -> Any:
     return order[np.argsort(candidates.rank, kind="stable")]
 
 
-EXERCISE = Exercise(
-    number=26,
-    name="batch_priority",
-    title="Batch-prioritised routing",
-    teaches="Another queue before the same doors: when places are few, the tokens that the router is sure of go first.",
-    difficulty=2,
-    minutes=15,
-    needs=(24,),
-    target="moe_numpy.moe.capacity:batch_priority_queue",
-    specification=specification,
-    checks=(
-        Check("one choice: the most important token first", 3, one_choice, "sort -scores.max(axis=1)", run=queue),
-        Check(
-            "first choices before second choices",
-            4,
-            more_choices,
-            "two sorts: by importance, then a stable one by choice",
-            run=queue,
-        ),
-        Check(
-            "importance is the token's best score",
-            3,
-            biased,
-            "max over all experts, looked up with the candidate's token",
-            run=queue,
-        ),
-        Check("ties go to the first in the list", 2, ties, 'kind="stable"', run=queue),
-        Check("float32", 1, float32(more_choices), "nothing should depend on the dtype", run=queue),
-        Check("arrays with gaps", 1, strided(more_choices), "do not rely on the order in memory", run=queue),
-        Check("no candidates", 1, nobody, "an empty array of integers", run=queue),
-        Check(
-            "a queue by hand",
-            1,
-            one_by_one(
-                case(
-                    np.array([0, 0, 1, 1]),
-                    np.array([0, 1, 1, 0]),
-                    np.array([0, 1, 0, 1]),
-                    np.array([[0.6, 0.4], [0.2, 0.8]]),
-                )
-            ),
-            "token 1 is surer: candidates 2, 0 and then 3, 1",
-            run=queue,
-        ),
+CHECKS = (
+    Check("one choice: the most important token first", 3, one_choice, "sort -scores.max(axis=1)", run=queue),
+    Check(
+        "first choices before second choices",
+        4,
+        more_choices,
+        "two sorts: by importance, then a stable one by choice",
+        run=queue,
     ),
-    wrong=(
-        by_position,
-        important_tokens_take_all_their_choices,
-        importance_before_choice,
-        least_important_first,
-        score_of_the_expert,
-        ties_to_the_last,
-        returns_places,
-        sum_of_the_scores,
-        returns_tokens,
-        second_sort_forgets_the_first,
+    Check(
+        "importance is the token's best score",
+        3,
+        biased,
+        "max over all experts, looked up with the candidate's token",
+        run=queue,
     ),
-    hints=(
-        "There are two keys: the choice, and behind it the importance of the token, which is the same at all choices.",
-        "Sort by the less important key first, then by the more important one with a stable sort. Ties then keep the "
-        "order of the first sort.",
-        'order = np.argsort(-scores.max(axis=1)[candidates.token], kind="stable"), then '
-        'order[np.argsort(candidates.rank[order], kind="stable")].',
+    Check("ties go to the first in the list", 2, ties, 'kind="stable"', run=queue),
+    Check("float32", 1, float32(more_choices), "nothing should depend on the dtype", run=queue),
+    Check("arrays with gaps", 1, strided(more_choices), "do not rely on the order in memory", run=queue),
+    Check("no candidates", 1, nobody, "an empty array of integers", run=queue),
+    Check(
+        "a queue by hand",
+        1,
+        one_by_one(
+            case(
+                np.array([0, 0, 1, 1]),
+                np.array([0, 1, 1, 0]),
+                np.array([0, 1, 0, 1]),
+                np.array([[0.6, 0.4], [0.2, 0.8]]),
+            )
+        ),
+        "token 1 is surer: candidates 2, 0 and then 3, 1",
+        run=queue,
     ),
+)
+
+MISTAKES = (
+    by_position,
+    important_tokens_take_all_their_choices,
+    importance_before_choice,
+    least_important_first,
+    score_of_the_expert,
+    ties_to_the_last,
+    returns_places,
+    sum_of_the_scores,
+    returns_tokens,
+    second_sort_forgets_the_first,
 )

@@ -8,6 +8,21 @@ from moe_numpy.moe.balancers import LossFreeBias
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=27,
+    name="loss_free_bias",
+    title="Loss-free balancing",
+    teaches="Balance without a loss: a bias moves the choice by fixed steps, and no gradient is disturbed.",
+    difficulty=1,
+    minutes=10,
+    target="moe_numpy.moe.balancers:LossFreeBias.update",
+    hints=(
+        "An expert with fewer tokens than the mean must become easier to choose. Should its bias go up or down?",
+        "Only the sign of the difference counts. self.rate is γ, the size of every step; `passes` changes no sign.",
+        "state + self.rate * np.sign(observed.mean() - observed)",
+    ),
+)
+
 
 def step(solution: Any, rate: float, state: Any, observed: Any, passes: int = 1) -> Any:
     """Build the balancer and call."""
@@ -130,47 +145,33 @@ def changes_the_state_in_place(self: Any, state: Any, observed: Any, passes: int
     return state
 
 
-EXERCISE = Exercise(
-    number=27,
-    name="loss_free_bias",
-    title="Loss-free balancing",
-    teaches="Balance without a loss: a bias moves the choice by fixed steps, and no gradient is disturbed.",
-    difficulty=1,
-    minutes=10,
-    target="moe_numpy.moe.balancers:LossFreeBias.update",
-    specification=specification,
-    checks=(
-        Check("one step towards the mean", 4, typical, "who has too little becomes easier to choose: +γ", run=step),
-        Check("nothing moves at the mean", 2, balanced, "np.sign(0) is 0", run=step),
-        Check("one step for several passes", 2, several_passes, "the sign does not change with the sum", run=step),
-        Check("all steps have one size", 2, unused, "sign, not difference", run=step),
-        Check("the mean decides", 1, skewed, "the fair share is the mean of the counts", run=step),
-        Check("float32", 1, single, "a float32 state stays float32", run=step),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=step),
-        Check(
-            "known values",
-            1,
-            one_by_one(case(0.5, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0]))),
-            "the mean is 3: up, up, down gives 0.5, 1.5, 1.5",
-            run=step,
-        ),
+CHECKS = (
+    Check("one step towards the mean", 4, typical, "who has too little becomes easier to choose: +γ", run=step),
+    Check("nothing moves at the mean", 2, balanced, "np.sign(0) is 0", run=step),
+    Check("one step for several passes", 2, several_passes, "the sign does not change with the sum", run=step),
+    Check("all steps have one size", 2, unused, "sign, not difference", run=step),
+    Check("the mean decides", 1, skewed, "the fair share is the mean of the counts", run=step),
+    Check("float32", 1, single, "a float32 state stays float32", run=step),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=step),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(0.5, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0]))),
+        "the mean is 3: up, up, down gives 0.5, 1.5, 1.5",
+        run=step,
     ),
-    wrong=(
-        sign_reversed,
-        in_proportion,
-        in_relative_proportion,
-        no_step_at_the_mean_forgotten,
-        against_the_median,
-        raises_only,
-        one_step_for_each_pass,
-        mean_of_the_passes,
-        forgets_the_old_bias,
-        centres_the_bias,
-        changes_the_state_in_place,
-    ),
-    hints=(
-        "An expert with fewer tokens than the mean must become easier to choose. Should its bias go up or down?",
-        "Only the sign of the difference counts. self.rate is γ, the size of every step; `passes` changes no sign.",
-        "state + self.rate * np.sign(observed.mean() - observed)",
-    ),
+)
+
+MISTAKES = (
+    sign_reversed,
+    in_proportion,
+    in_relative_proportion,
+    no_step_at_the_mean_forgotten,
+    against_the_median,
+    raises_only,
+    one_step_for_each_pass,
+    mean_of_the_passes,
+    forgets_the_old_bias,
+    centres_the_bias,
+    changes_the_state_in_place,
 )

@@ -8,6 +8,23 @@ from moe_numpy.moe.gates import PickScores
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=28,
+    name="switch",
+    title="The gate of the Switch transformer",
+    teaches="y = p_i f_i(x): the raw probability of the chosen expert, not renormalised, is how the router learns.",
+    difficulty=1,
+    minutes=10,
+    needs=(5, 11),
+    target="moe_numpy.moe.gates:PickScores",
+    hints=(
+        "Forward is one line of indexing. token and expert are constants: their gradients are None.",
+        "p[token, expert] reads N entries. Backward needs the same two arrays and the shape of p: save them.",
+        "dp = np.zeros(self.shape, dtype=grad.dtype); dp[token, expert] = grad; return dp, None, None. No pair occurs "
+        "twice, so nothing has to be added up.",
+    ),
+)
+
 
 def specification(p: Any, token: Any, expert: Any) -> Any:
     """Read one probability after the other."""
@@ -166,49 +183,34 @@ class GradientOnTheDiagonal(PickScores):
 
 NEXT = "s_n is the entry (token_n, expert_n) of p and nothing else: that entry gets ds_n, all others 0"
 
-EXERCISE = Exercise(
-    number=28,
-    name="switch",
-    title="The gate of the Switch transformer",
-    teaches="y = p_i f_i(x): the raw probability of the chosen expert, not renormalised, is how the router learns.",
-    difficulty=1,
-    minutes=10,
-    needs=(5, 11),
-    target="moe_numpy.moe.gates:PickScores",
-    specification=specification,
-    checks=(
-        Check("forward, one expert for each token", 2, switch, "the probability as it is: do not renormalise"),
-        Check("forward, any pairs", 2, any_pairs, "p indexed with two integer arrays pairs them up"),
-        Check("forward in float32", 1, float32(any_pairs), "float32 in, float32 out"),
-        Check("gradient, one expert for each token", 3, switch, NEXT, gradient=True),
-        Check("gradient, any pairs", 3, any_pairs, NEXT, gradient=True),
-        Check("gradient in float32", 1, float32(any_pairs), NEXT, gradient=True),
-        Check("gradient of arrays with gaps", 1, strided(any_pairs), NEXT, gradient=True),
-        Check("gradient of the smallest", 1, small, "an expert that nobody chose gets 0, not None", gradient=True),
-        Check(
-            "known values",
-            1,
-            one_by_one(case(np.array([[0.7, 0.3], [0.1, 0.9]]), np.array([0, 1]), np.array([0, 1]))),
-            "0.7 and 0.9, not 1 and 1",
-        ),
+
+CHECKS = (
+    Check("forward, one expert for each token", 2, switch, "the probability as it is: do not renormalise"),
+    Check("forward, any pairs", 2, any_pairs, "p indexed with two integer arrays pairs them up"),
+    Check("forward in float32", 1, float32(any_pairs), "float32 in, float32 out"),
+    Check("gradient, one expert for each token", 3, switch, NEXT, gradient=True),
+    Check("gradient, any pairs", 3, any_pairs, NEXT, gradient=True),
+    Check("gradient in float32", 1, float32(any_pairs), NEXT, gradient=True),
+    Check("gradient of arrays with gaps", 1, strided(any_pairs), NEXT, gradient=True),
+    Check("gradient of the smallest", 1, small, "an expert that nobody chose gets 0, not None", gradient=True),
+    Check(
+        "known values",
+        1,
+        one_by_one(case(np.array([[0.7, 0.3], [0.1, 0.9]]), np.array([0, 1]), np.array([0, 1]))),
+        "0.7 and 0.9, not 1 and 1",
     ),
-    wrong=(
-        AlwaysOne,
-        ReadsTheLargest,
-        IgnoresTheToken,
-        PicksARectangle,
-        ComputesInFloat64,
-        GradientToEveryExpert,
-        NoGradientForTheRouter,
-        IgnoresUpstream,
-        SoftmaxTwice,
-        OneAssignmentForEachToken,
-        GradientOnTheDiagonal,
-    ),
-    hints=(
-        "Forward is one line of indexing. token and expert are constants: their gradients are None.",
-        "p[token, expert] reads N entries. Backward needs the same two arrays and the shape of p: save them.",
-        "dp = np.zeros(self.shape, dtype=grad.dtype); dp[token, expert] = grad; return dp, None, None. No pair occurs "
-        "twice, so nothing has to be added up.",
-    ),
+)
+
+MISTAKES = (
+    AlwaysOne,
+    ReadsTheLargest,
+    IgnoresTheToken,
+    PicksARectangle,
+    ComputesInFloat64,
+    GradientToEveryExpert,
+    NoGradientForTheRouter,
+    IgnoresUpstream,
+    SoftmaxTwice,
+    OneAssignmentForEachToken,
+    GradientOnTheDiagonal,
 )

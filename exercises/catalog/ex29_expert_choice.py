@@ -10,6 +10,26 @@ from moe_numpy.moe.selection import ExpertChoice
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=29,
+    name="expert_choice",
+    title="Expert choice",
+    teaches="Turned round, top-k balances itself: each expert takes its best tokens, at the price of looking ahead.",
+    difficulty=2,
+    minutes=20,
+    needs=(11,),
+    target="moe_numpy.moe.selection:ExpertChoice.__call__",
+    imports=("from moe_numpy import kernels",),
+    hints=(
+        "It is top-k along the other axis. First find L from self.scope, and C; guard the ceiling against rounding: "
+        "1.1 · 100 is 110.00000000000001.",
+        "scores.reshape(-1, L, E).swapaxes(1, 2) has a row for each expert of each set. Made [rows, L], its top C are "
+        "tokens counted within the set: kernels.top_k(rows, C).",
+        "Row r belongs to set r // E, whose first token is r // E * L, and to expert r % E. Add the first token, "
+        "flatten, repeat each row's expert C times, and let choice be zeros. No tokens: return empty arrays at once.",
+    ),
+)
+
 
 def choose(solution: Any, scores: Any, length: int, factor: float, scope: str = "sequence") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
@@ -171,55 +191,35 @@ def ranks_as_choices(self: Any, scores: Any, batch: Any) -> Any:
 
 NEXT = "turn the scores of a set round: one row for each expert, over its tokens; then the top C of each row"
 
-EXERCISE = Exercise(
-    number=29,
-    name="expert_choice",
-    title="Expert choice",
-    teaches="Turned round, top-k balances itself: each expert takes its best tokens, at the price of looking ahead.",
-    difficulty=2,
-    minutes=20,
-    needs=(11,),
-    target="moe_numpy.moe.selection:ExpertChoice.__call__",
-    specification=specification,
-    imports=("from moe_numpy import kernels",),
-    checks=(
-        Check("one sequence", 4, one_sequence, NEXT, run=choose),
-        Check(
-            "several sequences", 3, sequences, "each sequence is a set; add its first token to the index", run=choose
-        ),
-        Check("the whole batch as one set", 1, whole_batch, "look at self.scope", run=choose),
-        Check("capacities that do not come out even", 2, odd_capacities, "round up, and at most L", run=choose),
-        Check("ties go to the earlier token", 1, ties, "a stable sort of -scores, or the kernel top_k", run=choose),
-        Check("float32", 1, float32(sequences), "nothing should depend on the dtype", run=choose),
-        Check("arrays with gaps", 1, strided(sequences), "do not rely on the order in memory", run=choose),
-        Check("no tokens", 1, nobody, "three empty arrays of integers", run=choose),
-        Check(
-            "a choice by hand",
-            1,
-            one_by_one(case(np.array([[0.9, 0.8], [0.5, 0.6], [0.7, 0.1], [0.2, 0.3]]), 4, 1.0)),
-            "C = 2: expert 0 takes tokens 0 and 2, expert 1 takes 0 and 1; nobody takes token 3",
-            run=choose,
-        ),
+
+CHECKS = (
+    Check("one sequence", 4, one_sequence, NEXT, run=choose),
+    Check("several sequences", 3, sequences, "each sequence is a set; add its first token to the index", run=choose),
+    Check("the whole batch as one set", 1, whole_batch, "look at self.scope", run=choose),
+    Check("capacities that do not come out even", 2, odd_capacities, "round up, and at most L", run=choose),
+    Check("ties go to the earlier token", 1, ties, "a stable sort of -scores, or the kernel top_k", run=choose),
+    Check("float32", 1, float32(sequences), "nothing should depend on the dtype", run=choose),
+    Check("arrays with gaps", 1, strided(sequences), "do not rely on the order in memory", run=choose),
+    Check("no tokens", 1, nobody, "three empty arrays of integers", run=choose),
+    Check(
+        "a choice by hand",
+        1,
+        one_by_one(case(np.array([[0.9, 0.8], [0.5, 0.6], [0.7, 0.1], [0.2, 0.3]]), 4, 1.0)),
+        "C = 2: expert 0 takes tokens 0 and 2, expert 1 takes 0 and 1; nobody takes token 3",
+        run=choose,
     ),
-    wrong=(
-        tokens_choose,
-        one_set_for_the_batch,
-        forgets_where_the_sequence_begins,
-        rounds_the_capacity_down,
-        forgets_the_factor,
-        capacity_of_the_batch,
-        ties_to_the_later_token,
-        takes_the_worst,
-        in_the_order_of_ranks,
-        reshapes_instead_of_transposing,
-        ranks_as_choices,
-    ),
-    hints=(
-        "It is top-k along the other axis. First find L from self.scope, and C; guard the ceiling against rounding: "
-        "1.1 · 100 is 110.00000000000001.",
-        "scores.reshape(-1, L, E).swapaxes(1, 2) has a row for each expert of each set. Made [rows, L], its top C are "
-        "tokens counted within the set: kernels.of(scores).top_k(rows, C).",
-        "Row r belongs to set r // E, whose first token is r // E * L, and to expert r % E. Add the first token, "
-        "flatten, repeat each row's expert C times, and let choice be zeros. No tokens: return empty arrays at once.",
-    ),
+)
+
+MISTAKES = (
+    tokens_choose,
+    one_set_for_the_batch,
+    forgets_where_the_sequence_begins,
+    rounds_the_capacity_down,
+    forgets_the_factor,
+    capacity_of_the_batch,
+    ties_to_the_later_token,
+    takes_the_worst,
+    in_the_order_of_ranks,
+    reshapes_instead_of_transposing,
+    ranks_as_choices,
 )

@@ -9,6 +9,24 @@ from moe_numpy.ops import Affine, MatMul, Softmax, Transpose
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=30,
+    name="soft_moe",
+    title="Soft MoE: filling the slots",
+    teaches="One matrix of logits, normalised along two axes: a mixture of experts that never has to choose.",
+    difficulty=2,
+    minutes=15,
+    needs=(5,),
+    target="moe_numpy.moe.soft:fill_slots",
+    imports=("from moe_numpy.ops import Affine, MatMul, Softmax, Transpose",),
+    hints=(
+        "x and phi are Tensors: stay with the ops, and the gradient comes by itself. Affine.apply(x, phi, None) is "
+        "X Φᵀ for the whole batch.",
+        "H has the axes batch, tokens, slots. D = Softmax.apply(h, axis=1), C = Softmax.apply(h, axis=2).",
+        "The slots are MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x); return them and combine.",
+    ),
+)
+
 
 def slots(solution: Any, x: Any, phi: Any) -> Any:
     """Call with Tensors and take the arrays out."""
@@ -159,50 +177,34 @@ def tokens_are_constant(x: Any, phi: Any) -> Any:
 
 NEXT = "x is used twice, in H and in Dᵀ X; build everything from Tensors and the ops, and the engine adds both up"
 
-EXERCISE = Exercise(
-    number=30,
-    name="soft_moe",
-    title="Soft MoE: filling the slots",
-    teaches="One matrix of logits, normalised along two axes: a mixture of experts that never has to choose.",
-    difficulty=2,
-    minutes=15,
-    needs=(5,),
-    target="moe_numpy.moe.soft:fill_slots",
-    specification=specification,
-    imports=("from moe_numpy.ops import Affine, MatMul, Softmax, Transpose",),
-    checks=(
-        Check("slots and combine weights", 4, typical, "D sums to 1 over tokens, C over slots", run=slots),
-        Check("one token, one slot, no sequence", 1, small, "keep all three axes", run=slots),
-        Check("large logits", 1, large, "use the library's Softmax, which shifts", run=slots),
-        Check("float32", 1, float32(typical), "float32 in, float32 out", run=slots),
-        Check("gradients", 4, with_gradients, NEXT, run=gradients, second_oracle=False),
-        Check("gradients in float32", 1, float32(with_gradients), NEXT, run=gradients, second_oracle=False),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=slots),
-        Check(
-            "by hand",
-            1,
-            one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, 0.0]]))),
-            "H = [[ln 3, 0], [0, 0]]: slot 0 holds 3/4 of token 0, and token 0 reads 3/4 from slot 0",
-            run=slots,
-        ),
+
+CHECKS = (
+    Check("slots and combine weights", 4, typical, "D sums to 1 over tokens, C over slots", run=slots),
+    Check("one token, one slot, no sequence", 1, small, "keep all three axes", run=slots),
+    Check("large logits", 1, large, "use the library's Softmax, which shifts", run=slots),
+    Check("float32", 1, float32(typical), "float32 in, float32 out", run=slots),
+    Check("gradients", 4, with_gradients, NEXT, run=gradients, second_oracle=False),
+    Check("gradients in float32", 1, float32(with_gradients), NEXT, run=gradients, second_oracle=False),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=slots),
+    Check(
+        "by hand",
+        1,
+        one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, 0.0]]))),
+        "H = [[ln 3, 0], [0, 0]]: slot 0 holds 3/4 of token 0, and token 0 reads 3/4 from slot 0",
+        run=slots,
     ),
-    wrong=(
-        dispatch_over_slots,
-        combine_over_tokens,
-        axes_swapped,
-        mixes_over_the_batch,
-        hard_choice,
-        no_softmax,
-        plain_mean,
-        scaled_like_attention,
-        dispatch_is_constant,
-        combine_is_constant,
-        tokens_are_constant,
-    ),
-    hints=(
-        "x and phi are Tensors: stay with the ops, and the gradient comes by itself. Affine.apply(x, phi, None) is "
-        "X Φᵀ for the whole batch.",
-        "H has the axes batch, tokens, slots. D = Softmax.apply(h, axis=1), C = Softmax.apply(h, axis=2).",
-        "The slots are MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x); return them and combine.",
-    ),
+)
+
+MISTAKES = (
+    dispatch_over_slots,
+    combine_over_tokens,
+    axes_swapped,
+    mixes_over_the_batch,
+    hard_choice,
+    no_softmax,
+    plain_mean,
+    scaled_like_attention,
+    dispatch_is_constant,
+    combine_is_constant,
+    tokens_are_constant,
 )

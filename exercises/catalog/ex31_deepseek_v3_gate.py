@@ -9,6 +9,26 @@ from moe_numpy.moe.selection import GroupLimited
 
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=31,
+    name="deepseek_v3_gate",
+    title="The choice of DeepSeek-V3",
+    teaches="Limit a token to a few devices first, and exclude with minus infinity: biased scores can be negative.",
+    difficulty=2,
+    minutes=20,
+    needs=(11, 27),
+    target="moe_numpy.moe.selection:GroupLimited.__call__",
+    imports=("from moe_numpy import kernels", "from moe_numpy.moe.selection import top_k_candidates"),
+    hints=(
+        "scores.reshape(T, self.num_groups, -1) puts each group into a row of its own: two numbers are then easy to "
+        "get, the maximum and the sum of the two largest.",
+        "kernels.top_k(group_scores, self.top_groups) gives the groups. Make a boolean mask [T, groups], "
+        "and np.repeat it along axis 1 to [T, E].",
+        "return top_k_candidates(np.where(allowed, scores, -np.inf), self.k), where allowed = np.zeros(..., bool); "
+        "allowed[np.arange(T)[:, None], chosen] = True; then repeated by the size of a group.",
+    ),
+)
+
 
 def choose(solution: Any, scores: Any, k: int, groups: int, top_groups: int, group_score: str = "top2") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
@@ -182,55 +202,34 @@ def lists_by_index(self: Any, scores: Any, batch: Any) -> Any:
     return _listed(np.sort(right.expert.reshape(-1, self.k), axis=1))
 
 
-EXERCISE = Exercise(
-    number=31,
-    name="deepseek_v3_gate",
-    title="The choice of DeepSeek-V3",
-    teaches="Limit a token to a few devices first, and exclude with minus infinity: biased scores can be negative.",
-    difficulty=2,
-    minutes=20,
-    needs=(11, 27),
-    target="moe_numpy.moe.selection:GroupLimited.__call__",
-    specification=specification,
-    imports=("from moe_numpy import kernels", "from moe_numpy.moe.selection import top_k_candidates"),
-    checks=(
-        Check("groups by their two best experts", 4, typical, "sort within the group and add the last two", run=choose),
-        Check("negative scores", 4, negative, "what is excluded must lose against everything: -∞, not 0", run=choose),
-        Check("groups by their best expert", 2, by_max, 'group_score="max" is the rule of V2', run=choose),
-        Check(
-            "all groups, all experts, groups of one", 1, all_groups, "num_groups and top_groups may agree", run=choose
-        ),
-        Check("ties go to the lowest index", 2, ties, "stable sorts, for groups and for experts", run=choose),
-        Check("float32", 1, float32(negative), "nothing should depend on the dtype", run=choose),
-        Check("arrays with gaps", 1, strided(negative), "do not rely on the order in memory", run=choose),
-        Check("no tokens", 1, nobody, "three empty arrays of integers", run=choose),
-        Check(
-            "a choice by hand",
-            1,
-            one_by_one(case(np.array([[0.9, 0.0, 0.5, 0.6]]), 2, 2, 1)),
-            "0.9 + 0.0 loses against 0.5 + 0.6: experts 3 and 2",
-            run=choose,
-        ),
+CHECKS = (
+    Check("groups by their two best experts", 4, typical, "sort within the group and add the last two", run=choose),
+    Check("negative scores", 4, negative, "what is excluded must lose against everything: -∞, not 0", run=choose),
+    Check("groups by their best expert", 2, by_max, 'group_score="max" is the rule of V2', run=choose),
+    Check("all groups, all experts, groups of one", 1, all_groups, "num_groups and top_groups may agree", run=choose),
+    Check("ties go to the lowest index", 2, ties, "stable sorts, for groups and for experts", run=choose),
+    Check("float32", 1, float32(negative), "nothing should depend on the dtype", run=choose),
+    Check("arrays with gaps", 1, strided(negative), "do not rely on the order in memory", run=choose),
+    Check("no tokens", 1, nobody, "three empty arrays of integers", run=choose),
+    Check(
+        "a choice by hand",
+        1,
+        one_by_one(case(np.array([[0.9, 0.0, 0.5, 0.6]]), 2, 2, 1)),
+        "0.9 + 0.0 loses against 0.5 + 0.6: experts 3 and 2",
+        run=choose,
     ),
-    wrong=(
-        ignores_the_groups,
-        excludes_with_zero,
-        groups_by_their_best,
-        groups_by_their_sum,
-        always_two,
-        groups_by_their_worst,
-        groups_are_interleaved,
-        mask_is_tiled,
-        ties_to_the_last_group,
-        as_many_groups_as_experts,
-        lists_by_index,
-    ),
-    hints=(
-        "scores.reshape(T, self.num_groups, -1) puts each group into a row of its own: two numbers are then easy to "
-        "get, the maximum and the sum of the two largest.",
-        "kernels.of(scores).top_k(group_scores, self.top_groups) gives the groups. Make a boolean mask [T, groups], "
-        "and np.repeat it along axis 1 to [T, E].",
-        "return top_k_candidates(np.where(allowed, scores, -np.inf), self.k), where allowed = np.zeros(..., bool); "
-        "allowed[np.arange(T)[:, None], chosen] = True; then repeated by the size of a group.",
-    ),
+)
+
+MISTAKES = (
+    ignores_the_groups,
+    excludes_with_zero,
+    groups_by_their_best,
+    groups_by_their_sum,
+    always_two,
+    groups_by_their_worst,
+    groups_are_interleaved,
+    mask_is_tiled,
+    ties_to_the_last_group,
+    as_many_groups_as_experts,
+    lists_by_index,
 )

@@ -11,6 +11,25 @@ from moe_numpy import kernels
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=32,
+    name="positions_in_numba",
+    title="A compiled loop",
+    teaches="Some things are simplest as a loop, and compiled the simple loop is also the fast one.",
+    difficulty=2,
+    minutes=15,
+    needs=(22,),
+    target="exercises.reference.positions_in_numba:position_by_key",
+    preload=("numba",),
+    time_limit=20.0,
+    hints=(
+        "Two arrays: one counter for each key, and the result. Walk through keys once.",
+        "The place of entry n is the counter of its key before it is counted itself.",
+        "seen = np.zeros(num_keys, np.int64); for n in range(len(keys)): position[n] = seen[keys[n]]; "
+        "seen[keys[n]] += 1. With @njit above the function.",
+    ),
+)
+
 
 def is_compiled(solution: Any, keys: Any, num_keys: int) -> bool:
     """Whether it ran as machine code: a dispatcher of numba with a signature outside of object mode."""
@@ -20,7 +39,7 @@ def is_compiled(solution: Any, keys: Any, num_keys: int) -> bool:
 
 def specification(keys: Any, num_keys: int) -> Any:
     """The definition among the library's kernels, which sorts."""
-    return kernels.of(keys).position_in_group(keys, num_keys)
+    return kernels.position_by_key(keys, num_keys)
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
@@ -99,48 +118,30 @@ def writes_over_the_keys(keys: Any, num_keys: int) -> Any:
     return keys
 
 
-EXERCISE = Exercise(
-    number=32,
-    name="positions_in_numba",
-    title="A compiled loop",
-    teaches="Some things are simplest as a loop, and compiled the simple loop is also the fast one.",
-    difficulty=2,
-    minutes=15,
-    needs=(22,),
-    target="exercises.reference.positions_in_numba:position_in_group",
-    specification=specification,
-    preload=("numba",),
-    time_limit=20.0,
-    checks=(
-        Check("counts earlier entries of the same key", 4, typical, "one counter for each key: read, then count up"),
-        Check("one queue, many queues, unused queues", 2, extremes, "num_keys counters, all 0 at first"),
-        Check(
-            "runs as machine code",
-            3,
-            one_by_one(case(np.array([1, 0, 1]), 2)),
-            "put @njit above the function, and use scalars and arrays only",
-            run=is_compiled,
-            second_oracle=False,
-        ),
-        Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-        Check("no entries", 1, nobody, "an empty array"),
-        Check("known values", 1, one_by_one(case(np.array([2, 0, 2, 2, 0]), 3)), "0, 0, 1, 2, 1"),
+CHECKS = (
+    Check("counts earlier entries of the same key", 4, typical, "one counter for each key: read, then count up"),
+    Check("one queue, many queues, unused queues", 2, extremes, "num_keys counters, all 0 at first"),
+    Check(
+        "runs as machine code",
+        3,
+        one_by_one(case(np.array([1, 0, 1]), 2)),
+        "put @njit above the function, and use scalars and arrays only",
+        run=is_compiled,
+        second_oracle=False,
     ),
-    wrong=(
-        not_compiled,
-        counts_itself,
-        counts_later_ones,
-        length_of_the_queue,
-        one_queue_for_all,
-        resets_at_each_change,
-        in_the_order_of_groups,
-        returns_the_counts,
-        writes_over_the_keys,
-    ),
-    hints=(
-        "Two arrays: one counter for each key, and the result. Walk through keys once.",
-        "The place of entry n is the counter of its key before it is counted itself.",
-        "seen = np.zeros(num_keys, np.int64); for n in range(len(keys)): position[n] = seen[keys[n]]; "
-        "seen[keys[n]] += 1. With @njit above the function.",
-    ),
+    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
+    Check("no entries", 1, nobody, "an empty array"),
+    Check("known values", 1, one_by_one(case(np.array([2, 0, 2, 2, 0]), 3)), "0, 0, 1, 2, 1"),
+)
+
+MISTAKES = (
+    not_compiled,
+    counts_itself,
+    counts_later_ones,
+    length_of_the_queue,
+    one_queue_for_all,
+    resets_at_each_change,
+    in_the_order_of_groups,
+    returns_the_counts,
+    writes_over_the_keys,
 )

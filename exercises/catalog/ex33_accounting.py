@@ -16,6 +16,23 @@ from moe_numpy.accounting import (
 
 from ..exercise import Case, Check, Exercise, case, one_by_one
 
+EXERCISE = Exercise(
+    number=33,
+    name="accounting",
+    title="Parameters and FLOPs",
+    teaches="47 billion parameters at the cost of 13: where a sparse model's numbers come from, to the last digit.",
+    difficulty=1,
+    minutes=20,
+    target="exercises.reference.model_size:model_size",
+    hints=(
+        "Count one expert, one attention, one router first. Most of the total is L · E · 3 d f.",
+        "Write a helper that takes the number of experts and counts all matrices: with E for the total, with k for "
+        "the active ones and the FLOPs. The router has E rows in both.",
+        "matrices(n) = L (2 d h (H + K) + E d + (n + shared) 3 d f) + V d; norms = (2 L + 1) d; embedding = V d. "
+        "total = embedding + matrices(E) + norms, active the same with k, flops = 2 matrices(k).",
+    ),
+)
+
 
 def specification(
     d_model: int,
@@ -172,47 +189,31 @@ def shared_among_the_k(*sizes: int, shared_experts: int = 0) -> Any:
     return _with(*sizes, shared_experts=shared_experts, add=(0, n, 2 * n))
 
 
-EXERCISE = Exercise(
-    number=33,
-    name="accounting",
-    title="Parameters and FLOPs",
-    teaches="47 billion parameters at the cost of 13: where a sparse model's numbers come from, to the last digit.",
-    difficulty=1,
-    minutes=20,
-    target="exercises.reference.model_size:model_size",
-    specification=specification,
-    checks=(
-        Check("routed experts", 4, plain, "go through the list of parts in the docstring, one by one"),
-        Check("grouped-query attention", 2, grouped, "queries and output have H h, keys and values K h"),
-        Check("shared experts", 2, shared, "on top of the k, in every count"),
-        Check("the smallest", 1, smallest, "with every size 1 there are 15 parameters; count them"),
-        Check(
-            "Mixtral 8x7B to the last parameter",
-            2,
-            one_by_one(MIXTRAL_8X7B),
-            "46,702,792,704 in total, 12,879,925,248 active",
-        ),
-        Check("Mixtral 8x22B", 1, one_by_one(MIXTRAL_8X22B), "the same formula with other numbers"),
+CHECKS = (
+    Check("routed experts", 4, plain, "go through the list of parts in the docstring, one by one"),
+    Check("grouped-query attention", 2, grouped, "queries and output have H h, keys and values K h"),
+    Check("shared experts", 2, shared, "on top of the k, in every count"),
+    Check("the smallest", 1, smallest, "with every size 1 there are 15 parameters; count them"),
+    Check(
+        "Mixtral 8x7B to the last parameter",
+        2,
+        one_by_one(MIXTRAL_8X7B),
+        "46,702,792,704 in total, 12,879,925,248 active",
     ),
-    wrong=(
-        every_expert_is_active,
-        two_matrices_in_an_expert,
-        no_router,
-        router_of_k_rows,
-        as_many_key_heads_as_queries,
-        square_attention,
-        one_matrix_for_input_and_output,
-        multiplies_with_the_embedding,
-        one_flop_for_each_parameter,
-        no_last_norm,
-        norms_cost_flops,
-        shared_among_the_k,
-    ),
-    hints=(
-        "Count one expert, one attention, one router first. Most of the total is L · E · 3 d f.",
-        "Write a helper that takes the number of experts and counts all matrices: with E for the total, with k for "
-        "the active ones and the FLOPs. The router has E rows in both.",
-        "matrices(n) = L (2 d h (H + K) + E d + (n + shared) 3 d f) + V d; norms = (2 L + 1) d; embedding = V d. "
-        "total = embedding + matrices(E) + norms, active the same with k, flops = 2 matrices(k).",
-    ),
+    Check("Mixtral 8x22B", 1, one_by_one(MIXTRAL_8X22B), "the same formula with other numbers"),
+)
+
+MISTAKES = (
+    every_expert_is_active,
+    two_matrices_in_an_expert,
+    no_router,
+    router_of_k_rows,
+    as_many_key_heads_as_queries,
+    square_attention,
+    one_matrix_for_input_and_output,
+    multiplies_with_the_embedding,
+    one_flop_for_each_parameter,
+    no_last_norm,
+    norms_cost_flops,
+    shared_among_the_k,
 )

@@ -8,6 +8,23 @@ from exercises.reference.all_to_all import all_to_all_plan
 
 from ..exercise import Case, Check, Exercise, case, one_by_one, strided
 
+EXERCISE = Exercise(
+    number=34,
+    name="all_to_all",
+    title="The all-to-all plan",
+    teaches="Expert parallelism is a sort by device before the exchange, and another one after it.",
+    difficulty=2,
+    minutes=20,
+    needs=(16,),
+    target="exercises.reference.all_to_all:all_to_all_plan",
+    hints=(
+        "source = device_of_token[token] and destination = device_of_expert[expert]: all else follows from these two.",
+        "Make one integer of a pair: source * D + destination. Counting it gives rows, a stable sort by it gives send.",
+        "rows = np.bincount(source * D + destination, minlength=D * D).reshape(D, D); send is the stable argsort of "
+        "the same numbers, receive that of destination * D + source.",
+    ),
+)
+
 
 def specification(token: Any, expert: Any, device_of_token: Any, device_of_expert: Any, num_devices: int) -> Any:
     """Go through all pairs of devices and look who travels between them."""
@@ -154,48 +171,32 @@ def sends_in_reverse_within_a_pair(
     return rows, n - 1 - send, n - 1 - receive
 
 
-EXERCISE = Exercise(
-    number=34,
-    name="all_to_all",
-    title="The all-to-all plan",
-    teaches="Expert parallelism is a sort by device before the exchange, and another one after it.",
-    difficulty=2,
-    minutes=20,
-    needs=(16,),
-    target="exercises.reference.all_to_all:all_to_all_plan",
-    specification=specification,
-    checks=(
-        Check("neighbours lie together", 4, even, "two devices for each assignment: where from, and where to"),
-        Check("experts and tokens lie anywhere", 4, scattered, "look devices up; do not compute them from the index"),
-        Check("idle devices, one device, no rows", 2, lonely, "rows is [D, D], whatever occurs"),
-        Check("arrays with gaps", 1, strided(scattered), "do not rely on the order in memory"),
-        Check(
-            "a plan by hand",
-            1,
-            one_by_one(
-                case(np.array([0, 0, 1, 1]), np.array([1, 0, 0, 1]), np.array([0, 1]), np.array([1, 0]), 2),
-                case(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1, 0]), np.array([0, 1]), 2),
-            ),
-            "write down source and destination of each assignment, then sort by hand",
+CHECKS = (
+    Check("neighbours lie together", 4, even, "two devices for each assignment: where from, and where to"),
+    Check("experts and tokens lie anywhere", 4, scattered, "look devices up; do not compute them from the index"),
+    Check("idle devices, one device, no rows", 2, lonely, "rows is [D, D], whatever occurs"),
+    Check("arrays with gaps", 1, strided(scattered), "do not rely on the order in memory"),
+    Check(
+        "a plan by hand",
+        1,
+        one_by_one(
+            case(np.array([0, 0, 1, 1]), np.array([1, 0, 0, 1]), np.array([0, 1]), np.array([1, 0]), 2),
+            case(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1, 0]), np.array([0, 1]), 2),
         ),
+        "write down source and destination of each assignment, then sort by hand",
     ),
-    wrong=(
-        rows_transposed,
-        leaves_out_what_stays,
-        one_row_for_each_token,
-        experts_in_blocks,
-        tokens_in_blocks,
-        assignments_for_tokens,
-        sends_by_expert,
-        arrives_as_it_was_sent,
-        arrives_without_sources,
-        arrives_by_position_in_send,
-        sends_in_reverse_within_a_pair,
-    ),
-    hints=(
-        "source = device_of_token[token] and destination = device_of_expert[expert]: all else follows from these two.",
-        "Make one integer of a pair: source * D + destination. Counting it gives rows, a stable sort by it gives send.",
-        "rows = np.bincount(source * D + destination, minlength=D * D).reshape(D, D); send is the stable argsort of "
-        "the same numbers, receive that of destination * D + source.",
-    ),
+)
+
+MISTAKES = (
+    rows_transposed,
+    leaves_out_what_stays,
+    one_row_for_each_token,
+    experts_in_blocks,
+    tokens_in_blocks,
+    assignments_for_tokens,
+    sends_by_expert,
+    arrives_as_it_was_sent,
+    arrives_without_sources,
+    arrives_by_position_in_send,
+    sends_in_reverse_within_a_pair,
 )

@@ -34,6 +34,7 @@ class Problem:
         wrong, size, rows: how many entries are wrong, of how many, in how many rows.
         line, code: of the learner's file.
         recognised, explanation: the known mistake that gives the same results.
+        mistake: its wrong piece of code, where there is a short one.
         next_step: what to do now.
     """
 
@@ -54,6 +55,7 @@ class Problem:
     code: str = ""
     recognised: str = ""
     explanation: str = ""
+    mistake: str = ""
     next_step: str = ""
 
     def to_json(self) -> dict[str, Any]:

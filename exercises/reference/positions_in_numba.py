@@ -7,7 +7,7 @@ from moe_numpy.typing import Array, Int
 
 
 @njit
-def position_in_group(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
+def position_by_key(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """How many earlier entries have the same key: the place in the queue before an expert.
 
     position[n] = the number of m < n with keys[m] = keys[n], in one pass through ``keys``.

@@ -1,8 +1,7 @@
 """Put other code in the place of a function of the library, wherever the library calls it.
 
-A Function class goes through ``autodiff.substitute``. A plain function is replaced in every module of the library
-that holds it by name, and in their tables; a kernel in every implementation of the kernels; a method in its class.
-Nothing in the library has to know.
+A Function class goes through ``autodiff.substitute``, a kernel through ``kernels.substitute``. Any other function is
+replaced in every module of the library that holds it by name, and in their tables; a method in its class.
 """
 
 import sys
@@ -12,12 +11,12 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from moe_numpy import kernels
 from moe_numpy.autodiff import substitute
 
 from ..exercise import is_function_class, resolve
 
 _LIBRARY = "moe_numpy"
-_KERNELS = f"{_LIBRARY}.kernels."
 
 
 @contextmanager
@@ -26,6 +25,11 @@ def swapped(target: str, replacement: Any) -> Iterator[None]:
     original = resolve(target)
     if is_function_class(original):
         with substitute(original, replacement):
+            yield
+        return
+    name = target.rpartition(":")[2]
+    if name in kernels.registry and kernels.registry[name].definition is original:
+        with kernels.substitute(name, replacement):
             yield
         return
     with ExitStack() as stack:
@@ -62,9 +66,6 @@ def _holders(target: str, original: Any) -> Iterator[tuple[Any, str]]:
         return
     for path, loaded in list(sys.modules.items()):
         if not isinstance(loaded, ModuleType) or not (path == _LIBRARY or path.startswith(f"{_LIBRARY}.")):
-            continue
-        if module.startswith(_KERNELS) and path.startswith(_KERNELS) and name in vars(loaded):
-            yield loaded, name  # numba's version of a kernel is another object of the same name
             continue
         for attribute, value in list(vars(loaded).items()):
             if value is original:

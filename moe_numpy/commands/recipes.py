@@ -14,6 +14,7 @@ from ..instruments.batch_dependence import BatchDependence, batch_dependence
 from ..instruments.causality import Causality, causality
 from ..instruments.gradient_paths import GradientPaths, describe_state, gradient_paths, percent
 from ..instruments.influence import Pair
+from ..instruments.probe import Probe
 from ..moe.layer import Recipe
 from ..moe.recipes import RECIPES, PublishedRecipe, find
 from ..moe.router import RouterConfig
@@ -25,7 +26,9 @@ _ALWAYS_SHOWN = ("selection", "scores", "gates")
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One recipe, in detail.", show_default="all recipes")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One recipe in detail, or your own: FILE.py:FUNCTION.", show_default="all")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Published routers: what they choose by, how they balance, and which gradients they have."""
@@ -40,8 +43,9 @@ def recipes(
         return
     with refusals():
         recipe = find(name)
-    with console.status(f"Probing {recipe.name} ..."):
         probed = recipe(**recipe.small)
+        Probe(probed, num_experts=_NUM_EXPERTS).layer()  # raises for settings that do not fit
+    with console.status(f"Probing {recipe.name} ..."):
         paths = gradient_paths(probed, num_experts=_NUM_EXPERTS)
         causal = causality(probed, num_experts=_NUM_EXPERTS)
         dependence = batch_dependence(probed, num_experts=_NUM_EXPERTS)
@@ -59,7 +63,8 @@ def recipes(
             }
         )
         return
-    console.print(Text.assemble((recipe.name, "bold"), f"  {recipe.year}  {recipe.paper}"))
+    origin = "" if recipe.year is None else f"  {recipe.year}  {recipe.paper}"
+    console.print(Text.assemble((recipe.name, "bold"), origin))
     console.print()
     console.print(Padding(Text(_formula(recipe)), (0, 0, 1, 2)))
     _print_pairs(console, "Configuration", _configuration(recipe()))

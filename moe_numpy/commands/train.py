@@ -38,7 +38,8 @@ def _training(help: str, default: object, min: int | None = None) -> Any:
 # None stands for "not given": the preset, the recipe or the resumed run decides then.
 def train(
     recipe: Annotated[
-        str | None, _model("Router: a name from `python -m moe_numpy recipes`.", ModelConfig.recipe)
+        str | None,
+        _model("A name from `python -m moe_numpy recipes`, or your own: FILE.py:FUNCTION.", ModelConfig.recipe),
     ] = None,
     num_layers: Annotated[int | None, _model("Layers.", ModelConfig.num_layers)] = None,
     d_model: Annotated[int | None, _model("Width.", ModelConfig.d_model)] = None,
@@ -102,6 +103,8 @@ def train(
     given = {name: value for name, value in options.items() if value is not None}
     paths = [str(Path(path).resolve()) for path in text or []]
     with refusals():
+        if recipe is not None:
+            given["recipe"] = find(recipe).name  # with the absolute path, if it is a file
         if dense and num_experts:
             raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
         if from_step is not None and not resume:
@@ -118,7 +121,7 @@ def train(
         else:
             model_config, training_config = _configurations(given)
             trainer = Trainer(model_config, training_config, load_corpus(paths, model_config.context))
-            folder = out or next_free(Path("runs") / ("dense" if dense else model_config.recipe))
+            folder = out or next_free(Path("runs") / ("dense" if dense else model_config.recipe.rpartition(":")[2]))
             run = Run.start(folder, model_config, training_config, paths)
     model = trainer.model
     console.print(

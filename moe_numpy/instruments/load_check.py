@@ -16,7 +16,7 @@ class LoadCheck:
     """Load of each expert, by formula and by counting, over the same draws of the noise.
 
     Attributes:
-        expected: mean over the draws of Σ_t P_te, the smooth load of :class:`LoadProbability`.
+        expected: mean over the draws of Σ_t q_te, the smooth load of :class:`LoadProbability`.
         expected_error: its standard error.
         simulated: mean over the draws of how many tokens have expert e among their k best.
         simulated_error: its standard error.
@@ -60,7 +60,7 @@ def load_check(
     rng: np.random.Generator,
     draws: int = 2000,
 ) -> LoadCheck:
-    """Draw H = h + σ N(0, 1) often and compare Σ_t P_te with counts (Shazeer et al. 2017, equations 8 to 10).
+    """Draw H = h + σ N(0, 1) often and compare Σ_t q_te with counts (Shazeer et al. 2017, equations 8 to 10).
 
     P_te redraws the noise of expert e and keeps that of the others. Averaged over the others' noise it is the
     probability that e is chosen, so both columns estimate the same number.

@@ -29,7 +29,8 @@ def _compiler(**options):
 
 
 compiled = _compiler()
-# Sums may be reordered to use vector instructions. The order is fixed at compile time.
+# Sums may be reordered to use vector instructions. The order is fixed at compile time, as long as the loop of a sum
+# stores nothing: before stores, compiled code compares addresses and may choose another loop.
 summing = _compiler(fastmath={"reassoc", "contract"})
 
 
@@ -156,8 +157,9 @@ def combine_gradient(grad, r, gate, token, d_r, d_gate, zero, lo, hi):
         total = zero
         for j in range(len(dy)):
             total += dy[j] * row[j]
-            out[j] = dy[j] * g
         d_gate[n] = total
+        for j in range(len(dy)):
+            out[j] = dy[j] * g
 
 
 @summing

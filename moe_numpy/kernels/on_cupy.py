@@ -326,7 +326,9 @@ def rms_norm_gradient(
     return dx.reshape(x.shape), sums.sum(axis=0).astype(weight.dtype, copy=False)
 
 
-def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+def rotate(
+    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
+) -> Float[Array, "B H S D"]:
     x, half = cp.ascontiguousarray(x), x.shape[-1] // 2
     vectors = x.size // x.shape[-1]
     y = cp.empty(x.shape, x.dtype)
@@ -336,8 +338,8 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
 
 
 def causal_attention(
-    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
-) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
     """All heads at once. Scores and sums are float32 in bfloat16."""
     q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
     (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
@@ -352,15 +354,15 @@ def causal_attention(
 
 
 def causal_attention_gradient(
-    grad: Float[Array, "B K GS D"],
-    q: Float[Array, "B K GS D"],
-    k: Float[Array, "B K L D"],
-    v: Float[Array, "B K L D"],
-    o: Float[Array, "B K GS D"],
-    e: Float[Array, "B K GS L"],
-    total: Float[Array, "B K GS 1"],
+    grad: Float[Array, "B Hkv GS D"],
+    q: Float[Array, "B Hkv GS D"],
+    k: Float[Array, "B Hkv L D"],
+    v: Float[Array, "B Hkv L D"],
+    o: Float[Array, "B Hkv GS D"],
+    e: Float[Array, "B Hkv GS L"],
+    total: Float[Array, "B Hkv GS 1"],
     scale: float,
-) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """All heads at once."""
     grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
     (heads, rows, num_keys), d = e3.shape, q3.shape[2]

@@ -302,7 +302,9 @@ def rms_norm_gradient(
     return dx.reshape(x.shape), sums.sum(axis=0)
 
 
-def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+def rotate(
+    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
+) -> Float[Array, "B H S D"]:
     x = np.ascontiguousarray(x)
     y = empty(x.shape, x.dtype)
     _by_rows(len(x), x[:1].size, loops.rotate, x, cos, sin, y)
@@ -310,8 +312,8 @@ def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Arra
 
 
 def causal_attention(
-    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
-) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
     """One head at a time: its scores stay in the cache."""
     o = empty(q.shape, q.dtype)
     e = empty((*q.shape[:3], k.shape[2]), q.dtype)
@@ -322,15 +324,15 @@ def causal_attention(
 
 
 def causal_attention_gradient(
-    grad: Float[Array, "B K GS D"],
-    q: Float[Array, "B K GS D"],
-    k: Float[Array, "B K L D"],
-    v: Float[Array, "B K L D"],
-    o: Float[Array, "B K GS D"],
-    e: Float[Array, "B K GS L"],
-    total: Float[Array, "B K GS 1"],
+    grad: Float[Array, "B Hkv GS D"],
+    q: Float[Array, "B Hkv GS D"],
+    k: Float[Array, "B Hkv L D"],
+    v: Float[Array, "B Hkv L D"],
+    o: Float[Array, "B Hkv GS D"],
+    e: Float[Array, "B Hkv GS L"],
+    total: Float[Array, "B Hkv GS 1"],
     scale: float,
-) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """One head at a time."""
     dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)
     task = partial(_head_gradient, grad, q, k, v, o, e, total, scale, dq, dk, dv)

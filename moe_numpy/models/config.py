@@ -25,7 +25,7 @@ class ModelConfig:
         context: the longest sequence, in tokens.
         d_ff: hidden width of one expert, or of the feed-forward network if there are no experts.
         num_experts: E; 0 for a dense model.
-        recipe: the router and what surrounds it, a name from :data:`moe_numpy.moe.recipes.RECIPES`.
+        recipe: the router and what surrounds it, what :func:`moe_numpy.moe.recipes.find` finds.
         recipe_settings: settings of the recipe; the rest are those for small models, or as published.
         moe_every: every n-th layer is sparse, counted from the last; the others are dense.
         dense_d_ff: hidden width of the dense layers of a sparse model; by default :attr:`active_width`.

@@ -77,8 +77,8 @@ class BalancedAssignment(Selection):
 def optimal_assignment(scores: Shaped[Array, "T E"]) -> Int[Array, " T"]:
     """The expert of each token that maximises Σ_t scores[t, expert_t], at most C = ⌈T/E⌉ tokens for each expert.
 
-    A market: each expert has a price, and each token goes where s_te - p_e is largest. Prices at which every
-    expert gets C tokens prove that no assignment is better: they minimise the dual Σ_t max_e(s_te - p_e) + C Σ_e p_e.
+    A market: each expert has a price π, and each token goes where s_te - π_e is largest. Prices at which every
+    expert gets C tokens prove that no assignment is better: they minimise the dual Σ_t max_e(s_te - π_e) + C Σ_e π_e.
 
     1. Start from the prices for a quarter of the tokens, found in the same way.
     2. Each expert in turn adjusts its price: :func:`adjusted`. Most tokens are then in their final place.
@@ -115,8 +115,8 @@ def _solved(s: Float[Array, "E T"]) -> tuple[Int[Array, " T"], Float[Array, " E"
 def adjusted(s: Float[Array, "E T"], prices: Float[Array, " E"]) -> Float[Array, " E"]:
     """One round of coordinate descent on the dual: each expert in turn sets the price at which C = T/E tokens want it.
 
-    p_e lies halfway between the C-th and the next largest of s_et - max_{i≠e}(s_it - p_i). Such rounds
-    alone are not enough: with nearly equal tokens the descent becomes very slow, or stops before the minimum.
+    π_e lies halfway between the C-th and the next largest of s_et - max_{i≠e}(s_it - π_i). Such rounds alone are not
+    enough: with nearly equal tokens the descent becomes very slow, or stops before the minimum.
     """
     capacity = s.shape[1] // len(s)
     prices = prices.copy()
@@ -133,11 +133,11 @@ def balanced(s: Float[Array, "E T"], prices: Float[Array, " E"]) -> tuple[Int[Ar
     """The best assignment that gives every expert C = T/E tokens, and the prices that prove it, from any prices.
 
     Successive shortest paths for the transportation problem (Ahuja, Magnanti and Orlin 1993, Network Flows, section
-    9.7), on the E experts instead of T + E nodes. Tokens begin where s_et - p_e is largest. To move token t from i to j
-    costs (s_it - p_i) - (s_jt - p_j) >= 0; the edge from i to j is the cheapest such move. Of all paths from an expert
+    9.7), on the E experts instead of T + E nodes. Tokens begin where s_et - π_e is largest. To move token t from i to j
+    costs (s_it - π_i) - (s_jt - π_j) >= 0; the edge from i to j is the cheapest such move. Of all paths from an expert
     with too many tokens to one with too few, take the cheapest, and move one token along each of its edges. First the
     price of each expert falls by the cost of the cheapest path to it. Then the edges of the path cost 0, no edge costs
-    less than 0, and so every token remains where s_et - p_e is largest.
+    less than 0, and so every token remains where s_et - π_e is largest.
 
     Of equal tokens the last move, to the last of equally near experts.
     """

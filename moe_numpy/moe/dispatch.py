@@ -3,7 +3,7 @@
 Four strategies with the same values and gradients:
 
 - ``loop``, the obvious one: for each expert, pick its tokens, run it, add the result.
-- ``onehot``, that of GShard: a mask D [T, E, C] sends tokens to places, X_ec = Σ_t D_tec x_t; the same mask with
+- ``onehot``, that of GShard: a mask [T, E, C] sends tokens to places, X_ec = Σ_t mask_tec x_t; the same mask with
   gate weights brings answers back. Nothing but matrix multiplications, most of them with zeros.
 - ``padded``: a buffer with C places for each expert, filled by index.
 - ``sorted``: tokens copied into expert order once, all experts as one grouped computation, no padding.
@@ -111,26 +111,26 @@ class GateRows(Function):
 
 
 class FillPlaces(Function):
-    """b[place_n] = r_n: rows into a buffer with padding; unused places stay zero."""
+    """buffer[place_n] = r_n: rows into a buffer with padding; unused places stay zero."""
 
-    def forward(self, r: Float[Array, "N d"], place: Int[Array, " N"], *, num_places: int) -> Float[Array, "P d"]:
+    def forward(self, r: Float[Array, "N d"], place: Int[Array, " N"], *, num_places: int) -> Float[Array, "EC d"]:
         """Scatter; no place is taken twice."""
         self.save(place)
         b = array_namespace(r).zeros((num_places, r.shape[1]), dtype=r.dtype)
         b[place] = r
         return b
 
-    def backward(self, grad: Float[Array, "P d"]) -> tuple[Any, None]:
-        """dr_n = db[place_n]."""
+    def backward(self, grad: Float[Array, "EC d"]) -> tuple[Any, None]:
+        """dr_n = dbuffer[place_n]."""
         (place,) = self.saved
         return grad[place], None
 
 
 class GateMask(Function):
-    """M[t_n, e_n, c_n] = g_n and 0 elsewhere: the combine mask [T, E, C] of GShard (Lepikhin et al. 2020, algorithm 1).
+    """mask[token_n, expert_n, place_n] = g_n, 0 elsewhere: GShard's combine mask (Lepikhin et al. 2020, algorithm 1).
 
-    The dispatch mask is this one with ones for gate weights. It is not ``M != 0``: a gate weight can underflow to zero
-    and its token would silently be lost.
+    The dispatch mask is this one with ones for gate weights. It is not ``mask != 0``: a gate weight can underflow to
+    zero, and its token would silently be lost.
     """
 
     def forward(
@@ -149,7 +149,7 @@ class GateMask(Function):
         return mask
 
     def backward(self, grad: Float[Array, "T E C"]) -> tuple[Any, None, None, None]:
-        """dg_n = dM[t_n, e_n, c_n]."""
+        """dg_n = dmask[token_n, expert_n, place_n]."""
         token, expert, place = self.saved
         return grad[token, expert, place], None, None, None
 

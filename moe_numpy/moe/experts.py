@@ -57,9 +57,8 @@ def grouped_product_weight_gradient(
 class GroupedSwiGLU(Function):
     """y_n = D_e (silu(G_e x_n) ⊙ U_e x_n) for each row n of expert e (Shazeer 2020, equation 6).
 
-    silu(g) = g σ(g), where σ(g) = 1 / (1 + exp(-g)). Rows ``offsets[e]:offsets[e+1]`` belong to expert e; an expert
-    without rows gets gradients of zero. ``gate_up`` holds G_e above U_e, so that one matrix
-    multiplication serves both.
+    silu(z) = z σ(z), where σ(z) = 1 / (1 + exp(-z)). Rows ``offsets[e]:offsets[e+1]`` belong to expert e; an expert
+    without rows gets gradients of zero. ``gate_up`` holds G_e above U_e, so that one matrix multiplication serves both.
     """
 
     def forward(
@@ -147,7 +146,7 @@ class SwiGLUExperts(Module):
 
 
 class ClampedSwiGLU(Function):
-    """a = (u + 1) g σ(1.702 g), with gate and up interleaved, g = min(h₀ ₂ ₄…, 7) and u = clip(h₁ ₃ ₅…, -7, 7).
+    """a = (u + 1) v σ(1.702 v), with gate and up interleaved, v = min(h₀ ₂ ₄…, 7) and u = clip(h₁ ₃ ₅…, -7, 7).
 
     The activation of gpt-oss (2025). The gradient is zero where a value was clipped.
     """
@@ -164,19 +163,19 @@ class ClampedSwiGLU(Function):
             xp.concat([gate > self.LIMIT, xp.abs(up) > self.LIMIT], axis=1).reshape(-1),
             lambda i: f"entry {i} is near the limit of {self.LIMIT}",
         )
-        g = xp.minimum(gate, self.LIMIT)
+        v = xp.minimum(gate, self.LIMIT)
         u = xp.clip(up, -self.LIMIT, self.LIMIT)
-        s = 1 / (1 + xp.exp(-self.ALPHA * g))
-        self.save(h, g, u, s)
-        return ((u + 1) * g * s).astype(self.dtype, copy=False)
+        s = 1 / (1 + xp.exp(-self.ALPHA * v))
+        self.save(h, v, u, s)
+        return ((u + 1) * v * s).astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "N f"]) -> Any:
-        """da/dg = (u + 1) s (1 + 1.702 g (1 - s)) and da/du = g s, inside the limits."""
-        h, g, u, s = self.saved
+        """da/dv = (u + 1) s (1 + 1.702 v (1 - s)) and da/du = v s, inside the limits."""
+        h, v, u, s = self.saved
         xp = array_namespace(h)
         dh = xp.empty_like(h)
-        dh[:, ::2] = grad * (u + 1) * s * (1 + self.ALPHA * g * (1 - s)) * (h[:, ::2] <= self.LIMIT)
-        dh[:, 1::2] = grad * g * s * (xp.abs(h[:, 1::2]) <= self.LIMIT)
+        dh[:, ::2] = grad * (u + 1) * s * (1 + self.ALPHA * v * (1 - s)) * (h[:, ::2] <= self.LIMIT)
+        dh[:, 1::2] = grad * v * s * (xp.abs(h[:, 1::2]) <= self.LIMIT)
         return dh.astype(self.dtype, copy=False)
 
 

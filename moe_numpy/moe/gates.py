@@ -51,7 +51,7 @@ class PickScores(Function):
 
 
 class Renormalize(Function):
-    """g_n = s_n / (S_n + ε), where S_n is the sum of s over the assignments of the same token.
+    """g_n = s_n / (Σ_m s_m + ε), with m over the assignments of the same token.
 
     With one expert per token g is constantly 1 and its derivative 0: the router then learns nothing from the
     task. Mixtral (Jiang et al. 2024), GShard (Lepikhin et al. 2020), DeepSeek-V3 (2024, equation 13).
@@ -72,7 +72,7 @@ class Renormalize(Function):
         return g
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """ds_n = (dg_n - Σ_m dg_m g_m) / (S_n + ε), with m over the assignments of the same token."""
+        """ds_n = (dg_n - Σ_m dg_m g_m) / (Σ_m s_m + ε), with m over the assignments of the same token."""
         g, total, token = self.saved
         inner = take_rows(sum_by_key(grad * g, token, self.num_tokens), token)
         return (grad - inner) / total, None
@@ -105,7 +105,7 @@ class SelectedSoftmax(Function):
 class PNormalize(Function):
     """g_n = s_n / ‖s‖_p for positive s, the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
 
-    words = "p-norm"
+    words = "{p:g}-norm"
 
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
@@ -143,7 +143,8 @@ class Gate:
     @property
     def words(self) -> str:
         """Its name in tables."""
-        return getattr(self.function, "words", self.function.__name__)
+        words: str = getattr(self.function, "words", self.function.__name__)
+        return words.format(**self.settings)
 
     def __call__(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
         result: Tensor = self.function.apply(s, token, num_tokens=num_tokens, **self.settings)

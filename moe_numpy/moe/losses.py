@@ -29,15 +29,15 @@ class Loss:
 
 
 class BalanceLoss(Function):
-    """L = (1/S) Σ_s E Σ_i f_si P_si, where P_si is the mean of p_ti over the tokens of part s of the batch.
+    """L = (1/B) Σ_b E Σ_i f_bi P_bi, where P_bi is the mean of p_ti over the tokens of part b of the batch.
 
-    The S parts are T/S consecutive tokens each: sequences one after the other. Without tokens L = 0.
+    The B parts are T/B consecutive tokens each: sequences one after the other. Without tokens L = 0.
     With one part: the loss of Switch Transformer (Fedus et al. 2021, equations 4 to 6). f_i, the fraction of
     assignments that went to expert i, is a count and therefore constant: the gradient passes through P alone. At
     perfect balance f = P = 1/E and L = 1. That is not a lower bound: f = (.9, .1), P = (.451, .549) give 0.921.
     """
 
-    def forward(self, p: Float[Array, "T E"], f: Float[Array, "S E"]) -> Any:
+    def forward(self, p: Float[Array, "T E"], f: Float[Array, "B E"]) -> Any:
         """A scalar from normalised scores of all experts (never of the chosen alone) and constant fractions."""
         self.save(f)
         self.num_tokens, num_experts = p.shape
@@ -46,7 +46,7 @@ class BalanceLoss(Function):
         return (f * mean_p).sum() * (num_experts / parts)
 
     def backward(self, grad: Float[Array, ""]) -> tuple[Any, None]:
-        """dL/dp_ti = E f_si / T for the tokens t of part s."""
+        """dL/dp_ti = E f_bi / T for the tokens t of part b."""
         (f,) = self.saved
         rows = grad * (f.shape[1] / max(self.num_tokens, 1)) * f
         return array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0), None
@@ -226,7 +226,7 @@ class Importance(Loss):
 
 
 class LoadProbability(Function):
-    """P_te = Φ((h_te - threshold_te) / σ_te): the chance that e is among token t's k best if its noise is drawn again.
+    """q_te = Φ((h_te - threshold_te) / σ_te): the chance that e is among token t's k best if its noise is drawn again.
 
     The threshold is what e has to beat: the k-th best noisy logit of the others. That is the (k+1)-th of all if e
     is itself chosen, the k-th otherwise (Shazeer et al. 2017, equations 8 and 9). Summed over t it estimates the
@@ -264,7 +264,7 @@ class LoadProbability(Function):
         return normal_cdf(z)
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
-        """dh = g φ(z) / σ; dσ = -g φ(z) z / σ; and -dh to the noisy logit that was the threshold."""
+        """dh = dq φ(z) / σ; dσ = -dq φ(z) z / σ; and -dh to the noisy logit that was the threshold."""
         if not self.saved:
             return None, None, None
         z, sigma, rival = self.saved
@@ -305,7 +305,7 @@ class Load(Loss):
 
 @dataclass(frozen=True)
 class LocalEntropy(Loss):
-    """(1/T) Σ_t H(p_t) in nats: small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, eq. 2)."""
+    """(1/T) Σ_t entropy(p_t): small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, equation 2)."""
 
     coefficient: float = 0.01
     name: str = "local_entropy"
@@ -317,7 +317,7 @@ class LocalEntropy(Loss):
 
 @dataclass(frozen=True)
 class GlobalEntropy(Loss):
-    """max(0, τ - H(mean_t p_t)): zero once the experts are used evenly enough (LIMoE, equation 4, with threshold).
+    """max(0, τ - entropy(mean_t p_t)): zero once the experts are used evenly enough (LIMoE, equation 4).
 
     ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use.
     """

@@ -9,10 +9,10 @@ from ..typing import Array, Float
 
 
 class MixtureLikelihood(Function):
-    """L = -(1/T) Σ_t ln Σ_i g_ti P_ti, with g = softmax(h) and P_ti = exp(-½ ‖y_t - o_ti‖²) (equation 1.3).
+    """L = -(1/T) Σ_t ln Σ_i g_ti ℓ_ti, with g = softmax(h) and ℓ_ti = exp(-½ ‖y_t - o_ti‖²) (equation 1.3).
 
-    The posterior r_ti = g_ti P_ti / Σ_j g_tj P_tj is the share of expert i in explaining token t. Both gradients
-    are made of it: the gate is pulled from its guess g towards r, and each expert towards the target, by its share.
+    The posterior r_ti = g_ti ℓ_ti / Σ_j g_tj ℓ_tj is the share of expert i in explaining token t. Both gradients are
+    made of it: the gate is pulled from its guess g towards r, and each expert towards the target, by its share.
     """
 
     def forward(self, h: Float[Array, "T E"], o: Float[Array, "T E d"], y: Float[Array, "T d"]) -> Any:

@@ -27,7 +27,7 @@ def forward(
     """y_t = Σ over the chosen experts e of g_te f_e(x_t), and the balance loss."""
     num_tokens, num_experts = len(x), len(router)
 
-    # 1. Score every expert for every token: p = softmax(x W_rᵀ). (moe/router.py, ops/activations.py)
+    # 1. Score every expert for every token: p = softmax(x W_gᵀ). (moe/router.py, ops/activations.py)
     logits = x @ router.T
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)

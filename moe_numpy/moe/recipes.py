@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..ops import ReLU, Sigmoid, Softmax
+from . import own_recipe
 from .assignment import BalancedAssignment, Sinkhorn
 from .balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
@@ -24,10 +25,13 @@ from .selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Th
 
 @dataclass(frozen=True, eq=False)
 class PublishedRecipe:
-    """A recipe by name, with its origin. Call it with settings to get the :class:`Recipe`."""
+    """A recipe by name, with its origin. Call it with settings to get the :class:`Recipe`.
+
+    For a recipe of one's own, ``paper`` is the file, and there is no year.
+    """
 
     name: str
-    year: int
+    year: int | None
     paper: str
     build: Callable[..., Recipe]
     small: Mapping[str, Any]  # settings for a model with 8 experts, where the published ones need more
@@ -62,7 +66,14 @@ def published(year: int, paper: str, **small: Any) -> Callable[[Build], Build]:
 
 
 def find(name: str) -> PublishedRecipe:
-    """The recipe of this name. ValueError with the nearest names for one that does not exist."""
+    """The recipe of this name, or your own, FILE.py:FUNCTION; the name of the result then has the absolute path.
+
+    Raises:
+        ValueError: there is no such recipe; the message has the nearest names. See also :func:`own_recipe.load`.
+    """
+    if ":" in name or name.endswith(".py"):
+        path, build = own_recipe.load(name)
+        return PublishedRecipe(f"{path}:{name.rpartition(':')[2]}", None, str(path), build, {})
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(RECIPES)}"
@@ -91,7 +102,7 @@ def jacobs_1991() -> Recipe:
 
 @published(1994, "Jordan, Jacobs: Hierarchical Mixtures of Experts and the EM Algorithm", num_groups=2)
 def hierarchical(*, num_groups: int = 2) -> Recipe:
-    """y = Σ_g g_g(x) Σ_j g_(j|g)(x) f_gj(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
+    """y = Σ_i g_i(x) Σ_j g_(j|i)(x) f_ij(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
     return Recipe(RouterConfig(Dense(), gates=()), num_groups=num_groups)
 
 
@@ -389,7 +400,7 @@ def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bia
 
 @published(2024, "Raposo et al.: Mixture-of-Depths, equation 1")
 def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
-    """One network takes the best part of the tokens, x + r f(x) with r the raw logit; the others skip it. Not causal.
+    """One network takes the best tokens, x + g f(x) with g = h, the raw logit; the others skip it. Not causal.
 
     Give it one expert.
     """

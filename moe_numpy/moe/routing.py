@@ -64,7 +64,7 @@ class Candidates:
         return Candidates(self.token[index], self.expert[index], self.rank[index], by_token=self.by_token)
 
 
-def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " D"]]:
+def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " rest"]]:
     """The indices where the mask holds, and those where it does not, each in ascending order.
 
     Their number decides the shapes of what follows, so it has to come to the host.
@@ -78,8 +78,8 @@ def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array
 class Dropped:
     """The assignments that found no place, in the order of tokens."""
 
-    token: Int[Array, " D"]
-    expert: Int[Array, " D"]
+    token: Int[Array, " dropped"]
+    expert: Int[Array, " dropped"]
     capacity: int | None
 
     def __len__(self) -> int:

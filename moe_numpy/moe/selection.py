@@ -142,9 +142,9 @@ class GroupLimited(FixedK):
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """Score the groups, mask all but the best with -∞, take the top k of the rest, best first.
 
-        Group g holds experts g E/G ... (g+1) E/G - 1. Its score is its largest score if ``group_score`` is ``max``, the
-        sum of its two largest if ``top2``. ``self.top_groups`` groups stay. The candidates of token 0 come first.
-        ``batch`` is not used.
+        Group j of the G = ``num_groups`` holds experts j E/G ... (j+1) E/G - 1. Its score is its largest score if
+        ``group_score`` is ``max``, the sum of its two largest if ``top2``. ``self.top_groups`` groups stay. The
+        candidates of token 0 come first. ``batch`` is not used.
         """
         xp = array_namespace(scores)
         num_tokens, num_experts = scores.shape
@@ -237,8 +237,8 @@ class ExpertChoice(Selection):
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """List, for each expert of each sequence, the tokens that it takes, best first.
 
-        L tokens are a set: ``batch.sequence_length`` of them, or all T if ``self.scope`` is ``batch``. In each set
-        each expert takes the C = min(L, ⌈factor · L / E⌉) tokens of the largest scores; ties go to the earlier token.
+        n tokens are a set: ``batch.sequence_length`` of them, or all T if ``self.scope`` is ``batch``. In each set
+        each expert takes the C = min(n, ⌈factor · n / E⌉) tokens of the largest scores; ties go to the earlier token.
         The list goes through the sets, in each set through the experts. Tokens are counted from 0 to T - 1 over the
         whole batch. No candidate is a token's second choice: ``rank`` is 0.
         """

@@ -15,17 +15,17 @@ from .experts import make_experts, require_sizes
 
 
 class SoftMoE(Module):
-    """D = softmax of H over tokens, C = softmax of H over slots, H = X Φᵀ; Y = C f(Dᵀ X) (algorithm 1).
+    """h = X Φᵀ, dispatch = softmax of h over tokens, combine = softmax of h over slots; Y = combine f(dispatchᵀ X).
 
-    Each expert has p slots. A slot takes a weighted mean of all tokens of a sequence and gives its answer back to
-    all of them. Nothing is chosen, so nothing is dropped and everything is differentiable. Every token sees
-    every other, so it is not causal.
+    Algorithm 1; the paper calls the two weights D and C. Each slot of each expert takes a weighted mean of all tokens
+    of a sequence and gives its answer back to all of them. Nothing is chosen, so nothing is dropped and everything is
+    differentiable. Every token sees every other, so it is not causal.
 
     Args:
         d_model: width d of a token.
         d_ff: hidden width of each expert.
         num_experts: E.
-        slots: p, slots per expert. E · p = sequence length costs as much as a dense layer.
+        slots: per expert. E · slots = S, the sequence length, costs as much as a dense layer.
         experts: kind of expert, see :class:`moe_numpy.moe.MoE`.
         rng: draws the weights.
         dtype: of the weights.
@@ -75,10 +75,11 @@ class SoftMoE(Module):
 def fill_slots(
     x: Float[Tensor, "B S d"], phi: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B S n"]]:
-    """What each slot holds, Dᵀ X, and the weights C by which tokens read the slots' answers.
+    """What each slot holds, dispatchᵀ X, and the weights, combine, by which tokens read the slots' answers.
 
-    For each sequence X [S, d] of the batch: H = X Φᵀ [S, n]; D = softmax of H over the S tokens, so that a slot is a
-    weighted mean of tokens; C = softmax of H over the n slots, so that a token gets a weighted mean of answers.
+    For each sequence X [S, d] of the batch: h = X Φᵀ [S, n]; dispatch = softmax of h over the S tokens, so that a
+    slot is a weighted mean of tokens; combine = softmax of h over the n slots, so that a token gets a weighted mean of
+    answers.
     """
     h = Affine.apply(x, phi, None)
     dispatch, combine = Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)

@@ -25,7 +25,7 @@ class ReLU(Function):
         return array_namespace(x).maximum(x, 0)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g [x > 0]."""
+        """dx = dy [x > 0]."""
         (positive,) = self.saved
         return grad * positive
 
@@ -45,7 +45,7 @@ class Sigmoid(Function):
         return y
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g σ (1 - σ)."""
+        """dx = dy σ (1 - σ)."""
         (y,) = self.saved
         return grad * y * (1 - y)
 
@@ -59,7 +59,7 @@ class Tanh(Function):
         return y
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g (1 - y²)."""
+        """dx = dy (1 - y²)."""
         (y,) = self.saved
         return grad * (1 - y * y)
 
@@ -73,7 +73,7 @@ class Softplus(Function):
         return xp.maximum(x, 0) + xp.log1p(xp.exp(-abs(x)))
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g σ(x)."""
+        """dx = dy σ(x)."""
         (x,) = self.saved
         return grad * sigmoid(x)
 
@@ -100,7 +100,7 @@ def gelu(x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
 
 @kernel
 def gelu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"], approximate: bool) -> Float[Array, "*n"]:
-    """dx = g (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
+    """dx = dy (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
     cdf = _gelu_cdf(x, approximate)
     if approximate:
         density = 2 * cdf * (1 - cdf) * (math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
@@ -125,7 +125,7 @@ class GELU(Function):
         return gelu(x, self.approximate)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
+        """dx = dy (Φ + x Φ'); Φ' is the normal density, or 2 Φ (1 - Φ) u' for tanh."""
         (x,) = self.saved
         return gelu_gradient(grad, x, self.approximate)
 
@@ -138,7 +138,7 @@ def silu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 @kernel
 def silu_gradient(grad: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """dx = g s (1 + x (1 - s)) with s = σ(x)."""
+    """dx = dy s (1 + x (1 - s)) with s = σ(x)."""
     s = sigmoid(x)
     return grad * s * (1 + x * (1 - s))
 
@@ -151,7 +151,7 @@ class SiLU(Function):
         return silu(x)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g σ (1 + x (1 - σ))."""
+        """dx = dy σ (1 + x (1 - σ))."""
         (x,) = self.saved
         return silu_gradient(grad, x)
 
@@ -168,7 +168,7 @@ def swiglu_gradient(
 ) -> Float[Array, "*batch two_f"]:
     """dL/dgate and dL/dup side by side: the gradient of a matrix multiplication that makes gate and up at once.
 
-    With s = σ(gate): dgate = g up s (1 + gate (1 - s)) and dup = g gate s.
+    With s = σ(gate): dgate = dy up s (1 + gate (1 - s)) and dup = dy gate s.
     """
     s = sigmoid(gate)
     d_gate = grad * up * s * (1 + gate * (1 - s))
@@ -185,7 +185,7 @@ class SwiGLU(Function):
         return swiglu(gate, up)
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ."""
+        """dgate = dy up σ (1 + gate (1 - σ)), dup = dy gate σ."""
         gate, up = self.saved
         d, f = swiglu_gradient(grad, gate, up), gate.shape[-1]
         return d[..., :f], d[..., f:]
@@ -200,7 +200,7 @@ def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 
 @kernel
 def softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """dx = y (g - Σ g y)."""
+    """dx = y (dy - Σ dy y)."""
     return y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 
 
@@ -220,7 +220,7 @@ class Softmax(Function):
         return y
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = y (g - Σ g y)."""
+        """dx = y (dy - Σ dy y)."""
         (y,) = self.saved
         xp, axis = array_namespace(y), self.axis
         dx = softmax_gradient(xp.moveaxis(grad, axis, -1), xp.moveaxis(y, axis, -1))
@@ -236,7 +236,7 @@ def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 
 @kernel
 def log_softmax_gradient(grad: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """dx = g - eʸ Σ g."""
+    """dx = dy - eʸ Σ dy."""
     return grad - np.exp(y) * grad.sum(axis=-1, keepdims=True)
 
 
@@ -255,7 +255,7 @@ class LogSoftmax(Function):
         return y
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g - eʸ Σ g."""
+        """dx = dy - eʸ Σ dy."""
         (y,) = self.saved
         xp, axis = array_namespace(y), self.axis
         dx = log_softmax_gradient(xp.moveaxis(grad, axis, -1), xp.moveaxis(y, axis, -1))

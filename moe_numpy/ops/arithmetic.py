@@ -21,7 +21,7 @@ class Add(Function):
         return a + b
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g, db = g."""
+        """da = dy, db = dy."""
         return grad, grad
 
 
@@ -32,7 +32,7 @@ class Subtract(Function):
         return a - b
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g, db = -g."""
+        """da = dy, db = -dy."""
         return grad, -grad if self.needs_grad(1) else None
 
 
@@ -45,7 +45,7 @@ class Multiply(Function):
         return a * b
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g b, db = g a."""
+        """da = dy b, db = dy a."""
         a, b = self.saved
         return grad * b if self.needs_grad(0) else None, grad * a if self.needs_grad(1) else None
 
@@ -59,7 +59,7 @@ class Divide(Function):
         return y
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g / b, db = -g a / b² = -da y."""
+        """da = dy / b, db = -dy a / b² = -da y."""
         b, y = self.saved
         da = grad / b
         return da, -da * y if self.needs_grad(1) else None
@@ -72,7 +72,7 @@ class Negate(Function):
         return -x
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = -g."""
+        """dx = -dy."""
         return -grad
 
 
@@ -91,7 +91,7 @@ class Power(Function):
         return x**exponent
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g p xᵖ⁻¹, and 0 for p = 0, where xᵖ⁻¹ may be infinite."""
+        """dx = dy p xᵖ⁻¹, and 0 for p = 0, where xᵖ⁻¹ may be infinite."""
         (x,) = self.saved
         if self.exponent == 0:
             return array_namespace(x).zeros_like(x)
@@ -107,7 +107,7 @@ class Exp(Function):
         return y
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g y."""
+        """dx = dy y."""
         (y,) = self.saved
         return grad * y
 
@@ -120,7 +120,7 @@ class Log(Function):
         return array_namespace(x).log(x)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g / x."""
+        """dx = dy / x."""
         (x,) = self.saved
         return grad / x
 
@@ -134,7 +134,7 @@ class Sqrt(Function):
         return y
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g / (2 y)."""
+        """dx = dy / (2 y)."""
         (y,) = self.saved
         return grad / (2 * y)
 
@@ -152,7 +152,7 @@ class Cast(Function):
         return x.astype(dtype, copy=False)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g, in the type of x."""
+        """dx = dy, in the type of x."""
         return grad.astype(self.dtype, copy=False)
 
 
@@ -169,7 +169,7 @@ class Where(Function):
         return array_namespace(condition).where(condition, a, b)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g where chosen, db = g elsewhere."""
+        """da = dy where chosen, db = dy elsewhere."""
         (condition,) = self.saved
         where = array_namespace(grad).where
         return None, where(condition, grad, 0), where(condition, 0, grad)

@@ -12,7 +12,9 @@ from ..typing import Array, Float
 
 
 @kernel
-def rotate(x: Float[Array, "B H S D"], cos: Float[Array, "S h"], sin: Float[Array, "S h"]) -> Float[Array, "B H S D"]:
+def rotate(
+    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
+) -> Float[Array, "B H S D"]:
     """(a cos - b sin, b cos + a sin) for the first half a and the second half b of each vector."""
     a, b = np.split(x, 2, axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -45,15 +47,15 @@ class RotaryEmbedding(Function):
         return rotate(x, cos, sin)
 
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
-        """dx = g rotated back: the transpose of a rotation is its inverse."""
+        """dx = dy rotated back: the transpose of a rotation is its inverse."""
         cos, sin = self.saved
         return rotate(grad, cos, -sin)
 
 
 @kernel(wide=(1, 2))
 def causal_attention(
-    q: Float[Array, "B K GS D"], k: Float[Array, "B K L D"], v: Float[Array, "B K L D"], length: int, scale: float
-) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K GS L"], Float[Array, "B K GS 1"]]:
+    q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
     """o = e v / Σ e and what its gradient needs, e = exp(q kᵀ · scale + mask - row maximum) and its row sums.
 
     The G query heads that share a key head are stacked, ``length`` = S rows each. Of the L keys, query i of a head
@@ -70,16 +72,16 @@ def causal_attention(
 
 @kernel
 def causal_attention_gradient(
-    grad: Float[Array, "B K GS D"],
-    q: Float[Array, "B K GS D"],
-    k: Float[Array, "B K L D"],
-    v: Float[Array, "B K L D"],
-    o: Float[Array, "B K GS D"],
-    e: Float[Array, "B K GS L"],
-    total: Float[Array, "B K GS 1"],
+    grad: Float[Array, "B Hkv GS D"],
+    q: Float[Array, "B Hkv GS D"],
+    k: Float[Array, "B Hkv L D"],
+    v: Float[Array, "B Hkv L D"],
+    o: Float[Array, "B Hkv GS D"],
+    e: Float[Array, "B Hkv GS L"],
+    total: Float[Array, "B Hkv GS 1"],
     scale: float,
-) -> tuple[Float[Array, "B K GS D"], Float[Array, "B K L D"], Float[Array, "B K L D"]]:
-    """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
+    """With p = e / total: dv = pᵀ dy; ds = p (dy vᵀ - Σ dy o); dq = ds k · scale; dk = dsᵀ q · scale."""
     p = e / total
     dv = p.swapaxes(-1, -2) @ grad
     ds = p * (grad @ v.swapaxes(-1, -2) - np.vecdot(grad, o)[..., None])
@@ -124,7 +126,7 @@ class CausalAttention(Function):
         return o.reshape(q.shape)
 
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
-        """With p = e / total: dv = pᵀ g; ds = p (g vᵀ - Σ g o); dq = ds k · scale; dk = dsᵀ q · scale."""
+        """With p = e / total: dv = pᵀ dy; ds = p (dy vᵀ - Σ dy o); dq = ds k · scale; dk = dsᵀ q · scale."""
         queries, k, v, e, total, o = self.saved
         dq, dk, dv = causal_attention_gradient(_fold(grad, k.shape[1]), queries, k, v, o, e, total, self.scale)
         return dq.reshape(grad.shape), dk, dv

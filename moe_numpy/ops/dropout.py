@@ -28,6 +28,6 @@ class Dropout(Function):
         return x * scale
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
-        """dx = g m / (1 - rate)."""
+        """dx = dy m / (1 - rate)."""
         (scale,) = self.saved
         return grad * scale

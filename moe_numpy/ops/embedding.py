@@ -28,7 +28,7 @@ class EmbeddingLookup(Function):
         return weight[ids]
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
-        """dW = Oᵀ g: row v is the sum of g[n] over all n with ids[n] = v."""
+        """dW = Oᵀ dy: row v is the sum of dy[n] over all n with ids[n] = v."""
         (ids,) = self.saved
         rows = grad.reshape(ids.size, grad.shape[-1])
         return add_rows(rows, ids.reshape(-1), self.num_rows), None

@@ -24,7 +24,7 @@ class GetItem(Function):
         return x[index]
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = 0, then dx[index] += g."""
+        """dx = 0, then dx[index] += dy."""
         if _kind(self.index) in ("i", "u"):
             length = self.shape[0]
             ids = self.index.astype(int) % length  # negative ones count from the end
@@ -54,7 +54,7 @@ class TakeAlongAxis(Function):
         return array_namespace(x, indices).take_along_axis(x, indices, axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = 0, then dx[..., indices, ...] += g."""
+        """dx = 0, then dx[..., indices, ...] += dy."""
         (indices,) = self.saved
         xp = array_namespace(grad)
         along = xp.moveaxis(grad, self.axis, -1)

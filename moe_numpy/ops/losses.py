@@ -27,7 +27,7 @@ def cross_entropy(
 def cross_entropy_gradient(
     grad: Float[Array, " n"], p: Float[Array, "n V"], target: Integer[Array, " n"]
 ) -> Float[Array, "n V"]:
-    """dx = g_n (p - onehot(target))."""
+    """dx = dy_n (p - onehot(target))."""
     difference = p.copy()
     difference[np.arange(len(target)), target] -= 1
     return grad[:, None] * difference
@@ -77,7 +77,7 @@ class CrossEntropy(Function):
         return losses.mean() if self.ignored is None else losses[~self.ignored].mean()
 
     def backward(self, grad: Float[Array, ""]) -> Any:
-        """dx = g (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
+        """dx = dy (p - onehot(t)) / n with p = softmax(x); 0 where the target is ignored."""
         p, t = self.saved
         of_each = array_namespace(p).full(t.shape, grad / self.n, dtype=p.dtype)
         dx = cross_entropy_gradient(of_each, p, t)

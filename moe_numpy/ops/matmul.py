@@ -33,7 +33,7 @@ class MatMul(Function):
         return _product(a, b) if a.ndim == b.ndim == 2 else _batched(a, b)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """da = g bᵀ, db = aᵀ g, summed over the batch in one matrix multiplication where b has no batch axes."""
+        """da = dy bᵀ, db = aᵀ dy, summed over the batch in one matrix multiplication where b has no batch axes."""
         a, b = self.saved
         left = a[None, :] if a.ndim == 1 else a
         right = b[:, None] if b.ndim == 1 else b
@@ -71,7 +71,7 @@ class Affine(Function):
         return y.reshape(*x.shape[:-1], weight.shape[0])
 
     def backward(self, grad: Float[Array, "*batch o"]) -> Any:
-        """dx = g W, dW = gᵀ x, db = Σ g."""
+        """dx = dy W, dW = dyᵀ x, db = Σ dy."""
         x, weight = self.saved
         g = _rows(grad)
         dx = _product(g, weight).reshape(x.shape) if self.needs_grad(0) else None

@@ -24,7 +24,7 @@ def rms_norm(
 def rms_norm_gradient(
     grad: Float[Array, "*batch d"], x: Float[Array, "*batch d"], r: Float[Array, "*batch 1"], weight: Float[Array, " d"]
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
-    """dx = r (h - x̂ mean(h x̂)) with h = g w and x̂ = x r; dw = Σ g x̂ over all rows."""
+    """dx = r (h - x̂ mean(h x̂)) with h = dy w and x̂ = x r; dw = Σ dy x̂ over all rows."""
     x_hat, h = x * r, grad * weight
     dx = r * (h - x_hat * (h * x_hat).mean(axis=-1, keepdims=True))
     return dx, (grad * x_hat).reshape(-1, x.shape[-1]).sum(axis=0)
@@ -46,7 +46,7 @@ class RMSNorm(Function):
         return y
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
-        """dx = r (h - x̂ mean(h x̂)) with h = g w and r = 1/√(mean x² + ε); dw = Σ g x̂."""
+        """dx = r (h - x̂ mean(h x̂)) with h = dy w and r = 1/√(mean x² + ε); dw = Σ dy x̂."""
         return rms_norm_gradient(grad, *self.saved)
 
 
@@ -75,7 +75,7 @@ class LayerNorm(Function):
         return x_hat * weight + bias
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
-        """dx = r (h - mean h - x̂ mean(h x̂)) with h = g w; dw = Σ g x̂; db = Σ g."""
+        """dx = r (h - mean h - x̂ mean(h x̂)) with h = dy w; dw = Σ dy x̂; db = Σ dy."""
         x_hat, r, weight = self.saved
         h = grad * weight
         dx = r * (h - h.mean(axis=-1, keepdims=True) - x_hat * _mean_product(h, x_hat))

@@ -25,7 +25,7 @@ class Sum(Function):
         return sum_of(x, axis, keepdims)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g, repeated along the summed axes."""
+        """dx = dy, repeated along the summed axes."""
         return _repeat(grad, self.shape, self.axis)
 
 
@@ -42,7 +42,7 @@ class Mean(Function):
         return x.mean(axis=axis, keepdims=keepdims)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g / n, repeated along the averaged axes."""
+        """dx = dy / n, repeated along the averaged axes."""
         n = math.prod(self.shape) // math.prod(grad.shape)
         return _repeat(grad / n, self.shape, self.axis)
 
@@ -64,7 +64,7 @@ class Max(Function):
         return x.max(axis=axis, keepdims=keepdims)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g at the maximum, 0 elsewhere."""
+        """dx = dy at the maximum, 0 elsewhere."""
         xp = array_namespace(grad)
         chosen = xp.arange(self._row_length()) == self.argmax
         rows = chosen * grad.reshape(self.argmax.shape)
@@ -93,7 +93,7 @@ class LogSumExp(Function):
         return xp.squeeze(m + xp.log(total), axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g softmax(x)."""
+        """dx = dy softmax(x)."""
         (p,) = self.saved
         return p * _repeat(grad, p.shape, self.axis)
 

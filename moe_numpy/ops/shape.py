@@ -20,7 +20,7 @@ class Reshape(Function):
         return x.reshape(shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g in the shape of x."""
+        """dx = dy in the shape of x."""
         return grad.reshape(self.shape)
 
 
@@ -36,7 +36,7 @@ class Transpose(Function):
         return x.transpose(self.axes)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = g under the inverse permutation."""
+        """dx = dy under the inverse permutation."""
         inverse = sorted(range(grad.ndim), key=self.axes.__getitem__)
         return grad.transpose(inverse)
 
@@ -52,7 +52,7 @@ class BroadcastTo(Function):
         return array_namespace(x).broadcast_to(x, shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = Σ g over the copies; the engine sums, as it does for every op that broadcasts."""
+        """dx = Σ dy over the copies; the engine sums, as it does for every op that broadcasts."""
         return grad
 
 
@@ -69,7 +69,7 @@ class Concatenate(Function):
         return array_namespace(*inputs).concat(inputs, axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx_i = the part of g that x_i became."""
+        """dx_i = the part of dy that x_i became."""
         along = array_namespace(grad).moveaxis(grad, self.axis, 0)
         ends = [sum(self.lengths[: i + 1]) for i in range(len(self.lengths))]
         parts = [along[end - n : end] for n, end in zip(self.lengths, ends, strict=True)]

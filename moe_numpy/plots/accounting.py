@@ -30,7 +30,7 @@ class ModelSize:
 def stored_and_active(
     models: Sequence[str], parts: Sequence[str], stored: Float[Array, "M P"], active: Float[Array, "M P"]
 ) -> Figure:
-    """Two bars per model, made of its parts: stored and active parameters, in percent of those stored.
+    """Two bars per model, split into its parts: stored and active parameters, in percent of the stored ones.
 
     Args:
         models: their names, from top to bottom.
@@ -44,7 +44,7 @@ def stored_and_active(
     if len(parts) > len(_PARTS):
         raise ValueError(f"parts must be at most {len(_PARTS)}, got {len(parts)}")
     height = 1.3 + 0.8 * len(models)
-    figure, (axes,) = grid(1, 1, height=height, title="Stored parameters, and those active for one token")
+    figure, (axes,) = grid(1, 1, height=height, title="Stored and active parameters")
     whole = stored.sum(axis=1)
     for counts, shift, what in ((stored, -0.2, "stored"), (active, 0.2, "active")):
         left = np.zeros(len(models))
@@ -67,7 +67,7 @@ def stored_and_active(
 
 
 def total_and_active(sizes: Sequence[ModelSize]) -> Figure:
-    """Active against stored parameters, both logarithmic; dense models are on the diagonal."""
+    """Active against stored parameters, on logarithmic axes; dense models lie on the diagonal."""
     title = "Published sparse models: stored and active parameters"
     figure, (axes,) = grid(1, 1, height=6.2, title=title)
     total, active = np.array([s.total for s in sizes]), np.array([s.active for s in sizes])
@@ -85,7 +85,7 @@ def total_and_active(sizes: Sequence[ModelSize]) -> Figure:
         mine = [i for i, s in enumerate(sizes) if s.group == group]
         point = style | {"linestyle": "none", "markersize": 9, "markeredgecolor": "white"}
         axes.plot(total[mine], active[mine], **point, label=group, zorder=5)
-    for share, name in ((1.0, "all: dense"), (0.1, "one in 10"), (0.01, "one in 100"), (0.001, "one in 1000")):
+    for share, name in ((1.0, "dense"), (0.1, "one in 10"), (0.01, "one in 100"), (0.001, "one in 1000")):
         _draw_share(axes, share, name)
     axes.legend(loc="upper left", frameon=False, fontsize=10)
     _label_points(figure, axes, [(s.label, s.total, s.active) for s in sizes])
@@ -93,7 +93,7 @@ def total_and_active(sizes: Sequence[ModelSize]) -> Figure:
 
 
 def against_dense(num_experts: Sequence[int], ratios: Mapping[str, Float[Array, " N"]]) -> Figure:
-    """What grows with the number of experts and what does not, relative to the dense model of equal compute."""
+    """Costs against the number of experts, relative to the dense model of equal compute."""
     figure, (axes,) = grid(1, 1, height=4.2, title="More experts at equal compute per token")
     for (name, ratio), style in zip(ratios.items(), STYLES, strict=False):
         axes.plot(num_experts, ratio, **style, linewidth=2, label=name)
@@ -123,8 +123,8 @@ def experts_read(
     expected: Mapping[str, Float[Array, " N"]],
     drawn: Mapping[str, Float[Array, " N"]] | None = None,
 ) -> Figure:
-    """Share of a layer's experts that a batch of tokens reads: expected as lines, drawn as points."""
-    title = "How many of a layer's experts a batch reads"
+    """The fraction of a layer's experts that a batch reads: expected as lines, drawn as points."""
+    title = "Experts read by a batch"
     figure, (axes,) = grid(1, 1, height=4.4, title=title)
     for (name, share), style in zip(expected.items(), STYLES, strict=False):
         axes.plot(tokens, 100 * share, color=style["color"], linestyle=style["linestyle"], linewidth=2)
@@ -145,7 +145,7 @@ def experts_read(
 
 
 def layer_times(tokens: Sequence[int], milliseconds: Mapping[str, Float[Array, " N"]]) -> Figure:
-    """Time of one forward pass of several layers against the number of tokens, both logarithmic."""
+    """Time of one forward pass of several layers against the number of tokens, on logarithmic axes."""
     figure, (axes,) = grid(1, 1, height=4.4, title="Time of one forward pass, measured on this machine")
     for (name, times), style in zip(milliseconds.items(), STYLES, strict=False):
         axes.plot(tokens, times, **style, linewidth=2, markersize=8, markeredgecolor="white", label=name)
@@ -161,7 +161,7 @@ def layer_times(tokens: Sequence[int], milliseconds: Mapping[str, Float[Array, "
 
 
 def _draw_share(axes: Axes, share: float, name: str) -> None:
-    """Draw the line active = share · stored, with its name at the end if that is in view."""
+    """Draw the line active = share · stored, with its name at its end if that is in view."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     axes.plot([left, right], [share * left, share * right], color=GREY, linewidth=1, linestyle=":", zorder=1)
     x = min(right / 1.1, top / share / 1.5)
@@ -174,9 +174,9 @@ def _billions(value: float, _position: float) -> str:
 
 
 def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each label where it covers no point and no other label, if there is such a place."""
+    """Write each label where it covers no point and no other label, if possible."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # text has a size only after the layout is settled
+    canvas.draw()  # text has a size only after the layout is computed
     renderer = canvas.get_renderer()
     centres = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_bounds(cx - 8, cy - 8, 16, 16) for cx, cy in centres]

@@ -1,4 +1,4 @@
-"""The figures of balancing: loads that collapse or do not, and what balance costs."""
+"""The figures of balancing: loads with and without collapse, and what balance costs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..typing import Array, Float
 from .style import GREY, STYLES, grid, smoothed, some
 
-_TINY = 1e-3  # of the fair share: stands for an empty expert on a logarithmic scale
+_TINY = 1e-3  # of the fair share: the place of an empty expert on a logarithmic scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +20,8 @@ class Runs:
 
     Attributes:
         label: what they have in common.
-        effective: how many experts are in use, [runs, steps].
-        loss: of the task, [runs, steps].
+        effective: the effective number of experts, [runs, steps].
+        loss: the task loss, [runs, steps].
     """
 
     label: str
@@ -35,8 +35,8 @@ class Sweep:
 
     Attributes:
         label: the setting.
-        effective: how many experts are in use at the end, [seeds, coefficients].
-        loss: of the task at the end, [seeds, coefficients].
+        effective: the effective number of experts at the end, [seeds, coefficients].
+        loss: the task loss at the end, [seeds, coefficients].
     """
 
     label: str
@@ -45,12 +45,12 @@ class Sweep:
 
 
 def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: int = 3) -> Figure:
-    """The share of each expert at every step, one panel a run: white is fair, purple starves, orange has too much.
+    """The share of each expert at every step, one panel per run: white is fair, purple below, orange above.
 
     Args:
-        loads: by the panels' names, shares of the assignments; each row sums to 1.
+        loads: by panel name, shares of the assignments; each row sums to 1.
         title: of the figure.
-        columns: panels beside each other.
+        columns: panels per row.
     """
     rows = math.ceil(len(loads) / columns)
     figure, panels = grid(len(loads), columns, height=0.7 + 2.15 * rows, title=title)
@@ -80,8 +80,8 @@ def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: 
 
 
 def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
-    """Experts in use on the left, loss on the right: a thin line for each run, a thick one for their mean."""
-    figure, (left, right) = grid(2, 2, height=3.9, title="Experts in use, and the loss of the task")
+    """Experts in use on the left, task loss on the right: a thin line per run, a thick one for their mean."""
+    figure, (left, right) = grid(2, 2, height=3.9, title="Experts in use, and the task loss")
     for group, style in zip(groups, STYLES, strict=False):
         for axes, runs in ((left, group.effective), (right, group.loss)):
             smooth = np.apply_along_axis(smoothed, 1, runs)
@@ -92,7 +92,7 @@ def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
     left.set_ylim(0, num_experts * 1.06)
     left.set_ylabel("effective number of experts")
     right.set_ylim(bottom=0)
-    right.set_ylabel("loss of the task")
+    right.set_ylabel("task loss")
     _finish(left, right, "step")
     return figure
 
@@ -100,8 +100,8 @@ def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
 def balance_loss_lines(
     probability: Float[Array, " N"], lines: Mapping[str, Float[Array, " N"]], point: tuple[float, float]
 ) -> Figure:
-    """The balance loss of two experts against P₀, one line for each f; ``point`` is marked with its value."""
-    figure, (axes,) = grid(1, 1, height=3.9, title="The balance loss is linear in P, with a slope that f decides")
+    """The balance loss of two experts against P₀, one line per f; ``point`` is marked with its value."""
+    figure, (axes,) = grid(1, 1, height=3.9, title="The balance loss is linear in P, with a slope set by f")
     for (label, values), style in zip(lines.items(), STYLES, strict=False):
         axes.plot(probability, values, **style, markevery=max(len(values) // 6, 1), linewidth=1.8, label=label)
     axes.axhline(1, color=GREY, linewidth=0.8)
@@ -109,7 +109,7 @@ def balance_loss_lines(
     axes.annotate(f"{point[1]:.3f}, below 1", point, xytext=(12, -16), textcoords="offset points", fontweight="bold")
     axes.set_xlabel("P₀, mean probability of expert 0  (P₁ = 1 - P₀)")
     axes.set_ylabel("balance loss")
-    axes.legend(frameon=False, fontsize=9, loc="upper center", title="where the tokens went", ncols=len(lines))
+    axes.legend(frameon=False, fontsize=9, loc="upper center", title="fraction of tokens per expert", ncols=len(lines))
     axes.set_ylim(top=axes.get_ylim()[1] + 0.35)
     axes.grid(alpha=0.25)
     return figure
@@ -118,9 +118,9 @@ def balance_loss_lines(
 def cost_of_balance(coefficient: Sequence[float], sweeps: Sequence[Sweep], *, num_experts: int) -> Figure:
     """Task loss and experts in use against the coefficient of a balance loss; small dots are single seeds.
 
-    Coefficients are placed at equal distances, so that 0 can stand before the powers of ten.
+    Coefficients are evenly spaced, so that 0 can stand before the powers of ten.
     """
-    figure, (left, right) = grid(2, 2, height=4.0, title="What the coefficient of the balance loss buys and costs")
+    figure, (left, right) = grid(2, 2, height=4.0, title="Experts in use and task loss against the balance coefficient")
     place = np.arange(len(coefficient))
     for sweep, style in zip(sweeps, STYLES, strict=False):
         for axes, values in ((left, sweep.effective), (right, sweep.loss)):
@@ -130,7 +130,7 @@ def cost_of_balance(coefficient: Sequence[float], sweeps: Sequence[Sweep], *, nu
     left.set_ylim(0, num_experts * 1.06)
     left.set_ylabel("effective number of experts")
     right.set_ylim(bottom=0)
-    right.set_ylabel("loss of the task")
+    right.set_ylabel("task loss")
     for axes in (left, right):
         axes.set_xticks(place, [f"{c:g}" for c in coefficient])
     _finish(left, right, "coefficient of the balance loss")

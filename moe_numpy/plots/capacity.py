@@ -1,4 +1,4 @@
-"""The figures of capacity: who finds a place, how many do not, and what that costs."""
+"""Figures of capacity: which assignments find a place, how many are dropped, and what that costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _EMPTY = "#E5E5E5"
 
 @dataclass(frozen=True, eq=False)
 class LossByFactor:
-    """Task loss at some capacity factors, for several seeds, and the loss of the same without dropping.
+    """Task loss of one setting: several seeds, at several capacity factors and without a limit.
 
     Attributes:
         label: the setting.
@@ -29,7 +29,7 @@ class LossByFactor:
 
 
 def load_against_capacity(loads: Mapping[str, Int[Array, " E"]], capacity: int) -> Figure:
-    """What each expert is asked for, kept and dropped, and the places that stay empty; one panel a router."""
+    """The load of each expert, kept and dropped, and the places left empty; one panel per router."""
     columns = columns_for(len(loads))
     title = f"Each expert has {capacity} places"
     figure, panels = grid(len(loads), columns, height=3.6 * -(-len(loads) // columns), title=title)
@@ -58,24 +58,24 @@ def load_against_capacity(loads: Mapping[str, Int[Array, " E"]], capacity: int) 
     return figure
 
 
-def who_finds_a_place(choice: Int[Array, "T E"], fits: Mapping[str, Bool[Array, "T E"]]) -> Figure:
-    """One panel a rule: which token gets a place at which expert.
+def who_finds_a_place(rank: Int[Array, "T E"], fits: Mapping[str, Bool[Array, "T E"]]) -> Figure:
+    """Which token gets a place at which expert; one panel per rule.
 
     Args:
-        choice: 0 where the expert is the token's first choice, 1 for the second, and so on; -1 where not chosen.
-        fits: by the rules' names, whether an assignment found a place.
+        rank: 0 where the expert is the token's first choice, 1 for the second, and so on; -1 where not chosen.
+        fits: per rule, whether an assignment found a place.
     """
     columns = columns_for(len(fits))
-    num_tokens, num_experts = choice.shape
+    num_tokens, num_experts = rank.shape
     height = 0.8 + (0.8 + 0.36 * num_experts) * -(-len(fits) // columns)
-    title = "Who finds a place: 1 first choice, 2 second; × dropped"
+    title = "Who finds a place (1: first choice, 2: second; ×: dropped)"
     figure, panels = grid(len(fits), columns, height=height, title=title)
     for i, ((name, places), axes) in enumerate(zip(fits.items(), panels, strict=True)):
-        for t, e in np.argwhere(choice >= 0):
+        for t, e in np.argwhere(rank >= 0):
             kept = bool(places[t, e])
             edge, fill, ink = (BLUE, BLUE, "white") if kept else (ORANGE, "white", ORANGE)
             axes.plot(t, e, "o" if kept else "s", color=fill, markeredgecolor=edge, markersize=17, markeredgewidth=1.5)
-            number = f"{choice[t, e] + 1}" if kept else f"{choice[t, e] + 1}×"
+            number = f"{rank[t, e] + 1}" if kept else f"{rank[t, e] + 1}×"
             axes.text(t, e, number, ha="center", va="center", fontsize=10, color=ink, fontweight="bold")
         axes.set_title(name, fontsize=10)
         axes.set_xlim(-0.6, num_tokens - 0.4)
@@ -93,8 +93,8 @@ def who_finds_a_place(choice: Int[Array, "T E"], fits: Mapping[str, Bool[Array, 
 def drop_rates(
     factor: Float[Array, " F"], rates: Mapping[str, Float[Array, " F"]], least: Float[Array, " F"]
 ) -> Figure:
-    """Dropped fraction against the capacity factor, and the least that any router can drop."""
-    figure, (axes,) = grid(1, 1, height=4.0, title="How many are dropped")
+    """Dropped fraction against the capacity factor, and the least any router must drop."""
+    figure, (axes,) = grid(1, 1, height=4.0, title="How many assignments are dropped")
     axes.fill_between(factor, 0, 100 * least, color=_EMPTY, label="unavoidable: fewer places than assignments")
     for (label, rate), style in zip(rates.items(), STYLES, strict=False):
         axes.plot(factor, 100 * rate, **style, markevery=max(len(factor) // 10, 1), linewidth=1.8, label=label)
@@ -110,7 +110,7 @@ def drop_rates(
 
 
 def loss_by_factor(factor: Sequence[float], panels: Mapping[str, Sequence[LossByFactor]]) -> Figure:
-    """Task loss against the capacity factor, a panel for each group; small dots are seeds, ∞ is without a limit."""
+    """Task loss against the capacity factor, one panel per group; small dots are seeds, ∞ means no limit."""
     figure, all_axes = grid(len(panels), columns_for(len(panels)), height=4.0, title="What dropping does to the loss")
     place = np.arange(len(factor) + 1)
     for (name, group), axes in zip(panels.items(), all_axes, strict=True):
@@ -125,5 +125,5 @@ def loss_by_factor(factor: Sequence[float], panels: Mapping[str, Sequence[LossBy
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
-    all_axes[0].set_ylabel("loss of the task")
+    all_axes[0].set_ylabel("task loss")
     return figure

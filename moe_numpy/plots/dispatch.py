@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ..typing import Array, Float, Int
 from .style import BLUE, GREEN, GREY, ORANGE, PINK, STYLES, grid
 
-_EXPERT_COLOURS = (BLUE, ORANGE, GREEN, PINK)  # whoever cannot tell them apart reads e0, e1, ...
+_EXPERT_COLOURS = (BLUE, ORANGE, GREEN, PINK)  # boxes also say e0, e1, ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ def permutation(token: Int[Array, " N"], expert: Int[Array, " N"], num_tokens: i
 
     Args:
         token: of each assignment, in expert order.
-        expert: of each assignment, rising.
+        expert: of each assignment, ascending.
         num_tokens: T.
     """
     figure, (axes,) = grid(1, 1, height=4.6, title="To the experts and back")
@@ -64,11 +64,11 @@ def permutation(token: Int[Array, " N"], expert: Int[Array, " N"], num_tokens: i
 
 
 def buffers(token: Int[Array, " N"], expert: Int[Array, " N"], num_tokens: int, num_experts: int) -> Figure:
-    """The same assignments in three forms: mask [T, E·C], padded places [E, C], sorted rows [N]. Grey is waste.
+    """The same assignments in three forms: mask [T, E·C], padded places [E, C], sorted rows [N]. Grey is unused.
 
     Args:
         token: of each assignment, in expert order.
-        expert: of each assignment, rising.
+        expert: of each assignment, ascending.
         num_tokens: T.
         num_experts: E.
     """
@@ -107,7 +107,7 @@ def buffers(token: Int[Array, " N"], expert: Int[Array, " N"], num_tokens: int, 
 
 
 def costs(by_measure: Mapping[str, Mapping[str, float]]) -> Figure:
-    """What each strategy costs: one panel for each measure, named with its unit; a bar for each strategy."""
+    """What each strategy costs: a panel per measure, named with its unit, and in it a bar per strategy."""
     title = "The same numbers, different cost"
     figure, panels = grid(len(by_measure), len(by_measure), height=2.9, title=title)
     for axes, (measure, cost) in zip(panels, by_measure.items(), strict=True):
@@ -125,7 +125,7 @@ def costs(by_measure: Mapping[str, Mapping[str, float]]) -> Figure:
 def growth(panels: Sequence[Growth]) -> Figure:
     """Costs against sizes, on logarithmic scales: a line twice as steep grows with the square.
 
-    Later lines are thinner, so that lines that coincide can all be seen.
+    Later lines are thinner, so that lines that coincide all stay visible.
     """
     figure, all_axes = grid(len(panels), len(panels), height=4.2, title="How cost grows")
     for i, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
@@ -160,7 +160,7 @@ def _box(axes: Axes, x: float, y: float, text: str, colour: str, width: float) -
 
 
 def _cells(axes: Axes, x: float, y: float, rows: int, columns: int) -> None:
-    """A table without entries."""
+    """An empty table."""
     for r, c in np.ndindex(rows, columns):
         axes.add_patch(Rectangle((x + c, y + r), 1, 1, facecolor="#dddddd", edgecolor="white"))
 

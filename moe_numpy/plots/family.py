@@ -1,4 +1,4 @@
-"""The figures of the router family: one token's weights, who depends on whom, soft mixing, a biased choice."""
+"""Figures of the router family: one token's gate weights, dependence between tokens, Soft MoE, a biased choice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from .style import BLUE, GREEN, GREY, ORANGE, expert_ticks, grid
 _KINDS = (
     ("the token itself", GREY, "."),
     ("an earlier token", BLUE, "o"),
-    ("a later token: it sees the future", ORANGE, "X"),
+    ("a later token: the layer sees the future", ORANGE, "X"),
     ("a token of another sequence", GREEN, "^"),
 )
 
 
-def one_token(weights: Mapping[str, Float[Array, " E"]], probability: Float[Array, " E"]) -> Figure:
-    """Gate weights of one token, a row for each router; above them the softmax of the logits that all of them got."""
-    names = list(weights)
-    table = np.stack([weights[name] for name in names])
+def one_token(gates: Mapping[str, Float[Array, " E"]], probability: Float[Array, " E"]) -> Figure:
+    """Gate weights of one token, one row per router; above them the softmax of their common logits."""
+    names = list(gates)
+    table = np.stack([gates[name] for name in names])
     height = 1.6 + 0.29 * (len(names) + 1)
     figure, (axes,) = grid(1, 1, height=height, title="The same logits through every router: one token's gate weights")
     rows = np.vstack([probability, table])
@@ -31,16 +31,16 @@ def one_token(weights: Mapping[str, Float[Array, " E"]], probability: Float[Arra
     axes.set_yticks(range(len(rows)), ["softmax(h)", *names], fontsize=10)
     axes.tick_params(length=0)
     axes.set_xticks(range(len(probability)))
-    axes.set_xlabel("expert; an empty cell was not chosen, 1 and more has the brightest colour")
+    axes.set_xlabel("expert (empty: not chosen; colours end at 1)")
     return figure
 
 
 def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) -> Figure:
-    """Which output moves when which token is exchanged, a panel for each router.
+    """Which outputs move when a token is exchanged; one panel per router.
 
     Args:
         moves: ``moves[name][s, t]`` says whether exchanging token s moved output t.
-        sequence_length: tokens are counted through the batch; so many of them are one sequence.
+        sequence_length: tokens per sequence; tokens are numbered through the batch.
     """
     columns = min(3, len(moves))
     height = 1.2 + 3.0 * -(-len(moves) // columns)
@@ -64,7 +64,7 @@ def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) ->
         if i % columns == 0:
             axes.set_ylabel("output that moves")
         if i >= len(moves) - columns:
-            axes.set_xlabel("token that is exchanged")
+            axes.set_xlabel("exchanged token")
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=7, label=label)
         for label, colour, marker in _KINDS
@@ -74,9 +74,9 @@ def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) ->
 
 
 def soft_mixing(dispatch: Float[Array, "S n"], combine: Float[Array, "S n"]) -> Figure:
-    """The two matrices of Soft MoE for one sequence: columns of the first sum to 1, rows of the second."""
+    """The matrices D and C of Soft MoE for one sequence: columns of D sum to 1, rows of C do."""
     height = 1.6 + 0.36 * len(dispatch)
-    figure, panels = grid(2, 2, height=height, title="Soft MoE: one matrix of logits, normalised in two directions")
+    figure, panels = grid(2, 2, height=height, title="Soft MoE: one matrix of logits, softmax over tokens or slots")
     titles = ("D: what each slot takes (columns sum to 1)", "C: what each token reads (rows sum to 1)")
     for matrix, title, axes in zip((dispatch, combine), titles, panels, strict=True):
         _heat(axes, matrix, top=float(max(dispatch.max(), combine.max())), digits=2)
@@ -93,17 +93,17 @@ def biased_choice(
     score: Float[Array, " E"],
     biased: Float[Array, " E"],
     allowed: Bool[Array, " E"],
-    weight: Float[Array, " E"],
+    gate: Float[Array, " E"],
     num_groups: int,
 ) -> Figure:
-    """DeepSeek-V3's choice for one token: scores with and without bias, groups left over, weights.
+    """DeepSeek-V3's choice for one token: scores with and without bias, excluded groups, gate weights.
 
     Args:
-        score: s, what weights are made of.
-        biased: s + b, what is chosen by.
-        allowed: experts of the chosen groups.
-        weight: gate weights, 0 for those not chosen.
-        num_groups: groups of neighbouring experts.
+        score: s, from which gate weights are computed.
+        biased: s + b, by which experts are chosen.
+        allowed: whether an expert is in a chosen group.
+        gate: gate weights, 0 where not chosen.
+        num_groups: number of groups of neighbouring experts.
     """
     title = "One token: chosen by s + b within groups, weighted by s"
     figure, (left, right) = grid(2, 2, height=3.9, title=title)
@@ -118,31 +118,31 @@ def biased_choice(
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xlim(-0.5, len(score) - 0.5)
         expert_ticks(axes, len(score))
-        axes.set_xlabel("expert (grey: groups left out)")
+        axes.set_xlabel("expert (grey: excluded groups)")
         axes.spines[["top", "right"]].set_visible(False)
     left.bar(e - 0.2, score, 0.38, color=BLUE, label="s")
     left.bar(e + 0.2, biased, 0.38, color=ORANGE, hatch="//", edgecolor="white", linewidth=0, label="s + b")
-    chosen = weight > 0
+    chosen = gate > 0
     left.plot(e[chosen] + 0.2, biased[chosen] + 0.06, "v", color="black", markersize=9, label="chosen")
     left.set_ylim(top=1.35 * max(score.max(), biased.max()))
     left.set_title("scores", fontsize=11)
     left.legend(frameon=False, fontsize=10, ncols=3, loc="upper right")
-    right.bar(e, weight, 0.6, color=BLUE)
+    right.bar(e, gate, 0.6, color=BLUE)
     for i in e[chosen]:
-        right.text(i, weight[i], f"{weight[i]:.2f}", ha="center", va="bottom", fontsize=10)
-    right.set_ylim(0, 1.15 * weight.max())
+        right.text(i, gate[i], f"{gate[i]:.2f}", ha="center", va="bottom", fontsize=10)
+    right.set_ylim(0, 1.15 * gate.max())
     right.set_title("gate weights", fontsize=11)
     return figure
 
 
 def _kind(s: Int[Array, " N"], t: Int[Array, " N"], sequence_length: int) -> Int[Array, " N"]:
-    """Which of the kinds an influence of token s on output t is."""
+    """Index into _KINDS of the influence of token s on output t."""
     other = s // sequence_length != t // sequence_length
     return np.where(other, 3, np.where(s > t, 2, np.where(s < t, 1, 0)))
 
 
 def _heat(axes: Axes, matrix: Any, *, top: float, digits: int, hide_zero: bool = False) -> None:
-    """A heat map with its numbers."""
+    """A heat map with the number in each cell."""
     shown = np.where(matrix == 0, np.nan, matrix) if hide_zero else matrix
     axes.set_facecolor("#EEEEEE")
     axes.imshow(shown, aspect="auto", cmap="cividis", vmin=0, vmax=top)

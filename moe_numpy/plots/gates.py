@@ -1,4 +1,4 @@
-"""The figures of sparse gates: what a router's output is as a function of its logits, and what reaches the logits."""
+"""The figures of sparse gates: the output as a function of the logits, and the gradient that reaches the logits."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ def one_logit(
     slopes: Mapping[str, Float[Array, " n"]],
     swaps: Mapping[str, Float[Array, " s"]],
 ) -> Figure:
-    """The output of a layer and its derivative as functions of one logit; gaps where the choice of experts changes.
+    """The output of a layer and its derivative as functions of one logit; gaps where the chosen set changes.
 
     Args:
         h: the values of the logit, rising.
@@ -46,7 +46,7 @@ def one_logit(
 
 
 def output_surfaces(h: Float[Array, " n"], surfaces: Mapping[str, Float[Array, "n n"]]) -> Figure:
-    """The output over two logits, one panel for each gate; contour lines crowd at cliffs and are absent on plateaus.
+    """The output over two logits, one panel per gate; contour lines crowd at cliffs and are absent on plateaus.
 
     Args:
         h: the values of either logit, evenly spaced.
@@ -71,13 +71,13 @@ def output_surfaces(h: Float[Array, " n"], surfaces: Mapping[str, Float[Array, "
 
 
 def jacobians(by_gate: Mapping[str, Float[Array, "k E"]], chosen: Float[Array, " k"] | list[int]) -> Figure:
-    """∂w/∂h of one token for several gates: a row for each chosen expert's weight, a column for each logit.
+    """∂g/∂h of one token for several gates: a row per gate weight, a column per logit.
 
     Args:
         by_gate: the Jacobians by name.
         chosen: the experts of the rows.
     """
-    title = "What moves a gate weight: ∂w/∂h of one token"
+    title = "What moves a gate weight: ∂g/∂h of one token"
     figure, panels = grid(len(by_gate), len(by_gate), height=2.5, title=title)
     top = max(float(np.abs(jacobian).max()) for jacobian in by_gate.values())
     image = None
@@ -89,7 +89,7 @@ def jacobians(by_gate: Mapping[str, Float[Array, "k E"]], chosen: Float[Array, "
             axes.text(c, r, entry, ha="center", va="center", fontsize=9, color=colour)
         axes.set_title(name, fontsize=10)
         axes.set_xticks(range(jacobian.shape[1]))
-        axes.set_yticks(range(len(chosen)), [f"w of {e}" for e in chosen] if i == 0 else [""] * len(chosen))
+        axes.set_yticks(range(len(chosen)), [f"g of {e}" for e in chosen] if i == 0 else [""] * len(chosen))
         axes.tick_params(length=0)
         axes.set_xlabel("logit of expert")
     assert image is not None
@@ -98,8 +98,8 @@ def jacobians(by_gate: Mapping[str, Float[Array, "k E"]], chosen: Float[Array, "
 
 
 def router_learning(losses: Mapping[str, Float[Array, " n"]]) -> Figure:
-    """The task loss while only a router learns, one line for each gate."""
-    figure, (axes,) = grid(1, 1, height=3.6, title="The task loss while the router alone learns")
+    """The task loss while only a router learns, one line per gate."""
+    figure, (axes,) = grid(1, 1, height=3.6, title="The task loss while only the router learns")
     for (name, loss), style in zip(losses.items(), STYLES, strict=False):
         axes.plot(loss, label=name, linewidth=2, markevery=max(len(loss) // 8, 1), markersize=6, **style)
     axes.set_ylim(bottom=0)
@@ -117,23 +117,23 @@ def chance_of_choice(
     counted: Mapping[str, Float[Array, " m"]],
     threshold: float,
 ) -> Figure:
-    """How noise turns the step of top-k into a slope: the chance that an expert is chosen against its logit.
+    """Noise turns the step of top-k into a slope: the probability that an expert is chosen, against its logit.
 
     Args:
         h: the values of the logit.
-        probability: by name of the noise, the chance by formula.
+        probability: by name of the noise, by formula.
         counted_at: the logits at which draws were counted.
         counted: by the same names, the share of draws in which the expert was chosen.
-        threshold: the noisy logit that has to be beaten.
+        threshold: what the noisy logit must exceed.
     """
-    figure, (axes,) = grid(1, 1, height=3.8, title="The chance that top-k chooses the expert")
+    figure, (axes,) = grid(1, 1, height=3.8, title="The probability that top-k chooses the expert")
     for (name, p), style in zip(probability.items(), STYLES, strict=False):
         line = {key: style[key] for key in ("color", "linestyle")}
         axes.plot(h, p, linewidth=2, **line)
         axes.plot(counted_at, counted[name], linestyle="none", color=style["color"], marker=style["marker"])
         axes.plot([], [], label=name, **style)
     axes.axvline(threshold, color=GREY, linewidth=0.8, linestyle=":")
-    axes.annotate("to be beaten", (threshold, 1), xytext=(-4, -4), textcoords="offset points", color=GREY, ha="right")
+    axes.annotate("threshold θ", (threshold, 1), xytext=(-4, -4), textcoords="offset points", color=GREY, ha="right")
     axes.set_xlabel("logit h of the expert, without noise")
     axes.set_ylabel("probability")
     _plain(axes)

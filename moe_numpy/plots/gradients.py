@@ -1,4 +1,4 @@
-"""The figures of hand-written gradients: the tape, finite differences, and what a wrong gradient looks like."""
+"""Figures of hand-written gradients: the tape, finite differences, and what a wrong gradient looks like."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from ..typing import Array, Float
 from .style import BLUE, GREY, ORANGE, STYLES, grid
 
-_TINIEST = 1e-17  # an error of exactly 0 still needs a place on a logarithmic axis
+_TINIEST = 1e-17  # where an error of exactly 0 is drawn on a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Link:
-    """An input of an op: the number of the box that it comes from, of the op's box, and the gradient sent back."""
+    """An input of an op: the index of its box, the index of the op's box, and the gradient sent back."""
 
     source: int
     target: int
@@ -41,9 +41,9 @@ class Link:
 
 
 def tape(nodes: Sequence[Node], links: Sequence[Link]) -> Figure:
-    """The graph of a computation: values go right along the blue arrows, gradients come back along the orange ones.
+    """The graph of a computation: values go right along blue arrows, gradients come back along orange ones.
 
-    Two links between the same boxes are drawn beside each other.
+    Two links between the same boxes are drawn side by side.
     """
     columns, rows = (max(node.at[i] for node in nodes) + 1 for i in (0, 1))
     figure, (axes,) = grid(1, 1, height=1.3 + 1.25 * rows, title="Values forward, gradients back")
@@ -71,7 +71,7 @@ def tape(nodes: Sequence[Node], links: Sequence[Link]) -> Figure:
 def step_size_errors(
     step: Float[Array, " N"], errors: Mapping[str, Mapping[str, Float[Array, " N"]]], title: str
 ) -> Figure:
-    """The error of finite differences against the step, one panel a number format, one line a rule."""
+    """The error of finite differences against the step, one panel per number format, one line per rule."""
     figure, panels = grid(len(errors), len(errors), height=4.3, title=title)
     for axes, (name, lines) in zip(panels, errors.items(), strict=True):
         for (rule, error), style in zip(lines.items(), STYLES, strict=False):
@@ -92,7 +92,7 @@ def step_size_errors(
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """An analytic gradient beside a numeric one, entry by entry."""
+    """An analytic gradient and a numeric one, entry by entry."""
 
     title: str
     numeric: Float[Array, "..."]
@@ -100,7 +100,7 @@ class Comparison:
 
 
 def entry_by_entry(comparisons: Sequence[Comparison], *, columns: int, title: str) -> Figure:
-    """For each entry of the input a circle, the numeric slope, and a cross, the analytic one. They should coincide."""
+    """Per entry of the input, a circle for the numeric slope and a cross for the analytic one. They should coincide."""
     rows = -(-len(comparisons) // columns)
     figure, panels = grid(len(comparisons), columns, height=0.9 + 2.2 * rows, title=title)
     for i, (axes, c) in enumerate(zip(panels, comparisons, strict=True)):
@@ -125,9 +125,9 @@ def entry_by_entry(comparisons: Sequence[Comparison], *, columns: int, title: st
 
 
 def wrong_gradients(comparisons: Sequence[Comparison]) -> Figure:
-    """Analytic against numeric, one point an entry, one panel a mistake: right entries lie on the diagonal."""
+    """Analytic against numeric, one point per entry, one panel per mistake. Right entries lie on the diagonal."""
     rows = -(-len(comparisons) // 3)
-    figure, panels = grid(len(comparisons), 3, height=0.7 + 3.0 * rows, title="Each mistake has its own picture")
+    figure, panels = grid(len(comparisons), 3, height=0.7 + 3.0 * rows, title="Each mistake has its own pattern")
     for i, (axes, c) in enumerate(zip(panels, comparisons, strict=True)):
         numeric, analytic = np.ravel(c.numeric), np.ravel(c.analytic)
         reach = 1.15 * max(np.abs(numeric).max(), np.abs(analytic).max())
@@ -142,14 +142,13 @@ def wrong_gradients(comparisons: Sequence[Comparison]) -> Figure:
             axes.set_xlabel("numeric")
         if i % 3 == 0:
             axes.set_ylabel("analytic")
-    handles, labels = panels[0].get_legend_handles_labels()
-    panels[0].legend(handles, labels, frameon=False, fontsize=9, loc="best")
+    panels[-1].legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 
 @dataclass(frozen=True, eq=False)
 class Crossing:
-    """A function across a point where it has no derivative, and slopes from finite differences of some steps."""
+    """A function around a point where it has no derivative, and its slopes by finite differences."""
 
     title: str
     value: Float[Array, " N"]
@@ -157,7 +156,7 @@ class Crossing:
 
 
 def kinks(x: Float[Array, " N"], crossings: Sequence[Crossing]) -> Figure:
-    """Above the functions, below the slopes that finite differences see, one column a function."""
+    """Functions above, their slopes by finite differences below, one column per function."""
     count = len(crossings)
     figure, panels = grid(2 * count, count, height=5.4, title="Where finite differences cannot be trusted")
     for above, below, c in zip(panels[:count], panels[count:], crossings, strict=True):
@@ -177,13 +176,13 @@ def kinks(x: Float[Array, " N"], crossings: Sequence[Crossing]) -> Figure:
 
 
 def _offset(links: Sequence[Link], i: int) -> float:
-    """How far to the side the i-th link is drawn: 0, or apart from another between the same boxes."""
+    """How far to the side link i is drawn: 0 unless there are several between the same boxes."""
     same = [n for n, link in enumerate(links) if (link.source, link.target) == (links[i].source, links[i].target)]
     return 0.4 * (same.index(i) - (len(same) - 1) / 2)
 
 
 def _draw_link(axes: Axes, nodes: Sequence[Node], boxes: Sequence[FancyBboxPatch], link: Link, offset: float) -> None:
-    """A solid arrow forward, a dashed one back below it, and the gradient that travels there."""
+    """A solid arrow forward, a dashed one back below it, and the gradient sent back."""
     (x0, y0), (x1, y1) = nodes[link.source].at, nodes[link.target].at
     source, target = boxes[link.source], boxes[link.target]
     for shift, tail, head, colour, line in ((0.07, source, target, BLUE, "-"), (-0.07, target, source, ORANGE, "--")):

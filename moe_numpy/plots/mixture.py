@@ -1,4 +1,4 @@
-"""The figures of the mixture of 1991: who answers for a target, and how experts divide a function."""
+"""Figures of the mixture of 1991: which expert is responsible for a target, and how experts divide a function."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from matplotlib.figure import Figure
 from ..typing import Array, Float
 from .style import GREY, STYLES, grid
 
-_BAND = 0.22  # the part of a panel's height that shows the gate
+_BAND = 0.22  # the fraction of a panel's height for the gate weights
 _MARKED = 9  # markers along an expert's line
-_NUMBERED = 0.05  # the smallest mean share of an expert whose number fits into the band
+_NUMBERED = 0.05  # the smallest mean gate weight at which an expert's number fits into the band
 
 
 def posterior_over_targets(
     y: Float[Array, " N"], joint: Float[Array, "N E"], posterior: Float[Array, "N E"], prior: Float[Array, " E"]
 ) -> Figure:
-    """Left how likely each expert makes a target y, right what share of it each expert answers for.
+    """Left, the joint probability g_i P_i(y) per expert; right, its posterior r_i(y), with the gate weight dotted.
 
     Raises:
         ValueError: more than 4 experts.
     """
-    figure, (left, right) = grid(2, 2, height=4.2, title="Who answers for the target y?")
+    figure, (left, right) = grid(2, 2, height=4.2, title="Which expert is responsible for the target y?")
     every = max(len(y) // _MARKED, 1)
     for i, style in enumerate(_styles(len(prior))):
         left.plot(y, joint[:, i], label=f"expert {i}", markevery=every, **style)
         right.plot(y, posterior[:, i], label=f"posterior $r_{i}$", markevery=every, **style)
         right.axhline(prior[i], color=style["color"], linewidth=1, linestyle=":")
         right.annotate(
-            f"gate $g_{i}$",
+            f"prior $g_{i}$",
             (y[-1] if i else y[0], prior[i]),
             xytext=(0, 3),
             textcoords="offset points",
@@ -41,7 +41,7 @@ def posterior_over_targets(
         )
     left.plot(y, joint.sum(axis=1), color="black", linewidth=1.2, label="sum: the likelihood")
     left.set_ylabel("$g_i P_i(y)$")
-    right.set_ylabel("share")
+    right.set_ylabel("probability")
     for axes in (left, right):
         axes.set_xlabel("target y")
         axes.grid(alpha=0.25)
@@ -50,12 +50,12 @@ def posterior_over_targets(
 
 
 def pulls(distance: Float[Array, " E"], by_loss: Mapping[str, Float[Array, " E"]]) -> Figure:
-    """How strongly each expert is pulled towards the target, one panel a loss; below 0 it is pushed away.
+    """How strongly each expert is pulled towards the target, one panel per loss; below 0 it is pushed away.
 
     Raises:
         ValueError: more than 4 experts.
     """
-    figure, panels = grid(len(by_loss), len(by_loss), height=3.6, title="How hard each expert is pulled to the target")
+    figure, panels = grid(len(by_loss), len(by_loss), height=3.6, title="How strongly the target pulls each expert")
     ticks = np.arange(len(distance))
     for axes, (name, pull) in zip(panels, by_loss.items(), strict=True):
         axes.bar(ticks, pull, color=[style["color"] for style in _styles(len(pull))], width=0.7)
@@ -74,10 +74,10 @@ class Division:
     """How experts divide a function at one moment.
 
     Attributes:
-        title: of the panel.
-        outputs: what each expert answers along x.
-        gates: the share of each expert; every row sums to 1.
-        blend: the weighted sum of the answers, drawn in black; None leaves it out.
+        title: the panel's title.
+        outputs: of each expert along x.
+        gates: the gate weights; every row sums to 1.
+        blend: the weighted sum of the outputs, drawn in black if given.
     """
 
     title: str
@@ -94,7 +94,7 @@ def divisions(
     title: str,
     columns: int = 3,
 ) -> Figure:
-    """Small multiples: data as dots, each expert's line, thick where the gate trusts it, and below the gate's shares.
+    """Small multiples: data as dots, each expert's line, thick where its gate weight is at least ½; gate weights below.
 
     Raises:
         ValueError: more than 4 experts.
@@ -124,16 +124,16 @@ def divisions(
 
 
 def _styles(num_experts: int) -> Sequence[dict[str, Any]]:
-    """A colour, a line and a marker for each expert."""
+    """A colour, a line style and a marker per expert."""
     if num_experts > len(STYLES):
-        raise ValueError(f"these figures tell at most {len(STYLES)} experts apart, got {num_experts}")
+        raise ValueError(f"these figures distinguish at most {len(STYLES)} experts, got {num_experts}")
     return STYLES[:num_experts]
 
 
 def _draw_experts(
     axes: Axes, x: Float[Array, " N"], outputs: Float[Array, "N E"], gates: Float[Array, "N E"], low: float, high: float
 ) -> None:
-    """Each expert thin everywhere, thick where its share is at least one half."""
+    """Each expert thin everywhere, thick where its gate weight is at least one half."""
     for i, style in enumerate(_styles(outputs.shape[1])):
         inside = (outputs[:, i] > low) & (outputs[:, i] < high)
         line = np.where(inside, outputs[:, i], np.nan)
@@ -152,7 +152,7 @@ def _draw_experts(
 
 
 def _draw_band(axes: Axes, x: Float[Array, " N"], gates: Float[Array, "N E"], floor: float, ceiling: float) -> None:
-    """The shares of the gate, stacked between ``floor`` and ``ceiling``, each with its expert's number."""
+    """The gate weights, stacked between ``floor`` and ``ceiling``, each with its expert's number."""
     edges = np.concatenate([np.zeros((len(x), 1)), np.cumsum(gates, axis=1)], axis=1)
     edges = floor + (ceiling - floor) * 0.94 * edges / edges[:, -1:]
     for i, style in enumerate(_styles(gates.shape[1])):

@@ -1,4 +1,4 @@
-"""The figures of a training run: losses, and the load of the experts over the steps."""
+"""Figures of training: losses, costs, and the load of the experts over the steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from .style import BLUE, GREY, ORANGE, STYLES, columns_for, grid, layer_numbers,
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The losses of one run in nats per byte: of every training step, and validation at some steps."""
+    """The losses of one run in nats per byte: training at every step, validation at some."""
 
     label: str
     step: Int[Array, " N"]
@@ -24,7 +24,7 @@ class Curve:
 
 
 def learning_curves(curves: Sequence[Curve]) -> Figure:
-    """Loss against steps, on the right the second half enlarged; points are validation."""
+    """Loss against steps, the second half enlarged on the right; points are validation."""
     figure, (whole, late) = grid(2, 2, height=4.4, title="Loss while training")
     for curve, style in zip(curves, STYLES, strict=False):
         smooth = smoothed(curve.loss)
@@ -62,14 +62,14 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
 
 
 def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
-    """Several seeds of each model: on the left every run and the mean, on the right the last validation of each seed.
+    """Several seeds per model: on the left every run and the mean, on the right the last validation of each seed.
 
     Args:
-        groups: the runs of each model by its name. Runs of equal place belong together (one seed, one text), and all
-            have the same steps.
+        groups: the runs of each model. Run i of every model has the same seed and text; all runs have the same
+            steps.
 
     Raises:
-        ValueError: the models do not have the same number of runs.
+        ValueError: the models have different numbers of runs, or none.
     """
     counts = {len(curves) for curves in groups.values()}
     if len(counts) != 1 or 0 in counts:
@@ -87,7 +87,7 @@ def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
     left.set_xlabel("step")
     left.set_ylabel("bits per byte")
     left.set_ylim(*_range_of_lines(left))
-    left.set_title("training loss: thin, each seed; thick, the mean", fontsize=10)
+    left.set_title("training loss (thin: seeds; thick: mean)", fontsize=10)
     left.legend(frameon=False, fontsize=10)
     left.grid(alpha=0.25)
     right.set_xticks(range(count + 1), [*(f"seed {i}" for i in range(count)), "mean"])
@@ -100,13 +100,13 @@ def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequence[str]) -> Figure:
-    """The validation loss of each model and run, one panel a domain; a bar is the mean, a thin line joins equal seeds.
+    """Validation loss of each model and run, one panel per domain; a bar is the mean, a thin line joins equal seeds.
 
-    The panels start at different losses and span as many bits, so that equal differences look equal.
+    The panels start at different losses but span equally many bits, so that equal differences look equal.
 
     Args:
-        losses: of each model by its name, in nats per byte; R runs, D domains. Runs of equal place belong together.
-        domains: their names.
+        losses: per model, in nats per byte; R runs, D domains. Run i of every model has the same seed.
+        domains: the names of the domains.
     """
     figure, panels = grid(len(domains), len(domains), height=3.6, title="Validation by domain, in bits per byte")
     bits = _nats_to_bits(np.stack([np.asarray(values) for values in losses.values()]))  # [models, R, D]
@@ -135,7 +135,7 @@ def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequenc
 
 
 def cost_ratios(ratios: Mapping[str, float], *, title: str) -> Figure:
-    """What one model costs relative to another: a bar for each cost, and a line at 1."""
+    """What one model costs relative to another: one bar per cost, and a line at 1."""
     figure, (axes,) = grid(1, 1, height=1.1 + 0.5 * len(ratios), title=title)
     names, values = list(ratios), list(ratios.values())
     bars = axes.barh(range(len(names)), values, height=0.6, color=[ORANGE if v > 1.1 else BLUE for v in values])
@@ -145,7 +145,7 @@ def cost_ratios(ratios: Mapping[str, float], *, title: str) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(*values, 1.0))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("times the dense model's")
+    axes.set_xlabel("relative to the dense model")
     return figure
 
 
@@ -184,7 +184,7 @@ def load_over_training(
 
 
 def _draw_ends(axes: Axes, bits: Float[Array, " R"], style: dict[str, Any], name: str, *, last: bool) -> None:
-    """The last validation of each run and of their mean, each with its number, below the points of the last model."""
+    """Points for the last validation of each run and for the mean, with numbers; those of the last model below."""
     values = [*bits, bits.mean()]
     axes.plot(
         range(len(values)), values, linestyle="none", marker=style["marker"], color=style["color"], markersize=9,
@@ -198,7 +198,7 @@ def _draw_ends(axes: Axes, bits: Float[Array, " R"], style: dict[str, Any], name
 
 
 def _range_of_lines(axes: Axes) -> tuple[float, float]:
-    """What the lines span after their first tenth, where the loss falls so far that nothing else is seen."""
+    """The range of the lines without their first tenth, whose steep fall would flatten the rest."""
     lines = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
     values = np.concatenate([y[len(y) // 10 :] for y in lines])
     low, high = values.min(), values.max()
@@ -207,7 +207,7 @@ def _range_of_lines(axes: Axes) -> tuple[float, float]:
 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
-    """The last validation loss beside its point; the lowest label hangs down, so that two close ones part."""
+    """The last validation loss beside its point; the lowest label is below it, so that two labels do not overlap."""
     ends = [
         (curve.validation[last], last, style["color"])
         for curve, style in zip(curves, STYLES, strict=False)

@@ -175,6 +175,25 @@ def test_an_unknown_name_gets_the_nearest(refused):
     assert refused("recipes", "mixtrl").startswith("no recipe is called 'mixtrl'; did you mean mixtral")
 
 
+def test_a_recipe_of_ones_own(cli, refused, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from moe_numpy.moe import RouterConfig\n"
+        "from moe_numpy.moe.selection import TopK\n"
+        "def mine(*, top_k=2):\n"
+        "    'Mine.'\n"
+        "    return RouterConfig(TopK(top_k))\n"
+        "def many(): return RouterConfig(TopK(20))\n"
+    )
+    out = cli("recipes", "own.py:mine").stdout
+    assert out.startswith(f"{own}:mine\n\n  Mine.")
+    assert row(out, "top_k") == "top_k 2"
+    document = json.loads(cli("recipes", "own.py:mine", "--json").stdout)
+    assert (document["year"], document["paper"]) == (None, str(own))
+    assert refused("recipes", "own.py:many") == "top_k must be between 1 and num_experts=16, got 20\n"
+    assert "there is no file" in refused("recipes", "none.py:mine")
+
+
 class OwnSelection(Selection):
     pass
 

@@ -127,6 +127,31 @@ def test_switch_takes_the_choices_of_its_recipe(cli, tiny):
     assert Run.open(Path("runs/switch-2")).model_config.layer_recipe.router.capacity is None
 
 
+def test_a_recipe_of_ones_own_is_found_again_or_its_file_named(cli, refused, tiny, tmp_path, monkeypatch):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from moe_numpy.moe import RouterConfig\n"
+        "from moe_numpy.moe.selection import TopK\n"
+        "def mine(*, top_k=2): return RouterConfig(TopK(top_k))\n"
+    )
+    assert cli(*tiny, "--recipe", "own.py:mine", "--top-k", 1).exit_code == 0
+    run = tmp_path / "runs" / "mine"
+    config = Run.open(run).model_config
+    assert (config.recipe, config.experts_per_token) == (f"{own}:mine", 1)
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cli("generate", run, "the", "--tokens", 2).exit_code == 0
+    assert cli("train", "--resume", "--out", run, "--from-step", 4, "--recipe", "../own.py:mine").exit_code == 0
+    assert "was configured differently: --recipe mixtral" in refused(
+        "train", "--resume", "--out", run, "--recipe", "mixtral"
+    )
+    own.rename("own.py")
+    expected = f"config.json: there is no file {own}; expected a Python file with a function mine"
+    for command in (["train", "--resume", "--out", run], ["generate", run, "the"], ["inspect", run]):
+        assert expected in refused(*command)
+
+
 def test_capacity_drops_and_the_summary_counts_it(cli, tiny):
     cli(*tiny, "--capacity-factor", 0.5, "--out", "run")
     summary = read("run/summary.json")

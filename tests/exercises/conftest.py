@@ -2,6 +2,17 @@ import pytest
 
 from exercises.workspace import Workspace
 
+# What the library's source of a solution needs around it: the names of its module, and kernels that are not registered.
+_NAMES = """
+from moe_numpy.kernels import *
+from moe_numpy.ops.activations import *
+from {0} import *
+
+
+def kernel(function=None, **settings):
+    return (lambda f: kernel(f)) if function is None else (setattr(function, "definition", function), function)[1]
+"""
+
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
@@ -16,12 +27,13 @@ def workspace(tmp_path, monkeypatch):
 @pytest.fixture
 def solve(workspace):
     """Write a learner's file that passes, or whatever ``change`` makes of it."""
-    from exercises.stubs import make_stub, solution_source
+    from exercises.source import solution_source
+    from exercises.stubs import make_stub
 
     def write(exercise, change=lambda source: source):
         head = make_stub(exercise).split("\n\n\n")[0]
-        imports = "from array_api_compat import array_namespace\n\nfrom moe_numpy import kernels"
-        source = f"{head}\n{imports}\n\n\n{solution_source(exercise)}"
+        module = exercise.target.partition(":")[0]
+        source = f"{head}\n{_NAMES.format(module)}\n\n\n{solution_source(exercise.target)}"
         path = workspace.ensure(exercise)
         path.write_text(change(source), encoding="utf-8")
         return path

@@ -4,6 +4,7 @@ import inspect
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from exercises import verify
@@ -12,7 +13,10 @@ from exercises.exercise import Check, one_by_one
 from exercises.grading.compare import judge
 from exercises.grading.grade import GraderError, grade_trusted, prepare, rules_of
 from exercises.grading.outcome import run_case
-from exercises.stubs import make_stub, solution_source
+from exercises.mistakes import EditError, Mistake, collected, edits
+from exercises.source import solution_source
+from exercises.stubs import make_stub
+from moe_numpy.ops import Softmax
 
 
 @pytest.mark.parametrize("number", numbers())
@@ -27,7 +31,7 @@ def test_the_stub_has_the_face_of_the_library(number):
     exec(compile(make_stub(exercise), exercise.file_name, "exec"), names)
     for mine, original in verify._pairs(names[exercise.attribute], exercise.solution):
         assert inspect.getdoc(mine) == inspect.getdoc(original)
-    assert "NotImplementedError" not in solution_source(exercise)
+    assert "NotImplementedError" not in solution_source(exercise.target)
 
 
 def test_needs_come_without_a_cycle():
@@ -37,14 +41,15 @@ def test_needs_come_without_a_cycle():
 
 def test_verify_rejects_a_wrong_solution_that_passes():
     exercise = find(11)
-    problems = list(verify._wrong(exercise, exercise.solution))
+    library = Mistake("the library's", "It is right.", whole=exercise.solution, reference=exercise.target)
+    problems = list(verify._mistake(exercise, library))
     assert len(problems) == 1
     assert "passes" in problems[0]
 
 
 def test_a_wrong_solution_is_killed_and_recognised():
     exercise = find(11)
-    result = grade_trusted(exercise, exercise.wrong[0])
+    result = grade_trusted(exercise, exercise.mistakes[0].reference)
     assert not result.passed
     assert "ties to the highest" in {c.problem.recognised for c in result.checks if c.problem}
 
@@ -58,22 +63,25 @@ def test_an_unknown_number_is_refused():
 def test_every_wrong_solution_fails_a_check(number):
     exercise = find(number)
     prepared = prepare(exercise, 0)
-    for wrong in exercise.wrong:
+    for mistake in exercise.mistakes:
         assert any(
-            judge(run_case(p.run, wrong, c), expected, rules_of(p.check), numeric)
+            judge(run_case(p.run, mistake.solution, c), expected, rules_of(p.check), numeric)
             for p in prepared
             for c, expected, numeric in zip(p.cases, p.expected, p.numeric, strict=True)
-        ), wrong.__name__
+        ), mistake.name
 
 
 BROKEN = {
     "hints": ({"hints": ("a", "a", "")}, "three different hints"),
-    "few": ({"wrong": ()}, "0 wrong solutions"),
+    "few": ({"mistakes": ()}, "0 wrong solutions"),
     "needs": ({"needs": (99,)}, "needs [99]"),
     "minutes": ({"minutes": 90}, "10 to 30 minutes"),
     "checks": ({"checks": (Check("a", 0, one_by_one(), ""),) * 2}, "two checks have one name"),
     "gradient": ({"target": "moe_numpy.ops.activations:Softmax"}, "no check of the gradient"),
-    "explanation": ({"wrong": (json.dumps,) * 5}, "two wrong solutions have one name"),
+    "names": ({"mistakes": (Mistake("x", "y", whole=json.dumps),) * 5}, "two wrong solutions have one name"),
+    "explanation": ({"mistakes": (Mistake("x", "", whole=json.dumps),) * 5}, "no explanation of its own"),
+    "top level": ({"mistakes": (Mistake("x", "y", whole=lambda: 0),) * 5}, "top level"),
+    "edit": ({"mistakes": (Mistake("x", "y", (("a", "b"),), target="moe_numpy.kernels.sorting:top_k"),)}, "not once"),
 }
 
 
@@ -84,7 +92,7 @@ def test_verify_names_what_is_wrong_with_an_exercise(name):
 
 
 def test_oracles_that_disagree_are_reported():
-    broken = replace(find(11), specification=find(11).wrong[0])
+    broken = replace(find(11), specification=find(11).mistakes[0].solution)
     with pytest.raises(GraderError, match="library against specification"):
         prepare(broken, 0)
     broken = replace(find(5), specification=lambda x, *, axis=-1: x)
@@ -93,7 +101,7 @@ def test_oracles_that_disagree_are_reported():
 
 
 def test_verify_tells_apart_what_it_is_given(monkeypatch):
-    broken = replace(find(11), specification=find(11).wrong[0])
+    broken = replace(find(11), specification=find(11).mistakes[0].solution)
     monkeypatch.setattr(verify, "find", lambda number: broken)
     assert "library against specification" in verify.verify_one(11).problems[0]
 
@@ -106,7 +114,7 @@ def test_verify_hears_a_canary_that_does_not_sing(monkeypatch):
     """A grader that runs the library instead of the learner's file is found out."""
 
     def runs_the_library(exercise, source, file):
-        return grade_trusted(exercise, exercise.solution)
+        return grade_trusted(exercise, exercise.target)
 
     monkeypatch.setattr(verify, "grade_source", runs_the_library)
     problems = list(verify._stub(find(1)))
@@ -115,11 +123,72 @@ def test_verify_hears_a_canary_that_does_not_sing(monkeypatch):
 
 
 def test_a_broken_exercise_does_not_hide_the_others(monkeypatch):
-    monkeypatch.setattr(verify, "find", lambda number: replace(find(11), target="moe_numpy.kernels.on_numpy:nothing"))
+    monkeypatch.setattr(verify, "find", lambda number: replace(find(11), target="moe_numpy.kernels.sorting:nothing"))
     assert "nothing" in verify.verify_one(11).problems[0]
 
 
 def test_a_stub_imports_what_its_signature_names():
     stub = make_stub(replace(find(11), target="moe_numpy.moe.capacity:Capacity.fits"))
-    assert "from moe_numpy.moe.selection import Batch, Candidates" in stub
+    assert "from moe_numpy.moe.routing import Batch, Candidates" in stub
     assert "self, candidates: Candidates" in stub
+
+
+EDITS = """
+takes the lowest: It sorts upwards, so that
+the first columns hold the smallest.
+- -scores
++ 1 * scores
+no columns: Nothing is left out.
+- [:, :k]
+- return np.argsort
++ best = np.argsort
+- kind="stable")
++ kind="stable"); return best
+"""
+
+
+def test_edits_are_read_with_their_changes():
+    first, second = edits(EDITS)
+    assert (first.name, first.why) == (
+        "takes the lowest",
+        "It sorts upwards, so that the first columns hold the smallest.",
+    )
+    assert first.replacements == (("-scores", "1 * scores"),)
+    assert first.code == "1 * scores"
+    assert second.replacements[0] == ("[:, :k]\nreturn np.argsort", "best = np.argsort")
+
+
+@pytest.mark.parametrize("text", ["no explanation\n- a\n+ b", "no change: Nothing.", "- a\n+ b"])
+def test_an_incomplete_edit_is_refused(text):
+    with pytest.raises(EditError, match="expected 'name: why'"):
+        edits(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("- scores\n+ x", "2 times"),
+        ("- nothing\n+ x", "0 times"),
+        ("- axis=1\n+ axis=1", "changes nothing"),
+        ("- axis=1\n+ axis=", "does not run"),
+    ],
+)
+def test_an_edit_that_does_not_fit_is_refused(change, message):
+    (mistake,) = edits("a name: A reason.\n" + change)
+    with pytest.raises(EditError, match=message):
+        collected(mistake, "m", "moe_numpy.kernels.sorting:top_k").solution  # noqa: B018
+
+
+def test_an_edit_registers_no_kernel():
+    wrong = find(5).mistakes[0].solution
+    x = np.array([1000.0, 0.0])
+    with np.errstate(all="ignore"):
+        assert np.isnan(wrong().forward(x)).any()
+    assert np.isfinite(Softmax().forward(x)).all()
+
+
+def test_an_edit_that_does_not_fit_costs_no_grade():
+    broken = Mistake("x", "y", (("no such text", ""),), target=find(11).target)
+    result = grade_trusted(replace(find(11), mistakes=(broken,)), find(11).mistakes[1].reference)
+    assert result.earned > 0
+    assert {c.problem.recognised for c in result.checks if c.problem} == {""}

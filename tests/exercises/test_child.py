@@ -73,7 +73,7 @@ def _tiny_demo(monkeypatch):
 
 @pytest.mark.usefixtures("_tiny_demo")
 def test_training_reports_losses_calls_and_errors():
-    library = {"target": "moe_numpy.kernels.on_numpy:top_k", "label": "11", "source": "", "file": ""}
+    library = {"target": "moe_numpy.kernels.sorting:top_k", "label": "11", "source": "", "file": ""}
     common = {"steps": 3, "seed": 0, "recipe": "mixtral"}
     training = Training(common | {"functions": [library]})
     answer = training({"steps": 1})

@@ -5,14 +5,14 @@ import pytest
 
 from exercises.reference.all_to_all import all_to_all_plan
 from exercises.reference.model_size import model_size
-from exercises.reference.positions_in_numba import position_in_group
+from exercises.reference.positions_in_numba import position_by_key
 from moe_numpy import kernels
 
 
-@pytest.mark.parametrize("function", [position_in_group, position_in_group.py_func])
+@pytest.mark.parametrize("function", [position_by_key, position_by_key.py_func])
 def test_positions_are_those_of_the_kernel(function):
     keys = np.random.default_rng(0).integers(0, 5, 40)
-    np.testing.assert_array_equal(function(keys, 7), kernels.of(keys).position_in_group(keys, 7))
+    np.testing.assert_array_equal(function(keys, 7), kernels.position_by_key(keys, 7))
 
 
 def test_mixtral_has_its_published_size():

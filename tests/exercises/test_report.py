@@ -35,6 +35,7 @@ VALUES = Problem(
     arrays={"yours": "[[1 2]\n [2 2]]"},
     recognised="off by one",
     explanation="Counts from 1.",
+    mistake="k + 1",
     next_step="count from 0",
 )
 NUMERIC = Problem(
@@ -48,6 +49,7 @@ def test_a_failure_has_case_entry_values_mistake_and_next_step():
     for part in ("✗ not yet", "top_k(float64[2, 2], 2)   seed 0", "worst at [1, 0]:  yours 2   expected 3", "[[1 2]"):
         assert part in text
     assert "“off by one”: Counts from 1." in text
+    assert "as with this code: k + 1" in text
     assert "next: count from 0" in text
 
 

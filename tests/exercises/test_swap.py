@@ -7,7 +7,7 @@ from exercises.training.swap import counted, swapped
 from moe_numpy import kernels
 from moe_numpy.autodiff import graph
 from moe_numpy.autodiff.function import implementation_of
-from moe_numpy.moe import balance, dispatch, selection
+from moe_numpy.moe import dispatch, losses, selection
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.ops import Softmax
 
@@ -29,11 +29,10 @@ def test_a_function_class():
     ("target", "look_up"),
     [
         ("moe_numpy.autodiff.graph:undo_broadcasting", lambda: graph.undo_broadcasting),
-        ("moe_numpy.kernels.on_numpy:top_k", lambda: kernels.of(np.zeros(1)).top_k),
         ("moe_numpy.moe.capacity:Capacity.fits", lambda: Capacity.fits),
         ("moe_numpy.moe.dispatch:dispatch_sorted", lambda: dispatch.STRATEGIES["sorted"]),
         ("moe_numpy.moe.selection:top_k_candidates", lambda: selection.top_k_candidates),
-        ("moe_numpy.moe.selection:top_k_candidates", lambda: balance.top_k_candidates),
+        ("moe_numpy.moe.selection:top_k_candidates", lambda: losses.top_k_candidates),
     ],
 )
 def test_a_function_wherever_it_is_looked_up(target, look_up):
@@ -41,6 +40,15 @@ def test_a_function_wherever_it_is_looked_up(target, look_up):
     with swapped(target, other):
         assert look_up() is other
     assert look_up() is before
+
+
+@pytest.mark.parametrize("implementation", ["numpy", "numba"])
+def test_a_kernel_in_every_implementation(implementation):
+    scores = np.zeros((1, 2))
+    with kernels.use(implementation), swapped("moe_numpy.kernels.sorting:top_k", other):
+        assert kernels.top_k(scores, 1) == "other"
+        assert selection.top_k(scores, 1) == "other"
+    assert kernels.top_k(scores, 1).tolist() == [[0]]
 
 
 def test_the_original_comes_back_after_an_error():

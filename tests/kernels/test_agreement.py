@@ -608,7 +608,7 @@ def test_bfloat16_on_a_gpu_agrees_with_the_definition(name, build, layout):
             assert a == pytest.approx(e, rel=1e-2)
             continue
         assert a.shape == e.shape
-        assert a.dtype == e.dtype or name == "causal_attention"  # what its gradient needs is narrow on a GPU
+        assert a.dtype == e.dtype or name in ("causal_attention", "combine_gradient")  # wide on a CPU alone
         a, e = a.astype(np.float64), e.astype(np.float64)
         scale = np.abs(e[np.isfinite(e)]).max(initial=0)
         np.testing.assert_allclose(a, e, rtol=1e-2, atol=1e-2 * scale)

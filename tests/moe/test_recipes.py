@@ -268,6 +268,82 @@ def test_names_are_found_and_near_misses_suggested():
         find("zzz")
 
 
+OWN = """
+from __future__ import annotations
+from dataclasses import dataclass
+from moe_numpy.moe import Recipe, RouterConfig
+from moe_numpy.moe.selection import TopK
+
+@dataclass(frozen=True)
+class Best(TopK):
+    k: int = 2
+
+def router(*, top_k=3):
+    '''The k best.'''
+    return RouterConfig(Best(top_k))
+
+def recipe():
+    return Recipe(RouterConfig(Best()), shared_experts=1)
+
+def nothing(): pass
+def fails(): return {}["x"]
+def needs(k): return k
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path.resolve()
+
+
+def test_a_recipe_of_ones_own_is_found_by_file_and_function(own, monkeypatch):
+    monkeypatch.chdir(own.parent)
+    found = find("own.py:router")
+    assert (found.name, found.year, found.paper, found.small) == (f"{own}:router", None, str(own), {})
+    assert found.settings == {"top_k": 3}
+    assert found.build.__doc__ == "The k best."
+    assert found(top_k=4).router.selection.k == 4
+    assert isinstance(found(), Recipe)
+    with pytest.raises(ValueError, match=r"own.py:router has no setting k; it has: top_k"):
+        found(k=4)
+    assert find(f"{own}:recipe")().shared_experts == 1
+
+
+def test_the_file_is_run_anew(own):
+    assert find(f"{own}:router")().router.selection.k == 3
+    own.write_text(OWN.replace("top_k=3", "top_k=1  "))
+    assert find(f"{own}:router")().router.selection.k == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own.py", r"a recipe of your own is named FILE.py:FUNCTION, got 'own.py'"),
+        (r"C:\own.py", r"a recipe of your own is named FILE.py:FUNCTION, got"),
+        ("mixtral:router", r"a recipe of your own is named FILE.py:FUNCTION, got 'mixtral:router'"),
+        ("other.py:router", r"there is no file .*other.py; expected a Python file with a function router that returns"),
+        ("own.py:f", r"own.py: expected a function f that returns a Recipe or a RouterConfig, but there is none"),
+        ("own.py:number", r"own.py: expected a function number that .*, but number is of type int"),
+        ("own.py:needs", r"own.py: needs takes keyword settings with defaults only, got k"),
+        ("own.py:nothing", r"own.py: nothing must return a Recipe or a RouterConfig, got NoneType"),
+        ("own.py:fails", r"own.py: fails failed: KeyError: 'x' \(line 19\)"),
+        ("syntax.py:f", r"syntax.py cannot be imported: SyntaxError: .*line 1"),
+        ("missing.py:f", r"missing.py cannot be imported: ModuleNotFoundError: .*'no_such_module' \(line 1\)"),
+        ("exits.py:f", r"exits.py cannot be imported: SystemExit: 1 \(line 1\)"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_of_ones_own_is_named(own, monkeypatch, name, message):
+    monkeypatch.chdir(own.parent)
+    own.with_name("syntax.py").write_text("def f(:")
+    own.with_name("missing.py").write_text("import no_such_module")
+    own.with_name("exits.py").write_text("raise SystemExit(1)")
+    with pytest.raises(ValueError, match=message):
+        find(name)()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

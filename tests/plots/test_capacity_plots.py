@@ -27,10 +27,10 @@ def test_load_against_capacity_splits_each_bar_at_the_capacity():
     assert width(figure) == 1200
 
 
-def test_who_finds_a_place_marks_choice_and_verdict():
-    choice = np.array([[0, 1], [0, -1], [1, 0]])
+def test_who_finds_a_place_marks_rank_and_verdict():
+    rank = np.array([[0, 1], [0, -1], [1, 0]])
     fits = np.array([[True, False], [False, False], [True, True]])
-    figure = who_finds_a_place(choice, {"rule": fits, "other": ~fits})
+    figure = who_finds_a_place(rank, {"rule": fits, "other": ~fits})
     first = figure.axes[0]
     shown = {text.get_position(): text.get_text() for text in first.texts}
     assert shown == {(0, 0): "1", (0, 1): "2×", (1, 0): "1×", (2, 0): "2", (2, 1): "1"}  # (token, expert)

@@ -46,7 +46,7 @@ def test_dependence_tells_past_future_and_other_sequences_apart():
     assert pixels(figure) == 1200
 
 
-def test_dependence_has_a_panel_for_each_router():
+def test_dependence_has_one_panel_per_router():
     names = [f"router {i}" for i in range(4)]
     figure = dependence(dict.fromkeys(names, np.eye(16, dtype=bool)), sequence_length=8)
     assert [axes.get_title() for axes in figure.axes] == names
@@ -66,8 +66,8 @@ def test_soft_mixing_has_one_scale_for_both_matrices():
 
 def test_biased_choice_marks_the_chosen_and_greys_the_excluded_groups():
     score, biased = np.array([0.9, 0.1, 0.6, 0.5]), np.array([-0.2, 0.1, 0.6, 0.5])
-    weight = np.array([0.0, 0.0, 2.5, 0.0])
-    figure = biased_choice(score, biased, weight=weight, allowed=np.array([False, False, True, True]), num_groups=2)
+    gate = np.array([0.0, 0.0, 2.5, 0.0])
+    figure = biased_choice(score, biased, gate=gate, allowed=np.array([False, False, True, True]), num_groups=2)
     left, right = figure.axes
     ((x, y),) = points(left, "v")
     assert 2 < x < 2.5

@@ -67,7 +67,7 @@ def test_jacobians_number_their_cells():
     assert texts(one) == ["+0.250", "0", "-0.250", "-0.100", "0", "+0.100"]
     assert texts(other)[0] == "+0.500"
     assert {axes.images[0].get_clim() for axes in (one, other)} == {(-0.5, 0.5)}
-    assert [label.get_text() for label in one.get_yticklabels()] == ["w of 0", "w of 2"]
+    assert [label.get_text() for label in one.get_yticklabels()] == ["g of 0", "g of 2"]
     assert drawn(figure) == 1200
 
 
@@ -87,6 +87,6 @@ def test_chance_of_choice_puts_points_on_lines():
     (axes,) = figure.axes
     points = [line for line in axes.get_lines() if line.get_linestyle() == "None"]
     np.testing.assert_allclose(points[0].get_ydata(), [0.25, 0.5, 0.75])
-    assert texts(axes) == ["to be beaten"]
+    assert texts(axes) == ["threshold θ"]
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["σ = 1"]
     assert drawn(figure) == 1200

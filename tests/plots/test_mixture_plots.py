@@ -57,7 +57,7 @@ def test_an_expert_is_thick_only_where_the_gate_trusts_it():
     assert first.get_marker() != second.get_marker()
 
 
-def test_the_band_below_stacks_the_shares_with_the_number_of_each_expert():
+def test_the_band_below_stacks_the_gate_weights_with_the_number_of_each_expert():
     axes = divisions(X, Y, [HARD], title="title", columns=1).axes[0]
     assert [text.get_text() for text in axes.texts if text.get_text().isdigit()] == ["0", "1"]
     zero, one = (text.get_position()[0] for text in axes.texts if text.get_text().isdigit())
@@ -109,7 +109,7 @@ def test_an_expert_far_from_the_data_does_not_squeeze_it():
 
 
 def test_more_experts_than_styles_are_refused():
-    with pytest.raises(ValueError, match="at most 4 experts apart, got 5"):
+    with pytest.raises(ValueError, match="at most 4 experts, got 5"):
         divisions(X, Y, [Division("five", np.zeros((40, 5)), np.full((40, 5), 0.2))], title="title")
     with pytest.raises(ValueError, match="got 5"):
         pulls(np.arange(5.0), {"loss": np.zeros(5)})

@@ -64,7 +64,7 @@ def test_losses_by_domain_mark_each_run_and_the_mean():
     np.testing.assert_allclose(points[0].get_ydata() * LN2, [2.0, 1.0])
     assert [t.get_text() for t in first.get_xticklabels()] == ["dense", "MoE"]
     joined = [line.get_ydata() * LN2 for line in first.get_lines() if line.get_linewidth() < 1]
-    np.testing.assert_allclose(joined, [[2.0, 1.9], [1.0, 0.9]])  # a line for each seed
+    np.testing.assert_allclose(joined, [[2.0, 1.9], [1.0, 0.9]])  # one line per seed
     spans = [np.ptp(axes.get_ylim()) for axes in figure.axes]
     np.testing.assert_allclose(spans[0], spans[1])
     assert first.get_ylim()[0] < 0.9 / LN2 < 2.0 / LN2 < first.get_ylim()[1]
