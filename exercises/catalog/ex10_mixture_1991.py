@@ -77,7 +77,7 @@ CHECKS = (
     Check("the loss", 2, typical, "-ln Σ_i g_i P_i per token, then the mean"),
     Check("targets far from every expert", 2, far, "add ln g_i and ln P_i; take the largest out before exp"),
     Check("gates that are certain", 1, certain, "ln g = h - max - ln Σ exp(h - max), which is never ln 0"),
-    Check("gradients of gate, experts and target", 4, typical, NEXT, gradient=True),
+    Check("gradients of gate, experts and target", 3, typical, NEXT, gradient=True),
     Check("one expert", 1, one_expert, "g = r = 1: the gate's gradient is 0", gradient=True),
     Check("gradients far from every expert", 2, far, "r is a softmax of ln g + ln P", gradient=True),
     Check("gradients when the target is data", 1, fixed_target, "dh and do do not change", gradient=True),

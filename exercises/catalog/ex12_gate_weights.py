@@ -78,7 +78,7 @@ CHECKS = (
     Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
     Check("epsilon", 1, with_epsilon, "S + ε, once per token"),
     Check("a sum of zero", 1, ZERO_SUM, "S + ε is not zero: no special case is needed", gradient=True),
-    Check("gradient", 4, typical, NEXT, gradient=True),
+    Check("gradient", 3, typical, NEXT, gradient=True),
     Check("gradient with any number of experts", 2, uneven, "sum over the token's own assignments", gradient=True),
     Check("gradient with epsilon", 1, with_epsilon, "S + ε where forward had it", gradient=True),
     Check("one expert per token learns nothing", 1, one_each, "g = 1 whatever s is: the gradient is 0", gradient=True),

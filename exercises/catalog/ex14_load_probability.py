@@ -90,7 +90,7 @@ CHECKS = (
     Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
     Check("no rival left to beat", 1, everyone, "k = E gives ones"),
     Check("ties", 1, ties, "top_k decides ties; only the number at rank k counts"),
-    Check("gradients", 4, typical, NEXT, gradient=True),
+    Check("gradients", 3, typical, NEXT, gradient=True),
     Check("gradients when all are rivals", 1, all_rivals, "an expert can be its own threshold", gradient=True),
     Check("gradients at ties", 1, ties, "top_k says whose threshold it is", gradient=True, finite_differences=False),
     *standard_checks(typical, gradient=NEXT),
