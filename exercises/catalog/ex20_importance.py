@@ -53,7 +53,7 @@ ZEROS = one_by_one(case(np.zeros(4)), case(np.zeros(3), ddof=0))
 KNOWN = one_by_one(*(case(np.array([1.0, 2.0, 3.0, 4.0]), ddof=ddof) for ddof in (0, 1)))
 NEXT = "var = Σ (v - m)² / divisor and m² + ε both depend on v: the quotient rule gives two terms"
 CHECKS = (
-    Check("forward", 3, typical, "var / (m² + ε), where var divides by n - ddof"),
+    Check("forward", 2, typical, "var / (m² + ε), where var divides by n - ddof"),
     Check("a single number", 1, single, "divide by max(n - ddof, 1)"),
     Check("all zero", 1, ZEROS, "ε keeps the denominator above zero"),
     Check("large numbers close together", 1, close_together, "subtract the mean before squaring"),

@@ -56,7 +56,7 @@ NEXT = "g'_n came from g[kept_n]: give its gradient back there, and 0 to everybo
 CHECKS = (
     Check("forward", 2, typical, "entry n of the result is the weight that kept[n] names"),
     Check("gradient", 4, typical, NEXT, gradient=True),
-    Check("gradient when nobody is dropped", 2, all_kept, NEXT, gradient=True),
+    Check("gradient when nobody is dropped", 1, all_kept, NEXT, gradient=True),
     Check("gradient when everybody is dropped", 1, none_kept, "all zeros, one per candidate", gradient=True),
     *standard_checks(typical, gradient=NEXT),
     Check("known values", 1, KNOWN, "keep candidate 3, then candidate 1: 0.4, 0.2"),
