@@ -1,4 +1,4 @@
-"""Exercise 28: the gate of Switch Transformer."""
+"""Exercise 28: the gate of the Switch transformer."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..mistakes import edits
 EXERCISE = Exercise(
     number=28,
     name="switch",
-    title="The gate of Switch Transformer",
+    title="The gate of the Switch transformer",
     teaches="y = p_i f_i(x): the raw probability of the chosen expert, not renormalised, is how the router learns.",
     difficulty=1,
     minutes=10,
@@ -64,7 +64,7 @@ CHECKS = (
     Check("forward, one expert per token", 2, switch, "the probability as it is: do not renormalise"),
     Check("forward, any pairs", 2, any_pairs, "p indexed with two integer arrays pairs them up"),
     Check("gradient, one expert per token", 3, switch, NEXT, gradient=True),
-    Check("gradient, any pairs", 3, any_pairs, NEXT, gradient=True),
+    Check("gradient, any pairs", 2, any_pairs, NEXT, gradient=True),
     *standard_checks(any_pairs, gradient=NEXT),
     Check("gradient of the smallest", 1, small, "an expert that was not chosen gets 0, not None", gradient=True),
     Check("known values", 1, KNOWN, "0.7 and 0.9, not 1 and 1"),
