@@ -1,14 +1,17 @@
 """Exercise 04: the backward walk through a graph of ops."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from moe_numpy.autodiff import Function, Tensor
-from moe_numpy.autodiff.graph import _count_consumers, _input_gradients, _sum
+from moe_numpy.autodiff.graph import _input_gradients
 from moe_numpy.ops import Negate
 
-from ..exercise import Case, Check, Exercise, case
+from ..exercise import Case, Cases, Check, Exercise, case
+from ..mistakes import edits
 
 EXERCISE = Exercise(
     number=4,
@@ -21,7 +24,7 @@ EXERCISE = Exercise(
     target="moe_numpy.autodiff.graph:_walk",
     imports=("from moe_numpy.autodiff.graph import _input_gradients",),
     hints=(
-        "An op may run only when its gradient is complete. What must be known beforehand to see that it is?",
+        "An op may run only when its gradient is complete. What must you know beforehand to tell that it is?",
         "Two passes. First go through all edges from the root and count how many lead to each op. Then keep a list of "
         "ready ops: take one, run it, add its gradients where its edges lead, count down, and append what reaches 0.",
         "count = Counter(), stack = [root]: pop an op, and for each edge to an op push its source if it is not in "
@@ -31,160 +34,117 @@ EXERCISE = Exercise(
 )
 
 
-class _Recorded(Function):
-    """An op that keeps what its backward was called with."""
+RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "add": (lambda a, b: a + b, lambda g, a, b: (g, g)),  # one array for both inputs
+    "mul": (lambda a, b: a * b, lambda g, a, b: (g * b, g * a)),
+    "double": (lambda a: 2 * a, lambda g, a: 2 * g),
+    "stop": (lambda a: a.copy(), lambda g, a: None),
+    "fork": (lambda a: (3 * a, 5 * a), lambda g, h, a: 3 * g + 5 * h),
+}
+
+
+class Op(Function):
+    """One of RULES. It keeps what its backward was called with."""
+
+    name = ""
+    calls: list[Any]
+
+    def forward(self, *inputs: Any, name: str) -> Any:
+        self.name, self.calls = name, []
+        self.save(*inputs)
+        return RULES[name][0](*inputs)
 
     def backward(self, *grads: Any) -> Any:
-        self.__dict__.setdefault("calls", []).append(np.stack(grads))
-        return self.input_gradients(*grads)
-
-    def input_gradients(self, *grads: Any) -> Any:
-        raise NotImplementedError
+        self.calls.append(np.stack(grads))
+        return RULES[self.name][1](*grads, *self.saved)
 
 
-class Add(_Recorded):
-    """y = a + b; both inputs get the very same array."""
-
-    def forward(self, a: Any, b: Any) -> Any:
-        """Add."""
-        return a + b
-
-    def input_gradients(self, grad: Any) -> Any:
-        """Pass on."""
-        return grad, grad
-
-
-class Multiply(_Recorded):
-    """y = a b."""
-
-    def forward(self, a: Any, b: Any) -> Any:
-        """Multiply."""
-        self.save(a, b)
-        return a * b
-
-    def input_gradients(self, grad: Any) -> Any:
-        """Times the other factor."""
-        a, b = self.saved
-        return grad * b, grad * a
-
-
-class Double(_Recorded):
-    """y = 2 x."""
-
-    def forward(self, x: Any) -> Any:
-        """Double."""
-        return 2 * x
-
-    def input_gradients(self, grad: Any) -> Any:
-        """Double."""
-        return 2 * grad
-
-
-class Stop(_Recorded):
-    """y = x, without a gradient for x."""
-
-    def forward(self, x: Any) -> Any:
-        """A copy."""
-        return x.copy()
-
-    def input_gradients(self, grad: Any) -> Any:
-        """Nothing flows further."""
-        return None
-
-
-class Fork(_Recorded):
-    """(y, z) = (3 x, 5 x): two outputs."""
-
-    def forward(self, x: Any) -> Any:
-        """Two arrays."""
-        return 3 * x, 5 * x
-
-    def input_gradients(self, dy: Any, dz: Any) -> Any:
-        """From both."""
-        return 3 * dy + 5 * dz
-
-
-OPS: dict[str, type[Function]] = {"add": Add, "mul": Multiply, "double": Double, "stop": Stop, "fork": Fork}
-
-# A program is a list of ops. Its inputs are numbers of values: first the leaves, then every output in turn.
-DIAMONDS = [  # number of leaves, program, whether the last leaf is a constant
-    (1, [["double", 0], ["double", 0], ["add", 1, 2]]),
-    (2, [["mul", 0, 1], ["double", 2], ["add", 2, 3], ["mul", 4, 2]]),
-    (1, [["double", 0], ["double", 1], ["double", 2], ["add", 1, 3]]),
-    (1, [["double", 0], ["double", 1], ["double", 2], ["add", 3, 1]]),
-    (2, [["add", 0, 1], ["double", 2], ["mul", 2, 3], ["add", 4, 3], ["mul", 5, 2], ["add", 6, 1]]),
+# A case is a program: its leaves are x and y, its result is the last name.
+ONE_OP = ["a = double(x)", "a = mul(x, y)"]
+DIAMONDS = [
+    "a = double(x); b = double(x); c = add(a, b)",
+    "a = mul(x, y); b = double(a); c = add(a, b); d = mul(c, a)",
+    "a = double(x); b = double(a); c = double(b); d = add(a, c)",
+    "a = double(x); b = double(a); c = double(b); d = add(c, a)",
+    "a = add(x, y); b = double(a); c = mul(a, b); d = add(c, b); e = mul(d, a); f = add(e, y)",
 ]
+RUNGS = zip("xbdfhj", "acegik", "bdfhjl", strict=True)
+LADDER = "; ".join(f"{b} = double({a}); {c} = add({a}, {b})" for a, b, c in RUNGS)
 REUSE = [
-    (1, [["mul", 0, 0]]),
-    (1, [["double", 0], ["mul", 1, 1]]),
-    (1, [["double", 0], ["mul", 1, 1], ["double", 1], ["double", 3], ["add", 2, 4]]),
-    (1, [["double", 0], ["mul", 1, 1], ["double", 1], ["double", 3], ["add", 4, 2]]),
+    "a = mul(x, x)",
+    "a = double(x); b = mul(a, a)",
+    "a = double(x); b = mul(a, a); c = double(a); d = double(c); e = add(b, d)",
+    "a = double(x); b = mul(a, a); c = double(a); d = double(c); e = add(d, b)",
 ]
-SHARED = [  # an array that add gave to two inputs must not be written to
-    (2, [["add", 0, 1], ["double", 0], ["add", 2, 3]]),
-    (2, [["double", 0], ["double", 1], ["add", 2, 3], ["double", 2], ["add", 4, 5]]),
+SHARED = [
+    "a = add(x, y); b = double(x); c = add(a, b)",
+    "a = add(x, y); b = double(x); c = add(b, a)",
+    "a = double(x); b = double(y); c = add(a, b); d = double(a); e = add(c, d)",
+    "a = double(x); b = double(y); c = add(a, b); d = double(a); e = add(d, c)",
 ]
 STOPPED = [
-    (2, [["double", 0], ["stop", 2], ["mul", 3, 1], ["add", 4, 2]]),
-    (2, [["double", 0], ["stop", 2], ["mul", 2, 1], ["mul", 3, 4]]),
-    (2, [["double", 0], ["double", 2], ["stop", 3], ["mul", 4, 1]]),
+    "a = double(x); b = stop(a); c = mul(b, y); d = add(c, a)",
+    "a = double(x); b = stop(a); c = mul(a, y); d = mul(b, c)",
+    "a = double(x); b = double(a); c = stop(b); d = mul(c, y)",
+]
+OUTSIDE = [  # some ops use a value, but the root does not depend on them: they must not be waited for
+    "a = double(x); b = double(a); c = mul(a, y)",
+    "a = mul(x, y); b = mul(a, x); c, d = fork(a); e = double(d); f = add(a, x)",
 ]
 TWO_OUTPUTS = [
-    (1, [["fork", 0], ["mul", 1, 2]]),
-    (1, [["double", 0], ["fork", 1], ["double", 3], ["add", 4, 3]]),
-    (1, [["fork", 0], ["double", 2], ["mul", 3, 1], ["add", 4, 2]]),
-    (1, [["double", 0], ["fork", 1]]),
+    "a, b = fork(x); c = mul(a, b)",
+    "a = double(x); b, c = fork(a); d = double(c); e = add(d, c)",
+    "a, b = fork(x); c = double(b); d = mul(c, a); e = add(d, b)",
+    "a = double(x); b, c = fork(a)",
 ]
-LADDER = [(1, [step for i in range(0, 12, 2) for step in (["double", i], ["add", i, i + 1])])]
-OUTSIDE = [  # an op that uses a value but that the result does not depend on must not be waited for
-    (2, [["double", 0], ["double", 2], ["mul", 2, 1]]),
-    (2, [["mul", 0, 1], ["mul", 2, 0], ["fork", 2], ["double", 5], ["add", 2, 0]]),
-]
-ONE_OP = [(1, [["double", 0]]), (2, [["mul", 0, 1]])]
 
 
-def _build(program: Any, leaves: Any, wanted: Any) -> tuple[list[Tensor], list[Any], list[Tensor]]:
-    inputs = [Tensor(x, requires_grad=w) for x, w in zip(leaves, wanted, strict=True)]
-    values, ops = list(inputs), []
-    for name, *places in program:
-        outputs = OPS[name].apply(*[values[i] for i in places])
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        values += outputs
-        ops.append(outputs[0].function)
-    return inputs, ops, values
+def programs(*texts: str, **settings: Any) -> Cases:
+    def cases(rng: np.random.Generator) -> list[Case]:
+        draw = rng.standard_normal
+        return [case(t, [draw((2, 3)) for n in "xy" if n in t], draw((2, 3)), **settings) for t in texts]
+
+    return cases
 
 
-def leaf_gradients(solution: Any, program: Any, leaves: Any, wanted: Any, gradient: Any) -> Any:
-    """Walk; the gradient of each leaf."""
-    inputs, _, values = _build(program, leaves, wanted)
+def deep(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.standard_normal(2), rng.standard_normal(2), 1101)]
+
+
+def _run(
+    solution: Any, program: str, arrays: Any, gradient: Any, *, retain_graph: bool = False, constant: str = ""
+) -> tuple[list[Any], list[Any]]:
+    """Build the graph and walk it: the ops, and the gradients of the leaves."""
+    leaves = {name: Tensor(a, requires_grad=name != constant) for name, a in zip("xy", arrays, strict=False)}
+    values: dict[str, Any] = dict(leaves)
+    exec(program, {name: partial(Op.apply, name=name) for name in RULES}, values)
+    root = list(values.values())[-1]
+    ops = dict.fromkeys(v.function for v in values.values() if v.function is not None)
     found: dict[Any, Any] = {}
-    solution(values[-1].function, values[-1].output_index, gradient, False, found)
-    return tuple(found.get(leaf) for leaf in inputs)
+    solution(root.function, root.output_index, gradient, retain_graph, found)
+    return list(ops), [found.get(leaf) for leaf in leaves.values()]
 
 
-def calls(solution: Any, program: Any, leaves: Any, wanted: Any, gradient: Any) -> Any:
-    """Walk and keep the graph; the gradients that each op's backward was called with, one row for each call."""
-    _, ops, values = _build(program, leaves, wanted)
-    solution(values[-1].function, values[-1].output_index, gradient, True, {})
-    return tuple(np.array(getattr(op, "calls", [])) for op in ops if op is not None)
+def leaf_gradients(solution: Any, *args: Any, **settings: Any) -> Any:
+    return tuple(_run(solution, *args, **settings)[1])
 
 
-def released(solution: Any, program: Any, leaves: Any, wanted: Any, gradient: Any, retain_graph: Any) -> Any:
-    """Walk; whether each op was released."""
-    _, ops, values = _build(program, leaves, wanted)
-    solution(values[-1].function, values[-1].output_index, gradient, retain_graph, {})
-    return np.array([op.released for op in ops])
+def calls(solution: Any, *args: Any, **settings: Any) -> Any:
+    """Per op, in the order of the program: the gradients its backward was called with, one row per call."""
+    return tuple(np.array(op.calls) for op in _run(solution, *args, **settings)[0])
 
 
-def chain(solution: Any, x: Any, gradient: Any, length: Any) -> Any:
-    """Walk a chain of many ops; the gradient of the only leaf."""
-    start = Tensor(x, requires_grad=True)
-    y = start
+def released(solution: Any, *args: Any, **settings: Any) -> Any:
+    return np.array([op.released for op in _run(solution, *args, **settings)[0]])
+
+
+def chain(solution: Any, x: Any, gradient: Any, length: int) -> Any:
+    leaf = y = Tensor(x, requires_grad=True)
     for _ in range(length):
         y = Negate.apply(y)
     found: dict[Any, Any] = {}
     solution(y.function, 0, gradient, False, found)
-    return found[start]
+    return found[leaf]
 
 
 def specification(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
@@ -210,266 +170,78 @@ def specification(root: Any, output_index: Any, gradient: Any, retain_graph: Any
             op.release()
 
 
-def _walking(*graphs: Any, retain_graph: bool | None = None, frozen: bool = False) -> Any:
-    def cases(rng: np.random.Generator) -> list[Case]:
-        found = []
-        for num_leaves, program in graphs:
-            leaves = [rng.standard_normal((2, 3)) for _ in range(num_leaves)]
-            wanted = [not (frozen and i == num_leaves - 1) for i in range(num_leaves)]
-            flags = [] if retain_graph is None else [retain_graph]
-            found.append(case(program, leaves, wanted, rng.standard_normal((2, 3)), *flags))
-        return found
-
-    return cases
-
-
-def deep(rng: np.random.Generator) -> list[Case]:
-    """More ops in a row than Python allows nested calls, and an odd number."""
-    return [case(rng.standard_normal(2), rng.standard_normal(2), 1101)]
-
-
-# Wrong solutions
-
-
-def _walk_like(
-    root: Any,
-    output_index: Any,
-    gradient: Any,
-    retain_graph: Any,
-    leaves: Any,
-    *,
-    count: Any = _count_consumers,
-    add: Any = _sum,
-    add_leaf: Any = _sum,
-    none_delivers: bool = True,
-    index_of: Any = lambda edge: edge.output_index,
-    release: bool = True,
-    always_release: bool = False,
-) -> None:
-    left, ready = count(root), [root]
-    arrived: dict[Any, Any] = {root: [None] * len(root.outputs)}
-    arrived[root][output_index] = gradient
-    while ready:
-        op = ready.pop()
-        gradients, edges = _input_gradients(op, arrived.pop(op, None)), op.edges
-        if always_release or (release and not retain_graph):
-            op.release()
-        for edge, g in zip(edges, gradients, strict=True):
-            if edge is None or (g is None and not none_delivers):
-                continue
-            if edge.is_leaf:
-                if g is not None:
-                    leaves[edge.source] = add_leaf(leaves[edge.source], g) if edge.source in leaves else g
-                continue
-            if g is not None:
-                slots = arrived.setdefault(edge.source, [None] * len(edge.source.outputs))
-                before = slots[index_of(edge)]
-                slots[index_of(edge)] = g if before is None else add(before, g)
-            left[edge.source] -= 1
-            if left[edge.source] == 0:
-                ready.append(edge.source)
-
-
-def _overwrite(before: Any, g: Any) -> Any:
-    return g
-
-
-def _add_in_place(before: Any, g: Any) -> Any:
-    before += g
-    return before
-
-
-def _count_ops(root: Any) -> Any:
-    """How many ops use each op, however often."""
-    seen = [root]
-    count: dict[Any, int] = {}
-    for op in seen:
-        for source in {e.source for e in op.edges if e is not None and not e.is_leaf}:
-            count[source] = count.get(source, 0) + 1
-            if source not in seen:
-                seen.append(source)
-    return count
-
-
-def once_for_each_path(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Goes down at once whenever a gradient arrives. Where paths meet, everything below runs once for each path."""
-    stack = [(root, output_index, gradient)]
-    while stack:
-        op, i, g = stack.pop()
-        arrived: list[Any] = [None] * len(op.outputs)
-        arrived[i] = g
-        gradients, edges = _input_gradients(op, arrived), op.edges
-        if not retain_graph:
-            op.release()
-        for edge, d in zip(edges, gradients, strict=True):
-            if edge is None or d is None:
-                continue
-            if edge.is_leaf:
-                before = leaf_gradients.get(edge.source)
-                leaf_gradients[edge.source] = d if before is None else before + d
-            else:
-                stack.append((edge.source, edge.output_index, d))
-
-
-def first_come_first_served(
-    root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any
-) -> None:
-    """Runs an op as soon as the first gradient reaches it, and never again: what comes later is lost."""
-    queue, seen = [root], {root}
-    arrived = {root: [None] * len(root.outputs)}
-    arrived[root][output_index] = gradient
-    for op in queue:  # grows while it is walked
-        gradients, edges = _input_gradients(op, arrived.get(op)), op.edges
-        if not retain_graph:
-            op.release()
-        for edge, g in zip(edges, gradients, strict=True):
-            if edge is None or g is None:
-                continue
-            if edge.is_leaf:
-                before = leaf_gradients.get(edge.source)
-                leaf_gradients[edge.source] = g if before is None else before + g
-                continue
-            slots = arrived.setdefault(edge.source, [None] * len(edge.source.outputs))
-            before = slots[edge.output_index]
-            slots[edge.output_index] = g if before is None else before + g
-            if edge.source not in seen:
-                seen.add(edge.source)
-                queue.append(edge.source)
-
-
-def overwrites_inside(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """`arrived[source] = grad` keeps the last gradient of an op with several consumers. They add up."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, add=_overwrite)
-
-
-def overwrites_leaves(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Keeps the last gradient of a leaf that is used several times. Leaves collect sums too."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, add_leaf=_overwrite)
-
-
-def adds_in_place(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """`seen += grad` writes into an array that an op may have handed to another input too, as a + b does."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, add=_add_in_place, add_leaf=_add_in_place)
-
-
-def counts_ops_instead_of_edges(
-    root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any
-) -> None:
-    """Counts the ops that use an op. x · x is one op with two edges to x: its two deliveries make x run too early."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, count=_count_ops)
-
-
-def none_never_delivers(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Skips an edge whose gradient is None before counting it: its source then waits for ever."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, none_delivers=False)
-
-
-def first_output_only(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Puts every gradient at output 0 and ignores edge.output_index. An op can have several outputs."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, index_of=lambda edge: 0)
-
-
-def starts_at_output_zero(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Hands the first gradient to output 0 of the root and ignores output_index."""
-    _walk_like(root, 0, gradient, retain_graph, leaf_gradients)
-
-
-def never_releases(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Keeps what every op saved. Calling op.release() on the way lets memory fall while the walk goes on."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, release=False)
-
-
-def always_releases(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Releases every op although retain_graph asks to keep them for another walk."""
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients, always_release=True)
-
-
-def recursive(root: Any, output_index: Any, gradient: Any, retain_graph: Any, leaf_gradients: Any) -> None:
-    """Sorts by recursion. Python allows about a thousand nested calls; a deep model has more ops in a row."""
-    order: list[Any] = []
-    seen = set()
-
-    def visit(op: Any) -> None:
-        seen.add(op)
-        for edge in op.edges:
-            if edge is not None and not edge.is_leaf and edge.source not in seen:
-                visit(edge.source)
-        order.append(op)
-
-    visit(root)
-    _walk_like(root, output_index, gradient, retain_graph, leaf_gradients)
-
-
+MEET = "draw the graph of the case; the gradient of a leaf is a sum over all paths to it"
+ONCE = "count the edges to each op, run it when all have delivered; result i: the calls of op i, one row each"
+TWICE = "x · x has two edges to x: count both; result i: the calls of op i, one row each"
+NONE = "an edge with a None has delivered: count it down; result i: the calls of op i, one row each"
+ROOM = "keep op.edges, call op.release(), then go through the edges"
 CHECKS = (
-    Check("a single op", 1, _walking(*ONE_OP), "hand the gradient to the root, its results to leaves", leaf_gradients),
-    Check(
-        "gradients add up where paths meet",
-        2,
-        _walking(*DIAMONDS),
-        "draw the graph of the case; the gradient of a leaf is a sum over all paths to it",
-        leaf_gradients,
-    ),
-    Check(
-        "each op once, after all its consumers",
-        4,
-        _walking(*DIAMONDS, *LADDER),
-        "count the edges to each op, run it when all have delivered; result i are the calls of op i, one row each",
-        calls,
-    ),
-    Check(
-        "an op used twice by the same op",
-        2,
-        _walking(*REUSE),
-        "x · x has two edges to x: count both; result i are the calls of op i, one row each",
-        calls,
-    ),
-    Check("a leaf used twice", 1, _walking(*REUSE[:1]), "leaves collect sums too", leaf_gradients),
-    Check("adds out of place", 1, _walking(*SHARED), "write a + b, never a += b", leaf_gradients),
-    Check(
-        "None ends a branch, not the walk",
-        2,
-        _walking(*STOPPED),
-        "an edge with a None has delivered: count it down; result i are the calls of op i, one row each",
-        calls,
-    ),
-    Check("only what the result depends on", 1, _walking(*OUTSIDE), "begin counting at the root", leaf_gradients),
-    Check("constants have no edge", 1, _walking(*OUTSIDE, frozen=True), "skip edges that are None", leaf_gradients),
-    Check(
-        "ops with several outputs",
-        2,
-        _walking(*TWO_OUTPUTS),
-        "one place for each output: output_index",
-        leaf_gradients,
-    ),
-    Check(
-        "more ops in a row than Python nests calls",
-        1,
-        deep,
-        "keep a list of what is ready instead of recursion",
-        chain,
-        second_oracle=False,
-    ),
-    Check(
-        "releases what it has passed",
-        1,
-        _walking(*DIAMONDS, *STOPPED, retain_graph=False),
-        "keep op.edges, call op.release(), then go through the edges",
-        released,
-    ),
-    Check("keeps the graph if asked", 1, _walking(*DIAMONDS, retain_graph=True), "look at retain_graph", released),
+    Check("a single op", 1, programs(*ONE_OP), "hand the gradient to the root, its results to leaves", leaf_gradients),
+    Check("gradients add up where paths meet", 2, programs(*DIAMONDS), MEET, leaf_gradients),
+    Check("each op once, after all its consumers", 4, programs(*DIAMONDS, LADDER, retain_graph=True), ONCE, calls),
+    Check("an op used twice by the same op", 2, programs(*REUSE, retain_graph=True), TWICE, calls),
+    Check("a leaf used twice", 1, programs(REUSE[0]), "leaves collect sums too", leaf_gradients),
+    Check("adds out of place", 1, programs(*SHARED), "write a + b, never a += b", leaf_gradients),
+    Check("None ends a branch, not the walk", 2, programs(*STOPPED, retain_graph=True), NONE, calls),
+    Check("only what the result depends on", 1, programs(*OUTSIDE), "begin counting at the root", leaf_gradients),
+    Check("constants have no edge", 1, programs(*OUTSIDE, constant="y"), "skip edges that are None", leaf_gradients),
+    Check("ops with several outputs", 2, programs(*TWO_OUTPUTS), "one place per output: output_index", leaf_gradients),
+    Check("thousands of ops in a row", 1, deep, "keep a list of ready ops; do not recurse", chain, second_oracle=False),
+    Check("releases what it has passed", 1, programs(*DIAMONDS, *STOPPED), ROOM, released),
+    Check("keeps the graph if asked", 1, programs(*DIAMONDS, retain_graph=True), "look at retain_graph", released),
 )
 
-MISTAKES = (
-    once_for_each_path,
-    first_come_first_served,
-    overwrites_inside,
-    overwrites_leaves,
-    adds_in_place,
-    counts_ops_instead_of_edges,
-    none_never_delivers,
-    first_output_only,
-    starts_at_output_zero,
-    never_releases,
-    always_releases,
-    recursive,
-)
+MISTAKES = edits("""
+once for each path: Goes down whenever a gradient arrives: below a meeting of paths, everything runs once per path.
+- slots = arrived.setdefault(source, [None] * len(source.outputs))
++ slots = [None] * len(source.outputs); ready.append((source, slots))
+- ready = [root]
++ ready = [(root, arrived[root])]
+- op = ready.pop()
++ op, got = ready.pop()
+- arrived.pop(op, None)
++ got
+- ready.append(source)
++ pass
+first come first served: Runs an op as soon as the first gradient reaches it, and never again: what comes later is lost.
+- _count_consumers(root)
++ dict.fromkeys(_count_consumers(root), 1)
+overwrites inside: Keeps the last gradient of an op with several consumers. They add up.
+- slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
++ slots[edge.output_index] = grad
+overwrites leaves: Keeps the last gradient of a leaf that is used several times. Leaves collect sums too.
+- leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
++ leaf_gradients[edge.source] = grad
+adds in place: `seen += grad` may write into an array that an op returned for another input too, as a + b does.
+- total = a + b
++ a += b; total = a
+counts ops instead of edges: x · x is one op with two edges to x. Counted once, x runs before both have delivered.
+- edge in stack.pop().edges
++ edge in {e and e.source: e for e in stack.pop().edges}.values()
+none never delivers: Skips an edge whose gradient is None before counting it: its source then waits forever.
+- if edge is None:
++ if edge is None or grad is None:
+first output only: Puts every gradient at output 0 and ignores edge.output_index. An op can have several outputs.
+- slots[edge.output_index] = grad
++ slots[0] = grad
+- seen = slots[edge.output_index]
++ seen = slots[0]
+starts at output zero: Hands the first gradient to output 0 of the root and ignores output_index.
+- arrived[root][output_index]
++ arrived[root][0]
+never releases: Keeps what every op saved. Calling op.release() on the way frees memory while the walk goes on.
+- if not retain_graph:
+-             op.release()
++ pass
+always releases: Releases every op although retain_graph says to keep them for another walk.
+- if not retain_graph:
+-             op.release()
++ op.release()
+recursive: Counts by recursion. Python allows about a thousand nested calls; a deep model has more ops in a row.
+- stack.append(edge.source)
++ _count_consumers(edge.source, count)
+- _count_consumers(root: "Function")
++ _count_consumers(root: "Function", count=None)
+- count: Counter[Function] = Counter()
++ count = Counter() if count is None else count
+""")

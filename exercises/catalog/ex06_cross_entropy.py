@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.ops.losses import CrossEntropy
-
-from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
+from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..mistakes import edits
 
 EXERCISE = Exercise(
     number=6,
@@ -18,16 +17,16 @@ EXERCISE = Exercise(
     needs=(5,),
     target="moe_numpy.ops.losses:CrossEntropy",
     hints=(
-        "Subtract m = max(x) from a row: ln Σ eˣ - x[t] does not change. Written this way nothing is ever ln 0.",
+        "Subtract max(x) from a row: ln Σ eˣ - x[t] does not change. Written this way, nothing is ever ln 0.",
         "d ln Σ eˣ / dx_v = p_v, the softmax. And d(-x[t])/dx_v is -1 at v = t, else 0. Do not forget the mean.",
-        "x -= rowmax (in a copy); losses = log(exp(x).sum(-1)) - x[arange(n), t]; save p and t. backward: "
+        "x = x - rowmax; losses = log(exp(x).sum(-1)) - x[arange(n), t]; save p and t. backward: "
         "dx = p g/n, dx[arange(n), t] -= g/n, ignored rows 0; return it in the logits' shape, and None for targets.",
     ),
 )
 
 
 def specification(logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-    """Each target that counts: ln Σ e^x minus its own x."""
+    """Per target that counts: ln Σ e^x minus its own x."""
     num_classes = logits.shape[-1]
     if targets.dtype.kind not in "iu":
         raise TypeError("targets")
@@ -50,12 +49,11 @@ def specification(logits: Any, targets: Any, *, ignore_index: int | None = None)
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    """Not square, leading axes, a single row and a single class."""
     return [_case(rng, s, v) for s, v in [((5,), 3), ((2, 4), 6), ((3,), 7), ((1,), 4), ((3,), 1), ((), 5)]]
 
 
 def large(rng: np.random.Generator) -> list[Case]:
-    """Logits far from 0, far apart, and classes that are masked out."""
+    """Logits far from 0, far apart, or masked."""
     shift = np.array([[1000.0], [-1000.0], [0.0], [500.0]])
     x = rng.standard_normal((4, 5))
     t = np.array([0, 3, 1, 4])
@@ -75,7 +73,6 @@ def ignored(rng: np.random.Generator) -> list[Case]:
 
 
 def refused(rng: np.random.Generator) -> list[Case]:
-    """What has no loss."""
     x = rng.standard_normal((3, 4))
     return [
         case(x, np.array([0, 1, 4])),
@@ -92,202 +89,66 @@ def _case(rng: np.random.Generator, batch: tuple[int, ...], num_classes: int) ->
     return case(rng.standard_normal((*batch, num_classes)), np.asarray(rng.integers(0, num_classes, batch)))
 
 
-# Wrong solutions
-
-
-def _counted(targets: Any, ignore_index: int | None) -> Any:
-    return np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
-
-
-class OverflowsWithoutShift(CrossEntropy):
-    """Exponentiates the logits as they are: e¹⁰⁰⁰ overflows. Take each row's maximum off first; it cancels."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """Without the shift."""
-        super().forward(logits, targets, ignore_index=ignore_index)
-        _, t = self.saved
-        x = logits.reshape(-1, logits.shape[-1])
-        losses = np.log(np.exp(x).sum(axis=-1)) - x[np.arange(len(t)), t]
-        return losses[_counted(targets.reshape(-1), ignore_index)].mean()
-
-
-class LogOfTheSoftmax(CrossEntropy):
-    """-ln softmax(x)[t] in two steps. Where the probability rounds to 0 the loss is infinite: use ln Σ eˣ - x[t]."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """Not fused."""
-        super().forward(logits, targets, ignore_index=ignore_index)
-        p, t = self.saved
-        losses = -np.log(p[np.arange(len(t)), t])
-        return losses[_counted(targets.reshape(-1), ignore_index)].mean()
-
-
-class OneShiftForAll(CrossEntropy):
-    """Takes the maximum of the whole array off: rows far below it underflow to 0. Each row needs its own."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """The shift of another row."""
-        super().forward(logits, targets, ignore_index=ignore_index)
-        _, t = self.saved
-        x = logits.reshape(-1, logits.shape[-1])
-        x = x - x.max()
-        losses = np.log(np.exp(x).sum(axis=-1)) - x[np.arange(len(t)), t]
-        return losses[_counted(targets.reshape(-1), ignore_index)].mean()
-
-
-class ForgetsToAverage(CrossEntropy):
-    """Sums over the targets. The loss is their mean: it must not grow with the batch."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """A sum."""
-        loss = super().forward(logits, targets, ignore_index=ignore_index) * self.n
-        self.n = 1
-        return loss
-
-
-class AveragesOverIgnored(CrossEntropy):
-    """Divides by the number of all targets. Those that are ignored do not count in n either."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """Too large an n."""
-        loss = super().forward(logits, targets, ignore_index=ignore_index)
-        loss = loss * (self.n / targets.size)
-        self.n = targets.size
-        return loss
-
-
-class GradientIntoIgnored(CrossEntropy):
-    """Rows whose target is ignored still get a gradient. They had no part in the loss."""
-
-    def backward(self, grad: Any) -> Any:
-        """For all rows."""
-        p, t = self.saved
-        scale = grad / self.n
-        dx = p * scale
-        dx[np.arange(len(t)), t] -= scale
-        return dx.reshape(self.shape), None
-
-
-class GradientNotAveraged(CrossEntropy):
-    """dx = g (p - onehot): the 1/n of the mean is missing in backward."""
-
-    def backward(self, grad: Any) -> Any:
-        """n times too large."""
-        dx, _ = super().backward(grad)
-        return dx * self.n, None
-
-
-class ForgetsTheTarget(CrossEntropy):
-    """dx = g p / n: the derivative of ln Σ eˣ alone. The term -x[t] takes 1 off at the target."""
-
-    def backward(self, grad: Any) -> Any:
-        """Without the one-hot."""
-        p, _ = self.saved
-        dx = p * (grad / self.n)
-        if self.ignored is not None:
-            dx[self.ignored] = 0
-        return dx.reshape(self.shape), None
-
-
-class TheTargetAlone(CrossEntropy):
-    """Only the target's logit gets a gradient. The other logits are in Σ eˣ too and must be pushed down."""
-
-    def backward(self, grad: Any) -> Any:
-        """Zero elsewhere."""
-        _, t = self.saved
-        dx, _ = super().backward(grad)
-        only = np.zeros((len(t), self.shape[-1]), dx.dtype)
-        rows = np.arange(len(t))
-        only[rows, t] = dx.reshape(only.shape)[rows, t]
-        return only.reshape(self.shape), None
-
-
-class SignFlipped(CrossEntropy):
-    """dx = g (onehot - p) / n: this pushes the target's logit down."""
-
-    def backward(self, grad: Any) -> Any:
-        """Uphill."""
-        dx, _ = super().backward(grad)
-        return -dx, None
-
-
-class IgnoresUpstream(CrossEntropy):
-    """Backward leaves out the gradient from above. Even a loss may be scaled before it is summed with others."""
-
-    def backward(self, grad: Any) -> Any:
-        """As if g were 1."""
-        return super().backward(np.ones_like(grad))
-
-
-class LossInBits(CrossEntropy):
-    """Takes logarithms to base 2. The contract says nats: the natural logarithm."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """Another unit."""
-        loss = super().forward(logits, targets, ignore_index=ignore_index)
-        return loss / np.log(np.asarray(2, loss.dtype))
-
-
-class LetsNegativeTargetsWrap(CrossEntropy):
-    """Does not look at the targets: x[-1] is the last class to NumPy, so a wrong target goes unseen."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """Python indexing."""
-        if targets.dtype.kind in "iu":
-            counts = _counted(targets, ignore_index)
-            targets = np.where(counts & (targets < 0), targets + logits.shape[-1], targets)
-        return super().forward(logits, targets, ignore_index=ignore_index)
-
-
-class NothingIsNothing(CrossEntropy):
-    """Returns 0 if no target counts. The mean of nothing has no value; ValueError shows the mistake at once."""
-
-    def forward(self, logits: Any, targets: Any, *, ignore_index: int | None = None) -> Any:
-        """Zero instead of an error."""
-        if targets.dtype.kind in "iu" and not _counted(targets, ignore_index).any():
-            return np.zeros((), logits.dtype)
-        return super().forward(logits, targets, ignore_index=ignore_index)
-
-
+BY_HAND = one_by_one(case(np.zeros((1, 2)), np.array([1])), case(np.zeros((2, 4)), np.array([0, 3])))
+LARGE = "p comes from the shifted logits"
+NEXT = "g (p - onehot) / n in the shape of the logits; a row without a loss has the gradient 0"
 CHECKS = (
-    Check("the mean loss", 2, typical, "flatten to [n, V]; one loss for each row, then the mean"),
+    Check("the mean loss", 2, typical, "flatten to [n, V]; one loss per row, then the mean"),
     Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
     Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
-    Check("refuses what has no loss", 1, refused, "see Raises; NumPy takes x[-1] without a word"),
+    Check("refuses what has no loss", 1, refused, "see Raises; NumPy takes x[-1] without an error"),
     Check("gradient", 4, typical, "g (p - onehot) / n, in the shape of the logits", gradient=True),
     Check("gradient with ignored targets", 2, ignored, "a row without a loss has the gradient 0", gradient=True),
-    Check(
-        "gradient of large logits",
-        1,
-        large,
-        "p comes from the shifted logits",
-        gradient=True,
-        finite_differences=False,
-    ),
-    Check("loss in float32", 1, float32(typical), "float32 in, float32 out"),
-    Check("gradient in float32", 1, float32(ignored), "float32 in, float32 out", gradient=True),
-    Check("arrays with gaps", 1, strided(ignored), "do not write into the logits", gradient=True),
-    Check(
-        "knows the smallest example",
-        1,
-        one_by_one(case(np.zeros((1, 2)), np.array([1])), case(np.zeros((2, 4)), np.array([0, 3]))),
-        "by hand: ln 2 and ln 4, the loss of not knowing",
-    ),
+    Check("gradient of large logits", 1, large, LARGE, gradient=True, finite_differences=False),
+    *standard_checks(ignored, gradient=NEXT),
+    Check("the smallest example", 1, BY_HAND, "by hand: ln 2 and ln 4, the loss of a uniform guess"),
 )
 
-MISTAKES = (
-    OverflowsWithoutShift,
-    LogOfTheSoftmax,
-    OneShiftForAll,
-    ForgetsToAverage,
-    AveragesOverIgnored,
-    GradientIntoIgnored,
-    GradientNotAveraged,
-    ForgetsTheTarget,
-    TheTargetAlone,
-    SignFlipped,
-    IgnoresUpstream,
-    LossInBits,
-    LetsNegativeTargetsWrap,
-    NothingIsNothing,
-)
+MISTAKES = edits("""
+overflows without shift: e¹⁰⁰⁰ overflows. Take each row's maximum off first; it cancels.
+- shifted = x - x.max(axis=1, keepdims=True)
++ shifted = x
+log of the softmax: Where the probability rounds to 0 the loss is infinite. Write ln Σ eˣ - x[t] instead.
+- np.log(total[:, 0]) - shifted[np.arange(len(target)), target]
++ -np.log((e / total)[np.arange(len(target)), target])
+one shift for all: Takes off the maximum of the whole array: rows far below it underflow to 0. Each row needs its own.
+- x.max(axis=1, keepdims=True)
++ x.max()
+forgets to average: Sums over the targets. The loss is their mean: it must not grow with the batch.
+- losses.mean() if self.ignored is None else losses[~self.ignored].mean()
++ losses.sum() if self.ignored is None else losses[~self.ignored].sum()
+- grad / self.n
++ grad
+averages over ignored: Divides by the number of all targets. n does not count the ignored ones.
+- losses.mean() if self.ignored is None else losses[~self.ignored].mean()
++ losses.mean() if self.ignored is None else losses[~self.ignored].sum() / t.size
+- self.n = logits.shape, counted.size
++ self.n = logits.shape, t.size
+gradient into ignored: Rows whose target is ignored still get a gradient. They had no part in the loss.
+- dx[self.ignored] = 0
++ pass
+gradient not averaged: dx = g (p - onehot): the 1/n of the mean is missing in backward.
+- grad / self.n
++ grad
+forgets the target: dx = g p / n is the derivative of ln Σ eˣ alone. The term -x[t] takes 1 off at the target.
+- grad[:, None] * difference
++ grad[:, None] * p
+the target alone: Only the target's logit gets a gradient. The others are in Σ eˣ too and must be pushed down.
+- grad[:, None] * difference
++ np.where(np.arange(p.shape[1]) == target[:, None], grad[:, None] * difference, 0)
+sign flipped: dx = g (onehot - p) / n: this pushes the target's logit down.
+- grad[:, None] * difference
++ -grad[:, None] * difference
+ignores upstream: Leaves out the gradient from above. Even a loss may be scaled before it is summed with others.
+- grad / self.n
++ 1 / self.n
+loss in bits: Takes logarithms to base 2. The contract says nats: the natural logarithm.
+- losses, p = cross_entropy(x, t)
++ losses, p = cross_entropy(x, t); losses /= np.log(2)
+lets negative targets wrap: x[-1] is the last class to NumPy: a negative target goes unnoticed.
+- counted.min() < 0 or counted.max() >= num_classes
++ counted.max() >= num_classes
+nothing is nothing: Returns 0 if no target counts. The mean of nothing has no value; ValueError shows the error at once.
+- raise ValueError(f"none of the {targets.size} targets counts (ignore_index={ignore_index})")
++ return np.zeros((), logits.dtype)
+""")

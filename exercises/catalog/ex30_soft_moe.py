@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.ops import Affine, MatMul, Softmax, Transpose
 
-from ..exercise import Case, Check, Exercise, case, float32, one_by_one, strided
+from ..exercise import Case, Check, Exercise, case, float32, one_by_one, standard_checks
+from ..mistakes import edits
 
 EXERCISE = Exercise(
     number=30,
@@ -20,7 +20,7 @@ EXERCISE = Exercise(
     target="moe_numpy.moe.soft:fill_slots",
     imports=("from moe_numpy.ops import Affine, MatMul, Softmax, Transpose",),
     hints=(
-        "x and phi are Tensors: stay with the ops, and the gradient comes by itself. Affine.apply(x, phi, None) is "
+        "x and phi are Tensors: stay with the ops, and the engine finds the gradient. Affine.apply(x, phi, None) is "
         "X Φᵀ for the whole batch.",
         "H has the axes batch, tokens, slots. D = Softmax.apply(h, axis=1), C = Softmax.apply(h, axis=2).",
         "The slots are MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x); return them and combine.",
@@ -62,19 +62,12 @@ SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4)]  # B, S, d, n
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    """Several sequences, more and fewer slots than tokens."""
     return [case(rng.standard_normal((b, s, d)), rng.standard_normal((n, d))) for b, s, d, n in SIZES]
 
 
 def small(rng: np.random.Generator) -> list[Case]:
-    """One token, one slot, or no sequence."""
-    phi = rng.standard_normal((1, 3))
-    return [
-        case(rng.standard_normal((1, 1, 3)), phi),
-        case(rng.standard_normal((2, 1, 3)), rng.standard_normal((4, 3))),
-        case(rng.standard_normal((2, 4, 3)), phi),
-        case(np.zeros((0, 4, 3)), phi),
-    ]
+    shapes = [((1, 1, 3), 1), ((2, 1, 3), 4), ((2, 4, 3), 1), ((0, 4, 3), 1)]
+    return [case(rng.standard_normal(shape), rng.standard_normal((n, 3))) for shape, n in shapes]
 
 
 def large(rng: np.random.Generator) -> list[Case]:
@@ -83,128 +76,61 @@ def large(rng: np.random.Generator) -> list[Case]:
 
 
 def with_gradients(rng: np.random.Generator) -> list[Case]:
-    """The same, with upstream gradients of both results."""
-    return [
-        case(
-            rng.standard_normal((b, s, d)),
-            rng.standard_normal((n, d)),
-            rng.standard_normal((b, n, d)),
-            rng.standard_normal((b, s, n)),
-        )
-        for b, s, d, n in SIZES
-    ]
+    """The typical ones, with upstream gradients of both results."""
+    shapes = [((b, s, d), (n, d), (b, n, d), (b, s, n)) for b, s, d, n in SIZES]
+    return [case(*(rng.standard_normal(shape) for shape in four)) for four in shapes]
 
 
-# Wrong solutions
-
-
-def _turned(x: Any) -> Any:
-    return Transpose.apply(x, axes=(0, 2, 1))
-
-
-def _parts(x: Any, phi: Any, dispatch_axis: int = 1, combine_axis: int = 2) -> Any:
-    h = Affine.apply(x, phi, None)
-    return Softmax.apply(h, axis=dispatch_axis), Softmax.apply(h, axis=combine_axis)
-
-
-def dispatch_over_slots(x: Any, phi: Any) -> Any:
-    """Normalises both over the slots. A slot is then no mean of tokens: its weights do not sum to 1."""
-    dispatch, combine = _parts(x, phi, dispatch_axis=2)
-    return MatMul.apply(_turned(dispatch), x), combine
-
-
-def combine_over_tokens(x: Any, phi: Any) -> Any:
-    """Normalises both over the tokens. What a token gets back is then no mean of answers."""
-    dispatch, combine = _parts(x, phi, combine_axis=1)
-    return MatMul.apply(_turned(dispatch), x), combine
-
-
-def axes_swapped(x: Any, phi: Any) -> Any:
-    """Normalises dispatch over slots and combine over tokens: the other way round."""
-    dispatch, combine = _parts(x, phi, 2, 1)
-    return MatMul.apply(_turned(dispatch), x), combine
-
-
-def mixes_over_the_batch(x: Any, phi: Any) -> Any:
-    """Normalises over axis 0: that is the batch. Sequences then see one another; tokens are axis 1."""
-    dispatch, combine = _parts(x, phi, dispatch_axis=0)
-    return MatMul.apply(_turned(dispatch), x), combine
-
-
-def hard_choice(x: Any, phi: Any) -> Any:
-    """Gives each slot its best token only. Soft MoE chooses nothing: a slot is a weighted mean of all tokens."""
-    dispatch, combine = _parts(x, phi)
-    best = dispatch.data == dispatch.data.max(axis=1, keepdims=True)
-    return MatMul.apply(_turned(Tensor(best.astype(dispatch.dtype))), x), combine
-
-
-def no_softmax(x: Any, phi: Any) -> Any:
-    """Mixes with the logits themselves: they are no weights, and grow without bound."""
-    h = Affine.apply(x, phi, None)
-    return MatMul.apply(_turned(h), x), Softmax.apply(h, axis=2)
-
-
-def plain_mean(x: Any, phi: Any) -> Any:
-    """Gives every token the weight 1/S. Then all slots hold the same, and Φ learns nothing from them."""
-    h = Affine.apply(x, phi, None)
-    dispatch = Softmax.apply(h * 0.0, axis=1)
-    return MatMul.apply(_turned(dispatch), x), Softmax.apply(h, axis=2)
-
-
-def scaled_like_attention(x: Any, phi: Any) -> Any:
-    """Divides the logits by √d, as attention does. H = X Φᵀ here; Φ is drawn with a scale that fits."""
-    h = Affine.apply(x, phi, None) * x.shape[2] ** -0.5
-    return MatMul.apply(_turned(Softmax.apply(h, axis=1)), x), Softmax.apply(h, axis=2)
-
-
-def dispatch_is_constant(x: Any, phi: Any) -> Any:
-    """Makes D from plain arrays: forward is right, but no gradient goes through the weights. Stay with Tensors."""
-    dispatch, combine = _parts(x, phi)
-    return MatMul.apply(_turned(Tensor(dispatch.data)), x), combine
-
-
-def combine_is_constant(x: Any, phi: Any) -> Any:
-    """Makes C from plain arrays: forward is right, but it then has no gradient. Stay with Tensors."""
-    dispatch, combine = _parts(x, phi)
-    return MatMul.apply(_turned(dispatch), x), Tensor(combine.data)
-
-
-def tokens_are_constant(x: Any, phi: Any) -> Any:
-    """Mixes plain arrays: x enters twice, in the weights and as what is mixed, and both ways have a gradient."""
-    dispatch, combine = _parts(x, phi)
-    return MatMul.apply(_turned(dispatch), Tensor(x.data)), combine
-
-
+BY_HAND = one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, 0.0]])))
 NEXT = "x is used twice, in H and in Dᵀ X; build everything from Tensors and the ops, and the engine adds both up"
-
-
 CHECKS = (
     Check("slots and combine weights", 4, typical, "D sums to 1 over tokens, C over slots", run=slots),
     Check("one token, one slot, no sequence", 1, small, "keep all three axes", run=slots),
-    Check("large logits", 1, large, "use the library's Softmax, which shifts", run=slots),
-    Check("float32", 1, float32(typical), "float32 in, float32 out", run=slots),
+    Check("large logits", 1, large, "use the library's Softmax, which takes the maximum off", run=slots),
     Check("gradients", 4, with_gradients, NEXT, run=gradients, second_oracle=False),
     Check("gradients in float32", 1, float32(with_gradients), NEXT, run=gradients, second_oracle=False),
-    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=slots),
+    *standard_checks(typical, run=slots),
     Check(
         "by hand",
         1,
-        one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, 0.0]]))),
+        BY_HAND,
         "H = [[ln 3, 0], [0, 0]]: slot 0 holds 3/4 of token 0, and token 0 reads 3/4 from slot 0",
         run=slots,
     ),
 )
 
-MISTAKES = (
-    dispatch_over_slots,
-    combine_over_tokens,
-    axes_swapped,
-    mixes_over_the_batch,
-    hard_choice,
-    no_softmax,
-    plain_mean,
-    scaled_like_attention,
-    dispatch_is_constant,
-    combine_is_constant,
-    tokens_are_constant,
-)
+MISTAKES = edits("""
+dispatch over slots: Normalises both over the slots. A slot is then no mean of tokens: its weights do not sum to 1.
+- axis=1
++ axis=2
+combine over tokens: Normalises both over the tokens. What a token gets back is then no mean of answers.
+- axis=2
++ axis=1
+axes swapped: Normalises dispatch over slots and combine over tokens: the other way round.
+- Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
++ Softmax.apply(h, axis=2), Softmax.apply(h, axis=1)
+mixes over the batch: Normalises over axis 0, the batch: sequences then see one another. Tokens are axis 1.
+- axis=1
++ axis=0
+hard choice: Gives each slot its best token only. Soft MoE does not choose: a slot is a weighted mean of all tokens.
+- apply(dispatch
++ apply(Tensor((dispatch.data == dispatch.data.max(axis=1, keepdims=True)).astype(x.dtype))
+no softmax: Mixes with the logits themselves: they are not weights, and grow without bound.
+- Softmax.apply(h, axis=1)
++ h
+plain mean: Gives every token the weight 1/S. Then all slots hold the same, and Φ learns nothing from them.
+- Softmax.apply(h, axis=1)
++ Softmax.apply(h * 0.0, axis=1)
+scaled like attention: Divides the logits by √d, as attention does. H = X Φᵀ here; Φ is drawn at the right scale.
+- Affine.apply(x, phi, None)
++ Affine.apply(x, phi, None) * x.shape[2] ** -0.5
+dispatch is constant: Makes D from plain arrays: no gradient goes through the weights. Stay with Tensors.
+- apply(dispatch
++ apply(Tensor(dispatch.data)
+combine is constant: Makes C from plain arrays: it then has no gradient. Stay with Tensors.
+- x), combine
++ x), Tensor(combine.data)
+tokens are constant: Mixes plain arrays: x enters twice, in the weights and as what is mixed, each with a gradient.
+- x), combine
++ Tensor(x.data)), combine
+""")

@@ -1,7 +1,4 @@
-"""Exercise 32: positions in queues as a compiled loop.
-
-The wrong solutions are plain Python, so that looking at the list of exercises needs no numba.
-"""
+"""Exercise 32: positions in queues as a compiled loop. The mistakes are plain Python: the list needs no numba."""
 
 from typing import Any
 
@@ -9,7 +6,7 @@ import numpy as np
 
 from moe_numpy import kernels
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, strided
+from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
 
 EXERCISE = Exercise(
     number=32,
@@ -23,8 +20,8 @@ EXERCISE = Exercise(
     preload=("numba",),
     time_limit=20.0,
     hints=(
-        "Two arrays: one counter for each key, and the result. Walk through keys once.",
-        "The place of entry n is the counter of its key before it is counted itself.",
+        "Two arrays: one counter per key, and the result. Walk through keys once.",
+        "The place of entry n is its key's counter, read before entry n is counted.",
         "seen = np.zeros(num_keys, np.int64); for n in range(len(keys)): position[n] = seen[keys[n]]; "
         "seen[keys[n]] += 1. With @njit above the function.",
     ),
@@ -32,18 +29,17 @@ EXERCISE = Exercise(
 
 
 def is_compiled(solution: Any, keys: Any, num_keys: int) -> bool:
-    """Whether it ran as machine code: a dispatcher of numba with a signature outside of object mode."""
+    """Whether it ran as machine code: numba's dispatcher has a signature outside object mode."""
     solution(keys, num_keys)
     return bool(getattr(solution, "nopython_signatures", ()))
 
 
 def specification(keys: Any, num_keys: int) -> Any:
-    """The definition among the library's kernels, which sorts."""
+    """The library's kernel, which sorts."""
     return kernels.position_by_key(keys, num_keys)
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    """Several lengths, few and many queues."""
     return [case(rng.integers(0, e, n), e) for n, e in [(12, 4), (30, 3), (9, 16), (1, 1), (40, 7)]]
 
 
@@ -52,15 +48,26 @@ def extremes(rng: np.random.Generator) -> list[Case]:
     return [case(np.full(6, 2), 3), case(rng.permutation(7), 7), case(rng.integers(0, 3, 20), 50)]
 
 
-def nobody(rng: np.random.Generator) -> list[Case]:
-    """No entries."""
-    return [case(np.zeros(0, np.int64), 4)]
+COMPILED = one_by_one(case(np.array([1, 0, 1]), 2))
+CHECKS = (
+    Check("counts earlier entries of the same key", 4, typical, "one counter per key: read, then count up"),
+    Check("one queue, many queues, unused queues", 2, extremes, "num_keys counters, all 0 at first"),
+    Check(
+        "runs as machine code",
+        3,
+        COMPILED,
+        "put @njit above the function, and use scalars and arrays only",
+        run=is_compiled,
+        second_oracle=False,
+    ),
+    *standard_checks(typical, floats=False),
+    Check("no entries", 1, one_by_one(case(np.zeros(0, np.int64), 4)), "an empty array"),
+    Check("known values", 1, one_by_one(case(np.array([2, 0, 2, 2, 0]), 3)), "0, 0, 1, 2, 1"),
+)
 
 
-# Wrong solutions
-
-
-def _loop(keys: Any, num_keys: int) -> Any:
+def not_compiled(keys: Any, num_keys: int) -> Any:
+    """Right, but without njit: Python runs such a loop a hundred times slower."""
     seen = np.zeros(num_keys, np.int64)
     position = np.empty(len(keys), np.int64)
     for n, key in enumerate(keys):
@@ -69,23 +76,18 @@ def _loop(keys: Any, num_keys: int) -> Any:
     return position
 
 
-def not_compiled(keys: Any, num_keys: int) -> Any:
-    """Right, but without njit: Python runs such a loop a hundred times slower."""
-    return _loop(keys, num_keys)
-
-
 def counts_itself(keys: Any, num_keys: int) -> Any:
     """Counts up before it reads: the first in a queue has place 0."""
-    return _loop(keys, num_keys) + 1
+    return not_compiled(keys, num_keys) + 1
 
 
 def counts_later_ones(keys: Any, num_keys: int) -> Any:
-    """Walks backwards: it counts who comes later."""
-    return _loop(keys[::-1], num_keys)[::-1].copy()
+    """Walks backwards: it counts the later entries."""
+    return not_compiled(keys[::-1], num_keys)[::-1].copy()
 
 
 def length_of_the_queue(keys: Any, num_keys: int) -> Any:
-    """Counts everybody in the queue, earlier and later, for each entry."""
+    """Counts the whole queue of each entry, earlier and later ones."""
     return np.bincount(keys, minlength=num_keys)[keys]
 
 
@@ -104,7 +106,7 @@ def resets_at_each_change(keys: Any, num_keys: int) -> Any:
 
 def in_the_order_of_groups(keys: Any, num_keys: int) -> Any:
     """Puts the places in sorted order, one queue after the other. Entry n must be that of keys[n]."""
-    return _loop(np.sort(keys), num_keys)
+    return not_compiled(np.sort(keys), num_keys)
 
 
 def returns_the_counts(keys: Any, num_keys: int) -> Any:
@@ -114,25 +116,9 @@ def returns_the_counts(keys: Any, num_keys: int) -> Any:
 
 def writes_over_the_keys(keys: Any, num_keys: int) -> Any:
     """Writes the places into `keys`, which belong to the caller."""
-    keys[:] = _loop(keys.copy(), num_keys)
+    keys[:] = not_compiled(keys.copy(), num_keys)
     return keys
 
-
-CHECKS = (
-    Check("counts earlier entries of the same key", 4, typical, "one counter for each key: read, then count up"),
-    Check("one queue, many queues, unused queues", 2, extremes, "num_keys counters, all 0 at first"),
-    Check(
-        "runs as machine code",
-        3,
-        one_by_one(case(np.array([1, 0, 1]), 2)),
-        "put @njit above the function, and use scalars and arrays only",
-        run=is_compiled,
-        second_oracle=False,
-    ),
-    Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory"),
-    Check("no entries", 1, nobody, "an empty array"),
-    Check("known values", 1, one_by_one(case(np.array([2, 0, 2, 2, 0]), 3)), "0, 0, 1, 2, 1"),
-)
 
 MISTAKES = (
     not_compiled,

@@ -15,17 +15,16 @@ def gradient_is_right(
 ) -> bool:
     """Whether ``gradient(x, c)`` is the derivative of L(x) = Σ c · f(x), by central differences in float64.
 
-    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / 2h, with a cotangent c that is drawn from ``rng``.
+    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / 2h, with a cotangent c drawn from ``rng``.
 
     Args:
         f: takes an array like x, returns an array of any shape.
         gradient: takes x and the cotangent c, of the shape of f(x); returns an array of x's shape.
-        x: where to check, of any shape, perhaps without entries; float64. It must be as before afterwards.
+        x: where to check, float64 of any shape, perhaps without entries. Left unchanged.
         rng: draws the cotangent.
 
     Returns:
-        True if every entry agrees to 1e-5, relative to the largest of the derivative; else False. False too if the
-        gradient has another shape than x.
+        True if the shape is x's and every entry agrees to 1e-5, relative to the largest entry of the derivative.
     """
     c = rng.standard_normal(np.shape(f(x)))
     analytic = gradient(x.copy(), c)
