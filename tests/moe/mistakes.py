@@ -1,7 +1,7 @@
-"""The mistakes that routing code invites, one or more for each trap, small enough to show.
+"""The mistakes that routing code invites, one or more per trap, small enough to show.
 
-Each docstring says what is wrong and what one would see. Wrong Functions go in with
-``substitute(Right, Wrong)``; wrong parts and settings take the place of the right ones in a ``RouterConfig``.
+Each docstring names the mistake and its symptom. Wrong Functions go in with ``substitute(Right, Wrong)``; wrong parts
+and settings replace the right ones in a ``RouterConfig``.
 """
 
 from dataclasses import replace
@@ -22,16 +22,16 @@ from moe_numpy.moe.selection import ExpertChoice, GroupLimited, TopK
 from moe_numpy.nn import FeedForward, Module
 from moe_numpy.ops import Affine, Concatenate, Softmax
 
-# Trap 1: one expert, and its gate normalised
+# Trap 1: one expert, and its gate weight normalised
 
 
 def renormalized_top_1():
-    """Mistake: divide the gate of the only expert by itself. Symptom: g = 1, and the router never learns."""
+    """Mistake: divide the gate weight of the only expert by itself. Symptom: g = 1, and the router never learns."""
     return RouterConfig(TopK(1), gates=(Gate(Renormalize),))
 
 
 def softmax_after_top_1():
-    """Mistake: softmax over the one selected logit. Symptom: w = 1, and the router never learns."""
+    """Mistake: softmax over the one selected logit. Symptom: g = 1, and the router never learns."""
     return RouterConfig(TopK(1), scores=None, gates=(Gate(SelectedSoftmax),))
 
 
@@ -41,7 +41,7 @@ def softmax_after_top_1():
 class BalanceLossOfSoftCounts(BalanceLoss):
     """Mistake: differentiate the fractions f as if they were P, by the product rule.
 
-    Symptom: a gradient of about twice the size, which no finite difference confirms.
+    Symptom: a gradient about twice as large; finite differences contradict it.
     """
 
     def forward(self, p, f):
@@ -99,17 +99,17 @@ class GroupsMaskedWithZero(GroupLimited):
 
 
 def gate_the_output(config):
-    """Mistake: gates on answers where the model has them on inputs (Llama 4). Symptom: other numbers, same weights."""
+    """Mistake: gate the output where the model gates the input (Llama 4). Symptom: other outputs, same parameters."""
     return replace(config, gate_on="output")
 
 
-# Trap 5: a mask made of gates
+# Trap 5: a mask made of gate weights
 
 
 def dispatch_by_nonzero_gates(x, routing, experts):
-    """Mistake: send a token where its gate is not zero, ``dispatch = (combine != 0)``.
+    """Mistake: send a token where its gate weight is not zero, ``dispatch = (combine != 0)``.
 
-    Symptom: a token whose gate underflows is not sent, and the gate loses the gradient that could revive it.
+    Symptom: a token whose gate weight underflows is not sent, and the gradient that could revive it is lost.
     """
     visible = routing.gate.data != 0
     kept = np.flatnonzero(visible)
@@ -128,7 +128,7 @@ def dispatch_by_nonzero_gates(x, routing, experts):
 
 
 class JitterInPlace(Jitter):
-    """Mistake: multiply the tokens themselves. Symptom: the experts see jittered tokens too."""
+    """Mistake: multiply the tokens in place. Symptom: the experts see jittered tokens too."""
 
     def on_input(self, x, rng):
         x.data[...] *= rng.uniform(1 - self.epsilon, 1 + self.epsilon, x.shape)
@@ -136,7 +136,7 @@ class JitterInPlace(Jitter):
 
 
 class RouterNoisyInEvaluation(Router):
-    """Mistake: never look at the mode. Symptom: the same input is evaluated differently from run to run."""
+    """Mistake: ignore the mode. Symptom: in evaluation the same input gives other outputs from run to run."""
 
     def forward(self, x, batch):
         return super().forward(x, replace(batch, training=True))
@@ -146,9 +146,9 @@ class RouterNoisyInEvaluation(Router):
 
 
 def dispatch_passing_dropped_tokens(x, routing, experts):
-    """Mistake: give a dropped token back, scaled with its router probability, instead of zero.
+    """Mistake: return a dropped token scaled by its router probability, instead of zero.
 
-    Symptom: together with the residual connection it counts 1 + p times.
+    Symptom: with the residual connection the token counts 1 + p times.
     """
     y = dispatch_sorted(x, routing, experts)
     dropped = np.setdiff1d(np.arange(routing.num_tokens), routing.token)
@@ -175,26 +175,26 @@ class LoadWithThresholdsInProbabilities(LoadProbability):
 
 
 class CombineInExpertOrder(Combine):
-    """Mistake: forget the inverse permutation and add up rows as if they still stood in the order of tokens.
+    """Mistake: forget the inverse permutation and add rows as if they were still in token order.
 
     Symptom: shapes and sums are right; each token gets the answers to other tokens.
     """
 
-    def forward(self, r, w, token, *, num_tokens):
-        super().forward(r, w, token, num_tokens=num_tokens)
-        return (r * w[:, None]).reshape(num_tokens, -1, r.shape[1]).sum(axis=1)
+    def forward(self, r, gate, token, *, num_tokens):
+        super().forward(r, gate, token, num_tokens=num_tokens)
+        return (r * gate[:, None]).reshape(num_tokens, -1, r.shape[1]).sum(axis=1)
 
 
 class CombineLosingDuplicates(Combine):
     """Mistake: ``y[token] += rows``, which keeps one of several rows with the same index.
 
-    Symptom: right for top-1; with k experts a token gets the answer of one of them.
+    Symptom: right for top-1; with k experts a token gets the answer of only one.
     """
 
-    def forward(self, r, w, token, *, num_tokens):
-        super().forward(r, w, token, num_tokens=num_tokens)
+    def forward(self, r, gate, token, *, num_tokens):
+        super().forward(r, gate, token, num_tokens=num_tokens)
         y = np.zeros((num_tokens, r.shape[1]), r.dtype)
-        y[token] += r * w[:, None]
+        y[token] += r * gate[:, None]
         return y
 
 
@@ -202,7 +202,7 @@ class CombineLosingDuplicates(Combine):
 
 
 class TopKFromTheEnd(TopK):
-    """Mistake: sort upwards and read from the end. Symptom: ties go to the highest index, here only."""
+    """Mistake: sort ascending and read from the end. Symptom: ties go to the highest index, unlike elsewhere."""
 
     def __call__(self, scores, batch):
         chosen = np.argsort(scores, axis=1, kind="stable")[:, ::-1][:, : self.k]
@@ -211,7 +211,7 @@ class TopKFromTheEnd(TopK):
 
 
 class PickScoresChoosingAgain(PickScores):
-    """Mistake: save nothing and choose once more in backward, with another rule for ties.
+    """Mistake: save nothing and choose again in backward, with another rule for ties.
 
     Symptom: at a tie the gradient goes to an expert that was not chosen.
     """
@@ -243,9 +243,9 @@ class GroupedSwiGLUAveraging(GroupedSwiGLU):
 
 
 class ExpertsThatAreSkipped(Module):
-    """Mistake: one network for each expert, and no call where there is no token.
+    """Mistake: one network per expert, and no call without tokens.
 
-    Symptom: its gradient is None; an optimizer that averages gradients over machines waits for it for ever.
+    Symptom: the gradient is None; an optimizer that averages gradients over machines waits for it forever.
     """
 
     def __init__(self, num_experts, d_model, d_ff, *, rng, dtype):
@@ -267,7 +267,7 @@ class ExpertsThatAreSkipped(Module):
 
 
 class ExpertChoiceCalledCausal(ExpertChoice):
-    """Mistake: train a language model with expert choice. Symptom: a fine loss, and nonsense when it generates."""
+    """Mistake: train a language model with expert choice. Symptom: a low loss, and nonsense in generation."""
 
     causal = True
 
@@ -278,7 +278,7 @@ class ExpertChoiceCalledCausal(ExpertChoice):
 class BalanceOfTheSelected(SwitchBalance):
     """Mistake: average the probabilities of the selected experts only.
 
-    Symptom: the loss falls when the router becomes undecided; even at perfect balance its gradient is not zero.
+    Symptom: the loss falls as the router grows undecided; its gradient is not zero at perfect balance.
     """
 
     def __call__(self, trace):
@@ -291,14 +291,14 @@ class BalanceOfTheSelected(SwitchBalance):
 
 
 class BalanceWithoutGradient(SwitchBalance):
-    """Mistake: log the number, and lose the graph. Symptom: the loss is reported and never falls."""
+    """Mistake: log the number and cut the graph. Symptom: the loss is reported and never falls."""
 
     def __call__(self, trace):
         return super().__call__(trace).detach()
 
 
 class RouterForgettingItsLoss(Router):
-    """Mistake: compute the loss and drop what came back. Symptom: the experts collapse in spite of a coefficient."""
+    """Mistake: compute the loss and discard it. Symptom: the experts collapse whatever the coefficient."""
 
     def forward(self, x, batch):
         return replace(super().forward(x, batch), auxiliary_loss=None)
@@ -316,7 +316,7 @@ class RouterUpdatingEveryForward(Router):
         return routing
 
 
-# Trap 15: the company a token keeps
+# Trap 15: a token that depends on its batch
 
 
 class SoftmaxOverTheBatch(Softmax):
@@ -327,7 +327,7 @@ class SoftmaxOverTheBatch(Softmax):
 
 
 def give_it_a_capacity(config):
-    """Mistake: keep the capacity of training where single answers are wanted. Symptom: they depend on the batch."""
+    """Mistake: keep the capacity of training in evaluation. Symptom: an answer depends on the rest of the batch."""
     return replace(config, capacity=Capacity(1.0))
 
 
@@ -341,7 +341,7 @@ def to_bfloat16(x):
 
 
 class AffineInBfloat16(Affine):
-    """Mistake: compute logits in the precision of the model. Symptom: close experts change places."""
+    """Mistake: compute logits in the precision of the model. Symptom: experts with close logits change places."""
 
     def forward(self, x, weight, bias):
         return to_bfloat16(super().forward(to_bfloat16(x), to_bfloat16(weight), bias))
