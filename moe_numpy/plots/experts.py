@@ -1,4 +1,4 @@
-"""The figures of what experts learned: what their choice depends on, and what is lost without one."""
+"""Figures of what experts learned: what their choice depends on, and what each costs to remove."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ def explained_choice(
     labels: Sequence[str],
     layers: Sequence[int] | None = None,
 ) -> Figure:
-    """How much of the choice of an expert each of K labels explains: one panel a layer, one bar a label.
+    """How much of the choice of an expert each of K labels explains: one panel per layer, one bar per label.
 
     Args:
         trained: shares from 0 to 1, after training.
         untrained: the same before the first step.
-        shuffled: the same after training, with the labels shuffled: what chance gives.
+        shuffled: the same after training, with shuffled labels: what chance gives.
         labels: names of the K labels.
         layers: their numbers in the model.
     """
@@ -67,10 +67,10 @@ def explained_choice(
 def ablation_damage(
     increase: Float[Array, "L E D"], domains: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
-    """What each domain loses when one expert is routed around, one panel a layer.
+    """How much each domain's loss grows without one expert, one panel per layer.
 
     Args:
-        increase: of the loss in bits per byte, without expert e of a layer; negative where it fell.
+        increase: of the loss in bits per byte without expert e of a layer; negative where the loss fell.
         domains: their names.
         layers: their numbers in the model.
     """
@@ -79,7 +79,7 @@ def ablation_damage(
     title = "Loss without one expert: increase in hundredths of a bit per byte"
     figure, panels = grid(num_layers, 1, height=height, title=title)
     top = max(float(abs(increase).max()), 1e-6)
-    # Square root, so that small losses are seen beside the largest one; zero keeps the colour of the middle.
+    # Square root, so that small increases show beside the largest one; zero keeps the middle colour.
     shade = np.sign(increase) * np.sqrt(abs(increase) / top)
     image = None
     for i, (layer, axes) in enumerate(zip(layer_numbers(layers, num_layers), panels, strict=True)):
@@ -92,27 +92,29 @@ def ablation_damage(
         axes.tick_params(length=0)
         expert_ticks(axes, num_experts)
         if i == num_layers - 1:
-            axes.set_xlabel("the expert that is routed around")
+            axes.set_xlabel("ablated expert")
     assert image is not None
     ticks = (0.0, top / 100, top / 10, top / 2, top)
     bar = figure.colorbar(image, ax=panels, pad=0.015, ticks=[math.sqrt(v / top) for v in ticks])
     bar.set_label("hundredths of a bit per byte")
     bar.ax.set_yticklabels([_hundredths(v) for v in ticks])
-    bar.ax.set_ylim(min(0.0, float(shade.min())), 1)  # no more purple than there is
+    bar.ax.set_ylim(min(0.0, float(shade.min())), 1)  # no purple below the smallest value
     return figure
 
 
 def share_against_damage(
     share: Float[Array, "L E D"], increase: Float[Array, "L E D"], domains: Sequence[str]
 ) -> Figure:
-    """Does an expert matter to a domain because the domain uses it? A point for each layer, expert and domain.
+    """Each expert's share of a domain against the domain's loss without it: one point per layer, expert and domain.
 
     Args:
         share: of the domain's assignments that the expert takes.
         increase: of the domain's loss without the expert, in bits per byte.
         domains: their names.
     """
-    figure, panels = grid(len(domains), len(domains), height=3.9, title="Use of an expert, and loss without it")
+    figure, panels = grid(
+        len(domains), len(domains), height=3.9, title="Share of an expert, and loss increase without it"
+    )
     low, high = float(min(increase.min(), 0)), float(increase.max())
     margin = 0.06 * (high - low) + 1e-6
     for i, (domain, axes, style) in enumerate(zip(domains, panels, _cycled(STYLES, len(domains)), strict=True)):
@@ -128,7 +130,7 @@ def share_against_damage(
         axes.set_xlabel("% of the domain's assignments")
         axes.grid(alpha=0.25)
         if i == 0:
-            axes.set_ylabel("increase of its loss, bits per byte")
+            axes.set_ylabel("increase of the loss, bits per byte")
         else:
             axes.tick_params(labelleft=False)
     return figure
@@ -139,6 +141,6 @@ def _cycled(styles: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
 
 
 def _hundredths(bits: float) -> str:
-    """12.3 for 0.123 bits; 0 for what rounds to nothing."""
+    """12.3 for 0.123 bits; 0 for what rounds to zero."""
     text = f"{100 * bits:.1f}"
     return "0" if float(text) == 0 else text

@@ -1,4 +1,4 @@
-"""The figures of the mistakes: what a wrong router does, beside what the right one does."""
+"""Figures of the mistakes: what a wrong router does, beside the right one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from .style import BLUE, GREY, ORANGE, PINK, STYLES, grid, smoothed
 
 _NOTHING, _ITSELF, _EARLIER, _LATER, _FOREIGN = range(5)
 _SIGNS = {".": "•", "x": "×", "+": "+"}
-_KINDS = {  # colour, marker, what it says of the token that was exchanged
+_KINDS = {  # colour, marker, which token was exchanged
     _ITSELF: ("#BBBBBB", "", "the token itself"),
     _EARLIER: (BLUE, ".", "an earlier token of the same sequence"),
     _LATER: (ORANGE, "x", "a later token of the same sequence: the future"),
@@ -23,7 +23,7 @@ _KINDS = {  # colour, marker, what it says of the token that was exchanged
 
 
 def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[str, Float[Array, "S N"]]) -> Figure:
-    """Loss, and how far the router is from where it began, over N steps: the mean and the range of S seeds."""
+    """Loss and distance of the router from its start over N steps: the mean and the range of S seeds."""
     figure, (left, right) = grid(2, 2, height=3.8, title="The task is learned; does the router learn?")
     for axes, runs, label in ((left, loss, "task loss"), (right, moved, "largest change of an entry of $W_g$")):
         for i, (name, values) in enumerate(runs.items()):
@@ -39,8 +39,8 @@ def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[
 
 
 def forbidden_choices(shift: Float[Array, " N"], forbidden: Mapping[str, Float[Array, " N"]]) -> Figure:
-    """The fraction of choices outside the allowed groups, over a shift of all scores that should change nothing."""
-    figure, (axes,) = grid(1, 1, height=3.4, title="Choices of a forbidden expert")
+    """The fraction of choices outside the allowed groups, against a shift of all scores that should change nothing."""
+    figure, (axes,) = grid(1, 1, height=3.4, title="Choices of forbidden experts")
     for i, (name, fraction) in enumerate(forbidden.items()):
         _line(axes, shift, 100 * fraction, i, name)
     axes.invert_xaxis()
@@ -51,7 +51,7 @@ def forbidden_choices(shift: Float[Array, " N"], forbidden: Mapping[str, Float[A
 
 
 def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
-    """For each way to combine: how much of the answer to token s (column) arrives at token t (row)."""
+    """How much of the answer to token s (column) arrives at token t (row), one panel per way to combine."""
     figure, panels = grid(len(shares), len(shares), height=4.0, title="Whose answer does a token get?")
     image = None
     for axes, (name, share) in zip(panels, shares.items(), strict=True):
@@ -70,7 +70,7 @@ def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
 
 
 def who_depends_on_whom(moved: Mapping[str, Bool[Array, "T T"]], sequence_length: int) -> Figure:
-    """Whether exchanging token s (row) moved the output at token t (column), for each router."""
+    """Whether exchanging token s (row) moved the output at token t (column), one panel per router."""
     height = 1.5 + 9.8 / len(moved)
     figure, panels = grid(len(moved), len(moved), height=height, title="Which outputs move if one token is exchanged?")
     colours = ListedColormap(["white", *(colour for colour, _, _ in _KINDS.values())])
@@ -102,21 +102,21 @@ def who_depends_on_whom(moved: Mapping[str, Bool[Array, "T T"]], sequence_length
 
 
 def busiest_expert(share: Mapping[str, Float[Array, " N"]], num_experts: int) -> Figure:
-    """The load of the busiest expert over N steps, in units of the fair share."""
+    """The load of the busiest expert over N steps, in multiples of the fair share."""
     figure, (axes,) = grid(1, 1, height=3.6, title="Load of the busiest expert")
     for i, (name, values) in enumerate(share.items()):
         _line(axes, np.arange(len(values)), num_experts * smoothed(values), i, name)
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set_xlabel("step")
-    axes.set_ylabel("times the fair share")
+    axes.set_ylabel("multiples of the fair share")
     axes.set_ylim(0)
     axes.legend(frameon=False, title="balance loss", loc="lower right", ncols=len(share))
     return figure
 
 
 def flips_by_gap(gap: Float[Array, " N"], flipped: Mapping[str, Float[Array, " N"]]) -> Figure:
-    """The fraction of tokens that choose otherwise than in exact arithmetic, over the gap at the boundary."""
-    figure, (axes,) = grid(1, 1, height=3.6, title="Tokens that choose other experts than in exact arithmetic")
+    """The fraction of tokens whose choice differs from exact arithmetic, against the gap at the boundary."""
+    figure, (axes,) = grid(1, 1, height=3.6, title="Tokens whose experts differ from exact arithmetic")
     for i, (name, fraction) in enumerate(flipped.items()):
         _line(axes, gap, 100 * fraction, i, name)
     axes.set_xscale("log")
@@ -127,14 +127,14 @@ def flips_by_gap(gap: Float[Array, " N"], flipped: Mapping[str, Float[Array, " N
 
 
 def _line(axes: Axes, x: Any, y: Any, i: int, name: str) -> None:
-    """The i-th line: known by its markers, and thinner than those before it, so that none hides another."""
+    """The i-th line, with its own markers, thinner than those before it so that none hides another."""
     every, width = max(1, len(x) // 12), max(1.2, 3.4 - 1.1 * i)
     axes.plot(x, y, **STYLES[i], markevery=(i * every // 3, every), markersize=3 + width, linewidth=width, label=name)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _kinds(moved: Bool[Array, "T T"], sequence_length: int) -> Any:
-    """What each pair is, if its output moved."""
+    """The kind of each pair; nothing where the output did not move."""
     token = np.arange(len(moved))
     changed, output = token[:, None], token[None, :]
     same = changed // sequence_length == output // sequence_length

@@ -1,4 +1,4 @@
-"""The figures of routing: which experts take which domains and bytes, their load, one text's way through."""
+"""Figures of routing: which experts take which domains and bytes, their load, the routing of one text."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, 
 def expert_by_domain(
     shares: Float[Array, "L D E"], domains: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
-    """Which expert takes which domain, one panel a layer; rows that differ show specialties."""
+    """Which expert takes which domain, one panel per layer; different rows mean specialised experts."""
     names = [
         f"layer {layer}: closest domains {100 * s:.0f} % apart"
         for layer, s in zip(layer_numbers(layers, len(shares)), separation(shares), strict=True)
@@ -26,7 +26,7 @@ def expert_by_domain(
 def expert_by_byte(
     shares: Float[Array, "L C E"], classes: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
-    """Which expert takes which kind of byte, one panel a layer."""
+    """Which expert takes which kind of byte, one panel per layer."""
     names = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
     return _share_maps(shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)")
 
@@ -36,7 +36,7 @@ def expert_load(
     dropped: Float[Array, " L"] | None = None,
     layers: Sequence[int] | None = None,
 ) -> Figure:
-    """How much each expert is asked to take, against the fair share, one panel a layer."""
+    """Each expert's share of the assignments, dropped ones included, against the fair share; one panel per layer."""
     num_layers, num_experts = load.shape
     columns = columns_for(num_layers)
     height = 0.7 + 2.0 * math.ceil(num_layers / columns)
@@ -59,10 +59,10 @@ def expert_load(
 
 
 def sentence_routing(routing: SentenceRouting) -> Figure:
-    """Where each byte of one text went: gate weights, one panel a layer, one column a byte."""
+    """The gate weights of one text, one panel per layer, one column per byte."""
     num_layers, length, num_experts = routing.gate.shape
     height = 1.1 + num_layers * (0.45 + max(1.0, min(3.0, 0.14 * num_experts)))
-    title = "Routing of one text: brighter is a larger gate weight"
+    title = "Routing of one text: brighter means a larger gate weight"
     figure, panels = grid(num_layers, 1, height=height, title=title)
     size = min(10.0, 700 / length)
     image = None
@@ -80,12 +80,12 @@ def sentence_routing(routing: SentenceRouting) -> Figure:
     assert image is not None
     figure.colorbar(image, ax=panels, label="gate weight", pad=0.01, fraction=0.03)
     if (routing.asked & (routing.gate == 0)).any():
-        figure.supxlabel("× asked for, but the expert was full", fontsize=9)
+        figure.supxlabel("× dropped: the expert was full", fontsize=9)
     return figure
 
 
 def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: str) -> Figure:
-    """A heat map of percentages for each layer, all on one scale."""
+    """One heat map of percentages per layer, all on one scale."""
     num_layers, num_rows, num_experts = shares.shape
     columns = columns_for(num_layers) if num_experts <= MAX_NUMBERED else 1
     height = 0.8 + math.ceil(num_layers / columns) * (0.75 + 0.33 * num_rows)

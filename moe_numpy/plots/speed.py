@@ -1,4 +1,4 @@
-"""The figures of speed: what a machine can do, where the time of a layer goes, and the benchmarks."""
+"""Figures of speed: what a machine can do, where the time of a layer goes, and the benchmarks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _BARS = (  # key of a row, label, colour, hatch
     ("eager_ms", "transformers, eager", GREY, "//"),
     ("grouped_mm_ms", "transformers, grouped_mm", ORANGE, ".."),
     ("ours_ms", "moe_numpy", BLUE, ""),
-    ("gemm_ms", "matrix products alone", GREEN, "xx"),
+    ("gemm_ms", "matrix multiplications alone", GREEN, "xx"),
 )
 _CUT = 1.9  # longer bars end here, with an arrow
 _OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
@@ -25,16 +25,16 @@ _MARKERS = "osD^vP*Xhp<>"
 
 @dataclass(frozen=True)
 class Spot:
-    """A computation under the roof: so many operations for each byte that it reads or writes, so many each second."""
+    """A computation under the roofline: its operations per byte read or written, and its GFLOP/s."""
 
     name: str
     intensity: float
     gflops: float
-    product: bool
+    matmul: bool
 
 
 def layer_times(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Forward and backward of one layer: each time over that of the faster peer, one panel a machine.
+    """Forward and backward of one layer: each time over that of the faster peer, one panel per machine.
 
     Args:
         results: by title of the panel, the rows of ``python -m moe_numpy bench layer --against torch --json``.
@@ -70,18 +70,20 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
     """Speed against arithmetic intensity, and the roofs min(peak, intensity · bandwidth); both axes logarithmic.
 
     Args:
-        peak: the fastest matrix product, GFLOP/s.
-        bandwidths: by name of the memory, GB/s.
-        spots: at most 12; each has a marker of its own, explained at the side in the order of intensity; where
-            several meet, each stands around the one before.
+        peak: the fastest matrix multiplication, GFLOP/s.
+        bandwidths: GB/s, by name of the memory.
+        spots: at most 12, each with its own marker, listed beside the plot in order of intensity; where several
+            coincide, each is drawn around the one before.
     """
-    figure, (axes,) = grid(1, 1, height=5.0, title="Under the roof")
+    figure, (axes,) = grid(1, 1, height=5.0, title="Roofline")
     ordered = sorted(spots, key=lambda spot: spot.intensity)
     reach = np.geomspace(min(0.05, ordered[0].intensity / 2), max(1000.0, ordered[-1].intensity * 2), 200)
     for (name, bandwidth), style in zip(bandwidths.items(), STYLES, strict=False):
         roof = np.minimum(peak, reach * bandwidth)
         axes.plot(reach, roof, color="black", linestyle=style["linestyle"], label=f"{name}, {bandwidth:.0f} GB/s")
-    axes.text(reach[-1], 1.08 * peak, f"products, {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=10)
+    axes.text(
+        reach[-1], 1.08 * peak, f"matrix multiplication, {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=10
+    )
     for i, (spot, marker) in enumerate(zip(ordered, _MARKERS, strict=False)):
         below = sum(_coincide(spot, other) for other in ordered[:i])
         look: dict[str, Any] = {
@@ -90,7 +92,7 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
             "fillstyle": "none",
             "markeredgewidth": 2,
         }
-        color = BLUE if spot.product else ORANGE
+        color = BLUE if spot.matmul else ORANGE
         axes.plot(spot.intensity, spot.gflops, color=color, linestyle="none", label=spot.name, zorder=3, **look)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -99,7 +101,7 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
     axes.set_xlim(reach[0], reach[-1])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.set_xlabel("operations for each byte")
+    axes.set_xlabel("operations per byte")
     axes.set_ylabel("GFLOP/s")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -113,10 +115,10 @@ def _coincide(a: Spot, b: Spot) -> bool:
 
 
 def time_by_part(bars: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Where time goes: a bar for each name, cut into its parts, in milliseconds.
+    """Where the time goes, in milliseconds: one stacked bar per name.
 
     Args:
-        bars: the parts of each bar; all have the same parts in the same order, at most 5.
+        bars: the parts of each bar, at most 5, the same ones in the same order.
     """
     figure, (axes,) = grid(1, 1, height=1.6 + 0.62 * len(bars), title="Where the time goes")
     totals = [sum(parts.values()) for parts in bars.values()]
@@ -143,8 +145,8 @@ def time_per_token(
     num_experts: Int[Array, " e"],
     by_experts: Mapping[str, Float[Array, " e"]],
 ) -> Figure:
-    """Microseconds for one token: against the number of tokens, logarithmic, and against that of experts, from 0."""
-    figure, panels = grid(2, 2, height=4.2, title="Time for one token")
+    """Microseconds per token against the number of tokens (logarithmic), and against the number of experts (from 0)."""
+    figure, panels = grid(2, 2, height=4.2, title="Time per token")
     sides = ((tokens, by_tokens, "tokens T"), (num_experts, by_experts, "experts E, at equal active work"))
     for axes, (x, lines, size) in zip(panels, sides, strict=True):
         for (name, y), style in zip(lines.items(), STYLES, strict=False):
