@@ -18,7 +18,8 @@ class Batch:
 
     Attributes:
         sequence_length: the T tokens are T / sequence_length sequences, one after the other.
-        lengths: those of the sequences where they differ, as without padding; None if all have sequence_length tokens.
+        lengths: of the sequences where they differ, as they may once padding is taken out; ``sequence_length`` is then
+            the longest. None if all are equal.
         training: whether noise and balancing are on.
         rng: random numbers for the parts that draw them while training.
         token_ids: of any shape with T entries; needed by hash routing.
