@@ -9,7 +9,8 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
 from ..nn import Attention, Embedding, FeedForward, KeyValueCache, Linear, Module, RMSNorm
-from ..typing import Array, Float, Int, Random
+from ..nn.padding import padding_of
+from ..typing import Array, Bool, Float, Int, Random
 from .config import ModelConfig
 
 
@@ -53,13 +54,14 @@ class Block(Module):
         tokens: Int[Array, "B S"],
         cache: KeyValueCache | None,
         rng: Random | None,
+        mask: Bool[Array, "B S"] | None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
         """The new residual stream, and the routing of this layer."""
-        h = x + self.attention(self.attention_norm(x), cache=cache)
+        h = x + self.attention(self.attention_norm(x), cache=cache, mask=mask)
         normed = self.feed_forward_norm(h)
         if isinstance(self.feed_forward, FeedForward):
             return h + self.feed_forward(normed), None
-        y, routing = self.feed_forward(normed, rng, tokens)
+        y, routing = self.feed_forward(normed, rng, tokens, mask)
         return h + y, routing
 
 
@@ -86,6 +88,7 @@ class Transformer(Module):
         *,
         caches: list[KeyValueCache] | None = None,
         rng: Random | None = None,
+        mask: Bool[Array, "B S"] | None = None,
     ) -> Output:
         """Logits at every position.
 
@@ -93,17 +96,25 @@ class Transformer(Module):
             tokens: token ids in [0, vocab_size).
             caches: from :meth:`new_caches`; ``tokens`` then continue the sequence that they hold.
             rng: for the routers' noise in training.
+            mask: True for real tokens; padding may be anywhere and have any id. Logits and auxiliary losses are those
+                without padding. Padded positions have logits too: leave them out of the loss, with the
+                ``ignore_index`` of :class:`moe_numpy.ops.CrossEntropy`.
 
         Raises:
-            ValueError: the sequence is longer than the context.
+            TypeError: the mask is not boolean.
+            ValueError: the sequence is longer than the context, or the mask has another shape or comes with caches.
         """
+        padding = padding_of(mask, tokens.shape)
+        mask = None if padding is None else padding.mask  # on the host: the layers do not wait for it again
+        if mask is not None:
+            tokens = self.namespace.where(self.namespace.asarray(mask), tokens, 0)
         length = tokens.shape[1] + (caches[0].length if caches else 0)
         if length > self.config.context:
             raise ValueError(f"a sequence of {length} tokens does not fit context={self.config.context}")
         x = self.embedding(tokens)
         routings = []
         for i, layer in enumerate(self.layers):
-            x, routing = layer(x, tokens, caches[i] if caches else None, rng)
+            x, routing = layer(x, tokens, caches[i] if caches else None, rng, mask)
             routings.append(routing)
         return Output(self.output(self.norm(x)), tuple(routings))
 

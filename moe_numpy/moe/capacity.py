@@ -12,7 +12,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
-from ..kernels import position_by_key, scatter, stable_order, take_rows
+from ..kernels import position_by_key, scatter, stable_order, take_rows, to_host
 from ..typing import Array, Bool, Float, Int
 from .routing import Batch, Candidates
 
@@ -64,6 +64,9 @@ class Capacity:
             an earlier one.
         scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
             a given number of tokens.
+
+    T counts real tokens, so that padding takes no places and makes none. Mesh TensorFlow and Megatron-LM, whose shapes
+    are fixed, count padded tokens too, and so have more places.
     """
 
     factor: float = 1.25
@@ -89,7 +92,33 @@ class Capacity:
         """How many tokens share the places of an expert."""
         if self.scope == "batch":
             return num_tokens
+        if self.scope == "sequence" and batch.lengths is not None:
+            raise ValueError(
+                f"sequences of {min(batch.lengths)} to {max(batch.lengths)} tokens have no common capacity"
+            )
         return batch.sequence_length if self.scope == "sequence" else int(self.scope)
+
+    def admits(
+        self, candidates: Candidates, scores: Float[Array, "T E"], per_token: float, batch: Batch
+    ) -> tuple[Bool[Array, " M"], int | Int[Array, " M"]]:
+        """Whether each candidate finds a place, and C; C of each where sequences differ in length.
+
+        These ask one sequence after the other, and the candidates must be listed by token.
+        """
+        num_tokens, num_experts = scores.shape
+        if batch.lengths is None or self.scope != "sequence":
+            size = self.size(self.tokens_in_scope(num_tokens, batch), num_experts, per_token)
+            return self.fits(candidates, scores, size, batch), size
+        xp = array_namespace(scores)
+        ends = to_host(xp.searchsorted(candidates.token, xp.cumsum(xp.asarray(batch.lengths)))).tolist()
+        fits, sizes = [], []
+        for start, stop, (mine, alone) in zip([0, *ends], ends, batch.sequences(), strict=False):
+            token, expert, rank = (a[start:stop] for a in (candidates.token, candidates.expert, candidates.rank))
+            own = Candidates(token - mine.start, expert, rank, by_token=True)
+            found, size = self.admits(own, scores[mine], per_token, alone)
+            fits.append(found)
+            sizes.append(xp.full(stop - start, size))
+        return xp.concatenate(fits), xp.concatenate(sizes)
 
     def fits(self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch) -> Bool[Array, " M"]:
         """Whether each candidate finds one of the ``size`` places of its expert.

@@ -19,7 +19,7 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor
 from ..kernels import add_rows, kernel, take_rows
-from ..ops import Cast, MatMul, Reshape, Transpose
+from ..ops import Cast, FillPlaces, MatMul, Reshape, Transpose
 from ..typing import Array, Float, Int
 from .experts import rows_of_experts
 from .routing import Routing
@@ -108,22 +108,6 @@ class GateRows(Function):
         """dr_n = g_n dr'_n and dg_n = r_n · dr'_n."""
         r, gate = self.saved
         return grad * gate[:, None].astype(r.dtype), row_products(grad, r).astype(gate.dtype)
-
-
-class FillPlaces(Function):
-    """buffer[place_n] = r_n: rows into a buffer with padding; unused places stay zero."""
-
-    def forward(self, r: Float[Array, "N d"], place: Int[Array, " N"], *, num_places: int) -> Float[Array, "EC d"]:
-        """Scatter; no place is taken twice."""
-        self.save(place)
-        b = array_namespace(r).zeros((num_places, r.shape[1]), dtype=r.dtype)
-        b[place] = r
-        return b
-
-    def backward(self, grad: Float[Array, "EC d"]) -> tuple[Any, None]:
-        """dr_n = dbuffer[place_n]."""
-        (place,) = self.saved
-        return grad[place], None
 
 
 class GateMask(Function):

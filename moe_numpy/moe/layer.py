@@ -1,14 +1,17 @@
 """Layers with experts, in place of a dense feed-forward layer: route, dispatch, run the experts, combine."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
-from ..nn import FeedForward, Linear, Module
+from ..nn import FeedForward, Linear, Module, Padding
+from ..nn.padding import padding_of
 from ..ops import Concatenate, Sigmoid
-from ..typing import Float, Int, Random
+from ..typing import Bool, Float, Int, Random
 from .dispatch import STRATEGIES, Combine, Permute, gate_input
 from .experts import WithZeroExperts, make_experts, require_sizes, rows_of_experts
 from .router import Router, RouterConfig
@@ -99,15 +102,20 @@ class MoE(Module):
         x: Float[Tensor, "*batch d"],
         rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
+        mask: Bool[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """Return the layer's output, of x's shape, and how it was routed.
+
+        With a mask the result is that of the real tokens without any padding between them, and zero at the padding,
+        which gets no gradient either: it takes no place, counts in no loss, statistic or balancer, and draws no noise.
 
         Args:
             x: [..., S, d]; leading axes are flattened to T tokens, S is the length of a sequence.
             rng: for the router's noise while training.
             token_ids: of x's shape without d, for hash routing.
+            mask: of x's shape without d, True for real tokens; None if all are. See :class:`moe_numpy.nn.Padding`.
         """
-        tokens, batch = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids)
+        tokens, batch, padding = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
         routing = self.router(tokens, batch)
         y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
         if self.shared is not None:
@@ -115,7 +123,7 @@ class MoE(Module):
             if self.shared_gate is not None:
                 always = Sigmoid.apply(self.shared_gate(tokens)) * always
             y = y + always
-        return y.reshape(*x.shape), routing
+        return (y.reshape(*x.shape), routing) if padding is None else _with_padding(y, routing, padding)
 
     def active_parameters(self) -> int:
         """The active parameters per token, on average: all but those of the experts that it does not choose."""
@@ -162,12 +170,13 @@ class HierarchicalMoE(Module):
         x: Float[Tensor, "*batch d"],
         rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
+        mask: Bool[Any, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
-        """As :meth:`MoE.forward`. Each group sees only its own tokens, without padding."""
-        tokens, batch = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids)
+        """As :meth:`MoE.forward`. Each group sees only its own tokens."""
+        tokens, batch, padding = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
         routing = self.router(tokens, batch)
         rows, gate = gate_input(Permute.apply(tokens, routing.token), routing.gate, routing)
-        ids = None if token_ids is None else token_ids.reshape(-1)[routing.token]
+        ids = None if batch.token_ids is None else batch.token_ids.reshape(-1)[routing.token]
         answers, losses, total = [], dict(routing.losses), routing.auxiliary_loss
         for g, mine in enumerate(rows_of_experts(routing.offsets)):
             answer, inner = self.groups[g](rows[mine], rng, None if ids is None else ids[mine])
@@ -176,7 +185,8 @@ class HierarchicalMoE(Module):
             if inner.auxiliary_loss is not None:
                 total = inner.auxiliary_loss if total is None else total + inner.auxiliary_loss
         y = Combine.apply(Concatenate.apply(*answers, axis=0), gate, routing.token, num_tokens=routing.num_tokens)
-        return y.reshape(*x.shape), replace(routing, losses=losses, auxiliary_loss=total)
+        routing = replace(routing, losses=losses, auxiliary_loss=total)
+        return (y.reshape(*x.shape), routing) if padding is None else _with_padding(y, routing, padding)
 
     def active_parameters(self) -> int:
         """The router, and on average k groups with the active parameters of one."""
@@ -184,14 +194,29 @@ class HierarchicalMoE(Module):
 
 
 def _tokens_and_batch(
-    x: Tensor, d_model: int, training: bool, rng: Random | None, token_ids: Any
-) -> tuple[Float[Tensor, "T d"], Batch]:
-    """x as T tokens, and what else a router may know about them."""
+    x: Tensor, d_model: int, training: bool, rng: Random | None, token_ids: Any, mask: Any
+) -> tuple[Float[Tensor, "T d"], Batch, Padding | None]:
+    """x as T real tokens, what else a router may know about them, and the padding that was between them."""
     if x.ndim == 0 or x.shape[-1] != d_model:
         raise ValueError(f"x must end in d_model={d_model}, got shape {x.shape}")
     if token_ids is not None and token_ids.shape != x.shape[:-1]:
         raise ValueError(f"token_ids must have shape {x.shape[:-1]}, that of x without d, got {token_ids.shape}")
-    return x.reshape(-1, d_model), Batch(x.shape[-2] if x.ndim > 1 else 1, training, rng, token_ids)
+    padding = padding_of(mask, x.shape[:-1])
+    if padding is None:
+        return x.reshape(-1, d_model), Batch(x.shape[-2] if x.ndim > 1 else 1, training, rng, token_ids), None
+    lengths = padding.lengths or (0,)
+    ids = None if token_ids is None else padding.remove(token_ids)
+    uneven = lengths if min(lengths) < max(lengths) else None
+    return padding.remove(x), Batch(max(lengths), training, rng, ids, uneven), padding
+
+
+def _with_padding(y: Float[Tensor, "N d"], routing: Routing, padding: Padding) -> tuple[Tensor, Routing]:
+    """Zeros between the real tokens, and a routing that numbers all."""
+    real = array_namespace(routing.token).asarray(padding.real)
+    dropped = replace(routing.statistics.dropped, token=real[routing.statistics.dropped.token])
+    statistics = replace(routing.statistics, dropped=dropped)
+    token, num_tokens = real[routing.token], math.prod(padding.shape)
+    return padding.restore(y), replace(routing, token=token, num_tokens=num_tokens, statistics=statistics)
 
 
 def make_layer(

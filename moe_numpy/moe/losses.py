@@ -6,6 +6,7 @@ Without them a router collapses: an expert that is chosen often learns more and 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor, decisions
@@ -90,7 +91,12 @@ class SwitchBalance(Loss):
         p = trace.probabilities(self.scoring)
         xp = array_namespace(p.data)
         num_tokens, num_experts = p.shape
-        parts = num_tokens // trace.batch.sequence_length if self.scope == "sequence" and num_tokens else 1
+        lengths = trace.batch.lengths if self.scope == "sequence" else None
+        if lengths is None:
+            parts = num_tokens // trace.batch.sequence_length if self.scope == "sequence" and num_tokens else 1
+        else:
+            parts = len(lengths)
+            part_of_token = xp.asarray(np.repeat(np.arange(parts), lengths))
         if self.scope == "global":
             counts = trace.load_since_update[None]
         else:
@@ -98,13 +104,16 @@ class SwitchBalance(Loss):
             if self.count == "unbiased":
                 c = top_k_candidates(p.data, int(trace.per_token))
             num_keys = parts * num_experts
-            keys = c.token // max(num_tokens // parts, 1) * num_experts + c.expert
+            part = c.token // max(num_tokens // parts, 1) if lengths is None else part_of_token[c.token]
+            keys = part * num_experts + c.expert
             if self.count == "first":
                 keys = xp.where(c.rank == 0, keys, num_keys)  # the others into a bin of their own
             counts = count(keys, num_keys + 1)[:num_keys].reshape(parts, num_experts)
         f = counts / xp.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.at_balance == "k":
             f = f * trace.per_token
+        if lengths is not None:  # every token a part by itself, weighted by T / (B n_b)
+            f = (f * (num_tokens / (parts * xp.asarray(lengths)[:, None])))[part_of_token]
         return BalanceLoss.apply(p, xp.asarray(f, dtype=p.dtype))
 
 

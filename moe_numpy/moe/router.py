@@ -161,7 +161,7 @@ class Router(Module):
         chosen_by = scores.data if self.config.choose_by == "scores" else noisy.data
         if self.config.balancer is not None:
             chosen_by = self.config.balancer.shift(chosen_by, self.balancer_state.data)
-        return self.config.selection(chosen_by, batch).listed_by_token(len(chosen_by)), chosen_by
+        return self.config.selection.of_batch(chosen_by, batch).listed_by_token(len(chosen_by)), chosen_by
 
     def _gate(self, scores: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Candidates]:
         """The scores and the gate weights of the candidates that are sent, and those candidates."""
@@ -185,9 +185,10 @@ class Router(Module):
         if capacity is None:
             nothing = candidates.token[:0]
             return *sort_by_key(candidates.expert, num_experts), Dropped(nothing, nothing, None)
-        size = capacity.size(capacity.tokens_in_scope(len(scores), batch), num_experts, self.per_token)
-        kept, lost = true_and_false(capacity.fits(candidates, scores, size, batch))
+        fits, size = capacity.admits(candidates, scores, self.per_token, batch)
+        kept, lost = true_and_false(fits)
         order, offsets = sort_by_key(candidates.expert[kept], num_experts)
+        size = size if isinstance(size, int) else size[lost]
         return kept[order], offsets, Dropped(candidates.token[lost], candidates.expert[lost], size)
 
     def _losses(self, trace: RoutingTrace) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -206,7 +207,9 @@ class Router(Module):
         return losses, total
 
     def _observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"]) -> None:
-        """Collect what the balancer needs after the optimizer step."""
+        """Collect what the balancer needs after the optimizer step. A pass without tokens moves nothing."""
+        if trace.logits.shape[0] == 0:
+            return
         self._load = trace.load_since_update
         if self.config.balancer is not None:
             self._observed = self._observed + self.config.balancer.observe(trace, chosen_by, self.balancer_state.data)

@@ -1,7 +1,8 @@
 """The nouns of routing: what a router is told, what tokens ask for, what was decided, and what was observed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -17,15 +18,27 @@ class Batch:
 
     Attributes:
         sequence_length: the T tokens are T / sequence_length sequences, one after the other.
+        lengths: of the sequences where they differ, as they may once padding is taken out; ``sequence_length`` is then
+            the longest. None if all are equal.
         training: whether noise and balancing are on.
         rng: random numbers for the parts that draw them while training.
         token_ids: of any shape with T entries; needed by hash routing.
+
+    Padding is taken out before tokens are routed: T counts real tokens.
     """
 
     sequence_length: int
     training: bool = False
     rng: Random | None = None
     token_ids: Int[Array, "..."] | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def sequences(self) -> Iterator[tuple[slice, "Batch"]]:
+        """Sequences that differ in length, one by one: their tokens, and a batch for each."""
+        ids = None if self.token_ids is None else self.token_ids.reshape(-1)
+        for n, stop in zip(self.lengths or (), accumulate(self.lengths or ()), strict=True):
+            mine = slice(stop - n, stop)
+            yield mine, replace(self, sequence_length=n, token_ids=None if ids is None else ids[mine], lengths=None)
 
     def need_rng(self, who: object) -> Random:
         """The generator, or a ValueError that names the part that needs it."""
@@ -76,18 +89,22 @@ def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array
 
 @dataclass(frozen=True)
 class Dropped:
-    """The assignments that found no place, in the order of tokens."""
+    """The assignments that found no place, in the order of tokens.
+
+    ``capacity`` is the number of places of an expert; of each one's expert where sequences differ in length.
+    """
 
     token: Int[Array, " dropped"]
     expert: Int[Array, " dropped"]
-    capacity: int | None
+    capacity: int | Int[Array, " dropped"] | None
 
     def __len__(self) -> int:
         return len(self.token)
 
     def reason(self, i: int) -> str:
         """Why the i-th assignment was dropped, in words."""
-        return f"token {self.token[i]}: expert {self.expert[i]} had filled its {self.capacity} places"
+        size = self.capacity if isinstance(self.capacity, int | None) else self.capacity[i]
+        return f"token {self.token[i]}: expert {self.expert[i]} had filled its {size} places"
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,7 @@ class Statistics:
 
     Attributes:
         load: assignments that each expert was asked for, before dropping.
-        scores: those of all experts.
+        scores: those of all experts; padded tokens have no row.
         dropped: the assignments that found no place.
     """
 
@@ -118,6 +135,8 @@ class Statistics:
 @dataclass(frozen=True)
 class RoutingTrace:
     """What auxiliary losses and balancers look at: everything from before capacity drops anything.
+
+    Padding is taken out already, and tokens are numbered without it.
 
     Attributes:
         logits: h, without noise.
@@ -156,10 +175,10 @@ class Routing:
     """N assignments: token ``token[n]`` goes to expert ``expert[n]``, ordered by expert, then by token.
 
     Attributes:
-        token, expert: the pairs.
+        token, expert: the pairs. Tokens are numbered with padding, which has no assignment.
         gate: the gate weights, the only differentiable path through the selection; everything else is constant.
         offsets: expert e owns the assignments ``offsets[e]:offsets[e+1]``.
-        num_tokens: T.
+        num_tokens: T, padding included.
         gate_on: ``"output"`` or ``"input"``, see :class:`moe_numpy.moe.router.RouterConfig`.
         losses: auxiliary losses by name, without their coefficients.
         auxiliary_loss: their weighted sum, to be added to the task loss; None if there are none.

@@ -20,9 +20,11 @@ class Selection:
 
     Attributes:
         causal: whether a token's candidates depend on no later token. Dropping may still let a later token push it out.
+        scope: ``batch``, or ``sequence`` if the tokens of each sequence are chosen among by themselves.
     """
 
     causal: bool = True
+    scope: str = "batch"
 
     @property
     def words(self) -> str:
@@ -48,6 +50,19 @@ class Selection:
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """The candidates by these scores."""
         raise NotImplementedError(f"{type(self).__name__} does not choose")
+
+    def of_batch(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
+        """The same where sequences may differ in length: a rule with their scope then sees them one by one."""
+        if batch.lengths is None or self.scope == "batch":
+            return self(scores, batch)
+        xp = array_namespace(scores)
+        token, expert, rank = [], [], []
+        for mine, alone in batch.sequences():
+            found = self(scores[mine], alone)
+            token.append(found.token + mine.start)
+            expert.append(found.expert)
+            rank.append(found.rank)
+        return Candidates(xp.concatenate(token), xp.concatenate(expert), xp.concatenate(rank))
 
 
 class FixedK(Selection):

@@ -8,9 +8,10 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..nn import Module
 from ..nn.module import normal
-from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose
+from ..nn.padding import padding_of
+from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose, Where
 from ..ops.arithmetic import at_least_float32
-from ..typing import Float, Random
+from ..typing import Array, Bool, Float, Random
 from .experts import make_experts, require_sizes
 
 
@@ -50,22 +51,34 @@ class SoftMoE(Module):
         self.experts = make_experts(experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "B S d"], rng: Random | None = None, token_ids: Any = None
+        self,
+        x: Float[Tensor, "B S d"],
+        rng: Random | None = None,
+        token_ids: Any = None,
+        mask: Bool[Any, "B S"] | None = None,
     ) -> tuple[Float[Tensor, "B S d"], None]:
-        """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not used."""
+        """Mix within each sequence. There is no routing to report; ``rng`` and ``token_ids`` are not used.
+
+        ``mask`` is True for real tokens; the others are in no slot, and get zeros.
+        """
         if x.ndim != 3 or x.shape[2] != self.d_model or x.shape[1] == 0:
             raise ValueError(
                 f"x must be [B, S, d_model={self.d_model}] with at least one token in a sequence, got shape {x.shape}"
             )
+        padding = padding_of(mask, x.shape[:2])
+        if padding is not None:
+            x = padding.restore(padding.remove(x))  # zeros
         batch, _, d = x.shape
         n = self.num_experts * self.slots
-        mixed, combine = fill_slots(at_least_float32(x), at_least_float32(self.phi))
+        x_and_phi = at_least_float32(x), at_least_float32(self.phi)
+        mixed, combine = fill_slots(*x_and_phi) if padding is None else fill_slots_among(*x_and_phi, padding.mask)
         # Experts need their rows together: slot by slot of all sequences, then back.
         rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
         offsets = array_namespace(rows.data).arange(self.num_experts + 1) * (self.slots * batch)
         answers = Reshape.apply(self.experts(Cast.apply(rows, dtype=x.dtype), offsets), shape=(n, batch, d))
         y = MatMul.apply(combine, at_least_float32(Transpose.apply(answers, axes=(1, 0, 2))))
-        return Cast.apply(y, dtype=x.dtype), None
+        y = Cast.apply(y, dtype=x.dtype)
+        return y if padding is None else padding.restore(padding.remove(y)), None
 
     def active_parameters(self) -> int:
         """All of them: every token takes part in every slot."""
@@ -84,3 +97,14 @@ def fill_slots(
     h = Affine.apply(x, phi, None)
     dispatch, combine = Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
     return MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x), combine
+
+
+def fill_slots_among(
+    x: Float[Tensor, "B S d"], phi: Float[Tensor, "n d"], real: Bool[Array, "B S"]
+) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B S n"]]:
+    """:func:`fill_slots`, with dispatch among the real tokens only; over all zeros where a sequence has none."""
+    h = Affine.apply(x, phi, None)
+    xp = array_namespace(h.data)
+    seen = xp.asarray(real | ~real.any(axis=1, keepdims=True))
+    dispatch = Softmax.apply(Where.apply(seen[:, :, None], h, -xp.inf), axis=1)
+    return MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x), Softmax.apply(h, axis=2)

@@ -7,6 +7,7 @@ from .feed_forward import FeedForward
 from .linear import Linear
 from .module import Buffer, Module, Parameter
 from .norms import LayerNorm, RMSNorm
+from .padding import Padding
 
 __all__ = [
     "Attention",
@@ -17,6 +18,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Module",
+    "Padding",
     "Parameter",
     "RMSNorm",
 ]

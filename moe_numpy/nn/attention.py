@@ -6,10 +6,11 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..ops import CausalAttention, Reshape, RotaryEmbedding, Transpose
-from ..typing import Float
+from ..typing import Array, Bool, Float
 from .cache import KeyValueCache
 from .linear import Linear
 from .module import Module
+from .padding import padding_of
 
 
 class Attention(Module):
@@ -59,17 +60,25 @@ class Attention(Module):
         self.value = Linear(d_model, num_kv_heads * d_head, rng=rng, dtype=dtype)
         self.output = Linear(num_heads * d_head, d_model, std=output_std, rng=rng, dtype=dtype)
 
-    def forward(self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None = None) -> Float[Tensor, "B S d"]:
+    def forward(
+        self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None = None, mask: Bool[Array, "B S"] | None = None
+    ) -> Float[Tensor, "B S d"]:
         """Let every token attend to itself and to the tokens before it.
 
         Args:
             x: the tokens; with a cache, those that follow the tokens in it.
             cache: takes the keys and values of these tokens too. For ``no_grad()`` only: it records no graph.
+            mask: True for real tokens, which do not see the others and do not count them as positions. Those get zeros.
 
         Raises:
             RuntimeError: a cache, outside ``no_grad()``.
-            ValueError: the cache is full.
+            ValueError: the cache is full, or comes with a mask.
         """
+        padding = padding_of(mask, x.shape[:2])
+        if padding is not None:
+            if cache is not None:
+                raise ValueError("attention with a cache takes no mask: a cache holds real tokens only")
+            return padding.from_front(self(padding.to_front(x)))  # no token sees what is behind it
         offset = 0 if cache is None else cache.length
         q = self._rotate(self._heads(self.query(x)), offset)
         k = self._rotate(self._heads(self.key(x)), offset)

@@ -6,7 +6,7 @@ from .arithmetic import Add, Cast, Divide, Exp, Log, Multiply, Negate, Power, Sq
 from .attention import CausalAttention, RotaryEmbedding
 from .dropout import Dropout
 from .embedding import EmbeddingLookup
-from .indexing import GetItem, TakeAlongAxis
+from .indexing import FillPlaces, GetItem, TakeAlongAxis
 from .losses import CrossEntropy
 from .matmul import Affine, MatMul
 from .normalization import LayerNorm, RMSNorm
@@ -26,6 +26,7 @@ __all__ = [
     "Dropout",
     "EmbeddingLookup",
     "Exp",
+    "FillPlaces",
     "GetItem",
     "LayerNorm",
     "Log",

@@ -1,4 +1,4 @@
-"""Picking entries by index. An entry that is picked twice gets the sum of both gradients."""
+"""Picking and placing entries by index. An entry that is picked twice gets the sum of both gradients."""
 
 import math
 from types import EllipsisType
@@ -9,7 +9,7 @@ from jaxtyping import Integer
 
 from ..autodiff import Function
 from ..kernels import add_along_rows, add_rows
-from ..typing import Array, Float, Shaped
+from ..typing import Array, Float, Int, Shaped
 
 
 class GetItem(Function):
@@ -62,6 +62,22 @@ class TakeAlongAxis(Function):
         columns = xp.moveaxis(xp.broadcast_to(indices, grad.shape), self.axis, -1).reshape(rows.shape)
         dx = add_along_rows(rows, columns, self.length)
         return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
+
+
+class FillPlaces(Function):
+    """buffer[place_n] = r_n: rows into a larger buffer; unused places stay zero."""
+
+    def forward(self, r: Float[Array, "N d"], place: Int[Array, " N"], *, num_places: int) -> Float[Array, "P d"]:
+        """Scatter; no place is taken twice."""
+        self.save(place)
+        b = array_namespace(r).zeros((num_places, r.shape[1]), dtype=r.dtype)
+        b[place] = r
+        return b
+
+    def backward(self, grad: Float[Array, "P d"]) -> tuple[Any, None]:
+        """dr_n = dbuffer[place_n]."""
+        (place,) = self.saved
+        return grad[place], None
 
 
 def _kind(index: Any) -> str | None:

@@ -8,7 +8,8 @@ import pytest
 from moe_numpy import devices
 from moe_numpy.autodiff import Tensor
 from moe_numpy.autodiff.arrays import to_host
-from moe_numpy.moe import MoE, RouterConfig, make_layer, recipes
+from moe_numpy.moe import MoE, Recipe, RouterConfig, make_layer, recipes
+from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.selection import TopK
 
 pytestmark = pytest.mark.gpu
@@ -52,6 +53,25 @@ def test_every_recipe_is_that_of_the_cpu(recipe, training):
             host, other = (to_host(getattr(r, name)) for r in routings)
             np.testing.assert_array_equal(other, host, err_msg=name)
     assert results[0].keys() == results[1].keys()
+    for name, expected in results[0].items():
+        assert relative(results[1][name], expected) < 1e-5, name
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+@pytest.mark.parametrize("recipe", ["mixtral", "deepseek_v3", "expert_choice", "hierarchical", "soft_moe", "sequence"])
+def test_padding_is_that_of_the_cpu(recipe, where):
+    """The mask may be on the host or on the GPU."""
+    rng = np.random.default_rng(2)
+    x, g = (rng.standard_normal((3, 24, 16)).astype(np.float32) for _ in range(2))
+    mask = np.arange(24) < np.array([[24], [7], [0]])
+    per_sequence = RouterConfig(TopK(2), capacity=Capacity(1.0, scope="sequence"))
+    results = []
+    for device in ("cpu", "cuda"):
+        published = recipes.RECIPES.get(recipe)
+        built = Recipe(per_sequence) if published is None else published(**published.small)
+        layer = make_layer(built, 16, 24, 8, rng=np.random.default_rng(3)).train()
+        given = devices.put(mask, "cuda") if device == where == "cuda" else mask
+        results.append(run(layer, x, g, device, rng=np.random.default_rng(5), mask=given)[0])
     for name, expected in results[0].items():
         assert relative(results[1][name], expected) < 1e-5, name
 

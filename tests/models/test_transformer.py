@@ -120,3 +120,54 @@ def test_a_dense_model_has_no_routing_and_no_auxiliary_loss():
     output = make(TINY.dense_twin())(text(1, 3))
     assert output.routings == (None, None)
     assert output.auxiliary_loss is None
+
+
+@pytest.mark.parametrize("recipe", ["mixtral", "deepseek_v3", "expert_choice", "soft_moe", "hierarchical", "hash"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(recipe, side):
+    """Logits, losses and every gradient are those of each sequence by itself."""
+    config = replace(TINY, recipe=recipe, num_experts=8, moe_every=2, recipe_settings={})
+    lengths = [5, 0, 3, 6]
+    tokens, targets = text(4, 6), text(4, 6, seed=1)
+    front = np.arange(6) < np.array(lengths)[:, None]
+    mask = front if side == "right" else front[:, ::-1]
+    padded, alone = make(config), make(config)
+    output = padded(np.where(mask, tokens, -100), mask=mask)
+    loss = CrossEntropy.apply(output.logits, np.where(mask, targets, -1), ignore_index=-1)
+    shares = []
+    for b, own in enumerate(mask):
+        if own.any():
+            one = alone(tokens[b : b + 1, own])
+            np.testing.assert_allclose(output.logits.data[b, own], one.logits.data[0], rtol=1e-9, atol=1e-12)
+            share = CrossEntropy.apply(one.logits, targets[b : b + 1, own]) * (own.sum() / mask.sum())
+            shares.append(share if recipe != "deepseek_v3" else share + one.auxiliary_loss * (1 / 3))
+    expected = shares[0] + shares[1] + shares[2]
+    if recipe == "deepseek_v3":  # its balance loss is that of each sequence
+        loss = loss + output.auxiliary_loss
+    assert loss.data == pytest.approx(float(expected.data), rel=1e-12)
+    loss.backward()
+    expected.backward()
+    for (name, p), q in zip(padded.named_parameters(), alone.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-8, atol=1e-12, err_msg=name)
+
+
+def test_a_mask_of_true_is_no_mask_and_one_of_false_is_finite():
+    model, tokens = make(dtype=np.float32), text(2, 4)
+    plain = model(tokens)
+    masked = model(tokens, mask=np.ones((2, 4), bool))
+    np.testing.assert_array_equal(plain.logits.data, masked.logits.data)
+    np.testing.assert_array_equal(plain.auxiliary_loss.data, masked.auxiliary_loss.data)
+    nothing = model(tokens, mask=np.zeros((2, 4), bool))
+    assert np.isfinite(nothing.logits.data).all()
+    assert nothing.auxiliary_loss.data == 0
+
+
+def test_masks_that_do_not_fit():
+    model, tokens = make(), text(2, 4)
+    with unchecked_shapes():
+        with pytest.raises(ValueError, match=r"mask must be .* shape \(2, 4\).* got bool of shape \(4, 2\)"):
+            model(tokens, mask=np.ones((4, 2), bool))
+        with pytest.raises(TypeError, match=r"mask must be .* shape \(2, 4\).* got int64 of shape \(2, 4\)"):
+            model(tokens, mask=np.ones((2, 4), np.int64))
+    with no_grad(), pytest.raises(ValueError, match="attention with a cache takes no mask"):
+        model(tokens, caches=model.new_caches(2), mask=np.array([[True, False, True, True], [True] * 4]))

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor
-from moe_numpy.moe.dispatch import STRATEGIES, Combine, Experts, FillPlaces, GateMask, GateRows, Permute
+from moe_numpy.moe.dispatch import STRATEGIES, Combine, Experts, GateMask, GateRows, Permute
 from moe_numpy.moe.experts import make_experts
 from moe_numpy.moe.routing import Dropped, Routing, Statistics
+from moe_numpy.ops import FillPlaces
 
 D = 3
 

@@ -103,3 +103,45 @@ def test_a_cache_has_no_gradient():
 def test_heads_that_do_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_padding_changes_nothing_wherever_it_is():
+    """At the right, at the left, between, and everywhere; what stands there is not read."""
+    rng = np.random.default_rng(1)
+    masks = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 0, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    x, cotangent = rng.standard_normal((2, 5, 5, 8))
+    layer, alone = make(dtype=np.float64), make(dtype=np.float64)
+    padded = Tensor(np.where(masks[..., None], x, np.nan), requires_grad=True)
+    y = layer(padded, mask=masks)
+    y.backward(cotangent)
+    assert (y.data[~masks] == 0).all()
+    assert (padded.grad[~masks] == 0).all()
+    for b, mask in enumerate(masks):
+        if mask.any():
+            real = Tensor(x[b : b + 1, mask], requires_grad=True)
+            expected = alone(real)
+            expected.backward(cotangent[b : b + 1, mask])
+            np.testing.assert_allclose(y.data[b, mask], expected.data[0], rtol=1e-12)
+            np.testing.assert_allclose(padded.grad[b, mask], real.grad[0], rtol=1e-10)
+    for name, p in layer.named_parameters():
+        np.testing.assert_allclose(p.grad, dict(alone.named_parameters())[name].grad, rtol=1e-10)
+
+
+def test_a_mask_of_true_is_no_mask_bit_for_bit():
+    x = np.random.default_rng(1).standard_normal((2, 5, 8)).astype(np.float32)
+    shown = []
+    for mask in (None, np.ones((2, 5), bool)):
+        layer, input = make(), Tensor(x, requires_grad=True)
+        y = layer(input, mask=mask)
+        y.backward(x)
+        shown.append([y.data, input.grad, *(p.grad for p in layer.parameters())])
+    for plain, masked in zip(*shown, strict=True):
+        np.testing.assert_array_equal(plain, masked)
+
+
+def test_a_cache_holds_real_tokens_only():
+    layer, x = make(), Tensor(np.ones((1, 3, 8), np.float32))
+    cache = KeyValueCache((1, 2, 5, 2), np.float32, np)
+    with no_grad(), pytest.raises(ValueError, match="attention with a cache takes no mask"):
+        layer(x, cache=cache, mask=np.array([[True, True, False]]))
+    assert cache.length == 0

@@ -3,11 +3,12 @@
 import numpy as np
 
 from ...moe.capacity import KeepAssignments
-from ...moe.dispatch import Combine, FillPlaces, GateMask, GateRows, Permute
+from ...moe.dispatch import Combine, GateMask, GateRows, Permute
 from ...moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
 from ...moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
 from ...moe.losses import BalanceLoss, LoadProbability, RouterZLoss, SquaredCV, SumByExpert
 from ...moe.mixture_1991 import MixtureLikelihood
+from ...ops import FillPlaces
 from . import Built, case
 
 # Six assignments of four tokens to four experts, as a dropping router leaves them: expert 1 is empty, token 3

@@ -18,8 +18,11 @@ from ...moe.selection import TopK
 from ...ops import Sigmoid
 from . import Built, case
 
+# Padding between tokens and behind them.
+MASK = np.array([[True, False, True, True], [True, True, False, False]])
 
-def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str) -> Built:
+
+def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str, mask: np.ndarray | None = None) -> Built:
     """Output and auxiliary losses of a whole layer, as a function of its input and of every parameter."""
     layer = make_layer(recipe, 3, 2, 8, dispatch=dispatch, rng=rng, dtype=np.float64)
     places = {
@@ -33,19 +36,19 @@ def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str) -> Built:
     def f(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         for (module, attribute), weight in zip(places.values(), weights, strict=True):
             setattr(module, attribute, weight)
-        y, routing = layer(x, np.random.default_rng(0), token_ids)
+        y, routing = layer(x, np.random.default_rng(0), token_ids, mask)
         return (y,) if routing is None else (y, *routing.losses.values())
 
     weights = [p.data + 0.1 * rng.standard_normal(p.shape) for p in layer.parameters()]
     return f, [rng.standard_normal((2, 4, 3)), *weights]
 
 
-def _register(name: str, recipe: Recipe, dispatch: str) -> None:
+def _register(name: str, recipe: Recipe, dispatch: str, mask: np.ndarray | None = None) -> None:
     covers = (PickScores, KeepAssignments) if recipe.router else (GroupedAffine,)
 
     @case(*covers, name=name)
     def build(rng: np.random.Generator) -> Built:
-        return _layer(rng, recipe, dispatch)
+        return _layer(rng, recipe, dispatch, mask)
 
 
 _LOSSES: dict[str, Loss] = {
@@ -64,11 +67,13 @@ _LOSSES: dict[str, Loss] = {
 
 
 def _register_layers() -> None:
-    """Every recipe with every dispatch strategy, every loss, and every way of dropping."""
+    """Every recipe with every dispatch strategy, some with padding, every loss, and every way of dropping."""
     for name, published in RECIPES.items():
         recipe = published(**published.small)
         for dispatch in STRATEGIES if recipe.router else ("sorted",):
             _register(f"{name}_{dispatch}", recipe, dispatch)
+    for name in ("mixtral", "switch", "expert_choice", "deepseek_v3", "hierarchical", "soft_moe"):
+        _register(f"{name}_with_padding", RECIPES[name](**RECIPES[name].small), "sorted", MASK)
     for name, loss in _LOSSES.items():
         noise = ShazeerNoise() if isinstance(loss, Load) else None
         router = RouterConfig(TopK(2), noise=noise, losses=(loss,))

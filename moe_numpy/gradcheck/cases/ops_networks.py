@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from ...nn import Attention
 from ...ops import (
     GELU,
     CausalAttention,
     CrossEntropy,
     Dropout,
+    FillPlaces,
     LayerNorm,
     LogSoftmax,
     ReLU,
@@ -131,6 +133,13 @@ def attention_on_transposed_views(rng: np.random.Generator) -> Built:
         return CausalAttention.apply(*[Transpose.apply(x, axes=(0, 2, 1, 3)) for x in (q, k, v)])
 
     return f, [rng.standard_normal((2, 3, h, 4)) for h in (4, 2, 2)]
+
+
+@case(CausalAttention, FillPlaces)
+def attention_with_padding(rng: np.random.Generator) -> Built:
+    layer = Attention(4, 2, 1, rng=rng, dtype=np.float64)
+    mask = np.array([[True, False, True, True], [False, False, True, True], [True, True, False, False]])
+    return lambda x: layer(x, mask=mask), [rng.standard_normal((3, 4, 4))]
 
 
 # Dropout and loss
