@@ -132,7 +132,7 @@ def describe_state(state: State) -> str:
         what
         for what, does in (
             ("the choice", state.changes_choice),
-            ("the weights of what was chosen", state.changes_output),
+            ("the gate weights of what was chosen", state.changes_output),
             ("the auxiliary loss", state.changes_losses),
         )
         if does

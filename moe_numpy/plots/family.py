@@ -74,10 +74,10 @@ def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) ->
 
 
 def soft_mixing(dispatch: Float[Array, "S n"], combine: Float[Array, "S n"]) -> Figure:
-    """The matrices D and C of Soft MoE for one sequence: columns of D sum to 1, rows of C do."""
+    """Soft MoE in one sequence: columns of dispatch and rows of combine sum to 1."""
     height = 1.6 + 0.36 * len(dispatch)
     figure, panels = grid(2, 2, height=height, title="Soft MoE: one matrix of logits, softmax over tokens or slots")
-    titles = ("D: what each slot takes (columns sum to 1)", "C: what each token reads (rows sum to 1)")
+    titles = ("dispatch: what each slot takes (columns sum to 1)", "combine: what each token reads (rows sum to 1)")
     for matrix, title, axes in zip((dispatch, combine), titles, panels, strict=True):
         _heat(axes, matrix, top=float(max(dispatch.max(), combine.max())), digits=2)
         axes.set_title(title, fontsize=11)

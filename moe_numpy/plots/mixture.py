@@ -19,7 +19,7 @@ _NUMBERED = 0.05  # the smallest mean gate weight at which an expert's number fi
 def posterior_over_targets(
     y: Float[Array, " N"], joint: Float[Array, "N E"], posterior: Float[Array, "N E"], prior: Float[Array, " E"]
 ) -> Figure:
-    """Left, the joint probability g_i P_i(y) per expert; right, its posterior r_i(y), with the gate weight dotted.
+    """Left, the joint probability g_i ℓ_i(y) per expert; right, its posterior r_i(y), with the gate weight dotted.
 
     Raises:
         ValueError: more than 4 experts.
@@ -40,7 +40,7 @@ def posterior_over_targets(
             fontsize=10,
         )
     left.plot(y, joint.sum(axis=1), color="black", linewidth=1.2, label="sum: the likelihood")
-    left.set_ylabel("$g_i P_i(y)$")
+    left.set_ylabel(r"$g_i\,\ell_i(y)$")
     right.set_ylabel("probability")
     for axes in (left, right):
         axes.set_xlabel("target y")

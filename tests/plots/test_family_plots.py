@@ -59,8 +59,8 @@ def test_soft_mixing_has_one_scale_for_both_matrices():
     left, right = figure.axes
     assert texts(left) == ["0.75", "0.50", "0.25", "0.50"]
     assert left.images[0].get_clim() == right.images[0].get_clim() == (0, 0.9)
-    assert left.get_title().startswith("D")
-    assert right.get_title().startswith("C")
+    assert left.get_title().startswith("dispatch")
+    assert right.get_title().startswith("combine")
     assert pixels(figure) == 1200
 
 

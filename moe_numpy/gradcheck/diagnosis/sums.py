@@ -30,7 +30,7 @@ def one_contribution(e: Evidence) -> str | None:
                 )
             return (
                 f"of several contributions along axis {axis} of {e.output_name(k)} only one arrives: the "
-                "gradient is overwritten instead of accumulated (dx[index] = g, or += g without np.add.at)"
+                "gradient is overwritten instead of accumulated (dx[index] = dy, or += dy without np.add.at)"
             )
     return None
 
