@@ -17,6 +17,11 @@ class Balancer:
     """The base of all kinds. A router keeps ``initial(E)`` as its state, and calls the rest at the right time."""
 
     @property
+    def target(self) -> float | None:
+        """The experts per token that it steers towards; None if it does not change their number."""
+        return None
+
+    @property
     def words(self) -> str:
         """What tables call it."""
         return type(self).__name__
@@ -136,6 +141,11 @@ class AdaptiveL1(Balancer):
         if not self.initial_coefficient > 0:
             raise ValueError(f"initial_coefficient must be positive, or it never grows; got {self.initial_coefficient}")
 
+    @property
+    def target(self) -> float:
+        """The number of active experts, k."""
+        return self.k
+
     def initial(self, num_experts: int) -> Float[Array, " n"]:
         """The initial λ."""
         return np.array([self.initial_coefficient])
@@ -155,8 +165,9 @@ class AdaptiveL1(Balancer):
         return (trace.load.sum() / max(trace.logits.shape[0], 1)).reshape(1)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """Up if too many are active, down if too few."""
-        return state * self.factor ** _sign(observed / passes - self.k)
+        """Up if too many are active, down if too few; never to 0, where λ would stay."""
+        xp = array_namespace(state)
+        return xp.maximum(state * self.factor ** _sign(observed / passes - self.k), xp.finfo(np.float32).tiny)
 
 
 def _sign(x: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -20,9 +20,11 @@ class Selection:
 
     Attributes:
         causal: whether a token's candidates depend on no later token. Dropping may still let later tokens push it out.
+        fixed: whether the number of candidates does not depend on the scores.
     """
 
     causal: bool = True
+    fixed: bool = True
 
     @property
     def words(self) -> str:
@@ -192,6 +194,7 @@ class Threshold(Selection):
     """Each token takes the experts whose score is above a threshold: k varies (ReMoE, Wang et al. 2024)."""
 
     value: float = 0.0
+    fixed = False
 
     @property
     def words(self) -> str:
@@ -199,7 +202,7 @@ class Threshold(Selection):
         return f"above {self.value:g}"
 
     def per_token(self, num_experts: int) -> float:
-        """The maximum, E; how many there are depends on the scores."""
+        """The maximum, E; how many there are depends on the scores. See :meth:`RouterConfig.per_token`."""
         return num_experts
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
@@ -261,7 +264,7 @@ class ExpertChoice(Selection):
         if num_tokens == 0:
             nothing = xp.arange(0)
             return Candidates(nothing, nothing, nothing)
-        capacity = min(length, int(np.ceil(self.factor * length / num_experts - 1e-9)))
+        capacity = min(length, max(1, int(np.ceil(self.factor * length / num_experts - 1e-9))))
         # One row for each expert of each sequence, over the tokens of the sequence.
         rows = scores.reshape(-1, length, num_experts).swapaxes(1, 2).reshape(-1, length)
         chosen = top_k(rows, capacity)
