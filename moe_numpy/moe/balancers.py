@@ -167,7 +167,7 @@ class AdaptiveL1(Balancer):
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
         """Up if too many are active, down if too few; never to 0, where λ would stay."""
         xp = array_namespace(state)
-        return xp.maximum(state * self.factor ** _sign(observed / passes - self.k), xp.finfo(np.float32).tiny)
+        return xp.maximum(state * self.factor ** _sign(observed / passes - self.k), 1e-30)
 
 
 def _sign(x: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -228,3 +228,12 @@ def test_normalised_weights_ignore_the_bias_too():
     routing = router(tokens(4), Batch(4))
     assert set(routing.expert.tolist()) == {0, 2}
     np.testing.assert_allclose(np.bincount(routing.token, routing.gate.data), 1)
+
+
+def test_lambda_can_always_grow_again():
+    balancing = AdaptiveL1(k=2.0)
+    state = balancing.initial(4)
+    for _ in range(5000):
+        state = balancing.update(state, np.zeros(1), 1)
+    assert state > 0
+    assert balancing.update(state, np.array([3.0]), 1) > state
