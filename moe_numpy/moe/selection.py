@@ -100,8 +100,8 @@ class RandomSecond(FixedK):
         if not batch.training:
             return both
         s = scores[both.token, both.expert].reshape(-1, 2)
-        g2 = s[:, 1] / (s[:, 0] + s[:, 1])
-        xp = array_namespace(scores)
+        xp, total = array_namespace(scores), s[:, 0] + s[:, 1]
+        g2 = xp.where(total == 0, 0.5, s[:, 1] / xp.where(total == 0, 1, total))  # both may underflow
         coin = xp.asarray(batch.need_rng(self).random(len(s)), dtype=s.dtype)
         kept = coin < 2 * g2
         decisions.record("second choices kept", kept, lambda t: f"token {t}: 2 g₂ is {float(2 * g2[t]):.6g}")

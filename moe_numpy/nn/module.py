@@ -1,10 +1,9 @@
 """Module and Parameter: the tree of trainable tensors."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
-from types import SimpleNamespace
+from types import GeneratorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,12 +55,13 @@ def after_forward(note: Callable[[], None]) -> None:
 class Module:
     """A part of a model: parameters and other Modules as plain attributes, and a ``forward``.
 
-    Lists, tuples, dicts and dataclasses are searched too, at any depth. The name of a parameter is the path to it:
-    ``layers.0.attention.query.weight``. What is found at several places counts once, under the first name: tied
-    parameters are one parameter.
+    Lists, tuples, dicts and dataclasses are searched too, at any depth; they may grow later. The name of a parameter is
+    the path to it: ``layers.0.attention.query.weight``. What is found at several places counts once, under the first
+    name: tied parameters are one parameter.
 
     Raises:
-        TypeError: parameters or Modules in a set or an array, or as attributes of the class: they have no name.
+        TypeError: an attribute is a generator; or a set, an array or an attribute of the class holds parameters or
+            Modules: they have no name there.
     """
 
     training = True
@@ -69,7 +69,7 @@ class Module:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for name, value in vars(cls).items():
-            if isinstance(value, Module | Parameter | Buffer):
+            for _ in _found(name, value, set()):
                 raise TypeError(f"{cls.__name__}.{name} belongs to the class, so to no model; assign it in __init__")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -103,14 +103,8 @@ class Module:
 
     def named_modules(self, path: str = "") -> Iterator[tuple[str, "Module"]]:
         """This Module and every one below it, once, each with the path to it: empty, or ending in a dot."""
-        seen = set()
-        pending: list[tuple[str, Module]] = [(path, self)]
-        while pending:
-            at, module = pending.pop()
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield at, module
-                pending += reversed([(f"{at}{name}.", child) for name, child in module.children()])
+        for at, module, _ in self._walk(path):
+            yield at, module
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter below this Module, once, with its path, in the order of definition."""
@@ -217,12 +211,27 @@ class Module:
         """The Modules, parameters and buffers of this Module alone, also those in containers."""
         seen: set[int] = set()
         for name, value in vars(self).items():
-            yield from _found(name, value, seen)
+            if isinstance(value, Module | Parameter | Buffer):
+                yield name, value
+            elif type(value) not in _PLAIN:
+                yield from _found(name, value, seen)
+
+    def _walk(self, path: str = "") -> Iterator[tuple[str, "Module", list[tuple[str, Any]]]]:
+        """This Module and every one below it, once: the path to it, itself, and what it owns."""
+        seen = set()
+        pending: list[tuple[str, Module]] = [(path, self)]
+        while pending:
+            at, module = pending.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                own = list(module._own())
+                yield at, module, own
+                pending += [(f"{at}{name}.", v) for name, v in reversed(own) if isinstance(v, Module)]
 
     def _named(self, kind: type) -> Iterator[tuple[str, Any]]:
         seen, names = set(), set()
-        for path, module in self.named_modules():
-            for name, value in module._own():
+        for path, _, own in self._walk():
+            for name, value in own:
                 if isinstance(value, kind) and id(value) not in seen:
                     if path + name in names:
                         raise ValueError(f"two of the parameters or buffers are named {path + name!r}")
@@ -231,15 +240,18 @@ class Module:
                     yield path + name, value
 
 
+_PLAIN = frozenset({int, float, bool, str, type(None)})  # most attributes, which need no search
+
+
 def _found(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """The Modules, parameters and buffers in a value, through containers, each once, but not into Modules."""
     if isinstance(value, Module | Parameter | Buffer):
         yield name, value
-    elif id(value) not in seen:
+    elif type(value) not in _PLAIN and id(value) not in seen:
         seen.add(id(value))
         for key, item in _items(value):
             for path, found in _found(f"{name}.{key}", item, seen):
-                if isinstance(value, set | frozenset | np.ndarray):
+                if isinstance(value, Set | np.ndarray):
                     raise TypeError(
                         f"{name} is a {type(value).__name__} with a {type(found).__name__} in it, which has no name "
                         "there and would not be trained or saved; use a list, a tuple or a dict"
@@ -251,7 +263,9 @@ def _items(container: Any) -> Iterable[tuple[Any, Any]]:
     """What a container holds, by key; nothing of anything else."""
     if isinstance(container, Mapping):
         return container.items()
-    if isinstance(container, list | tuple | deque | set | frozenset):
+    if isinstance(container, str | bytes | bytearray | range):
+        return ()
+    if isinstance(container, Sequence | ValuesView | Set):
         return enumerate(container)
     if isinstance(container, np.ndarray) and container.dtype == object:
         return enumerate(container.flat)
@@ -259,6 +273,8 @@ def _items(container: Any) -> Iterable[tuple[Any, Any]]:
         return vars(container).items()
     if is_dataclass(container) and not isinstance(container, type):
         return ((field.name, getattr(container, field.name, None)) for field in fields(container))
+    if isinstance(container, GeneratorType | map | filter | zip):
+        raise TypeError(f"a {type(container).__name__} cannot be searched for parameters; make it a list")
     return ()
 
 

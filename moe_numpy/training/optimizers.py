@@ -62,7 +62,7 @@ class AdamW:
         weight_decay: λ.
         decay: whether a parameter decays, from its name and itself. By default what was said where it was made, as
             ``Parameter(data, decay=...)``: weight matrices and embeddings decay, biases and norm scales do not. A
-            tensor of which nothing was said decays if it has two or more axes.
+            tensor of which nothing was said decays if it has two or more axes and is not called a bias.
 
     Raises:
         ValueError: no parameter, one name for two of them, or a setting out of range.
@@ -195,7 +195,7 @@ def clip_factor(norm: float, max_norm: float) -> float:
 
 def _decays(name: str, p: Tensor) -> bool:
     said: bool | None = getattr(p, "decay", None)
-    return p.ndim >= 2 if said is None else said
+    return p.ndim >= 2 and not name.endswith("bias") if said is None else said
 
 
 def _by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

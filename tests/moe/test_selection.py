@@ -297,3 +297,8 @@ def test_a_missing_generator_names_who_needs_it():
 
 def test_an_expert_that_chooses_takes_at_least_one_token():
     assert len(ExpertChoice(1e-12)(softmax(draw(5, 2)), Batch(5)).token) == 2
+
+
+def test_the_second_of_two_scores_that_underflow_is_kept():
+    batch = Batch(200, True, np.random.default_rng(0))
+    assert RandomSecond()(np.zeros((200, 4)), batch).sent.all()  # both weights are a half, and 2 g₂ is 1

@@ -1,5 +1,5 @@
 import types
-from collections import OrderedDict, deque
+from collections import OrderedDict, UserDict, UserList, deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,6 +186,9 @@ def array_of(*items):
         (lambda: deque([one(), Buffer(np.zeros(1))]), ["x.0", "x.1"]),
         (lambda: Pair(Leaf(1.0), one()), ["x.right", "x.left.weight"]),
         (lambda: types.SimpleNamespace(a=[one()]), ["x.a.0"]),
+        (lambda: UserList([one()]), ["x.0"]),
+        (lambda: UserDict(a=one()), ["x.a"]),
+        (lambda: {"a": one(), "b": Leaf(2.0)}.values(), ["x.0", "x.1.weight"]),
         (lambda: [1, "ab", None, np.ones(3), {2: "b"}, {1, 2}, range(10)], []),
     ],
 )
@@ -229,6 +232,18 @@ def test_parameters_of_the_class_are_refused():
 
         class Shared(Module):
             weight = Parameter(np.ones(1))
+
+    with pytest.raises(TypeError, match=r"Listed\.layers belongs to the class"):
+
+        class Listed(Module):
+            layers = [[Leaf(1.0)]]  # noqa: RUF012
+
+
+def test_a_generator_is_refused_since_searching_would_use_it_up():
+    module = Module()
+    for layers in ((Leaf(1.0) for _ in range(2)), map(Leaf, [1.0]), [zip([Leaf(1.0)], strict=True)]):
+        with pytest.raises(TypeError, match="cannot be searched for parameters; make it a list"):
+            module.layers = layers
 
 
 def test_two_parameters_of_one_name_are_refused():

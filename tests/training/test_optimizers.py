@@ -10,7 +10,7 @@ from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.moe import make_layer, recipes
-from moe_numpy.nn import LayerNorm, Linear, Parameter
+from moe_numpy.nn import LayerNorm, Linear, Module, Parameter
 from moe_numpy.training import AdamW, clip_factor, global_norm
 
 SHAPES = {"weight": (3, 4), "bias": (5,), "scale": (), "empty": (0, 2), "cube": (2, 3, 2)}
@@ -339,6 +339,15 @@ def test_weight_decay_spares_norms_and_can_be_chosen():
     linear.bias = Parameter(np.zeros(3, np.float32), decay=True)
     linear.weight = Parameter(np.zeros((3, 2), np.float32), decay=False)
     assert decayed(linear) == {"bias"}
+
+
+def test_what_was_said_of_a_parameter_wins_over_its_axes_and_its_name():
+    module = Module()
+    module.matrix, module.scale = Parameter(np.zeros((2, 2))), Parameter(np.zeros(2))
+    module.stacked_bias = Parameter(np.zeros((2, 2)))
+    assert decayed(module) == {"matrix"}
+    module.matrix.decay, module.scale.decay, module.stacked_bias.decay = False, True, True
+    assert decayed(module) == {"scale", "stacked_bias"}
 
 
 def test_the_norm_leaves_out_frozen_parameters():
