@@ -165,7 +165,7 @@ class AdaptiveL1(Balancer):
         return (trace.load.sum() / max(trace.logits.shape[0], 1)).reshape(1)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """Up if too many are active, down if too few; never to 0, where λ would stay."""
+        """Up if too many are active, down if too few, but not below 1e-30: λ must find its way back."""
         xp = array_namespace(state)
         return xp.maximum(state * self.factor ** _sign(observed / passes - self.k), 1e-30)
 
