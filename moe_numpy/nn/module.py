@@ -232,12 +232,13 @@ class Module:
         seen, names = set(), set()
         for path, _, own in self._walk():
             for name, value in own:
-                if isinstance(value, kind) and id(value) not in seen:
+                if isinstance(value, Parameter | Buffer) and id(value) not in seen:
                     if path + name in names:
                         raise ValueError(f"two of the parameters or buffers are named {path + name!r}")
                     seen.add(id(value))
                     names.add(path + name)
-                    yield path + name, value
+                    if isinstance(value, kind):
+                        yield path + name, value
 
 
 _PLAIN = frozenset({int, float, bool, str, type(None)})  # most attributes, which need no search

@@ -247,10 +247,11 @@ def test_a_generator_is_refused_since_searching_would_use_it_up():
 
 
 def test_two_parameters_of_one_name_are_refused():
-    module = Module()
-    module.x = {"a.b": one(), "a": {"b": one()}}
-    with pytest.raises(ValueError, match=r"two of the parameters or buffers are named 'x\.a\.b'"):
-        module.state_dict()
+    for other in (one(), Buffer(np.zeros(1))):
+        module = Module()
+        module.x = {"a.b": one(), "a": {"b": other}}
+        with pytest.raises(ValueError, match=r"two of the parameters or buffers are named 'x\.a\.b'"):
+            module.state_dict()
 
 
 def test_a_container_that_holds_itself_and_a_module_that_holds_its_parent_are_searched_once():
