@@ -76,8 +76,8 @@ class ModelConfig:
             return float(self.num_experts)
         if recipe.num_groups:
             groups, inside = recipe.num_groups, self.num_experts // recipe.num_groups
-            return recipe.router.selection.per_token(groups) * recipe.router.selection.per_token(inside)
-        return recipe.router.selection.per_token(self.num_experts + recipe.zero_experts)
+            return recipe.router.per_token(groups) * recipe.router.per_token(inside)
+        return recipe.router.per_token(self.num_experts + recipe.zero_experts)
 
     @property
     def num_routes(self) -> int:

@@ -130,10 +130,11 @@ class Transformer(Module):
         return array_namespace(self.embedding.weight.data)
 
     def active_parameters(self) -> int:
-        """Parameters used per token: all but the idle experts'."""
-        idle = sum(
-            layer.feed_forward.num_parameters() - layer.feed_forward.active_parameters()
+        """Parameters used per token: all but the idle experts'. Layers that share their experts count once."""
+        sparse = {
+            id(getattr(layer.feed_forward, "experts", layer.feed_forward)): layer.feed_forward
             for layer in self.layers
             if not isinstance(layer.feed_forward, FeedForward)
-        )
+        }
+        idle = sum(layer.num_parameters() - layer.active_parameters() for layer in sparse.values())
         return self.num_parameters() - idle

@@ -17,6 +17,11 @@ class Balancer:
     """The base class. A router keeps the state, which starts as ``initial(E)``, and calls the methods below."""
 
     @property
+    def target(self) -> float | None:
+        """The experts per token that it steers towards; None if it does not change their number."""
+        return None
+
+    @property
     def words(self) -> str:
         """Its name in tables."""
         return type(self).__name__
@@ -136,6 +141,11 @@ class AdaptiveL1(Balancer):
         if not self.initial_coefficient > 0:
             raise ValueError(f"initial_coefficient must be positive, or it never grows; got {self.initial_coefficient}")
 
+    @property
+    def target(self) -> float:
+        """The number of active experts, k."""
+        return self.k
+
     def initial(self, num_experts: int) -> Float[Array, " n"]:
         """The initial λ."""
         return np.array([self.initial_coefficient])
@@ -155,8 +165,9 @@ class AdaptiveL1(Balancer):
         return (trace.load.sum() / max(trace.logits.shape[0], 1)).reshape(1)
 
     def update(self, state: Float[Array, " n"], observed: Float[Array, " n"], passes: int) -> Float[Array, " n"]:
-        """λ · factor if too many experts are active, λ / factor if too few."""
-        return state * self.factor ** _sign(observed / passes - self.k)
+        """λ · factor if too many experts are active, λ / factor if too few; at least 1e-30, to find its way back."""
+        xp = array_namespace(state)
+        return xp.maximum(state * self.factor ** _sign(observed / passes - self.k), 1e-30)
 
 
 def _sign(x: Float[Array, " n"]) -> Float[Array, " n"]:

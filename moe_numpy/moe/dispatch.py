@@ -18,8 +18,10 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor
-from ..kernels import add_rows, kernel, take_rows
-from ..ops import Cast, FillPlaces, MatMul, Reshape, Transpose
+from ..autodiff.arrays import is_finite
+from ..kernels import add_rows, kernel, take_rows, to_host
+from ..ops import Cast, FillPlaces, Reshape, Transpose
+from ..ops.matmul import product
 from ..typing import Array, Float, Int
 from .experts import rows_of_experts
 from .routing import Routing
@@ -138,6 +140,26 @@ class GateMask(Function):
         return grad[token, expert, place], None, None, None
 
 
+class ThroughMask(Function):
+    """y_a = Σ_b mask_ab x_b over the places ab that are taken: a matrix multiplication, as the mask is 0 elsewhere.
+
+    0 · NaN is NaN, and 0 · ∞ too. So rows of x that are not finite are added one by one, to the taken places only.
+    """
+
+    def forward(
+        self, mask: Float[Array, "A B"], x: Float[Array, "B d"], places: Float[Array, "A B"]
+    ) -> Float[Array, "A d"]:
+        """``places`` is the mask with ones for gate weights."""
+        self.save(mask, x, places)
+        return _through(mask, x, places)
+
+    def backward(self, grad: Float[Array, "A d"]) -> tuple[Any, Any, None]:
+        """dmask_ab = dy_a · x_b, dx_b = Σ_a mask_ab dy_a over the places that are taken."""
+        mask, x, places = self.saved
+        dmask = product(grad, x.T) if self.needs_grad(0) else None
+        return dmask, _through(mask.T, grad, places.T) if self.needs_grad(1) else None, None
+
+
 def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """For each expert: gather its tokens, run it, multiply by the gate weights, add back."""
     y = Tensor(array_namespace(x.data).zeros_like(x.data))
@@ -158,10 +180,10 @@ def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
     gates = Cast.apply(GateMask.apply(routing.gate, *index, shape=shape), dtype=x.dtype)
     places = GateMask.apply(ones, *index, shape=shape)
     on_input = routing.gate_on == "input"
-    send = Reshape.apply(gates if on_input else places, shape=(routing.num_tokens, num_places))
-    bring = Reshape.apply(places if on_input else gates, shape=(routing.num_tokens, num_places))
-    answers = experts(MatMul.apply(Transpose.apply(send), x), _even_offsets(routing, capacity))
-    return MatMul.apply(bring, answers)
+    gates, places = (Reshape.apply(m, shape=(routing.num_tokens, num_places)) for m in (gates, places))
+    send, bring = (gates, places) if on_input else (places, gates)
+    rows = ThroughMask.apply(Transpose.apply(send), x, Transpose.apply(places))
+    return ThroughMask.apply(bring, experts(rows, _even_offsets(routing, capacity)), places)
 
 
 def dispatch_padded(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
@@ -193,6 +215,18 @@ def gate_input(rows: Tensor, gate: Tensor, routing: Routing) -> tuple[Tensor, Te
     if routing.gate_on == "output":
         return rows, gate
     return GateRows.apply(rows, gate), Tensor(array_namespace(gate.data).ones_like(gate.data))
+
+
+def _through(mask: Float[Array, "A B"], x: Float[Array, "B d"], places: Float[Array, "A B"]) -> Float[Array, "A d"]:
+    y = product(mask, x)
+    if is_finite(y):
+        return y
+    xp = array_namespace(x)
+    finite = xp.isfinite(x).all(axis=1)
+    y = product(xp.where(finite, mask, 0), xp.where(finite[:, None], x, 0))
+    for b in np.flatnonzero(~to_host(finite)).tolist():
+        y = y + xp.where(places[:, b : b + 1] != 0, mask[:, b : b + 1] * x[b], 0)
+    return y
 
 
 def _places(routing: Routing) -> tuple[Any, int]:

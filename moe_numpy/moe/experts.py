@@ -188,9 +188,9 @@ class GptOssExperts(Module):
 
     def __init__(self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32):
         self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
-        self.gate_up_bias = Parameter(np.zeros((num_experts, 2 * d_ff), dtype))
+        self.gate_up_bias = Parameter(np.zeros((num_experts, 2 * d_ff), dtype), decay=False)
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
-        self.down_bias = Parameter(np.zeros((num_experts, d_model), dtype))
+        self.down_bias = Parameter(np.zeros((num_experts, d_model), dtype), decay=False)
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         h = ClampedSwiGLU.apply(GroupedAffine.apply(x, self.gate_up, self.gate_up_bias, offsets))
@@ -238,9 +238,9 @@ class MLPExperts(Module):
     ):
         self.activation = activation
         self.first = normal(rng, (num_experts, d_ff, d_model), d_model**-0.5, dtype)
-        self.first_bias = Parameter(np.zeros((num_experts, d_ff), dtype))
+        self.first_bias = Parameter(np.zeros((num_experts, d_ff), dtype), decay=False)
         self.second = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
-        self.second_bias = Parameter(np.zeros((num_experts, d_model), dtype))
+        self.second_bias = Parameter(np.zeros((num_experts, d_model), dtype), decay=False)
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         hidden = self.activation.apply(GroupedAffine.apply(x, self.first, self.first_bias, offsets))

@@ -5,11 +5,12 @@ multiplies what they return by gate weights g. The choice is a constant for the 
 only path by which the task loss reaches W_g.
 """
 
+import math
 from typing import Any
 
 from array_api_compat import array_namespace
 
-from ..autodiff import Function, Tensor
+from ..autodiff import Function, Tensor, decisions
 from ..kernels import max_by_key, scatter, sum_by_key, take_rows
 from ..ops import Multiply
 from ..typing import Array, Float, Int
@@ -50,6 +51,13 @@ class PickScores(Function):
         return dp.reshape(self.shape), None, None
 
 
+def ones_for_zeros(s: Float[Array, " N"], token: Int[Array, " N"], num_tokens: int) -> Float[Array, " N"]:
+    """The scores, with 1 in place of 0 where all scores of a token are 0, as where a softmax underflowed."""
+    xp = array_namespace(s)
+    largest = take_rows(max_by_key(xp.abs(s), token, num_tokens), token)
+    return xp.where(largest == 0, xp.ones_like(s), s)
+
+
 class Renormalize(Function):
     """g_n = s_n / (Σ_m s_m + ε), with m over the assignments of the same token.
 
@@ -62,8 +70,10 @@ class Renormalize(Function):
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, epsilon: float = 0.0
     ) -> Float[Array, " N"]:
-        """Divide by the token's sum. A token whose sum is 0 needs a positive ε."""
+        """Divide by the token's sum. Without ε, the weights of a token whose scores are all 0 are equal."""
         self.num_tokens = num_tokens
+        if not epsilon:
+            s = ones_for_zeros(s, token, num_tokens)
         total = take_rows(sum_by_key(s, token, num_tokens), token)
         if epsilon:
             total = total + epsilon
@@ -103,7 +113,10 @@ class SelectedSoftmax(Function):
 
 
 class PNormalize(Function):
-    """g_n = s_n / ‖s‖_p for positive s, the norm over the assignments of the same token (DBRX 2024; p = 1 there)."""
+    """g_n = s_n / ‖s‖_p, the norm over the assignments of the same token (DBRX 2024; p = 1 there).
+
+    ‖s‖_∞ is the largest |s_m|. Where all scores of a token are 0, its gate weights are equal.
+    """
 
     words = "{p:g}-norm"
 
@@ -111,16 +124,37 @@ class PNormalize(Function):
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, p: float
     ) -> Float[Array, " N"]:
         self.num_tokens, self.p = num_tokens, p
-        norm = (sum_by_key(s**p, token, num_tokens) ** (1 / p))[token]
+        s = ones_for_zeros(s, token, num_tokens)
+        size = array_namespace(s).abs(s)
+        if p == 1:
+            norm = sum_by_key(size, token, num_tokens)[token]
+        else:
+            norm = max_by_key(size, token, num_tokens)[token]
+            if p < math.inf:  # of s / max, whose powers cannot all underflow
+                norm = norm * (sum_by_key((size / norm) ** p, token, num_tokens) ** (1 / p))[token]
         g = s / norm
         self.save(g, norm, token)
+        if p == math.inf:
+            decisions.record(
+                "largest scores", size == norm, lambda n: f"assignment {n}: {float(g[n]):.6g} of the largest"
+            )
         return g
 
     def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
-        """ds_n = (dg_n - g_n^{p-1} Σ_m dg_m g_m) / ‖s‖_p."""
+        """ds_n = (dg_n - |g_n|^{p-1} Σ_m dg_m g_m) / ‖s‖_p for positive scores; -|g_n|^{p-1} for negative ones.
+
+        For p = ∞ the power is 1/c for each of c equal largest scores, as in the limit, and 0 elsewhere.
+        """
         g, norm, token = self.saved
+        size = array_namespace(g).abs(g)
         inner = sum_by_key(grad * g, token, self.num_tokens)
-        return (grad - g ** (self.p - 1) * inner[token]) / norm, None
+        if self.p < math.inf:
+            share = size ** (self.p - 1)
+        else:
+            largest = (size == 1).astype(g.dtype)
+            share = largest / sum_by_key(largest, token, self.num_tokens)[token]
+        share = array_namespace(g).where(g < 0, -share, share)
+        return (grad - share * inner[token]) / norm, None
 
 
 class Gate:

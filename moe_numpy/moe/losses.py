@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor, decisions
 from ..kernels import add_along_rows, count, sum_by_key, top_k
-from ..ops import LogSoftmax, ReLU, Softmax
+from ..ops import ReLU, Softmax
 from ..ops.activations import normal_cdf
 from ..typing import Array, Float, Int
 from .routing import RoutingTrace
@@ -125,7 +125,7 @@ def balance_of_layers(probabilities: list[Tensor], loads: list[Any]) -> Tensor:
     """
     num_experts = probabilities[0].shape[1]
     xp = array_namespace(loads[0])
-    tokens = sum(p.shape[0] for p in probabilities)
+    tokens = max(sum(p.shape[0] for p in probabilities), 1)
     f = sum(loads) * (1 / tokens)
     mean_p = probabilities[0].sum(axis=0)
     for p in probabilities[1:]:
@@ -143,6 +143,7 @@ class RouterZLoss(Function):
         """A scalar from the logits."""
         xp = array_namespace(h)
         top = h.max(axis=1, keepdims=True)
+        top = xp.where(xp.isfinite(top), top, 0)  # ∞ - ∞ is NaN
         exp = xp.exp(h - top)
         total = exp.sum(axis=1, keepdims=True)
         lse = top + xp.log(total)
@@ -308,8 +309,25 @@ class Load(Loss):
         if trace.sigma is None:
             counts = Tensor(array_namespace(h.data).asarray(trace.load, dtype=h.dtype))
             return SquaredCV.apply(counts, ddof=self.ddof)
-        p = LoadProbability.apply(h, trace.sigma, trace.noisy, k=int(trace.per_token), rivals=self.rivals)
+        sigma = trace.sigma + 1e-18  # a learned σ may underflow to 0
+        p = LoadProbability.apply(h, sigma, trace.noisy, k=max(1, int(trace.per_token)), rivals=self.rivals)
         return SquaredCV.apply(p.sum(axis=0), ddof=self.ddof)
+
+
+class Entropy(Function):
+    """H = -Σ_i p_i ln p_i over all entries, in nats. An entry of 0, underflowed or not, adds nothing."""
+
+    def forward(self, p: Float[Array, "..."]) -> Any:
+        """A scalar from probabilities."""
+        xp = array_namespace(p)
+        log_p = xp.log(xp.where(p > 0, p, 1))
+        self.save(log_p)
+        return -(p * log_p).sum()
+
+    def backward(self, grad: Float[Array, ""]) -> Any:
+        """dH/dp_i = -(ln p_i + 1); -1 at 0, where it is infinite but what p comes from has no gradient."""
+        (log_p,) = self.saved
+        return -grad * (log_p + 1)
 
 
 @dataclass(frozen=True)
@@ -320,15 +338,14 @@ class LocalEntropy(Loss):
     name: str = "local_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        log_p = LogSoftmax.apply(trace.logits, axis=-1)
-        return -(log_p.exp() * log_p).sum() * (1 / max(trace.logits.shape[0], 1))
+        return Entropy.apply(Softmax.apply(trace.logits, axis=-1)) * (1 / max(trace.logits.shape[0], 1))
 
 
 @dataclass(frozen=True)
 class GlobalEntropy(Loss):
     """max(0, τ - entropy(mean_t p_t)): zero once the experts are used evenly enough (LIMoE, equation 4).
 
-    ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use.
+    ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use. Without tokens it is 0.
     """
 
     tau: float
@@ -336,5 +353,6 @@ class GlobalEntropy(Loss):
     name: str = "global_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        p = Softmax.apply(trace.logits, axis=-1).mean(axis=0)
-        return ReLU.apply(self.tau + (p * p.log()).sum())
+        num_tokens = trace.logits.shape[0]
+        mean_p = Softmax.apply(trace.logits, axis=-1).sum(axis=0) * (1 / max(num_tokens, 1))
+        return ReLU.apply((self.tau if num_tokens else 0.0) - Entropy.apply(mean_p))

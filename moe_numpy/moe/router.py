@@ -12,7 +12,7 @@ import numpy as np
 from ..autodiff import Function, Tensor
 from ..kernels import count, sort_by_key, take_rows
 from ..nn import Buffer, Module, Parameter
-from ..nn.module import normal
+from ..nn.module import after_forward, normal
 from ..ops import Affine, Softmax
 from ..ops.arithmetic import at_least_float32
 from ..typing import Array, Float, Int
@@ -63,6 +63,16 @@ class RouterConfig:
         if len(set(names)) < len(names):
             raise ValueError(f"the losses of a router need different names, got {', '.join(names)}")
 
+    def per_token(self, num_experts: int) -> float:
+        """The experts that a token asks for on average, k.
+
+        Where the selection leaves their number to the scores, it is the one that the balancer steers towards.
+        """
+        target = None if self.balancer is None else self.balancer.target
+        if self.selection.fixed or target is None:
+            return self.selection.per_token(num_experts)
+        return min(target, num_experts)
+
 
 class Router(Module):
     """h = x W_gᵀ, then the pipeline of a :class:`RouterConfig`.
@@ -91,9 +101,9 @@ class Router(Module):
         self.config = config
         self.num_experts = num_experts
         self.weight = normal(rng, (num_experts, d_model), d_model**-0.5, dtype)
-        self.bias = Parameter(np.zeros(num_experts, dtype)) if config.bias else None
+        self.bias = Parameter(np.zeros(num_experts, dtype), decay=False) if config.bias else None
         learned = config.noise is not None and config.noise.learned
-        self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype)) if learned else None
+        self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype), decay=True) if learned else None
         self.balancer_state: Any = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
         self._load: Any = 0  # these three since the last optimizer step
         self._observed: Any = 0
@@ -102,7 +112,7 @@ class Router(Module):
     @property
     def per_token(self) -> float:
         """The experts that a token asks for on average, k."""
-        return self.config.selection.per_token(self.num_experts)
+        return self.config.per_token(self.num_experts)
 
     def forward(self, x: Float[Tensor, "T d"], batch: Batch) -> Routing:
         """Route T tokens. Noise and balancing follow ``batch.training``."""
@@ -140,6 +150,10 @@ class Router(Module):
         if self.config.balancer is not None and self._passes:
             state = self.balancer_state.data
             self.balancer_state.data = self.config.balancer.update(state, self._observed, self._passes)
+        self.forget_passes()
+
+    def forget_passes(self) -> None:
+        """Reset the counters."""
         self._load = self._observed = self._passes = 0
 
     def _logits(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -207,10 +221,19 @@ class Router(Module):
         return losses, total
 
     def _observe(self, trace: RoutingTrace, chosen_by: Float[Array, "T E"]) -> None:
-        """Collect what the balancer needs after the optimizer step. A pass without tokens moves nothing."""
+        """Collect what the balancer needs after the optimizer step, once the whole forward pass has succeeded.
+
+        A pass without tokens moves nothing.
+        """
         if trace.logits.shape[0] == 0:
             return
-        self._load = trace.load_since_update
-        if self.config.balancer is not None:
-            self._observed = self._observed + self.config.balancer.observe(trace, chosen_by, self.balancer_state.data)
-            self._passes += 1
+        load, balancer = trace.load, self.config.balancer
+        seen = None if balancer is None else balancer.observe(trace, chosen_by, self.balancer_state.data)
+
+        def note() -> None:
+            self._load = self._load + load
+            if seen is not None:
+                self._observed = self._observed + seen
+                self._passes += 1
+
+        after_forward(note)

@@ -20,10 +20,12 @@ class Selection:
 
     Attributes:
         causal: whether a token's candidates depend on no later token. Dropping may still let a later token push it out.
+        fixed: whether the number of candidates does not depend on the scores.
         scope: ``batch``, or ``sequence`` if the tokens of each sequence are chosen among by themselves.
     """
 
     causal: bool = True
+    fixed: bool = True
     scope: str = "batch"
 
     @property
@@ -108,8 +110,8 @@ class RandomSecond(FixedK):
         if not batch.training:
             return both
         s = scores[both.token, both.expert].reshape(-1, 2)
-        g2 = s[:, 1] / (s[:, 0] + s[:, 1])
-        xp = array_namespace(scores)
+        xp, total = array_namespace(scores), s[:, 0] + s[:, 1]
+        g2 = xp.where(total == 0, 0.5, s[:, 1] / xp.where(total == 0, 1, total))  # both may underflow
         coin = xp.asarray(batch.need_rng(self).random(len(s)), dtype=s.dtype)
         kept = coin < 2 * g2
         decisions.record("second choices kept", kept, lambda t: f"token {t}: 2 g₂ is {float(2 * g2[t]):.6g}")
@@ -199,13 +201,14 @@ class Threshold(Selection):
     """Each token takes the experts whose score is above a threshold: k varies (ReMoE, Wang et al. 2024)."""
 
     value: float = 0.0
+    fixed = False
 
     @property
     def words(self) -> str:
         return f"above {self.value:g}"
 
     def per_token(self, num_experts: int) -> float:
-        """The maximum, E: how many are chosen depends on the scores."""
+        """The maximum, E: how many are chosen depends on the scores. See :meth:`RouterConfig.per_token`."""
         return num_experts
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
@@ -263,7 +266,7 @@ class ExpertChoice(Selection):
         if num_tokens == 0:
             nothing = xp.arange(0)
             return Candidates(nothing, nothing, nothing)
-        capacity = min(length, int(np.ceil(self.factor * length / num_experts - 1e-9)))
+        capacity = min(length, max(1, int(np.ceil(self.factor * length / num_experts - 1e-9))))
         # One row for each expert of each sequence, over the tokens of the sequence.
         rows = scores.reshape(-1, length, num_experts).swapaxes(1, 2).reshape(-1, length)
         chosen = top_k(rows, capacity)

@@ -34,7 +34,7 @@ class Linear(Module):
         dtype: Any = np.float32,
     ):
         self.weight = normal(rng, (d_out, d_in), 1 / math.sqrt(d_in) if std is None else std, dtype)
-        self.bias = Parameter(np.zeros(d_out, dtype)) if bias else None
+        self.bias = Parameter(np.zeros(d_out, dtype), decay=False) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
         return Affine.apply(x, self.weight, self.bias)

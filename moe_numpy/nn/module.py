@@ -1,6 +1,9 @@
 """Module and Parameter: the tree of trainable tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
+from types import GeneratorType, SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +17,21 @@ Kind = TypeVar("Kind", bound=Tensor)
 
 
 class Parameter(Tensor):
-    """A Tensor that training changes; an attribute of a Module."""
+    """A Tensor that training changes, unless ``requires_grad`` is set to False; an attribute of a Module.
 
-    __slots__ = ()
 
-    def __init__(self, data: Any, name: str | None = None):
+    Args:
+        data: see :class:`Tensor`.
+        name: see :class:`Tensor`.
+        decay: whether weight decay applies to it: True for weight matrices and embeddings, stacked ones too; False for
+            biases, stacked ones too, and for scales. None leaves it to the optimizer.
+    """
+
+    __slots__ = ("decay",)
+
+    def __init__(self, data: Any, name: str | None = None, *, decay: bool | None = None):
         super().__init__(data, requires_grad=True, name=name)
+        self.decay = decay
 
 
 class Buffer(Tensor):
@@ -31,64 +43,113 @@ class Buffer(Tensor):
         super().__init__(data, name=name)
 
 
+_unfinished: ContextVar[list[Callable[[], None]] | None] = ContextVar("unfinished", default=None)
+
+
+def after_forward(note: Callable[[], None]) -> None:
+    """Call ``note`` once the outermost Module that is running has returned; never, if it fails. At once outside any."""
+    notes = _unfinished.get()
+    if notes is None:
+        note()
+    else:
+        notes.append(note)
+
+
 class Module:
     """A part of a model: parameters and other Modules as plain attributes, and a ``forward``.
 
-    Lists and tuples of Modules are searched too. The name of a parameter is the path to it:
-    ``layers.0.attention.query.weight``.
+    Lists, tuples, dicts and dataclasses are searched too, at any depth; they may grow later. The name of a parameter is
+    the path to it: ``layers.0.attention.query.weight``. What is found at several places counts once, under the first
+    name: tied parameters are one parameter.
+
+    Raises:
+        TypeError: an attribute is a generator; or a set, an array or an attribute of the class holds parameters or
+            Modules: they have no name there.
     """
 
     training = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, value in vars(cls).items():
+            for _ in _found(name, value, set()):
+                raise TypeError(f"{cls.__name__}.{name} belongs to the class, so to no model; assign it in __init__")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        for _ in _found(name, value, set()):
+            pass  # raises where something could never be found
+        super().__setattr__(name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the result; called by ``module(...)``."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        if _unfinished.get() is not None:
+            return self.forward(*args, **kwargs)
+        notes: list[Callable[[], None]] = []
+        token = _unfinished.set(notes)
+        try:
+            result = self.forward(*args, **kwargs)
+        finally:
+            _unfinished.reset(token)
+        for note in notes:
+            note()
+        return result
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """The Modules directly below this one, with their names."""
-        for name, value in vars(self).items():
+        for name, value in self._own():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, list | tuple):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
 
     def named_modules(self, path: str = "") -> Iterator[tuple[str, "Module"]]:
-        """This Module and every one below it, each with the path to it: empty, or ending in a dot."""
-        yield path, self
-        for name, child in self.children():
-            yield from child.named_modules(f"{path}{name}.")
+        """This Module and every one below it, once, each with the path to it: empty, or ending in a dot."""
+        for at, module, _ in self._walk(path):
+            yield at, module
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Every parameter below this Module, with its path, in the order of definition."""
-        return self._tensors(Parameter)
+        """Every parameter below this Module, once, with its path, in the order of definition."""
+        return self._named(Parameter)
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
-        """Every buffer below this Module, with its path."""
-        return self._tensors(Buffer)
+        """Every buffer below this Module, once, with its path."""
+        return self._named(Buffer)
 
     def parameters(self) -> Iterator[Parameter]:
-        """Every parameter below this Module."""
+        """Every parameter below this Module, once."""
         for _, parameter in self.named_parameters():
             yield parameter
 
     def num_parameters(self) -> int:
-        """How many numbers training can change."""
+        """How many numbers the parameters hold, frozen ones included."""
         return sum(p.size for p in self.parameters())
 
     def zero_grad(self) -> None:
-        """Set every ``.grad`` to None, before the next backward pass."""
+        """Set every ``.grad`` to None, and forget the forward passes since the last optimizer step."""
         for parameter in self.parameters():
             parameter.grad = None
+        for _, module in self.named_modules():
+            module.forget_passes()
+
+    def forget_passes(self) -> None:
+        """Forget what forward passes left for :meth:`after_step`; of this Module alone."""
 
     def after_step(self) -> None:
-        """Called once after each optimizer step, for rules that are not gradients; here and below."""
-        for _, child in self.children():
-            child.after_step()
+        """Called once after each optimizer step, for rules that are not gradients; here and below.
+
+        A Module with a rule overrides it, and is then responsible for what is below it.
+        """
+        seen, pending = {id(self)}, [self]
+        while pending:
+            for _, child in pending.pop(0).children():
+                if id(child) in seen:
+                    continue
+                seen.add(id(child))
+                if type(child).after_step is Module.after_step:
+                    pending.append(child)
+                else:
+                    child.after_step()
 
     def train(self, mode: bool = True) -> "Module":
         """Switch noise and dropout on, or off with ``mode=False``, here and below."""
@@ -144,20 +205,85 @@ class Module:
         for name, tensor in tensors.items():
             tensor.data[...] = array_namespace(tensor.data).asarray(state[name])
 
-    def _tensors(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
-        for path, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, kind):
-                    yield path + name, value
-
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.named_parameters()
         yield from self.named_buffers()
 
+    def _own(self) -> Iterator[tuple[str, Any]]:
+        """The Modules, parameters and buffers of this Module alone, also those in containers."""
+        seen: set[int] = set()
+        for name, value in vars(self).items():
+            if isinstance(value, Module | Parameter | Buffer):
+                yield name, value
+            elif type(value) not in _PLAIN:
+                yield from _found(name, value, seen)
+
+    def _walk(self, path: str = "") -> Iterator[tuple[str, "Module", list[tuple[str, Any]]]]:
+        """This Module and every one below it, once: the path to it, itself, and what it owns."""
+        seen = set()
+        pending: list[tuple[str, Module]] = [(path, self)]
+        while pending:
+            at, module = pending.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                own = list(module._own())
+                yield at, module, own
+                pending += [(f"{at}{name}.", v) for name, v in reversed(own) if isinstance(v, Module)]
+
+    def _named(self, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+        seen, names = set(), set()
+        for path, _, own in self._walk():
+            for name, value in own:
+                if isinstance(value, Parameter | Buffer) and id(value) not in seen:
+                    if path + name in names:
+                        raise ValueError(f"two of the parameters or buffers are named {path + name!r}")
+                    seen.add(id(value))
+                    names.add(path + name)
+                    if isinstance(value, kind):
+                        yield path + name, value
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})  # most attributes, which need no search
+
+
+def _found(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """The Modules, parameters and buffers in a value, through containers, each once, but not into Modules."""
+    if isinstance(value, Module | Parameter | Buffer):
+        yield name, value
+    elif type(value) not in _PLAIN and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in _items(value):
+            for path, found in _found(f"{name}.{key}", item, seen):
+                if isinstance(value, Set | np.ndarray):
+                    raise TypeError(
+                        f"{name} is a {type(value).__name__} with a {type(found).__name__} in it, which has no name "
+                        "there and would not be trained or saved; use a list, a tuple or a dict"
+                    )
+                yield path, found
+
+
+def _items(container: Any) -> Iterable[tuple[Any, Any]]:
+    """What a container holds, by key; nothing of anything else."""
+    if isinstance(container, Mapping):
+        return container.items()
+    if isinstance(container, str | bytes | bytearray | range):
+        return ()
+    if isinstance(container, Sequence | ValuesView | Set):
+        return enumerate(container)
+    if isinstance(container, np.ndarray) and container.dtype == object:
+        return enumerate(container.flat)
+    if isinstance(container, SimpleNamespace):
+        return vars(container).items()
+    if is_dataclass(container) and not isinstance(container, type):
+        return ((field.name, getattr(container, field.name, None)) for field in fields(container))
+    if isinstance(container, GeneratorType | map | filter | zip):
+        raise TypeError(f"a {type(container).__name__} cannot be searched for parameters; make it a list")
+    return ()
+
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
-    """A Parameter with entries drawn from N(0, std²).
+    """A Parameter with entries drawn from N(0, std²), to which weight decay applies.
 
     Drawn in float64 and then rounded, so that a float32 and a float64 model from one seed agree.
     """
-    return Parameter((std * rng.standard_normal(shape)).astype(dtype))
+    return Parameter((std * rng.standard_normal(shape)).astype(dtype), decay=True)

@@ -20,7 +20,7 @@ class RMSNorm(Module):
     """
 
     def __init__(self, d_model: int, eps: float = 1e-6, *, dtype: Any = np.float32):
-        self.weight = Parameter(np.ones(d_model, dtype))
+        self.weight = Parameter(np.ones(d_model, dtype), decay=False)
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -37,8 +37,8 @@ class LayerNorm(Module):
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, *, dtype: Any = np.float32):
-        self.weight = Parameter(np.ones(d_model, dtype))
-        self.bias = Parameter(np.zeros(d_model, dtype))
+        self.weight = Parameter(np.ones(d_model, dtype), decay=False)
+        self.bias = Parameter(np.zeros(d_model, dtype), decay=False)
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

@@ -17,7 +17,7 @@ class TrainingConfig:
         accumulate: forward and backward passes whose mean gradient makes one step.
         learning_rate: the peak, reached after ``warmup`` steps.
         warmup: steps of linear increase.
-        weight_decay: of matrices, decoupled from the gradient.
+        weight_decay: of weights, not of biases and norm scales; decoupled from the gradient.
         max_norm: the gradient is scaled down to this norm if it is longer.
         seed: of weights, batches and noise.
         checkpoint_every: steps between checkpoints.

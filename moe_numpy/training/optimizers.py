@@ -60,8 +60,9 @@ class AdamW:
         betas: β₁ and β₂.
         eps: ε.
         weight_decay: λ.
-        decay: whether a parameter decays, from its name and itself; by default those with two or more axes, not
-            biases and norm scales.
+        decay: whether a parameter decays, from its name and itself. By default what was said where it was made, as
+            ``Parameter(data, decay=...)``: weight matrices and embeddings decay, biases and norm scales do not. A
+            tensor of which nothing was said decays if it has two or more axes and is not called a bias.
 
     Raises:
         ValueError: no parameter, one name for two of them, or a setting out of range.
@@ -88,9 +89,7 @@ class AdamW:
                 raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.parameters = _by_name(named_parameters)
-        self.decaying = {
-            name for name, p in self.parameters.items() if (p.ndim >= 2 if decay is None else decay(name, p))
-        }
+        self.decaying = {name for name, p in self.parameters.items() if (decay or _decays)(name, p)}
         self.steps = 0
         self.first = {name: _moment(p) for name, p in self.parameters.items()}
         self.second = {name: _moment(p) for name, p in self.parameters.items()}
@@ -169,12 +168,12 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
     return sum(float((x.astype(np.float64) ** 2).sum()) for x in arrays)
 
 
-def global_norm(gradients: Iterable[Shaped[Array, "..."]]) -> float:
-    """√(Σ g²) over all entries of all gradients, summed in float64.
+def global_norm(gradients: Iterable[Shaped[Array, "..."] | None]) -> float:
+    """√(Σ g²) over all entries of all gradients, summed in float64. None, of a frozen parameter, counts 0.
 
     It is finite if and only if every entry is (up to 1e150), so it also detects NaN and infinity.
     """
-    arrays = list(gradients)
+    arrays = [g for g in gradients if g is not None]
     return math.sqrt(sum_of_squares(arrays))
 
 
@@ -192,6 +191,11 @@ def clip_factor(norm: float, max_norm: float) -> float:
     if not 0 <= norm < math.inf:
         raise ValueError(f"norm must be finite and at least 0, got {norm}")
     return max_norm / norm if norm > max_norm else 1.0
+
+
+def _decays(name: str, p: Tensor) -> bool:
+    said: bool | None = getattr(p, "decay", None)
+    return p.ndim >= 2 and not name.endswith("bias") if said is None else said
 
 
 def _by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

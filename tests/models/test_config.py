@@ -35,6 +35,7 @@ def test_which_layers_have_experts(moe_every, num_experts, expected):
         ("deepseek_v3", {}, 300),  # two experts and the shared one
         ("soft_moe", {}, 549),  # all experts, and the slots' vectors
         ("expert_choice", {"capacity_factor": 0.5}, 34),
+        ("remoe", {"average_k": 3.0}, 300),
     ],
 )
 def test_the_dense_twin_has_as_many_active_parameters(recipe, settings, width):
@@ -45,7 +46,14 @@ def test_the_dense_twin_has_as_many_active_parameters(recipe, settings, width):
 
 @pytest.mark.parametrize(
     ("recipe", "routes", "per_token"),
-    [("mixtral", 8, 2), ("longcat", 12, 2), ("hierarchical", 2, 8), ("soft_moe", 0, 8), ("expert_choice", 8, 2)],
+    [
+        ("mixtral", 8, 2),
+        ("longcat", 12, 2),
+        ("hierarchical", 2, 8),
+        ("soft_moe", 0, 8),
+        ("expert_choice", 8, 2),
+        ("remoe", 8, 2),
+    ],
 )
 def test_routes_and_experts_per_token(recipe, routes, per_token):
     config = ModelConfig(recipe=recipe)

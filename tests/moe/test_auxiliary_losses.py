@@ -329,3 +329,60 @@ def test_unknown_ways_to_count_importance_and_load_are_named():
         Importance(of="logits")
     with pytest.raises(ValueError, match="rivals must be others or all, got 'none'"):
         Load(rivals="none")
+
+
+# Underflow
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_entropies_of_probabilities_that_underflow(dtype):
+    h = [[0, -120], [5, -110]]
+    for loss, expected in ((GlobalEntropy(0.5), 0.5), (LocalEntropy(), 0)):
+        t = trace(h, dtype=dtype)
+        value = loss(t)
+        value.backward()
+        assert value.item() == pytest.approx(expected)
+        np.testing.assert_allclose(t.logits.grad, np.zeros((2, 2)), atol=1e-40)
+
+
+@pytest.mark.parametrize("h", [[[0, -1000.0]], [[-np.inf, 3.0]], [[0, -np.inf], [0, -1000]], [[7.0]], [[7.0], [-7.0]]])
+def test_a_certain_choice_has_no_entropy(h):
+    for loss, expected in ((GlobalEntropy(0.25), 0.25), (LocalEntropy(), 0)):
+        t = trace(h)
+        value = loss(t)
+        value.backward()
+        assert value.item() == pytest.approx(expected)
+        assert not t.logits.grad.any()
+
+
+def test_the_gradient_of_the_entropy_of_a_small_mean():
+    h = np.array([[0, -60.0], [1, -61.0]])
+    t = trace(h)
+    GlobalEntropy(0.5)(t).backward()
+    p = np.exp([-60, -62.0])  # of expert 1; the mean P has dL/dP = ln P + 1 - (ln (1 - P) + 1)
+    np.testing.assert_allclose(t.logits.grad[:, 1], np.log(p.mean()) * p / 2, rtol=1e-12)
+
+
+def test_all_experts_excluded_or_one_infinite_make_the_z_loss_infinite():
+    with np.errstate(all="ignore"):
+        for h in ([[-np.inf, -np.inf]], [[np.inf, 0.0]], [[np.inf, -np.inf], [0.0, 0.0]]):
+            assert RouterZLoss.apply(Tensor(np.array(h))).item() == np.inf
+    assert RouterZLoss.apply(Tensor(np.array([[-np.inf, 2.0]]))).item() == 4
+
+
+def test_losses_of_layers_without_tokens_are_zero():
+    assert balance_of_layers([Tensor(np.zeros((0, 3)))] * 2, [np.zeros(3)] * 2).item() == 0
+    assert GlobalEntropy(0.5)(trace(np.zeros((0, 3)))).item() == 0
+
+
+def test_the_load_without_any_noise_left_is_the_count():
+    router = Router(RouterConfig(TopK(1), noise=ShazeerNoise(epsilon=0.0)), 1, 3, rng=np.random.default_rng(0))
+    router.noise_weight.data[:] = -200  # softplus underflows
+    router.weight.data[:] = [[0.0], [1.0], [1.0]]
+    x = Tensor(np.ones((4, 1), np.float32), requires_grad=True)
+    shown = router(x, Batch(4, True, np.random.default_rng(0))).trace
+    assert not shown.sigma.data.any()
+    loss = Load()(shown)  # of two equal experts the first is chosen, and either would be, half of the time
+    loss.backward()
+    assert loss.item() == pytest.approx(SquaredCV.apply(Tensor(np.array([0.0, 2.0, 2.0]))).item())
+    assert np.isfinite(router.noise_weight.grad).all()

@@ -228,3 +228,13 @@ def test_normalised_gate_weights_ignore_the_bias_too():
     routing = router(tokens(4), Batch(4))
     assert set(routing.expert.tolist()) == {0, 2}
     np.testing.assert_allclose(np.bincount(routing.token, routing.gate.data), 1)
+
+
+def test_lambda_does_not_vanish_while_too_few_experts_are_active():
+    balancing = AdaptiveL1(k=2.0)
+    state = balancing.initial(4)
+    for _ in range(5000):
+        state = balancing.update(state, np.zeros(1), 1)
+    for _ in range(300):
+        state = balancing.update(state, np.array([3.0]), 1)
+    assert state > balancing.initial(4)

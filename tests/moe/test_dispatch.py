@@ -70,6 +70,39 @@ def test_any_list_of_assignments_is_computed_as_by_hand_by_every_strategy(num_to
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("gate_on", ["output", "input"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["token", "gate", "expert", "cotangent"])
+def test_what_is_not_finite_reaches_only_the_tokens_that_it_belongs_to(where, value, gate_on):
+    pairs = [(0, 0), (0, 2), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1)]
+    concerned = {"token": [2], "gate": [2], "expert": [0, 1], "cotangent": [2]}[where]
+    results = {}
+    for name, dispatch in STRATEGIES.items():
+        rng = np.random.default_rng(0)
+        experts = make_experts("relu", 3, D, 4, rng=rng, dtype=np.float64)
+        x, cotangent, gates = rng.standard_normal((4, D)), rng.standard_normal((4, D)), rng.uniform(0.1, 1, 7)
+        gates[0] = 0  # a gate weight of zero is still one
+        if where == "token":
+            x[2, 1] = value
+        elif where == "gate":
+            gates[3] = value
+        elif where == "expert":
+            experts.second.data[2, 0, 0] = value
+        else:
+            cotangent[2, 0] = value
+        x, gates = Tensor(x, requires_grad=True), Tensor(gates, requires_grad=True)
+        with np.errstate(all="ignore"):
+            y = dispatch(x, make_routing(4, 3, pairs, gates, gate_on), experts)
+            y.backward(cotangent)
+        assert np.isfinite(np.delete(y.data, concerned, axis=0)).all(), name
+        assert np.isfinite(np.delete(x.grad, concerned, axis=0)).all(), name
+        results[name] = [y.data, x.grad, gates.grad, *(p.grad for p in experts.parameters())]
+    assert not all(np.isfinite(array).all() for array in results["loop"])
+    for name, others in results.items():
+        for one, other in zip(results["loop"], others, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 @pytest.mark.parametrize("dispatch", STRATEGIES.values(), ids=STRATEGIES)
 def test_float32_gates_do_not_widen_narrower_tokens(dispatch):
     """A router works in float32 even where the model is in half precision; its gate weights must not leak that."""

@@ -139,3 +139,46 @@ def test_every_step_keeps_float32(step):
 def test_settings_out_of_range_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Underflow and infinity
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gate", [Gate(Renormalize), Gate(PNormalize, p=1), Gate(PNormalize, p=2)], ids=repr)
+def test_one_expert_has_weight_one_even_if_its_score_is_zero(gate, dtype):
+    s = Tensor(np.array([0.0, 1e-45, 1e-310, 0.25], dtype), requires_grad=True)
+    w = gate(s, np.array([3, 1, 0, 2]), 4)
+    w.backward(np.array([1.0, 2.0, 3.0, 4.0], dtype))
+    np.testing.assert_array_equal(w.data, np.ones(4, dtype))
+    np.testing.assert_array_equal(s.grad, np.zeros(4, dtype))
+
+
+def test_scores_that_are_all_zero_share_equally_and_leave_the_others_alone():
+    s = np.array([0.0, 0.3, 0.0, 0.0, 0.0, 0.1])
+    np.testing.assert_allclose(Gate(Renormalize)(Tensor(s), TOKEN, 4).data, [1 / 3, 0.75, 1 / 3, 1, 1 / 3, 0.25])
+    np.testing.assert_allclose(
+        Gate(Renormalize, epsilon=0.1)(Tensor(s), TOKEN, 4).data, [0, 0.6, 0, 0, 0, 0.2], rtol=1e-12
+    )
+    euclidean = Gate(PNormalize, p=2)(Tensor(s), TOKEN, 4).data
+    np.testing.assert_allclose(euclidean[[0, 2, 3]], [3**-0.5, 3**-0.5, 1])
+    with np.errstate(divide="ignore"):  # 1 - 1 is no underflow, and is not hidden
+        assert np.isinf(Gate(Renormalize)(Tensor(np.array([1.0, -1.0])), np.array([0, 0]), 1).data).all()
+
+
+def test_the_infinity_norm_is_the_largest_score():
+    s, token = np.array([0.1, 0.4, 0.2, 0.3, 0.4, -0.5]), np.array([0, 0, 0, 1, 2, 2])
+    w, ds = run(PNormalize, s, token, 3, np.array([1.0, 2.0, 3.0, 5.0, 1.0, 1.0]), p=np.inf)
+    np.testing.assert_allclose(w, [0.25, 1, 0.5, 1, 0.8, -1])
+    # Token 0: w = s / s_1, so ds_1 = -(1 · 0.1 + 3 · 0.2) / 0.16. Token 2: w = s / -s_5 and ds_5 = 0.4 / 0.25.
+    np.testing.assert_allclose(ds, [2.5, -0.7 / 0.16, 7.5, 0, 2, 1.6])
+    w, ds = run(PNormalize, np.array([0.5, 0.5]), np.array([0, 0]), 1, np.array([1.0, 0.0]), p=np.inf)
+    assert (w.tolist(), ds.tolist()) == ([1, 1], [1, -1])  # halfway between the slopes on both sides
+    large, dl = run(PNormalize, np.array([0.5, 0.5]), np.array([0, 0]), 1, np.array([1.0, 0.0]), p=1e6)
+    np.testing.assert_allclose([*large, *dl], [1, 1, 1, -1], rtol=1e-5)
+
+
+def test_powers_of_small_scores_do_not_underflow():
+    w, ds = run(PNormalize, np.float32([0.01, 0.02]), np.array([0, 0]), 1, np.float32([1, 0]), p=100.0)
+    np.testing.assert_allclose(w, [0.5, 1], rtol=1e-6)
+    np.testing.assert_allclose(ds, [50, -25], rtol=1e-6)

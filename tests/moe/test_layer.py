@@ -6,12 +6,14 @@ from by_hand import combined, expert, sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import HierarchicalMoE, MoE, Recipe, RouterConfig, make_layer, recipes
+from moe_numpy.moe.balancers import AdaptiveL1, LossFreeBias
 from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES
 from moe_numpy.moe.gates import Gate, Renormalize
 from moe_numpy.moe.losses import SwitchBalance, ZLoss
 from moe_numpy.moe.noise import GumbelNoise
-from moe_numpy.moe.selection import Hash, TopK
+from moe_numpy.moe.selection import Hash, Threshold, TopK
+from moe_numpy.ops import ReLU
 
 ROUTERS = {
     "mixtral": recipes.mixtral(),
@@ -188,6 +190,34 @@ def test_active_parameters_count_the_router_and_k_experts():
     assert dense.active_parameters() == dense.num_parameters()
 
 
+@pytest.mark.parametrize("average_k", [1.0, 1.5, 2.0, 4.0, 100.0])
+def test_active_parameters_of_remoe_are_those_that_its_balancer_steers_towards(average_k):
+    layer = make(recipes.remoe(average_k=average_k))
+    assert layer.active_parameters() == 4 * 5 + min(average_k, 4) * 3 * 5 * 6
+    assert layer.router.per_token == min(average_k, 4)
+    free = make(RouterConfig(Threshold(), gates=(), scores=ReLU))  # nothing says how many
+    assert free.active_parameters() == free.num_parameters()
+    fixed = make(RouterConfig(TopK(3), balancer=AdaptiveL1(1.0)))
+    assert fixed.active_parameters() == 4 * 5 + 3 * 3 * 5 * 6
+    config = RouterConfig(Threshold(), gates=(), scores=ReLU, balancer=AdaptiveL1(1.0))
+    nested = two_levels(config)
+    assert nested.active_parameters() == 3 * 5 + 2 * 5 + 90
+
+
+def test_hash_routing_has_weight_one_where_its_probability_underflows():
+    for dispatch in STRATEGIES:
+        layer = make(recipes.hash_(), dispatch)
+        x = inputs(16, 5)
+        x.data *= 1e5
+        ids = np.arange(16)
+        y, routing = layer(x, token_ids=ids)
+        assert (routing.statistics.scores[routing.token, routing.expert] == 0).any()
+        assert (routing.gate.data == 1).all()
+        y.backward(np.ones_like(y.data))
+        assert not layer.router.weight.grad.any()
+        assert np.isfinite(x.grad).all()
+
+
 def test_the_argument_experts_overrides_the_recipe():
     assert hasattr(make(recipes.switch(), experts=None).experts, "first")
     assert hasattr(make(recipes.switch(), experts="swiglu").experts, "gate_up")
@@ -285,6 +315,40 @@ def test_a_group_sees_its_own_tokens_and_no_padding():
         _, alone = group(Tensor(x.data[routing.token[routing.expert == g]]))
         for name, loss in alone.losses.items():
             assert routing.losses[f"group {g} {name}"].item() == pytest.approx(loss.item())
+
+
+@pytest.mark.parametrize("where", ["experts", "router"])
+def test_an_interrupted_forward_pass_is_not_counted(where, monkeypatch):
+    config = RouterConfig(TopK(1), gates=(), losses=(SwitchBalance(scope="global"),), balancer=LossFreeBias(0.1))
+    layer, other = two_levels(config), two_levels(config)
+    first, second, third = inputs(9, 5, seed=1), inputs(12, 5, seed=2), inputs(10, 5, seed=3)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    for one in (layer, other):
+        one(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(layer.groups[2], where), "forward", interrupted)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                layer(second)
+    for one in (layer, other):
+        one.routing = one(third)[1]
+    assert layer.routing.auxiliary_loss.item() == other.routing.auxiliary_loss.item()
+    layer.after_step()
+    other.after_step()
+    for (name, b), (_, expected) in zip(layer.named_buffers(), other.named_buffers(), strict=True):
+        assert b.data.tolist() == expected.data.tolist(), name
+
+
+def test_zero_grad_starts_counting_again():
+    config = RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.1))
+    layer = make(config)
+    layer(inputs(9, 5))
+    layer.zero_grad()  # the pass will not be part of the step
+    layer.after_step()
+    assert not layer.router.balancer_state.data.any()
 
 
 def test_noise_reaches_both_levels_only_in_training():

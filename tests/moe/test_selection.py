@@ -293,3 +293,12 @@ def test_random_second_needs_two_experts():
 def test_a_missing_generator_names_who_needs_it():
     with pytest.raises(ValueError, match=r"RandomSecond\(\) needs rng while training; pass rng=, or call eval\(\)"):
         RandomSecond()(draw(2, 2), Batch(2, training=True))
+
+
+def test_an_expert_that_chooses_takes_at_least_one_token():
+    assert len(ExpertChoice(1e-12)(softmax(draw(5, 2)), Batch(5)).token) == 2
+
+
+def test_the_second_of_two_scores_that_underflow_is_kept():
+    batch = Batch(200, True, np.random.default_rng(0))
+    assert RandomSecond()(np.zeros((200, 4)), batch).sent.all()  # both weights are a half, and 2 g₂ is 1

@@ -1,8 +1,12 @@
+import types
+from collections import OrderedDict, UserDict, UserList, deque
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from moe_numpy.nn import Buffer, Module, Parameter
-from moe_numpy.nn.module import normal
+from moe_numpy.nn.module import after_forward, normal
 
 
 class Leaf(Module):
@@ -151,3 +155,161 @@ def test_to_casts_parameters_and_leaves_buffers():
 def test_to_refuses_a_type_that_is_not_floating_point():
     with pytest.raises(TypeError, match="dtype must be a floating-point type, got"):
         Tree().to(dtype=np.int64)
+
+
+@dataclass
+class Pair:
+    left: Leaf
+    right: Parameter
+
+
+def one():
+    return Parameter(np.ones(2))
+
+
+def array_of(*items):
+    array = np.empty(len(items), object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: [one(), one()], ["x.0", "x.1"]),
+        (lambda: [[one()], [[Leaf(1.0)], (one(),)]], ["x.0.0", "x.1.1.0", "x.1.0.0.weight"]),
+        (lambda: (Leaf(1.0), {"a": one()}), ["x.1.a", "x.0.weight"]),
+        (lambda: {"up": Leaf(1.0), 3: [one()]}, ["x.3.0", "x.up.weight"]),
+        (lambda: OrderedDict(a={"b": {"c": one()}}), ["x.a.b.c"]),
+        (lambda: types.MappingProxyType({"a": one()}), ["x.a"]),
+        (lambda: deque([one(), Buffer(np.zeros(1))]), ["x.0", "x.1"]),
+        (lambda: Pair(Leaf(1.0), one()), ["x.right", "x.left.weight"]),
+        (lambda: types.SimpleNamespace(a=[one()]), ["x.a.0"]),
+        (lambda: UserList([one()]), ["x.0"]),
+        (lambda: UserDict(a=one()), ["x.a"]),
+        (lambda: {"a": one(), "b": Leaf(2.0)}.values(), ["x.0", "x.1.weight"]),
+        (lambda: [1, "ab", None, np.ones(3), {2: "b"}, {1, 2}, range(10)], []),
+    ],
+)
+def test_parameters_are_found_in_containers_at_any_depth(make, names):
+    module = Module()
+    module.x = make()
+    assert [*module.state_dict()] == names
+    other = Module()
+    other.x = make()
+    for array in module.state_dict().values():
+        array[:] = 7
+    other.load_state_dict(module.state_dict())
+    assert all((array == 7).all() for array in other.state_dict().values())
+    assert not [m for m in module.eval().named_modules() if m[1].training]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: {one()}, "set with a Parameter"),
+        (lambda: [frozenset([Leaf(1.0)])], "frozenset with a Leaf"),
+        (lambda: {"a": array_of(one(), None)}, "ndarray with a Parameter"),
+        (lambda: {Buffer(np.zeros(1))}, "set with a Buffer"),
+    ],
+)
+def test_parameters_without_a_name_are_refused_at_once_and_when_appended(make, kind):
+    module = Module()
+    with pytest.raises(TypeError, match=f"x.* is a {kind} in it, which has no name"):
+        module.x = make()
+    assert not hasattr(module, "x")
+    module.x = []
+    module.x.append(Leaf(1.0))
+    assert [name for name, _ in module.named_parameters()] == ["x.0.weight"]
+    module.x.append(make())
+    with pytest.raises(TypeError, match=r"x\.1.* has no name there and would not be trained or saved"):
+        module.num_parameters()
+
+
+def test_parameters_of_the_class_are_refused():
+    with pytest.raises(TypeError, match=r"Shared\.weight belongs to the class"):
+
+        class Shared(Module):
+            weight = Parameter(np.ones(1))
+
+    with pytest.raises(TypeError, match=r"Listed\.layers belongs to the class"):
+
+        class Listed(Module):
+            layers = [[Leaf(1.0)]]  # noqa: RUF012
+
+
+def test_a_generator_is_refused_since_searching_would_use_it_up():
+    module = Module()
+    for layers in ((Leaf(1.0) for _ in range(2)), map(Leaf, [1.0]), [zip([Leaf(1.0)], strict=True)]):
+        with pytest.raises(TypeError, match="cannot be searched for parameters; make it a list"):
+            module.layers = layers
+
+
+def test_two_parameters_of_one_name_are_refused():
+    for other in (one(), Buffer(np.zeros(1))):
+        module = Module()
+        module.x = {"a.b": one(), "a": {"b": other}}
+        with pytest.raises(ValueError, match=r"two of the parameters or buffers are named 'x\.a\.b'"):
+            module.state_dict()
+
+
+def test_a_container_that_holds_itself_and_a_module_that_holds_its_parent_are_searched_once():
+    module = Module()
+    module.x = [one()]
+    module.x.append(module.x)
+    module.child = Leaf(1.0)
+    module.child.parent = module
+    assert [name for name, _ in module.named_parameters()] == ["x.0", "child.weight"]
+    module.zero_grad()
+
+
+class Tied(Module):
+    def __init__(self):
+        self.embedding = Leaf(2.0)
+        self.output = Leaf(3.0)
+        self.output.weight = self.embedding.weight
+        self.blocks = [Counter()] * 3
+        self.again = {"block": self.blocks[0]}
+
+
+def test_what_is_tied_is_one_parameter():
+    model = Tied()
+    assert [*model.state_dict()] == ["embedding.weight", "blocks.0.weight", "blocks.0.steps"]
+    assert model.num_parameters() == 3
+    model.after_step()
+    assert model.blocks[0].steps.data.tolist() == [1]
+    state = {name: array + 5 for name, array in model.state_dict().items()}
+    other = Tied()
+    other.load_state_dict(state)
+    assert other.output.weight is other.embedding.weight
+    assert other.output.weight.data.tolist() == [7]
+
+
+def test_notes_wait_for_the_outermost_module_and_are_lost_if_it_fails():
+    notes = []
+
+    class Inner(Module):
+        def forward(self, x):
+            after_forward(lambda: notes.append(x))
+            return x
+
+    class Outer(Module):
+        def __init__(self):
+            self.inner = Inner()
+
+        def forward(self, x, fail=False):
+            self.inner(x)
+            assert x not in notes
+            if fail:
+                raise KeyboardInterrupt
+            return self.inner(x + 1)
+
+    outer = Outer()
+    outer(1)
+    assert notes == [1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        outer(3, fail=True)
+    outer.inner(5)
+    after_forward(lambda: notes.append("outside"))
+    assert notes == [1, 2, 5, "outside"]

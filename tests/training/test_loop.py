@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moe_numpy import nn
 from moe_numpy.autodiff import NonFiniteError
 from moe_numpy.models import ModelConfig
 from moe_numpy.ops import RMSNorm
-from moe_numpy.training.checkpoints import list_checkpoints
+from moe_numpy.training.checkpoints import list_checkpoints, load_checkpoint
 from moe_numpy.training.config import TrainingConfig
 from moe_numpy.training.corpus import Corpus, Domain
 from moe_numpy.training.loop import Trainer
+from moe_numpy.training.optimizers import AdamW
 from moe_numpy.training.runs import Run
 
 TINY = ModelConfig(
@@ -212,3 +214,99 @@ def test_an_unknown_setting_in_a_stored_configuration_is_refused():
 def test_text_with_bytes_that_the_model_has_no_token_for_is_refused():
     with pytest.raises(ValueError, match=r"the text has a byte .*: vocab_size=8 is too small"):
         Trainer(replace(TINY, vocab_size=8), TrainingConfig(steps=2, warmup=1), corpus())
+
+
+FROZEN = {
+    "embedding": lambda name: name.startswith("embedding"),
+    "a layer": lambda name: name.startswith("layers.0."),
+    "routers": lambda name: ".router." in name,
+    "some tensors of the experts": lambda name: name.endswith(("first", "second_bias")),
+    "all but a norm": lambda name: name != "norm.weight",
+}
+
+
+@pytest.mark.parametrize("which", FROZEN)
+def test_frozen_parameters_are_neither_trained_nor_in_the_way(which, tmp_path):
+    def frozen_trainer():
+        t = trainer(steps=4)
+        for name, p in t.model.named_parameters():
+            p.requires_grad = not FROZEN[which](name)
+        return t
+
+    run, t = started(tmp_path / "run"), frozen_trainer()
+    before = {name: array.copy() for name, array in t.model.state_dict().items()}
+    total = trainer().model.num_parameters()
+    record = t.step()
+    gradients = [p.grad for p in t.model.parameters() if p.grad is not None]
+    assert record.gradient_norm == pytest.approx(np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients)))
+    t.step()
+    t.save(run)
+    assert t.model.num_parameters() == total
+    assert t.model.active_parameters() < total
+    resumed = frozen_trainer()
+    resumed.resume(run)
+    t.train(nothing)
+    resumed.train(nothing)
+    for name, p in t.model.named_parameters():
+        assert (p.grad is None) == FROZEN[which](name)
+        assert np.array_equal(p.data, before[name]) == FROZEN[which](name), name
+        assert p.data.tobytes() == dict(resumed.model.named_parameters())[name].data.tobytes()
+
+
+def test_tied_parameters_are_normed_trained_and_saved_once(tmp_path):
+    def tied_trainer():
+        t = trainer(steps=4)
+        t.model.output.weight = t.model.embedding.weight
+        t.model.layers[1] = t.model.layers[0]
+        t.optimizer = AdamW(t.model.named_parameters(), lr=0.01)
+        return t
+
+    free, t = trainer(), tied_trainer()
+    layer = free.model.layers[0]
+    once = layer.num_parameters() + free.model.output.weight.size
+    assert t.model.num_parameters() == free.model.num_parameters() - once
+    idle = layer.feed_forward.num_parameters() - layer.feed_forward.active_parameters()
+    assert t.model.active_parameters() == t.model.num_parameters() - idle
+    record = t.step()
+    gradients = {id(p): p.grad.astype(float) for _, p in t.model.named_parameters()}
+    assert record.gradient_norm == pytest.approx(np.sqrt(sum((g**2).sum() for g in gradients.values())))
+    run = started(tmp_path / "run")
+    t.save(run)
+    names = {name for name, _ in t.model.named_parameters()}
+    assert "output.weight" not in names
+    assert not [name for name in names if "layers.1" in name]
+    saved = {f"{of}.{name}" for of in ("model", "optimizer.first", "optimizer.second") for name in names}
+    assert load_checkpoint(run.folder).arrays.keys() == saved | {"optimizer.step"}
+    resumed = tied_trainer()
+    resumed.resume(run)
+    assert resumed.model.output.weight is resumed.model.embedding.weight
+    np.testing.assert_array_equal(resumed.model.output.weight.data, t.model.embedding.weight.data)
+    t.train(nothing)
+    resumed.train(nothing)
+    for (name, p), (_, q) in zip(t.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        assert p.data.tobytes() == q.data.tobytes(), name
+
+
+@pytest.mark.parametrize(("owner", "method"), [(RMSNorm, "backward"), (nn.RMSNorm, "forward")])
+def test_a_step_that_failed_is_not_counted_by_the_balancers(owner, method, monkeypatch):
+    config = TrainingConfig(steps=3, batch_size=2, accumulate=2, warmup=1)
+    straight, failed = (
+        Trainer(replace(TINY, recipe="quantile", recipe_settings={}), config, corpus()) for _ in range(2)
+    )
+    calls, original = [], getattr(owner, method)
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 8:  # of 5 in a pass, so in the second
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            failed.step()
+    for t in (straight, failed):
+        t.step()
+    for (name, b), (_, other) in zip(straight.model.named_buffers(), failed.model.named_buffers(), strict=True):
+        assert b.data.any()
+        assert b.data.tobytes() == other.data.tobytes(), name

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
+from moe_numpy.models import ModelConfig, Transformer
+from moe_numpy.moe import make_layer, recipes
+from moe_numpy.nn import LayerNorm, Linear, Module, Parameter
 from moe_numpy.training import AdamW, clip_factor, global_norm
 
 SHAPES = {"weight": (3, 4), "bias": (5,), "scale": (), "empty": (0, 2), "cube": (2, 3, 2)}
@@ -304,3 +307,60 @@ def test_a_frozen_narrow_parameter_stays():
 
 def test_the_norm_of_narrow_gradients_is_not_summed_in_their_type():
     assert global_norm([np.full(100_000, 0.01, np.float16)]) == pytest.approx(math.sqrt(10), rel=1e-3)
+
+
+def decayed(module, **settings):
+    """The names of the parameters that weight decay changes: those that are 0.95 instead of 1 after a step."""
+    for p in module.parameters():
+        p.data[...] = 1
+        p.grad = np.zeros_like(p.data)
+    AdamW(module.named_parameters(), lr=0.1, weight_decay=0.5, **settings).step()
+    values = {name: np.unique(p.data).tolist() for name, p in module.named_parameters()}
+    assert all(v in ([1.0], [np.float32(0.95)]) for v in values.values())
+    return {name for name, v in values.items() if v != [1.0]}
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_weight_decay_is_for_weights_and_not_for_biases_whatever_their_axes(recipe):
+    published = recipes.find(recipe)
+    layer = make_layer(published(**published.small), 4, 6, 8, rng=np.random.default_rng(0))
+    names = {name for name, _ in layer.named_parameters()}
+    assert decayed(layer) == {name for name in names if not name.endswith("bias")}
+
+
+def test_weight_decay_spares_norms_and_can_be_chosen():
+    model = Transformer(ModelConfig(num_layers=1, d_model=8, context=8), rng=np.random.default_rng(0))
+    names = {name for name, _ in model.named_parameters()}
+    assert decayed(model) == {name for name in names if "norm" not in name}
+    assert decayed(LayerNorm(3)) == set()
+    linear = Linear(2, 3, bias=True, rng=np.random.default_rng(0))
+    assert decayed(linear) == {"weight"}
+    assert decayed(linear, decay=lambda name, p: name == "bias") == {"bias"}
+    linear.bias = Parameter(np.zeros(3, np.float32), decay=True)
+    linear.weight = Parameter(np.zeros((3, 2), np.float32), decay=False)
+    assert decayed(linear) == {"bias"}
+
+
+def test_what_was_said_of_a_parameter_wins_over_its_axes_and_its_name():
+    module = Module()
+    module.matrix, module.scale = Parameter(np.zeros((2, 2))), Parameter(np.zeros(2))
+    module.stacked_bias = Parameter(np.zeros((2, 2)))
+    assert decayed(module) == {"matrix"}
+    module.matrix.decay, module.scale.decay, module.stacked_bias.decay = False, True, True
+    assert decayed(module) == {"scale", "stacked_bias"}
+
+
+def test_the_norm_leaves_out_frozen_parameters():
+    assert global_norm([None, np.array([3.0]), None, np.array([4.0])]) == 5
+    assert global_norm([None]) == global_norm([]) == 0
+
+
+def test_with_everything_frozen_a_step_changes_nothing():
+    params = parameters()
+    before = {name: p.data.copy() for name, p in params.items()}
+    optimizer = AdamW(params.items(), lr=0.1)
+    for p in params.values():
+        p.requires_grad = False
+    optimizer.step(gradient_scale=clip_factor(global_norm(p.grad for p in params.values()), 1.0))
+    for name, p in params.items():
+        np.testing.assert_array_equal(p.data, before[name])

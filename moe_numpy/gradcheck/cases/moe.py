@@ -1,12 +1,14 @@
 """Gradient checks of the Functions in ``moe_numpy.moe``."""
 
+import math
+
 import numpy as np
 
 from ...moe.capacity import KeepAssignments
-from ...moe.dispatch import Combine, GateMask, GateRows, Permute
+from ...moe.dispatch import Combine, GateMask, GateRows, Permute, ThroughMask
 from ...moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
 from ...moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
-from ...moe.losses import BalanceLoss, LoadProbability, RouterZLoss, SquaredCV, SumByExpert
+from ...moe.losses import BalanceLoss, Entropy, LoadProbability, RouterZLoss, SquaredCV, SumByExpert
 from ...moe.mixture_1991 import MixtureLikelihood
 from ...ops import FillPlaces
 from . import Built, case
@@ -61,6 +63,12 @@ def p_normalize_by_the_sum(rng: np.random.Generator) -> Built:
     return lambda s: PNormalize.apply(s, TOKEN, num_tokens=4, p=1.0), [rng.uniform(0.1, 1, 6)]
 
 
+@case(PNormalize)
+def p_normalize_by_the_largest(rng: np.random.Generator) -> Built:
+    """P = ∞, scores of both signs."""
+    return lambda s: PNormalize.apply(s, TOKEN, num_tokens=4, p=math.inf), [rng.standard_normal(6)]
+
+
 @case(KeepAssignments)
 def keep_assignments(rng: np.random.Generator) -> Built:
     """Two of five weights are dropped, the rest change places."""
@@ -103,6 +111,12 @@ def squared_cv_of_a_population(rng: np.random.Generator) -> Built:
 def squared_cv_at_balance(rng: np.random.Generator) -> Built:
     """Where a standard deviation has no derivative."""
     return SquaredCV.apply, [np.full(4, 1.5)]
+
+
+@case(Entropy)
+def entropy(rng: np.random.Generator) -> Built:
+    """Positive numbers; their sum does not matter."""
+    return Entropy.apply, [rng.uniform(0.1, 1, (3, 4))]
 
 
 @case(SumByExpert)
@@ -175,6 +189,14 @@ def fill_places(rng: np.random.Generator) -> Built:
 def weight_mask(rng: np.random.Generator) -> Built:
     """Four tokens, four experts, two places."""
     return lambda w: GateMask.apply(w, TOKEN, EXPERT, PLACE, shape=(4, 4, 2)), [rng.standard_normal(6)]
+
+
+@case(ThroughMask)
+def through_mask(rng: np.random.Generator) -> Built:
+    """A mask with a weight at each taken place, and zeros."""
+    places = (rng.random((4, 5)) < 0.5).astype(float)
+    mask, x = places * rng.standard_normal((4, 5)), rng.standard_normal((5, 3))
+    return lambda weight, x: ThroughMask.apply(weight, x, places), [mask, x]
 
 
 @case(GroupedSwiGLU)
