@@ -13,7 +13,8 @@ class Tensor:
     """An array that knows how it was computed.
 
     Args:
-        data: an array, kept without a copy; or a number or nested list of numbers (floats become float32).
+        data: an array, kept without a copy unless its bytes are swapped; or a number or nested list of numbers
+            (floats become float32).
         requires_grad: whether ``backward()`` fills ``.grad``; floating point only.
         name: shown in errors and reports.
 
@@ -40,8 +41,11 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None):
-        if library_of(data) is None:
-            data = _as_array(data)
+        library = library_of(data)
+        if library is None:
+            data = as_array(data)
+        elif library == "numpy" and not (data.dtype.kind in "fiub" and data.dtype.isnative and type(data) is np.ndarray):
+            data = _plain(data)
         if requires_grad and not is_float(data.dtype):
             raise TypeError(f"requires_grad needs floating-point data, got dtype {data.dtype}")
         self.data = data
@@ -159,10 +163,24 @@ class Tensor:
         raise TypeError("a Tensor is not converted to an array implicitly; use .data, which leaves the graph")
 
 
-def _as_array(data: Any) -> Any:
+def as_array(data: Any) -> Any:
+    """An array from a number or a nested list of numbers; floats become float32."""
     if isinstance(data, np.generic):
         return np.asarray(data)
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except ValueError:  # lists of different lengths
+        raise TypeError(f"Tensor needs numbers in rows of one length, got {data!r:.60}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"Tensor needs numbers, got {type(data).__name__} of dtype {array.dtype}")
     return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _plain(data: Any) -> Any:
+    """The array itself, without what ``np.matrix`` adds, in the byte order of this machine."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError("Tensor needs a plain array, got a masked one; use .filled() and pass the mask to the op")
+    if data.dtype.kind not in "fiub" and not is_float(data.dtype):
+        raise TypeError(f"Tensor needs numbers, got an array of dtype {data.dtype}")
+    data = data.view(np.ndarray) if isinstance(data, np.matrix) else data
+    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial, wraps
 from importlib.util import find_spec
+from itertools import chain
 from types import ModuleType
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
@@ -86,12 +87,10 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     """What the kernel of this name runs for these arguments.
 
     Raises:
-        TypeError: an array of a library without kernels, or arrays of two libraries.
+        TypeError: an array of a library without kernels, arrays of two libraries, or a type that no loop knows.
     """
     library = narrow = None
-    for x in arguments:
-        if type(x) is list and x:
-            x = x[0]
+    for x in chain.from_iterable([x if type(x) is list else (x,) for x in arguments]):
         found = library_of(x)
         if found is None:
             continue
@@ -99,6 +98,11 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
             kind = f"{type(x).__module__}.{type(x).__name__}"
             raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
         library = found
+        if found == "numpy" and (x.dtype.itemsize > 8 or not x.dtype.isnative):
+            raise TypeError(
+                f"{name}: expected numbers of at most 64 bits in the byte order of this machine, "
+                f"got {x.dtype.str} ({x.dtype}); convert them with .astype"
+            )
         narrow = narrow or (found == "numpy" and x.dtype.itemsize < 4 and is_narrow(x))
     if name in _substitutes:
         return _substitutes[name]
