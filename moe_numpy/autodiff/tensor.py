@@ -1,5 +1,8 @@
 """Tensor: an array, its gradient, and the Function that made it."""
 
+import operator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -20,18 +23,17 @@ class Tensor:
 
     Attributes:
         data: the array itself, from NumPy or CuPy.
-        grad: after ``backward()``, an array like ``data``; on leaves only. It may share memory with other
-            gradients: replace it, never write into it.
         function: the :class:`Function` whose output this is; None for a leaf.
 
-    Arithmetic, indexing, reductions and shape methods are attached by ``moe_numpy.ops.operators``.
+    Arithmetic, indexing, reductions and shape methods are attached by ``moe_numpy.ops.operators``. Comparisons have no
+    derivative: they give arrays of booleans, entry by entry, as NumPy's do.
     """
 
     __slots__ = (
         "__weakref__",
+        "_grad",
         "data",
         "function",
-        "grad",
         "name",
         "no_graph_because",
         "output_index",
@@ -49,12 +51,28 @@ class Tensor:
         if requires_grad and not is_float(data.dtype):
             raise TypeError(f"requires_grad needs floating-point data, got dtype {data.dtype}")
         self.data = data
-        self.grad: Any = None
+        self._grad: Any = None
         self.requires_grad = requires_grad
         self.name = name
         self.function: Any = None
         self.output_index = 0
         self.no_graph_because: object = None
+
+    @property
+    def grad(self) -> Any:
+        """After ``backward()``, an array like ``data``; on leaves only.
+
+        It may share memory with other gradients: replace it, never write into it.
+        """
+        if self._grad is None and self.function is not None:
+            warnings.warn(
+                f"only leaves keep .grad; this Tensor was made by {self.function.name} from others", stacklevel=2
+            )
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Any) -> None:
+        self._grad = gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,7 +95,9 @@ class Tensor:
         return self.data.size
 
     def item(self) -> float:
-        """The only entry, as a Python number."""
+        """The only entry, as a Python number. ValueError if there is none, or several."""
+        if self.size != 1:
+            raise ValueError(f"one number is needed, this Tensor has shape {self.shape}")
         return to_host(self.data).item()
 
     def detach(self) -> "Tensor":
@@ -130,6 +150,7 @@ class Tensor:
         def __matmul__(self, other: Any) -> "Tensor": ...
         def __rmatmul__(self, other: Any) -> "Tensor": ...
         def __neg__(self) -> "Tensor": ...
+        def __abs__(self) -> "Tensor": ...
         def __pow__(self, exponent: float) -> "Tensor": ...
         def __getitem__(self, index: Any) -> "Tensor": ...
         def exp(self) -> "Tensor": ...
@@ -138,6 +159,9 @@ class Tensor:
         def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
         def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
         def max(self, axis: int | None = None, keepdims: bool = False) -> "Tensor": ...
+        def min(self, axis: int | None = None, keepdims: bool = False) -> "Tensor": ...
+        def var(self, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -> "Tensor": ...
+        def std(self, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -> "Tensor": ...
         def reshape(self, *shape: Any) -> "Tensor": ...
         def transpose(self, *axes: Any) -> "Tensor": ...
 
@@ -150,17 +174,64 @@ class Tensor:
         wants = ", requires_grad=True" if self.requires_grad and not self.function else ""
         return f"Tensor({np.array2string(to_host(self.data), precision=4, threshold=20)}{label}{wants}{made_by})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     def __len__(self) -> int:
         return len(self.data)
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        if self.ndim == 0:
+            raise TypeError("a Tensor without axes has nothing to iterate over")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())
+
+    def __eq__(self, other: object) -> Any:
+        return self._compare(operator.eq, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compare(operator.ne, other)
+
+    def __lt__(self, other: object) -> Any:
+        return self._compare(operator.lt, other)
+
+    def __le__(self, other: object) -> Any:
+        return self._compare(operator.le, other)
+
+    def __gt__(self, other: object) -> Any:
+        return self._compare(operator.gt, other)
+
+    def __ge__(self, other: object) -> Any:
+        return self._compare(operator.ge, other)
+
+    def _compare(self, compare: Callable[[Any, Any], Any], other: Any) -> Any:
+        if not is_operand(other):
+            raise TypeError(f"a Tensor is compared with numbers and arrays, entry by entry, not with {other!r:.60}")
+        return compare(self.data, other.data if isinstance(other, Tensor) else other)
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("a Tensor cannot be changed in place; build a new one, or write to .data of a leaf")
 
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
     def __bool__(self) -> bool:
-        return bool(to_host(self.data))
+        if self.size != 1:
+            raise ValueError(f"the truth value of a Tensor of shape {self.shape} is ambiguous; compare its entries")
+        return bool(self.item())
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("a Tensor is not converted to an array implicitly; use .data, which leaves the graph")
+
+
+def is_operand(x: Any) -> bool:
+    """Whether x can stand beside a Tensor in an expression: a Tensor, an array, a number or a list of numbers."""
+    return isinstance(x, Tensor | int | float | list | tuple | np.generic) or library_of(x) is not None
 
 
 def as_array(data: Any) -> Any:

@@ -21,16 +21,18 @@ class SqrtSoftplus(Function):
     def forward(self, h: Float[Array, "T E"]) -> Float[Array, "T E"]:
         """Entry by entry; never below 0."""
         xp = array_namespace(h)
+        self.dtype = h.dtype
+        h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
         s = xp.sqrt(xp.logaddexp(h, xp.zeros_like(h)))
-        self.save(h, s)
-        return s
+        self.save(s)
+        return s.astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
         """ds/dh = σ(h) / (2 s), where σ(h) = 1 - exp(-s²)."""
-        h, s = self.saved
-        xp = array_namespace(h)
+        (s,) = self.saved
+        xp = array_namespace(s)
         tiny = xp.finfo(s.dtype).tiny  # where e^h underflows, s = 0 and so is ds/dh
-        return grad * -xp.expm1(-s * s) / (2 * xp.maximum(s, tiny))
+        return (grad * -xp.expm1(-s * s) / (2 * xp.maximum(s, tiny))).astype(self.dtype, copy=False)
 
 
 class PickScores(Function):

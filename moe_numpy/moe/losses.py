@@ -6,6 +6,7 @@ Without them a router collapses: an expert that is chosen often learns more and 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor, decisions
@@ -134,8 +135,10 @@ class RouterZLoss(Function):
     def forward(self, h: Float[Array, "T E"]) -> Any:
         """A scalar from the logits."""
         xp = array_namespace(h)
+        h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
         top = h.max(axis=1, keepdims=True)
-        exp = xp.exp(h - top)
+        with np.errstate(invalid="ignore"):  # ∞ - ∞
+            exp = xp.exp(xp.where(h == xp.inf, 0, h - top))
         total = exp.sum(axis=1, keepdims=True)
         lse = top + xp.log(total)
         self.save(exp / total, lse)
@@ -144,7 +147,9 @@ class RouterZLoss(Function):
     def backward(self, grad: Float[Array, ""]) -> Any:
         """dL/dh_ti = 2 lse_t p_ti / T, where p is the softmax of h."""
         p, lse = self.saved
-        return grad * (2 / max(p.shape[0], 1)) * lse * p
+        with np.errstate(invalid="ignore"):  # ∞ · 0
+            dh = grad * (2 / max(p.shape[0], 1)) * lse * p
+        return array_namespace(p).where(p == 0, 0, dh)
 
 
 @dataclass(frozen=True)
@@ -251,12 +256,14 @@ class LoadProbability(Function):
     ) -> Float[Array, "T E"]:
         """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
         xp = array_namespace(h)
+        self.dtype = h.dtype
+        h, sigma, noisy = (x.astype(xp.result_type(x.dtype, xp.float32), copy=False) for x in (h, sigma, noisy))
         if rivals == "all":
             rank = top_k(noisy, k)
             rival = xp.broadcast_to(rank[:, k - 1 : k], h.shape)  # whose noisy logit is the threshold
         elif k == h.shape[1]:
             self.save()
-            return xp.ones_like(h)
+            return xp.ones_like(h, dtype=self.dtype)
         else:
             rank = top_k(noisy, k + 1)
             chosen = xp.zeros(h.shape, dtype=bool)
@@ -265,7 +272,7 @@ class LoadProbability(Function):
         decisions.record("thresholds of the load", rival, lambda t: f"token {t}: noisy logits near rank {k} are close")
         z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
         self.save(z, sigma, rival)
-        return normal_cdf(z)
+        return normal_cdf(z).astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
         """dh = dq φ(z) / σ; dσ = -dq φ(z) z / σ; and -dh to the noisy logit that was the threshold."""
@@ -274,7 +281,8 @@ class LoadProbability(Function):
         z, sigma, rival = self.saved
         xp = array_namespace(z)
         dh = grad * xp.exp(-z * z / 2) * (2 * xp.pi) ** -0.5 / sigma
-        return dh, -dh * z, add_along_rows(-dh, rival, z.shape[1])
+        grads = dh, -dh * z, add_along_rows(-dh, rival, z.shape[1])
+        return tuple([d.astype(self.dtype, copy=False) for d in grads])
 
 
 @dataclass(frozen=True)

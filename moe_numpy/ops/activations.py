@@ -24,7 +24,7 @@ class ReLU(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = dy [x > 0]."""
         (positive,) = self.saved
-        return grad * positive
+        return array_namespace(grad).where(positive, grad, 0)
 
 
 def sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -189,6 +189,8 @@ class SwiGLU(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dgate = dy up σ (1 + gate (1 - σ)), dup = dy gate σ."""
         gate, up = self.saved
+        if gate.ndim == 0:
+            return tuple(swiglu_gradient(*[x.reshape(1) for x in (grad, gate, up)]))
         d, f = swiglu_gradient(grad, gate, up), gate.shape[-1]
         return d[..., :f], d[..., f:]
 
@@ -196,7 +198,7 @@ class SwiGLU(Function):
 @kernel
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """y = eˣ / Σ eˣ over the last axis. The maximum is taken off first, so that nothing overflows."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=-1, keepdims=True)
 
 
@@ -232,8 +234,9 @@ class Softmax(Function):
 @kernel
 def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """y = x - ln Σ eˣ over the last axis."""
-    y = x - x.max(axis=-1, keepdims=True)
-    return y - np.log(np.exp(y).sum(axis=-1, keepdims=True))
+    y = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore"):  # rows without entries
+        return y - np.log(np.exp(y).sum(axis=-1, keepdims=True))
 
 
 @kernel

@@ -27,7 +27,7 @@ class MatMul(Function):
         """Multiply matrices. ValueError if the inner lengths differ."""
         self.save(a, b)
         if a.ndim > 2 and b.ndim == 2:
-            return _product(_rows(a), b).reshape(*a.shape[:-1], -1)
+            return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[1])
         return _product(a, b) if a.ndim == b.ndim == 2 else _batched(a, b)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
