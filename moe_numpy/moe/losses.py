@@ -256,14 +256,13 @@ class LoadProbability(Function):
     ) -> Float[Array, "T E"]:
         """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
         xp = array_namespace(h)
-        self.dtype = h.dtype
         h, sigma, noisy = (x.astype(xp.result_type(x.dtype, xp.float32), copy=False) for x in (h, sigma, noisy))
         if rivals == "all":
             rank = top_k(noisy, k)
             rival = xp.broadcast_to(rank[:, k - 1 : k], h.shape)  # whose noisy logit is the threshold
         elif k == h.shape[1]:
             self.save()
-            return xp.ones_like(h, dtype=self.dtype)
+            return xp.ones_like(h)
         else:
             rank = top_k(noisy, k + 1)
             chosen = xp.zeros(h.shape, dtype=bool)
@@ -272,7 +271,7 @@ class LoadProbability(Function):
         decisions.record("thresholds of the load", rival, lambda t: f"token {t}: noisy logits near rank {k} are close")
         z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
         self.save(z, sigma, rival)
-        return normal_cdf(z).astype(self.dtype, copy=False)
+        return normal_cdf(z)
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
         """dh = dq φ(z) / σ; dσ = -dq φ(z) z / σ; and -dh to the noisy logit that was the threshold."""
@@ -281,8 +280,7 @@ class LoadProbability(Function):
         z, sigma, rival = self.saved
         xp = array_namespace(z)
         dh = grad * xp.exp(-z * z / 2) * (2 * xp.pi) ** -0.5 / sigma
-        grads = dh, -dh * z, add_along_rows(-dh, rival, z.shape[1])
-        return tuple([d.astype(self.dtype, copy=False) for d in grads])
+        return dh, -dh * z, add_along_rows(-dh, rival, z.shape[1])
 
 
 @dataclass(frozen=True)
