@@ -125,8 +125,12 @@ class Function:
                         f"{op.name}: inputs live in {library} and in {found}; move them to one device first"
                     )
                 library = found
+            elif found is None and not isinstance(x, int | float | np.generic | None):
+                raise TypeError(f"{op.name}: input {len(arrays)} must be a Tensor, an array or a number, got {x!r:.60}")
             arrays.append(x)
-        if library == "numpy":
+        if library is None:
+            library, arrays = "numpy", [as_array(x) for x in arrays]
+        elif library == "numpy":
             arrays = _numbers_as_narrow(arrays)
         record = op._recording = differentiable and modes.record_graph
         if record:

@@ -44,6 +44,8 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None):
         library = library_of(data)
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor needs an array or numbers, got a Tensor; use its .data, or .detach()")
         if library is None:
             data = as_array(data)
         elif library == "numpy" and not (data.dtype.kind in "fiub" and data.dtype.isnative and type(data) is np.ndarray):

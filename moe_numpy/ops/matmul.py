@@ -24,7 +24,9 @@ class MatMul(Function):
     """
 
     def forward(self, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Multiply matrices. ValueError if the inner lengths differ."""
+        """Multiply matrices. ValueError if the inner lengths differ, or for a number."""
+        if not (getattr(a, "ndim", 0) and getattr(b, "ndim", 0)):
+            raise ValueError(f"matmul: both sides need at least one axis, got {a!r:.60} and {b!r:.60}")
         self.save(a, b)
         if a.ndim > 2 and b.ndim == 2:
             return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[1])

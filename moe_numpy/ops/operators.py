@@ -32,6 +32,17 @@ def _unpack(numbers: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(numbers[0]) if len(numbers) == 1 and isinstance(numbers[0], tuple | list | np.ndarray) else numbers
 
 
+def _power(self: Tensor, exponent: Any) -> Tensor:
+    if isinstance(exponent, np.generic):
+        exponent = exponent.item()
+    if not isinstance(exponent, int | float):
+        raise TypeError(
+            f"the exponent of a Tensor must be a number, got {type(exponent).__name__}; "
+            "for positive x and a Tensor p write (p * x.log()).exp()"
+        )
+    return Power.apply(self, exponent=exponent)
+
+
 def _sum(self: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return Sum.apply(self, axis=axis, keepdims=keepdims)
 
@@ -81,7 +92,7 @@ Tensor.__truediv__, Tensor.__rtruediv__ = _operators(Divide)
 Tensor.__matmul__, Tensor.__rmatmul__ = _operators(MatMul)
 Tensor.__neg__ = lambda x: Negate.apply(x)
 Tensor.__abs__ = lambda x: Abs.apply(x)
-Tensor.__pow__ = lambda x, exponent: Power.apply(x, exponent=exponent)
+Tensor.__pow__ = _power
 Tensor.__getitem__ = lambda x, index: GetItem.apply(x, index=index)
 Tensor.exp = lambda self: Exp.apply(self)
 Tensor.log = lambda self: Log.apply(self)
