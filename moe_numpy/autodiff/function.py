@@ -107,7 +107,7 @@ class Function:
         different devices.
         """
         op = _substitutes.get(cls, cls)()
-        arrays = []
+        arrays: list[Any] = []
         library = None
         differentiable = False
         for x in inputs:
@@ -226,8 +226,8 @@ def _fingerprint(array: Any) -> bytes | int | None:
     if array.nbytes <= _SMALL:
         return array.tobytes()
     if array.dtype.kind in "iub":
-        return zlib.crc32(np.ascontiguousarray(array))
-    return array.flat[:: max(array.size // _SAMPLES, 1)].tobytes()
+        return zlib.crc32(np.ascontiguousarray(array).data)
+    return array.flat[:: array.size // _SAMPLES | 1].tobytes()  # an odd step does not stay in a few columns
 
 
 def _require_finite(op: Function, outputs: tuple[Any, ...]) -> None:

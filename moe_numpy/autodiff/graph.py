@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 _writing = threading.Lock()  # threads may share leaves; a fork waits, so that the child does not inherit it locked
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_writing.release
-    )
+    os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_writing.release)
 
 
 def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 from types import FrameType
-from typing import Any
+from typing import Any, no_type_check
 
 _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -34,11 +34,13 @@ class _Block:
 
     def __init__(self, blocks: str):
         self.blocks = blocks  # the attribute of _Modes that lists the open ones
+        self.open_blocks: list[_Block] = []
         self.frame: FrameType | None = None
 
+    @no_type_check  # checks at run time would stand between it and its caller
     def __enter__(self) -> None:
-        self.open_blocks: list[_Block] = getattr(modes, self.blocks)
-        self.frame = _generator_around()
+        self.open_blocks = getattr(modes, self.blocks)
+        self.frame = _generator_in(sys._getframe(1))
         self.open_blocks.append(self)
 
     def __exit__(self, *_: Any) -> None:
@@ -47,7 +49,9 @@ class _Block:
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__qualname__} is asynchronous: open the block inside it instead of decorating it")
+            raise TypeError(
+                f"{function.__qualname__} is asynchronous: open the block inside it instead of decorating it"
+            )
         if inspect.isgeneratorfunction(function):
 
             @wraps(function)
@@ -74,12 +78,11 @@ class _Block:
         return frame is not None
 
 
-def _generator_around() -> FrameType | None:
-    """The generator whose with statement enters a block; None for an ordinary function.
+def _generator_in(frame: FrameType) -> FrameType | None:
+    """The frame that enters a block if it is a generator's; None for an ordinary function.
 
     A generator that ``contextlib`` runs is a context manager: its block belongs to the code that uses it.
     """
-    frame = sys._getframe(2)
     while frame.f_back is not None and (
         _in_contextlib(frame) or (frame.f_code.co_flags & _SUSPENDABLE and _in_contextlib(frame.f_back))
     ):

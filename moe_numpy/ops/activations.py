@@ -1,7 +1,7 @@
 """Activations, entry by entry, and softmax along an axis."""
 
 import math
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -215,7 +215,7 @@ class Softmax(Function):
         axis: the axis along which y sums to 1.
     """
 
-    def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+    def forward(self, x: Float[Array, "*shape"], *, axis: SupportsIndex = -1) -> Float[Array, "*shape"]:
         """Exponentiate and normalise."""
         xp = array_namespace(x)
         y = xp.moveaxis(softmax(xp.moveaxis(x, axis, -1)), -1, axis)
@@ -252,7 +252,7 @@ class LogSoftmax(Function):
         axis: the axis along which eʸ sums to 1.
     """
 
-    def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+    def forward(self, x: Float[Array, "*shape"], *, axis: SupportsIndex = -1) -> Float[Array, "*shape"]:
         """The logarithm of softmax, exact where softmax itself rounds to 0."""
         xp = array_namespace(x)
         y = xp.moveaxis(log_softmax(xp.moveaxis(x, axis, -1)), -1, axis)

@@ -2,7 +2,7 @@
 
 import math
 from types import EllipsisType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -29,7 +29,7 @@ class GetItem(Function):
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = 0, then dx[index] += dy."""
-        index = self.saved if self.is_tuple else self.saved[0]
+        index: Any = self.saved if self.is_tuple else self.saved[0]
         if _kind(index) in ("i", "u"):
             length = self.shape[0]
             ids = index.astype(int) % length  # negative ones count from the end
@@ -51,7 +51,9 @@ class TakeAlongAxis(Function):
         axis: the axis of x that the indices count along.
     """
 
-    def forward(self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int) -> Shaped[Array, "..."]:
+    def forward(
+        self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: SupportsIndex
+    ) -> Shaped[Array, "..."]:
         """Pick entries; x and indices broadcast along the other axes."""
         self.length, self.axis = x.shape[axis], axis
         self.save(indices)

@@ -5,7 +5,7 @@ stand in ``autodiff/tensor.py``.
 """
 # mypy: disable-error-code="method-assign"
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -51,11 +51,11 @@ def _mean(self: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return Mean.apply(self, axis=axis, keepdims=keepdims)
 
 
-def _max(self: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
+def _max(self: Tensor, axis: SupportsIndex | None = None, keepdims: bool = False) -> Tensor:
     return Max.apply(self, axis=axis, keepdims=keepdims)
 
 
-def _min(self: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
+def _min(self: Tensor, axis: SupportsIndex | None = None, keepdims: bool = False) -> Tensor:
     return Min.apply(self, axis=axis, keepdims=keepdims)
 
 

@@ -1,7 +1,7 @@
 """Reductions over axes: sum, mean, maximum and log-sum-exp."""
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -10,7 +10,7 @@ from ..autodiff import Function, decisions
 from ..autodiff.arrays import sum_of
 from ..typing import Array, Float, Shaped
 
-Axis: TypeAlias = int | tuple[int, ...] | None
+Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
 
 
 class Sum(Function):
@@ -63,7 +63,7 @@ class Max(Function):
 
     largest = True
 
-    def forward(self, x: Float[Array, "..."], *, axis: int | None = None, keepdims: bool = False) -> Any:
+    def forward(self, x: Shaped[Array, "..."], *, axis: SupportsIndex | None = None, keepdims: bool = False) -> Any:
         """Find the maxima."""
         xp = array_namespace(x)
         self.shape, self.axis = x.shape, axis
@@ -105,7 +105,8 @@ class LogSumExp(Function):
     def forward(self, x: Float[Array, "..."], *, axis: Axis) -> Any:
         """Add up in the domain of exponentials."""
         xp = array_namespace(x)
-        m = x.max(axis=axis, keepdims=True, initial=-math.inf)
+        some = count_along(x.shape, axis) > 0
+        m = x.max(axis=axis, keepdims=True) if some else x.sum(axis=axis, keepdims=True) - math.inf
         with np.errstate(invalid="ignore", divide="ignore"):  # ∞ - ∞, and ln 0 without any x
             e = xp.exp(xp.where(x == math.inf, 0, x - m))
             total = sum_of(e, axis, keepdims=True)
@@ -125,7 +126,7 @@ def count_along(shape: tuple[int, ...], axis: Axis) -> int:
     return math.prod([shape[a] for a in _axes(shape, axis)])
 
 
-def _axes(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
+def _axes(shape: tuple[int, ...], axis: Axis) -> tuple[SupportsIndex, ...]:
     return tuple(range(len(shape))) if axis is None else axis if isinstance(axis, tuple) else (axis,)
 
 
@@ -141,4 +142,6 @@ def _lead(rows: Float[Array, "..."], i: int, largest: bool) -> str:
     """By how much the largest, or the smallest, entry of row i leads."""
     row = sorted(rows.reshape(-1, rows.shape[-1])[i].tolist(), reverse=largest)
     which = "largest" if largest else "smallest"
-    return f"row {i}: the {which} entry leads by {abs(row[0] - row[1]):.1e}" if len(row) > 1 else f"row {i} has one entry"
+    return (
+        f"row {i}: the {which} entry leads by {abs(row[0] - row[1]):.1e}" if len(row) > 1 else f"row {i} has one entry"
+    )

@@ -199,7 +199,10 @@ def standard_deviation(rng: np.random.Generator) -> Built:
 
 @case(MatMul)
 def matmul_without_entries(rng: np.random.Generator) -> Built:
-    return lambda a, b: MatMul.apply(MatMul.apply(a, b), b), [rng.standard_normal((0, 3, 4)), rng.standard_normal((4, 4))]
+    return lambda a, b: MatMul.apply(MatMul.apply(a, b), b), [
+        rng.standard_normal((0, 3, 4)),
+        rng.standard_normal((4, 4)),
+    ]
 
 
 @case(LogSumExp)
