@@ -89,7 +89,7 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     Raises:
         TypeError: an array of a library without kernels, arrays of two libraries, or a type that no loop knows.
     """
-    library = narrow = None
+    library, by_definition = None, False
     for x in chain.from_iterable([x if type(x) is list else (x,) for x in arguments]):
         found = library_of(x)
         if found is None:
@@ -98,17 +98,18 @@ def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
             kind = f"{type(x).__module__}.{type(x).__name__}"
             raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
         library = found
-        if found == "numpy" and (x.dtype.itemsize > 8 or not x.dtype.isnative):
+        odd = found == "numpy" and (x.dtype.itemsize > 8 or not x.dtype.isnative)
+        if odd and _computing[name]:
             raise TypeError(
                 f"{name}: expected numbers of at most 64 bits in the byte order of this machine, "
                 f"got {x.dtype.str} ({x.dtype}); convert them with .astype"
             )
-        narrow = narrow or (found == "numpy" and x.dtype.itemsize < 4 and is_narrow(x))
+        by_definition = by_definition or odd or (found == "numpy" and x.dtype.itemsize < 4 and is_narrow(x))
     if name in _substitutes:
         return _substitutes[name]
     if library in GPU_IMPLEMENTATIONS:
         return _from_module(GPU_IMPLEMENTATIONS[library], name)
-    if narrow:
+    if by_definition:
         return partial(_in_float32, name) if _computing[name] else registry[name].definition
     return registry[name].definition if in_use() == "numpy" else _from_module("on_numba", name)
 
