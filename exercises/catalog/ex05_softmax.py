@@ -66,7 +66,7 @@ CHECKS = (
 
 MISTAKES = edits("""
 overflows without shift: e¹⁰⁰⁰ overflows. Take the maximum off the logits first; it cancels.
-- x - x.max(axis=-1, keepdims=True)
+- x - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x
 always last axis: Ignores `axis` and normalises along the last one.
 - xp = array_namespace(x)
@@ -74,7 +74,7 @@ always last axis: Ignores `axis` and normalises along the last one.
 normalizes over everything: Divides by the sum of the whole array instead of the sum along the axis.
 - e.sum(axis=-1, keepdims=True)
 + e.sum()
-- x.max(axis=-1, keepdims=True)
+- x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x.max(initial=-np.inf)
 computes in float64: Returns float64 for float32 input. Everything after it is then twice as large and half as fast.
 - xp = array_namespace(x)
@@ -95,6 +95,6 @@ ignores upstream: Backward takes ones for the gradient from above. Since Σ y = 
 - y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 + y * (1 - y.sum(axis=-1, keepdims=True))
 subtracts in place: `x -= x.max()` writes into the caller's array. Write `x = x - ...`, which makes a new one.
-- e = np.exp(x - x.max(axis=-1, keepdims=True))
+- e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
 + x -= x.max(axis=-1, keepdims=True); e = np.exp(x)
 """)

@@ -90,8 +90,8 @@ log mean exp: Takes the mean of the exponentials instead of their sum: ln E is m
 - xp.log(total)
 + xp.log(total / h.shape[1])
 overflows without shift: e¹⁰⁰⁰ overflows. Subtract the row's maximum from the logits, and add it back outside.
-- xp.exp(h - top)
-+ xp.exp(h)
+- xp.where(h == xp.inf, 0, h - top)
++ h
 - top + xp.log(total)
 + xp.log(total)
 forgets to add the shift: The shift cancels in a softmax, not in a log-sum-exp: add the maximum back.

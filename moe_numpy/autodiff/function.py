@@ -18,6 +18,7 @@ graph: ``op = Square(); y = op.forward(x); dx = op.backward(dy)``.
 """
 
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -26,9 +27,10 @@ import numpy as np
 
 from .arrays import is_finite, is_float, library_of
 from .modes import NonFiniteError, modes
-from .tensor import Tensor
+from .tensor import Tensor, as_array
 
-_SAMPLES = 256  # entries in the fingerprint of a large array
+_SMALL = 1 << 14  # bytes; a smaller array is its own fingerprint
+_SAMPLES = 256  # entries in the fingerprint of a large array of floats
 
 
 class Edge(NamedTuple):
@@ -55,7 +57,7 @@ class Function:
     released = False
     outputs: tuple[tuple[tuple[int, ...], Any], ...] = ()  # shape and dtype of each
     _saved: tuple[Any, ...] = ()
-    _fingerprints: tuple[bytes | None, ...] = ()
+    _fingerprints: tuple[bytes | int | None, ...] = ()
     _recording = True
 
     def forward(self, *arrays: Any, **settings: Any) -> Any:
@@ -76,7 +78,7 @@ class Function:
         return not self.edges or self.edges[i] is not None
 
     def save(self, *arrays: Any) -> None:
-        """Keep arrays for backward. They must not change until then."""
+        """Keep arrays, and settings, for backward. Arrays must not change until then."""
         if self._recording:
             self._saved = arrays
             self._fingerprints = tuple([_fingerprint(a) for a in arrays])
@@ -105,21 +107,31 @@ class Function:
         different devices.
         """
         op = _substitutes.get(cls, cls)()
-        arrays = []
+        arrays: list[Any] = []
         library = None
         differentiable = False
         for x in inputs:
             if isinstance(x, Tensor):
                 differentiable |= x.requires_grad
                 x = x.data
+            elif isinstance(x, list | tuple):
+                x = as_array(x)
             found = library_of(x)
+            if found == "numpy" and not x.dtype.isnative:
+                x = x.astype(x.dtype.newbyteorder("="))
             if found != library and found is not None:
                 if library is not None:
                     raise TypeError(
                         f"{op.name}: inputs live in {library} and in {found}; move them to one device first"
                     )
                 library = found
+            elif found is None and not isinstance(x, int | float | np.generic | None):
+                raise TypeError(f"{op.name}: input {len(arrays)} must be a Tensor, an array or a number, got {x!r:.60}")
             arrays.append(x)
+        if library is None:
+            library, arrays = "numpy", [as_array(x) for x in arrays]
+        elif library == "numpy":
+            arrays = _numbers_as_narrow(arrays)
         record = op._recording = differentiable and modes.record_graph
         if record:
             op.edges = tuple([_edge(x, library) for x in inputs])
@@ -194,17 +206,28 @@ def _wrap(op: Function, y: Any, index: int, record: bool) -> Tensor:
     return tensor
 
 
-def _fingerprint(array: Any) -> bytes | None:
-    """Bytes that change when the array is overwritten: all of a small array, evenly spread samples of a large one.
+def _numbers_as_narrow(inputs: list[Any]) -> list[Any]:
+    """Python numbers in the type of the arrays beside them, where NumPy would widen the result: bfloat16 times 0.5."""
+    narrow = [x.dtype for x in inputs if isinstance(x, np.ndarray) and x.dtype.kind == "V"]
+    if not narrow:
+        return inputs
+    return [np.asarray(x, narrow[0]) if type(x) in (int, float) else x for x in inputs]
 
-    Changes to single entries or thin slices of a large array can go unnoticed; overwriting all of it cannot.
+
+def _fingerprint(array: Any) -> bytes | int | None:
+    """What changes when the array is overwritten.
+
+    All of a small array; the checksum of integers and booleans, which users keep and change; evenly spread samples of
+    many floats. Changes to single entries or thin slices of those can go unnoticed; overwriting all of them cannot.
     GPU arrays have no fingerprint: reading them would wait for the device.
     """
-    if type(array) is not np.ndarray:
+    if not isinstance(array, np.ndarray):
         return None
-    if array.size <= _SAMPLES:
+    if array.nbytes <= _SMALL:
         return array.tobytes()
-    return array.flat[:: array.size // _SAMPLES].tobytes()
+    if array.dtype.kind in "iub":
+        return zlib.crc32(np.ascontiguousarray(array).data)
+    return array.flat[:: array.size // _SAMPLES | 1].tobytes()  # an odd step does not stay in a few columns
 
 
 def _require_finite(op: Function, outputs: tuple[Any, ...]) -> None:

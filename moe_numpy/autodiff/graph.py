@@ -4,6 +4,8 @@ The walk keeps its own stack, so a chain of 100,000 ops needs no deep recursion.
 as soon as the walk has passed it, so memory use falls during the walk.
 """
 
+import os
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from .function import Edge, Function
     from .tensor import Tensor
 
+_writing = threading.Lock()  # threads may share leaves; a fork waits, so that the child does not inherit it locked
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_writing.release)
+
 
 def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:
     """Add the gradient of every leaf that ``root`` was computed from to its ``.grad``.
@@ -29,8 +35,9 @@ def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:
         leaf_gradients[root] = gradient
     else:
         _walk(root.function, root.output_index, gradient, retain_graph, leaf_gradients)
-    for leaf, total in leaf_gradients.items():
-        leaf.grad = total if leaf.grad is None else _sum(leaf.grad, total)
+    with _writing:
+        for leaf, total in leaf_gradients.items():
+            leaf.grad = total if leaf.grad is None else _sum(leaf.grad, total)
 
 
 def _walk(

@@ -7,6 +7,9 @@
   (``threads.py``), recycled memory (``workspace.py``).
 - ``on_cupy.py`` runs on a GPU.
 
+What ``on_numba`` computes has the same bits with any number of threads. The definitions leave matrix multiplications to
+BLAS, whose last bits can depend on its number of threads.
+
 ``with kernels.use("numpy"):`` forces the definitions; the environment variable ``MOE_NUMPY_KERNELS=numpy`` does so for
 a whole process.
 """

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial, update_wrapper
 from importlib.util import find_spec
+from itertools import chain
 from types import ModuleType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -77,27 +78,27 @@ def kernel(definition: Any = None, /, *, wide: tuple[int, ...] = (), computes: b
 
 def implementation(name: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     """What the kernel of this name runs for these arguments. TypeError as in :func:`library_and_narrow`."""
-    library, narrow = library_and_narrow(arguments)
+    kernel = registry[name]
+    library, narrow = library_and_narrow(kernel, arguments)
     if name in _substitutes:
         return _substitutes[name]
     if library in GPU_IMPLEMENTATIONS:
         return _from_module(GPU_IMPLEMENTATIONS[library], name)
-    definition = registry[name].definition
     if narrow:
-        return partial(_in_float32, registry[name]) if registry[name].computes else definition
-    return definition if in_use() == "numpy" else _from_module("on_numba", name)
+        return partial(_in_float32, kernel) if kernel.computes else kernel.definition
+    return kernel.definition if in_use() == "numpy" else _from_module("on_numba", name)
 
 
-def library_and_narrow(arguments: tuple[Any, ...]) -> tuple[str | None, bool]:
-    """The library of the arrays among the arguments, and whether one of NumPy's holds floats below float32.
+def library_and_narrow(kernel: Kernel[..., Any], arguments: tuple[Any, ...]) -> tuple[str | None, bool]:
+    """The library of the arrays among the arguments, and whether one of NumPy's has a type without compiled loops.
+
+    Those are floats below float32 and, where a kernel only moves entries, also wide and byte-swapped numbers.
 
     Raises:
-        TypeError: an array of a library without kernels, or arrays of two libraries.
+        TypeError: an array of a library without kernels, arrays of two libraries, or a type that no loop knows.
     """
     library, narrow = None, False
-    for x in arguments:
-        if type(x) is list and x:
-            x = x[0]
+    for x in chain.from_iterable([x if type(x) is list else (x,) for x in arguments]):
         found = library_of(x)
         if found is None:
             continue
@@ -105,7 +106,13 @@ def library_and_narrow(arguments: tuple[Any, ...]) -> tuple[str | None, bool]:
             kind = f"{type(x).__module__}.{type(x).__name__}"
             raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
         library = found
-        narrow = narrow or (x.dtype.itemsize < 4 and is_narrow(x))
+        odd = found == "numpy" and (x.dtype.itemsize > 8 or not x.dtype.isnative)
+        if odd and kernel.computes:
+            raise TypeError(
+                f"{kernel.name}: expected numbers of at most 64 bits in the byte order of this machine, "
+                f"got {x.dtype.str} ({x.dtype}); convert them with .astype"
+            )
+        narrow = narrow or odd or (x.dtype.itemsize < 4 and is_narrow(x))
     return library, narrow
 
 

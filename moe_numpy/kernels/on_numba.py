@@ -135,6 +135,19 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
     return y
 
 
+def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The matrices of a stack side by side."""
+    if a.ndim < 2 or b.ndim < 2:
+        with one_thread_products():
+            return a @ b
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    left, right = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    y = empty((*batch, a.shape[-2], b.shape[-1]), np.result_type(a, b))
+    work = list(np.ndindex(batch))
+    _multiply(lambda i: np.matmul(left[i], right[i], out=y[i]), work, y.size * a.shape[-1])
+    return y
+
+
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:

@@ -80,6 +80,7 @@ class _Limits:
         self.libraries: list[Any] = [library for library in found if library.get_num_threads()]
         self.lock = threading.Lock()
         self.depth = 0
+        self.mine = threading.local()  # the part of depth that belongs to this thread
         self.threads = 1
         self.before: list[int] = []
 
@@ -96,18 +97,20 @@ class _Limits:
                 for library in self.libraries:
                     library.set_num_threads(1)
             self.depth += 1
+            self.mine.depth = getattr(self.mine, "depth", 0) + 1
 
     def leave(self) -> None:
         with self.lock:
             self.depth -= 1
+            self.mine.depth -= 1
             if self.depth == 0:
                 self._restore()
 
     def after_fork(self) -> None:
-        """For a child forked while another thread of its parent multiplied: in the child that thread never leaves."""
+        """In a forked child only the thread that forked goes on: the blocks of all others will not end here."""
         self.lock = threading.Lock()
-        if self.depth:
-            self.depth = 0
+        before, self.depth = self.depth, getattr(self.mine, "depth", 0)
+        if before and not self.depth:
             self._restore()
 
     def _restore(self) -> None:

@@ -90,7 +90,8 @@ class Combine(Function):
     def backward(self, grad: Float[Array, "T d"]) -> tuple[Any, Any, None]:
         """dr_n = g_n dy[token_n], dg_n = r_n · dy[token_n]: descent raises the gate of answers that lower the loss."""
         r, gate, token = self.saved
-        return *combine_gradient(grad, r, gate, token), None
+        d_r, d_gate = combine_gradient(grad, r, gate, token)
+        return d_r, d_gate.astype(gate.dtype, copy=False), None
 
 
 @kernel

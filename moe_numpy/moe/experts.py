@@ -174,8 +174,9 @@ class ClampedSwiGLU(Function):
         h, v, u, s = self.saved
         xp = array_namespace(h)
         dh = xp.empty_like(h)
-        dh[:, ::2] = grad * (u + 1) * s * (1 + self.ALPHA * v * (1 - s)) * (h[:, ::2] <= self.LIMIT)
-        dh[:, 1::2] = grad * v * s * (xp.abs(h[:, 1::2]) <= self.LIMIT)
+        dv = grad * (u + 1) * s * (1 + self.ALPHA * v * (1 - s))
+        dh[:, ::2] = xp.where(h[:, ::2] <= self.LIMIT, dv, 0)
+        dh[:, 1::2] = xp.where(xp.abs(h[:, 1::2]) <= self.LIMIT, grad * v * s, 0)
         return dh.astype(self.dtype, copy=False)
 
 

@@ -21,16 +21,18 @@ class SqrtSoftplus(Function):
 
     def forward(self, h: Float[Array, "T E"]) -> Float[Array, "T E"]:
         xp = array_namespace(h)
+        self.dtype = h.dtype
+        h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
         s = xp.sqrt(xp.logaddexp(h, xp.zeros_like(h)))
-        self.save(h, s)
-        return s
+        self.save(s)
+        return s.astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
         """ds/dh = σ(h) / (2 s), where σ(h) = 1 - exp(-s²)."""
-        h, s = self.saved
-        xp = array_namespace(h)
+        (s,) = self.saved
+        xp = array_namespace(s)
         tiny = xp.finfo(s.dtype).tiny  # where e^h underflows, s = 0 and so is ds/dh
-        return grad * -xp.expm1(-s * s) / (2 * xp.maximum(s, tiny))
+        return (grad * -xp.expm1(-s * s) / (2 * xp.maximum(s, tiny))).astype(self.dtype, copy=False)
 
 
 class PickScores(Function):
@@ -149,7 +151,7 @@ class PNormalize(Function):
         size = array_namespace(g).abs(g)
         inner = sum_by_key(grad * g, token, self.num_tokens)
         if self.p < math.inf:
-            share = size ** (self.p - 1)
+            share = (size ** (self.p - 1)).astype(g.dtype, copy=False)
         else:
             largest = (size == 1).astype(g.dtype)
             share = largest / sum_by_key(largest, token, self.num_tokens)[token]

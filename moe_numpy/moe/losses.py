@@ -142,9 +142,11 @@ class RouterZLoss(Function):
     def forward(self, h: Float[Array, "T E"]) -> Any:
         """A scalar from the logits."""
         xp = array_namespace(h)
+        h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
         top = h.max(axis=1, keepdims=True)
-        top = xp.where(xp.isfinite(top), top, 0)  # ∞ - ∞ is NaN
-        exp = xp.exp(h - top)
+        top = xp.where(top == -xp.inf, 0, top)
+        with np.errstate(invalid="ignore"):  # ∞ - ∞
+            exp = xp.exp(xp.where(h == xp.inf, 0, h - top))
         total = exp.sum(axis=1, keepdims=True)
         lse = top + xp.log(total)
         self.save(exp / total, lse)
@@ -153,7 +155,9 @@ class RouterZLoss(Function):
     def backward(self, grad: Float[Array, ""]) -> Any:
         """dL/dh_ti = 2 lse_t p_ti / T, where p is the softmax of h."""
         p, lse = self.saved
-        return grad * (2 / max(p.shape[0], 1)) * lse * p
+        with np.errstate(invalid="ignore"):  # ∞ · 0
+            dh = grad * (2 / max(p.shape[0], 1)) * lse * p
+        return array_namespace(p).where(p == 0, 0, dh)
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,7 @@ class LoadProbability(Function):
     ) -> Float[Array, "T E"]:
         """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
         xp = array_namespace(h)
+        h, sigma, noisy = (x.astype(xp.result_type(x.dtype, xp.float32), copy=False) for x in (h, sigma, noisy))
         if rivals == "all":
             rank = top_k(noisy, k)
             rival = xp.broadcast_to(rank[:, k - 1 : k], h.shape)  # whose noisy logit is the threshold

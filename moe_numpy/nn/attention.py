@@ -88,10 +88,10 @@ class Attention(Module):
                 raise RuntimeError("attention with a cache has no gradient; run it inside no_grad()")
             k, v = cache.append(k.data, v.data)
         y = Transpose.apply(CausalAttention.apply(q, k, v), axes=(0, 2, 1, 3))
-        return self.output(Reshape.apply(y, shape=(*x.shape[:2], -1)))
+        return self.output(Reshape.apply(y, shape=(*x.shape[:2], y.shape[2] * self.d_head)))
 
     def _heads(self, x: Float[Tensor, "B S HD"]) -> Float[Tensor, "B H S D"]:
-        heads = Reshape.apply(x, shape=(*x.shape[:2], -1, self.d_head))
+        heads = Reshape.apply(x, shape=(*x.shape[:2], x.shape[2] // self.d_head, self.d_head))
         return Transpose.apply(heads, axes=(0, 2, 1, 3))
 
     def _rotate(self, x: Float[Tensor, "B H S D"], offset: int) -> Float[Tensor, "B H S D"]:

@@ -2,7 +2,7 @@
 
 from . import operators  # noqa: F401
 from .activations import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, SwiGLU, Tanh
-from .arithmetic import Add, Cast, Divide, Exp, Log, Multiply, Negate, Power, Sqrt, Subtract, Where
+from .arithmetic import Abs, Add, Cast, Divide, Exp, Log, Multiply, Negate, Power, Sqrt, Subtract, Where
 from .attention import CausalAttention, RotaryEmbedding
 from .dropout import Dropout
 from .embedding import EmbeddingLookup
@@ -10,11 +10,12 @@ from .indexing import FillPlaces, GetItem, TakeAlongAxis
 from .losses import CrossEntropy
 from .matmul import Affine, MatMul
 from .normalization import LayerNorm, RMSNorm
-from .reductions import LogSumExp, Max, Mean, Sum
+from .reductions import LogSumExp, Max, Mean, Min, Sum
 from .shape import BroadcastTo, Concatenate, Reshape, Transpose
 
 __all__ = [
     "GELU",
+    "Abs",
     "Add",
     "Affine",
     "BroadcastTo",
@@ -35,6 +36,7 @@ __all__ = [
     "MatMul",
     "Max",
     "Mean",
+    "Min",
     "Multiply",
     "Negate",
     "Power",

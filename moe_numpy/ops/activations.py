@@ -1,7 +1,7 @@
 """Activations, entry by entry, and softmax along an axis."""
 
 import math
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -27,7 +27,7 @@ class ReLU(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = dy [x > 0]."""
         (positive,) = self.saved
-        return grad * positive
+        return array_namespace(grad).where(positive, grad, 0)
 
 
 def sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -187,6 +187,8 @@ class SwiGLU(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dgate = dy up σ (1 + gate (1 - σ)), dup = dy gate σ."""
         gate, up = self.saved
+        if gate.ndim == 0:
+            return tuple(swiglu_gradient(*[x.reshape(1) for x in (grad, gate, up)]))
         d, f = swiglu_gradient(grad, gate, up), gate.shape[-1]
         return d[..., :f], d[..., f:]
 
@@ -194,7 +196,7 @@ class SwiGLU(Function):
 @kernel
 def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """y = eˣ / Σ eˣ over the last axis. The maximum is subtracted first, so that nothing overflows."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=-1, keepdims=True)
 
 
@@ -211,7 +213,7 @@ class Softmax(Function):
         axis: the axis along which y sums to 1.
     """
 
-    def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+    def forward(self, x: Float[Array, "*shape"], *, axis: SupportsIndex = -1) -> Float[Array, "*shape"]:
         """Exponentiate and normalise."""
         xp = array_namespace(x)
         y = xp.moveaxis(softmax(xp.moveaxis(x, axis, -1)), -1, axis)
@@ -230,8 +232,9 @@ class Softmax(Function):
 @kernel
 def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """y = x - ln Σ eˣ over the last axis."""
-    y = x - x.max(axis=-1, keepdims=True)
-    return y - np.log(np.exp(y).sum(axis=-1, keepdims=True))
+    y = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore"):  # rows without entries
+        return y - np.log(np.exp(y).sum(axis=-1, keepdims=True))
 
 
 @kernel
@@ -247,7 +250,7 @@ class LogSoftmax(Function):
         axis: the axis along which eʸ sums to 1.
     """
 
-    def forward(self, x: Float[Array, "*shape"], *, axis: int = -1) -> Float[Array, "*shape"]:
+    def forward(self, x: Float[Array, "*shape"], *, axis: SupportsIndex = -1) -> Float[Array, "*shape"]:
         xp = array_namespace(x)
         y = xp.moveaxis(log_softmax(xp.moveaxis(x, axis, -1)), -1, axis)
         self.axis = axis

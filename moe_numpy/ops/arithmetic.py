@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..autodiff import Function, Tensor
+from ..autodiff import Function, Tensor, decisions
 from ..typing import Array, Bool, Float, Shaped
 
 Operand: TypeAlias = Shaped[Array, "..."] | int | float
@@ -76,11 +76,27 @@ class Negate(Function):
         return -grad
 
 
+class Abs(Function):
+    """y = |x|. The derivative at 0 is taken as 0."""
+
+    def forward(self, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """Drop the sign."""
+        self.save(x)
+        decisions.record("sign of the input of abs", (x > 0).reshape(-1), lambda i: f"entry {i} is close to 0")
+        return abs(x)
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = dy sign(x)."""
+        (x,) = self.saved
+        where = array_namespace(x).where
+        return where(x > 0, grad, where(x < 0, -grad, 0))
+
+
 class Power(Function):
     """y = xᵖ with a constant p.
 
     Args:
-        exponent: p, a Python number. TypeError otherwise.
+        exponent: p, a Python number. TypeError otherwise; for a Tensor p and positive x write ``(p * x.log()).exp()``.
     """
 
     def forward(self, x: Shaped[Array, "..."], *, exponent: float) -> Shaped[Array, "..."]:
@@ -88,14 +104,19 @@ class Power(Function):
             raise TypeError(f"exponent must be an int or a float, got {exponent!r}")
         self.exponent = exponent
         self.save(x)
-        return x**exponent
+        return _narrow_as(x, x**exponent)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = dy p xᵖ⁻¹, and 0 for p = 0, where xᵖ⁻¹ may be infinite."""
         (x,) = self.saved
         if self.exponent == 0:
             return array_namespace(x).zeros_like(x)
-        return grad * self.exponent * x ** (self.exponent - 1)
+        return _narrow_as(x, grad * self.exponent * x ** (self.exponent - 1))
+
+
+def _narrow_as(x: Shaped[Array, "..."], y: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """y, rounded to bfloat16 if x is: a Python number beside bfloat16 makes NumPy widen."""
+    return y.astype(x.dtype, copy=False) if x.dtype.kind == "V" else y
 
 
 class Exp(Function):

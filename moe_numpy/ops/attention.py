@@ -64,8 +64,8 @@ def causal_attention(
     num_keys = k.shape[2]
     visible = np.tri(length, num_keys, num_keys - length, dtype=bool)
     scores = (q * scale) @ k.swapaxes(-1, -2)
-    scores = np.where(np.tile(visible, (q.shape[2] // length, 1)), scores, -np.inf)
-    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    scores = np.where(np.tile(visible, (q.shape[2] // max(length, 1), 1)), scores, -np.inf)
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
     total = e.sum(axis=-1, keepdims=True)
     return e @ v / total, e, total
 
@@ -115,7 +115,7 @@ class CausalAttention(Function):
     ) -> Float[Array, "B H S D"]:
         length, d = q.shape[-2:]
         num_kv_heads, num_keys = k.shape[1:3]
-        if q.shape[1] % num_kv_heads:
+        if q.shape[1] % max(num_kv_heads, 1):
             raise ValueError(f"query heads must be a multiple of num_kv_heads={num_kv_heads}, got {q.shape[1]}")
         if num_keys < length:
             raise ValueError(f"there must be at least as many keys as queries, got {num_keys} keys, {length} queries")
@@ -134,4 +134,5 @@ class CausalAttention(Function):
 
 def _fold(x: Float[Array, "B H S D"], num_kv_heads: int) -> Float[Array, "B Hkv GS D"]:
     """Stack the heads that share keys."""
-    return x.reshape(x.shape[0], num_kv_heads, -1, x.shape[-1])
+    batch, heads, length, width = x.shape
+    return x.reshape(batch, num_kv_heads, heads // max(num_kv_heads, 1) * length, width)

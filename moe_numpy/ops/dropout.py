@@ -22,12 +22,13 @@ class Dropout(Function):
     def forward(self, x: Float[Array, "*shape"], *, rate: float, rng: np.random.Generator) -> Float[Array, "*shape"]:
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
-        keep = rng.random(x.shape, dtype=np.float32) >= rate
-        scale = array_namespace(x).asarray(keep, dtype=x.dtype) / (1 - rate)
-        self.save(scale)
-        return x * scale
+        xp = array_namespace(x)
+        keep = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate)
+        self.scale = (xp.ones((), dtype=x.dtype) / (1 - rate)).astype(x.dtype)
+        self.save(keep)
+        return xp.where(keep, x, 0) * self.scale
 
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = dy m / (1 - rate)."""
-        (scale,) = self.saved
-        return grad * scale
+        (keep,) = self.saved
+        return array_namespace(grad).where(keep, grad, 0) * self.scale

@@ -2,12 +2,13 @@
 
 import math
 from types import EllipsisType
-from typing import Any
+from typing import Any, SupportsIndex
 
+import numpy as np
 from array_api_compat import array_namespace
 from jaxtyping import Integer
 
-from ..autodiff import Function
+from ..autodiff import Function, Tensor
 from ..kernels import add_along_rows, add_rows
 from ..typing import Array, Float, Int, Shaped
 
@@ -16,26 +17,29 @@ class GetItem(Function):
     """y = x[index], with all of NumPy's indexing.
 
     Args:
-        index: integers, slices, ``...``, None, integer or boolean arrays, or a tuple of these.
+        index: integers, slices, ``...``, None, integer or boolean arrays, Tensors or lists, or a tuple of these.
     """
 
     def forward(self, x: Shaped[Array, "..."], *, index: Any) -> Shaped[Array, "..."]:
-        self.shape, self.index = x.shape, index
-        return x[index]
+        parts = tuple([_plain(part, x) for part in (index if isinstance(index, tuple) else (index,))])
+        self.shape, self.is_tuple = x.shape, isinstance(index, tuple)
+        self.save(*parts)
+        return x[parts if self.is_tuple else parts[0]]
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = 0, then dx[index] += dy."""
-        if _kind(self.index) in ("i", "u"):
+        index: Any = self.saved if self.is_tuple else self.saved[0]
+        if _kind(index) in ("i", "u"):
             length = self.shape[0]
-            ids = self.index.astype(int) % length  # negative ones count from the end
+            ids = index.astype(int) % length  # negative ones count from the end
             rows = grad.reshape(ids.size, math.prod(self.shape[1:]))
             return add_rows(rows, ids.reshape(-1), length).reshape(self.shape)
         xp = array_namespace(grad)
         dx = xp.zeros(self.shape, dtype=grad.dtype)
-        if _picks_once(self.index):
-            dx[self.index] = grad
+        if _picks_once(index):
+            dx[index] = grad
         else:
-            xp.add.at(dx, self.index, grad)
+            xp.add.at(dx, index, grad)
         return dx
 
 
@@ -48,7 +52,9 @@ class TakeAlongAxis(Function):
         axis: the axis of x that the indices count along.
     """
 
-    def forward(self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: int) -> Shaped[Array, "..."]:
+    def forward(
+        self, x: Shaped[Array, "..."], indices: Integer[Array, "..."], *, axis: SupportsIndex
+    ) -> Shaped[Array, "..."]:
         self.length, self.axis = x.shape[axis], axis
         self.save(indices)
         return array_namespace(x, indices).take_along_axis(x, indices, axis=axis)
@@ -58,7 +64,7 @@ class TakeAlongAxis(Function):
         (indices,) = self.saved
         xp = array_namespace(grad)
         along = xp.moveaxis(grad, self.axis, -1)
-        rows = along.reshape(-1, along.shape[-1])
+        rows = along.reshape(math.prod(along.shape[:-1]), along.shape[-1])
         columns = xp.moveaxis(xp.broadcast_to(indices, grad.shape), self.axis, -1).reshape(rows.shape)
         dx = add_along_rows(rows, columns, self.length)
         return xp.moveaxis(dx.reshape(*along.shape[:-1], self.length), -1, self.axis), None
@@ -78,6 +84,16 @@ class FillPlaces(Function):
         """dr_n = dbuffer[place_n]."""
         (place,) = self.saved
         return grad[place], None
+
+
+def _plain(part: Any, x: Shaped[Array, "..."]) -> Any:
+    """Part of an index as the arrays understand it: no Tensors, lists or NumPy scalars."""
+    if isinstance(part, Tensor):
+        return part.data
+    if isinstance(part, list | tuple | range):
+        part = np.asarray(part)
+        return array_namespace(x).asarray(part if part.size else part.astype(int))
+    return part.item() if isinstance(part, np.generic) else part
 
 
 def _kind(index: Any) -> str | None:

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from ..autodiff import Function
 from ..autodiff.arrays import sum_of
 from ..kernels import kernel
@@ -14,6 +12,12 @@ from ..typing import Array, Float
 @kernel
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
     """a b for two matrices. Either may be a transposed view."""
+    return a @ b
+
+
+@kernel
+def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """a b by the rules of ``numpy.matmul``: a vector, or stacks of matrices that broadcast."""
     return a @ b
 
 
@@ -27,10 +31,12 @@ class MatMul(Function):
     """
 
     def forward(self, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+        if not (getattr(a, "ndim", 0) and getattr(b, "ndim", 0)):
+            raise ValueError(f"matmul: both sides need at least one axis, got {a!r:.60} and {b!r:.60}")
         self.save(a, b)
         if a.ndim > 2 and b.ndim == 2:
-            return _product(_rows(a), b).reshape(*a.shape[:-1], -1)
-        return _product(a, b) if a.ndim == b.ndim == 2 else _batched(a, b)
+            return _product(_rows(a), b).reshape(*a.shape[:-1], b.shape[1])
+        return _product(a, b) if a.ndim == b.ndim == 2 else matmul(a, b)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """da = dy bᵀ, db = aᵀ dy, summed over the batch in one matrix multiplication where b has no batch axes."""
@@ -43,10 +49,10 @@ class MatMul(Function):
             grad = grad[..., None, :]
         da = db = None
         if self.needs_grad(0):
-            da = _batched(grad, right.swapaxes(-1, -2))
+            da = matmul(grad, right.swapaxes(-1, -2))
             da = da[..., 0, :] if a.ndim == 1 else da
         if self.needs_grad(1):
-            db = _product(_rows(left).T, _rows(grad)) if right.ndim == 2 else _batched(left.swapaxes(-1, -2), grad)
+            db = _product(_rows(left).T, _rows(grad)) if right.ndim == 2 else matmul(left.swapaxes(-1, -2), grad)
             db = db[..., 0] if b.ndim == 1 else db
         return da, db
 
@@ -78,10 +84,6 @@ class Affine(Function):
         dweight = _product(g.T, _rows(x)) if self.needs_grad(1) else None
         dbias = sum_of(g, 0) if self.needs_grad(2) else None
         return dx, dweight, dbias
-
-
-def _batched(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    return (a @ b).astype(np.result_type(a.dtype, b.dtype), copy=False)  # NumPy multiplies bfloat16 into float32
 
 
 def _product(a: Float[Array, "m i"], b: Float[Array, "j n"]) -> Float[Array, "m n"]:

@@ -1,5 +1,6 @@
 """Normalisation over the last axis."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,17 @@ class RMSNorm(Function):
         self, x: Float[Array, "*batch d"], weight: Float[Array, "d"], *, eps: float = 1e-6
     ) -> Float[Array, "*batch d"]:
         """Scale every vector to root mean square 1, then by the weight."""
+        if x.shape[-1] == 0:  # the mean of nothing
+            self.save(x, x, weight)
+            return x * weight
         y, r = rms_norm(x, weight, eps)
         self.save(x, r, weight)
         return y
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
         """dx = r (h - x̂ mean(h x̂)) with h = dy w and r = 1/√(mean x² + ε); dw = Σ dy x̂."""
+        if grad.shape[-1] == 0:
+            return grad, grad
         return rms_norm_gradient(grad, *self.saved)
 
 
@@ -68,24 +74,31 @@ class LayerNorm(Function):
         eps: float = 1e-5,
     ) -> Float[Array, "*batch d"]:
         xp = array_namespace(x)
-        centred = x - x.mean(axis=-1, keepdims=True)
+        self.dtype = np.result_type(x.dtype, weight.dtype, bias.dtype)
+        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
+        centred = x - _mean(x)
         r = 1 / xp.sqrt(_mean_product(centred, centred) + eps)
         x_hat = centred * r
         self.save(x_hat, r, weight)
-        return x_hat * weight + bias
+        return (x_hat * weight + bias).astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
         """dx = r (h - mean h - x̂ mean(h x̂)) with h = dy w; dw = Σ dy x̂; db = Σ dy."""
         x_hat, r, weight = self.saved
         h = grad * weight
-        dx = r * (h - h.mean(axis=-1, keepdims=True) - x_hat * _mean_product(h, x_hat))
-        return dx, _sum_rows(grad * x_hat), _sum_rows(grad)
+        h = h.astype(np.result_type(h.dtype, np.float32), copy=False)
+        dx = r * (h - _mean(h) - x_hat * _mean_product(h, x_hat))
+        return tuple([d.astype(self.dtype, copy=False) for d in (dx, _sum_rows(grad * x_hat), _sum_rows(grad))])
+
+
+def _mean(x: Float[Array, "*batch d"]) -> Float[Array, "*batch 1"]:
+    return x.sum(axis=-1, keepdims=True) / max(x.shape[-1], 1)
 
 
 def _mean_product(a: Float[Array, "*batch d"], b: Float[Array, "*batch d"]) -> Float[Array, "*batch 1"]:
     """mean(a b) over the last axis, without the array a b."""
-    return array_namespace(a).vecdot(a, b)[..., None] / a.shape[-1]
+    return array_namespace(a).vecdot(a, b)[..., None] / max(a.shape[-1], 1)
 
 
 def _sum_rows(x: Float[Array, "*batch d"]) -> Float[Array, "d"]:
-    return sum_of(x.reshape(-1, x.shape[-1]), 0)
+    return sum_of(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), 0)

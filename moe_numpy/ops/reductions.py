@@ -1,15 +1,16 @@
 """Reductions over axes: sum, mean, maximum and log-sum-exp."""
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
 from ..autodiff.arrays import sum_of
 from ..typing import Array, Float, Shaped
 
-Axis: TypeAlias = int | tuple[int, ...] | None
+Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
 
 
 class Sum(Function):
@@ -43,8 +44,8 @@ class Mean(Function):
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = dy / n, repeated along the averaged axes."""
-        n = math.prod(self.shape) // math.prod(grad.shape)
-        return _repeat(grad / n, self.shape, self.axis)
+        n = count_along(self.shape, self.axis)
+        return _repeat(grad / max(n, 1), self.shape, self.axis)
 
 
 class Max(Function):
@@ -53,31 +54,46 @@ class Max(Function):
     Args:
         axis: one axis, or None for all.
         keepdims: keep the axis (or all axes) with length 1.
+
+    Raises:
+        ValueError: there are no entries along the axis.
     """
 
-    def forward(self, x: Float[Array, "..."], *, axis: int | None = None, keepdims: bool = False) -> Any:
+    largest = True
+
+    def forward(self, x: Shaped[Array, "..."], *, axis: SupportsIndex | None = None, keepdims: bool = False) -> Any:
         xp = array_namespace(x)
         self.shape, self.axis = x.shape, axis
         rows = x.reshape(-1) if axis is None else xp.moveaxis(x, axis, -1)
-        self.argmax = rows.argmax(axis=-1)[..., None]  # argmax returns the first of several
-        decisions.record("arg-max", self.argmax.reshape(-1), lambda i: _lead(rows, i))
-        return x.max(axis=axis, keepdims=keepdims)
+        if rows.shape[-1] == 0:
+            raise ValueError(f"{self.name} needs at least one entry along axis {axis}, got shape {x.shape}")
+        arg = rows.argmax(axis=-1) if self.largest else rows.argmin(axis=-1)  # the first of several
+        self.chosen = arg[..., None]
+        decisions.record(f"arg-{self.name.lower()}", arg.reshape(-1), lambda i: _lead(rows, i, self.largest))
+        return x.max(axis=axis, keepdims=keepdims) if self.largest else x.min(axis=axis, keepdims=keepdims)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
-        """dx = dy at the maximum, 0 elsewhere."""
+        """dx = dy at the chosen entry, 0 elsewhere."""
         xp = array_namespace(grad)
-        chosen = xp.arange(self._row_length()) == self.argmax
-        rows = chosen * grad.reshape(self.argmax.shape)
+        chosen = xp.arange(self._row_length()) == self.chosen
+        rows = xp.where(chosen, grad.reshape(self.chosen.shape), 0)
         return rows.reshape(self.shape) if self.axis is None else xp.moveaxis(rows, -1, self.axis)
 
     def _row_length(self) -> int:
         return math.prod(self.shape) if self.axis is None else self.shape[self.axis]
 
 
+class Min(Max):
+    """y = min x, otherwise as :class:`Max`."""
+
+    largest = False
+
+
 class LogSumExp(Function):
     """y = ln Σ eˣ over the given axes, without overflow: m + ln Σ eˣ⁻ᵐ with m = max x.
 
-    An x of only -inf gives NaN.
+    +∞ where an x is +∞; the gradient then goes to these x alone, in equal parts. -∞ where there is no x. An x of only
+    -∞ gives NaN.
 
     Args:
         axis: one axis, several, or None for all. They are absent from y.
@@ -85,12 +101,15 @@ class LogSumExp(Function):
 
     def forward(self, x: Float[Array, "..."], *, axis: Axis) -> Any:
         xp = array_namespace(x)
-        m = x.max(axis=axis, keepdims=True)
-        e = xp.exp(x - m)
-        total = e.sum(axis=axis, keepdims=True)
+        some = count_along(x.shape, axis) > 0
+        m = x.max(axis=axis, keepdims=True) if some else x.sum(axis=axis, keepdims=True) - math.inf
+        with np.errstate(invalid="ignore", divide="ignore"):  # ∞ - ∞, and ln 0 without any x
+            e = xp.exp(xp.where(x == math.inf, 0, x - m))
+            total = sum_of(e, axis, keepdims=True)
+            y = m + xp.log(total)
         self.axis = axis
         self.save(e / total)
-        return xp.squeeze(m + xp.log(total), axis=axis)
+        return xp.squeeze(y, axis=axis)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = dy softmax(x)."""
@@ -98,16 +117,27 @@ class LogSumExp(Function):
         return p * _repeat(grad, p.shape, self.axis)
 
 
+def count_along(shape: tuple[int, ...], axis: Axis) -> int:
+    """How many entries of an array of this shape one entry of the result is made of."""
+    return math.prod([shape[a] for a in _axes(shape, axis)])
+
+
+def _axes(shape: tuple[int, ...], axis: Axis) -> tuple[SupportsIndex, ...]:
+    return tuple(range(len(shape))) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+
+
 def _repeat(grad: Float[Array, "..."], shape: tuple[int, ...], axis: Axis) -> Float[Array, "..."]:
     """The adjoint of a sum over ``axis``: a read-only view of ``grad`` in the shape that x had."""
-    reduced = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
     with_ones = list(shape)
-    for a in reduced:
+    for a in _axes(shape, axis):
         with_ones[a] = 1
     return array_namespace(grad).broadcast_to(grad.reshape(with_ones), shape)
 
 
-def _lead(rows: Float[Array, "..."], i: int) -> str:
-    """By how much the largest entry of row i leads."""
-    row = sorted(rows.reshape(-1, rows.shape[-1])[i].tolist(), reverse=True)
-    return f"row {i}: the largest entry leads by {row[0] - row[1]:.1e}" if len(row) > 1 else f"row {i} has one entry"
+def _lead(rows: Float[Array, "..."], i: int, largest: bool) -> str:
+    """By how much the largest, or the smallest, entry of row i leads."""
+    row = sorted(rows.reshape(-1, rows.shape[-1])[i].tolist(), reverse=largest)
+    which = "largest" if largest else "smallest"
+    return (
+        f"row {i}: the {which} entry leads by {abs(row[0] - row[1]):.1e}" if len(row) > 1 else f"row {i} has one entry"
+    )

@@ -1,6 +1,6 @@
 """The same entries in another shape."""
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 from array_api_compat import array_namespace
 
@@ -15,7 +15,7 @@ class Reshape(Function):
         shape: the lengths of the axes; one of them may be -1. ValueError if the entries do not fit.
     """
 
-    def forward(self, x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Shaped[Array, "..."]:
+    def forward(self, x: Shaped[Array, "..."], *, shape: tuple[SupportsIndex, ...]) -> Shaped[Array, "..."]:
         self.shape = x.shape
         return x.reshape(shape)
 
@@ -31,7 +31,9 @@ class Transpose(Function):
         axes: a permutation of all axes; None reverses them.
     """
 
-    def forward(self, x: Shaped[Array, "..."], *, axes: tuple[int, ...] | None = None) -> Shaped[Array, "..."]:
+    def forward(
+        self, x: Shaped[Array, "..."], *, axes: tuple[SupportsIndex, ...] | None = None
+    ) -> Shaped[Array, "..."]:
         self.axes = tuple(reversed(range(x.ndim))) if axes is None else tuple([a % x.ndim for a in axes])
         return x.transpose(self.axes)
 
@@ -48,7 +50,7 @@ class BroadcastTo(Function):
         shape: the shape of the result.
     """
 
-    def forward(self, x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Shaped[Array, "..."]:
+    def forward(self, x: Shaped[Array, "..."], *, shape: tuple[SupportsIndex, ...]) -> Shaped[Array, "..."]:
         return array_namespace(x).broadcast_to(x, shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
@@ -63,7 +65,7 @@ class Concatenate(Function):
         axis: the axis along which they may differ in length.
     """
 
-    def forward(self, *inputs: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
+    def forward(self, *inputs: Shaped[Array, "..."], axis: SupportsIndex) -> Shaped[Array, "..."]:
         self.axis = axis
         self.lengths = [x.shape[axis] for x in inputs]
         return array_namespace(*inputs).concat(inputs, axis=axis)

@@ -41,8 +41,8 @@ class Trainer:
     """A model, its optimizer and its place in the data.
 
     A step depends only on the state before it and on its number: batches and noise are drawn from generators seeded
-    with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit. Initial weights and batches are
-    the same on every device; the routers' noise is not.
+    with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit; on NumPy's kernels with
+    equally many threads. Initial weights and batches are the same on every device; the routers' noise is not.
 
     On a GPU, model, optimizer, text and noise live there. Per step, one small array of losses and loads and the norm of
     the gradients come to the host.

@@ -272,6 +272,21 @@ def product__wide(rng, dtype, view):
 
 
 @case
+def matmul(rng, dtype, view):
+    return view(normal(rng, dtype, 3, 1, T, D)), view(normal(rng, dtype, 2, D, F))
+
+
+@case
+def matmul__large(rng, dtype, view):
+    return view(normal(rng, dtype, 3, 200, 300)), view(normal(rng, dtype, 3, 300, 100))
+
+
+@case
+def matmul__vector_by_stack(rng, dtype, view):
+    return view(normal(rng, dtype, D)), view(normal(rng, dtype, 3, D, F))
+
+
+@case
 def grouped_product(rng, dtype, view):
     return view(normal(rng, dtype, 74, D)), normal(rng, dtype, E, F, D), UNEVEN
 

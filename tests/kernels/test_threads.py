@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from moe_numpy import kernels
+from moe_numpy.autodiff import Tensor
 from moe_numpy.kernels import threads
 
 
@@ -84,10 +86,23 @@ def test_a_product_is_the_same_with_any_number_of_threads(m, inner, n):
     results = []
     for number in (1, 2, 4):
         with threadpool_limits(number, user_api="blas"):
-            results.append((on_numba.product(a, b), on_numba.grouped_product(a, b.T[None], np.array([0, m]))))
-    for product, grouped in results[1:]:
-        np.testing.assert_array_equal(product, results[0][0])
-        np.testing.assert_array_equal(grouped, results[0][1])
+            grouped = on_numba.grouped_product(a, b.T[None], np.array([0, m]))
+            stack = on_numba.matmul(np.stack([a, 2 * a]), b)
+            results.append((on_numba.product(a, b), grouped, stack, on_numba.matmul(a[0], np.stack([b, b]))))
+    for other in results[1:]:
+        for one, first in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(one, first)
+
+
+def test_the_gradient_of_a_stack_times_a_matrix_is_the_same_with_any_number_of_threads():
+    rng, found = np.random.default_rng(0), set()
+    x, w, upstream = (rng.standard_normal(s, np.float32) for s in ((4, 300, 512), (512, 700), (4, 300, 700)))
+    for number in (1, 2, 4):
+        with threadpool_limits(number, user_api="blas"), kernels.use("numba"):
+            a, b = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
+            (a @ b).backward(upstream)
+        found.add(a.grad.tobytes() + b.grad.tobytes())
+    assert len(found) == 1
 
 
 class Library:
@@ -150,9 +165,47 @@ def test_a_task_that_runs_tasks(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_child_forked_inside_its_own_block_leaves_that_block():
+    """The thread that forks goes on in the child, so its block ends there; those of other threads do not."""
+    code = """
+import os, threading
+from moe_numpy import kernels
+from moe_numpy.autodiff import Tensor
+from moe_numpy.kernels import threads
+before, limits = threads.count(), threads._limits
+inside, forked = threading.Event(), threading.Event()
+def other():
+    with threads.one_thread_products():
+        inside.set()
+        forked.wait()
+thread = threading.Thread(target=other)
+thread.start()
+inside.wait()
+with threads.one_thread_products():
+    with threads.one_thread_products():
+        child = os.fork()
+        if child == 0:
+            depth = limits.depth
+    if child == 0:
+        one = {x.get_num_threads() for x in limits.libraries} <= {1}
+if child == 0:
+    print(depth, one, limits.depth, threads.count() == limits.now() == before, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+forked.set()
+thread.join()
+assert limits.depth == 0
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.returncode) == (["2", "True", "0", "True"], 0), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_child_forked_in_the_middle_of_a_product_has_its_threads():
     code = """
 import os
+from moe_numpy import kernels
+from moe_numpy.autodiff import Tensor
 from moe_numpy.kernels import threads
 before = threads.count()
 with threads.one_thread_products():

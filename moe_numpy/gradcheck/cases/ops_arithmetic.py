@@ -4,6 +4,7 @@
 import numpy as np
 
 from ...ops import (
+    Abs,
     Add,
     Affine,
     Cast,
@@ -14,6 +15,7 @@ from ...ops import (
     MatMul,
     Max,
     Mean,
+    Min,
     Multiply,
     Negate,
     Power,
@@ -60,6 +62,11 @@ def divide_broadcast(rng: np.random.Generator) -> Built:
 @case(Negate)
 def negate(rng: np.random.Generator) -> Built:
     return Negate.apply, [rng.standard_normal((3, 4))]
+
+
+@case(Abs)
+def absolute_value(rng: np.random.Generator) -> Built:
+    return Abs.apply, [rng.standard_normal((3, 4))]
 
 
 @case(Power)
@@ -178,6 +185,24 @@ def max_of_all(rng: np.random.Generator) -> Built:
 @case(Max)
 def max_over_middle_axis(rng: np.random.Generator) -> Built:
     return lambda x: Max.apply(x, axis=1, keepdims=True), [rng.standard_normal((3, 4, 2))]
+
+
+@case(Min)
+def min_over_first_axis(rng: np.random.Generator) -> Built:
+    return lambda x: Min.apply(x, axis=0), [rng.standard_normal((3, 4, 2))]
+
+
+@case(Mean, Sum, Sqrt)
+def standard_deviation(rng: np.random.Generator) -> Built:
+    return lambda x: x.std(axis=(0, 2), ddof=1), [rng.standard_normal((3, 4, 2))]
+
+
+@case(MatMul)
+def matmul_without_entries(rng: np.random.Generator) -> Built:
+    return lambda a, b: MatMul.apply(MatMul.apply(a, b), b), [
+        rng.standard_normal((0, 3, 4)),
+        rng.standard_normal((4, 4)),
+    ]
 
 
 @case(LogSumExp)
