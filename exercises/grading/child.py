@@ -95,7 +95,7 @@ def _prepare(preload: list[str]) -> None:
     if _NUMBA in preload:  # a learner's file has no folder to keep compiled code in: cache=True has no effect
         from numba.core.dispatcher import Dispatcher
 
-        Dispatcher.enable_caching = lambda self: None
+        Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]
 
 
 def _enter(setup: dict[str, Any], descriptor: int) -> list[str]:

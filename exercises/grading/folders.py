@@ -1,5 +1,6 @@
 """Delete a folder whatever a hostile process made of it."""
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -8,10 +9,8 @@ from pathlib import Path
 
 def delete(folder: str) -> None:
     """Delete it; what cannot be deleted stays."""
-    try:
+    with contextlib.suppress(RecursionError):  # folders in folders, a thousand deep
         shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:
-        pass  # folders in folders, a thousand deep
     if os.path.isdir(folder):
         _flatten(folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ parent's reach keeps open is left to its thread.
 """
 
 import contextlib
+import io
 import os
 import queue
 import secrets
@@ -16,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .. import containment
 from ..containment import bubblewrap, fingerprint
@@ -206,9 +207,9 @@ class Child:
                     return
 
     def _read_output(self) -> None:
-        total = 0
-        with contextlib.suppress(OSError, ValueError), self._process.stderr as stream:  # type: ignore[union-attr]
-            while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+        total, stream = 0, cast(io.BufferedReader, self._process.stderr)
+        with contextlib.suppress(OSError, ValueError), stream:
+            while chunk := stream.read1(65536):
                 total += len(chunk)
                 self.output = (self.output + chunk)[:_KEPT_OUTPUT]
                 if total > _MOST_OUTPUT:

@@ -108,4 +108,4 @@ def test_curves_that_differ_are_no_agreement():
 )
 def test_training_that_goes_wrong_says_why(answer):
     with pytest.raises(TrainingError, match=r"KeyError: x \(a.py, line 3: y\)|replaced numpy.sum"):
-        _require_answer(answer)
+        _require_answer(answer, 1)
