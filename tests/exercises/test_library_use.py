@@ -1,6 +1,7 @@
 """A solution that calls the library's own answer is noted, at no cost."""
 
 import json
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -57,6 +58,14 @@ def test_ways_around_are_seen(number, code):
 def test_what_only_looks_like_it_is_not(code):
     assert not own_answer_in(find(27), code)
     assert not own_answer_in(find(11), code)
+
+
+def test_nothing_of_a_solution_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "moe_numpy_evil.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("exercises.library_use._OURS", ("moe_numpy_evil",))
+    assert not own_answer_in(find(11), "import moe_numpy_evil\nfrom moe_numpy_evil import *\nmoe_numpy_evil.x('\\d')")
+    assert "moe_numpy_evil" not in sys.modules
 
 
 def test_it_is_said_in_the_report_and_in_every_export(capsys):
