@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 
@@ -16,11 +17,11 @@ def prefix(folder: str) -> list[str]:
 
 @cache
 def works() -> bool:
-    """Whether it is installed and this user may make namespaces."""
+    """Whether it is installed, this user may make namespaces, and Python runs in them."""
     if not linux.LINUX or shutil.which("bwrap") is None:
         return False
     try:
-        done = subprocess.run([*prefix(tempfile.gettempdir()), "true"], capture_output=True, timeout=10, check=False)
+        done = subprocess.run([*prefix(tempfile.gettempdir()), sys.executable, "-I", "-S", "-c", ""], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
