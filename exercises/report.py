@@ -122,7 +122,9 @@ def print_list(console: Console, exercises: Sequence[Exercise], workspace: Works
     else:
         console.print(Text(f"Next: edit {workspace.ensure(following)}"), soft_wrap=True)
         console.print(f"then: python -m exercises check {following.label}      or: python -m exercises watch")
-    console.print(Text(f"Your code runs in a process of its own, behind: {', '.join(available())}.", "dim"), soft_wrap=True)
+    console.print(
+        Text(f"Your code runs in a process of its own, behind: {', '.join(available())}.", "dim"), soft_wrap=True
+    )
 
 
 def next_up(exercises: Sequence[Exercise], workspace: Workspace) -> Exercise | None:

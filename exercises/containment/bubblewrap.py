@@ -21,7 +21,8 @@ def works() -> bool:
     if not linux.LINUX or shutil.which("bwrap") is None:
         return False
     try:
-        done = subprocess.run([*prefix(tempfile.gettempdir()), sys.executable, "-I", "-S", "-c", ""], capture_output=True, timeout=10, check=False)
+        command = [*prefix(tempfile.gettempdir()), sys.executable, "-I", "-S", "-c", ""]
+        done = subprocess.run(command, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

@@ -234,7 +234,7 @@ def test_an_endless_compiled_loop_costs_its_own_check_only(exercise):
 
 
 def test_compiled_code_is_graded_within_the_limits(exercise):
-    compiled = solution("pass", "from numba import njit").replace("def undo", "@njit\ndef undo")
+    compiled = solution("pass", "from numba import njit").replace("def undo", "@njit(cache=True)\ndef undo")
     compiled = compiled.replace("grad.flat[0] == 9", "grad[0, 0] == 9").replace(".reshape(shape)", "")
     result = grade_source(replace(exercise, preload=("numba",), time_limit=20.0), compiled, "ex01.py")
     assert [c.problem for c in result.checks if c.name != "struck"] == [None, None]
@@ -301,6 +301,7 @@ PAST_PYTHON = {
     "times": ("libc.utimes(target, None)", ""),
     "deleting": ("libc.unlink(target)", ""),
     "a new file": ("libc.open(target + b'2', os.O_WRONLY | os.O_CREAT, 0o600)", ""),
+    "another user": ("libc.setuid(1)", ""),
     "shared memory": ("libc.shmget(0, 4096, 0o1600)", "SIGSYS"),
 }
 KERNEL = {"Landlock", "seccomp"} <= set(containment.available())
