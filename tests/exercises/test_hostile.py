@@ -16,7 +16,7 @@ from exercises import containment
 from exercises.containment import bubblewrap, fingerprint
 from exercises.exercise import Check, case, one_by_one
 from exercises.export import gradescope, junit, markdown
-from exercises.grading import process
+from exercises.grading import grade, process
 from exercises.grading.grade import grade_source
 from exercises.report import print_result
 
@@ -406,13 +406,24 @@ def test_a_second_grading_does_not_trust_changed_code(exercise, tmp_path, monkey
     assert later.earned == 0
 
 
-def test_a_child_that_reads_nothing_does_not_block_the_parent(exercise):
-    """An answer in advance, and then a request larger than a pipe that nobody reads."""
-    large = Check("after", 1, one_by_one(case(np.ones((200, 1000)), (1000,))), "-")
-    sleepy = solution("import time; time.sleep(60)").replace("grad.flat[0] == 9", "True")
+def test_a_child_that_reads_nothing_does_not_block_the_parent(exercise, monkeypatch):
+    """It answers by itself and sleeps; the next request is larger than a pipe that nobody reads."""
+    monkeypatch.setattr(grade, "processors", lambda: 1)
+    large = Check("large", 1, one_by_one(case(np.ones((200, 1000)), (1000,))), "-")
+    attack = """
+        import sys, time
+        from exercises.grading import wire
+        frame = sys._getframe()
+        while frame.f_code.co_name != "main":
+            frame = frame.f_back
+        mine = {"outcomes": [{"value": grad.sum(axis=0)}]}
+        wire.write(frame.f_locals["answers"], {"id": frame.f_locals["request"]["id"], "answer": mine})
+        time.sleep(60)
+    """
     began = time.perf_counter()
-    result = grade_source(replace(exercise, checks=(exercise.checks[0], large)), sleepy, "ex01.py")
-    assert result.earned == 0
+    result = grade_source(replace(exercise, checks=(exercise.checks[1], large)), solution(attack), "ex01.py")
+    assert [c.passed for c in result.checks] == [True, False]  # a right value, which only the next check could tell
+    assert "no answer within" in result.checks[1].problem.message
     assert time.perf_counter() - began < 10
 
 

@@ -63,7 +63,7 @@ def array_message(header):
         struct.pack("<4sQQ", b"MOE1", 2, 0) + b"{}",
         struct.pack("<4sQQ", b"MOE1", 10, 0) + b'{"dict":3}',
         struct.pack("<4sQQ", b"MOE1", 12, 0) + b'{"array":{}}',
-        struct.pack("<4sQQ", b"MOE1", 5 * 2**20, 0) + b"[" * 5 * 2**20,
+        struct.pack("<4sQQ", b"MOE1", 6_000_003, 0) + b"[" + b"0," * 3_000_000 + b"0]",
         struct.pack("<4sQQ", b"MOE1", 100_000, 0) + b"[" * 100_000,
         struct.pack("<4sQQ", b"MOE1", 2, 3) + b"[]abc",
         array_message("{'descr': '<f8', 'fortran_order': False, 'shape': (4000000000000,)}"),
