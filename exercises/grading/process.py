@@ -149,11 +149,10 @@ class Child:
         if isinstance(frame, Ended):
             return self._ended(_TOO_MUCH if self._overflow.is_set() else frame.reason or self._how_it_ended())
         try:
-            if type(frame) is not dict or frame.get("id") not in (number, NOT_ALLOWED):
-                raise wire.BrokenMessageError("it answers no request")
-            return answers.checked(frame.get("answer"))
+            answer = _answer_to(number, frame)
         except wire.BrokenMessageError as error:
             return self._ended(f"what came back is no answer: {error}")
+        return answer
 
     def _ended(self, reason: str) -> Ended:
         self._kill()
@@ -169,7 +168,7 @@ class Child:
             code = 128 - code  # a shell's way to tell a signal
         if code >= 0:
             return f"the process ended by itself with exit code {code} before it answered (os._exit?)"
-        name = signal.Signals(-code).name
+        name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
         return f"the process was ended by {name}: {_SIGNALS.get(name, 'crashed')}"
 
     def _kill(self) -> None:
@@ -216,6 +215,17 @@ class Child:
                     self._overflow.set()
                     self._kill()
                     return
+
+
+def _answer_to(number: str, frame: Any) -> dict[str, Any]:
+    """What a message says, if it is about this request. BrokenMessageError for any other."""
+    known = frame.get("id") if type(frame) is dict else None
+    if type(known) is not str or known not in (number, NOT_ALLOWED):
+        raise wire.BrokenMessageError("it answers no request")
+    answer = answers.checked(frame.get("answer"))
+    if known == NOT_ALLOWED and answer.keys() != {"not_allowed"}:  # the hook says nothing else
+        raise wire.BrokenMessageError("it answers no request")
+    return answer
 
 
 def _kill_marked(mark: bytes) -> None:

@@ -164,6 +164,25 @@ MORE_ATTACKS = {
         "  except OSError: pass",
         "it answers no request",
     ),
+    "answer as the hook": (
+        "from exercises.grading import wire\n"
+        "right = {'id': 'not allowed', 'answer': {'outcomes': [{'value': np.array([9.0, 9.0])}], 'tampered': []}}\n"
+        "for fd in range(3, 20):\n"
+        "  try: wire.write(open(fd, 'wb', closefd=False), right)\n"
+        "  except OSError: pass",
+        "it answers no request",
+    ),
+    "array for an id": (
+        "from exercises.grading import wire\n"
+        "for fd in range(3, 20):\n"
+        "  try: wire.write(open(fd, 'wb', closefd=False), {'id': np.zeros(2), 'answer': {}})\n"
+        "  except OSError: pass",
+        "it answers no request",
+    ),
+    "signal without a name": (
+        "import ctypes; ctypes.CDLL(None)['raise'](40)",
+        "signal 40",
+    ),
     "giant name": ("raise type('E' * 10**6, (Exception,), {})('m' * 10**6)", "EEEE"),
     "exception without words": (
         "class Mute(Exception):\n    def __str__(self): raise SystemExit(0)\nraise Mute",
@@ -416,13 +435,13 @@ def test_a_child_that_reads_nothing_does_not_block_the_parent(exercise, monkeypa
         frame = sys._getframe()
         while frame.f_code.co_name != "main":
             frame = frame.f_back
-        mine = {"outcomes": [{"value": grad.sum(axis=0)}]}
+        mine = {"outcomes": [{"value": grad}]}
         wire.write(frame.f_locals["answers"], {"id": frame.f_locals["request"]["id"], "answer": mine})
         time.sleep(60)
     """
     began = time.perf_counter()
     result = grade_source(replace(exercise, checks=(exercise.checks[1], large)), solution(attack), "ex01.py")
-    assert [c.passed for c in result.checks] == [True, False]  # a right value, which only the next check could tell
+    assert [c.passed for c in result.checks] == [True, False]
     assert "no answer within" in result.checks[1].problem.message
     assert time.perf_counter() - began < 10
 
