@@ -108,8 +108,8 @@ class Child:
         self._ready: Any = None
         return self
 
-    def ask(self, request: dict[str, Any]) -> Any:
-        """The child's answer to one request, within the time limit; or Ended."""
+    def ask(self, request: dict[str, Any], time_limit: float = 0.0) -> Any:
+        """The child's answer to one request, within the time limit, perhaps of its own; or Ended."""
         if self._ready is None:
             self._ready = self._receive("ready", _START_LIMIT)
             if not isinstance(self._ready, Ended):
@@ -118,7 +118,7 @@ class Child:
             return self._ready
         number = secrets.token_hex(8)  # not to be foreseen: an answer written in advance is no answer
         self._messages.put({"id": number, "request": request})
-        answer = self._receive(number, self.time_limit)
+        answer = self._receive(number, time_limit or self.time_limit)
         changed = "" if containment.read_only(self.layers) else fingerprint.changed()
         if changed:
             return self._ended(f"code changed while it was graded; start again, with a fresh {changed}")
