@@ -195,6 +195,8 @@ MORE_ATTACKS = {
 def test_an_attack_costs_its_own_check_only(exercise, name):
     attack, reason = ATTACKS[name]
     began = time.perf_counter()
+    if "0.7 s" not in reason:  # whatever else the machine does meanwhile
+        exercise = replace(exercise, time_limit=5.0)
     result = grade_source(exercise, solution(attack), "ex01.py")
     before, struck, after = result.checks
     assert before.passed
@@ -217,6 +219,7 @@ def test_further_attacks_cost_their_own_checks_only(exercise):
 
 def grade_all(exercise, attacks, head=""):
     """Grade a file in which every attack has a check of its own, between two without."""
+    exercise = replace(exercise, time_limit=5.0)
     first, *_, last = exercise.checks
     struck = [case(np.array([[9.0, i]]), (1, 2)) for i in range(len(attacks))]
     checks = (first, *(Check(f"attack {i}", 1, one_by_one(c), "-") for i, c in enumerate(struck)), last)
