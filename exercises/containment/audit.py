@@ -1,8 +1,8 @@
 """An audit hook: Python itself refuses what no solution needs, and says what it was.
 
 The hook cannot be removed. It has no switch and no memory that a solution could find and change: whatever it refuses it
-reports to the parent at once, and ends the process. Code that leaves Python, with ctypes, gets around it; that is what
-the other layers are for.
+reports to the parent at once, and ends the process. Code that leaves Python, with ctypes, or replaces what the hook
+itself calls, gets around it; that is what the other layers are for.
 """
 
 import os
@@ -83,18 +83,18 @@ def _hook(
     protected: tuple[str, ...],
     descriptor: int,
 ) -> Callable[[str, tuple[Any, ...]], None]:
-    """What it needs are tuples and numbers among its defaults, which nothing can change without an event."""
+    """What it needs are tuples and numbers among its defaults, themselves a tuple: none changes without an event."""
 
     def hook(
         event: str,
         args: tuple[Any, ...],
-        *,
         events: Any = frozenset(rule[0] for rule in rules) | {"open", "object.__setattr__"},
         rules: Any = rules,
         opening: Any = opening,
         replaced: Any = replaced,
         folder: str = folder,
         protected: Any = protected,
+        codes: Any = _CODE,
         descriptor: int = descriptor,
         verdict: Any = _of_open,
         inside: Any = _inside,
@@ -107,7 +107,7 @@ def _hook(
         if event == "open":
             message = verdict(opening, folder, *args)
         elif event == "object.__setattr__":
-            if args[1] in _CODE and args[0].__code__.co_filename.startswith(protected):
+            if args[1] in codes and args[0].__code__.co_filename.startswith(protected):
                 message = replaced
         else:
             for name, paths, text in rules:

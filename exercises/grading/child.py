@@ -4,6 +4,7 @@ It reads requests from standard input and answers on standard output. Before the
 taken out of its reach as far as ordinary code goes, and the process enters the layers of ``containment``.
 """
 
+import builtins
 import importlib
 import io
 import linecache
@@ -124,10 +125,10 @@ def _not_allowed(sentence: str) -> bytes:
 
 
 class _Snapshot:
-    """Which names of NumPy and of the grader meant what, before the learner's code ran."""
+    """Which names of NumPy, of the grader and of Python meant what, before the learner's code ran."""
 
     def __init__(self) -> None:
-        watched = [np, np.linalg, np.random, outcomes, wire, outcomes.drivers]
+        watched = [np, np.linalg, np.random, outcomes, wire, outcomes.drivers, os, os.path, builtins]
         self.before = [(module, dict(vars(module))) for module in watched]
 
     def changes(self) -> list[str]:

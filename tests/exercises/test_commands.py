@@ -151,7 +151,7 @@ def test_progress_of_two_processes_is_not_lost(workspace):
     assert {label: p.hints for label, p in workspace.progress().items()} == {f"{i:02}": i for i in range(60)}
 
 
-def test_a_read_only_folder_is_listed_and_checked_and_nothing_is_saved(workspace, monkeypatch):
+def test_a_read_only_folder_is_listed_and_checked_and_nothing_is_saved(workspace, monkeypatch, capsys):
     def refuse(*args):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -163,6 +163,7 @@ def test_a_read_only_folder_is_listed_and_checked_and_nothing_is_saved(workspace
         assert "cannot be written (Read-only file system): nothing is saved there" in result.stderr
     assert run("reset", "11").exit_code == 2
     assert not exercises.check("11")
+    assert "nothing is saved there" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,17 @@ MORE_ATTACKS = {
         "    o.__code__ = (lambda *a, **k: None).__code__",
         "replace the code",
     ),
+    "hook emptied": (
+        "import gc, os\n"
+        "for o in gc.get_objects():\n"
+        "  if getattr(o, '__qualname__', '') == '_hook.<locals>.hook':\n"
+        "    for kept in (o.__dict__, o.__kwdefaults__ or {}): kept.clear()\n"
+        "    for cell in o.__closure__ or (): cell.cell_contents = None\n"
+        "    o.__globals__['_CODE'] = ()\n"
+        "os.mkdir('/tmp/exercise-was-here')",
+        "make folders",
+    ),
+    "Python replaced": ("import os\nos.path.realpath = lambda path: os.devnull", "posixpath.realpath|ntpath.realpath"),
     "list for a frame": (
         "from exercises.grading import wire\n"
         "for fd in range(3, 20):\n"
