@@ -48,4 +48,6 @@ def check(which: str = "all", *, seed: int = 0) -> Verdict:
             result = grade_and_record(workspace, exercise, seed, name)
             print_result(console, result)
             passed &= result.passed
+    if workspace.notice:
+        console.print(f"note: {workspace.notice}", markup=False)
     return Verdict(passed)

@@ -1,21 +1,27 @@
 """The commands: ``python -m exercises COMMAND``."""
 
 import json as json_module
+import math
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from moe_numpy.commands.output import printable, refusals, refuse
+
 from .catalog import all_exercises, find, numbers
 from .exercise import Exercise
-from .grading.grade import GraderError, Result, grade_source
+from .grading.grade import GraderError, Result, grade_source, unreadable
+from .progress import Progress
 from .report import next_up, print_list, print_result
 from .source import solution_source
-from .workspace import Progress, Workspace
+from .submission import SubmissionError
+from .workspace import Workspace
 
 app = typer.Typer(
     name="python -m exercises",
@@ -41,6 +47,7 @@ def list_(json: JsonOption = False) -> None:
     workspace, exercises = Workspace(), all_exercises()
     if not json:
         print_list(_console(json), exercises, workspace)
+        _tell(workspace)
         return
     progress = workspace.progress()
     _print_json(
@@ -69,6 +76,7 @@ def check(which: Which = "all", seed: SeedOption = 0, json: JsonOption = False) 
         results.append(result)
         if not json:
             print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
+    _tell(workspace)
     if json:
         _print_json([result.to_json() for result in results])
     elif len(results) > 1:
@@ -89,6 +97,7 @@ def hint(which: Which) -> None:
             style = "" if i == shown - 1 else "dim"
             console.print(Text(f"{i + 1} of {len(exercise.hints)}  {exercise.hints[i]}", style))
         workspace.update(exercise.label, hints=shown)
+    _tell(workspace)
 
 
 @app.command()
@@ -105,6 +114,7 @@ def solution(
             workspace.update(exercise.label, gave_up=True)
         console.print(Text(f"# {exercise.target}", "dim"))
         print(solution_source(exercise.target), end="")
+    _tell(workspace)
 
 
 @app.command()
@@ -112,8 +122,11 @@ def reset(which: Which) -> None:
     """Put the stub back. What you had is kept beside it as .bak."""
     workspace, console = Workspace(), _console(False)
     for exercise in chosen(which):
-        kept = workspace.reset(exercise)
-        console.print(f"{workspace.path(exercise)} is new" + (f"; yours is {kept}" if kept else ""), soft_wrap=True)
+        with refusals():
+            kept = workspace.reset(exercise)
+        console.print(
+            Text(f"{workspace.path(exercise)} is new" + (f"; yours is {kept}" if kept else "")), soft_wrap=True
+        )
 
 
 @app.command()
@@ -123,9 +136,10 @@ def watch() -> None:
 
     workspace, console = Workspace(), _console(False)
     current = next_up(all_exercises(), workspace)
-    console.print(f"Watching {workspace.folder}; Ctrl-C ends it.", soft_wrap=True)
+    console.print(Text(f"Watching {workspace.folder}; Ctrl-C ends it."), soft_wrap=True)
     if current is not None:
-        console.print(f"Next: {workspace.ensure(current)}", soft_wrap=True)
+        console.print(Text(f"Next: {workspace.ensure(current)}"), soft_wrap=True)
+    _tell(workspace)
     try:
         for exercise in changed_exercises(workspace):
             console.rule(Text(time.strftime("%H:%M:%S"), "dim"))
@@ -144,14 +158,20 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train the demo's model with every function of yours that passed, beside the library's own."""
+    from moe_numpy.moe.recipes import find as find_recipe
+
     from .training.report import print_comparison, save_figure, to_json
     from .training.run import TrainingError
     from .training.run import train as run
 
     workspace, console, exercises = Workspace(), _console(json), all_exercises()
     progress = workspace.progress()
+    if not math.isfinite(seconds):
+        _refuse(f"--seconds must be a number from 1 to 60, got {seconds}")
+    with refusals():
+        find_recipe(recipe)
     sources = {
-        e.number: (workspace.path(e).read_text(encoding="utf-8"), _short(workspace.path(e)))
+        e.number: (workspace.source(e), _short(workspace.path(e)))
         for e in exercises
         if workspace.status(e, progress) == "passed"
     }
@@ -165,14 +185,14 @@ def train(
         try:
             result = run(exercises, sources, seconds=seconds, steps=steps, seed=seed, recipe=recipe, on_step=show)
         except TrainingError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
-    figure = save_figure(result, workspace.folder / "training.png")
+            _refuse(str(error), 1)
+    with refusals():
+        figure = save_figure(result, workspace.folder / "training.png")
     if json:
         _print_json(to_json(result, exercises, set(sources)) | {"figure": str(figure)})
     else:
         print_comparison(console, result, exercises, set(sources))
-        console.print(f"Figure: {figure}", soft_wrap=True)
+        console.print(Text(f"Figure: {figure}"), soft_wrap=True)
     raise typer.Exit(0 if result.agrees else 1)
 
 
@@ -188,13 +208,17 @@ def export(
 
     if format not in FORMATS:
         _refuse(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if out is not None and (not out.name or out.is_dir()):
+        _refuse(f"--out must be a file, got {str(out)!r}")
     workspace = Workspace()
     text = FORMATS[format]([grade_and_record(workspace, exercise, seed) for exercise in chosen(which)])
     if out is None:
         typer.echo(text, nl=False)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        with refusals():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(text, encoding="utf-8")
+    _tell(workspace)
 
 
 @app.command()
@@ -221,35 +245,30 @@ def verify(which: Which = "all", json: JsonOption = False) -> None:
 
 def chosen(which: str) -> list[Exercise]:
     """The exercises that a number, a range, a name or ``all`` stands for."""
-    try:
-        if which == "all":
-            return all_exercises()
-        first, dash, last = which.partition("-")
-        if dash:
-            found = [find(n) for n in numbers() if int(first) <= n <= int(last)]
-            if not found:
-                raise ValueError(f"no exercises in {which}")
-            return found
-        if not which.isdigit():
-            found = [e for e in all_exercises() if e.name == which]
-            if not found:
-                raise ValueError(f"no exercise is called {which!r}; give a number, a range such as 05-09, or all")
-            return found
-        return [find(int(which))]
-    except ValueError as error:
-        _refuse(str(error))
-        raise
+    if which == "all":
+        return all_exercises()
+    if number := re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", which):
+        first = int(number[1])
+        last = int(number[2] or first)
+        found = [find(n) for n in numbers() if first <= n <= last]
+    else:
+        found = [e for e in all_exercises() if e.name == which]
+    if not found:
+        have = f"{numbers()[0]:02} to {numbers()[-1]:02}"
+        _refuse(f"no exercise {which!r}; give a number ({have}), a range such as 05-09, a name, or all")
+    return found
 
 
 def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int, name: str | None = None) -> Result:
     """Grade the learner's file and remember the outcome; ``name`` is the file's in the report."""
-    path = workspace.ensure(exercise)
-    source = path.read_text(encoding="utf-8", errors="replace")
+    name = name or _short(workspace.path(exercise))
     try:
-        result = grade_source(exercise, source, name or _short(path), seed=seed)
+        source = workspace.source(exercise)
+        result = grade_source(exercise, source, name, seed=seed)
+    except SubmissionError as error:
+        return unreadable(exercise, str(error), name, seed=seed)
     except GraderError as error:
         _refuse(f"the exercise itself is broken, please report it: {error}")
-        raise
     workspace.record(exercise, source, result.earned, result.passed)
     return result
 
@@ -268,6 +287,11 @@ def _print_json(value: Any) -> None:
     typer.echo(json_module.dumps(value, indent=2, default=str))
 
 
-def _refuse(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
+def _refuse(message: str, exit_code: int = 2) -> NoReturn:
+    refuse(printable(message), exit_code)
+
+
+def _tell(workspace: Workspace) -> None:
+    """What the learner should know about the folder."""
+    if workspace.notice:
+        typer.echo(f"note: {printable(workspace.notice)}", err=True)

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from xml.etree import ElementTree
 
+from moe_numpy.commands.output import printable
+
 from .grading.compare import Problem
 from .grading.grade import Result
 
@@ -23,7 +25,8 @@ def gradescope(results: Sequence[Result]) -> str:
         for i, c in enumerate(r.checks, start=1)
     ]
     score = sum(r.earned for r in results)
-    return json.dumps({"score": score, "visibility": "visible", "tests": tests}, indent=1) + "\n"
+    notes = {"output": "\n".join(notes_on(results))} if any(r.note for r in results) else {}
+    return json.dumps({"score": score, "visibility": "visible", **notes, "tests": tests}, indent=1) + "\n"
 
 
 def junit(results: Sequence[Result]) -> str:
@@ -38,10 +41,12 @@ def junit(results: Sequence[Result]) -> str:
         for c in r.checks:
             test = ElementTree.SubElement(suite, "testcase", classname=name, name=c.name)
             if c.problem is not None:
-                failure = ElementTree.SubElement(test, "failure", message=_printable(c.problem.message))
-                failure.text = _printable(summary(c.problem))
+                failure = ElementTree.SubElement(test, "failure", message=_one_line(c.problem.message))
+                failure.text = summary(c.problem)
+        if r.note:
+            ElementTree.SubElement(suite, "system-out").text = r.note
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    return ElementTree.tostring(root, encoding="us-ascii", xml_declaration=True).decode() + "\n"
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -55,7 +60,8 @@ def markdown(results: Sequence[Result]) -> str:
     for r in results:
         for c in r.checks:
             if c.problem is not None:
-                lines.append(f"- {r.exercise.label}, {c.name}: {_printable(c.problem.message)}")
+                lines.append(f"- {r.exercise.label}, {c.name}: {_one_line(c.problem.message)}")
+    lines += [f"- note: {note}" for note in notes_on(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -64,6 +70,11 @@ FORMATS: Mapping[str, Callable[[Sequence[Result]], str]] = {
     "junit": junit,
     "markdown": markdown,
 }
+
+
+def notes_on(results: Sequence[Result]) -> list[str]:
+    """What an instructor should know, without influence on the grades."""
+    return [f"{r.exercise.label} {r.exercise.title}: {r.note}" for r in results if r.note]
 
 
 def summary(p: Problem | None) -> str:
@@ -82,9 +93,9 @@ def summary(p: Problem | None) -> str:
         lines.append(f"equal to a known mistake, {p.recognised}: {p.explanation}")
     if p.next_step:
         lines.append(f"next: {p.next_step}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
-def _printable(text: str) -> str:
-    """Without control characters, which XML forbids and a table cannot hold."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+def _one_line(text: str) -> str:
+    """Without control characters, which XML forbids, and without the line breaks that end an entry of a list."""
+    return " ".join(printable(text).split())

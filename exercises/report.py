@@ -7,10 +7,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from moe_numpy.commands.output import printable
+
+from .containment import available
 from .exercise import Exercise
 from .grading.compare import Problem
 from .grading.grade import Result
-from .workspace import Progress, Workspace
+from .progress import Progress
+from .workspace import Workspace
 
 _OUTPUT_LINES = 6
 STATUS = {"passed": "✓ passed", "edited": "~ edited", "begun": "· begun", "new": "  new"}
@@ -40,14 +44,16 @@ def print_result(console: Console, result: Result, next_exercise: Exercise | Non
         after = f"; next: python -m exercises check {next_exercise.label}" if next_exercise else ""
         console.print(Text(f"  the library's own: python -m exercises solution {e.label}{after}", "dim"))
     else:
-        console.print(Text(f"  {result.file}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True)
+        console.print(
+            Text(f"  {printable(result.file)}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True
+        )
 
 
 def print_untouched(console: Console, exercise: Exercise, file: str) -> None:
     """The report on an exercise that nobody has begun."""
     head = Text.assemble((f"{exercise.label} {exercise.title}", "bold"), "   ", ("✗ not yet", "red"))
     console.print(head, Text(f"  0 of {exercise.points} points, about {exercise.minutes} minutes", "dim"), sep="")
-    console.print(f"  next: edit {file}, then run this again", soft_wrap=True)
+    console.print(Text(f"  next: edit {file}, then run this again"), soft_wrap=True)
     console.print(Text(f"  hint: python -m exercises hint {exercise.label}", "dim"))
 
 
@@ -55,7 +61,7 @@ def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool
     """One failed check: the first whole, further ones without arrays, a known mistake explained once."""
 
     def line(text: str, style: str = "") -> None:
-        console.print(Padding(Text(text, style), (0, 0, 0, 9), expand=False))
+        console.print(Padding(Text(printable(text), style), (0, 0, 0, 9), expand=False))
 
     if p.case:
         line(f"{p.case}   seed {p.seed}", "dim")
@@ -81,12 +87,14 @@ def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool
 
 def _print_notes(console: Console, result: Result) -> None:
     for warning in dict.fromkeys(w for check in result.checks for w in check.warnings):
-        console.print(Text(f"  ! warning, costs nothing: {warning}", "dim"))
+        console.print(Text(f"  ! warning, costs nothing: {printable(warning)}", "dim"))
+    if result.note:
+        console.print(Text(f"  ! {result.note}: graded like any other, but nothing was rebuilt", "yellow"))
     printed = next((check.output for check in result.checks if check.output.strip()), "")
     if printed:
         console.print(Text("  printed by your code:", "dim"))
         for text in printed.splitlines()[:_OUTPUT_LINES]:
-            console.print(Text("    " + "".join(c for c in text if c.isprintable())[:160], "dim"))
+            console.print(Text("    " + printable(text)[:160], "dim"))
 
 
 def print_list(console: Console, exercises: Sequence[Exercise], workspace: Workspace) -> None:
@@ -112,8 +120,11 @@ def print_list(console: Console, exercises: Sequence[Exercise], workspace: Works
     if following is None:
         console.print("All done. Train a model with your functions:  python -m exercises train")
     else:
-        console.print(f"Next: edit {workspace.ensure(following)}", soft_wrap=True)
+        console.print(Text(f"Next: edit {workspace.ensure(following)}"), soft_wrap=True)
         console.print(f"then: python -m exercises check {following.label}      or: python -m exercises watch")
+    console.print(
+        Text(f"Your code runs in a process of its own, behind: {', '.join(available())}.", "dim"), soft_wrap=True
+    )
 
 
 def next_up(exercises: Sequence[Exercise], workspace: Workspace) -> Exercise | None:

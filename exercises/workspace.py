@@ -1,58 +1,52 @@
 """The learner's folder: one file for each exercise, and the progress. Git ignores it, so no pull overwrites it."""
 
 import hashlib
-import json
 import os
-import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .exercise import Exercise
+from .progress import Progress, ProgressFile, free_name, write_atomically
 from .stubs import make_stub
+from .submission import SubmissionError, read_bytes, read_source
 
 _PROJECT = Path(__file__).resolve().parent.parent
-
-
-@dataclass
-class Progress:
-    """What is known about one exercise.
-
-    Attributes:
-        attempts: checks of a file that differed from the one checked before.
-        hints: hints shown.
-        best: the most points earned.
-        passed: hash of the file that passed; empty if none did.
-        gave_up: whether the solution was shown before it passed.
-        last: hash of the file checked last.
-    """
-
-    attempts: int = 0
-    hints: int = 0
-    best: int = 0
-    passed: str = ""
-    gave_up: bool = False
-    last: str = ""
+_ELSEWHERE = "exercises_work"
 
 
 class Workspace:
-    """The folder ``exercises/work``, or the one that the environment variable EXERCISES_WORK names."""
+    """The folder that EXERCISES_WORK names; else ``exercises/work`` of a checkout, else ``./exercises_work``.
+
+    Attributes:
+        folder: where the files are.
+        notice: what the learner should know about it; empty if all is as usual.
+    """
 
     def __init__(self, folder: Path | None = None):
+        self.notice = ""
         chosen = os.environ.get("EXERCISES_WORK")
-        self.folder = folder or (Path(chosen) if chosen else _PROJECT / "exercises" / "work")
+        self.folder = folder or (Path(chosen) if chosen else self._default())
+        self._progress = ProgressFile(self.folder)
 
     def path(self, exercise: Exercise) -> Path:
         """The learner's file, which may not exist yet."""
         return self.folder / exercise.file_name
 
     def ensure(self, exercise: Exercise) -> Path:
-        """The learner's file; made if it is missing, never overwritten."""
+        """The learner's file; made if it is missing and the folder can be written, never overwritten."""
         path = self.path(exercise)
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, make_stub(exercise))
+        if not os.path.lexists(path):
+            self._write(lambda: write_atomically(self._made() / exercise.file_name, make_stub(exercise)))
         return path
+
+    def source(self, exercise: Exercise) -> str:
+        """What the learner's file holds; the stub if there is none. SubmissionError if it is no readable file."""
+        try:
+            return read_source(self.ensure(exercise))
+        except FileNotFoundError:
+            return make_stub(exercise)
 
     def name(self, exercise: Exercise) -> str:
         """The learner's file as seen from the project's folder, whatever the current one is; else its whole path."""
@@ -61,79 +55,93 @@ class Workspace:
 
     def untouched(self, exercise: Exercise) -> bool:
         """Whether the learner's file is still the stub; made if it is missing."""
-        return self.ensure(exercise).read_text(encoding="utf-8", errors="replace") == make_stub(exercise)
+        try:
+            return self.source(exercise) == make_stub(exercise)
+        except SubmissionError:
+            return False
 
     def reset(self, exercise: Exercise) -> Path | None:
-        """Put the stub back; what was there is kept beside it as ``.bak``, whose path comes back."""
-        path = self.path(exercise)
-        kept = None
-        if path.exists() and path.read_text(encoding="utf-8") != make_stub(exercise):
-            kept = path.with_suffix(".py.bak")
-            path.replace(kept)
-        _write_atomically(self._made() / exercise.file_name, make_stub(exercise))
+        """Put the stub back; what was there is kept beside it as ``.bak``, whose path comes back.
+
+        An older ``.bak`` stays too: the new one gets a number. OSError if the folder cannot be written.
+        """
+        path, stub, kept = self.path(exercise), make_stub(exercise), None
+        if os.path.lexists(path) and not _holds(path, stub):
+            kept = free_name(path.with_suffix(".py.bak"))
+            path.rename(kept)
+        write_atomically(self._made() / exercise.file_name, stub)
         return kept
 
     def progress(self) -> dict[str, Progress]:
-        """By the exercises' numbers; empty if nothing is known or the file is damaged."""
-        try:
-            stored = json.loads(self._progress_file.read_text(encoding="utf-8"))
-            return {label: Progress(**values) for label, values in stored.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
+        """By the exercises' numbers; empty if nothing is known."""
+        return self._progress.read()
 
-    def update(self, label: str, **changes: Any) -> Progress:
+    def update(self, label: str, **changes: Any) -> None:
         """Change what is known about an exercise, on disk at once."""
-        everything = self.progress()
-        one = Progress(**{**asdict(everything.get(label, Progress())), **changes})
-        everything[label] = one
-        text = json.dumps({k: asdict(v) for k, v in sorted(everything.items())}, indent=1)
-        _write_atomically(self._made() / self._progress_file.name, text)
-        return one
+        self._write(lambda: self._progress.change(label, lambda known: replace(known, **changes)))
 
     def record(self, exercise: Exercise, source: str, earned: int, passed: bool) -> None:
         """Remember the outcome of a check."""
-        known = self.progress().get(exercise.label, Progress())
         digest = digest_of(source)
-        self.update(
-            exercise.label,
-            attempts=known.attempts + (digest != known.last),
-            best=max(known.best, earned),
-            passed=digest if passed else known.passed,
-            last=digest,
-        )
+
+        def after(known: Progress) -> Progress:
+            return replace(
+                known,
+                attempts=known.attempts + (digest != known.last),
+                best=max(known.best, earned),
+                passed=digest if passed else known.passed,
+                last=digest,
+            )
+
+        self._write(lambda: self._progress.change(exercise.label, after))
 
     def status(self, exercise: Exercise, progress: dict[str, Progress]) -> str:
         """``passed``, ``edited`` since it passed, ``begun`` or ``new``."""
         known = progress.get(exercise.label, Progress())
         try:
-            source = self.path(exercise).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+            source = read_source(self.path(exercise))
+        except FileNotFoundError:
             return "new"
+        except SubmissionError:
+            source = ""
         if known.passed:
             return "passed" if known.passed == digest_of(source) else "edited"
         return "begun" if known.attempts and source != make_stub(exercise) else "new"
 
-    @property
-    def _progress_file(self) -> Path:
-        return self.folder / "progress.json"
+    def _default(self) -> Path:
+        usual = _PROJECT / "exercises" / "work"
+        if (_PROJECT / "pyproject.toml").is_file():  # a checkout; installed, this is site-packages
+            if _can_be_made(usual):
+                return usual
+            self.notice = f"{usual} cannot be made; your files are in {Path(_ELSEWHERE).absolute()}"
+        return Path.cwd() / _ELSEWHERE
 
     def _made(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder
 
+    def _write(self, action: Callable[[], object]) -> None:
+        """Do it; where the folder cannot be written, only take note."""
+        try:
+            action()
+        except OSError as error:
+            self.notice = (
+                f"{self.folder} cannot be written ({error.strerror}): nothing is saved there; "
+                "EXERCISES_WORK can name another folder"
+            )
+
 
 def digest_of(source: str) -> str:
     """SHA-256 of a source."""
-    return hashlib.sha256(source.encode()).hexdigest()
+    return hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+def _can_be_made(folder: Path) -> bool:
+    return folder.is_dir() or os.access(next(p for p in folder.parents if p.is_dir()), os.W_OK | os.X_OK)
+
+
+def _holds(path: Path, text: str) -> bool:
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        return read_bytes(path) == text.encode()
+    except (OSError, SubmissionError):
+        return False

@@ -1,72 +1,52 @@
 """The process in which a learner's code runs. It knows inputs, never what is expected of them.
 
 It reads requests from standard input and answers on standard output. Before the learner's code begins, both are
-taken out of its reach as far as ordinary code goes, and limits are set. This guards against accidents and simple
-tricks; it is no security sandbox.
+taken out of its reach as far as ordinary code goes, and the process enters the layers of ``containment``.
 """
 
+import builtins
 import importlib
+import io
 import linecache
 import os
 import sys
 import types
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+import moe_numpy
+
+from .. import exercise
+from ..containment import audit, landlock, limits, linux, seccomp
 from ..exercise import resolve
 from . import outcome as outcomes
 from . import wire
 
-# What a solution has no need of; each is named in the message. An audit hook cannot be removed again.
-_FORBIDDEN = {
-    "os.fork": "start a process",
-    "os.forkpty": "start a process",
-    "os.posix_spawn": "start a process",
-    "os.spawn": "start a process",
-    "os.system": "start a process",
-    "os.exec": "start a process",
-    "subprocess.Popen": "start a process",
-    "os.kill": "send signals",
-    "os.killpg": "send signals",
-    "os.remove": "delete files",
-    "os.rmdir": "delete files",
-    "os.rename": "move files",
-    "os.truncate": "truncate files",
-    "shutil.rmtree": "delete files",
-    "socket.connect": "use the network",
-    "socket.bind": "use the network",
-}
-
-
-class NotAllowedError(Exception):
-    """A solution did what no solution needs."""
+NOT_ALLOWED = "not allowed"  # in the place of a request's number
+_NUMBA = "numba"
+_PROTECTED = tuple(str(Path(module.__file__ or "").parent) for module in (np, moe_numpy, exercise))
 
 
 def main() -> None:
     """Serve requests until standard input ends."""
     requests, answers = _take_over_streams()
     setup = wire.read(requests)
-    for name in setup["preload"]:
-        importlib.import_module(name)
+    _prepare(setup["preload"])
     task = resolve(TASKS[setup["task"]])(setup)
-    _limit(setup["time_limit"], setup["memory"])
-    wire.write(answers, {"ready": True})
-    hook = _Hook()
+    layers = _enter(setup, answers.fileno())
+    wire.write(answers, {"id": "ready", "answer": {"layers": layers}})
     while True:
         try:
             request = wire.read(requests)
         except EOFError:
             os._exit(0)
         snapshot = _Snapshot()
-        hook.active = True
-        answer = task(request)
-        hook.active = False
-        if hook.noticed:
-            answer["not_allowed"] = hook.noticed
+        answer = task(request["request"])
         answer["tampered"] = snapshot.changes()
         _flush()
-        wire.write(answers, answer)
+        wire.write(answers, {"id": request["id"], "answer": answer})
 
 
 class Checking:
@@ -107,40 +87,48 @@ def load(setup: dict[str, Any]) -> Any:
         raise NameError(f"the file does not define {setup['attribute']}") from None
 
 
-class _Hook:
-    """Refuses forbidden events while it is active, and remembers the first."""
+def _prepare(preload: list[str]) -> None:
+    """Import what a solution may need, while that may still read and start what it likes."""
+    importlib.import_module("numpy.testing")  # array_namespace imports it, and an old NumPy then starts lscpu
+    for name in preload:
+        importlib.import_module(name)
+    if _NUMBA in preload:  # a learner's file has no folder to keep compiled code in: cache=True has no effect
+        from numba.core.dispatcher import Dispatcher
 
-    def __init__(self) -> None:
-        self.active = False
-        self.noticed = ""
-        self.folder = os.path.realpath(os.getcwd()) + os.sep
-        sys.addaudithook(self)
+        Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]
 
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self.active:
-            return
-        what = self._open(*args) if event == "open" else _FORBIDDEN.get(event)
-        if what:
-            self.noticed = self.noticed or f"the code tried to {what} ({event})"
-            raise NotAllowedError(f"a solution may not {what} ({event})")
 
-    def _open(self, path: Any, mode: Any, flags: int) -> str | None:
-        """Reading is free, but for other processes; writing belongs in the process's own folder."""
-        if not isinstance(path, str | bytes):
-            return None
-        path = os.path.realpath(os.fsdecode(path))
-        if path.startswith("/proc/") and path.split("/")[2].isdigit():
-            return "look into other processes"
-        if flags & (os.O_WRONLY | os.O_RDWR) and not path.startswith((self.folder, os.devnull)):
-            return "write outside its folder"
-        return None
+def _enter(setup: dict[str, Any], descriptor: int) -> list[str]:
+    """Go behind the layers that the parent chose. Those that hold."""
+    folder = os.getcwd()
+    if "limits" in setup["layers"]:
+        limits.enter(setup["time_limit"], setup["memory"])
+    entered = [layer for layer in setup["layers"] if layer in ("bubblewrap", "limits")]
+    for layer, enter in (("Landlock", lambda: landlock.enter(folder)), ("seccomp", seccomp.enter)):
+        if layer in setup["layers"]:
+            try:
+                linux.give_up_privileges()
+                enter()
+            except OSError:
+                continue  # the parent learns from what is missing
+            entered.append(layer)
+    if "audit" in setup["layers"]:
+        audit.enter(_not_allowed, descriptor, _PROTECTED)
+        entered.append("audit")
+    return entered
+
+
+def _not_allowed(sentence: str) -> bytes:
+    message = io.BytesIO()
+    wire.write(message, {"id": NOT_ALLOWED, "answer": {"not_allowed": sentence}})
+    return message.getvalue()
 
 
 class _Snapshot:
-    """Which names of NumPy and of the grader meant what, before the learner's code ran."""
+    """Which names of NumPy, of the grader and of Python meant what, before the learner's code ran."""
 
     def __init__(self) -> None:
-        watched = [np, np.linalg, np.random, outcomes, wire, outcomes.drivers]
+        watched = [np, np.linalg, np.random, outcomes, wire, outcomes.drivers, os, os.path, builtins]
         self.before = [(module, dict(vars(module))) for module in watched]
 
     def changes(self) -> list[str]:
@@ -169,25 +157,3 @@ def _flush() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             continue  # the learner's code closed or replaced it
-
-
-def _limit(seconds: float, memory: int) -> None:
-    """Limits of the operating system, where it has them: a backstop behind the parent's clock."""
-    try:
-        import resource
-    except ImportError:
-        return
-    for name, value in (
-        ("RLIMIT_AS", memory),
-        ("RLIMIT_CPU", int(seconds * 10) + 10),
-        ("RLIMIT_FSIZE", 16 * 2**20),
-        ("RLIMIT_CORE", 0),
-        ("RLIMIT_NPROC", 0),
-    ):
-        try:
-            which = getattr(resource, name)
-            _, hard = resource.getrlimit(which)
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(which, (value, value))
-        except (AttributeError, OSError, ValueError):
-            continue  # this system has no such limit

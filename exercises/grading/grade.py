@@ -13,7 +13,9 @@ import numpy as np
 
 from .. import drivers
 from ..exercise import Case, Check, Exercise, is_function_class, reference_to
+from ..library_use import own_answer_in
 from ..mistakes import EditError, Mistake
+from ..submission import SubmissionError, read_source
 from .compare import Problem, Rules, agrees_with_numeric, describe_case, disagreement, judge, same_outcome, show
 from .outcome import Outcome, run_case
 from .process import Child, Ended, Solution
@@ -64,6 +66,7 @@ class Result:
     seed: int
     seconds: float
     file: str = ""
+    note: str = ""  # what an instructor should know; costs nothing
 
     @property
     def earned(self) -> int:
@@ -86,6 +89,7 @@ class Result:
             "seed": self.seed,
             "seconds": round(self.seconds, 3),
             "file": self.file,
+            "note": self.note,
             "checks": [check.to_json() for check in self.checks],
         }
 
@@ -105,15 +109,30 @@ def grade_file(exercise: Exercise, path: Path, *, seed: int = 0) -> Result:
     """Grade a learner's file.
 
     Raises:
-        OSError: the file cannot be read.
+        FileNotFoundError: there is none.
         GraderError: the exercise is broken.
     """
-    return grade_source(exercise, path.read_text(encoding="utf-8", errors="replace"), str(path), seed=seed)
+    try:
+        return grade_source(exercise, read_source(path), str(path), seed=seed)
+    except SubmissionError as error:
+        return unreadable(exercise, str(error), str(path), seed=seed)
 
 
 def grade_source(exercise: Exercise, source: str, file: str, *, seed: int = 0) -> Result:
     """Grade a learner's source; ``file`` is its name in messages. The checks are spread over the processors."""
-    return _grade(exercise, Solution(exercise.attribute, source, file), seed, processors())
+    result = _grade(exercise, Solution(exercise.attribute, source, file), seed, processors())
+    if used := own_answer_in(exercise, source):
+        result.note = f"calls the library's own answer: {used}"
+    return result
+
+
+def unreadable(exercise: Exercise, reason: str, file: str, *, seed: int = 0) -> Result:
+    """The grade of what is no readable file: every check fails for this reason."""
+    checks = [
+        CheckResult(check.name, check.points, Problem("load", reason, next_step="hand in a file of Python source"))
+        for check in exercise.checks
+    ]
+    return Result(exercise, checks, seed, 0.0, file)
 
 
 def grade_trusted(exercise: Exercise, reference: str, *, seed: int = 0) -> Result:

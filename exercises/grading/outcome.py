@@ -60,5 +60,13 @@ def describe_error(error: BaseException, learner_file: str) -> dict[str, Any]:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == learner_file:
             line, code = frame.lineno, frame.line or ""
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return {"type": type(error).__name__, "message": message[:1000], "line": line, "code": code[:200]}
+    message = str(error.msg) if isinstance(error, SyntaxError) else _words_of(error)
+    return {"type": type(error).__name__[:100], "message": message[:1000], "line": line, "code": code[:200]}
+
+
+def _words_of(error: BaseException) -> str:
+    """What an exception says; one of a learner's own may fail to say it."""
+    try:
+        return str(error)
+    except BaseException as another:
+        return f"(its text cannot be had: {type(another).__name__[:100]})"

@@ -6,6 +6,7 @@ A message is ``MOE1``, the length of the JSON (8 bytes), the JSON, and the array
 
 import io
 import json
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -17,6 +18,8 @@ from ..exercise import Case, Seeded
 _MAGIC = b"MOE1"
 _HEAD = struct.Struct("<4sQQ")
 LARGEST = 64 * 2**20  # bytes of a message
+_LARGEST_TEXT = 4 * 2**20  # of its JSON, which takes many times that in memory
+_LONGEST_NAME = 100
 
 
 class BrokenMessageError(ValueError):
@@ -31,9 +34,14 @@ class Foreign:
 
 
 def write(stream: BinaryIO, value: Any) -> None:
-    """Send one message."""
+    """Send one message; of one that is too large only the head, which says how large."""
     arrays: list[Any] = []
     text = json.dumps(_pack(value, arrays)).encode()
+    size = sum(array.nbytes for array in arrays)
+    if len(text) > _LARGEST_TEXT or len(text) + size > LARGEST:
+        stream.write(_HEAD.pack(_MAGIC, len(text), size))
+        stream.flush()
+        return
     body = io.BytesIO()
     for array in arrays:
         np.lib.format.write_array(body, array, allow_pickle=False)
@@ -47,17 +55,32 @@ def read(stream: BinaryIO) -> Any:
     magic, text_size, body_size = _HEAD.unpack(head)
     if magic != _MAGIC:
         raise BrokenMessageError("not a message")
-    if text_size + body_size > LARGEST:
+    if text_size > _LARGEST_TEXT or text_size + body_size > LARGEST:
         raise BrokenMessageError(f"a message of {text_size + body_size:,} bytes; at most {LARGEST:,}")
     text, body = _exactly(stream, text_size), io.BytesIO(_exactly(stream, body_size))
     try:
         value = json.loads(text)
         arrays = []
         while body.tell() < body_size:
-            arrays.append(np.lib.format.read_array(body, allow_pickle=False))
+            arrays.append(_read_array(body))
         return _unpack(value, arrays)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise BrokenMessageError(str(error)) from error
+    except Exception as error:  # whatever bytes can do to a parser
+        raise BrokenMessageError(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _read_array(body: io.BytesIO) -> Any:
+    """One array in NumPy's format. ValueError if it is no array of numbers, or larger than what is left."""
+    version = np.lib.format.read_magic(body)
+    if version != (1, 0):
+        raise ValueError(f"an array in version {version} of NumPy's format")
+    shape, columns_first, dtype = np.lib.format.read_array_header_1_0(body)
+    if dtype.kind not in "biuf" or dtype.hasobject:
+        raise ValueError(f"an array of dtype {dtype}")
+    size = math.prod(shape) * dtype.itemsize
+    data = body.read(max(size, 0))
+    if len(data) != size:
+        raise ValueError(f"an array of {size:,} bytes, {len(data):,} of them there")
+    return np.ndarray(shape, dtype, data, order="F" if columns_first else "C").copy(order="K")
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
@@ -87,7 +110,7 @@ def _pack(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, Case):
         parts = (value.args, dict(value.settings), value.layout, value.constants, value.cotangents)
         return {"case": _pack(parts, arrays)}
-    return {"foreign": type(value).__name__}
+    return {"foreign": type(value).__name__[:_LONGEST_NAME]}
 
 
 def _unpack(value: Any, arrays: list[Any]) -> Any:
@@ -107,5 +130,5 @@ def _unpack(value: Any, arrays: list[Any]) -> Any:
     if kind == "case":
         return Case(*_unpack(inner, arrays))
     if kind == "foreign":
-        return Foreign(str(inner))
+        return Foreign(str(inner)[:_LONGEST_NAME])
     raise KeyError(kind)

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..exercise import Exercise
 from ..grading.process import Child, Ended
 
@@ -31,7 +33,7 @@ class Comparison:
     @property
     def difference(self) -> float:
         """The largest, over the steps."""
-        return max((abs(a - b) for a, b in zip(self.mine, self.library, strict=True)), default=0.0)
+        return float(np.max(np.abs(np.subtract(self.mine, self.library)), initial=0.0))  # NaN if one of them is
 
     @property
     def agrees(self) -> bool:
@@ -68,7 +70,7 @@ def train(
         while len(result.mine) < steps and time.perf_counter() - began < seconds:
             request = {"steps": min(_STEPS, steps - len(result.mine))}
             first, second = pool.map(lambda child, r=request: child.ask(r), (a, b))
-            _require_answer(first)
+            _require_answer(first, request["steps"])
             if isinstance(second, Ended):
                 raise TrainingError(f"the library's own training ended: {second.reason}")
             result.mine += first["losses"]
@@ -90,7 +92,7 @@ def _function(e: Exercise, source: str, file: str) -> dict[str, Any]:
     }
 
 
-def _require_answer(answer: Any) -> None:
+def _require_answer(answer: Any, steps: int) -> None:
     if isinstance(answer, Ended):
         raise TrainingError(answer.reason)
     if "error" in answer:
@@ -99,3 +101,5 @@ def _require_answer(answer: Any) -> None:
         raise TrainingError(f"{e.get('type')}: {e.get('message')}{where}")
     if answer.get("not_allowed") or answer.get("tampered"):
         raise TrainingError(answer.get("not_allowed") or f"the code replaced {', '.join(answer['tampered'])}")
+    if len(answer.get("losses", ())) != steps or "calls" not in answer:
+        raise TrainingError("what came back is no answer")

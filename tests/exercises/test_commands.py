@@ -1,5 +1,6 @@
 """The commands as a learner types them."""
 
+import errno
 import json
 import os
 import signal
@@ -9,15 +10,18 @@ import time
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from typer.testing import CliRunner
 
 import exercises
-from exercises import watch
+from exercises import containment, terminal, watch
 from exercises.catalog import find, numbers
 from exercises.cli import app
+from exercises.progress import Progress
 from exercises.stubs import make_stub
-from exercises.workspace import Progress
+from exercises.workspace import Workspace
 
 
 def run(*words):
@@ -87,11 +91,178 @@ def test_reset_keeps_what_was_there(workspace, solve):
     assert path.with_suffix(".py.bak").read_text() == mine
 
 
-def test_a_damaged_progress_file_is_no_disaster(workspace):
+def test_a_second_reset_keeps_both(workspace):
+    path = workspace.ensure(find(11))
+    for text in ("first", "second", "third"):
+        path.write_text(text)
+        assert run("reset", "11").exit_code == 0
+    assert [path.with_name(f"{path.name}.bak{n}").read_text() for n in ("", 2, 3)] == ["first", "second", "third"]
+    run("reset", "11")  # nothing to keep
+    assert not os.path.exists(path.with_name(f"{path.name}.bak4"))
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: path.write_bytes("# grün".encode("latin-1")),
+        lambda path: path.write_bytes(b"\xff\xfe\x00"),
+        lambda path: path.mkdir(),
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to(path),
+    ],
+    ids=["latin-1", "bytes", "folder", "pipe", "loop"],
+)
+def test_reset_keeps_whatever_was_there(workspace, put):
+    path = workspace.path(find(11))
+    path.parent.mkdir()
+    put(path)
+    before = os.lstat(path)
+    assert run("check", "11").exit_code == 1
+    assert run("list").exit_code == 0
+    assert run("reset", "11").exit_code == 0
+    assert path.read_text() == make_stub(find(11))
+    assert os.lstat(path.with_suffix(".py.bak")).st_ino == before.st_ino
+
+
+DAMAGES = ["", "{", "[]", "null", '{"01": 3}', '{"01": {"hints": "2"}}', '{"01": {"hints": true}}', "\x00" * 100]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_progress_file_costs_nothing(workspace, damage):
     workspace.update("01", hints=2)
-    (workspace.folder / "progress.json").write_text("{")
-    assert workspace.progress() == {}
-    assert workspace.update("01", hints=1) == Progress(hints=1)
+    workspace.update("02", best=5)
+    file = workspace.folder / "progress.json"
+    file.write_text(damage)
+    assert workspace.progress() == {"01": Progress(hints=2), "02": Progress(best=5)}
+    workspace.update("01", hints=1)
+    assert workspace.progress() == {"01": Progress(hints=1), "02": Progress(best=5)}
+    assert file.with_suffix(".json.damaged").read_text() == damage
+    (workspace.folder / ".progress.json.copy").write_text("{")
+    assert workspace.progress()["01"] == Progress(hints=1)
+
+
+def test_progress_of_two_processes_is_not_lost(workspace):
+    code = (
+        "import sys; from exercises.workspace import Workspace\n"
+        "for i in range(int(sys.argv[1]), 60, 2): Workspace().update(f'{i:02}', hints=i)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, str(first)]) for first in (0, 1)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert {label: p.hints for label, p in workspace.progress().items()} == {f"{i:02}": i for i in range(60)}
+
+
+def test_a_read_only_folder_is_listed_and_checked_and_nothing_is_saved(workspace, monkeypatch, capsys):
+    def refuse(*args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("exercises.workspace.write_atomically", refuse)
+    monkeypatch.setattr("exercises.progress.write_atomically", refuse)
+    for words in (("list",), ("check", "11"), ("hint", "11"), ("solution", "--give-up", "11")):
+        result = run(*words)
+        assert result.exit_code == (1 if words[0] == "check" else 0)
+        assert "cannot be written (Read-only file system): nothing is saved there" in result.stderr
+    assert run("reset", "11").exit_code == 2
+    assert not exercises.check("11")
+    assert "nothing is saved there" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("checkout", "writable", "place", "notice"),
+    [
+        (True, True, "project/exercises/work", ""),
+        (True, False, "here/exercises_work", "cannot be made; your files are in"),
+        (False, True, "here/exercises_work", ""),
+    ],
+)
+def test_where_the_files_are(tmp_path, monkeypatch, checkout, writable, place, notice):
+    monkeypatch.delenv("EXERCISES_WORK", raising=False)
+    for name in ("project/exercises", "here"):
+        (tmp_path / name).mkdir(parents=True)
+    if checkout:
+        (tmp_path / "project/pyproject.toml").touch()
+    monkeypatch.setattr("exercises.workspace._PROJECT", tmp_path / "project")
+    monkeypatch.setattr("exercises.workspace.os.access", lambda *args: writable)
+    monkeypatch.chdir(tmp_path / "here")
+    found = Workspace()
+    assert found.folder == tmp_path / place
+    assert notice in found.notice
+    assert bool(found.notice) == bool(notice)
+    if notice:
+        assert notice in run("list").stderr
+    assert found.ensure(find(1)).exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_every_symbol_can_be_printed(workspace, solve, encoding):
+    """Hints have formulas; 11 passes, 01 does not."""
+    solve(find(11))
+    code = "import runpy, sys\nfor words in ('list', 'hint 06', 'check 11', 'export 01', 'check 01'):\n"
+    code += "  sys.argv = ['exercises', *words.split()]\n"
+    code += "  try: runpy.run_module('exercises', run_name='__main__')\n  except SystemExit as end: print(end.code)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    text = done.stdout.decode(encoding)
+    assert "+ passed" in text
+    assert [line for line in text.splitlines() if line in ("0", "1", "2")] == ["0", "0", "0", "0", "1"]
+
+
+def test_symbols_are_spelled_out():
+    assert "".join(map(terminal._in_ascii, "✓→Σδ₂éλ–漢")) == "+->Sigmadelta2elambda-?"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_whatever_is_chosen_ends_in_one_line_or_works(workspace, which):
+    result = run("reset", "--", which)
+    assert result.exit_code in (0, 2)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.exit_code == 0 or len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--recipe", "nonsense"),
+        ("train", "--recipe", ""),
+        ("export", "--out", "", "11"),
+        ("export", "--out", ".", "11"),
+        ("export", "--out", "/dev/null/x", "11"),
+        ("export", "--format", "\x1b[2J"),
+        ("check", "٣"),
+        ("check", "³"),
+        ("check", "1" * 5000),
+        ("check", "5-3"),
+        ("check", ""),
+    ],
+)
+def test_odd_options_end_in_one_line(workspace, words):
+    result = run(*words)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.output.startswith("error: ")
+    assert result.output.count("\n") == 1
+    assert "\x1b" not in result.output
+
+
+def test_training_takes_a_number_of_seconds(workspace):
+    assert run("train", "--seconds", "nan").exit_code == 2
+
+
+def test_a_folder_that_is_a_file_ends_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EXERCISES_WORK", str(tmp_path / "file"))
+    assert run("list").exit_code == 0
+    result = run("reset", "11")
+    assert result.exit_code == 2
+    assert result.output.startswith("error: ")
+
+
+def test_the_list_says_what_contains_the_learners_code(workspace):
+    assert f"behind: {', '.join(containment.available())}" in " ".join(run("list").output.split())
 
 
 def test_export_to_gradescope(workspace, solve):
