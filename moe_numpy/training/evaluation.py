@@ -41,12 +41,12 @@ class Evaluation:
 
     @property
     def expert_load(self) -> Float[Array, "L E"]:
-        """The share of each layer's assignments that go to each expert, before dropping; rows sum to 1, or 0 without any."""
+        """Each expert's share of the layer's assignments, before dropping; rows sum to 1, or to 0 without any."""
         return _shares(self.assignments.sum(axis=(1, 2)))
 
     @property
     def domain_expert(self) -> Float[Array, "L D E"]:
-        """The share of each domain's assignments that go to each expert, before dropping; rows sum to 1, or 0 without any."""
+        """Each expert's share of the domain's assignments, before dropping; rows sum to 1, or to 0 without any."""
         return _shares(self.assignments.sum(axis=2))
 
     @property

@@ -91,12 +91,18 @@ class Run:
 
         Raises:
             FileExistsError: the folder holds a run already.
+            ValueError: a path of the text or of the recipe is not UTF-8.
         """
         if (folder / _CONFIG).exists():
             raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
+        for path in (*text, model.recipe):
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{path!a} is not UTF-8, and config.json could not name it; rename it") from error
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, model, training, tuple(text))
-        run._write_config()
+        run.write_config()
         return run
 
     @classmethod
@@ -124,20 +130,20 @@ class Run:
         return cls(folder, model, training, config.text, config.steps_before, config.versions)
 
     def with_steps(self, steps: int) -> "Run":
-        """The same run with another number of steps in all, written to its folder.
+        """The same run with another number of steps in all; in its folder after :meth:`write_config`.
 
-        The learning rate follows the schedule of the new number from there on.
-
-        Raises:
-            ValueError: fewer than are completed.
+        The learning rate then follows the schedule of the new number.
         """
-        completed = self.newest_step() or 0
-        if steps < completed:
-            raise ValueError(f"--steps {steps} is less than the {completed} steps that {self.folder} has completed")
+        if steps == self.training_config.steps:
+            return self
         training = replace(self.training_config, steps=steps)
-        run = replace(self, training_config=training, steps_before=(*self.steps_before, self.training_config.steps))
-        run._write_config()
-        return run
+        return replace(self, training_config=training, steps_before=(*self.steps_before, self.training_config.steps))
+
+    def write_config(self) -> None:
+        """Replace the configuration in the folder."""
+        settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
+        rest = {"text": self.text, "steps_before": self.steps_before, "versions": self.versions}
+        write_json_atomically(self.folder / _CONFIG, settings | rest)
 
     def corpus(self) -> Corpus:
         """The text of the run, read again. CorpusError if it is no longer there."""
@@ -152,7 +158,8 @@ class Run:
         arrays |= {_OPTIMIZER + name: array for name, array in optimizer.state_dict().items()}
         if (self.folder / _HISTORY).exists():
             sync(self.folder / _HISTORY)
-        save_checkpoint(self.folder, step, arrays, {"text": fingerprint, "versions": versions()} | self._settings())
+        settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
+        save_checkpoint(self.folder, step, arrays, {"text": fingerprint, "versions": versions()} | settings)
 
     def verified(self, step: int | None = None) -> Checkpoint:
         """The newest checkpoint, or the one of ``step``, if it is of the configuration in ``config.json``.
@@ -293,13 +300,6 @@ class Run:
             name = path.name.removesuffix(TEMPORARY_SUFFIX)
             if name in (_CONFIG, _HISTORY, _VALIDATION, _SUMMARY) or name.startswith("checkpoint-"):
                 path.unlink(missing_ok=True)
-
-    def _settings(self) -> dict[str, Any]:
-        return {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
-
-    def _write_config(self) -> None:
-        rest = {"text": self.text, "steps_before": self.steps_before, "versions": self.versions}
-        write_json_atomically(self.folder / _CONFIG, self._settings() | rest)
 
     def _differences(self, checkpoint: Checkpoint) -> list[str]:
         """How the configuration differs from the one that a checkpoint was saved with, or from its size."""
