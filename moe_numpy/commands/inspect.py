@@ -105,8 +105,7 @@ def inspect(
     _print_sentence(console, routed, shown)
     if layer is None and len(layers) > 1:
         console.print(f"Bytes of another layer: --layer N, one of {layers}.")
-    print_title(console, "Figures")
-    print_files(console, figures)
+    print_files(console, "Figures", figures)
 
 
 def _save_figures(

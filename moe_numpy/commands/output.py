@@ -3,7 +3,7 @@
 import json
 import shlex
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -115,7 +115,9 @@ def plain_table() -> Table:
     return Table(box=None, pad_edge=False, header_style="dim")
 
 
-def print_files(console: Console, paths: Iterable[Path]) -> None:
-    """Print one path per line, never wrapped, to copy."""
+def print_files(console: Console, title: str, paths: Sequence[Path]) -> None:
+    """Print one path per line below a title, never wrapped, to copy; nothing if there is none."""
+    if paths:
+        print_title(console, title)
     for path in paths:
         console.print(Text(f"  {one_line(path)}"), soft_wrap=True)

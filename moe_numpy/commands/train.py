@@ -144,8 +144,7 @@ def train(
         print_json(summary)
         return
     console.print(f"Validation loss {summary['val_loss']:.3f} nats/byte = {summary['val_bits_per_byte']:.3f} bits/byte")
-    print_title(console, "Figures")
-    print_files(console, figures)
+    print_files(console, "Figures", figures)
     print_title(console, "Next")
     print_command(console, "generate", run.folder, "The ")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 
-from ..training.files import commit, write_temporary
+from ..training.files import write_atomically
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -22,8 +22,7 @@ def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
         figure.savefig(png, format="png")
-    write_temporary(path, png.getvalue())
-    commit([path])
+    write_atomically({path: png.getvalue()})
 
 
 def show(figure: Figure, alt: str) -> "Image":

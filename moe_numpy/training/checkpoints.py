@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from ..kernels import to_host
-from .files import TEMPORARY_SUFFIX, commit, read_json, write_temporary
+from .files import TEMPORARY_SUFFIX, read_json, write_atomically
 
 FORMAT = "moe_numpy checkpoint"
 FORMAT_VERSION = 1
@@ -99,9 +99,7 @@ def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: di
         "meta": meta,
     }
     text = json.dumps(described, indent=2, allow_nan=False) + "\n"
-    write_temporary(tensors, content)
-    write_temporary(description, text)
-    commit([tensors, description])
+    write_atomically({tensors: content, description: text})
     _prune(folder, step)
 
 

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
         ValueError: it holds NaN or infinity.
         OSError: the disk failed or is full; it names the file. The old content is unchanged.
     """
-    _write_atomically(path, _dumps(value, indent=2) + "\n")
+    write_atomically({path: _dumps(value, indent=2) + "\n"})
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
@@ -75,27 +75,33 @@ def truncate_history(path: Path, step: int) -> None:
     """
     if path.exists():
         kept = [record for record in read_jsonl(path) if record["step"] <= step]
-        _write_atomically(path, "".join(_dumps(record) + "\n" for record in kept))
+        write_atomically({path: "".join(_dumps(record) + "\n" for record in kept)})
 
 
-def write_temporary(path: Path, content: str | bytes) -> None:
-    """Write a file under its temporary name, for :func:`commit`. Nothing stays behind if that fails."""
-    with _naming(path), _removing_temporaries([path]):
-        if isinstance(content, bytes):
-            temporary(path).write_bytes(content)
-        else:
-            temporary(path).write_text(content, encoding="utf-8", newline="\n")
+def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files in place of what they hold: all are complete before the first is renamed, in order.
 
-
-def commit(files: Sequence[Path]) -> None:
-    """Rename each file, complete under its temporary name, to its own name; in order, durably."""
-    with _removing_temporaries(files):
-        for path in files:
-            sync(path, temporary(path))
-        for path in files:
+    Raises:
+        OSError: the disk failed or is full; it names the file. Nothing half-written stays behind.
+    """
+    try:
+        for path, content in contents.items():
             with _naming(path):
-                os.replace(temporary(path), path)
+                if isinstance(content, bytes):
+                    _temporary(path).write_bytes(content)
+                else:
+                    _temporary(path).write_text(content, encoding="utf-8", newline="\n")
+        for path in contents:
+            sync(path, _temporary(path))
+        for path in contents:
+            with _naming(path):
+                os.replace(_temporary(path), path)
             _sync_folder(path.parent)
+    except OSError:
+        for path in contents:
+            with contextlib.suppress(OSError):
+                _temporary(path).unlink()
+        raise
 
 
 def sync(path: Path, written: Path | None = None) -> None:
@@ -104,7 +110,7 @@ def sync(path: Path, written: Path | None = None) -> None:
         os.fsync(file.fileno())
 
 
-def temporary(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     """The temporary name of a file. What a crash left there is overwritten."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
@@ -118,22 +124,6 @@ def _naming(path: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextlib.contextmanager
-def _removing_temporaries(files: Sequence[Path]) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        for path in files:
-            with contextlib.suppress(OSError):
-                temporary(path).unlink()
-        raise
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    write_temporary(path, text)
-    commit([path])
 
 
 def _sync_folder(folder: Path) -> None:
