@@ -31,11 +31,12 @@ app = typer.Typer(
 )
 
 
-def _print_versions(wanted: bool) -> None:
+def _print_versions(wanted: bool) -> bool:
     if wanted:
         rest = ", ".join(f"{name} {number}" for name, number in versions().items() if name != "moe_numpy")
         typer.echo(f"moe_numpy {__version__} ({rest})")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

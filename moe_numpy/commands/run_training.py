@@ -26,20 +26,19 @@ def new_run(folder: Path, *configuration: Any) -> Iterator[Run]:
         FileExistsError: the folder holds a run already.
         OSError: the folder cannot be made, or is in use.
     """
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             run = Run.start(folder, *configuration)
             try:
                 yield run
-            except BaseException:
+            finally:
                 run.discard_if_untrained()
-                raise
     except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):  # there is a run in it
-                folder.rmdir()
+        for path in made:
+            with contextlib.suppress(OSError):  # something is in it
+                path.rmdir()
         raise
 
 

@@ -31,6 +31,13 @@ def read_settings(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         raise
 
 
+def _require_type(name: str, value: Any, type: Any) -> None:
+    try:
+        msgspec.convert(value, type)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.recipe_settings.{name}`") from error
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only transformer with Mixture-of-Experts layers.
@@ -148,5 +155,5 @@ class ModelConfig:
         types = get_type_hints(published.build) if published else {}
         for name, value in config.recipe_settings.items():
             if name in types:
-                msgspec.convert({name: value}, dict[str, types[name]])  # type: ignore[name-defined]
+                _require_type(name, value, types[name])
         return config

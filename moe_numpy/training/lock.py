@@ -35,7 +35,7 @@ def _open(folder: Path) -> int:
     if fcntl is not None:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return os.open(folder / "lock", os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)  # type: ignore[attr-defined]
+        return os.open(folder / "lock", os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)
     except FileExistsError as error:
         raise _in_use(folder) from error
 

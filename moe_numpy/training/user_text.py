@@ -38,7 +38,7 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
     """
     roots = [Path(path) for path in paths]
     problems = [] if roots else ["no path was given"]
-    problems += ["'': an empty path"] * ("" in map(os.fspath, paths))
+    problems += ["'': an empty path" for path in paths if not os.fspath(path)]
     for a, b in itertools.combinations(roots, 2):
         if _resolved(a).is_relative_to(_resolved(b)) or _resolved(b).is_relative_to(_resolved(a)):
             problems.append(f"{a} and {b} overlap: validation text of one would be training text of the other")
@@ -88,9 +88,9 @@ def _read_folder(root: Path) -> tuple[bytes, int, tuple[LeftOut, ...]]:
                 left_out.append(LeftOut(str(file), "not a regular file"))
             else:
                 text = file.read_bytes()
-                reason = _why_no_text(text)
-                if reason:
-                    left_out.append(LeftOut(str(file), reason, len(text)))
+                fault = _why_no_text(text)
+                if fault:
+                    left_out.append(LeftOut(str(file), fault, len(text)))
                 else:
                     texts.append(text)
     if not texts:

@@ -73,7 +73,7 @@ def test_more_steps_by_intent(trained, corpus):
 
 
 @pytest.mark.parametrize("name", ["d_model", "d_ff", "num_layers", "num_experts", "vocab_size"])
-def test_absurd_sizes_are_refused_before_anything_is_allocated(trained, name, monkeypatch):
+def test_absurd_sizes_are_refused_before_anything_is_allocated(trained, corpus, name, monkeypatch):
     checkpoint = load_checkpoint(trained)
     save_checkpoint(trained, 4, checkpoint.arrays, {})  # one of an earlier version: it says nothing of its model
     configure(trained, "model", **{name: 2 * 10**9})
@@ -81,7 +81,7 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(trained, name, mo
     with pytest.raises(CheckpointError, match=r"at least [\d,]+ parameters \(the checkpoint has 4,584\)"):
         Run.open(trained).model()
     with pytest.raises(ValueError, match=r"training needs at least .* GiB of memory, this machine has"):
-        Trainer(Run.open(trained).model_config, TrainingConfig(), None)
+        Trainer(Run.open(trained).model_config, TrainingConfig(), corpus)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
