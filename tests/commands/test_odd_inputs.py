@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import moe_numpy.commands.gradcheck
 import moe_numpy.models
 from moe_numpy.__main__ import app
 
@@ -24,6 +25,12 @@ ODD = st.one_of(
     st.integers(max_value=3).map(str),
     st.integers(min_value=10**9).map(str),
     st.floats().map(str),
+)
+QUICK = settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.generate],  # a value is small enough without shrinking
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 TINY = "--d-model 16 --num-layers 2 --num-experts 4 --d-ff 8 --context 16 --batch-size 2 --steps 2"
 REQUIRED = {
@@ -69,7 +76,8 @@ def room(tmp_path, trained, monkeypatch):
     def not_trained(*_, **__):
         raise typer.Exit(0)
 
-    real = moe_numpy.models.generate
+    real, checks = moe_numpy.models.generate, moe_numpy.commands.gradcheck._run
+    monkeypatch.setattr("moe_numpy.commands.gradcheck._run", lambda chosen, seed: checks(chosen[:1], seed))
     monkeypatch.setattr("moe_numpy.models.generate", lambda *a, **k: islice(real(*a, **k), 3))
     monkeypatch.setattr("moe_numpy.commands.train.run_training", not_trained)
     monkeypatch.setattr("moe_numpy.commands.demo.run_training", not_trained)
