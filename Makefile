@@ -1,10 +1,10 @@
-# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and installs
-# what it needs first.
+# make demo | lab | test | lowest | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and
+# installs what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lab clean
+.PHONY: demo test lowest notebooks test-gpu lint format gradcheck verify parity lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -22,6 +22,10 @@ lab: .venv/learner
 
 test: .venv/developer
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov
+
+# The test suite with the lowest versions that pyproject.toml promises.
+lowest: .venv-lowest/ready
+	OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto
 
 # Every notebook from a clean kernel, within its limits. Their outputs are written by notebooks/regenerate.py.
 notebooks: .venv/developer
@@ -46,7 +50,7 @@ format: .venv/developer
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-parity
+	rm -rf .venv .venv-parity .venv-lowest
 
 # A folder without this file is half made, by a Python without ensurepip for instance, and made anew.
 .venv/made:
@@ -72,4 +76,11 @@ clean:
 .venv-parity/ready: .venv/made parity/requirements.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r parity/requirements.txt
+	@touch $@
+
+# pip always takes the newest; uv takes the lowest.
+.venv-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/python -m uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[dev]'
 	@touch $@

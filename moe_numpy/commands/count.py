@@ -73,9 +73,7 @@ def count(
             if isinstance(architecture, ModelConfig):
                 given = [name for name, value in (("devices", devices), ("device-limit", device_limit)) if value]
                 if given:
-                    raise ValueError(
-                        f"--{given[0]} needs layers that can be counted, not {architecture.recipe}"
-                    )
+                    raise ValueError(f"--{given[0]} needs layers that can be counted, not {architecture.recipe}")
                 document = {"model": model, **_measured_sizes(architecture), "stated": None}
             else:
                 document = {

@@ -22,8 +22,10 @@ def sampling_probabilities(
         ValueError: temperature is negative or not finite, or top_p is not in (0, 1].
         NonFiniteError: a logit is NaN or infinite.
     """
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must not be negative, and finite, got {temperature}")
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
+    if not math.isfinite(temperature):
+        raise ValueError(f"temperature must be finite, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     logits = logits.astype(np.float64)
