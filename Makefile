@@ -1,5 +1,5 @@
-# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and installs
-# what it needs first.
+# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and installs what
+# it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -48,12 +48,16 @@ format: .venv/developer
 clean:
 	rm -rf .venv .venv-parity
 
-$(BIN)/python:
+# A folder without this file is half made, by a Python without ensurepip for instance, and made anew.
+.venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "moe_numpy needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	  echo "No .venv could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
 
-.venv/learner: $(BIN)/python requirements.txt pyproject.toml
+.venv/learner: .venv/made requirements.txt pyproject.toml
+	@echo "Installing the packages of requirements.txt into .venv: a few minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
@@ -65,7 +69,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	@touch $@
 
-.venv-parity/ready: $(BIN)/python parity/requirements.txt requirements.txt pyproject.toml
+.venv-parity/ready: .venv/made parity/requirements.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r parity/requirements.txt
 	@touch $@

@@ -6,9 +6,11 @@ environment.prepare()  # before NumPy comes with the commands
 
 import sys
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
+from . import __version__
 from .commands.bench import bench
 from .commands.count import count
 from .commands.demo import demo
@@ -18,6 +20,7 @@ from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
 from .commands.recipes import recipes
 from .commands.train import train
+from .training.versions import versions
 
 app = typer.Typer(
     name="python -m moe_numpy",
@@ -28,8 +31,20 @@ app = typer.Typer(
 )
 
 
+def _print_versions(wanted: bool) -> bool:
+    if wanted:
+        rest = ", ".join(f"{name} {number}" for name, number in versions().items() if name != "moe_numpy")
+        typer.echo(f"moe_numpy {__version__} ({rest})")
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Print versions and exit.")
+    ] = False,
+) -> None:
     """Mixture of Experts from scratch in NumPy. Start with: python -m moe_numpy demo"""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -1,8 +1,10 @@
 """``python -m moe_numpy count``: parameters, FLOPs and bytes of published models and your own runs."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,8 +26,11 @@ from ..accounting import (
     total_parameters,
     weight_bytes,
 )
-from ..training.runs import Run
-from .output import JsonOption, command_line, console_for, print_json, print_title, refusals
+from ..accounting.parameters import Parameters
+from ..models import ModelConfig, Transformer
+from ..training import Run, TrainingConfig
+from ..training.memory import require_memory
+from .output import JsonOption, command_line, console_for, one_line, print_json, print_title, refusals
 
 _CONTEXT = 4096
 
@@ -65,12 +70,18 @@ def count(
             ]
         else:
             architecture, entry, default_context = _find(model)
-            document = {
-                "model": model,
-                **_sizes(architecture),
-                **_costs(architecture, context or default_context, dtype or "bf16", devices, device_limit),
-                "stated": _stated(entry) if entry else None,
-            }
+            if isinstance(architecture, ModelConfig):
+                given = [name for name, value in (("devices", devices), ("device-limit", device_limit)) if value]
+                if given:
+                    raise ValueError(f"--{given[0]} needs layers that can be counted, not {architecture.recipe}")
+                document = {"model": model, **_measured_sizes(architecture), "stated": None}
+            else:
+                document = {
+                    "model": model,
+                    **_sizes(architecture),
+                    **_costs(architecture, context or default_context, dtype or "bf16", devices, device_limit),
+                    "stated": _stated(entry) if entry else None,
+                }
     if json:
         print_json({"models": documents} if model is None else document)
     elif model is None:
@@ -79,12 +90,18 @@ def count(
         _print_document(console, document, architecture)
 
 
-def _find(model: str) -> tuple[Architecture, PublishedModel | None, int]:
-    """The architecture, its published entry if any, and the default context."""
+def _find(model: str) -> tuple[Architecture | ModelConfig, PublishedModel | None, int]:
+    """The architecture, its published entry if any, and the default context.
+
+    The configuration instead, for a run that no architecture can express.
+    """
     is_path = Path(model).name != model or Path(model).is_dir()
     if is_path and model.lower() not in PUBLISHED:
         config = Run.open(Path(model)).model_config
-        return architecture_of(config), None, config.context
+        try:
+            return architecture_of(config), None, config.context
+        except ValueError:
+            return config, None, config.context
     entry = published(model)
     return entry.architecture, entry, _CONTEXT
 
@@ -100,6 +117,41 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
         "parts": total.parts(),
         "active_parts": active.parts(),
     }
+
+
+def _measured_sizes(config: ModelConfig) -> dict[str, Any]:
+    """What :func:`_sizes` counts, from the parameters of the model itself: its layers are no Architecture."""
+    require_memory(config, TrainingConfig())
+    model = Transformer(config, rng=np.random.default_rng(0))
+    parts = {field.name: 0 for field in fields(Parameters)}
+    for name, parameter in model.named_parameters():
+        parts[_part(name, config)] += parameter.data.size
+    total, active = sum(parts.values()), model.active_parameters()
+    return {
+        "total": total,
+        "active_with_embedding": active,
+        "active_without_embedding": active - parts["embedding"],
+        "active_share": active / total,
+        "balancing_biases": 0,
+        "parts": parts,
+        "active_parts": parts | {"experts": parts["experts"] - (total - active)},
+        "flops_per_token": None,
+        "bytes": None,
+    }
+
+
+def _part(name: str, config: ModelConfig) -> str:
+    """The field of Parameters that a parameter of this name belongs to."""
+    if not name.startswith("layers."):
+        return {"embedding": "embedding", "output": "output"}.get(name.partition(".")[0], "norms")
+    _, layer, module, rest = name.split(".", 3)
+    if module != "feed_forward":
+        return "norms" if module.endswith("norm") else "attention"
+    if not config.is_sparse(int(layer)):
+        return "dense"
+    if "experts" in rest.split("."):
+        return "experts"
+    return "shared_experts" if rest.startswith("shared") else "router"
 
 
 def _costs(
@@ -174,9 +226,12 @@ def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
     console.print(f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True)
 
 
-def _print_document(console: Console, document: dict[str, Any], architecture: Architecture) -> None:
-    print_title(console, document["model"])
+def _print_document(console: Console, document: dict[str, Any], architecture: Architecture | ModelConfig) -> None:
+    print_title(console, one_line(document["model"]))
     _print_parts(console, document)
+    if isinstance(architecture, ModelConfig):
+        console.print(f"FLOPs and bytes of the layers of {architecture.recipe} are not counted.", markup=False)
+        return
     if architecture.num_encoder_layers:
         console.print("Encoder and decoder: a token is one source token and one target token together.\n")
     _print_costs(console, document, architecture)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +13,14 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..models import generate as continue_text
-from ..training import Run, Trainer, encode, load_corpus, presets
+from ..training import Trainer, encode, load_corpus, presets
 from ..training.runs import next_free
 from .figures import save_run_figures
 from .generate import decoded
 from .output import (
     JsonOption,
     console_for,
+    given_path,
     plain_table,
     print_command,
     print_files,
@@ -29,7 +31,7 @@ from .output import (
     with_default,
 )
 from .progress import clock
-from .run_training import run_training
+from .run_training import new_run, run_training
 from .shares import fair_share_note, print_shares
 
 _PROMPTS = {"prose": "The ", "code": "def ", "arithmetic": "12 + 7 = "}
@@ -38,7 +40,10 @@ _SAMPLE_BYTES = 120
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help=with_default("Run folder.", "runs/demo, or the next free name"))
+        Path | None,
+        typer.Option(
+            parser=given_path, metavar="PATH", help=with_default("Run folder.", "runs/demo, or the next free name")
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=with_default("Optimizer steps.", "the preset's"))] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, data and noise.")] = 0,
@@ -48,21 +53,22 @@ def demo(
     """Train a small Mixture of Experts on real text and show what its experts learned."""
     began = time.perf_counter()
     console = console_for(json)
-    with refusals():
-        model_config, training = presets.demo(seed=seed, **({} if steps is None else {"steps": steps}))
-        corpus = load_corpus((), model_config.context)
-        trainer = Trainer(model_config, training, corpus)
-        run = Run.start(out or next_free(Path("runs/demo")), model_config, training)
-    twin = None if no_dense else Trainer(model_config.dense_twin(), training, corpus)
-    _print_plan(console, trainer, twin)
+    with ExitStack() as held:
+        with refusals():
+            model_config, training = presets.demo(seed=seed, **({} if steps is None else {"steps": steps}))
+            corpus = load_corpus((), model_config.context)
+            trainer = Trainer(model_config, training, corpus)
+            twin = None if no_dense else Trainer(model_config.dense_twin(), training, corpus)
+            run = held.enter_context(new_run(out or next_free(Path("runs/demo")), model_config, training))
+        _print_plan(console, trainer, twin)
 
-    summary = run_training(run, trainer, console, label="MoE")
-    dense = None
-    if twin is not None:
-        dense = run_training(run.start_dense_twin(), twin, console, label="dense")
-        summary["dense_val_bits_per_byte"] = dense["val_bits_per_byte"]
-        run.write_summary(summary)
-    figures = save_run_figures(run, summary)
+        summary = run_training(run, trainer, console, label="MoE")
+        dense = None
+        if twin is not None:
+            dense = run_training(run.start_dense_twin(), twin, console, label="dense")
+            summary["dense_val_bits_per_byte"] = dense["val_bits_per_byte"]
+            run.write_summary(summary)
+        figures = save_run_figures(run, summary)
     if json:
         print_json(summary)
         return
@@ -70,8 +76,7 @@ def demo(
     _print_samples(console, trainer)
     _print_experts(console, summary)
     console.print()
-    print_title(console, "Figures")
-    print_files(console, figures)
+    print_files(console, "Figures", figures)
     print_title(console, "Next")
     print_command(console, "generate", run.folder, "def ")
     print_command(console, "inspect", run.folder)

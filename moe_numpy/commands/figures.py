@@ -1,12 +1,13 @@
 """The PNGs of a run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..training import Run
+from .output import note, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,26 +15,40 @@ if TYPE_CHECKING:
 
 def save_run_figures(run: Run, summary: Mapping[str, Any]) -> list[Path]:
     """Draw the learning curves and, for a sparse model, its routing at the end and over training."""
-    from .. import plots  # imports matplotlib, which takes longer than the rest of the command line
 
-    figures = {"learning_curves": plots.learning_curves(_curves(run))}
-    layers = summary["sparse_layers"]
-    if layers:
-        domain_expert, load = np.array(summary["domain_expert_by_layer"]), np.array(summary["expert_load"])
-        dropped = np.array(summary["dropped_fraction_by_layer"])
-        figures["expert_by_domain"] = plots.expert_by_domain(domain_expert, summary["domains"], layers)
-        figures["expert_load"] = plots.expert_load(load, dropped, layers)
-        figures["load_over_training"] = plots.load_over_training(*load_history(run), layers)
-    return save_figures(run, figures)
+    def draw(plots: Any) -> "dict[str, Figure]":
+        figures = {"learning_curves": plots.learning_curves(_curves(run))}
+        layers = summary["sparse_layers"]
+        if layers:
+            domain_expert, load = np.array(summary["domain_expert_by_layer"]), np.array(summary["expert_load"])
+            dropped = np.array(summary["dropped_fraction_by_layer"])
+            figures["expert_by_domain"] = plots.expert_by_domain(domain_expert, summary["domains"], layers)
+            figures["expert_load"] = plots.expert_load(load, dropped, layers)
+            figures["load_over_training"] = plots.load_over_training(*load_history(run), layers)
+        return figures
+
+    return save_figures(run, draw)
 
 
-def save_figures(run: Run, figures: "Mapping[str, Figure]") -> list[Path]:
-    """Write figures by name; return their paths."""
-    from ..plots import save
+def save_figures(run: Run, draw: "Callable[[Any], dict[str, Figure]]") -> list[Path]:
+    """Draw with :mod:`moe_numpy.plots` and write figures by name; return their paths.
 
-    for name, figure in figures.items():
-        save(figure, run.figure(name))
-    return [run.figure(name) for name in figures]
+    What cannot be drawn or written is told on stderr: the numbers are there without it.
+    """
+    try:
+        from .. import plots  # imports matplotlib, which takes longer than the rest of the command line
+    except ModuleNotFoundError as error:
+        note(f"no figures: {error.name} is missing; python -m pip install {error.name}")
+        return []
+    saved = []
+    for name, figure in draw(plots).items():
+        try:
+            plots.save(figure, run.figure(name))
+        except OSError as error:
+            note(f"a figure was not saved: {reason(error)}")
+        else:
+            saved.append(run.figure(name))
+    return saved
 
 
 def load_history(run: Run) -> tuple[Any, Any]:

@@ -11,11 +11,12 @@ import typer
 from .. import models
 from ..models.generation import sampling_probabilities
 from ..training import Run, encode
-from .output import JsonOption, print_json, printable, refusals, with_default
+from ..typing import Array, Int
+from .output import JsonOption, given_path, print_json, printable, refusals, with_default
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(parser=given_path, metavar="RUN", help="Run folder.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     tokens: Annotated[int, typer.Option(min=0, help="Bytes to write.")] = 300,
     temperature: Annotated[float, typer.Option(help="0: always the most likely byte.")] = 0.8,
@@ -29,14 +30,12 @@ def generate(
     """Continue a prompt with a trained model."""
     with refusals():
         model, step = Run.open(run).model(step)
-        start = encode(prompt)
+        start = _start(prompt)
         sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses values out of range
-        if not len(start):
-            raise ValueError("the prompt is empty; give at least one byte to continue")
     new = models.generate(model, start, tokens, rng=np.random.default_rng(seed), temperature=temperature, top_p=top_p)
-    if json:
-        print_json(
-            {
+    with refusals():
+        if json:
+            document = {
                 "run": str(run),
                 "step": step,
                 "prompt": prompt,
@@ -46,12 +45,21 @@ def generate(
                 "top_p": top_p,
                 "seed": seed,
             }
-        )
-        return
-    typer.echo(printable(prompt), nl=False)
-    for piece in decoded(new):
-        typer.echo(printable(piece), nl=False)
-    typer.echo()
+            print_json(document)
+            return
+        typer.echo(printable(prompt), nl=False)
+        for piece in decoded(new):
+            typer.echo(printable(piece), nl=False)
+        typer.echo()
+
+
+def _start(prompt: str) -> Int[Array, " S"]:
+    if not prompt:
+        raise ValueError("the prompt is empty; give at least one byte to continue")
+    try:
+        return encode(prompt)
+    except ValueError as error:
+        raise ValueError(f"prompt: {error}") from error
 
 
 def decoded(new: Iterable[int]) -> Iterator[str]:

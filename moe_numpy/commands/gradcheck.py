@@ -79,10 +79,10 @@ class _Row:
 def gradcheck(
     pattern: Annotated[
         str | None,
-        typer.Argument(help="Only cases, Functions or modules whose name contains or matches this (top*)."),
+        typer.Argument(help="Only cases, Functions or modules whose name contains or matches this (softmax*)."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the inputs and cotangents.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs and cotangents.")] = 0,
 ) -> None:
     """Check every hand-written derivative against finite differences in float64.
 

@@ -3,13 +3,14 @@
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..autodiff import check_finite
 from ..instruments.routing_report import (
     SentenceRouting,
     TypicalByte,
@@ -20,12 +21,14 @@ from ..instruments.routing_report import (
     separation,
     typical_bytes,
 )
-from ..training import Run
+from ..training import Run, encode
 from ..training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
 from .figures import load_history, save_figures
 from .output import (
     JsonOption,
     console_for,
+    given_path,
+    one_line,
     plain_table,
     print_files,
     print_json,
@@ -36,12 +39,15 @@ from .output import (
 )
 from .shares import fair_share_note, print_shares
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _SENTENCE = "The list has 12 items.\ndef add(a, b):\n    return a + b\n17 + 25 = 42\n"
 _EXPERT_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(parser=given_path, metavar="RUN", help="Run folder.")],
     sentence: Annotated[str | None, typer.Option(help="Text to route byte by byte.")] = None,
     layer: Annotated[
         int | None,
@@ -54,21 +60,25 @@ def inspect(
     console = console_for(json)
     with refusals():
         opened = Run.open(run)
-        model, step = opened.model(step)
-        config = model.config
+        checkpoint = opened.verified(step)
+        config, step = opened.model_config, checkpoint.step
         layers = config.routed_layers
         if not layers:
-            raise ValueError(f"{run} is dense: it has no experts to inspect")
+            kind = "has Soft MoE layers: every expert takes a part of every byte, and none is chosen"
+            raise ValueError(f"{run} {kind if config.num_experts else 'is dense: it has no experts to inspect'}")
         if layer is not None and layer not in layers:
             raise ValueError(f"--layer must be one of the layers with experts, {layers}, got {layer}")
-        text = _SENTENCE.encode()[: config.context] if sentence is None else sentence.encode()
-        routed = route_sentence(model, text)
+        text = _SENTENCE.encode()[: config.context] if sentence is None else bytes(encode(sentence).tolist())
         corpus = opened.corpus()
-    windows = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)
-    with console.status("Routing validation text ..."):
-        evaluation = evaluate(model, windows, len(corpus.domains))
+        opened.require_text(corpus, checkpoint)
+        history = load_history(opened)
+        model = opened.model_of(checkpoint)
+        windows = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)
+        with console.status("Routing validation text ..."), check_finite(), np.errstate(all="ignore"):
+            routed = route_sentence(model, text)
+            evaluation = evaluate(model, windows, len(corpus.domains))
     domains = [domain.name for domain in corpus.domains]
-    figures = _save_figures(opened, layers, domains, evaluation, routed)
+    figures = _save_figures(opened, layers, domains, evaluation, routed, history)
     if json:
         print_json(_document(opened, step, layers, domains, evaluation, routed, figures))
         return
@@ -76,7 +86,7 @@ def inspect(
     shown = layers if layer is None else [layer]
     telling = layers[most_separating(evaluation.domain_expert)] if layer is None else layer
     console.print(
-        f"{run} after step {step}: {config.num_experts} experts, {config.experts_per_token:g} per byte. "
+        f"{one_line(run)} after step {step}: {config.num_experts} experts, {config.experts_per_token:g} per byte. "
         f"{fair_share_note(config.num_routes)}.\n",
         markup=False,
     )
@@ -91,12 +101,11 @@ def inspect(
     print_shares(console, f"Layer {telling}: which experts take which kind of byte", names, classes[i])
     console.print()
     _print_typical(console, telling, typical_bytes(byte_expert[i]))
-    _print_load(console, layers, shown, *load_history(opened))
+    _print_load(console, layers, shown, *history)
     _print_sentence(console, routed, shown)
     if layer is None and len(layers) > 1:
         console.print(f"Bytes of another layer: --layer N, one of {layers}.")
-    print_title(console, "Figures")
-    print_files(console, figures)
+    print_files(console, "Figures", figures)
 
 
 def _save_figures(
@@ -105,18 +114,21 @@ def _save_figures(
     domains: list[str],
     evaluation: Evaluation,
     routed: SentenceRouting,
+    history: tuple[Any, Any],
 ) -> list[Path]:
-    from .. import plots  # imports matplotlib, which takes longer than the rest of the command line
+    def draw(plots: Any) -> "dict[str, Figure]":
+        names, classes = by_byte_class(evaluation.assignments.sum(axis=1))
+        figures = {
+            "expert_by_domain": plots.expert_by_domain(evaluation.domain_expert, domains, layers),
+            "expert_by_byte": plots.expert_by_byte(classes, names, layers),
+            "expert_load": plots.expert_load(evaluation.expert_load, evaluation.dropped_by_layer, layers),
+        }
+        if len(history[0]):
+            figures["load_over_training"] = plots.load_over_training(*history, layers)
+        figures["sentence_routing"] = plots.sentence_routing(routed)
+        return figures
 
-    names, classes = by_byte_class(evaluation.assignments.sum(axis=1))
-    figures = {
-        "expert_by_domain": plots.expert_by_domain(evaluation.domain_expert, domains, layers),
-        "expert_by_byte": plots.expert_by_byte(classes, names, layers),
-        "expert_load": plots.expert_load(evaluation.expert_load, evaluation.dropped_by_layer, layers),
-        "load_over_training": plots.load_over_training(*load_history(run), layers),
-        "sentence_routing": plots.sentence_routing(routed),
-    }
-    return save_figures(run, figures)
+    return save_figures(run, draw)
 
 
 def _document(
@@ -169,7 +181,9 @@ def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]
 
 
 def _print_load(console: Console, layers: list[int], shown: list[int], steps: Any, load: Any) -> None:
-    """The largest and the smallest share of an expert over training, one line per layer."""
+    """The largest and the smallest share of an expert over training, one line per layer; nothing without a history."""
+    if len(steps) == 0:
+        return
     num_experts = load.shape[2]
     parts = np.array_split(np.arange(len(steps)), min(16, len(steps)))
     fair = 100 / num_experts

@@ -3,7 +3,7 @@
 import json
 import shlex
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,6 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ..autodiff import NonFiniteError
+
+_JOINERS = "\u200c\u200d"  # parts of words in Persian and Indic scripts, and of emoji
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
@@ -35,23 +39,44 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn errors in the user's input into a plain message on stderr and exit code 2.
+    """Turn errors in the user's input into a plain message on stderr and exit code 2; 1 for a non-finite number.
 
     Wraps validation and loading only: an error while computing keeps its traceback.
     """
     try:
         yield
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        refuse(f"{where}{error.strerror or error}")
+        refuse(reason(error))
+    except NonFiniteError as error:
+        refuse(str(error), exit_code=1)
     except (ValueError, MemoryError) as error:
-        refuse(str(error))
+        refuse(reason(error))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong and where, without the name of the exception."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return str(error) or "out of memory"
 
 
 def refuse(message: str, exit_code: int = 2) -> NoReturn:
     """Print an error on stderr and end the command."""
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {printable(message)}", err=True)
     raise typer.Exit(exit_code)
+
+
+def note(message: str) -> None:
+    """Print on stderr what did not work and does not end the command."""
+    typer.echo(f"note: {printable(message)}", err=True)
+
+
+def given_path(text: str) -> Path:
+    """A path from the command line. An empty one would be the current folder."""
+    if not text or "\0" in text:
+        raise typer.BadParameter("the path is empty" if not text else "the path has a NUL")
+    return Path(text)
 
 
 def command_line(*words: object) -> str:
@@ -61,12 +86,17 @@ def command_line(*words: object) -> str:
 
 def print_command(console: Console, *words: object) -> None:
     """Print a command to copy, on one line."""
-    console.print(Text(f"  {command_line(*words)}"), soft_wrap=True)
+    console.print(Text(f"  {one_line(command_line(*words))}"), soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Text without control and formatting characters, which a terminal might obey; newline and tab stay."""
-    return "".join(c for c in text if c in "\n\t" or not unicodedata.category(c).startswith("C"))
+    """Text without control and formatting characters, which a terminal might obey; newline, tab and joiners stay."""
+    return "".join(c for c in text if c in f"\n\t{_JOINERS}" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def one_line(text: object) -> str:
+    """A name or path, printable, with newlines and tabs as spaces."""
+    return printable(str(text)).replace("\n", " ").replace("\t", " ")
 
 
 def sparkline(values: Sequence[float], console: Console, top: float) -> str:
@@ -85,7 +115,9 @@ def plain_table() -> Table:
     return Table(box=None, pad_edge=False, header_style="dim")
 
 
-def print_files(console: Console, paths: Iterable[Path]) -> None:
-    """Print one path per line, never wrapped, to copy."""
+def print_files(console: Console, title: str, paths: Sequence[Path]) -> None:
+    """Print one path per line below a title, never wrapped, to copy; nothing if there is none."""
+    if paths:
+        print_title(console, title)
     for path in paths:
-        console.print(Text(f"  {path}"), soft_wrap=True)
+        console.print(Text(f"  {one_line(path)}"), soft_wrap=True)

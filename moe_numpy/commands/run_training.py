@@ -1,5 +1,9 @@
-"""Training a run from the command line: progress, Ctrl-C, and numbers that are not finite."""
+"""Training a run from the command line: its folder, progress, signals, and what can go wrong on the way."""
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -9,8 +13,42 @@ from .. import kernels
 from ..autodiff import NonFiniteError
 from ..training import Run, Trainer
 from ..training.complete import complete
-from .output import print_command, refuse
+from ..training.lock import locked
+from .output import print_command, reason, refuse
 from .progress import training_progress
+
+
+@contextmanager
+def new_run(folder: Path, *configuration: Any) -> Iterator[Run]:
+    """A run that no other process can train at the same time; removed if it ends before its first step.
+
+    Raises:
+        FileExistsError: the folder holds a run already.
+        OSError: the folder cannot be made, or is in use.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            run = Run.start(folder, *configuration)
+            try:
+                yield run
+            finally:
+                run.discard_if_untrained()
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):  # something is in it
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def existing_run(folder: Path) -> Iterator[Run]:
+    """A run to continue, which no other process can train at the same time, without what a crash left half-written."""
+    run = Run.open(folder)
+    with locked(folder):
+        run.remove_temporaries()
+        yield run
 
 
 def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) -> dict[str, Any]:
@@ -23,7 +61,8 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
         label: in front of the progress.
 
     Raises:
-        typer.Exit: 130 after Ctrl-C, 1 after a non-finite loss or gradient.
+        typer.Exit: 128 + its number after a signal (130: Ctrl-C), 1 after a non-finite loss or gradient, a failing
+            disk or too little memory.
     """
     if kernels.must_compile():
         console.print("Compiling the loops for this processor, once on this machine: some seconds")
@@ -32,15 +71,26 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
             summary = complete(run, trainer, show)
     except NonFiniteError as error:
         _explain(error, run)
+    except BrokenPipeError:
+        raise typer.Exit(1) from None  # all is saved, and nobody reads on
+    except (OSError, MemoryError) as error:
+        refuse(f"{reason(error)}\n{_kept(run)}", exit_code=1)
     if summary is None:
-        console.print(f"Stopped after step {trainer.completed} of {trainer.config.steps}, all saved. Continue with:")
-        print_command(console, "train", "--resume", "--out", run.folder)
-        raise typer.Exit(130)
+        assert trainer.stopped_by is not None
+        with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
+            console.print(
+                f"Stopped after step {trainer.completed} of {trainer.config.steps}, all saved. Continue with:"
+            )
+            print_command(console, "train", "--resume", "--out", run.folder)
+        raise typer.Exit(128 + trainer.stopped_by)
     return summary
 
 
 def _explain(error: NonFiniteError, run: Run) -> NoReturn:
-    step = run.newest_step()
-    kept = "there is no checkpoint yet" if step is None else f"{run.folder} keeps the checkpoint of step {step}"
     where = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-    refuse(f"{error}{where}\n{kept}. A lower --learning-rate in a new run may help.", exit_code=1)
+    refuse(f"{error}{where}\n{_kept(run)}. A lower --learning-rate in a new run may help.", exit_code=1)
+
+
+def _kept(run: Run) -> str:
+    step = run.newest_step()
+    return "there is no checkpoint yet" if step is None else f"{run.folder} keeps the checkpoint of step {step}"

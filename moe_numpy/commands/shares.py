@@ -8,7 +8,7 @@ from rich.style import Style
 from rich.text import Text
 
 from ..typing import Array, Float
-from .output import plain_table, print_title
+from .output import one_line, plain_table, print_title
 
 _CELL = 7  # terminal columns per share, padding included
 # Points of the colour map cividis, dark to bright; they differ in lightness, so colour vision is not needed.
@@ -35,6 +35,7 @@ def print_shares(
         last: name and cells of one more column.
     """
     num_experts = shares.shape[1]
+    rows = [one_line(row) for row in rows]
     name_width = min(max(len("expert"), *map(len, rows)), 24)
     room = console.width - name_width - 4 - (len(last[0]) + 3 if last else 0)
     num_tables = -(-num_experts // max(1, room // _CELL))

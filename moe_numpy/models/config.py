@@ -3,13 +3,40 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
+import msgspec
 import numpy as np
 
 from ..moe import Recipe, make_layer
 from ..moe.experts import require_sizes
-from ..moe.recipes import find
+from ..moe.recipes import RECIPES, find
+
+T = TypeVar("T")
+
+
+def read_settings(cls: type[T], values: Mapping[str, Any], what: str) -> T:
+    """A dataclass of settings from plain values, each of the declared type.
+
+    Raises:
+        ValueError: an unknown name, a value of another type, or what the class refuses.
+    """
+    unknown = sorted(values.keys() - {field.name for field in fields(cls)})  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"unknown settings in a {what} configuration: {', '.join(unknown)}")
+    try:
+        return msgspec.convert(values, cls)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ValueError):  # what the class itself refused
+            raise error.__cause__ from None
+        raise
+
+
+def _require_type(name: str, value: Any, type: Any) -> None:
+    try:
+        msgspec.convert(value, type)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.recipe_settings.{name}`") from error
 
 
 @dataclass(frozen=True)
@@ -113,8 +140,11 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """Read :meth:`to_json` back. ValueError for an unknown name."""
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown settings in a model configuration: {', '.join(unknown)}")
-        return cls(**values)
+        """Read :meth:`to_json` back. ValueError for an unknown name or a value of another type."""
+        config = read_settings(cls, values, "model")
+        published = RECIPES.get(config.recipe)  # the annotations of one's own may be anything
+        types = get_type_hints(published.build) if published else {}
+        for name, value in config.recipe_settings.items():
+            if name in types:
+                _require_type(name, value, types[name])
+        return config

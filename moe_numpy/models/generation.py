@@ -1,10 +1,11 @@
 """Sampling text from a model, one byte at a time."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from ..autodiff import no_grad
+from ..autodiff import NonFiniteError, no_grad
 from ..kernels import to_host
 from ..typing import Array, Float, Int
 from .transformer import Transformer
@@ -18,16 +19,22 @@ def sampling_probabilities(
     Temperature 0 puts all probability on the largest logit. The cut is nucleus sampling (Holtzman et al. 2020).
 
     Raises:
-        ValueError: temperature is negative, or top_p is not in (0, 1].
+        ValueError: temperature is negative or not finite, or top_p is not in (0, 1].
+        NonFiniteError: a logit is NaN or infinite.
     """
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
+    if not math.isfinite(temperature):
+        raise ValueError(f"temperature must be finite, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     logits = logits.astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise NonFiniteError("the model", "forward", "a non-finite logit")
     if temperature == 0:
         return (np.arange(len(logits)) == logits.argmax()).astype(np.float64)
-    p = np.exp((logits - logits.max()) / temperature)
+    with np.errstate(over="ignore"):  # a temperature near 0
+        p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     before = np.cumsum(p[order]) - p[order]  # the probability of all more probable tokens
@@ -51,6 +58,7 @@ def generate(
 
     Raises:
         ValueError: the prompt is empty, or a setting out of range.
+        NonFiniteError: the model gives a logit that is NaN or infinite.
     """
     if len(prompt) == 0:
         raise ValueError("the prompt is empty; give at least one byte to continue")
@@ -65,7 +73,7 @@ def generate(
             if caches is None or caches[0].length + len(unseen) > context:
                 caches = model.new_caches(1)
                 unseen = text[-max(context // 2, 1) :] if len(text) > context else text
-            with no_grad():
+            with no_grad(), np.errstate(all="ignore"):  # a non-finite logit is found below
                 logits = model(model.namespace.asarray([unseen]), caches=caches).logits.data[0, -1]
             p = sampling_probabilities(to_host(logits), temperature, top_p)
             token = int(rng.choice(len(p), p=p))

@@ -77,6 +77,8 @@ class Capacity:
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"capacity_factor must be positive, got {self.factor}")
+        if self.factor > 1e9:  # and infinity, whose capacity is no whole number
+            raise ValueError(f"capacity_factor must be at most 1e9, got {self.factor}; None is no limit")
         if self.rounding not in ROUNDING:
             raise ValueError(f"rounding must be one of {', '.join(ROUNDING)}, got {self.rounding!r}")
         if self.drop not in DROP:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def load(name: str) -> tuple[Path, Callable[..., Recipe]]:
     file, _, function = name.rpartition(":")  # the last colon: Windows has one after the drive
     if not file.endswith(".py") or not function.isidentifier():
         raise ValueError(f"a recipe of your own is named FILE.py:FUNCTION, got {name!r}")
-    path = Path(file).resolve()
+    path = Path(os.path.realpath(file))  # unlike Path.resolve, also of a link to itself
     wanted = f"a function {function} that returns a Recipe or a RouterConfig"
     if not path.is_file():
         raise ValueError(f"there is no file {path}; expected a Python file with {wanted}")

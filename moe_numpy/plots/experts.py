@@ -9,7 +9,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from ..typing import Array, Float
-from .style import BLUE, GREY, ORANGE, STYLES, expert_ticks, grid, layer_numbers
+from .style import BLUE, GREY, ORANGE, STYLES, expert_ticks, grid, layer_numbers, literal
 
 
 def explained_choice(
@@ -88,7 +88,7 @@ def ablation_damage(
             colour = "white" if abs(shade[i, e, d]) > 0.7 else "black"
             axes.text(e, d, _hundredths(increase[i, e, d]), ha="center", va="center", color=colour, fontsize=10)
         axes.set_title(f"layer {layer}", fontsize=10, loc="left")
-        axes.set_yticks(range(num_domains), domains, fontsize=10)
+        axes.set_yticks(range(num_domains), [literal(domain) for domain in domains], fontsize=10)
         axes.tick_params(length=0)
         expert_ticks(axes, num_experts)
         if i == num_layers - 1:
@@ -124,7 +124,7 @@ def share_against_damage(
             x, y, linestyle="none", marker=style["marker"], color=style["color"], markersize=8, alpha=0.8,
             markeredgecolor="white",
         )  # fmt: skip
-        axes.set_title(domain, fontsize=11)
+        axes.set_title(literal(domain), fontsize=11)
         axes.set_xlim(-1.5, 1.1 * 100 * float(share.max()))
         axes.set_ylim(low - margin, high + margin)
         axes.set_xlabel("% of the domain's assignments")

@@ -1,5 +1,6 @@
 """Figures as PNG files, and in notebooks."""
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 
-from ..training.files import commit, temporary
+from ..training.files import write_atomically
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -17,8 +18,11 @@ _COLOURS = 256
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG in place of whatever ``path`` holds: old or new after a crash, never half."""
-    figure.savefig(temporary(path), format="png")
-    commit([path])
+    png = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
+        figure.savefig(png, format="png")
+    write_atomically({path: png.getvalue()})
 
 
 def show(figure: Figure, alt: str) -> "Image":

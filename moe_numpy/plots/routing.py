@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..instruments.routing_report import SentenceRouting, byte_name, separation
 from ..typing import Array, Float
-from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, layer_numbers, some
+from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, layer_numbers, literal, some
 
 
 def expert_by_domain(
@@ -90,12 +90,13 @@ def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: s
     columns = columns_for(num_layers) if num_experts <= MAX_NUMBERED else 1
     height = 0.8 + math.ceil(num_layers / columns) * (0.75 + 0.33 * num_rows)
     figure, panels = grid(num_layers, columns, height=height, title=title)
+    labels = [literal(row) for row in rows]
     top = max(shares.max(), 2 / num_experts)
     image = None
     for i, axes in enumerate(panels):
         image = axes.imshow(100 * shares[i], aspect="auto", cmap="cividis", vmin=0, vmax=100 * top)
         axes.set_title(names[i], fontsize=10)
-        axes.set_yticks(range(num_rows), rows if i % columns == 0 else [""] * num_rows)
+        axes.set_yticks(range(num_rows), labels if i % columns == 0 else [""] * num_rows)
         axes.tick_params(length=0)
         expert_ticks(axes, num_experts)
         if i >= num_layers - columns:
@@ -112,7 +113,5 @@ def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: s
 
 
 def _glyph(byte: int) -> str:
-    """One character for a byte on an axis. matplotlib reads a lone $ as mathematics."""
-    if byte == ord("$"):
-        return r"\$"
-    return {0x20: "␣", 0x0A: "↵", 0x09: "→"}.get(byte) or (byte_name(byte) if 0x20 < byte < 0x7F else "·")
+    """One character for a byte on an axis."""
+    return {0x20: "␣", 0x0A: "↵", 0x09: "→"}.get(byte) or (literal(byte_name(byte)) if 0x20 < byte < 0x7F else "·")

@@ -51,6 +51,11 @@ def expert_ticks(axes: Axes, num_experts: int) -> None:
     axes.set_xticks(some(num_experts, MAX_NUMBERED))
 
 
+def literal(text: str) -> str:
+    """A name on a figure as it is: matplotlib reads what is between two $ as mathematics, and breaks at a newline."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+
+
 def some(count: int, at_most: int) -> range:
     """Every n-th of ``count`` labels, so that they do not run into each other."""
     return range(0, count, math.ceil(count / at_most))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..typing import Array, Float, Int
-from .style import BLUE, GREY, ORANGE, STYLES, columns_for, grid, layer_numbers, smoothed, some
+from .style import BLUE, GREY, ORANGE, STYLES, columns_for, grid, layer_numbers, literal, smoothed, some
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequenc
         axes.set_xticks(range(len(losses)), list(losses))
         axes.set_xlim(-0.8, len(losses) - 0.2)
         axes.set_ylim(middle[i] - reach, middle[i] + reach)
-        axes.set_title(domain, fontsize=11)
+        axes.set_title(literal(domain), fontsize=11)
         axes.grid(alpha=0.25, axis="y")
     panels[0].set_ylabel("bits per byte")
     return figure

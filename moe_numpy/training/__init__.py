@@ -4,8 +4,9 @@ from .built_in_text import default_corpus
 from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .corpus import Corpus, CorpusError, Domain, Windows, bytes_needed, decode, encode
-from .loop import StepRecord, Trainer
+from .loop import Trainer
 from .optimizers import AdamW, clip_factor, global_norm
+from .record import StepRecord
 from .runs import Run, RunError
 from .schedule import WarmupCosine
 from .user_text import load_corpus, text_corpus

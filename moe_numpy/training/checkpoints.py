@@ -7,7 +7,6 @@ The number counts completed steps. The JSON is renamed into place last, so a che
 does, and a crash while writing one leaves the earlier ones. Nothing is pickled: loading runs no code.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from ..kernels import to_host
-from .files import TEMPORARY_SUFFIX, commit, temporary
+from .files import TEMPORARY_SUFFIX, read_json, write_atomically
 
 FORMAT = "moe_numpy checkpoint"
 FORMAT_VERSION = 1
@@ -37,6 +37,22 @@ _STORABLE = {"bool", "float16", "float32", "float64"} | {
 
 class CheckpointError(ValueError):
     """A checkpoint is missing or damaged; the message names the file, the fault and an intact checkpoint."""
+
+
+class _Tensors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    file: str
+    bytes: int
+    sha256: str
+
+
+class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON of a checkpoint."""
+
+    format: str
+    format_version: int
+    step: int
+    tensors: _Tensors
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +89,17 @@ def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: di
     if step < 0:
         raise ValueError(f"step must be at least 0, got {step}")
     folder.mkdir(parents=True, exist_ok=True)
-    description = _description(folder, step)
-    tensors = folder / f"checkpoint-{step:06d}.safetensors"
-    if tensors.name == _tensors_named_in(description):
-        # A second save of this step must keep the first's arrays until the JSON names the new ones.
-        tensors = folder / f"checkpoint-{step:06d}.again.safetensors"
-    _write_tensors(temporary(tensors), arrays)
-    content = {
+    content = _serialized(arrays)
+    tensors, description = _free_name(folder, step), _description(folder, step)
+    described = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "step": step,
-        "tensors": {
-            "file": tensors.name,
-            "bytes": temporary(tensors).stat().st_size,
-            "sha256": _sha256(temporary(tensors)),
-        },
+        "tensors": {"file": tensors.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "meta": meta,
     }
-    temporary(description).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    commit([tensors, description])
+    text = json.dumps(described, indent=2, allow_nan=False) + "\n"
+    write_atomically({tensors: content, description: text})
     _prune(folder, step)
 
 
@@ -126,15 +134,15 @@ def _description(folder: Path, step: int) -> Path:
 def _load(folder: Path, step: int) -> Checkpoint:
     description = _description(folder, step)
     content = _read_description(description)
-    if content["step"] != step:
-        raise CheckpointError(f"{description} describes step {content['step']}, not the step of its name")
-    tensors = folder / content["tensors"]["file"]
+    if content.step != step:
+        raise CheckpointError(f"{description} describes step {content.step}, not the step of its name")
+    tensors = folder / content.tensors.file
     try:
-        size, expected = tensors.stat().st_size, content["tensors"]["bytes"]
+        size, expected = tensors.stat().st_size, content.tensors.bytes
         if size != expected:
             fault = "truncated" if size < expected else "not the file that was saved"
             raise CheckpointError(f"{tensors} has {size} bytes, {expected} were saved: it is {fault}")
-        if _sha256(tensors) != content["tensors"]["sha256"]:
+        if _sha256(tensors) != content.tensors.sha256:
             raise CheckpointError(f"{tensors} does not have the SHA-256 it was saved with: it has changed since")
         arrays = safetensors.numpy.load_file(tensors)
     except FileNotFoundError as error:
@@ -143,30 +151,29 @@ def _load(folder: Path, step: int) -> Checkpoint:
         raise CheckpointError(f"{tensors} cannot be read: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{tensors} is not a safetensors file: {error}") from error
-    return Checkpoint(step, arrays, content["meta"])
+    return Checkpoint(step, arrays, content.meta)
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    """The JSON of a checkpoint, with every entry that :func:`save_checkpoint` writes, of the right type."""
+def _read_description(path: Path) -> _Description:
+    """The JSON of a checkpoint. CheckpointError unless it is as :func:`save_checkpoint` writes it."""
     try:
-        content = json.loads(path.read_bytes())
+        content: Any = read_json(path, Any)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+        raise CheckpointError(str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f'{path} was not written by moe_numpy: it lacks "format": "{FORMAT}"')
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format version {version}; this moe_numpy reads {FORMAT_VERSION}")
-    match content:
-        case {
-            "step": int(),
-            "tensors": {"file": str(file), "bytes": int(), "sha256": str()},
-            "meta": dict(),
-        } if _OURS.fullmatch(file):
-            return content
-    raise CheckpointError(f"{path} is damaged: step, tensors or meta is missing or malformed")
+    try:
+        described = msgspec.convert(content, _Description)
+        if not _OURS.fullmatch(described.tensors.file):
+            raise ValueError(f"no checkpoint is called {described.tensors.file!r}")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: step, tensors or meta is missing or malformed: {error}") from error
+    return described
 
 
 def _is_intact(folder: Path, step: int) -> bool:
@@ -177,18 +184,24 @@ def _is_intact(folder: Path, step: int) -> bool:
     return True
 
 
-def _tensors_named_in(description: Path) -> str | None:
-    with contextlib.suppress(CheckpointError):
-        return _read_description(description)["tensors"]["file"]
-    return None
+def _free_name(folder: Path, step: int) -> Path:
+    """The name for new arrays of this step. A second save keeps the first's until the JSON names the new ones."""
+    plain, again = (folder / f"checkpoint-{step:06d}{suffix}.safetensors" for suffix in ("", ".again"))
+    description = _description(folder, step)
+    if not description.exists():
+        return plain
+    try:
+        return again if _read_description(description).tensors.file == plain.name else plain
+    except CheckpointError:  # at this moment; neither is touched as long as that is possible
+        return again if plain.exists() and not again.exists() else plain
 
 
-def _write_tensors(path: Path, arrays: Mapping[str, Any]) -> None:
+def _serialized(arrays: Mapping[str, Any]) -> bytes:
     on_cpu = {name: _on_host(array) for name, array in arrays.items()}
     for name, array in on_cpu.items():
         if array.dtype.name not in _STORABLE:
             raise ValueError(f"array {name!r} has dtype {array.dtype}, which cannot be saved")
-    safetensors.numpy.save_file(on_cpu, path)
+    return safetensors.numpy.save(on_cpu)  # save_file leaves a temporary file of its own behind when it is killed
 
 
 def _on_host(array: Any) -> Any:
@@ -204,14 +217,22 @@ def _sha256(path: Path) -> str:
 
 
 def _prune(folder: Path, step: int) -> None:
-    """Delete the checkpoints that are not kept, JSON first, and all files that no checkpoint refers to."""
+    """Delete the checkpoints that are not kept, JSON first, and all files that no checkpoint refers to.
+
+    What a JSON that cannot be read refers to is not known, so all files of its step stay.
+    """
     steps = list_checkpoints(folder)
     kept = [s for s in steps if s <= step][-_KEPT:]
     for s in steps:
         if s not in kept:
             os.remove(_description(folder, s))
-    descriptions = [_description(folder, s) for s in kept]
-    referred = {path.name for path in descriptions} | {_tensors_named_in(path) for path in descriptions}
+    referred = set()
+    for s in kept:
+        description = _description(folder, s)
+        try:
+            referred |= {description.name, _read_description(description).tensors.file}
+        except CheckpointError:
+            referred |= {path.name for path in folder.glob(f"{description.stem}.*")}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in referred:
             os.remove(path)

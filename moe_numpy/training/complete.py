@@ -7,7 +7,8 @@ import numpy as np
 
 from ..autodiff import check_finite
 from .evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
-from .loop import StepRecord, Trainer
+from .loop import Trainer
+from .record import StepRecord
 from .runs import Run
 from .summary import summarize
 
@@ -15,7 +16,7 @@ _VALIDATIONS = 6  # after the one before the first step, evenly spread; the last
 
 
 def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) -> dict[str, Any] | None:
-    """Train to the end and write the summary; return it, or None if Ctrl-C ended training early.
+    """Train to the end and write the summary; return it, or None if a signal ended training early.
 
     Args:
         run: where everything is written.

@@ -1,10 +1,12 @@
 """The configuration of training: plain values only, so that it can be stored as JSON."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..devices import DEVICES, DTYPES
+from ..models.config import read_settings
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,13 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.warmup < self.steps:
             raise ValueError(f"warmup must be at least 0 and below steps={self.steps}, got {self.warmup}")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        for name in ("learning_rate", "max_norm", "weight_decay"):
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"{name} must be finite, got inf")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
         for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -59,8 +66,5 @@ class TrainingConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingConfig":
-        """Read ``dataclasses.asdict`` back. ValueError for an unknown name."""
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown settings in a training configuration: {', '.join(unknown)}")
-        return cls(**values)
+        """Read ``dataclasses.asdict`` back. ValueError for an unknown name or a value of another type."""
+        return read_settings(cls, values, "training")

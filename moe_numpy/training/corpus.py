@@ -8,7 +8,7 @@ state to see the same data.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -25,17 +25,29 @@ class CorpusError(ValueError):
     """Text that cannot be trained on; the message lists every path with what is wrong with it."""
 
 
+class LeftOut(NamedTuple):
+    """A file or folder inside a folder of text that was not read, and why; ``size`` in bytes, 0 if not known."""
+
+    path: str
+    reason: str
+    size: int = 0
+    is_folder: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """One kind of text. ``train`` and ``validation`` do not overlap.
-
-    ``skipped`` counts the files of a folder that were left out: hidden, not a regular file, or not UTF-8 text.
-    """
+    """One kind of text, from ``files`` files. ``train`` and ``validation`` do not overlap."""
 
     name: str
     train: UInt8[Array, " n"]
     validation: UInt8[Array, " m"]
-    skipped: int = 0
+    files: int = 1
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def skipped(self) -> int:
+        """How many files of a folder were left out: hidden, not a regular file, or not UTF-8 text."""
+        return sum(not each.is_folder for each in self.left_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +158,15 @@ def _windows(windows: UInt8[Array, "B W"], domain: Int[Array, " B"]) -> Windows:
 
 
 def encode(text: str) -> Int[Array, " n"]:
-    """The UTF-8 bytes of a text as tokens: int64, from 0 to 255."""
+    """The UTF-8 bytes of a text as tokens: int64, from 0 to 255.
+
+    Raises:
+        ValueError: the text has no UTF-8 bytes: it came from bytes in another encoding.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text is not UTF-8 from character {error.start} on: {text[error.start]!a}") from error
     return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
 

@@ -41,18 +41,18 @@ class Evaluation:
 
     @property
     def expert_load(self) -> Float[Array, "L E"]:
-        """The share of each layer's assignments that go to each expert, before dropping; rows sum to 1."""
+        """Each expert's share of the layer's assignments, before dropping; rows sum to 1, or to 0 without any."""
         return _shares(self.assignments.sum(axis=(1, 2)))
 
     @property
     def domain_expert(self) -> Float[Array, "L D E"]:
-        """The share of each domain's assignments that go to each expert, before dropping; rows sum to 1."""
+        """Each expert's share of the domain's assignments, before dropping; rows sum to 1, or to 0 without any."""
         return _shares(self.assignments.sum(axis=2))
 
     @property
     def dropped_by_layer(self) -> Float[Array, " L"]:
-        """Dropped assignments over all assignments, in each layer."""
-        return self.dropped.sum(axis=1) / self.assignments.sum(axis=(1, 2, 3))
+        """Dropped assignments over all assignments, in each layer; 0 in a layer without any."""
+        return self.dropped.sum(axis=1) / np.maximum(self.assignments.sum(axis=(1, 2, 3)), 1)
 
     @property
     def dropped_fraction(self) -> float:

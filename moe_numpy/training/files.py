@@ -1,17 +1,39 @@
-"""Files that a crash at any moment leaves either old or new, never half.
+"""Files that a crash at any moment leaves either old or new, never half; and reading them back by type.
 
 A file is written under a temporary name in the same folder, flushed to the disk, and renamed over the old one.
 A file of JSON lines grows by one line per record instead; a crash can tear the last line, which readers leave out.
 """
 
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 TEMPORARY_SUFFIX = ".tmp"
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. OSError for a pipe or a device: reading it could last for ever."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a folder has its own error
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: Path, type: Any) -> Any:
+    """The JSON of a file as a value of this type.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is not JSON, or of another type; the message names the file and the entry.
+    """
+    return _decoded(read_regular(path), type, f"{path} is truncated or damaged")
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -20,33 +42,29 @@ def write_json_atomically(path: Path, value: Any) -> None:
     Raises:
         TypeError: the value holds something that JSON cannot.
         ValueError: it holds NaN or infinity.
+        OSError: the disk failed or is full; it names the file. The old content is unchanged.
     """
-    _write_atomically(path, _dumps(value, indent=2) + "\n")
+    write_atomically({path: _dumps(value, indent=2) + "\n"})
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Add one record as a line of JSON; errors as for :func:`write_json_atomically`."""
     line = _dumps(record) + "\n"
-    with open(path, "a", encoding="utf-8", newline="\n") as file:
+    with _naming(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(line)
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All records, in order; without the last if a crash tore it.
+def read_jsonl(path: Path, type: Any = dict[str, Any]) -> list[Any]:
+    """All records as values of this type, in order; without the last if a crash tore it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another line is not JSON; the message names it.
+        OSError: there is no such file, or it cannot be read.
+        ValueError: another line is not JSON, or a line is of another type; the message names it.
     """
-    *lines, torn = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is not JSON: {error}") from error
+    *lines, torn = read_regular(path).split(b"\n")
+    records = [_decoded(line, type, f"{path}, line {number}, is not JSON") for number, line in enumerate(lines, 1)]
     with contextlib.suppress(ValueError):
-        records.append(json.loads(torn))
+        records.append(_decoded(torn, type, ""))
     return records
 
 
@@ -57,27 +75,55 @@ def truncate_history(path: Path, step: int) -> None:
     """
     if path.exists():
         kept = [record for record in read_jsonl(path) if record["step"] <= step]
-        _write_atomically(path, "".join(_dumps(record) + "\n" for record in kept))
+        write_atomically({path: "".join(_dumps(record) + "\n" for record in kept)})
 
 
-def commit(files: Sequence[Path]) -> None:
-    """Rename each file, complete under its temporary name, to its own name; in order, durably."""
-    for path in files:
-        with open(temporary(path), "rb+") as file:
-            os.fsync(file.fileno())
-    for path in files:
-        os.replace(temporary(path), path)
-        _sync_folder(path.parent)
+def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
+    """Write files in place of what they hold: all are complete before the first is renamed, in order.
+
+    Raises:
+        OSError: the disk failed or is full; it names the file. Nothing half-written stays behind.
+    """
+    try:
+        for path, content in contents.items():
+            with _naming(path):
+                if isinstance(content, bytes):
+                    _temporary(path).write_bytes(content)
+                else:
+                    _temporary(path).write_text(content, encoding="utf-8", newline="\n")
+        for path in contents:
+            sync(path, _temporary(path))
+        for path in contents:
+            with _naming(path):
+                os.replace(_temporary(path), path)
+            _sync_folder(path.parent)
+    except OSError:
+        for path in contents:
+            with contextlib.suppress(OSError):
+                _temporary(path).unlink()
+        raise
 
 
-def temporary(path: Path) -> Path:
+def sync(path: Path, written: Path | None = None) -> None:
+    """Flush a file to the disk; ``written`` is the name it has now, if another."""
+    with _naming(path), open(written or path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _temporary(path: Path) -> Path:
     """The temporary name of a file. What a crash left there is overwritten."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary(path).write_text(text, encoding="utf-8", newline="\n")
-    commit([path])
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A write that fails, on a full disk for instance, does not know its file: the error gets the name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -88,6 +134,17 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _decoded(content: bytes, type: Any, complaint: str) -> Any:
+    """ValueError with the complaint, or that an entry is malformed in what the complaint names."""
+    try:
+        return msgspec.json.decode(content, type=type)
+    except msgspec.ValidationError as error:
+        where = complaint.rpartition(" is ")[0]
+        raise ValueError(f"{where} is damaged, an entry is missing or malformed: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{complaint}: {error}") from error
 
 
 def _dumps(value: Any, indent: int | None = None) -> str:

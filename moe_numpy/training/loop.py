@@ -1,9 +1,10 @@
 """The training loop."""
 
 import math
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,23 +19,11 @@ from ..ops import CrossEntropy
 from .config import TrainingConfig
 from .corpus import Corpus
 from .interrupts import interrupts
+from .memory import require_memory
 from .optimizers import AdamW, clip_factor, global_norm
+from .record import StepRecord
 from .runs import Run
 from .schedule import WarmupCosine
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one optimizer step did: a record of the run's history."""
-
-    step: int  # completed steps, this one included
-    loss: float  # cross-entropy in nats per byte
-    auxiliary_loss: float
-    learning_rate: float
-    gradient_norm: float
-    dropped_fraction: float
-    expert_load: list[list[float]]  # share of assignments, per routed layer and expert
-    seconds: float
 
 
 class Trainer:
@@ -53,13 +42,18 @@ class Trainer:
         corpus: the text.
 
     Raises:
-        ValueError: the text has bytes that the model has no token for, or the device is not available (DeviceError).
+        ValueError: the text has bytes that the model has no token for, the device is not available (DeviceError), or
+            this machine has too little memory.
     """
+
+    stopped_by: signal.Signals | None = None
+    """The signal that ended :meth:`train` early."""
 
     def __init__(self, model_config: ModelConfig, config: TrainingConfig, corpus: Corpus):
         highest = corpus.largest_byte
         if highest >= model_config.vocab_size:
             raise ValueError(f"the text has a byte {highest}: vocab_size={model_config.vocab_size} is too small")
+        require_memory(model_config, config)
         self.config = config
         self.corpus = corpus
         self.model = Transformer(model_config, rng=np.random.default_rng(config.seed))
@@ -98,29 +92,41 @@ class Trainer:
             learning_rate=learning_rate,
             gradient_norm=norm,
             dropped_fraction=report.dropped / max(float(report.load.sum()), 1),
-            expert_load=[(c / c.sum()).round(5).tolist() for c in report.load],
+            expert_load=[(c / max(c.sum(), 1)).round(5).tolist() for c in report.load],
             seconds=time.perf_counter() - began,
         )
 
     def train(self, on_step: Callable[[StepRecord], None], run: Run | None = None) -> bool:
-        """Take the remaining steps; return False if Ctrl-C ended them early.
+        """Take the remaining steps; return False if Ctrl-C, SIGTERM or SIGHUP ended them early.
+
+        All completed steps are saved then, and also if ``on_step`` cannot print to a closed pipe.
 
         Args:
             on_step: called after each step, to show progress.
             run: keeps the history and checkpoints; without one nothing is kept.
         """
         saved = self.completed
-        with interrupts() as interrupted:
-            while self.completed < self.config.steps and not interrupted.is_set():
+
+        def save() -> None:
+            nonlocal saved
+            if run is not None and saved < self.completed:
+                self.save(run)
+                saved = self.completed
+
+        with interrupts() as interrupt:
+            while self.completed < self.config.steps and interrupt.received is None:
                 record = self.step()
                 if run is not None:
                     run.append_history(asdict(record))
-                    if self.completed % self.config.checkpoint_every == 0:
-                        self.save(run)
-                        saved = self.completed
-                on_step(record)
-            if run is not None and saved < self.completed:
-                self.save(run)
+                if self.completed % self.config.checkpoint_every == 0:
+                    save()
+                try:
+                    on_step(record)
+                except (OSError, SystemExit):  # rich ends the program when a pipe is closed
+                    save()
+                    raise
+            save()
+        self.stopped_by = interrupt.received
         return self.completed == self.config.steps
 
     def save(self, run: Run) -> None:
@@ -129,7 +135,7 @@ class Trainer:
 
     def resume(self, run: Run, step: int | None = None) -> None:
         """Continue from the newest checkpoint of a run, or from the one of ``step``; errors as for Run.restore."""
-        self.completed = run.restore(self.model, self.optimizer, self.corpus.fingerprint, step)
+        self.completed = run.restore(self.model, self.optimizer, self.corpus, step)
 
     def _accumulate_gradients(self) -> "list[_Pass]":
         """Fill ``.grad`` with the mean over the passes; return the results of each."""

@@ -1,6 +1,6 @@
 """The run folder. Every file in it is written and read here, the arrays and figures through helpers.
 
-runs/NAME/config.json        the model, the training and the text, as given at the start
+runs/NAME/config.json        the model, the training and the text, as given at the start; the versions used
 runs/NAME/history.jsonl      one line per optimizer step
 runs/NAME/validation.json    validation losses at a few steps
 runs/NAME/checkpoint-*       weights and optimizer state
@@ -9,22 +9,34 @@ runs/NAME/*.png              figures
 runs/NAME/dense/             the run of the dense twin, if one was trained
 """
 
+import contextlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..models import ModelConfig, Transformer
 from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .corpus import Corpus
-from .files import append_jsonl, read_jsonl, truncate_history, write_json_atomically
+from .files import (
+    TEMPORARY_SUFFIX,
+    append_jsonl,
+    read_json,
+    read_jsonl,
+    sync,
+    truncate_history,
+    write_json_atomically,
+)
+from .memory import least_parameters
 from .optimizers import AdamW
+from .record import StepRecord
 from .user_text import load_corpus
+from .versions import versions
 
 _CONFIG, _SUMMARY, _DENSE_TWIN = "config.json", "summary.json", "dense"
 _HISTORY, _VALIDATION = "history.jsonl", "validation.json"
@@ -35,14 +47,43 @@ class RunError(ValueError):
     """A folder that is not a run, or not one that this version can read; the message says which and why."""
 
 
+class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of ``config.json``."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    text: tuple[str, ...]
+    steps_before: tuple[int, ...] = ()
+    versions: dict[str, str] = {}
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    """What a checkpoint says of its run; those of earlier versions say less."""
+
+    text: str | None = None
+    model: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run as its ``config.json`` describes it. ``text`` is empty for the built-in text."""
+    """A run as its ``config.json`` describes it.
+
+    Attributes:
+        folder: where it is.
+        model_config: the model.
+        training_config: how it is trained.
+        text: the files and folders; empty for the built-in text.
+        steps_before: the numbers of steps that it was to have before :meth:`with_steps`.
+        versions: those that it began with.
+    """
 
     folder: Path
     model_config: ModelConfig
     training_config: TrainingConfig
     text: tuple[str, ...]
+    steps_before: tuple[int, ...] = ()
+    versions: dict[str, str] = field(default_factory=versions, compare=False)
 
     @classmethod
     def start(cls, folder: Path, model: ModelConfig, training: TrainingConfig, text: Sequence[str] = ()) -> "Run":
@@ -50,13 +91,19 @@ class Run:
 
         Raises:
             FileExistsError: the folder holds a run already.
+            ValueError: a path of the text or of the recipe is not UTF-8.
         """
         if (folder / _CONFIG).exists():
             raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
+        for path in (*text, model.recipe):
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{path!a} is not UTF-8, and config.json could not name it; rename it") from error
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"model": model.to_json(), "training": asdict(training), "text": list(text)}
-        write_json_atomically(folder / _CONFIG, config)
-        return cls(folder, model, training, tuple(text))
+        run = cls(folder, model, training, tuple(text))
+        run.write_config()
+        return run
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -67,50 +114,91 @@ class Run:
         """
         path = folder / _CONFIG
         try:
-            config = json.loads(path.read_bytes())
+            config = read_json(path, _Config)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{folder} is not a run: there is no {path}") from error
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
         except ValueError as error:
-            raise RunError(f"{path} is truncated or damaged: {error}") from error
+            raise RunError(str(error)) from error
         try:
-            return cls(
-                folder,
-                ModelConfig.from_json(config["model"]),
-                TrainingConfig.from_json(config["training"]),
-                tuple(config["text"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} is damaged: model, training or text is missing or malformed") from error
+            model, training = ModelConfig.from_json(config.model), TrainingConfig.from_json(config.training)
+        except msgspec.ValidationError as error:
+            raise RunError(f"{path} is damaged, an entry is missing or malformed: {error}") from error
         except ValueError as error:
             raise RunError(f"{path}: {error}") from error
+        return cls(folder, model, training, config.text, config.steps_before, config.versions)
+
+    def with_steps(self, steps: int) -> "Run":
+        """The same run with another number of steps in all; in its folder after :meth:`write_config`.
+
+        The learning rate then follows the schedule of the new number.
+        """
+        if steps == self.training_config.steps:
+            return self
+        training = replace(self.training_config, steps=steps)
+        return replace(self, training_config=training, steps_before=(*self.steps_before, self.training_config.steps))
+
+    def write_config(self) -> None:
+        """Replace the configuration in the folder."""
+        settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
+        rest = {"text": self.text, "steps_before": self.steps_before, "versions": self.versions}
+        write_json_atomically(self.folder / _CONFIG, settings | rest)
 
     def corpus(self) -> Corpus:
         """The text of the run, read again. CorpusError if it is no longer there."""
         return load_corpus(self.text, self.model_config.context)
 
     def save(self, step: int, model: Transformer, optimizer: AdamW, fingerprint: str) -> None:
-        """Write the checkpoint of ``step`` completed steps on the text of this fingerprint."""
+        """Write the checkpoint of ``step`` completed steps on the text of this fingerprint.
+
+        The history reaches the disk first: no checkpoint is ahead of it.
+        """
         arrays = {_MODEL + name: array for name, array in model.state_dict().items()}
         arrays |= {_OPTIMIZER + name: array for name, array in optimizer.state_dict().items()}
-        save_checkpoint(self.folder, step, arrays, {"text": fingerprint})
+        if (self.folder / _HISTORY).exists():
+            sync(self.folder / _HISTORY)
+        settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
+        save_checkpoint(self.folder, step, arrays, {"text": fingerprint, "versions": versions()} | settings)
 
-    def restore(self, model: Transformer, optimizer: AdamW, fingerprint: str, step: int | None = None) -> int:
+    def verified(self, step: int | None = None) -> Checkpoint:
+        """The newest checkpoint, or the one of ``step``, if it is of the configuration in ``config.json``.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is not intact or of another configuration.
+        """
+        checkpoint = load_checkpoint(self.folder, step)
+        differences = self._differences(checkpoint)
+        if differences:
+            raise CheckpointError(
+                f"step {checkpoint.step} of {self.folder} is of another model than {_CONFIG}, or of another training: "
+                + ", ".join(differences)
+            )
+        return checkpoint
+
+    def require_text(self, corpus: Corpus, checkpoint: Checkpoint) -> None:
+        """ValueError unless a checkpoint was trained on this text: its validation text could be training text."""
+        if msgspec.convert(checkpoint.meta, _Meta).text not in (None, corpus.fingerprint):
+            raise ValueError(
+                f"the text has changed since {self.folder} began, or is that of another Python version; "
+                "a run continues only on the bytes that it began with"
+            )
+
+    def restore(self, model: Transformer, optimizer: AdamW, corpus: Corpus, step: int | None = None) -> int:
         """Load the newest checkpoint, or the one of ``step``, and discard what was written after it.
 
         Returns:
             The completed steps.
 
         Raises:
-            ValueError: the checkpoint is of another model or of other text, or cannot be trusted (CheckpointError).
+            ValueError: the checkpoint is of another model or of other text, cannot be trusted (CheckpointError), or
+                the history does not reach it (RunError).
         """
-        checkpoint = load_checkpoint(self.folder, step)
-        if checkpoint.meta.get("text") != fingerprint:
-            raise ValueError(
-                f"the text has changed since {self.folder} began, or is that of another Python version; "
-                "a run continues only on the bytes that it began with"
-            )
+        checkpoint = self.verified(step)
+        self.require_text(corpus, checkpoint)
+        last = len(self.history())
+        if last < checkpoint.step:
+            raise RunError(f"{self.folder / _HISTORY} ends after step {last}, before the checkpoint {checkpoint.step}")
         self._load_weights(model, checkpoint)
         optimizer.load_state_dict(_below(_OPTIMIZER, checkpoint.arrays))
         self.rewind(checkpoint.step)
@@ -127,12 +215,16 @@ class Run:
         """The model of the newest checkpoint, or of the one of ``step``; and its completed steps.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or it is not intact or of another model.
+            CheckpointError: there is no such checkpoint, or it is not intact or of another configuration.
         """
-        checkpoint = load_checkpoint(self.folder, step)
+        checkpoint = self.verified(step)
+        return self.model_of(checkpoint), checkpoint.step
+
+    def model_of(self, checkpoint: Checkpoint) -> Transformer:
+        """The model of a checkpoint. CheckpointError if it is of another model."""
         model = Transformer(self.model_config, rng=np.random.default_rng(self.training_config.seed))
         self._load_weights(model, checkpoint)
-        return model, checkpoint.step
+        return model
 
     def newest_step(self) -> int | None:
         """The completed steps of the newest checkpoint; None if there is none yet."""
@@ -140,25 +232,41 @@ class Run:
         return steps[-1] if steps else None
 
     def history(self) -> list[dict[str, Any]]:
-        """One record per step, see :class:`moe_numpy.training.loop.StepRecord`; empty before the first."""
+        """One record per step, see :class:`moe_numpy.training.record.StepRecord`; empty before the first.
+
+        Raises:
+            RunError: a record is damaged, of another model, or not of the step that its line should have.
+            OSError: it cannot be read.
+        """
         path = self.folder / _HISTORY
-        return read_jsonl(path) if path.exists() else []
+        if not path.exists():
+            return []
+        records = self._intact(read_jsonl, path, StepRecord)
+        shape = [self.model_config.num_routes] * len(self.model_config.routed_layers)
+        for number, record in enumerate(records, start=1):
+            if record.step != number:
+                raise RunError(f"{path}, line {number}, is damaged: it should be of step {number}, not {record.step}")
+            if [len(load) for load in record.expert_load] != shape:
+                raise RunError(f"{path}, line {number}, is damaged: expert_load should have rows of {shape} numbers")
+        return [vars(record) for record in records]
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Add the record of one step."""
         append_jsonl(self.folder / _HISTORY, record)
 
     def validation(self) -> dict[int, float]:
-        """Validation loss in nats per byte by step; empty if none was measured."""
-        return dict(self._read(_VALIDATION) or [])
+        """Validation loss in nats per byte by step; empty if none was measured. RunError if the file is damaged."""
+        path = self.folder / _VALIDATION
+        return dict(self._intact(read_json, path, list[tuple[int, float]])) if path.exists() else {}
 
     def write_validation(self, losses: Mapping[int, float]) -> None:
         """Replace the validation losses."""
         write_json_atomically(self.folder / _VALIDATION, sorted(losses.items()))
 
     def summary(self) -> dict[str, Any] | None:
-        """The results; None for a run that has not ended."""
-        return self._read(_SUMMARY)
+        """The results; None for a run that has not ended. RunError if the file is damaged."""
+        path = self.folder / _SUMMARY
+        return self._intact(read_json, path, dict[str, Any]) if path.exists() else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace the results."""
@@ -178,9 +286,50 @@ class Run:
         folder = self.folder / _DENSE_TWIN
         return Run.start(folder, self.model_config.dense_twin(), self.training_config, self.text)
 
-    def _read(self, name: str) -> Any:
-        path = self.folder / name
-        return json.loads(path.read_bytes()) if path.exists() else None
+    def discard_if_untrained(self) -> None:
+        """Remove the folder of a run that took no step, and nothing that is not this run's."""
+        if self.newest_step() is None and not self.history():
+            for name in (_VALIDATION, _HISTORY, _CONFIG):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else is in it
+                self.folder.rmdir()
+
+    def remove_temporaries(self) -> None:
+        """Delete what a crash left half-written. Only for the one process that has locked the folder."""
+        for path in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
+            name = path.name.removesuffix(TEMPORARY_SUFFIX)
+            if name in (_CONFIG, _HISTORY, _VALIDATION, _SUMMARY) or name.startswith("checkpoint-"):
+                path.unlink(missing_ok=True)
+
+    def _differences(self, checkpoint: Checkpoint) -> list[str]:
+        """How the configuration differs from the one that a checkpoint was saved with, or from its size."""
+        try:
+            meta = msgspec.convert(checkpoint.meta, _Meta)
+            pairs: list[tuple[Any, Any]] = []
+            if meta.model is not None:
+                pairs.append((self.model_config, ModelConfig.from_json(meta.model)))
+            if meta.training is not None:
+                saved = TrainingConfig.from_json(meta.training)
+                steps = self.training_config.steps if saved.steps in self.steps_before else saved.steps
+                pairs.append((self.training_config, replace(saved, steps=steps, device=self.training_config.device)))
+        except ValueError as error:
+            return [str(error)]
+        found = [
+            f"{name} {value!r} (the checkpoint has {asdict(theirs)[name]!r})"
+            for ours, theirs in pairs
+            for name, value in asdict(ours).items()
+            if value != asdict(theirs)[name]
+        ]
+        stored = sum(array.size for array in _below(_MODEL, checkpoint.arrays).values())
+        if not found and least_parameters(self.model_config) > stored:
+            found = [f"at least {least_parameters(self.model_config):,} parameters (the checkpoint has {stored:,})"]
+        return found
+
+    def _intact(self, read: Any, path: Path, type: Any) -> Any:
+        try:
+            return read(path, type)
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
     def _load_weights(self, model: Transformer, checkpoint: Checkpoint) -> None:
         try:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from .built_in_text import default_corpus
-from .corpus import Corpus, CorpusError, Domain, bytes_needed, hold_out
+from .corpus import Corpus, CorpusError, Domain, LeftOut, bytes_needed, hold_out
+from .files import read_regular
 
 
 def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int) -> Corpus:
@@ -25,7 +26,7 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
     """The user's own text: each file or folder is one domain, named after it.
 
     Folders are read recursively in sorted order, without hidden files and folders, links to folders, and files that
-    are not UTF-8 text or contain NUL; see ``Domain.skipped``.
+    are not UTF-8 text or contain NUL; see ``Domain.left_out``.
 
     Args:
         paths: files and folders, none inside another.
@@ -37,13 +38,14 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
     """
     roots = [Path(path) for path in paths]
     problems = [] if roots else ["no path was given"]
+    problems += ["'': an empty path" for path in paths if not os.fspath(path)]
     for a, b in itertools.combinations(roots, 2):
-        if a.resolve().is_relative_to(b.resolve()) or b.resolve().is_relative_to(a.resolve()):
+        if _resolved(a).is_relative_to(_resolved(b)) or _resolved(b).is_relative_to(_resolved(a)):
             problems.append(f"{a} and {b} overlap: validation text of one would be training text of the other")
     domains: dict[str, Domain] = {}
     for root in roots:
         try:
-            text, skipped = _read_folder(root) if root.is_dir() else (_read_file(root), 0)
+            text, files, left_out = _read_folder(root) if root.is_dir() else (_read_file(root), 1, ())
             if len(text) < min_bytes:
                 raise CorpusError(f"{root}: has {len(text)} bytes of text, {min_bytes} are needed")
         except FileNotFoundError as error:
@@ -54,53 +56,70 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
             problems.append(str(error))
         else:
             name = _name(root, domains)
-            domains[name] = Domain(name, *hold_out(text), skipped)
+            domains[name] = Domain(name, *hold_out(text), files, left_out)
     if problems:
         raise CorpusError("cannot train on this text:\n" + "\n".join(f"  {problem}" for problem in problems))
     return Corpus(domains.values())
 
 
 def _read_file(file: Path) -> bytes:
-    text = file.read_bytes()
+    text = read_regular(file)
     if not text:
         raise CorpusError(f"{file}: is empty")
-    if not _is_text(text):
+    if _why_no_text(text):
         raise CorpusError(f"{file}: is not text (UTF-8 without NUL)")
     return text
 
 
-def _read_folder(root: Path) -> tuple[bytes, int]:
+def _read_folder(root: Path) -> tuple[bytes, int, tuple[LeftOut, ...]]:
     texts = []
-    skipped = 0
+    left_out = []
     for folder, subfolders, names in os.walk(root, onerror=_raise):
+        for name in sorted(subfolders):
+            path = os.path.join(folder, name)
+            if name.startswith(".") or os.path.islink(path):
+                reason = "a hidden folder" if name.startswith(".") else "a link to a folder"
+                left_out.append(LeftOut(path, reason, is_folder=True))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for file in (Path(folder, name) for name in sorted(names)):
-            # is_file: reading a pipe or a device could block for ever
-            text = file.read_bytes() if file.is_file() and not file.name.startswith(".") else None
-            if text is not None and _is_text(text):
-                texts.append(text)
+            if file.name.startswith("."):
+                left_out.append(LeftOut(str(file), "hidden"))
+            elif not file.is_file():  # reading a pipe or a device could last for ever
+                left_out.append(LeftOut(str(file), "not a regular file"))
             else:
-                skipped += 1
+                text = file.read_bytes()
+                fault = _why_no_text(text)
+                if fault:
+                    left_out.append(LeftOut(str(file), fault, len(text)))
+                else:
+                    texts.append(text)
     if not texts:
-        raise CorpusError(f"{root}: holds no text file ({skipped} skipped)")
-    return b"\n".join(texts), skipped
+        files = [each for each in left_out if not each.is_folder]
+        raise CorpusError(f"{root}: holds no text file ({len(files)} skipped)")
+    return b"\n".join(texts), len(texts), tuple(left_out)
 
 
 def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _is_text(data: bytes) -> bool:
+def _why_no_text(data: bytes) -> str | None:
+    if b"\0" in data:
+        return "holds NUL"
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        return False
-    return b"\0" not in data
+        return "not UTF-8"
+    return None
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve, also of a link to itself
 
 
 def _name(root: Path, taken: Iterable[str]) -> str:
     """The path's last part without suffix; a number makes it unique."""
-    resolved = root.resolve()
+    resolved = _resolved(root)
     name = (resolved.name if root.is_dir() else resolved.stem) or str(resolved)
     numbered = (f"{name}-{n}" for n in itertools.count(2))
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in taken)

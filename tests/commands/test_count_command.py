@@ -1,12 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from moe_numpy.accounting import PUBLISHED
 from moe_numpy.commands.count import count
-from moe_numpy.models import ModelConfig
+from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.training import Run, TrainingConfig
 
 app = typer.Typer()
@@ -140,3 +141,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message):
     assert result.stdout == ""
     assert result.stderr.startswith(f"error: {message}")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("recipe", ["hierarchical", "shazeer_2017", "soft_moe", "longcat", "mixture_of_depths"])
+def test_a_run_of_layers_that_are_no_architecture_is_counted_from_its_model(tmp_path, recipe):
+    config = ModelConfig(d_model=8, num_layers=2, num_heads=1, num_kv_heads=1, d_ff=6, recipe=recipe, moe_every=2)
+    Run.start(tmp_path / "run", config, TrainingConfig())
+    counted = document(str(tmp_path / "run"))
+    model = Transformer(config, rng=np.random.default_rng(0))
+    assert counted["total"] == sum(counted["parts"].values()) == model.num_parameters()
+    assert counted["active_with_embedding"] == sum(counted["active_parts"].values()) == model.active_parameters()
+    assert counted["parts"]["dense"] == 3 * 8 * config.active_width
+    assert counted["parts"]["experts"] >= 8 * 2 * 8 * 6
+    assert counted["parts"]["router"] > 0
+    assert f"FLOPs and bytes of the layers of {recipe} are not counted" in run(str(tmp_path / "run")).stdout

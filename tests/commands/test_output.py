@@ -33,6 +33,11 @@ def test_printable_removes_what_could_drive_a_terminal():
     assert printable("a\x1b[0m\x00\x7f\x9b\u202e\u200b\ud800b\n\tü€") == "a[0mb\n\tü€"
 
 
+def test_printable_keeps_what_holds_letters_and_emoji_together():
+    text = "می\u200cخواهم क्\u200dष 👩\u200d👩 \ue0b0"
+    assert printable(text) == text
+
+
 def test_command_line_quotes_for_the_shell():
     assert command_line("generate", "my runs/x", "def ") == "python -m moe_numpy generate 'my runs/x' 'def '"
 

@@ -183,3 +183,9 @@ def test_a_dropped_gate_weight_gets_a_zero_gradient():
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Capacity(**settings)
+
+
+@pytest.mark.parametrize("factor", [float("inf"), 1e308])
+def test_a_factor_whose_capacity_is_no_number_is_refused(factor):
+    with pytest.raises(ValueError, match="capacity_factor must be at most 1e9, got"):
+        Capacity(factor)

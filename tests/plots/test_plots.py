@@ -166,3 +166,16 @@ def test_nothing_global_is_touched():
 
     plots.expert_load(np.full((1, 2), 0.5))
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["a$b$c", "$x_{", "\t", "new\nline", "\\frac"])
+def test_names_are_drawn_as_they_are(name):
+    figure = plots.expert_by_domain(shares(1, 2, 4), [name, "b"], [0])
+    assert pixels(figure) == 1200
+    (label, _) = figure.axes[0].get_yticklabels()
+    assert label.get_text().replace("\\$", "$") == "".join(c if c.isprintable() else " " for c in name)
+
+
+def test_a_script_that_the_font_lacks_is_saved_without_a_warning(tmp_path):
+    plots.save(plots.expert_by_domain(shares(1, 2, 4), ["漢字", "b"], [0]), tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -124,8 +123,8 @@ def crash_at(monkeypatch, n):
         (os, "fsync"),
         (os, "replace"),
         (os, "remove"),
-        (safetensors.numpy, "save_file"),
         (checkpoints.Path, "write_text"),
+        (checkpoints.Path, "write_bytes"),
     ):
         monkeypatch.setattr(module, name, counted(getattr(module, name)))
 
@@ -159,6 +158,60 @@ def test_a_crash_at_any_point_leaves_the_checkpoints_before_it(tmp_path, monkeyp
         assert_loads(folder, 400)
         n += 1
     assert n > 8  # both files written, synced and renamed, and old ones removed
+
+
+def unreadable(path):
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    return lambda: (path.rmdir(), path.write_bytes(content))
+
+
+def test_what_cannot_be_read_at_the_moment_is_not_deleted(tmp_path):
+    save(tmp_path, 100, 200)
+    repair = unreadable(tmp_path / "checkpoint-000200.json")
+    save(tmp_path, 300)
+    repair()
+    assert_loads(tmp_path, 200)
+    assert_loads(tmp_path, 300)
+
+
+@pytest.mark.parametrize("saves", [1, 2])
+def test_saving_again_over_an_unreadable_json_keeps_its_arrays_until_the_new_ones_are_named(tmp_path, saves):
+    save(tmp_path, 200)
+    for value in range(saves):
+        (tmp_path / "checkpoint-000200.json").write_text("{")
+        before = {path.name for path in tmp_path.glob("*.safetensors")}
+        written = checkpoints._free_name(tmp_path, 200)
+        assert written.name not in before
+        save_checkpoint(tmp_path, 200, {"weight": np.full(3, value)}, {})
+        assert_loads(tmp_path, 200, value)
+
+
+def test_files_have_the_mode_of_any_other_file(tmp_path):
+    old = os.umask(0o027)
+    try:
+        save(tmp_path, 100)
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("stage", ["write_bytes", "write_text"])
+def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(tmp_path, monkeypatch, stage):
+    save(tmp_path, 100)
+    before = names(tmp_path)
+    real = getattr(checkpoints.Path, stage)
+
+    def full(path, content, *args, **kwargs):
+        real(path, content[: len(content) // 2], *args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.Path, stage, full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint-000200\.(safetensors|json)'"):
+        save(tmp_path, 200)
+    assert names(tmp_path) == before
+    assert_loads(tmp_path, 100)
 
 
 def test_a_half_written_file_is_not_a_checkpoint(tmp_path):

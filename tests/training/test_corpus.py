@@ -364,3 +364,37 @@ def test_overlapping_paths_are_refused(tmp_path):
             text_corpus(paths, min_bytes=1)
     with pytest.raises(CorpusError, match="no path was given"):
         text_corpus([], min_bytes=1)
+
+
+@pytest.mark.parametrize("path", ["loop", "pipe", "/dev/zero", ""])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    os.mkfifo("pipe")
+    with pytest.raises(CorpusError, match=r"cannot be read|an empty path"):
+        text_corpus([path], min_bytes=1)
+
+
+def test_what_was_left_out_has_a_reason(tmp_path):
+    (tmp_path / "deep" / ".git").mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("text " * 100)
+    (tmp_path / "deep" / "latin.txt").write_bytes("größer".encode("latin-1"))
+    (tmp_path / "nul").write_bytes(b"a\0b")
+    (tmp_path / ".hidden").write_text("x")
+    os.symlink("nowhere", tmp_path / "broken")
+    os.symlink(tmp_path / "deep", tmp_path / "link")
+    (domain,) = text_corpus([tmp_path], min_bytes=1).domains
+    assert (domain.files, domain.skipped) == (1, 4)
+    assert {os.path.relpath(each.path, tmp_path): (each.reason, each.size) for each in domain.left_out} == {
+        "deep/latin.txt": ("not UTF-8", 6),
+        "deep/.git": ("a hidden folder", 0),
+        "nul": ("holds NUL", 3),
+        ".hidden": ("hidden", 0),
+        "broken": ("not a regular file", 0),
+        "link": ("a link to a folder", 0),
+    }
+
+
+def test_text_that_is_not_utf_8_has_no_tokens():
+    with pytest.raises(ValueError, match=r"not UTF-8 from character 1 on: '\\udcff'"):
+        encode("a\udcff")

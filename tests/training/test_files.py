@@ -1,11 +1,19 @@
 import json
 import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 
-from moe_numpy.training.files import append_jsonl, read_jsonl, truncate_history, write_json_atomically
+from moe_numpy.training.files import (
+    append_jsonl,
+    read_json,
+    read_jsonl,
+    read_regular,
+    truncate_history,
+    write_json_atomically,
+)
 
 
 def test_json_round_trip_with_arrays(tmp_path):
@@ -56,6 +64,32 @@ def test_a_system_that_cannot_open_folders_is_fine(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", forbidden)
     write_json_atomically(tmp_path / "a.json", [1])
     assert (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("write", [lambda p: write_json_atomically(p, [1]), lambda p: append_jsonl(p, {"a": 1})])
+def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch, write):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"):
+        write(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_not_read(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is not a regular file"):
+        read_regular(tmp_path / path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'["\\udcff"]'])
+def test_what_is_not_json_is_a_value_error_with_the_name(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json is truncated or damaged"):
+        read_json(tmp_path / "a.json", Any)
 
 
 def test_jsonl_round_trip(tmp_path):

@@ -136,6 +136,48 @@ def test_a_second_ctrl_c_stops_at_once(monkeypatch):
         trainer().train(interrupt_twice)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_that_end_training_wait_for_the_step_and_save(tmp_path, name):
+    number = getattr(signal, name)
+    run, t, before = started(tmp_path), trainer(), signal.getsignal(number)
+
+    def send(record):
+        if record.step == 3:
+            signal.raise_signal(number)
+
+    assert not t.train(send, run)
+    assert (t.completed, t.stopped_by) == (3, number)
+    assert list_checkpoints(tmp_path) == [2, 3]
+    assert signal.getsignal(number) is before
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert trainer(steps=3).train(lambda record: signal.raise_signal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), SystemExit(1)])
+def test_a_step_whose_progress_cannot_be_printed_is_saved(tmp_path, error):
+    def closed(record):
+        if record.step == 3:
+            raise error
+
+    with pytest.raises(type(error)):
+        trainer().train(closed, started(tmp_path))
+    assert list_checkpoints(tmp_path) == [2, 3]
+
+
+def test_a_layer_without_an_assignment_has_no_load():
+    config = replace(TINY, recipe="remoe", recipe_settings={})
+    t = Trainer(config, TrainingConfig(steps=2, warmup=1, batch_size=1), corpus())
+    for layer in t.model.layers:
+        layer.feed_forward.router.weight.data[:] = 0  # relu(0) chooses nobody
+    assert t.step().expert_load == [[0, 0, 0]] * 2
+
+
 def test_training_in_another_thread_leaves_signals_alone():
     t, done = trainer(steps=3), []
     thread = threading.Thread(target=lambda: done.append(t.train(nothing)))

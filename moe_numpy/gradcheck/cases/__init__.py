@@ -30,6 +30,7 @@ _SKIPPED = (
     f"{_PACKAGE}.__main__",
     f"{_PACKAGE}.commands",
     f"{_PACKAGE}.kernels",
+    f"{_PACKAGE}.plots",
 )  # they hold no Functions, and some kernels need packages that may not be installed
 
 

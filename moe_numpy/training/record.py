@@ -1,0 +1,17 @@
+"""A line of ``history.jsonl``."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimizer step did: a record of the run's history."""
+
+    step: int  # completed steps, this one included
+    loss: float  # cross-entropy in nats per byte
+    auxiliary_loss: float
+    learning_rate: float
+    gradient_norm: float
+    dropped_fraction: float
+    expert_load: list[list[float]]  # share of assignments, per routed layer and expert
+    seconds: float
