@@ -95,8 +95,7 @@ class Check:
         finite_differences: whether gradients are compared with finite differences of the specification too;
             False for cases at a kink.
         second_oracle: whether the specification must give the same as the library; False where it has no say.
-        same_dtype: whether a floating-point result must have the dtype of the library's.
-        may_write: whether inputs may be changed in place.
+        time_limit: seconds, where the check is of the speed; 0 for the exercise's own limit.
     """
 
     name: str
@@ -107,8 +106,7 @@ class Check:
     gradient: bool = False
     finite_differences: bool = True
     second_oracle: bool = True
-    same_dtype: bool = True
-    may_write: bool = False
+    time_limit: float = 0.0
 
 
 def standard_checks(

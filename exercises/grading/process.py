@@ -79,14 +79,14 @@ class Child:
         self._ready: Any = None
         return self
 
-    def ask(self, request: dict[str, Any]) -> Any:
-        """The child's answer to one request, within the time limit; or Ended."""
+    def ask(self, request: dict[str, Any], time_limit: float = 0.0) -> Any:
+        """The child's answer to one request, within the time limit, perhaps of its own; or Ended."""
         if self._ready is None:
             self._ready = self._receive(_START_LIMIT)
         if isinstance(self._ready, Ended):
             return self._ready
         self._send(request)
-        return self._receive(self.time_limit)
+        return self._receive(time_limit or self.time_limit)
 
     def __exit__(self, *exception: object) -> None:
         self._kill()
