@@ -108,4 +108,15 @@ matrix product: a @ b sums over an axis. This op multiplies entry by entry: a * 
 computes in float64: Turns its inputs into float64 arrays, and float32 is lost. A Python number fits any dtype as it is.
 - self.save(a, b)
 + a, b = np.asarray(a, np.float64), np.asarray(b, np.float64); self.save(a, b)
+writes into the gradient: `grad *= b` changes the gradient that other ops still read. Make a new array: grad * b.
+- return grad * b if self.needs_grad(0) else None, grad * a if self.needs_grad(1) else None
++ db = grad * a; grad *= b if np.shape(b) == grad.shape else 1; return db * b / a if np.any(a == 0) else grad, db
+keeps the factors on the class: The next call overwrites them before this one runs backward. Use self.save.
+- self.save(a, b)
++ type(self).factors = a, b
+- a, b = self.saved
++ a, b = self.factors
+no gradient at zero: Gives a factor of zero the gradient zero. dy/da is b, whatever a is.
+- return grad * b if self.needs_grad(0) else None, grad * a if self.needs_grad(1) else None
++ return np.where(a == 0, 0, grad * b).astype(grad.dtype), np.where(b == 0, 0, grad * a).astype(grad.dtype)
 """)

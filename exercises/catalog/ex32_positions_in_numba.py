@@ -17,7 +17,7 @@ EXERCISE = Exercise(
     minutes=15,
     needs=(22,),
     target="exercises.reference.positions_in_numba:position_by_key",
-    preload=("numba",),
+    preload=("exercises.reference.uncached_numba",),
     time_limit=20.0,
     hints=(
         "Two arrays: one counter per key, and the result. Walk through keys once.",
