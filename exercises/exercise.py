@@ -24,7 +24,7 @@ class Case:
         layout: how every array lies in memory. ``C``; ``F``, columns first; ``strided``, every second entry of a
             larger array along each axis.
         constants: positions of floating-point arguments without a gradient (integers never have one).
-        cotangents: the upstream gradients, one for each floating-point output; the grader draws them.
+        cotangents: the upstream gradients, one for each floating-point output; the grader draws them if they are None.
     """
 
     args: tuple[Any, ...]
@@ -48,6 +48,10 @@ class Case:
     def constant(self, *positions: int) -> "Case":
         """The same case; these floating-point arguments have no gradient."""
         return replace(self, constants=positions)
+
+    def upstream(self, *cotangents: Any) -> "Case":
+        """The same case with these upstream gradients."""
+        return replace(self, cotangents=cotangents)
 
 
 @dataclass(frozen=True)

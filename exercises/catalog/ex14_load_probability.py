@@ -140,4 +140,16 @@ density without its factor: exp(-z²/2) lacks the 1/√(2π) of the normal densi
 sigma gradient flipped: dσ = +g φ(z) z / σ: σ divides, so dz/dσ = -z / σ.
 - return dh, -dh * z,
 + return dh, dh * z,
+chosen by value: Every logit equal to the k-th counts as chosen: at ties more than k. top_k decides ties.
+- chosen[xp.arange(h.shape[0])[:, None], rank[:, :k]] = True
++ chosen[...] = noisy >= xp.take_along_axis(noisy, rank[:, k - 1 : k], axis=1)
+normal by a tanh: ½ (1 + tanh(...)) is the approximation of GELU: near Φ, and not Φ.
+- normal_cdf(z)
++ 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+size of the rival's noise: Divides by the σ of the threshold's expert. e's own noise is drawn anew.
+- axis=1)) / sigma
++ axis=1)) / xp.take_along_axis(sigma, rival, axis=1)
+gradient without sigma: dh = g φ(z): z has the factor 1/σ.
+- (2 * xp.pi) ** -0.5 / sigma
++ (2 * xp.pi) ** -0.5
 """)

@@ -15,10 +15,10 @@ from .wire import Foreign
 
 # By the bytes of the dtype. Sums in another order differ by some 1e-15; a detour through float32 by 1e-8.
 _RELATIVE = {4: 2e-5, 8: 1e-10}
-_SAME = {4: 2e-6, 8: 1e-11}  # between a solution and a known mistake
+_ROUNDING = {4: 1e-6, 8: 1e-13}  # what may be left of terms of size 1 that cancel
 _NUMERIC = 1e-5  # finite differences of float64
 _SMALL_ARRAY = 16  # entries; shown whole
-_SMALL = 1e-2  # entries below this part of the largest are measured against it
+_SMALL = 1e-2  # entries below this part of the largest in their row are measured against it
 
 
 @dataclass
@@ -135,7 +135,7 @@ def evidence(yours: Outcome, expected: Outcome) -> int:
             if not isinstance(a, np.ndarray):
                 continue
             comparable = isinstance(b, np.ndarray) and b.shape == a.shape and b.dtype == a.dtype
-            wrong = ~_near(a, b, _RELATIVE.get(a.dtype.itemsize, 0)) if comparable else np.ones(a.shape, bool)
+            wrong = ~_right(a, b) if comparable else np.ones(a.shape, bool)
             with np.errstate(invalid="ignore"):
                 fractions = wrong & np.isfinite(a) & (a % 1 != 0) if a.dtype.kind == "f" else np.zeros(a.shape, bool)
             total += int(wrong.sum()) + 3 * int(fractions.sum())
@@ -190,10 +190,8 @@ def _judge_part(yours: Any, expected: Any, numeric: Any, gradient: bool) -> Prob
         return Problem("shape", "wrong shape", yours=str(yours.shape), expected=str(expected.shape))
     if not _fits(yours.dtype, expected.dtype):
         return Problem("dtype", "wrong dtype", yours=str(yours.dtype), expected=str(expected.dtype))
-    floats = expected.dtype.kind == "f"
-    tolerance = _RELATIVE.get(expected.dtype.itemsize, 1e-10)
-    right = _near(yours, expected, tolerance) if floats else yours == expected
-    return None if np.all(right) else _worst_entry(yours, expected, ~np.asarray(right), numeric)
+    right = _right(yours, expected)
+    return None if right.all() else _worst_entry(yours, expected, ~right, numeric)
 
 
 def _judge_plain(yours: Any, expected: Any) -> Problem | None:
@@ -244,14 +242,30 @@ def agrees_with_numeric(analytic: Any, numeric: Any) -> bool:
     )
 
 
+def _right(a: Any, b: Any) -> Any:
+    """Entry by entry. Of fractions a row is the last axis, so that a small row beside a large one counts as much."""
+    if b.dtype.kind != "f":
+        return np.asarray(a == b)
+    sizes = np.abs(np.where(np.isfinite(b), b, 0)).astype(np.float64)
+    rounding, largest = _ROUNDING.get(b.dtype.itemsize, 1e-13), float(sizes.max(initial=0))
+    if largest > 2 * rounding:  # else it may all be rounding
+        rounding *= min(1.0, largest)
+    rows = sizes.max(axis=-1, keepdims=True, initial=0) if b.ndim else sizes
+    return _close(a, b, _RELATIVE.get(b.dtype.itemsize, 1e-10), rows, rounding)
+
+
 def _near(a: Any, b: Any, tolerance: float) -> Any:
-    """Entry by entry |a - b| ≤ tolerance · max(|b|, 0.01 max |b|); infinities and NaN must be the same."""
+    """Entry by entry, relative to the largest of all entries: for what is itself an approximation."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    finite = np.isfinite(b)
-    largest = float(np.abs(b[finite]).max(initial=0.0)) or 1.0
+    return _close(a, b, tolerance, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)) or 1.0, 0.0)
+
+
+def _close(a: Any, b: Any, tolerance: float, largest: Any, rounding: float) -> Any:
+    """|a - b| ≤ tolerance · max(|b|, 0.01 largest) + rounding; infinities and NaN must be the same."""
+    a, b, largest = (np.asarray(x, np.float64) for x in (a, b, largest))
     with np.errstate(invalid="ignore"):
-        close = np.abs(a - b) <= tolerance * np.maximum(np.abs(b), _SMALL * largest)
-    return np.where(finite, close, (a == b) | (np.isnan(a) & np.isnan(b)))
+        close = np.abs(a - b) <= tolerance * np.maximum(np.abs(b), _SMALL * largest) + rounding
+    return np.where(np.isfinite(b), close, (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -260,8 +274,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, np.ndarray):
-        alike = a.shape == b.shape and a.dtype == b.dtype
-        return alike and bool(_near(a, b, _SAME.get(a.dtype.itemsize, 0) if a.dtype.kind == "f" else 0).all())
+        return a.shape == b.shape and a.dtype == b.dtype and bool(_right(a, b).all())
     return bool(a == b)
 
 
