@@ -12,6 +12,8 @@ from .catalog import find, numbers
 from .exercise import Exercise, is_function_class, reference_to
 from .grading.grade import GraderError, Result, grade_here, grade_source, grade_trusted, processors
 from .mistakes import EditError, Mistake
+from .slips import slips
+from .source import run_edited, solution_source
 from .stubs import make_stub
 
 _CANARY = 'raise RuntimeError("canary")'
@@ -57,6 +59,11 @@ def verify_one(number: int, seeds: int = SEEDS) -> Verdict:
             for mistake in e.mistakes:
                 if mistake not in slow:
                     problems += _mistake(e, mistake, seed)
+        for slip in slips(run_edited(e.target, solution_source(e.target), "<plain>")):
+            passed = grade_here(e, lambda slip=slip: slip.solution, 0).passed  # type: ignore[misc]
+            verdict.wrong_solutions += slip.effects() > 0
+            if passed and slip.effects():
+                problems.append(f"the library's solution passes although it {slip.name}")
     except GraderError as error:
         problems.append(str(error))
     except Exception as error:  # one broken exercise must not hide what is wrong with the others

@@ -21,7 +21,7 @@ _SHOWN = 3  # different warnings of one case
 _UPSTREAM = "backward wrote into the gradient it was given; write to a copy"
 _SAVED = "backward gives something else when it runs again: it changes what forward saved"
 _KEPT = "the same call gives something else the second time: something is kept between calls"
-_REUSED = "what was returned changed afterwards: return a new array in each call"
+_REUSED = "a later call writes into what was returned: return a new array in each call"
 
 
 @dataclass
@@ -104,6 +104,9 @@ class _Run:
             same = _alike((mine.value, mine.forward), (other.value, other.forward))
         if not same:
             self._notice(_KEPT)
+        pairs = zip(*(_writable([value for value, _ in run.returned]) for run in (self, again)), strict=False)
+        if any(np.may_share_memory(a, b) for a, b in pairs):
+            self._notice(_REUSED)
 
     def look_again(self) -> None:
         if not all(_alike(plain(value), then) for value, then in self.returned):
@@ -159,6 +162,15 @@ def describe_error(error: BaseException, learner_file: str) -> dict[str, Any]:
             line, code = frame.lineno, frame.line or ""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return {"type": type(error).__name__, "message": message[:1000], "line": line, "code": code[:200]}
+
+
+def _writable(value: Any) -> Iterator[Any]:
+    """The arrays in what came back, without read-only ones."""
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        yield value
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from _writable(v)
 
 
 def _alike(a: Any, b: Any) -> bool:
