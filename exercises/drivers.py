@@ -26,12 +26,13 @@ def forward(solution: Any, *args: Any, **settings: Any) -> Any:
 
 
 class Graph:
-    """A Function applied to a case through the engine: its outputs, and the gradient of each differentiable argument."""
+    """A Function applied to a case through the engine: its outputs, and the gradients of its arguments."""
 
     def __init__(self, solution: type[Function], case: Case):
         places = differentiable(case)
         inputs = [Tensor(a, requires_grad=True) if i in places else a for i, a in enumerate(case.args)]
-        outputs = _checked(solution).apply(*inputs, **case.settings)
+        checked: Any = _checked(solution)  # type: ignore[arg-type]
+        outputs = checked.apply(*inputs, **case.settings)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         wanted = [y for y in outputs if y.dtype.kind == "f"]
         cotangents = case.cotangents or ()
@@ -51,7 +52,7 @@ class Graph:
 
 
 @cache
-def _checked(solution: type[Function]) -> type[Function]:
+def _checked(solution: Any) -> type[Function]:
     """The same Function, which says so when it returns a list."""
 
     def refusing_lists(name: str) -> Callable[..., Any]:

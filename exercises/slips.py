@@ -1,7 +1,7 @@
 """Slips that no exercise is safe from: each makes a wrong solution of a right one. ``verify`` tries them all.
 
-They are wrong in what comes back (lists, another dtype, one buffer for all calls), or in what stays behind (state on the
-class, arrays written to), and right in everything else.
+They are wrong in what comes back (lists, another dtype, one buffer for all calls), or in what stays behind (state on
+the class, arrays written to), and right in everything else.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from .exercise import is_function_class
+from .grading.outcome import Outcome, plain
 
 
 @dataclass
 class Slip:
-    """A wrong solution; ``effects`` counts the results that it changed, since a slip may have no place in an exercise."""
+    """A wrong solution; ``effects`` counts the results that it changed: a slip may have no place in an exercise."""
 
     name: str
     solution: Any
@@ -52,7 +53,7 @@ def _floats(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "returns lists": lambda a: a.tolist() if a.ndim else a,
     "returns numbers of Python": lambda a: a if a.ndim else a.item(),
-    "returns matrices": lambda a: np.asmatrix(a) if a.ndim == 2 else a,
+    "returns matrices": lambda a: a.view(np.matrix) if a.ndim == 2 else a,
     "returns masked arrays": lambda a: np.ma.masked_array(a) if a.ndim else a,
     "returns float64": _floats(lambda a: a.astype(np.float64)),
     "rounds to float32 on the way": _floats(lambda a: a.astype(np.float32).astype(a.dtype)),
@@ -65,10 +66,21 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def slipped(outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
+    """What an outcome is with a slip on top, by the slip's name, without running anything."""
+    for kind in ("ValueError", "TypeError", "IndexError", "RuntimeError", "KeyError"):
+        error = {"type": kind, "message": "another", "line": None, "code": ""}
+        yield f"raises {kind}", replace(outcome, value=None, error=error)
+    for name, change in RESULTS.items():
+        with np.errstate(all="ignore"):
+            value, forward = (plain(_mapped(change, v)) for v in (outcome.value, outcome.forward))
+        yield name, replace(outcome, value=value, forward=forward)
+
+
 def writes_upstream(solution: Any) -> Any:
     """Scales the gradient it was given in place."""
 
-    class Wrong(solution):  # type: ignore[misc]
+    class Wrong(solution):
         def backward(self, *grads: Any) -> Any:
             result = _mapped(np.array, super().backward(*grads))
             for g in grads:
@@ -82,7 +94,7 @@ def writes_upstream(solution: Any) -> Any:
 def keeps_on_the_class(solution: Any) -> Any:
     """Keeps on the class what forward saves."""
 
-    class Wrong(solution):  # type: ignore[misc]
+    class Wrong(solution):
         kept: Any = ()
 
         def save(self, *arrays: Any) -> None:
@@ -98,7 +110,7 @@ def keeps_on_the_class(solution: Any) -> Any:
 def spoils_its_output(solution: Any) -> Any:
     """Writes in backward into what forward returned."""
 
-    class Wrong(solution):  # type: ignore[misc]
+    class Wrong(solution):
         def forward(self, *args: Any, **settings: Any) -> Any:
             self.output = super().forward(*args, **settings)
             if isinstance(self.output, np.generic):
@@ -116,7 +128,7 @@ def spoils_its_output(solution: Any) -> Any:
 def spoils_what_it_saved(solution: Any) -> Any:
     """Writes in backward into copies that forward saved."""
 
-    class Wrong(solution):  # type: ignore[misc]
+    class Wrong(solution):
         kept: Any = ()
 
         def save(self, *arrays: Any) -> None:
@@ -142,7 +154,7 @@ def adds_up_all_calls(solution: Any) -> Any:
     """Adds the gradients of all calls up, as optimizers do."""
     totals: dict[Any, Any] = {}
 
-    class Wrong(solution):  # type: ignore[misc]
+    class Wrong(solution):
         def backward(self, *grads: Any) -> Any:
             def total(a: Any) -> Any:
                 key = (a.shape, a.dtype)
@@ -159,7 +171,7 @@ def _changed(solution: Any, change: Callable[[Any], Any]) -> Any:
     if not is_function_class(solution):
         return lambda *args, **settings: _mapped(change, solution(*args, **settings))
 
-    class Wrong(solution):  # type: ignore[misc]
+    class Wrong(solution):
         def forward(self, *args: Any, **settings: Any) -> Any:
             return _mapped(change, super().forward(*args, **settings))
 

@@ -10,9 +10,20 @@ from typing import Any
 
 from .catalog import find, numbers
 from .exercise import Exercise, is_function_class, reference_to
-from .grading.grade import GraderError, Result, grade_here, grade_source, grade_trusted, processors
+from .grading.grade import (
+    GraderError,
+    Result,
+    grade_here,
+    grade_source,
+    grade_trusted,
+    judge_here,
+    outcomes_of,
+    prepare,
+    processors,
+)
+from .grading.outcome import Outcome, run_cases
 from .mistakes import EditError, Mistake
-from .slips import slips
+from .slips import slipped, slips
 from .source import run_edited, solution_source
 from .stubs import make_stub
 
@@ -59,6 +70,7 @@ def verify_one(number: int, seeds: int = SEEDS) -> Verdict:
             for mistake in e.mistakes:
                 if mistake not in slow:
                     problems += _mistake(e, mistake, seed)
+        problems += _false_names(e)
         for slip in slips(run_edited(e.target, solution_source(e.target), "<plain>")):
             passed = grade_here(e, lambda slip=slip: slip.solution, 0).passed  # type: ignore[misc]
             verdict.wrong_solutions += slip.effects() > 0
@@ -165,13 +177,37 @@ def _is_slow(e: Exercise, mistake: Mistake) -> bool:
 
 def _mistake(e: Exercise, mistake: Mistake, seed: int) -> Iterator[str]:
     """It must fail, by a named check, and be recognised by its own name."""
-    result = grade_here(e, lambda: mistake.solution, seed)
-    if result.passed:
+    prepared = [p for p in prepare(e, seed) if not p.check.time_limit]
+    checks = judge_here(e, prepared, [outcomes_of(mistake, p) for p in prepared], seed)
+    if all(c.passed for c in checks):
         yield f"the wrong solution {mistake.name!r} passes with seed {seed}"
         return
-    broken = {c.problem.message for c in result.checks if c.problem and c.problem.message.startswith(_BROKEN)}
+    broken = {c.problem.message for c in checks if c.problem and c.problem.message.startswith(_BROKEN)}
     if broken:
         yield f"the wrong solution {mistake.name!r} does not run: {', '.join(sorted(broken))}"
-    recognised = {c.problem.recognised for c in result.checks if c.problem is not None}
+    recognised = {c.problem.recognised for c in checks if c.problem is not None}
     if recognised - {mistake.name, ""} or mistake.name not in recognised:
         yield f"the wrong solution {mistake.name!r} is taken for {sorted(recognised)} with seed {seed}"
+
+
+def _false_names(e: Exercise) -> Iterator[str]:
+    """A slip on top of a mistake, or of the library, is called by the mistake's name, by the slip's, or not at all."""
+    prepared = [p for p in prepare(e, 0) if not p.check.time_limit]
+
+    def names(outcomes: list[list[Outcome]]) -> dict[str, set[str]]:
+        """Per slip."""
+        variants = [[dict(slipped(o)) for o in mine] for mine in outcomes]
+        found = {}
+        for slip in variants[0][0]:
+            judged = judge_here(e, prepared, [[v[slip] for v in of_check] for of_check in variants], 0)
+            found[slip] = {c.problem.recognised for c in judged if c.problem} - {""}
+        return found
+
+    of_slip = names([run_cases(p.run, e.solution, p.cases) for p in prepared])
+    for mistake in e.mistakes:
+        for slip, found in names([outcomes_of(mistake, p) for p in prepared]).items():
+            if false := found - of_slip[slip] - {mistake.name}:
+                yield f"{mistake.name!r} that {slip} is called {', '.join(map(repr, sorted(false)))}"
+    for slip, found in of_slip.items():
+        if len(found) > 1:
+            yield f"the library's solution that {slip} is called {', '.join(map(repr, sorted(found)))}"

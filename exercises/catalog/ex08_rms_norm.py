@@ -130,7 +130,7 @@ ignores upstream: Backward works with ones instead of the gradient from above.
 computes in float64: Returns float64 for float32 input. Everything after it is then twice as large and half as fast.
 - y, r = rms_norm(x, weight, eps)
 + x = x.astype(np.float64); y, r = rms_norm(x, weight, eps)
-variance for mean square: Divides by the standard deviation: that takes off the mean inside the root. Use the mean of x².
+variance for mean square: The standard deviation takes off the mean inside the root. Use the mean of x².
 - np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
 + np.sqrt(x.var(axis=-1, keepdims=True) + eps)
 divides by the weight: Takes x̂ = y / w, which is 0/0 where a weight is 0. Save r and use x r.

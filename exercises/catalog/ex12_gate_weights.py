@@ -150,7 +150,12 @@ computes in float64: np.bincount returns float64, and so does what is divided by
 + minlength=num_keys)
 differences of a running sum: Beside a token of large scores a small sum has no digits left. Add per token.
 - take_rows(sum_by_key(s, token, num_tokens), token)
-+ np.diff(np.cumsum(s * (token == np.arange(num_tokens)[:, None])).reshape(num_tokens, -1)[:, -1:].ravel(), prepend=0).astype(s.dtype)[token] if s.size else s
++ by_differences(s, token, num_tokens) if s.size else s
+- self.num_tokens = num_tokens
++ self.num_tokens = num_tokens
++         def by_differences(s, token, num_tokens):
++             sums = np.cumsum(s * (token == np.arange(num_tokens)[:, None])).reshape(num_tokens, -1)[:, -1]
++             return np.diff(sums, prepend=0).astype(s.dtype)[token]
 epsilon as a floor: max(S, ε) is not S + ε.
 - total + epsilon
 + np.maximum(total, s.dtype.type(epsilon))

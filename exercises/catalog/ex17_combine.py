@@ -60,7 +60,10 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
     """Answers of very different size."""
     c = _assignments(rng, [1, 0, 2, 0, 1, 2], 3, 4)
     size = np.array([1e-9, 1e9, 1.0])[c.args[2]]
-    return [case(c.args[0], c.args[1] * size, c.args[2], num_tokens=4), case(1e8 * c.args[0], *c.args[1:], num_tokens=4)]
+    return [
+        case(c.args[0], c.args[1] * size, c.args[2], num_tokens=4),
+        case(1e8 * c.args[0], *c.args[1:], num_tokens=4),
+    ]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -124,10 +127,14 @@ gathers with the inverse: Gathers dy with the inverse permutation. Forward put r
 + grad[np.argsort(token, kind="stable") % len(grad)]
 differences of a running sum: Beside a large answer a small one has no digits left. Add per token.
 - np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
-+ o = np.argsort(token, kind="stable"); c = np.concatenate([y[:1] * 0 if len(y) else y, np.cumsum((gate[:, None] * r)[o], axis=0)]); b = np.searchsorted(token[o], np.arange(num_tokens + 1)); y = (c[b[1:]] - c[b[:-1]]).astype(r.dtype)
++ order = np.argsort(token, kind="stable")
++     sums = np.concatenate([np.zeros((1, r.shape[1]), r.dtype), np.cumsum((gate[:, None] * r)[order], axis=0)])
++     ends = np.searchsorted(token[order], np.arange(num_tokens + 1))
++     y = (sums[ends[1:]] - sums[ends[:-1]]).astype(r.dtype)
 expects sorted tokens: Adds neighbours up. A token's assignments lie apart, at their experts.
 - np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
-+ y[token[np.r_[:min(1, len(r)), np.flatnonzero(np.diff(token)) + 1]]] = np.add.reduceat(gate[:, None] * r, np.r_[0, np.flatnonzero(np.diff(token)) + 1], axis=0) if len(r) else 0
++ starts = np.flatnonzero(np.diff(token, prepend=-1))
++     y[token[starts]] = np.add.reduceat(gate[:, None] * r, starts, axis=0) if len(r) else 0
 weights for columns: Multiplies column i with gate[i]: a weight belongs to a row, gate[:, None].
 - gate[:, None].astype(r.dtype, copy=False) * r)
 + np.resize(gate, r.shape[1]) * r)

@@ -113,8 +113,10 @@ forgets the dtype: np.zeros without a dtype makes float64: twice the memory for 
 - rows_of_experts(offsets)])
 + rows_of_experts(offsets)], dtype=float)
 differences of a running sum: Beside an expert with large rows a small one has no digits left. Add per expert.
-- np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
-+ np.diff(np.concatenate([np.zeros((1, grad.shape[1], x.shape[1])), np.cumsum(grad[:, :, None] * x[:, None], axis=0)])[offsets], axis=0).astype(x.dtype)
+- return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
++ sums = np.zeros((len(x) + 1, grad.shape[1], x.shape[1]), x.dtype)
++     sums[1:] = np.cumsum(grad[:, :, None] * x[:, None], axis=0)
++     return np.diff(sums[offsets], axis=0)
 offsets as counts: Takes offsets for the number of rows of each expert. They are where its rows begin.
 - rows_of_experts(offsets)
 + [slice(int(sum(offsets[1 : e + 1])), int(sum(offsets[1 : e + 2]))) for e in range(len(offsets) - 1)]

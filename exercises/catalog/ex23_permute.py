@@ -57,7 +57,10 @@ def dropped(rng: np.random.Generator) -> list[Case]:
 
 def narrow(rng: np.random.Generator) -> list[Case]:
     """Indices of few bits, for more rows than these can count."""
-    return [_case(rng, rng.integers(0, 250, 300).astype(np.uint8), 2, 250), _case(rng, np.array([1, 0, 1], np.int32), 2, 2)]
+    return [
+        _case(rng, rng.integers(0, 250, 300).astype(np.uint8), 2, 250),
+        _case(rng, np.array([1, 0, 1], np.int32), 2, 2),
+    ]
 
 
 def large_and_small(rng: np.random.Generator) -> list[Case]:
@@ -123,7 +126,10 @@ adds in float64: np.zeros without a dtype is float64: a float32 gradient becomes
 + np.zeros((num_rows, rows.shape[1]))
 differences of a running sum: Beside a large gradient a small one has no digits left. Add per token.
 - np.add.at(y, index, rows)
-+ o = np.argsort(index, kind="stable"); c = np.concatenate([np.zeros((1, rows.shape[1]), rows.dtype), np.cumsum(rows[o], axis=0)]); b = np.searchsorted(index[o], np.arange(num_rows + 1)); y = (c[b[1:]] - c[b[:-1]]).astype(rows.dtype)
++ order = np.argsort(index, kind="stable")
++     sums = np.concatenate([np.zeros((1, rows.shape[1]), rows.dtype), np.cumsum(rows[order], axis=0)])
++     ends = np.searchsorted(index[order], np.arange(num_rows + 1))
++     y = (sums[ends[1:]] - sums[ends[:-1]]).astype(rows.dtype)
 as many tokens as rows: Makes a gradient of N rows. x has T: forward must remember it.
 - add_rows(grad, token, self.num_tokens)
 + add_rows(grad, token, max(len(token), int(token.max(initial=-1)) + 1))

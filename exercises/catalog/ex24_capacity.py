@@ -96,6 +96,8 @@ EMPTY = one_by_one(case(NONE, NONE, NONE, np.ones((3, 2)), 2, 3))
 BY_HAND = one_by_one(
     case(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.ones((2, 2)), 1, 2)
 )
+
+
 def many_tokens(rng: np.random.Generator) -> list[Case]:
     """A queue longer than 255."""
     return [case(*_asking(rng, 400, 2, 2), 280, 400), case(*_asking(rng, 700, 1, 1), 300, 700)]

@@ -114,7 +114,8 @@ finds the dropped by their value: A kept weight may be 0, and two weights may be
 + self.save(kept); self.gate = gate
 finds places by value: Looks each weight up by its value: of two equal ones it takes the first.
 - return scatter(grad, kept, self.num_candidates), None
-+ return scatter(grad, np.array([int(np.argmax(self.gate == v)) for v in self.gate[kept]], np.int64), self.num_candidates), None
++ first = np.array([np.argmax(self.gate == v) for v in self.gate[kept]], np.int64)
++         return scatter(grad, first, self.num_candidates), None
 - self.save(kept)
 + self.save(kept); self.gate = gate
 keeps the list on the class: The next call overwrites it before this one runs backward. Use self.save.

@@ -161,5 +161,8 @@ unstable first sort: The default of argsort may exchange equal scores.
 + np.argsort(-best)
 score of the first choice: Takes the score of the candidate with rank 0. The best score may be another's.
 - best = scores.max(axis=1)[candidates.token]
-+ first = np.full(len(scores), -1); first[candidates.token[candidates.rank == 0]] = candidates.expert[candidates.rank == 0]; best = np.where(first >= 0, scores[np.arange(len(scores)), first], scores.max(axis=1))[candidates.token]
++ first, of_rank_0 = np.full(len(scores), -1), candidates.rank == 0
++     first[candidates.token[of_rank_0]] = candidates.expert[of_rank_0]
++     chosen = scores[np.arange(len(scores)), first]
++     best = np.where(first >= 0, chosen, scores.max(axis=1))[candidates.token]
 """)

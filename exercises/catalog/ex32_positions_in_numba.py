@@ -47,11 +47,11 @@ def in_any_order(solution: Any, keys: Any, num_keys: int) -> Any:
     names, original = plain.__globals__, numba.prange
     replaced = [name for name, value in names.items() if value is original]
     try:
-        numba.prange = backwards
+        numba.prange = backwards  # type: ignore[misc, assignment]
         names.update(dict.fromkeys(replaced, backwards))
         return plain(keys, num_keys)
     finally:
-        numba.prange = original
+        numba.prange = original  # type: ignore[misc]
         names.update(dict.fromkeys(replaced, original))
 
 

@@ -181,7 +181,7 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) ->
         results.append(result)
         if result.answered:
             outcomes[i] = [Outcome(**o) for o in answer["outcomes"]]
-    recognise(exercise, prepared, results, outcomes)
+    _recognise(exercise, prepared, results, outcomes)
     return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
 
 
@@ -189,10 +189,17 @@ def grade_here(exercise: Exercise, solution: Callable[[], Any], seed: int) -> Re
     """Grade trusted code in this process, without the checks of speed; ``solution`` makes it anew for each check."""
     began = time.perf_counter()
     prepared = [p for p in prepare(exercise, seed) if not p.check.time_limit]
-    outcomes = {i: run_cases(p.run, solution(), p.cases) for i, p in enumerate(prepared)}
-    results = [_judged(exercise, p, {}, outcomes[i], seed) for i, p in enumerate(prepared)]
-    recognise(exercise, prepared, results, outcomes)
-    return Result(exercise, results, seed, time.perf_counter() - began)
+    checks = judge_here(exercise, prepared, [run_cases(p.run, solution(), p.cases) for p in prepared], seed)
+    return Result(exercise, checks, seed, time.perf_counter() - began)
+
+
+def judge_here(
+    exercise: Exercise, prepared: Sequence[Prepared], outcomes: Sequence[list[Outcome]], seed: int
+) -> list[CheckResult]:
+    """What the outcomes of each check are worth, with the names of known mistakes."""
+    results = [_judged(exercise, p, {}, mine, seed) for p, mine in zip(prepared, outcomes, strict=True)]
+    _recognise(exercise, prepared, results, dict(enumerate(outcomes)))
+    return results
 
 
 def _run_batch(
@@ -277,7 +284,7 @@ def _input_row(case: Case, problem: Problem) -> dict[str, str]:
     return {f"input[{problem.index[0]}]": show(row)} if row.size <= _SHORT_ROW else {}
 
 
-def recognise(
+def _recognise(
     exercise: Exercise, prepared: Sequence[Prepared], results: list[CheckResult], outcomes: dict[int, list[Outcome]]
 ) -> None:
     """Name the known mistake of which a failed check shows the same results.
@@ -289,7 +296,7 @@ def recognise(
     if all(result.passed for result in results):
         return
     known = [i for i in outcomes if not prepared[i].check.time_limit]
-    agrees = {m: {i for i in known if _same(outcomes[i], _mistaken(m, prepared[i]))} for m in exercise.mistakes}
+    agrees = {m: {i for i in known if _same(outcomes[i], outcomes_of(m, prepared[i]))} for m in exercise.mistakes}
     for i in known:
         p, problem = prepared[i], results[i].problem
         telling = sum(evidence(o, e) for o, e in zip(outcomes[i], p.expected, strict=True)) >= _TELLING
@@ -303,7 +310,7 @@ def recognise(
 
 
 @lru_cache(maxsize=2048)
-def _mistaken(mistake: Mistake, p: Prepared) -> list[Outcome]:
+def outcomes_of(mistake: Mistake, p: Prepared) -> list[Outcome]:
     """What a known mistake gives in a check; nothing if its edit does not fit, which ``verify`` reports."""
     try:
         return run_cases(p.run, mistake.solution, p.cases)

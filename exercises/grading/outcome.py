@@ -92,9 +92,8 @@ class _Run:
                     self._notice(_SAVED)
         if not _alike(self.mine.cotangents, self.untouched.cotangents):
             self._notice(_UPSTREAM)
-        now = {**dict(enumerate(self.mine.args)), **self.mine.settings}
-        before = {**dict(enumerate(self.untouched.args)), **self.untouched.settings}
-        self.outcome.mutated = [key for key, value in now.items() if not _alike(value, before[key])]
+        before = _arguments(self.untouched)
+        self.outcome.mutated = [key for key, value in _arguments(self.mine).items() if not _alike(value, before[key])]
 
     def compare(self, again: "_Run") -> None:
         mine, other = self.outcome, again.outcome
@@ -162,6 +161,11 @@ def describe_error(error: BaseException, learner_file: str) -> dict[str, Any]:
             line, code = frame.lineno, frame.line or ""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return {"type": type(error).__name__, "message": message[:1000], "line": line, "code": code[:200]}
+
+
+def _arguments(case: Case) -> dict[int | str, Any]:
+    """By position or name."""
+    return dict(enumerate(case.args)) | dict(case.settings)
 
 
 def _writable(value: Any) -> Iterator[Any]:

@@ -2,4 +2,4 @@
 
 from numba.core.dispatcher import Dispatcher
 
-Dispatcher.enable_caching = lambda self: None
+Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]

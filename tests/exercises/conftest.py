@@ -44,5 +44,5 @@ def solve(workspace):
 
 @pytest.fixture(autouse=True)
 def as_for_a_learner(monkeypatch):
-    """Without pytest's checks of annotations: a grader hands arrays over that they refuse, floats as targets for one."""
+    """Without pytest's checks of annotations: a grader also hands over what they refuse."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

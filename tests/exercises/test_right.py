@@ -144,7 +144,8 @@ narrower: int32 is wide enough.
 + [:, :k].astype(np.int32)
 lexsort: By index, then by score.
 - return np.argsort(-scores, axis=1, kind="stable")[:, :k]
-+ e = np.arange(scores.shape[1]); return np.array([np.lexsort((e, -row))[:k] for row in scores], np.int64).reshape(-1, k)
++ e = np.arange(scores.shape[1])
++     return np.array([np.lexsort((e, -row))[:k] for row in scores], np.int64).reshape(-1, k)
 """,
     12: """
 a table of who belongs together: [N, N].
@@ -172,7 +173,8 @@ sorted values: The threshold by np.sort.
     15: """
 row by row: A loop over rows.
 - np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
-+ np.stack([sum((np.outer(g, a) for g, a in zip(grad[r], x[r])), np.zeros((grad.shape[1], x.shape[1]), x.dtype)) for r in rows_of_experts(offsets)])
++ np.stack([sum(map(np.outer, grad[r], x[r]), np.zeros_like(x, shape=(grad.shape[1], x.shape[1])))
++                      for r in rows_of_experts(offsets)])
 einsum: For the forward products.
 - x[rows] @ weight[e].T
 + np.einsum("ni,oi->no", x[rows], weight[e])
@@ -209,7 +211,8 @@ einsum: Per expert.
 row by row: np.add.at on the experts.
 - return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
 + e = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets.astype(np.int64)))
-+     dw = np.zeros((len(offsets) - 1, grad.shape[1], x.shape[1]), x.dtype); np.add.at(dw, e, grad[:, :, None] * x[:, None]); return dw
++     dw = np.zeros((len(offsets) - 1, grad.shape[1], x.shape[1]), x.dtype)
++     np.add.at(dw, e, grad[:, :, None] * x[:, None]); return dw
 """,
     19: """
 einsum and broadcast: Without repeat.
@@ -274,8 +277,9 @@ np.sign: By the function.
 - self.rate * _sign(observed.mean() - observed)
 + np.sign(observed.sum() / len(observed) - observed) * self.rate
 np.where: Case by case.
-- self.rate * _sign(observed.mean() - observed)
-+ np.where(observed < observed.mean(), self.rate, np.where(observed > observed.mean(), -self.rate, 0)).astype(state.dtype)
+- return state + self.rate * _sign(observed.mean() - observed)
++ mean = observed.mean(); down = np.where(observed > mean, -self.rate, 0)
++     return state + np.where(observed < mean, self.rate, down).astype(state.dtype)
 """,
     28: """
 pairs of indices: Without a flat index.
@@ -285,7 +289,8 @@ pairs of indices: Without a flat index.
     29: """
 a loop over sets and experts: Lists.
 - chosen = top_k(rows, capacity)
-+ chosen = np.array([sorted(range(length), key=lambda t, r=row: (-r[t], t))[:capacity] for row in rows], np.int64).reshape(len(rows), capacity)
++ best = lambda row: sorted(range(length), key=lambda t: (-row[t], t))[:capacity]
++     chosen = np.array([best(row) for row in rows], np.int64).reshape(len(rows), capacity)
 """,
     30: """
 combine first: The order of the two makes no difference.
@@ -295,7 +300,8 @@ combine first: The order of the two makes no difference.
     31: """
 a loop: Python's own sort of groups.
 - chosen = top_k(group_scores, self.top_groups)
-+ chosen = np.array([sorted(range(self.num_groups), key=lambda g, w=w: -w[g])[: self.top_groups] for w in group_scores], np.int64).reshape(num_tokens, self.top_groups)
++ best = lambda worth: sorted(range(self.num_groups), key=lambda g: -worth[g])[: self.top_groups]
++     chosen = np.array([best(w) for w in group_scores], np.int64).reshape(num_tokens, self.top_groups)
 """,
     33: """
 Integers of NumPy for the small ones: They compare equal.
