@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -30,7 +30,7 @@ from .stubs import make_stub
 _CANARY = 'raise RuntimeError("canary")'
 _FEWEST_MISTAKES = 5
 _BROKEN = ("NameError", "UnboundLocalError")
-SEEDS = 3
+SEEDS = 2
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _false_names(e: Exercise) -> Iterator[str]:
     """A slip on top of a mistake, or of the library, is called by the mistake's name, by the slip's, or not at all."""
     prepared = [p for p in prepare(e, 0) if not p.check.time_limit]
 
-    def names(outcomes: list[list[Outcome]]) -> dict[str, set[str]]:
+    def names(outcomes: list[Sequence[Outcome]]) -> dict[str, set[str]]:
         """Per slip."""
         variants = [[dict(slipped(o)) for o in mine] for mine in outcomes]
         found = {}

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -194,7 +194,7 @@ def grade_here(exercise: Exercise, solution: Callable[[], Any], seed: int) -> Re
 
 
 def judge_here(
-    exercise: Exercise, prepared: Sequence[Prepared], outcomes: Sequence[list[Outcome]], seed: int
+    exercise: Exercise, prepared: Sequence[Prepared], outcomes: Sequence[Sequence[Outcome]], seed: int
 ) -> list[CheckResult]:
     """What the outcomes of each check are worth, with the names of known mistakes."""
     results = [_judged(exercise, p, {}, mine, seed) for p, mine in zip(prepared, outcomes, strict=True)]
@@ -243,14 +243,18 @@ def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int) -> Ch
         return CheckResult(p.check.name, p.check.points, problem)
 
 
-def _judged(exercise: Exercise, p: Prepared, answer: dict[str, Any], outcomes: list[Outcome], seed: int) -> CheckResult:
+def _judged(
+    exercise: Exercise, p: Prepared, answer: dict[str, Any], outcomes: Sequence[Outcome], seed: int
+) -> CheckResult:
     result = CheckResult(p.check.name, p.check.points, _first_problem(exercise, p, answer, outcomes, seed))
     result.answered = len(outcomes) == len(p.cases)
     result.warnings = list(dict.fromkeys(w for o in outcomes for w in o.warnings))[:3]
     return result
 
 
-def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[Outcome], seed: int) -> Problem | None:
+def _first_problem(
+    exercise: Exercise, p: Prepared, answer: Any, outcomes: Sequence[Outcome], seed: int
+) -> Problem | None:
     if "load_error" in answer:
         e = answer["load_error"]
         text = f"the file does not run: {e['type']}: {e['message']}"
@@ -285,7 +289,10 @@ def _input_row(case: Case, problem: Problem) -> dict[str, str]:
 
 
 def _recognise(
-    exercise: Exercise, prepared: Sequence[Prepared], results: list[CheckResult], outcomes: dict[int, list[Outcome]]
+    exercise: Exercise,
+    prepared: Sequence[Prepared],
+    results: list[CheckResult],
+    outcomes: Mapping[int, Sequence[Outcome]],
 ) -> None:
     """Name the known mistake of which a failed check shows the same results.
 
@@ -296,12 +303,16 @@ def _recognise(
     if all(result.passed for result in results):
         return
     known = [i for i in outcomes if not prepared[i].check.time_limit]
-    agrees = {m: {i for i in known if _same(outcomes[i], outcomes_of(m, prepared[i]))} for m in exercise.mistakes}
+    agrees = {
+        m: {i for i in known if _same(tuple(outcomes[i]), outcomes_of(m, prepared[i]))} for m in exercise.mistakes
+    }
     for i in known:
-        p, problem = prepared[i], results[i].problem
-        telling = sum(evidence(o, e) for o, e in zip(outcomes[i], p.expected, strict=True)) >= _TELLING
-        fitting = [m for m in agrees if i in agrees[m] and (telling or len(agrees[m]) == len(known))]
+        problem, fitting = results[i].problem, [m for m in agrees if i in agrees[m]]
         if problem is None or not fitting:
+            continue
+        told = sum(evidence(o, e) for o, e in zip(outcomes[i], prepared[i].expected, strict=True))
+        fitting = [m for m in fitting if told >= _TELLING or len(agrees[m]) == len(known)]
+        if not fitting:
             continue
         most = max(len(agrees[m]) for m in fitting)
         best, *others = [m for m in fitting if len(agrees[m]) == most]
@@ -310,15 +321,16 @@ def _recognise(
 
 
 @lru_cache(maxsize=2048)
-def outcomes_of(mistake: Mistake, p: Prepared) -> list[Outcome]:
+def outcomes_of(mistake: Mistake, p: Prepared) -> tuple[Outcome, ...]:
     """What a known mistake gives in a check; nothing if its edit does not fit, which ``verify`` reports."""
     try:
-        return run_cases(p.run, mistake.solution, p.cases)
+        return tuple(run_cases(p.run, mistake.solution, p.cases))
     except EditError:
-        return []
+        return ()
 
 
-def _same(mine: list[Outcome], theirs: list[Outcome]) -> bool:
+@lru_cache(maxsize=2**14)
+def _same(mine: tuple[Outcome, ...], theirs: tuple[Outcome, ...]) -> bool:
     return len(mine) == len(theirs) and all(map(same_outcome, mine, theirs))
 
 

@@ -24,7 +24,7 @@ _KEPT = "the same call gives something else the second time: something is kept b
 _REUSED = "a later call writes into what was returned: return a new array in each call"
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcome:
     """A value, or an exception, and what was noticed on the way.
 
