@@ -88,10 +88,10 @@ class _Run:
         if self.run is None and self.outcome.error is None:
             with self._watched():
                 self.outcome.value = self._keep(self.graph.gradients())
-                if not _alike(plain(self.graph.gradients()), self.outcome.value):
+                if not _alike(self.mine.cotangents, self.untouched.cotangents):
+                    self._notice(_UPSTREAM)
+                elif not _alike(plain(self.graph.gradients()), self.outcome.value):
                     self._notice(_SAVED)
-        if not _alike(self.mine.cotangents, self.untouched.cotangents):
-            self._notice(_UPSTREAM)
         before = _arguments(self.untouched)
         self.outcome.mutated = [key for key, value in _arguments(self.mine).items() if not _alike(value, before[key])]
 
