@@ -200,7 +200,7 @@ def export(
 @app.command()
 def verify(
     which: Which = "all",
-    seeds: Annotated[int, typer.Option(min=1, help="With the inputs of so many seeds.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="With the inputs of so many seeds.")] = 3,
     json: JsonOption = False,
 ) -> None:
     """For maintainers: prove that the library passes and that every stub and every wrong solution fails."""

@@ -30,7 +30,7 @@ from .stubs import make_stub
 _CANARY = 'raise RuntimeError("canary")'
 _FEWEST_MISTAKES = 5
 _BROKEN = ("NameError", "UnboundLocalError")
-SEEDS = 2
+SEEDS = 3
 
 
 @dataclass

@@ -64,8 +64,8 @@ def zero_bias(rng: np.random.Generator) -> list[Case]:
 
 
 def frozen_input(rng: np.random.Generator) -> list[Case]:
-    """x has no gradient, as in a first layer."""
-    return [_case(rng, (5,), 3, 4).constant(0)]
+    """x has no gradient, as in a first layer; or the weights have none, as in a frozen one."""
+    return [_case(rng, (5,), 3, 4).constant(0), _case(rng, (5,), 3, 4).constant(1, 2)]
 
 
 def _case(rng: np.random.Generator, batch: tuple[int, ...], i: int, o: int) -> Case:
@@ -142,4 +142,7 @@ weight gradient from y: dW = gᵀ y: W was multiplied with x, so x belongs here.
 + self.y = y; return y.reshape(*x.shape[:-1], weight.shape[0])
 - _product(g.T, _rows(x))
 + _product(g.T, np.resize(self.y, _rows(x).shape))
+looks at the weights for x: Leaves out dx where W needs no gradient: a frozen layer must still pass it on.
+- _product(g, weight).reshape(x.shape) if self.needs_grad(0)
++ _product(g, weight).reshape(x.shape) if self.needs_grad(1)
 """)

@@ -95,6 +95,7 @@ def refused(rng: np.random.Generator) -> list[Case]:
         case(x, np.array([0, -100, 2]), ignore_index=-1),
         case(x, np.array([0.0, 1.0, 2.0])),
         case(x, np.array([0, 1])),
+        case(rng.standard_normal((2, 3, 4)), np.zeros((3, 2), np.int64)),
         case(x, np.array([7, 7, 7]), ignore_index=7),
         case(np.zeros((0, 4)), np.zeros(0, np.int64)),
     ]
@@ -191,4 +192,7 @@ indices in the type of the targets: n V does not fit into the uint8 of the targe
 changes what it saved: `p[...] -= 1` writes into the saved probabilities: a second walk subtracts once more. Copy p.
 - difference = p.copy()
 + difference = p
+compares sizes: Targets of another shape can have as many entries: they would belong to other rows.
+- targets.shape != logits.shape[:-1]
++ targets.size != logits[..., 0].size
 """)

@@ -60,7 +60,7 @@ def uneven(rng: np.random.Generator) -> list[Case]:
 def large_and_small(rng: np.random.Generator) -> list[Case]:
     """Scores of very different size: a token's own sum counts."""
     token = np.array([1, 0, 2, 0, 1, 2, 3])
-    size = np.array([1e9, 1.0, 1e-9, 1e6])[token]
+    size = np.array([1e9, 1.0, 1e-9, 1e-20])[token]
     return [case(size * (0.1 + rng.random(7)), token, num_tokens=4)]
 
 
@@ -165,4 +165,7 @@ epsilon only for zero: Adds ε only where the sum is 0. The formula has it every
 tokens without gaps: Counts only the tokens that occur: a token without experts shifts all later ones.
 - take_rows(sum_by_key(s, token, num_tokens), token)
 + sum_by_key(s, np.unique(token, return_inverse=True)[1], num_tokens)[token]
+a floor under the sum: max(S, 1e-12): a token of tiny scores then has weights that do not sum to 1.
+- g = s / total
++ g = s / np.maximum(total, s.dtype.type(1e-12))
 """)

@@ -61,6 +61,7 @@ NEXT = "var = Σ (v - m)² / divisor and m² + ε both depend on v: the quotient
 CHECKS = (
     Check("forward", 2, typical, "var / (m² + ε), where var divides by n - ddof"),
     Check("numbers of any sign", 1, signed, "nothing but var / (m² + ε)"),
+    Check("gradient for numbers of any sign", 1, signed, NEXT, gradient=True, finite_differences=False),
     Check("a single number", 1, single, "divide by max(n - ddof, 1)"),
     Check("all zero", 1, ZEROS, "ε keeps the denominator above zero"),
     Check("large numbers close together", 1, close_together, "subtract the mean before squaring"),
@@ -137,4 +138,7 @@ epsilon in the variance: Adds ε to the variance too. Perfect balance then has a
 rounds tiny losses away: A loss below 1e-10 is not 0: balance is approached in small steps.
 - return variance / scale
 + return variance / scale if variance > 1e-10 * scale else variance * 0
+mean without its sign: The second term has 2 m, which is negative for negative numbers.
+- 2 * mean * variance
++ 2 * abs(mean) * variance
 """)

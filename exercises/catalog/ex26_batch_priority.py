@@ -90,7 +90,12 @@ def wide(rng: np.random.Generator) -> list[Case]:
 
 def ties(rng: np.random.Generator) -> list[Case]:
     """Scores from a few values only."""
-    return [case(*_asking(rng.integers(0, 2, (t, 3)).astype(float), k)) for t, k in [(12, 2), (40, 1), (20, 3)]]
+    cases = []
+    for t, k in [(12, 2), (40, 1), (20, 3)]:
+        *lists, scores = _asking(rng.integers(0, 2, (t, 3)).astype(float), k)
+        mixed = rng.permutation(t * k)
+        cases += [case(*lists, scores), case(*(a[mixed] for a in lists), scores)]
+    return cases
 
 
 NONE = np.zeros(0, np.int64)
@@ -165,4 +170,7 @@ score of the first choice: Takes the score of the candidate with rank 0. The bes
 +     first[candidates.token[of_rank_0]] = candidates.expert[of_rank_0]
 +     chosen = scores[np.arange(len(scores)), first]
 +     best = np.where(first >= 0, chosen, scores.max(axis=1))[candidates.token]
+ties by token: Of equal candidates the first in the list comes first, whichever token it belongs to.
+- best = scores.max(axis=1)[candidates.token]
++ best = scores.max(axis=1)[candidates.token]; return np.lexsort((candidates.token, -best, candidates.rank))
 """)

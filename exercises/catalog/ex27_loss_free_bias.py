@@ -82,7 +82,7 @@ def skewed(rng: np.random.Generator) -> list[Case]:
 
 def near_the_mean(rng: np.random.Generator) -> list[Case]:
     """Counts next to a mean that is no whole number."""
-    counts = ([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0])
+    counts = ([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [2.0**26 + 1, 2.0**26 + 2])
     return [case(0.25, rng.standard_normal(len(c)), np.array(c)) for c in counts]
 
 
@@ -144,4 +144,7 @@ indifferent near the mean: Counts a difference of less than 1 as none. Only an e
 half a step: Takes half of γ.
 - self.rate * _sign
 + 0.5 * self.rate * _sign
+mean in float32: A float32 has 24 bits: the mean of large counts is rounded to one of them.
+- observed.mean() - observed
++ np.float32(observed.mean()).astype(state.dtype) - observed
 """)

@@ -79,6 +79,7 @@ def many_tokens(rng: np.random.Generator) -> list[Case]:
         case(rng.random((300, 2)), 100, 0.5),
         case(rng.random((100, 10)), 100, 1.1),
         case(rng.random((8, 2)), 4, 0.0),
+        case(1 + 1e-12 * rng.permutation(41 * 20).reshape(41, 20), 41, 1.0),
     ]
 
 
@@ -157,4 +158,10 @@ rounds to the nearest: C is rounded up: with 1.4 it is 2.
 indices in eight bits: There may be more than 255 tokens.
 - (chosen + first[:, None])
 + ((chosen + first[:, None]) % 256)
+generous with the rounding: Takes off 0.1 before rounding up: 2.05 then becomes 2. Only rounding errors may vanish.
+- num_experts - 1e-9
++ num_experts - 0.1
+ranks in float32: Scores that differ in float64 become ties, and ties go to the earlier token.
+- chosen = top_k(rows, capacity)
++ chosen = top_k(rows.astype(np.float32), capacity)
 """)
