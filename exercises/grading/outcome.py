@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import drivers
 from ..exercise import Case
-from .wire import Foreign
+from .wire import LARGEST, Foreign
 
 _SHOWN = 3  # different warnings of one case
 _UPSTREAM = "backward wrote into the gradient it was given; write to a copy"
@@ -139,6 +139,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = np.asarray(value)
     if type(value) is np.ndarray:
+        if value.nbytes > LARGEST:
+            return Foreign(f"array of {value.nbytes:,} bytes")
         return value.copy() if value.dtype.kind in "biuf" else Foreign(f"array of dtype {value.dtype}")
     if isinstance(value, tuple):
         return tuple(plain(v) for v in value)
