@@ -77,6 +77,7 @@ def with_epsilon(rng: np.random.Generator) -> list[Case]:
     return [
         _case(rng, np.array([0, 1, 2, 1, 0, 2, 0]), 3, epsilon=0.5),
         _case(rng, rng.permutation(4), 4, epsilon=0.25),
+        case(np.array([0.1, 0.05, 0.3]), np.array([0, 0, 1]), num_tokens=2, epsilon=0.5),
     ]
 
 
