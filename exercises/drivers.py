@@ -1,6 +1,7 @@
 """How a solution is run on a case, and finite differences. The same code runs the learner's and the library's."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,20 +25,47 @@ def forward(solution: Any, *args: Any, **settings: Any) -> Any:
     return solution(*args, **settings)
 
 
-def gradient(solution: type[Function], case: Case) -> tuple[Any, ...]:
-    """The gradient of each differentiable argument, through the engine, from the case's cotangents."""
-    places = differentiable(case)
-    inputs = [Tensor(a, requires_grad=True) if i in places else a for i, a in enumerate(case.args)]
-    outputs = solution.apply(*inputs, **case.settings)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    wanted = [y for y in outputs if y.dtype.kind == "f"]
-    cotangents = case.cotangents or ()
-    if len(wanted) != len(cotangents):
-        raise ValueError(f"forward gave {len(wanted)} floating-point outputs, expected {len(cotangents)}")
-    total = _WeightedSum.apply(*wanted, weights=cotangents)
-    if total.requires_grad:
-        total.backward()
-    return tuple(inputs[i].grad for i in places)
+class Graph:
+    """A Function applied to a case through the engine: its outputs, and the gradients of its arguments."""
+
+    def __init__(self, solution: type[Function], case: Case):
+        places = differentiable(case)
+        inputs = [Tensor(a, requires_grad=True) if i in places else a for i, a in enumerate(case.args)]
+        checked: Any = _checked(solution)  # type: ignore[arg-type]
+        outputs = checked.apply(*inputs, **case.settings)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        wanted = [y for y in outputs if y.dtype.kind == "f"]
+        cotangents = case.cotangents or ()
+        if len(wanted) != len(cotangents):
+            raise ValueError(f"forward gave {len(wanted)} floating-point outputs, expected {len(cotangents)}")
+        self.values = tuple(y.data for y in outputs)
+        self._leaves = [inputs[i] for i in places]
+        self._total = _WeightedSum.apply(*wanted, weights=cotangents)
+
+    def gradients(self) -> tuple[Any, ...]:
+        """One walk backward from the case's cotangents; it can be repeated."""
+        for leaf in self._leaves:
+            leaf.grad = None
+        if self._total.requires_grad:
+            self._total.backward(retain_graph=True)
+        return tuple(leaf.grad for leaf in self._leaves)
+
+
+@cache
+def _checked(solution: Any) -> type[Function]:
+    """The same Function, which says so when it returns a list."""
+
+    def refusing_lists(name: str) -> Callable[..., Any]:
+        def method(self: Any, *args: Any, **settings: Any) -> Any:
+            result = getattr(solution, name)(self, *args, **settings)
+            if type(result) is list:
+                raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
+            return result
+
+        return method
+
+    methods = {name: refusing_lists(name) for name in ("forward", "backward")}
+    return type(solution.__name__, (solution,), {"__module__": solution.__module__, **methods})
 
 
 def differentiable(case: Case) -> list[int]:
@@ -79,7 +107,9 @@ def numeric_gradient(specification: Callable[..., Any], case: Case) -> tuple[Any
 
 
 def with_cotangents(case: Case, outputs: Any, rng: np.random.Generator) -> Case:
-    """The case with a random upstream gradient for each floating-point output."""
+    """The case with a random upstream gradient for each floating-point output, unless it has its own."""
+    if case.cotangents is not None:
+        return case
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     arrays = [np.asarray(y) for y in outputs]
     cotangents = tuple(rng.standard_normal(y.shape).astype(y.dtype) for y in arrays if y.dtype.kind == "f")

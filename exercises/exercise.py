@@ -24,7 +24,7 @@ class Case:
         layout: how every array lies in memory. ``C``; ``F``, columns first; ``strided``, every second entry of a
             larger array along each axis.
         constants: positions of floating-point arguments without a gradient (integers never have one).
-        cotangents: the upstream gradients, one for each floating-point output; the grader draws them.
+        cotangents: the upstream gradients, one for each floating-point output; the grader draws them if they are None.
     """
 
     args: tuple[Any, ...]
@@ -48,6 +48,10 @@ class Case:
     def constant(self, *positions: int) -> "Case":
         """The same case; these floating-point arguments have no gradient."""
         return replace(self, constants=positions)
+
+    def upstream(self, *cotangents: Any) -> "Case":
+        """The same case with these upstream gradients."""
+        return replace(self, cotangents=cotangents)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,7 @@ class Check:
         finite_differences: whether gradients are compared with finite differences of the specification too;
             False for cases at a kink.
         second_oracle: whether the specification must give the same as the library; False where it has no say.
-        same_dtype: whether a floating-point result must have the dtype of the library's.
-        may_write: whether inputs may be changed in place.
+        time_limit: seconds, where the check is of the speed; 0 for the exercise's own limit.
     """
 
     name: str
@@ -107,8 +110,7 @@ class Check:
     gradient: bool = False
     finite_differences: bool = True
     second_oracle: bool = True
-    same_dtype: bool = True
-    may_write: bool = False
+    time_limit: float = 0.0
 
 
 def standard_checks(

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from .source import run_edited, solution_source
@@ -35,9 +34,13 @@ class Mistake:
     target: str = ""
     reference: str = ""
 
-    @cached_property
+    @property
     def solution(self) -> Any:
-        """The wrong function or class. EditError if a text does not stand in the source exactly once."""
+        """The wrong function or class; of an edit a new one each time, which remembers nothing.
+
+        Raises:
+            EditError: a text does not stand in the source exactly once, or the result does not run.
+        """
         if self.whole is not None:
             return self.whole
         source = solution_source(self.target)

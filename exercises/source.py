@@ -54,8 +54,13 @@ def run_edited(target: str, text: str, file: str) -> Any:
     for source, _ in reversed(_parts(target)):
         names |= vars(source.module)
     names["kernel"] = _plain_kernel
-    exec(compile(text, file, "exec", dont_inherit=True), names)
+    exec(_compiled(text, file), names)
     return names[target.rpartition(":")[2].rpartition(".")[2]]
+
+
+@cache
+def _compiled(text: str, file: str) -> Any:
+    return compile(text, file, "exec", dont_inherit=True)
 
 
 def first_line(node: Any) -> int:

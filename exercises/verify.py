@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -10,14 +10,27 @@ from typing import Any
 
 from .catalog import find, numbers
 from .exercise import Exercise, is_function_class, reference_to
-from .grading.grade import GraderError, grade_source, grade_trusted, prepare, processors
+from .grading.grade import (
+    GraderError,
+    Result,
+    grade_here,
+    grade_source,
+    grade_trusted,
+    judge_here,
+    outcomes_of,
+    prepare,
+    processors,
+)
+from .grading.outcome import Outcome, run_cases
 from .mistakes import EditError, Mistake
+from .slips import slipped, slips
+from .source import run_edited, solution_source
 from .stubs import make_stub
 
 _CANARY = 'raise RuntimeError("canary")'
 _FEWEST_MISTAKES = 5
 _BROKEN = ("NameError", "UnboundLocalError")
-SEEDS = (0, 1)
+SEEDS = 3
 
 
 @dataclass
@@ -31,35 +44,38 @@ class Verdict:
     seconds: float = 0.0
 
 
-def verify(chosen: list[int]) -> Iterator[Verdict]:
+def verify(chosen: list[int], seeds: int = SEEDS) -> Iterator[Verdict]:
     """Verify exercises over all cores, in order. A cycle among their needs is reported with the first."""
     cycle = find_cycle({n: find(n).needs for n in numbers()})
     with ProcessPoolExecutor(min(len(chosen) or 1, processors()), mp_context=get_context("spawn")) as pool:
-        for i, verdict in enumerate(pool.map(verify_one, chosen)):
+        for i, verdict in enumerate(pool.map(verify_one, chosen, [seeds] * len(chosen))):
             if i == 0 and cycle:
                 verdict.problems.append(f"the needs form a cycle: {' → '.join(map(str, cycle))}")
             yield verdict
 
 
-def verify_one(number: int) -> Verdict:
-    """Everything that must hold for one exercise."""
+def verify_one(number: int, seeds: int = SEEDS) -> Verdict:
+    """Everything that must hold for one exercise, with the inputs of several seeds."""
     began = time.perf_counter()
     e = find(number)
     verdict = Verdict(e.label, e.title, len(e.mistakes))
     problems = verdict.problems
     try:
         problems += _facts(e)
-        for seed in SEEDS:
-            prepare(e, seed)
-            result = grade_trusted(e, e.target, seed=seed)
-            problems += [
-                f"the library fails {c.name!r} with seed {seed}: {c.problem.message}"
-                for c in result.checks
-                if c.problem
-            ]
+        problems += _passes(grade_trusted(e, e.target))
         problems += _stub(e)
-        for mistake in e.mistakes:
-            problems += _mistake(e, mistake)
+        slow = [m for m in e.mistakes if _is_slow(e, m)]
+        for seed in range(seeds):
+            problems += _passes(grade_here(e, lambda: e.solution, seed))
+            for mistake in e.mistakes:
+                if mistake not in slow:
+                    problems += _mistake(e, mistake, seed)
+        problems += _false_names(e)
+        for slip in slips(run_edited(e.target, solution_source(e.target), "<plain>")):
+            passed = grade_here(e, lambda slip=slip: slip.solution, 0).passed  # type: ignore[misc]
+            verdict.wrong_solutions += slip.effects() > 0
+            if passed and slip.effects():
+                problems.append(f"the library's solution passes although it {slip.name}")
     except GraderError as error:
         problems.append(str(error))
     except Exception as error:  # one broken exercise must not hide what is wrong with the others
@@ -145,15 +161,53 @@ def _pairs(mine: Any, original: Any) -> Iterator[tuple[Any, Any]]:
             yield getattr(mine, name), member
 
 
-def _mistake(e: Exercise, mistake: Mistake) -> Iterator[str]:
+def _passes(result: Result) -> Iterator[str]:
+    for check in result.checks:
+        if check.problem:
+            yield f"the library fails {check.name!r} with seed {result.seed}: {check.problem.message}"
+
+
+def _is_slow(e: Exercise, mistake: Mistake) -> bool:
+    """Whether all that is wrong with it is that it takes too long."""
+    limits = {c.name for c in e.checks if c.time_limit}
+    if not limits or not grade_here(e, lambda: mistake.solution, 0).passed:
+        return False
+    return {c.name for c in grade_trusted(e, mistake.reference).checks if c.problem} == limits
+
+
+def _mistake(e: Exercise, mistake: Mistake, seed: int) -> Iterator[str]:
     """It must fail, by a named check, and be recognised by its own name."""
-    result = grade_trusted(e, mistake.reference)
-    if result.passed:
-        yield f"the wrong solution {mistake.name!r} passes"
+    prepared = [p for p in prepare(e, seed) if not p.check.time_limit]
+    checks = judge_here(e, prepared, [outcomes_of(mistake, p) for p in prepared], seed)
+    if all(c.passed for c in checks):
+        yield f"the wrong solution {mistake.name!r} passes with seed {seed}"
         return
-    broken = {c.problem.message for c in result.checks if c.problem and c.problem.message.startswith(_BROKEN)}
+    broken = {c.problem.message for c in checks if c.problem and c.problem.message.startswith(_BROKEN)}
     if broken:
         yield f"the wrong solution {mistake.name!r} does not run: {', '.join(sorted(broken))}"
-    recognised = {c.problem.recognised for c in result.checks if c.problem is not None}
-    if mistake.name not in recognised:
-        yield f"the wrong solution {mistake.name!r} is not recognised, but taken for {sorted(recognised)}"
+    recognised = {c.problem.recognised for c in checks if c.problem is not None}
+    if recognised - {mistake.name, ""} or mistake.name not in recognised:
+        yield f"the wrong solution {mistake.name!r} is taken for {sorted(recognised)} with seed {seed}"
+
+
+def _false_names(e: Exercise) -> Iterator[str]:
+    """A slip on top of a mistake, or of the library, is called by the mistake's name, by the slip's, or not at all."""
+    prepared = [p for p in prepare(e, 0) if not p.check.time_limit]
+
+    def names(outcomes: list[Sequence[Outcome]]) -> dict[str, set[str]]:
+        """Per slip."""
+        variants = [[dict(slipped(o)) for o in mine] for mine in outcomes]
+        found = {}
+        for slip in variants[0][0]:
+            judged = judge_here(e, prepared, [[v[slip] for v in of_check] for of_check in variants], 0)
+            found[slip] = {c.problem.recognised for c in judged if c.problem} - {""}
+        return found
+
+    of_slip = names([run_cases(p.run, e.solution, p.cases) for p in prepared])
+    for mistake in e.mistakes:
+        for slip, found in names([outcomes_of(mistake, p) for p in prepared]).items():
+            if false := found - of_slip[slip] - {mistake.name}:
+                yield f"{mistake.name!r} that {slip} is called {', '.join(map(repr, sorted(false)))}"
+    for slip, found in of_slip.items():
+        if len(found) > 1:
+            yield f"the library's solution that {slip} is called {', '.join(map(repr, sorted(found)))}"

@@ -43,6 +43,10 @@ def stretched(rng: np.random.Generator) -> list[Case]:
         ((2, 3, 4), (3, 1)),
         ((2, 3, 4), (1, 3, 1)),
         ((5, 2, 5), (5, 1, 1)),
+        ((3, 3), (1, 3)),
+        ((2, 3, 2), (2, 1, 2)),
+        ((2, 3, 4), (4,)),
+        ((2, 3), (1, 1)),
     ]
     return [case(rng.standard_normal(big), small) for big, small in shapes]
 
@@ -87,4 +91,16 @@ matches axes from the left: Broadcasting aligns shapes at the right: (4,) in (3,
 + stretched + tuple(range(len(shape), grad.ndim))
 - keepdims=True).reshape(shape) if axes else grad
 + keepdims=True).reshape([n for n in shape if n > 1] or shape)
+sums one new axis: Sums over the first axis only. Broadcasting can put several in front.
+- tuple(range(new_axes)) + stretched
++ tuple(range(min(new_axes, 1))) + stretched
+finds axes by their length: Sums the axes whose length is not in `shape`. Lengths can repeat: only places tell.
+- sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
++ grad.sum(axis=tuple(i for i, n in enumerate(grad.shape) if n not in shape), keepdims=True).reshape(shape)
+keeps the last copy: Writes each copy over the one before. All copies pass their gradient on: they add up.
+- sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
++ grad[tuple(slice(-1, None) if i in axes else slice(None) for i in range(grad.ndim))].reshape(shape)
+a number for no axes: A sum over all axes becomes a Python number. The gradient of a 0-d array is a 0-d array.
+- sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
++ (sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad) if shape else float(grad.sum())
 """)

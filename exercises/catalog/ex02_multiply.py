@@ -60,6 +60,10 @@ def zeros(rng: np.random.Generator) -> list[Case]:
     return [case(a, b)]
 
 
+NOT_FINITE = one_by_one(
+    case(np.array([np.inf, -np.inf, np.nan, 0.0]), np.array([2.0, 3.0, 1.0, np.inf])),
+    case(np.array([1.0, np.nan]), 2.0),
+)
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.zeros((0, 4))), case(np.zeros((0, 4)), np.ones(4)))
 BY_HAND = one_by_one(case(np.array([2.0, 0.0]), np.array([3.0, -5.0])))
 NEXT = "the engine sums over stretched axes after backward; g * b and g * a are enough"
@@ -71,6 +75,7 @@ CHECKS = (
     Check("gradient of broadcast factors", 2, broadcast, NEXT, gradient=True),
     Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
     *standard_checks(broadcast, gradient=NEXT),
+    Check("infinity and NaN", 1, NOT_FINITE, "what NumPy gives; hide nothing"),
     Check("no rows", 1, EMPTY, "empty in, empty out", gradient=True),
     Check("the smallest example", 1, BY_HAND, "by hand: 6 and 0"),
 )
@@ -108,4 +113,18 @@ matrix product: a @ b sums over an axis. This op multiplies entry by entry: a * 
 computes in float64: Turns its inputs into float64 arrays, and float32 is lost. A Python number fits any dtype as it is.
 - self.save(a, b)
 + a, b = np.asarray(a, np.float64), np.asarray(b, np.float64); self.save(a, b)
+writes into the gradient: `grad *= b` changes the gradient that other ops still read. Make a new array: grad * b.
+- return grad * b if self.needs_grad(0) else None, grad * a if self.needs_grad(1) else None
++ db = grad * a; grad *= b if np.shape(b) == grad.shape else 1; return db * b / a if np.any(a == 0) else grad, db
+keeps the factors on the class: The next call overwrites them before this one runs backward. Use self.save.
+- self.save(a, b)
++ type(self).factors = a, b
+- a, b = self.saved
++ a, b = self.factors
+no gradient at zero: Gives a factor of zero the gradient zero. dy/da is b, whatever a is.
+- return grad * b if self.needs_grad(0) else None, grad * a if self.needs_grad(1) else None
++ return np.where(a == 0, 0, grad * b).astype(grad.dtype), np.where(b == 0, 0, grad * a).astype(grad.dtype)
+hides what is not finite: nan_to_num turns NaN into 0 and ∞ into a number: the error then shows somewhere else.
+- return a * b
++ return np.nan_to_num(a * b)
 """)

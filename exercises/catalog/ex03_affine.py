@@ -58,9 +58,14 @@ def no_rows(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, (0,), 3, 4), _case(rng, (2, 0), 3, 4)]
 
 
+def zero_bias(rng: np.random.Generator) -> list[Case]:
+    """A layer as it is initialised."""
+    return [case(*c.args[:2], np.zeros(4)) for c in (_case(rng, (5,), 3, 4), _case(rng, (2, 3), 2, 4))]
+
+
 def frozen_input(rng: np.random.Generator) -> list[Case]:
-    """x has no gradient, as in a first layer."""
-    return [_case(rng, (5,), 3, 4).constant(0)]
+    """x has no gradient, as in a first layer; or the weights have none, as in a frozen one."""
+    return [_case(rng, (5,), 3, 4).constant(0), _case(rng, (5,), 3, 4).constant(1, 2)]
 
 
 def _case(rng: np.random.Generator, batch: tuple[int, ...], i: int, o: int) -> Case:
@@ -77,6 +82,7 @@ CHECKS = (
     Check("gradients where every shape fits", 2, square, SQUARE, gradient=True),
     Check("gradients with leading axes", 2, leading_axes, NEXT, gradient=True),
     Check("zero gradients without rows", 1, no_rows, "an empty sum is 0, not NaN", gradient=True),
+    Check("a bias of zeros has a gradient", 1, zero_bias, "only None means no bias", gradient=True),
     Check("constants need no gradient", 1, frozen_input, "the gradient of x is not used here", gradient=True),
     *standard_checks(leading_axes, gradient=NEXT),
 )
@@ -117,4 +123,26 @@ sums the wrong axis: db sums over the outputs instead of the rows. Shapes hide i
 ignores upstream: Backward works with ones instead of the gradient from above.
 - _rows(grad)
 + _rows(np.ones_like(grad))
+zero bias is no bias: Looks whether the bias is zero instead of None. A bias of zeros needs a gradient too.
+- dbias = sum_of(g, 0) if self.needs_grad(2) else None
++ dbias = sum_of(g, 0) if self.needs_grad(2) and self.has_bias else None
+- if bias is not None:
++ self.has_bias = bias is not None and bool(bias.any())
++         if self.has_bias:
+looks at another input: Leaves out dW where x needs no gradient. Each input has its own needs_grad.
+- _product(g.T, _rows(x)) if self.needs_grad(1)
++ _product(g.T, _rows(x)) if self.needs_grad(0)
+saves on the class: The next layer overwrites W before this one runs backward. Use self.save.
+- self.save(x, weight)
++ type(self).kept = x, weight
+- x, weight = self.saved
++ x, weight = self.kept
+weight gradient from y: dW = gᵀ y: W was multiplied with x, so x belongs here.
+- return y.reshape(*x.shape[:-1], weight.shape[0])
++ self.y = y; return y.reshape(*x.shape[:-1], weight.shape[0])
+- _product(g.T, _rows(x))
++ _product(g.T, np.resize(self.y, _rows(x).shape))
+looks at the weights for x: Leaves out dx where W needs no gradient: a frozen layer must still pass it on.
+- _product(g, weight).reshape(x.shape) if self.needs_grad(0)
++ _product(g, weight).reshape(x.shape) if self.needs_grad(1)
 """)

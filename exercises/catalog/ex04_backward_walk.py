@@ -87,6 +87,7 @@ STOPPED = [
     "a = double(x); b = stop(a); c = mul(a, y); d = mul(b, c)",
     "a = double(x); b = double(a); c = stop(b); d = mul(c, y)",
 ]
+ZERO = ["a = mul(x, y)", "a = double(x); b = mul(a, y); c = add(b, a)"]
 OUTSIDE = [  # some ops use a value, but the root does not depend on them: they must not be waited for
     "a = double(x); b = double(a); c = mul(a, y)",
     "a = mul(x, y); b = mul(a, x); c, d = fork(a); e = double(d); f = add(a, x)",
@@ -105,6 +106,10 @@ def programs(*texts: str, **settings: Any) -> Cases:
         return [case(t, [draw((2, 3)) for n in "xy" if n in t], draw((2, 3)), **settings) for t in texts]
 
     return cases
+
+
+def zero(rng: np.random.Generator) -> list[Case]:
+    return [case(t, [rng.standard_normal((2, 3)), np.zeros((2, 3))], np.zeros((2, 3))) for t in ZERO]
 
 
 def deep(rng: np.random.Generator) -> list[Case]:
@@ -184,7 +189,14 @@ CHECKS = (
     Check("adds out of place", 1, programs(*SHARED), "write a + b, never a += b", leaf_gradients),
     Check("None ends a branch, not the walk", 2, programs(*STOPPED, retain_graph=True), NONE, calls),
     Check("only what the result depends on", 1, programs(*OUTSIDE), "begin counting at the root", leaf_gradients),
-    Check("constants have no edge", 1, programs(*OUTSIDE, constant="y"), "skip edges that are None", leaf_gradients),
+    Check("a gradient of zero arrives", 1, zero, "zeros are a gradient; only None is none", leaf_gradients),
+    Check(
+        "constants have no edge",
+        1,
+        programs(*OUTSIDE, "a = mul(y, x)", constant="y"),
+        "skip edges that are None",
+        leaf_gradients,
+    ),
     Check("ops with several outputs", 2, programs(*TWO_OUTPUTS), "one place per output: output_index", leaf_gradients),
     Check("thousands of ops in a row", 1, deep, "keep a list of ready ops; do not recurse", chain, second_oracle=False),
     Check("releases what it has passed", 1, programs(*DIAMONDS, *STOPPED), ROOM, released),
@@ -244,4 +256,20 @@ recursive: Counts by recursion. Python allows about a thousand nested calls; a d
 + _count_consumers(root: "Function", count=None)
 - count: Counter[Function] = Counter()
 + count = Counter() if count is None else count
+adds to leaves in place: `seen += grad` at a leaf writes into an array that an op returned for another input too.
+- leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
++ leaf_gradients[edge.source] = grad if seen is None else np.add(seen, grad, out=seen)
+zero is nothing: Skips a gradient whose entries are all 0. The leaf then has no gradient instead of zeros.
+- if grad is not None:
+-                     seen = leaf_gradients.get(edge.source)
++ if grad is not None and grad.any():
++                     seen = leaf_gradients.get(edge.source)
+stops at a constant: `break` where `continue` belongs: inputs behind a constant get no gradient.
+- if edge is None:
+-                 continue
++ if edge is None:
++                 break
+averages where paths meet: Takes the mean of what arrives. The chain rule adds up paths.
+- slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
++ slots[edge.output_index] = grad if seen is None else _sum(seen, grad) / 2
 """)

@@ -51,14 +51,25 @@ def large(rng: np.random.Generator) -> list[Case]:
     """Logits whose exponential overflows or underflows, and masked ones."""
     x = rng.standard_normal((3, 4))
     masked = np.where(np.eye(3, 4, dtype=bool), -np.inf, x)
-    return [case(x + 1000), case(x - 1000), case(400 * x), case(masked)]
+    rows = x + np.array([[1000.0], [0.0], [-1000.0]])
+    peak = np.array([[0.0, 0.0, 0.0, 0.0, 2000.0], [-3000.0, 0.0, 0.0, 0.0, 0.0]])
+    return [case(x + 1000), case(x - 1000), case(400 * x), case(masked), case(rows), case(peak), case(rows.T, axis=0)]
+
+
+def empty_rows(rng: np.random.Generator) -> list[Case]:
+    """A row where everything is masked, beside others."""
+    x = rng.standard_normal((3, 4))
+    x[1], x[2, :2] = -np.inf, -np.inf
+    return [case(x), case(x.T.copy(), axis=0)]
 
 
 NEXT = "write dL/dx_j = Σ_i g_i dy_i/dx_j with dy_i/dx_j = y_i (δ_ij - y_j), and sum it up"
 CHECKS = (
     Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
     Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
+    Check("a row of only minus infinity is NaN", 1, empty_rows, "the maximum is -inf, and -inf - -inf is NaN"),
     Check("gradient", 4, typical, NEXT, gradient=True),
+    Check("gradient of large logits", 1, large, "y is all it needs", gradient=True, finite_differences=False),
     *standard_checks(typical, gradient=NEXT),
     Check("no rows at all", 1, one_by_one(case(np.zeros((0, 4)))), "(0, 4) in, (0, 4) out"),
     Check("known values", 1, one_by_one(case(np.log([1.0, 2.0, 5.0]))), "ln 1, ln 2, ln 5 give 1/8, 2/8, 5/8"),
@@ -97,4 +108,22 @@ ignores upstream: Backward takes ones for the gradient from above. Since Σ y = 
 subtracts in place: `x -= x.max()` writes into the caller's array. Write `x = x - ...`, which makes a new one.
 - e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
 + x -= x.max(axis=-1, keepdims=True); e = np.exp(x)
+one shift for all: Takes off the maximum of the whole array: rows far below it become 0/0. Each row needs its own.
+- x.max(axis=-1, keepdims=True)
++ x.max(initial=-np.inf)
+shifts by the mean: One large logit lies far above the mean, and its exponential overflows. Take off the maximum.
+- x.max(axis=-1, keepdims=True)
++ x.mean(axis=-1, keepdims=True)
+minus infinity made finite: A row of only -inf then comes out uniform. It has no softmax: NaN, as the docstring says.
+- e = np.exp(x - x.max
++ x = np.maximum(x, np.finfo(x.dtype).min / 4); e = np.exp(x - x.max
+hides an empty row: Turns the NaN of a row of only -inf into 0. The docstring says NaN: whoever masks all must see it.
+- return e / e.sum(axis=-1, keepdims=True)
++ return np.nan_to_num(e / e.sum(axis=-1, keepdims=True))
+spoils its output: `y *= ...` in backward changes what forward returned and saved; another op may still need it.
+- (y,) = self.saved
++ (y,) = self.saved; np.multiply(y, 1, out=y); saved, y = y, y.copy(); saved *= grad
+a small number for safety: Adds 1e-9 to the sum. After the shift it is at least 1, and the probabilities must sum to 1.
+- e.sum(axis=-1, keepdims=True)
++ (e.sum(axis=-1, keepdims=True) + e.dtype.type(1e-6 if e.dtype == np.float32 else 1e-9))
 """)

@@ -58,7 +58,22 @@ def large(rng: np.random.Generator) -> list[Case]:
     x = rng.standard_normal((4, 5))
     t = np.array([0, 3, 1, 4])
     masked = np.where(np.arange(5) == 2, -np.inf, x)
-    return [case(x + shift, t), case(500 * x, t), case(masked, t)]
+    apart = np.array([[0.0, -800.0, 3.0], [900.0, 0.0, 0.0]])
+    return [case(x + shift, t), case(500 * x, t), case(masked, t), case(apart, np.array([1, 2]))]
+
+
+def narrow(rng: np.random.Generator) -> list[Case]:
+    """Targets of few bits: n V does not fit into them."""
+    x = rng.standard_normal((40, 10))
+    t = rng.integers(0, 10, 40)
+    return [case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32)]
+
+
+def ignored_nan(rng: np.random.Generator) -> list[Case]:
+    """What is not counted may be anything."""
+    x = rng.standard_normal((4, 3))
+    x[1], x[3, 0] = np.nan, np.inf
+    return [case(x, np.array([2, -100, 0, -100]), ignore_index=-100)]
 
 
 def ignored(rng: np.random.Generator) -> list[Case]:
@@ -80,6 +95,7 @@ def refused(rng: np.random.Generator) -> list[Case]:
         case(x, np.array([0, -100, 2]), ignore_index=-1),
         case(x, np.array([0.0, 1.0, 2.0])),
         case(x, np.array([0, 1])),
+        case(rng.standard_normal((2, 3, 4)), np.zeros((3, 2), np.int64)),
         case(x, np.array([7, 7, 7]), ignore_index=7),
         case(np.zeros((0, 4)), np.zeros(0, np.int64)),
     ]
@@ -96,6 +112,16 @@ CHECKS = (
     Check("the mean loss", 2, typical, "flatten to [n, V]; one loss per row, then the mean"),
     Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
     Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
+    Check("targets of any integer type", 1, narrow, "index with them; do not compute with them"),
+    Check("an ignored row may be NaN", 1, ignored_nan, "leave it out; 0 · NaN is NaN"),
+    Check(
+        "gradient beside an ignored NaN",
+        1,
+        ignored_nan,
+        "assign 0 to the ignored rows",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("refuses what has no loss", 1, refused, "see Raises; NumPy takes x[-1] without an error"),
     Check("gradient", 4, typical, "g (p - onehot) / n, in the shape of the logits", gradient=True),
     Check("gradient with ignored targets", 2, ignored, "a row without a loss has the gradient 0", gradient=True),
@@ -151,4 +177,22 @@ lets negative targets wrap: x[-1] is the last class to NumPy: a negative target 
 nothing is nothing: Returns 0 if no target counts. The mean of nothing has no value; ValueError shows the error at once.
 - raise ValueError(f"none of the {targets.size} targets counts (ignore_index={ignore_index})")
 + return np.zeros((), logits.dtype)
+clips the probability: log(p + 1e-12) cannot exceed 27.6, however wrong the guess. Write ln Σ eˣ - x[t].
+- np.log(total[:, 0]) - shifted[np.arange(len(target)), target]
++ -np.log((e / total)[np.arange(len(target)), target] + e.dtype.type(1e-12))
+masks by multiplying: 0 · NaN is NaN: an ignored row that is NaN spoils the mean. Leave it out by indexing.
+- losses[~self.ignored].mean()
++ (losses * ~self.ignored).sum() / self.n
+masks the gradient by multiplying: 0 · NaN is NaN: an ignored row may be NaN, and its gradient is 0. Assign 0.
+- dx[self.ignored] = 0
++ dx *= ~self.ignored[:, None]
+indices in the type of the targets: n V does not fit into the uint8 of the targets and wraps around. Index with pairs.
+- shifted[np.arange(len(target)), target], e
++ shifted.ravel()[(np.arange(len(target)) * shifted.shape[1] + target).astype(target.dtype)], e
+changes what it saved: `p[...] -= 1` writes into the saved probabilities: a second walk subtracts once more. Copy p.
+- difference = p.copy()
++ difference = p
+compares sizes: Targets of another shape can have as many entries: they would belong to other rows.
+- targets.shape != logits.shape[:-1]
++ targets.size != logits[..., 0].size
 """)

@@ -106,4 +106,21 @@ ignores upstream: Backward works with ones instead of the gradient from above.
 computes in float64: Returns float64 for float32 input. Everything after it is then twice as large and half as fast.
 - self.save(gate, up)
 + gate = gate.astype(np.float64); self.save(gate, up)
+divides by the gate: σ = silu / gate is 0/0 at 0. Save σ, or compute it again.
+- s = sigmoid(gate)
++ s = gate * sigmoid(gate) / gate
+swaps the gradients: Returns dup first. Gradients come in the order of the inputs: gate, up.
+- d[..., :f], d[..., f:]
++ d[..., f:], d[..., :f]
+a hard gate: x · clip((x + 3)/6, 0, 1) is hard swish: it is near silu, and not silu.
+- gate * sigmoid(gate) * up
++ gate * np.clip((gate + 3) / 6, 0, 1) * up
+gates in place: `gate *= σ` writes into the caller's array.
+- return swiglu(gate, up)
++ gate *= 1 / (1 + np.exp(-gate)); return gate * up
+keeps the gate on the class: The next layer overwrites it before this one runs backward. Use self.save.
+- self.save(gate, up)
++ type(self).kept = gate, up
+- gate, up = self.saved
++ gate, up = self.kept
 """)

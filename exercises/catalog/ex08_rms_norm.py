@@ -58,8 +58,12 @@ def default_eps(rng: np.random.Generator) -> list[Case]:
     return [case(np.zeros((2, 3)), rng.standard_normal(3)), _case(rng, 2, 4, scale=1e-3)]
 
 
+def zero_weight(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.standard_normal((3, 4)), np.array([1.5, 0.0, -2.0, 0.0])), case(np.ones((2, 3)), np.zeros(3))]
+
+
 def scaled(rng: np.random.Generator) -> list[Case]:
-    size = np.array([[1e-2], [1.0], [1e3]])
+    size = np.array([[1e-2], [1.0], [1e6]])
     return [case(rng.standard_normal((3, 4)) * size, rng.standard_normal(4))]
 
 
@@ -77,6 +81,7 @@ CHECKS = (
     Check("the size of x does not matter", 1, scaled, "each vector is divided by its own root mean square"),
     Check("gradients", 4, typical, NEXT, gradient=True),
     Check("gradients with a large eps", 2, with_eps, "r and x̂ contain ε already: save and use them", gradient=True),
+    Check("gradients where a weight is zero", 1, zero_weight, "do not divide by the weight", gradient=True),
     Check("gradients of zeros", 1, zeros, "at x = 0 only r h remains", gradient=True),
     *standard_checks(typical, gradient=NEXT),
     Check("no rows", 1, EMPTY, "the weight still needs a gradient: zeros", gradient=True),
@@ -125,4 +130,21 @@ ignores upstream: Backward works with ones instead of the gradient from above.
 computes in float64: Returns float64 for float32 input. Everything after it is then twice as large and half as fast.
 - y, r = rms_norm(x, weight, eps)
 + x = x.astype(np.float64); y, r = rms_norm(x, weight, eps)
+variance for mean square: The standard deviation takes off the mean inside the root. Use the mean of x².
+- np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
++ np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+divides by the weight: Takes x̂ = y / w, which is 0/0 where a weight is 0. Save r and use x r.
+- x_hat, h = x * r, grad * weight
++ x_hat, h = weight * x * r / weight, grad * weight
+mean over all axes but the first: A batch of sequences has one mean square per vector: over the last axis only.
+- (x * x).mean(axis=-1, keepdims=True)
++ (x * x).mean(axis=tuple(range(1, x.ndim)) if x.ndim > 1 else 0, keepdims=True)
+another default: ε is 1e-6 here: 1e-5 changes every small vector.
+- eps: float = 1e-6
++ eps: float = 1e-5
+keeps the scale on the class: The next norm overwrites r before this one runs backward. Use self.save.
+- self.save(x, r, weight)
++ type(self).kept = x, r, weight
+- *self.saved
++ *self.kept
 """)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case
+from ..exercise import Case, Cases, Check, Exercise, case, strided
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -37,7 +37,24 @@ def softmax_gradient(x: Any, c: Any) -> Any:
 
 def _off_in_one_entry(x: Any, c: Any) -> Any:
     g = 2 * x * c
-    g[-1, -1] *= 1.5
+    g[-1, -1] += 0.1 * np.abs(g).max()
+    return g
+
+
+def _off_by(part: float) -> Any:
+    """Off in one entry by a part of the largest."""
+
+    def gradient(x: Any, c: Any) -> Any:
+        g = 2 * x * c
+        g[0, 0] += part * np.abs(g).max()
+        return g
+
+    return gradient
+
+
+def _nan_in_one_entry(x: Any, c: Any) -> Any:
+    g = 2 * x * c
+    g[0, 1] = np.nan
     return g
 
 
@@ -51,6 +68,16 @@ FUNCTIONS = {  # f, a gradient to check, and the shape of x
     "scalar": (lambda x: np.exp(x), lambda x, c: np.exp(x) * c, ()),
     "no entries": (lambda x: x * x, lambda x, c: 2 * x * c, (0, 4)),
     "constant": (lambda x: np.ones(2), lambda x, c: np.zeros(x.shape), (3,)),
+    "near zero": (lambda x: 1e8 * x * x, lambda x, c: 2e8 * x * c, (3, 4)),
+    "cube": (lambda x: x**3, lambda x, c: 3 * x * x * c, (3, 4)),
+    "its argument": (lambda x: x, lambda x, c: c, (3, 4)),
+    "a view": (lambda x: x.T, lambda x, c: c.T, (3, 4)),
+    "hardly off": (lambda x: x * x, _off_by(4e-6), (3, 4)),
+    "slightly off": (lambda x: x * x, _off_by(1.6e-5), (3, 4)),
+    "nan in one entry": (lambda x: x * x, _nan_in_one_entry, (3, 4)),
+    "infinite": (lambda x: x * x, lambda x, c: np.full_like(x, np.inf), (3, 4)),
+    "no number": (lambda x: np.where(x > 9, x, np.nan), lambda x, c: np.zeros_like(x), (3, 4)),
+    "broadcasts": (lambda x: x.sum(axis=0), lambda x, c: c, (3, 4)),
     "zero softmax": (softmax, lambda x, c: np.zeros_like(x), (3, 4)),
     "no inverse permutation": (lambda x: x[ORDER], lambda x, c: c[ORDER], (3, 4)),
     "one entry off": (lambda x: x * x, _off_in_one_entry, (3, 4)),
@@ -67,6 +94,29 @@ FUNCTIONS = {  # f, a gradient to check, and the shape of x
 def verdict(solution: Any, name: str, x: Any, seed: int) -> Any:
     f, gradient, _ = FUNCTIONS[name]
     return solution(f, gradient, x, np.random.default_rng(seed))
+
+
+def manner(solution: Any, name: str, x: Any, seed: int) -> Any:
+    """The verdict, and whether one entry moved at a time, each both ways, and ``rng`` gave every cotangent."""
+    f, gradient, _ = FUNCTIONS[name]
+    points, cotangents = [], []
+
+    def watched_f(point: Any) -> Any:
+        points.append(point - x)
+        return f(point)
+
+    def watched_gradient(point: Any, c: Any) -> Any:
+        cotangents.append(np.array(c))
+        return gradient(point, c)
+
+    rng = np.random.default_rng(seed)
+    untouched = rng.bit_generator.state
+    answer = solution(watched_f, watched_gradient, x, rng)
+    moved = np.array(points).reshape(len(points), -1)
+    one_by_one = bool(((moved != 0).sum(axis=1) <= 1).all())
+    both_ways = bool((moved > 0).any(axis=0).all() and (moved < 0).any(axis=0).all())
+    drawn = rng.bit_generator.state != untouched and all((c != 0).all() and np.ptp(c) > 0 for c in cotangents)
+    return answer, one_by_one, both_ways, bool(drawn)
 
 
 def specification(f: Any, gradient: Any, x: Any, rng: Any) -> bool:
@@ -88,14 +138,29 @@ def specification(f: Any, gradient: Any, x: Any, rng: Any) -> bool:
     return all(abs(analytic[i] - s) <= 1e-5 * largest for i, s in zip(np.ndindex(x.shape), slopes, strict=True))
 
 
-def _check(name: str, points: int, next_step: str, *functions: str) -> Check:
+def _cases(*functions: str) -> Cases:
     def cases(rng: np.random.Generator) -> list[Case]:
-        return [case(f, rng.standard_normal(FUNCTIONS[f][2]), int(rng.integers(1000))) for f in functions]
+        return [case(f, _point(f, rng), int(rng.integers(1000))) for f in functions]
 
-    return Check(name, points, cases, next_step, run=verdict)
+    return cases
+
+
+def _point(name: str, rng: np.random.Generator) -> Any:
+    x = rng.standard_normal(FUNCTIONS[name][2])
+    if name == "near zero":
+        return 1e-4 * x
+    if name == "cube":
+        x[0] = 0.0
+    return x
+
+
+def _check(name: str, points: int, next_step: str, *functions: str) -> Check:
+    return Check(name, points, _cases(*functions), next_step, run=verdict)
 
 
 RIGHT = "central differences with h near 1e-5 are good to about 1e-9"
+SHAPES, NOT_FINITE = ("shape", "broadcasts"), ("nan", "nan in one entry", "infinite", "no number")
+MANNER = "f(x + h e_i) and f(x - h e_i) per entry; c has the shape of f(x) and comes from rng"
 NEARLY = "1e-5, relative to the largest entry, and signs count"
 CHECKS = (
     _check("accepts right gradients", 3, RIGHT, "square", "softmax", "sum", "scalar", "constant", "no entries"),
@@ -104,7 +169,13 @@ CHECKS = (
     _check("refuses a missing permutation", 2, "compare entry by entry", "no inverse permutation", "sums agree"),
     _check("refuses one wrong entry", 2, "look at every entry", "one entry off"),
     _check("refuses near misses", 2, NEARLY, "one percent off", "sign", "ignores upstream", "tiny and wrong"),
-    _check("refuses another shape and NaN", 1, "no comparison with NaN is true", "shape", "nan"),
+    _check("refuses another shape", 1, "compare the shapes first: arrays of other shapes may broadcast", *SHAPES),
+    _check("refuses NaN and infinity", 1, "no comparison with NaN is true", *NOT_FINITE),
+    _check("accepts what lies near zero", 1, "central differences; relative to the largest entry", "near zero", "cube"),
+    _check("accepts views of x", 1, "f may return its own argument: move a copy", "its argument", "a view"),
+    _check("allows 1e-5 of the largest entry", 1, NEARLY, "hardly off", "slightly off"),
+    Check("one entry at a time, both ways", 1, _cases("square", "softmax"), MANNER, run=manner, second_oracle=False),
+    Check("arrays with gaps", 1, strided(_cases("square", "softmax", "one entry off")), "index as x is", run=verdict),
 )
 
 MISTAKES = edits("""
@@ -132,4 +203,41 @@ ignores signs: Compares absolute values: a flipped sign passes.
 tolerance of a tenth: Allows ten percent. A wrong gradient can be nearly right: float64 differences are good to 1e-9.
 - <= 1e-5 * largest
 + <= 0.1 * largest
+forward differences: Moves up only: the error is h f″/2, that of a central difference h² f‴/6.
+- (f(above) - f(below))) / (2 * h)
++ (f(above) - f(x))) / h
+- 1e-5 * max(1.0, abs(x[i]))
++ 1e-7 * max(1.0, abs(x[i]))
+one random direction: Compares along one direction: a small error in one entry is lost among the others.
+- c = rng.standard_normal(np.shape(f(x)))
++ c, v = rng.standard_normal(np.shape(f(x))), rng.standard_normal(x.shape)
+-     numeric = np.zeros(x.shape)
++     d = np.sum(c * (f(x + 1e-6 * v) - f(x - 1e-6 * v))) / 2e-6
++     return bool(abs(np.sum(analytic * v) - d) <= 1e-5 * max(abs(d), np.abs(analytic).max(initial=0)))
+one output only: All entries of the cotangent but one are 0: a mistake in the other outputs goes unnoticed.
+- c = rng.standard_normal(np.shape(f(x)))
++ c = np.zeros(np.shape(f(x))); c.flat[:1] = rng.standard_normal(1)
+draws elsewhere: Makes a generator of its own: the cotangent must come from `rng`, or nothing can be repeated.
+- rng.standard_normal(np.shape(f(x)))
++ np.random.default_rng(1).standard_normal(np.shape(f(x)))
+looks for large differences: No comparison with NaN is true: a NaN is not larger either. Ask for `<=` everywhere.
+- bool((np.abs(analytic - numeric) <= 1e-5 * largest).all())
++ not bool((np.abs(analytic - numeric) > 1e-5 * largest).any())
+lets the shape broadcast: A gradient of another shape may broadcast and agree. Compare the shapes first.
+- np.shape(analytic) != x.shape
++ analytic is None
+moves x itself: Writes into x and leaves it changed. Move an entry of a copy.
+- above, below = x.copy(), x.copy()
++ above, below = x, x.copy()
+relative to each entry: An entry of 0 then allows no error at all: right gradients are refused.
+- 1e-5 * largest)
++ 1e-5 * np.abs(numeric))
+relative to the sum: The sum grows with the number of entries, and so does the error that it allows.
+- np.abs(numeric).max(initial=0.0)
++ np.abs(numeric).sum()
+writes into a flat copy: reshape(-1) of an array stored column by column is a copy: moving it moves nothing.
+- above, below = x.copy(), x.copy()
++ above, below = np.array(x), np.array(x)
+- above[i] += h
++ above.reshape(-1)[int(np.ravel_multi_index(i, x.shape)) if i else 0] += h
 """)

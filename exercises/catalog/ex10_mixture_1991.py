@@ -56,13 +56,16 @@ def one_expert(rng: np.random.Generator) -> list[Case]:
 def far(rng: np.random.Generator) -> list[Case]:
     """Targets so far from every expert that every density is 0 in floating point."""
     h, o, y = _draw(rng, 3, 4, 2)
-    return [case(h, o, y + 100), case(h, 60 * o, y)]
+    some = np.array([[0.0], [100.0], [0.0]])
+    return [case(h, o, y + 100), case(h, 60 * o, y), case(h, o, y + some), case(h, o, some * np.ones(2))]
 
 
 def certain(rng: np.random.Generator) -> list[Case]:
     """Gates with huge logits."""
     h, o, y = _draw(rng, 3, 4, 2)
-    return [case(1000 * h, o, y), case(h + 1000, o, y)]
+    rows = np.array([[1000.0], [0.0], [-1000.0]])
+    sure = np.array([[0.0, -900.0, -900.0, -900.0]] * 3)
+    return [case(1000 * h, o, y), case(h + 1000, o, y), case(h + rows, o, y), case(sure, o, y)]
 
 
 def fixed_target(rng: np.random.Generator) -> list[Case]:
@@ -133,4 +136,19 @@ forgets the target: Returns no gradient for y, which is an input like the others
 target of one expert: dy from the first expert only. y was compared with all of them: dy = -Σ_i do_i.
 - -do.sum(axis=1)
 + -do[:, 0]
+one shift for all: One far token would make all others underflow. Take the largest out per token.
+- top = joint.max(axis=1, keepdims=True)
++ top = joint.max(initial=-np.inf)
+one shift for all gates: Takes the largest logit of the batch off. Each token needs its own.
+- h - h.max(axis=1, keepdims=True)
++ h - h.max(initial=-np.inf)
+distance not squared: Takes ‖y - o‖ for ‖y - o‖²: that is no Gaussian.
+- 0.5 * (error * error).sum(axis=2)
++ 0.5 * np.sqrt((error * error).sum(axis=2))
+mean over dimensions: Averages over the d entries of the error. The Gaussian has the sum.
+- 0.5 * (error * error).sum(axis=2)
++ 0.5 * (error * error).mean(axis=2)
+probabilities made safe: ln(g + 1e-9) is not ln g for a gate that is certain. Stay in logarithms.
+- e - xp.log(xp.exp(e).sum(axis=1, keepdims=True))
++ xp.log(xp.exp(e) / xp.exp(e).sum(axis=1, keepdims=True) + e.dtype.type(1e-9))
 """)

@@ -53,18 +53,27 @@ def infinite(rng: np.random.Generator) -> list[Case]:
     """Excluded experts score -∞ and are taken only when nothing else is left."""
     x = rng.standard_normal((6, 8))
     x[:, ::2] = -np.inf
-    return [case(x, 2), case(x, 6)]
+    low = np.array([[-1e12, -1e300, -1e30, -np.inf, np.inf, -1e38]])
+    return [case(x, 2), case(x, 6), case(low, 5), case(low, 6)]
+
+
+def close(rng: np.random.Generator) -> list[Case]:
+    """Scores that differ in the last digits only; and a zero of either sign, which is a tie."""
+    steps = rng.permuted(np.tile(np.arange(6.0), (5, 1)), axis=1)
+    return [case(1 + 1e-15 * steps, 3), case(1e-12 * steps - 3, 2), case(np.array([[-0.0, 0.0, -1.0]]), 2)]
 
 
 def not_a_number(rng: np.random.Generator) -> list[Case]:
     x = rng.standard_normal((6, 8))
     x[rng.random(x.shape) < 0.4] = np.nan
-    return [case(x, 3), case(np.full((2, 4), np.nan), 2)]
+    beside = np.array([[np.nan, -np.inf, -5.0, np.nan], [-3.0, np.nan, -2.0, np.nan]])
+    return [case(x, 3), case(np.full((2, 4), np.nan), 2), case(beside, 2), case(beside, 4)]
 
 
 CHECKS = (
     Check("the k largest, best first", 3, typical, "sort downwards, keep the first k columns"),
     Check("ties go to the lowest index", 3, ties, 'a sort with kind="stable" keeps equal entries in order'),
+    Check("scores that are nearly equal", 1, close, "compare them as they are"),
     Check("minus infinity comes last but counts", 1, infinite, "do not use a finite number for what was taken"),
     Check("NaN comes last", 1, not_a_number, "where does argsort put NaN?"),
     Check("float32", 1, float32(typical), "nothing should depend on the dtype"),
@@ -82,6 +91,17 @@ def masks_with_zero(scores: Any, k: int) -> Any:
         best = left.argmax(axis=1)
         columns.append(best)
         left[np.arange(len(left)), best] = 0.0
+    return np.stack(columns, axis=1)
+
+
+def masks_with_a_very_negative_number(scores: Any, k: int) -> Any:
+    """Sets what was picked to -1e9: a score of -1e12, or -∞, then loses against it. Sort instead."""
+    left = np.where(np.isnan(scores), -np.inf, scores)
+    columns = []
+    for _ in range(k):
+        best = left.argmax(axis=1)
+        columns.append(best)
+        left[np.arange(len(left)), best] = -1e9
     return np.stack(columns, axis=1)
 
 
@@ -108,6 +128,19 @@ returns scores: Returns the k largest scores. The router needs to know who they 
 unstable partition: argpartition finds a right set, but says nothing of the order inside it, nor of ties at its edge.
 - np.argsort(-scores, axis=1, kind="stable")[:, :k]
 + np.argpartition(-scores, k - 1, axis=1)[:, :k]
+rounds to float32: Scores that differ in float64 become ties, and ties go to the lowest index.
+- np.argsort(-scores, axis=1, kind="stable")
++ np.argsort(-scores.astype(np.float32), axis=1, kind="stable")
+breaks ties with a small number: 1e-13 times the index is no tie-break but an error: it reorders scores that close.
+- np.argsort(-scores, axis=1, kind="stable")
++ np.argsort(1e-13 * np.arange(scores.shape[1]) - scores, axis=1, kind="stable")
+NaN as zero: NaN then beats every negative score. It comes last.
+- -scores
++ -np.nan_to_num(scores, posinf=np.inf, neginf=-np.inf)
+NaN as minus infinity: NaN then ties with an excluded expert. It comes after that.
+- -scores
++ -np.where(np.isnan(scores), -np.inf, scores)
 """),
     masks_with_zero,
+    masks_with_a_very_negative_number,
 )

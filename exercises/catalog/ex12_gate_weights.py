@@ -57,6 +57,17 @@ def uneven(rng: np.random.Generator) -> list[Case]:
     ]
 
 
+def large_and_small(rng: np.random.Generator) -> list[Case]:
+    """Scores of very different size: a token's own sum counts."""
+    token = np.array([1, 0, 2, 0, 1, 2, 3])
+    size = np.array([1e9, 1.0, 1e-9, 1e-20])[token]
+    return [case(size * (0.1 + rng.random(7)), token, num_tokens=4)]
+
+
+def narrow(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, rng.integers(0, 250, 400).astype(np.uint8), 250), _case(rng, np.array([2, 0, 2], np.int32), 3)]
+
+
 def one_each(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, rng.permutation(5), 5), _case(rng, np.array([0]), 1)]
 
@@ -66,6 +77,7 @@ def with_epsilon(rng: np.random.Generator) -> list[Case]:
     return [
         _case(rng, np.array([0, 1, 2, 1, 0, 2, 0]), 3, epsilon=0.5),
         _case(rng, rng.permutation(4), 4, epsilon=0.25),
+        case(np.array([0.1, 0.05, 0.3]), np.array([0, 0, 1]), num_tokens=2, epsilon=0.5),
     ]
 
 
@@ -76,6 +88,8 @@ NEXT = "a score is also in the sum that divides the token's other scores"
 CHECKS = (
     Check("weights of k experts per token", 2, typical, "sum the scores by token, then s / S[token]"),
     Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
+    Check("scores of very different size", 1, large_and_small, "each token has a sum of its own"),
+    Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
     Check("epsilon", 1, with_epsilon, "S + ε, once per token"),
     Check("a sum of zero", 1, ZERO_SUM, "S + ε is not zero: no special case is needed", gradient=True),
     Check("gradient", 3, typical, NEXT, gradient=True),
@@ -135,4 +149,24 @@ ignores upstream: Takes ones for the gradient from above; the weights sum to 1, 
 computes in float64: np.bincount returns float64, and so does what is divided by it. Cast the sums to the dtype of s.
 - minlength=num_keys).astype(values.dtype)
 + minlength=num_keys)
+differences of a running sum: Beside a token of large scores a small sum has no digits left. Add per token.
+- take_rows(sum_by_key(s, token, num_tokens), token)
++ by_differences(s, token, num_tokens) if s.size else s
+- self.num_tokens = num_tokens
++ self.num_tokens = num_tokens
++         def by_differences(s, token, num_tokens):
++             sums = np.cumsum(s * (token == np.arange(num_tokens)[:, None])).reshape(num_tokens, -1)[:, -1]
++             return np.diff(sums, prepend=0).astype(s.dtype)[token]
+epsilon as a floor: max(S, ε) is not S + ε.
+- total + epsilon
++ np.maximum(total, s.dtype.type(epsilon))
+epsilon only for zero: Adds ε only where the sum is 0. The formula has it everywhere.
+- total + epsilon
++ np.where(total == 0, s.dtype.type(epsilon), total)
+tokens without gaps: Counts only the tokens that occur: a token without experts shifts all later ones.
+- take_rows(sum_by_key(s, token, num_tokens), token)
++ sum_by_key(s, np.unique(token, return_inverse=True)[1], num_tokens)[token]
+a floor under the sum: max(S, 1e-12): a token of tiny scores then has weights that do not sum to 1.
+- g = s / total
++ g = s / np.maximum(total, s.dtype.type(1e-12))
 """)

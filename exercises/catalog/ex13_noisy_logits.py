@@ -148,4 +148,16 @@ logits leave the graph: Builds H from h.data: the router's own weights then get 
 promotes to float64: rng.standard_normal returns float64, and turns float32 logits into float64. Cast n first.
 - _like(h, rng.standard_normal(h.shape))
 + rng.standard_normal(h.shape)
+one draw for each expert: One n for all tokens of an expert: whole experts go up and down. Draw one per entry.
+- rng.standard_normal(h.shape)), sigma
++ rng.standard_normal((1, h.shape[1])) + np.zeros(h.shape)), sigma
+an epsilon of its own: Adds 0.01 whatever `self.epsilon` says.
+- + self.epsilon
++ + 0.01
+noise of the clean size: n σ²: softplus is the standard deviation itself.
+- h + sigma *
++ h + sigma * sigma *
+positive noise: |n| only ever raises logits. N(0, 1) has both signs.
+- rng.standard_normal(h.shape)), sigma
++ np.abs(rng.standard_normal(h.shape))), sigma
 """)

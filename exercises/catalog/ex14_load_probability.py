@@ -75,6 +75,11 @@ def hardly_any_noise(rng: np.random.Generator) -> list[Case]:
     return [case(noisy, np.full((4, 6), 1e-3), noisy, k=k) for k in (1, 3)]
 
 
+def small_numbers(rng: np.random.Generator) -> list[Case]:
+    """Logits and noise a thousand times smaller: the same probabilities."""
+    return [case(*(1e-3 * a for a in c.args), **c.settings) for c in typical(rng)]
+
+
 def ties(rng: np.random.Generator) -> list[Case]:
     """Equal noisy logits: the threshold is the same number whoever holds it."""
     noisy = rng.integers(0, 3, (5, 6)).astype(float)
@@ -89,6 +94,7 @@ CHECKS = (
     Check("without noise the load is the count", 1, hardly_any_noise, "clean logits, threshold from noisy ones"),
     Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
     Check("no rival left to beat", 1, everyone, "k = E gives ones"),
+    Check("small logits, small noise", 1, small_numbers, "z = (h - threshold) / σ and nothing else"),
     Check("ties", 1, ties, "top_k decides ties; only the number at rank k counts"),
     Check("gradients", 3, typical, NEXT, gradient=True),
     Check("gradients when all are rivals", 1, all_rivals, "an expert can be its own threshold", gradient=True),
@@ -140,4 +146,19 @@ density without its factor: exp(-z²/2) lacks the 1/√(2π) of the normal densi
 sigma gradient flipped: dσ = +g φ(z) z / σ: σ divides, so dz/dσ = -z / σ.
 - return dh, -dh * z,
 + return dh, dh * z,
+chosen by value: Every logit equal to the k-th counts as chosen: at ties more than k. top_k decides ties.
+- chosen[xp.arange(h.shape[0])[:, None], rank[:, :k]] = True
++ chosen[...] = noisy >= xp.take_along_axis(noisy, rank[:, k - 1 : k], axis=1)
+normal by a tanh: ½ (1 + tanh(...)) is the approximation of GELU: near Φ, and not Φ.
+- normal_cdf(z)
++ 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+size of the rival's noise: Divides by the σ of the threshold's expert. e's own noise is drawn anew.
+- axis=1)) / sigma
++ axis=1)) / xp.take_along_axis(sigma, rival, axis=1)
+gradient without sigma: dh = g φ(z): z has the factor 1/σ.
+- (2 * xp.pi) ** -0.5 / sigma
++ (2 * xp.pi) ** -0.5
+a floor under sigma: max(σ, 0.01): the noise may be as small as it likes.
+- axis=1)) / sigma
++ axis=1)) / xp.maximum(sigma, sigma.dtype.type(0.01))
 """)

@@ -59,6 +59,16 @@ def unused(rng: np.random.Generator) -> list[Case]:
     return [_experts(rng, rows, 3, 2) for rows in [(0, 3, 2), (2, 0, 3), (3, 0, 0)]]
 
 
+def huge(rng: np.random.Generator) -> list[Case]:
+    """Gates whose exponential overflows, on either side."""
+    c = _experts(rng, (2, 3), 3, 2)
+    x, gate_up, down, offsets = c.args
+    gate_up[0, 0], gate_up[1, 1] = 0.0, 0.0
+    gate_up[0, 0, 0], gate_up[1, 1, 0] = 1.0, -1.0
+    x[:, 0] = [1000.0, -1000.0, 2000.0, -2000.0, 900.0]
+    return [case(x, gate_up, down, offsets)]
+
+
 EMPTY = one_by_one(case(np.zeros((0, 3)), np.ones((2, 4, 3)), np.ones((2, 3, 2)), np.array([0, 0, 0])))
 KNOWN = one_by_one(case(np.ones((1, 1)), np.array([[[np.log(3)], [4.0]]]), np.array([[[2.0]]]), np.array([0, 1])))
 NEXT = "backwards: da = D_eᵀ dy, then dg and du from a = silu(g) u, then dx = G_eᵀ dg + U_eᵀ du"
@@ -66,6 +76,7 @@ ZEROS = "start with zeros in the shape of the weights, for all experts"
 CHECKS = (
     Check("forward", 3, typical, "for rows offsets[e]:offsets[e+1]: g = x G_eᵀ, u = x U_eᵀ, a = silu(g) u, y = a D_eᵀ"),
     Check("gradient", 4, typical, NEXT, gradient=True),
+    Check("huge gates", 1, huge, "which form of σ divides infinity by infinity?"),
     Check("forward with an unused expert", 1, unused, "an expert without rows has nothing to do; go on with the next"),
     Check("an unused expert gets a gradient of zero", 2, unused, ZEROS, gradient=True),
     *standard_checks(typical, gradient=NEXT),
@@ -113,4 +124,18 @@ keeps the last row: Overwrites the gradient of a weight with each row. Every row
 averages over rows: Divides the gradient of a weight by the expert's number of rows. The chain rule adds them up.
 - grad[rows].T @ x[rows]
 + grad[rows].T @ x[rows] / max(len(x[rows]), 1)
+overflows to NaN: eˣ / (1 + eˣ) is inf / inf for a large gate. 1 / (1 + e⁻ˣ) stays finite.
+- gate * sigmoid(gate) * up
++ gate * (np.exp(gate) / (1 + np.exp(gate))) * up
+weight gradient of down from the gate: dD = dyᵀ silu(g): D was multiplied with a = silu(g) u.
+- grouped_product_weight_gradient(grad, a, offsets)
++ grouped_product_weight_gradient(grad, h[:, :f] * sigmoid(h[:, :f]), offsets)
+relu for silu: max(g, 0) is the gate of ReGLU. silu(g) = g σ(g).
+- gate * sigmoid(gate) * up
++ np.maximum(gate, 0) * up
+keeps the weights on the class: The next layer overwrites them before this one runs backward. Use self.save.
+- self.save(x, gate_up, down, offsets, h, a)
++ type(self).kept = x, gate_up, down, offsets, h, a
+- = self.saved
++ = self.kept
 """)

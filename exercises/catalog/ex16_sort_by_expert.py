@@ -61,7 +61,20 @@ def many_keys(rng: np.random.Generator) -> list[Case]:
     return [case(rng.integers(0, n, 50), n) for n in (300, 40_000, 200_000)]
 
 
+def narrow(rng: np.random.Generator) -> list[Case]:
+    """Keys of few bits, and more entries than these can count."""
+    few = rng.integers(0, 5, 300)
+    types = (np.uint8, np.int8, np.uint16, np.int32)
+    return [case(few.astype(t), 5) for t in types] + [case(rng.integers(0, 250, 400).astype(np.uint8), 250)]
+
+
+def many_tokens(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.integers(0, 3, 33_000), 3)]
+
+
 CHECKS = (
+    Check("keys of any integer type", 1, narrow, "sort the keys as they are; a product or a minus may overflow"),
+    Check("many tokens", 1, many_tokens, "a place can be larger than 32,767"),
     Check("sorts upwards", 2, distinct, "return places, not keys: keys[order] goes upwards"),
     Check("equal keys keep their order", 3, equal_keys, "of two entries with one key the earlier comes first"),
     Check(
@@ -109,4 +122,16 @@ one entry for each key: Finds only the first entry of each expert: what comes la
 floating point indices: The right order, as floats: that is what np.zeros makes, and no index.
 - np.argsort(keys, kind="stable")
 + np.argsort(keys, kind="stable").astype(float)
+key and place in one number: key · N + place overflows where the keys have few bits. Sort them as they are, stably.
+- np.argsort(keys, kind="stable")
++ np.argsort((keys.astype(np.int64) * len(keys) + np.arange(len(keys))).astype(keys.dtype), kind="stable")
+places in eight bits: There may be more than 256 entries: places need int64.
+- np.argsort(keys, kind="stable")
++ np.argsort(keys, kind="stable").astype(np.uint8).astype(np.int64)
+places in sixteen bits: There may be more than 32,768 entries: places need int64.
+- np.argsort(keys, kind="stable")
++ np.argsort(keys, kind="stable").astype(np.int16).astype(np.int64)
+negated to reverse: -keys of unsigned integers wraps around: 0 stays the smallest.
+- np.argsort(keys, kind="stable")
++ len(keys) - 1 - np.argsort(-keys[::-1], kind="stable")[::-1]
 """)

@@ -56,12 +56,29 @@ def dropped(rng: np.random.Generator) -> list[Case]:
     return [_assignments(rng, *c) for c in [([2, 1, 2], 3, 3), ([0, 3, 0, 3], 2, 5), ([1, 0, 1], 2, 4)]]
 
 
+def large_and_small(rng: np.random.Generator) -> list[Case]:
+    """Answers of very different size."""
+    c = _assignments(rng, [1, 0, 2, 0, 1, 2], 3, 4)
+    size = np.array([1e-9, 1e9, 1.0])[c.args[2]]
+    return [
+        case(c.args[0], c.args[1] * size, c.args[2], num_tokens=4),
+        case(1e8 * c.args[0], *c.args[1:], num_tokens=4),
+    ]
+
+
+def narrow(rng: np.random.Generator) -> list[Case]:
+    c = _assignments(rng, rng.integers(0, 250, 300).tolist(), 2, 250)
+    return [case(*c.args[:2], c.args[2].astype(t), num_tokens=250) for t in (np.uint8, np.int32)]
+
+
 EMPTY = one_by_one(case(np.zeros((0, 3)), np.zeros(0), np.zeros(0, np.int64), num_tokens=2))
 KNOWN = one_by_one(case(np.array([[1.0], [2.0], [4.0]]), np.array([0.5, 1, 0.25]), np.array([1, 0, 1]), num_tokens=2))
 NEXT = "y_t = Σ g_n r_n: what is dy_t/dr_n, and what dy_t/dg_n, for t = token[n]?"
 CHECKS = (
     Check("one expert per token", 2, top_1, "row n belongs to token[n]: put it there, times gate[n]"),
     Check("several experts per token", 3, top_k, "y[token] += ... keeps only one of several rows"),
+    Check("answers of very different size", 1, large_and_small, "add each token's own rows only"),
+    Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
     Check("a token without assignments gets zero", 2, dropped, "start with zeros of shape (num_tokens, d)"),
     Check("gradient with one expert per token", 2, top_1, NEXT, gradient=True),
     Check("gradient with several", 2, top_k, NEXT, gradient=True),
@@ -108,4 +125,20 @@ weight gradient is a mean: dg_n is the mean over d of r_n dy: an inner product i
 gathers with the inverse: Gathers dy with the inverse permutation. Forward put row n at token[n]: read dy there.
 - grad[token]
 + grad[np.argsort(token, kind="stable") % len(grad)]
+differences of a running sum: Beside a large answer a small one has no digits left. Add per token.
+- np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
++ order = np.argsort(token, kind="stable")
++     sums = np.concatenate([np.zeros((1, r.shape[1]), r.dtype), np.cumsum((gate[:, None] * r)[order], axis=0)])
++     ends = np.searchsorted(token[order], np.arange(num_tokens + 1))
++     y = (sums[ends[1:]] - sums[ends[:-1]]).astype(r.dtype)
+expects sorted tokens: Adds neighbours up. A token's assignments lie apart, at their experts.
+- np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
++ starts = np.flatnonzero(np.diff(token, prepend=-1))
++     y[token[starts]] = np.add.reduceat(gate[:, None] * r, starts, axis=0) if len(r) else 0
+weights for columns: Multiplies column i with gate[i]: a weight belongs to a row, gate[:, None].
+- gate[:, None].astype(r.dtype, copy=False) * r)
++ np.resize(gate, r.shape[1]) * r)
+gradients swapped: Returns dg first. Gradients come in the order of the inputs: r, gate.
+- *combine_gradient(grad, r, gate, token), None
++ *combine_gradient(grad, r, gate, token)[::-1], None
 """)

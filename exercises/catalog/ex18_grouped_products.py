@@ -52,6 +52,17 @@ def unused(rng: np.random.Generator) -> list[Case]:
     return [_groups(rng, rows, 2, 3) for rows in [(0, 3, 2), (2, 0, 3), (3, 0, 0)]]
 
 
+def large_and_small(rng: np.random.Generator) -> list[Case]:
+    """Experts whose rows have very different sizes."""
+    c = _groups(rng, (2, 3, 2), 3, 2)
+    return [case(c.args[0] * np.repeat([1e9, 1.0, 1e-6], (2, 3, 2))[:, None], *c.args[1:])]
+
+
+def offsets_of_few_bits(rng: np.random.Generator) -> list[Case]:
+    c = _groups(rng, (2, 0, 3), 3, 2)
+    return [case(*c.args[:2], c.args[2].astype(t)) for t in (np.int32, np.uint8)]
+
+
 EMPTY = one_by_one(case(np.zeros((0, 2)), np.zeros((0, 3)), np.array([0, 0, 0])))
 BY_HAND = one_by_one(
     case(
@@ -62,6 +73,8 @@ BY_HAND = one_by_one(
 )
 CHECKS = (
     Check("each expert's own rows", 4, typical, "one expert alone: y = x Wᵀ. What is dL/dW, given dL/dy?"),
+    Check("rows of very different size", 1, large_and_small, "add each expert's own rows only"),
+    Check("offsets of any integer type", 1, offsets_of_few_bits, "use them as the ends of slices"),
     Check("an unused expert gets zero", 3, unused, "start with zeros for all experts, and let none end the loop"),
     *standard_checks(typical),
     Check("no rows at all", 1, EMPTY, "zeros of shape (E, o, i)"),
@@ -99,4 +112,18 @@ only experts with rows: Returns the gradients of the experts that were used. An 
 forgets the dtype: np.zeros without a dtype makes float64: twice the memory for the gradients of float32 weights.
 - rows_of_experts(offsets)])
 + rows_of_experts(offsets)], dtype=float)
+differences of a running sum: Beside an expert with large rows a small one has no digits left. Add per expert.
+- return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
++ sums = np.zeros((len(x) + 1, grad.shape[1], x.shape[1]), x.dtype)
++     sums[1:] = np.cumsum(grad[:, :, None] * x[:, None], axis=0)
++     return np.diff(sums[offsets], axis=0)
+offsets as counts: Takes offsets for the number of rows of each expert. They are where its rows begin.
+- rows_of_experts(offsets)
++ [slice(int(sum(offsets[1 : e + 1])), int(sum(offsets[1 : e + 2]))) for e in range(len(offsets) - 1)]
+leaves out the last row: Ends one row early: Python's slices leave the end out already.
+- grad[rows].T @ x[rows]
++ grad[rows][:-1].T @ x[rows][:-1]
+sum of absolute values: Signs of gradients cancel, and must.
+- grad[rows].T @ x[rows]
++ np.abs(grad[rows].T) @ np.abs(x[rows])
 """)

@@ -44,7 +44,7 @@ def _case(rng: np.random.Generator, tokens: int, experts: int, parts: int) -> Ca
 
 
 def whole(rng: np.random.Generator) -> list[Case]:
-    return [_case(rng, t, e, 1) for t, e in [(6, 4), (3, 5), (7, 2), (1, 3), (2, 1)]]
+    return [_case(rng, t, e, 1) for t, e in [(6, 4), (3, 5), (7, 2), (1, 3), (2, 1), (300, 3)]]
 
 
 def in_parts(rng: np.random.Generator) -> list[Case]:
@@ -123,4 +123,17 @@ tiles the parts: Lays the S gradient rows out in turn (np.tile). A part is token
 ignores upstream: Leaves out the gradient from above: the loss enters the total with a coefficient, often 0.01.
 - grad * (f.shape[1] / max(self.num_tokens, 1))
 + (f.shape[1] / max(self.num_tokens, 1))
+fractions from the scores: Counts the best of p itself. f comes from the caller: it knows what was dispatched.
+- self.save(f)
++ best = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
++         f = best.reshape(len(f), -1, p.shape[1]).sum(axis=1).astype(p.dtype) / max(len(p) // len(f), 1); self.save(f)
+first part for all: Multiplies each part with the fractions of the first.
+- self.save(f)
++ f = np.repeat(f[:1], len(f), axis=0); self.save(f)
+parts in reverse: The gradient of the last part goes to the first tokens.
+- array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0)
++ array_namespace(f).repeat(rows[::-1], self.num_tokens // f.shape[0], axis=0)
+mean over experts: Takes the mean over the experts for the sum: the loss at balance is then 1/E.
+- (f * mean_p).sum()
++ (f * mean_p).mean()
 """)

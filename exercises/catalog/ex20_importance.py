@@ -39,13 +39,19 @@ def typical(rng: np.random.Generator) -> list[Case]:
     return [case(v[0]), case(v[1], ddof=0), case(v[2], ddof=1), case(v[2], ddof=0), case(v[3], epsilon=0.1)]
 
 
+def signed(rng: np.random.Generator) -> list[Case]:
+    """Numbers below zero, of both signs, and very close to each other."""
+    v = rng.uniform(0.5, 2, 5)
+    return [case(-v), case(v * [1, -1, 1, 1, 1]), case(1 + 1e-5 * v, ddof=0)]
+
+
 def single(rng: np.random.Generator) -> list[Case]:
     return [case(rng.uniform(1, 2, 1)), case(rng.uniform(1, 2, 1), ddof=0)]
 
 
 def close_together(rng: np.random.Generator) -> list[Case]:
     """Large numbers with small differences, in float32."""
-    return [case((2000 + rng.standard_normal(n)).astype(np.float32)) for n in (6, 9)]
+    return [case((200 + rng.standard_normal(n)).astype(np.float32)) for n in (6, 9)]
 
 
 BALANCED = one_by_one(case(np.full(4, 2.5)), case(np.ones(8), ddof=0), case(np.full(2, 7.0)))
@@ -54,6 +60,8 @@ KNOWN = one_by_one(*(case(np.array([1.0, 2.0, 3.0, 4.0]), ddof=ddof) for ddof in
 NEXT = "var = Σ (v - m)² / divisor and m² + ε both depend on v: the quotient rule gives two terms"
 CHECKS = (
     Check("forward", 2, typical, "var / (m² + ε), where var divides by n - ddof"),
+    Check("numbers of any sign", 1, signed, "nothing but var / (m² + ε)"),
+    Check("gradient for numbers of any sign", 1, signed, NEXT, gradient=True, finite_differences=False),
     Check("a single number", 1, single, "divide by max(n - ddof, 1)"),
     Check("all zero", 1, ZEROS, "ε keeps the denominator above zero"),
     Check("large numbers close together", 1, close_together, "subtract the mean before squaring"),
@@ -118,4 +126,19 @@ second term without n: The second term lacks 1/n: m changes by 1/n when one v_i 
 backward divides by n: Backward divides by n where forward divided by n - ddof. Keep the divisor in forward.
 - 2 * centred / (self.divisor * scale)
 + 2 * centred / (n * scale)
+mean never below epsilon: Takes max(m, ε)²: the numbers may be negative. Write m² + ε.
+- mean * mean + epsilon
++ np.maximum(mean, v.dtype.type(epsilon)) ** 2
+mean of absolute values: Divides by the mean of |v|. The coefficient of variation has the mean itself.
+- scale = mean * mean + epsilon
++ scale = np.abs(v).mean() ** 2 + epsilon
+epsilon in the variance: Adds ε to the variance too. Perfect balance then has a loss.
+- .sum() / self.divisor
++ .sum() / self.divisor + epsilon
+rounds tiny losses away: A loss below 1e-10 is not 0: balance is approached in small steps.
+- return variance / scale
++ return variance / scale if variance > 1e-10 * scale else variance * 0
+mean without its sign: The second term has 2 m, which is negative for negative numbers.
+- 2 * mean * variance
++ 2 * abs(mean) * variance
 """)

@@ -42,7 +42,9 @@ def typical(rng: np.random.Generator) -> list[Case]:
 def large(rng: np.random.Generator) -> list[Case]:
     """Logits whose exponential overflows or underflows, and excluded experts."""
     h = rng.standard_normal((4, 5))
-    return [case(h + 1000), case(h - 1000), case(np.where(np.eye(4, 5, dtype=bool), -np.inf, h))]
+    rows = np.array([[1000.0], [0.0], [-1000.0], [5.0]])
+    masked = np.where(np.eye(4, 5, dtype=bool), -np.inf, h)
+    return [case(h + 1000), case(h - 1000), case(masked), case(h + rows), case(masked + rows)]
 
 
 KNOWN = one_by_one(case(np.zeros((3, 4))), case(np.log(np.array([[1.0, 2.0], [0.5, 0.5]]))))
@@ -117,4 +119,16 @@ forgets the number of tokens: dh = 2 lse p: each token's share of a mean is 1/T.
 ignores upstream: Leaves out the gradient from above: the loss enters the total with a coefficient, often 0.001.
 - grad * (2 / max(p.shape[0], 1))
 + (2 / max(p.shape[0], 1))
+one shift for all: Takes off the maximum of the whole array: rows far below it underflow. Each row needs its own.
+- h.max(axis=1, keepdims=True)
++ h.max(initial=-np.inf)
+gradient of the largest only: d lse / dh is the softmax: the largest logit is not alone.
+- self.save(exp / total, lse)
++ self.save((exp == 1).astype(h.dtype), lse)
+small number in the logarithm: ln(Σ + 1e-6) is not ln Σ. After the shift Σ is at least 1: nothing needs protection.
+- xp.log(total)
++ xp.log(total + h.dtype.type(1e-4 if h.dtype == np.float32 else 1e-6))
+absolute value: |lse| has no lowest point with slope 0. The loss is the square.
+- (lse * lse).sum()
++ abs(lse).sum()
 """)

@@ -50,10 +50,23 @@ def crowded(rng: np.random.Generator) -> list[Case]:
     return [case(np.full(40, 2), 5), case(rng.choice([1, 3], 20), 5), case(rng.integers(0, 40_000, 12), 40_000)]
 
 
+def narrow(rng: np.random.Generator) -> list[Case]:
+    """Keys of few bits, and queues longer than these can count."""
+    few = rng.integers(0, 2, 600)
+    types = (np.uint8, np.int8, np.uint16, np.int32)
+    return [case(few.astype(t), 2) for t in types] + [case(rng.integers(0, 250, 400).astype(np.uint8), 250)]
+
+
+def many_tokens(rng: np.random.Generator) -> list[Case]:
+    return [case((rng.random(33_500) < 0.001).astype(np.int64), 2)]
+
+
 CHECKS = (
     Check("counts earlier entries with the same key", 4, typical, "per entry: how many before it are equal?"),
     Check("everybody is first", 1, distinct, "with distinct keys all positions are 0"),
     Check("crowded and empty experts", 2, crowded, "a key that does not occur must not shift the others"),
+    Check("keys of any integer type", 1, narrow, "int64 counters, whatever the keys are"),
+    Check("many tokens", 1, many_tokens, "a place can be larger than 32,767"),
     *standard_checks(typical, floats=False),
     Check("nobody", 1, one_by_one(case(np.zeros(0, np.int64), 4)), "(0,) in, (0,) out, still integers"),
     Check("the smallest queue", 1, one_by_one(case(np.array([2, 0, 2, 2]), 3)), "by hand: 0, 0, 1, 2"),
@@ -93,4 +106,16 @@ forgets the earlier keys: Looks only at the entry just before. All earlier entri
 floating point positions: The right positions as floats, the cumsum of a one-hot float array. Places are integers.
 - np.empty(len(keys), np.int64)
 + np.empty(len(keys))
+counts in eight bits: There may be more than 255 before one expert: uint8 wraps around. Count in int64.
+- return position
++ return position.astype(np.uint8).astype(np.int64)
+counts in sixteen bits: There may be more than 32,767 before one expert: int16 wraps around. Count in int64.
+- return position
++ return position.astype(np.int16).astype(np.int64)
+places in the type of the keys: The keys may be uint8, and the queue longer than 255.
+- np.empty(len(keys), np.int64)
++ np.empty_like(keys)
+key and place in one number: key · N + place overflows where the keys have few bits. Sort them as they are, stably.
+- np.argsort(keys, kind="stable")
++ np.argsort((keys.astype(np.int64) * len(keys) + np.arange(len(keys))).astype(keys.dtype), kind="stable")
 """)

@@ -55,6 +55,21 @@ def dropped(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, *c) for c in [([2, 1, 2], 3, 3), ([0, 3, 0, 3], 2, 5), ([1, 0], 2, 4)]]
 
 
+def narrow(rng: np.random.Generator) -> list[Case]:
+    """Indices of few bits, for more rows than these can count."""
+    return [
+        _case(rng, rng.integers(0, 250, 300).astype(np.uint8), 2, 250),
+        _case(rng, np.array([1, 0, 1], np.int32), 2, 2),
+    ]
+
+
+def large_and_small(rng: np.random.Generator) -> list[Case]:
+    """Gradients of very different size."""
+    token = np.array([1, 0, 2, 0, 1, 2])
+    grad = rng.standard_normal((6, 3)) * np.array([1e-9, 1e9, 1.0])[token, None]
+    return [_case(rng, token, 3, 3).upstream(grad)]
+
+
 EMPTY = one_by_one(case(np.ones((2, 3)), np.zeros(0, np.int64)))
 KNOWN = one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 0, 1])))
 NEXT = "dx_t is the sum of dr_n over all n with token[n] = t; zero if there is none"
@@ -63,7 +78,16 @@ CHECKS = (
     Check("several experts per token", 2, top_k, "as many rows as `token` has entries"),
     Check("gradient of a permutation", 2, top_1, NEXT, gradient=True),
     Check("the gradients of all copies add up", 4, top_k, NEXT, gradient=True),
+    Check(
+        "gradients of very different size",
+        1,
+        large_and_small,
+        "add each token's own rows only",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("a dropped token gets a gradient of zero", 2, dropped, "begin with zeros for all T tokens", gradient=True),
+    Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them", gradient=True),
     *standard_checks(top_k, gradient=NEXT),
     Check("all tokens dropped", 1, EMPTY, "no rows, and a gradient of zeros", gradient=True),
     Check("known values", 1, KNOWN, "by hand: [3, 4], [1, 2], [3, 4]"),
@@ -100,4 +124,26 @@ as many tokens as seen: Makes max(token) + 1 rows: none for a last token that wa
 adds in float64: np.zeros without a dtype is float64: a float32 gradient becomes twice as large.
 - np.zeros((num_rows, rows.shape[1]), rows.dtype)
 + np.zeros((num_rows, rows.shape[1]))
+differences of a running sum: Beside a large gradient a small one has no digits left. Add per token.
+- np.add.at(y, index, rows)
++ order = np.argsort(index, kind="stable")
++     sums = np.concatenate([np.zeros((1, rows.shape[1]), rows.dtype), np.cumsum(rows[order], axis=0)])
++     ends = np.searchsorted(index[order], np.arange(num_rows + 1))
++     y = (sums[ends[1:]] - sums[ends[:-1]]).astype(rows.dtype)
+as many tokens as rows: Makes a gradient of N rows. x has T: forward must remember it.
+- add_rows(grad, token, self.num_tokens)
++ add_rows(grad, token, max(len(token), int(token.max(initial=-1)) + 1))
+keeps the tokens on the class: The next call overwrites them before this one runs backward. Use self.save.
+- self.save(token)
++ type(self).token = token
+- (token,) = self.saved
++ token = self.token
+adds to one buffer: The zeros are made once and never again: gradients of earlier calls stay in it.
+- y = np.zeros((num_rows, rows.shape[1]), rows.dtype)
++ y = buffers.setdefault((num_rows, rows.shape[1], rows.dtype), np.zeros((num_rows, rows.shape[1]), rows.dtype))
+- @kernel
+- def add_rows
++ buffers = {}
++ @kernel
++ def add_rows
 """)

@@ -96,6 +96,13 @@ EMPTY = one_by_one(case(NONE, NONE, NONE, np.ones((3, 2)), 2, 3))
 BY_HAND = one_by_one(
     case(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.ones((2, 2)), 1, 2)
 )
+
+
+def many_tokens(rng: np.random.Generator) -> list[Case]:
+    """A queue longer than 255."""
+    return [case(*_asking(rng, 400, 2, 2), 280, 400), case(*_asking(rng, 700, 1, 1), 300, 700)]
+
+
 CHECKS = (
     Check("one choice: first come, first served", 3, one_choice, "count who asked for the expert before", run=ask),
     Check(
@@ -107,6 +114,7 @@ CHECKS = (
     ),
     Check("candidates in any order", 2, any_order, "answer in the order of the list that came in", run=ask),
     Check("every scope has its own places", 3, scopes, "queue up at the pair (scope, expert)", run=ask),
+    Check("many tokens", 1, many_tokens, "a place can be larger than 255", run=ask),
     Check("room for all, room for none", 1, extremes, "places are counted from 0", run=ask),
     *standard_checks(two_choices, floats=False, run=ask),
     Check("no candidates", 1, EMPTY, "the answer is an empty boolean array", run=ask),
@@ -151,4 +159,21 @@ best score first: That is drop="probability", where a later token can push out a
 drops everybody at a full expert: Drops everyone who asks for such an expert. Only those beyond the first `size` go.
 - place < size
 + np.bincount(queue, minlength=num_queues)[queue][np.argsort(order)] <= size
+counts in eight bits: A queue may be longer than 255: uint8 wraps around, and late tokens find a place.
+- place < size
++ place.astype(np.uint8) < size
+second choices first: Sorts the ranks downwards.
+- self._queue(candidates, scores, batch)
++ np.argsort(-candidates.rank, kind="stable")
+unstable queue: The default of argsort may exchange equal ranks: a later token then comes before an earlier one.
+- self._queue(candidates, scores, batch)
++ np.argsort(candidates.rank)
+scopes by remainder: Token t belongs to scope t // n: neighbours share it, not every n-th.
+- candidates.token // in_scope * num_experts
++ candidates.token % num_queues_of(num_tokens, in_scope) * num_experts
+- in_scope = max(self.tokens_in_scope(num_tokens, batch), 1)
++ in_scope = max(self.tokens_in_scope(num_tokens, batch), 1); num_queues_of = lambda t, n: max(-(-t // n), 1)
+forgets the last scope: T // n scopes: the tokens of a shorter last one are left without places.
+- place < size
++ (place < size) & (candidates.token < num_tokens // in_scope * in_scope)
 """)

@@ -41,6 +41,15 @@ def typical(rng: np.random.Generator) -> list[Case]:
     return [_keeping(rng, m, n) for m, n in [(8, 5), (7, 1), (12, 11), (9, 4)]]
 
 
+def zeros_and_ties(rng: np.random.Generator) -> list[Case]:
+    """Weights that are 0, and equal ones."""
+    return [case(np.array([0.0, 0.5, 0.0, 0.5, 0.25]), np.array([3, 0, 2])), case(np.zeros(4), np.array([2, 1]))]
+
+
+def narrow(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.random(300), rng.permutation(300)[:250].astype(t)) for t in (np.uint16, np.int32)]
+
+
 def all_kept(rng: np.random.Generator) -> list[Case]:
     """Nobody is dropped; only the order changes."""
     return [_keeping(rng, 6, 6), _keeping(rng, 1, 1), case(rng.random(4), np.array([2, 0, 3, 1]))]
@@ -58,6 +67,8 @@ CHECKS = (
     Check("gradient", 4, typical, NEXT, gradient=True),
     Check("gradient when nobody is dropped", 1, all_kept, NEXT, gradient=True),
     Check("gradient when everybody is dropped", 1, none_kept, "all zeros, one per candidate", gradient=True),
+    Check("gradient of zero and equal weights", 1, zeros_and_ties, "only `kept` says what was kept", gradient=True),
+    Check("indices of any integer type", 1, narrow, "index with them; do not compute with them", gradient=True),
     *standard_checks(typical, gradient=NEXT),
     Check("known values", 1, KNOWN, "keep candidate 3, then candidate 1: 0.4, 0.2"),
 )
@@ -96,4 +107,20 @@ dropped weights are nan: Leaves the gradient of a dropped weight undefined. The 
 reads instead of writing: grad[kept] is the forward pass once more. Backward goes the other way: dg[kept_n] = grad_n.
 - return scatter(grad, kept, self.num_candidates)
 + return take_rows(grad, kept)
+finds the dropped by their value: A kept weight may be 0, and two weights may be equal. Only `kept` tells.
+- return scatter(grad, kept, self.num_candidates), None
++ d = scatter(grad, kept, self.num_candidates); return np.where(self.gate != 0, d, 0).astype(d.dtype), None
+- self.save(kept)
++ self.save(kept); self.gate = gate
+finds places by value: Looks each weight up by its value: of two equal ones it takes the first.
+- return scatter(grad, kept, self.num_candidates), None
++ first = np.array([np.argmax(self.gate == v) for v in self.gate[kept]], np.int64)
++         return scatter(grad, first, self.num_candidates), None
+- self.save(kept)
++ self.save(kept); self.gate = gate
+keeps the list on the class: The next call overwrites it before this one runs backward. Use self.save.
+- self.save(kept)
++ type(self).kept = kept
+- (kept,) = self.saved
++ kept = self.kept
 """)

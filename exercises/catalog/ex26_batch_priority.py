@@ -80,9 +80,22 @@ def biased(rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+def wide(rng: np.random.Generator) -> list[Case]:
+    """Scores that are no probabilities, and nearly equal ones."""
+    shapes = [(6, 4, 2), (5, 3, 3)]
+    large = [case(*_asking(10 * rng.standard_normal((t, e)), k)) for t, e, k in shapes]
+    close = [case(*_asking(1 + 1e-12 * rng.permutation(t * e).reshape(t, e), k)) for t, e, k in shapes]
+    return large + close
+
+
 def ties(rng: np.random.Generator) -> list[Case]:
     """Scores from a few values only."""
-    return [case(*_asking(rng.integers(0, 2, (t, 3)).astype(float), k)) for t, k in [(12, 2), (40, 1), (20, 3)]]
+    cases = []
+    for t, k in [(12, 2), (40, 1), (20, 3)]:
+        *lists, scores = _asking(rng.integers(0, 2, (t, 3)).astype(float), k)
+        mixed = rng.permutation(t * k)
+        cases += [case(*lists, scores), case(*(a[mixed] for a in lists), scores)]
+    return cases
 
 
 NONE = np.zeros(0, np.int64)
@@ -104,6 +117,7 @@ CHECKS = (
         "max over all experts, looked up with the candidate's token",
         run=queue,
     ),
+    Check("scores of any size", 1, wide, "two sorts; do not add ranks and scores up", run=queue),
     Check("ties go to the first in the list", 2, ties, 'kind="stable"', run=queue),
     *standard_checks(more_choices, run=queue),
     Check("no candidates", 1, EMPTY, "an empty array of integers", run=queue),
@@ -141,4 +155,22 @@ returns tokens: With two choices a token is in the queue twice: the caller needs
 second sort forgets the first: Sorts the list, not the sorted list, by rank: it must be rank[order].
 - order[stable_order(rank[order], num_experts)]
 + order[stable_order(rank, num_experts)]
+rank and score in one number: rank - score sorts right only while scores are between 0 and 1.
+- best = scores.max(axis=1)[candidates.token]
++ best = scores.max(axis=1)[candidates.token]; return np.argsort(candidates.rank - best, kind="stable")
+rounds the scores: Tokens of nearly equal scores become ties, and keep the order of the batch.
+- best = scores.max(axis=1)[candidates.token]
++ best = scores.max(axis=1)[candidates.token].round(6)
+unstable first sort: The default of argsort may exchange equal scores.
+- array_namespace(scores).argsort(-best, stable=True)
++ np.argsort(-best)
+score of the first choice: Takes the score of the candidate with rank 0. The best score may be another's.
+- best = scores.max(axis=1)[candidates.token]
++ first, of_rank_0 = np.full(len(scores), -1), candidates.rank == 0
++     first[candidates.token[of_rank_0]] = candidates.expert[of_rank_0]
++     chosen = scores[np.arange(len(scores)), first]
++     best = np.where(first >= 0, chosen, scores.max(axis=1))[candidates.token]
+ties by token: Of equal candidates the first in the list comes first, whichever token it belongs to.
+- best = scores.max(axis=1)[candidates.token]
++ best = scores.max(axis=1)[candidates.token]; return np.lexsort((candidates.token, -best, candidates.rank))
 """)

@@ -80,12 +80,19 @@ def skewed(rng: np.random.Generator) -> list[Case]:
     return [case(0.01, rng.standard_normal(5), np.array([1.0, 2.0, 3.0, 6.0, 60.0]))]
 
 
+def near_the_mean(rng: np.random.Generator) -> list[Case]:
+    """Counts next to a mean that is no whole number."""
+    counts = ([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [2.0**26 + 1, 2.0**26 + 2])
+    return [case(0.25, rng.standard_normal(len(c)), np.array(c)) for c in counts]
+
+
 KNOWN = one_by_one(case(0.5, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0])))
 CHECKS = (
     Check("one step towards the mean", 4, typical, "who has too little becomes easier to choose: +γ", run=step),
     Check("nothing moves at the mean", 2, balanced, "np.sign(0) is 0", run=step),
     Check("one step for several passes", 2, several_passes, "the sign does not change with the sum", run=step),
     Check("all steps have one size", 2, unused, "sign, not difference", run=step),
+    Check("close to the mean", 1, near_the_mean, "the mean need not be a whole number", run=step),
     Check("the mean decides", 1, skewed, "the fair share is the mean of the counts", run=step),
     *standard_checks(typical, run=step),
     Check("known values", 1, KNOWN, "the mean is 3: up, up, down gives 0.5, 1.5, 1.5", run=step),
@@ -125,4 +132,19 @@ centres the bias: Subtracts the mean. It would change no choice, but the publish
 changes the state in place: `state += ...` writes into the router's buffer. Return a new array.
 - return state + self.rate * _sign(observed.mean() - observed)
 + state += self.rate * _sign(observed.mean() - observed); return state
+mean rounded down: A mean of 3.5 is not 3: an expert with 3 has too little.
+- observed.mean() - observed
++ observed.mean() // 1 - observed
+mean of those in use: Leaves out experts without tokens: they are the ones that need to rise most.
+- observed.mean() - observed
++ observed[observed > 0].mean() - observed if observed.any() else observed
+indifferent near the mean: Counts a difference of less than 1 as none. Only an exact zero has no sign.
+- _sign(observed.mean() - observed)
++ (_sign(observed.mean() - observed) * (abs(observed.mean() - observed) >= 1)).astype(state.dtype)
+half a step: Takes half of γ.
+- self.rate * _sign
++ 0.5 * self.rate * _sign
+mean in float32: A float32 has 24 bits: the mean of large counts is rounded to one of them.
+- observed.mean() - observed
++ np.float32(observed.mean()).astype(state.dtype) - observed
 """)

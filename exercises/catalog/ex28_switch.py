@@ -52,6 +52,12 @@ def any_pairs(rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+def zeros(rng: np.random.Generator) -> list[Case]:
+    """Scores of 0, as a masked softmax has them, and of any sign."""
+    p = rng.standard_normal((3, 4)) * np.array([1, 0, 1, 0])
+    return [case(p, np.array([0, 1, 2, 2]), np.array([1, 2, 3, 0]))]
+
+
 def small(rng: np.random.Generator) -> list[Case]:
     """One token and one expert; no assignments; no tokens."""
     none, one = np.zeros(0, np.int64), np.zeros(1, np.int64)
@@ -66,6 +72,7 @@ CHECKS = (
     Check("gradient, one expert per token", 3, switch, NEXT, gradient=True),
     Check("gradient, any pairs", 2, any_pairs, NEXT, gradient=True),
     *standard_checks(any_pairs, gradient=NEXT),
+    Check("gradient of a score of zero", 1, zeros, "the value read does not matter", gradient=True),
     Check("gradient of the smallest", 1, small, "an expert that was not chosen gets 0, not None", gradient=True),
     Check("known values", 1, KNOWN, "0.7 and 0.9, not 1 and 1"),
 )
@@ -106,4 +113,20 @@ one assignment for each token: Clears the token's row before writing: of two exp
 gradient on the diagonal: Puts gradient n into row n. It belongs into the row of its token: dp[token_n, expert_n].
 - scatter(grad, at,
 + scatter(grad, np.arange(len(at)) % num_tokens * num_experts + at % num_experts,
+rows of as many tokens: The flat index is token · E + expert, not token · T + expert.
+- at = token * p.shape[1] + expert
++ at = (token * p.shape[0] + expert) % max(p.size, 1)
+expert and token exchanged: p is [T, E]: the token comes first.
+- at = token * p.shape[1] + expert
++ at = (expert * p.shape[1] + token) % max(p.size, 1)
+keeps the indices on the class: The next call overwrites them before this one runs backward. Use self.save.
+- self.save(at)
++ type(self).at = at
+- (at,) = self.saved
++ at = self.at
+no gradient for a score of zero: The derivative of reading an entry is 1, whatever its value is.
+- dp.reshape(self.shape), None, None
++ np.where(self.p != 0, dp.reshape(self.shape), 0).astype(dp.dtype), None, None
+- self.save(at)
++ self.save(at); self.p = p
 """)

@@ -133,4 +133,16 @@ combine is constant: Makes C from plain arrays: it then has no gradient. Stay wi
 tokens are constant: Mixes plain arrays: x enters twice, in the weights and as what is mixed, each with a gradient.
 - x), combine
 + Tensor(x.data)), combine
+divides by the tokens: The dispatch weights of a slot sum to 1 already: their sum is a mean.
+- x), combine
++ x) * (1 / max(x.shape[1], 1)), combine
+gates twice: Fills the slots with dispatch · combine, which sums to less than 1.
+- Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
++ Softmax.apply(h, axis=1) * Softmax.apply(h, axis=2), Softmax.apply(h, axis=2)
+x is constant in the logits: H from plain arrays: x enters twice, in the weights and as what is mixed.
+- Affine.apply(x, phi, None)
++ Affine.apply(Tensor(x.data), phi, None)
+phi is constant: Makes the logits from plain slots: Φ then learns nothing.
+- Affine.apply(x, phi, None)
++ Affine.apply(x, Tensor(phi.data), None)
 """)

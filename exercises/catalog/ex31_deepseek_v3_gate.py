@@ -73,6 +73,13 @@ def negative(rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+def far_below(rng: np.random.Generator) -> list[Case]:
+    """Scores below any number that one would mask with."""
+    return [case(-1e12 - 1e12 * rng.random((t, e)), k, g, m) for t, e, k, g, m in SIZES] + [
+        case(-1e300 * (1 + rng.random((4, 8))), 3, 4, 2, group_score="max")
+    ]
+
+
 def by_max(rng: np.random.Generator) -> list[Case]:
     return [case(rng.standard_normal((t, e)), k, g, m, group_score="max") for t, e, k, g, m in SIZES]
 
@@ -96,6 +103,7 @@ BY_HAND = one_by_one(case(np.array([[0.9, 0.0, 0.5, 0.6]]), 2, 2, 1))
 CHECKS = (
     Check("groups by their two best experts", 4, typical, "sort within the group and add the last two", run=choose),
     Check("negative scores", 4, negative, "an excluded expert must lose against every other: -∞, not 0", run=choose),
+    Check("scores far below zero", 1, far_below, "only -∞ loses against every number", run=choose),
     Check("groups by their best expert", 2, by_max, 'group_score="max" is the rule of V2', run=choose),
     Check("all groups, all experts, groups of one", 1, all_groups, "num_groups and top_groups may agree", run=choose),
     Check("ties go to the lowest index", 2, ties, "stable sorts, for groups and for experts", run=choose),
@@ -143,4 +151,16 @@ lists by index: The right experts in the order of their index: the first must be
 - return top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k)
 + c = top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k)
 +     return replace(c, expert=np.sort(c.expert.reshape(-1, self.k), axis=1).reshape(-1))
+excludes with a very negative number: -1e9 beats a score of -1e12. -∞ beats nothing.
+- -xp.inf
++ -1e9
+groups by their second best: The score of a group is the sum of its two best, not the smaller of them.
+- xp.take_along_axis(grouped, two_best, axis=2).sum(axis=2)
++ xp.take_along_axis(grouped, two_best, axis=2).min(axis=2)
+groups by absolute value: Biased scores can be negative: a large negative one is a bad one.
+- top_k(scores.reshape(-1, size), 2)
++ top_k(abs(scores).reshape(-1, size), 2)
+one group too many: Keeps top_groups + 1 groups.
+- top_k(group_scores, self.top_groups)
++ top_k(group_scores, min(self.top_groups + 1, self.num_groups))
 """)

@@ -17,7 +17,7 @@ EXERCISE = Exercise(
     minutes=15,
     needs=(22,),
     target="exercises.reference.positions_in_numba:position_by_key",
-    preload=("numba",),
+    preload=("exercises.reference.uncached_numba",),
     time_limit=20.0,
     hints=(
         "Two arrays: one counter per key, and the result. Walk through keys once.",
@@ -34,6 +34,27 @@ def is_compiled(solution: Any, keys: Any, num_keys: int) -> bool:
     return bool(getattr(solution, "nopython_signatures", ()))
 
 
+def in_any_order(solution: Any, keys: Any, num_keys: int) -> Any:
+    """Iterations of a parallel loop may run in any order: where the solution asks for one, they run backwards here."""
+    plain = getattr(solution, "py_func", None)
+    if plain is None or not solution.targetoptions.get("parallel"):
+        return solution(keys, num_keys)
+    import numba
+
+    def backwards(*ends: int) -> Any:
+        return reversed(range(*ends))
+
+    names, original = plain.__globals__, numba.prange
+    replaced = [name for name, value in names.items() if value is original]
+    try:
+        numba.prange = backwards  # type: ignore[misc, assignment]
+        names.update(dict.fromkeys(replaced, backwards))
+        return plain(keys, num_keys)
+    finally:
+        numba.prange = original  # type: ignore[misc]
+        names.update(dict.fromkeys(replaced, original))
+
+
 def specification(keys: Any, num_keys: int) -> Any:
     """The library's kernel, which sorts."""
     return kernels.position_by_key(keys, num_keys)
@@ -48,6 +69,20 @@ def extremes(rng: np.random.Generator) -> list[Case]:
     return [case(np.full(6, 2), 3), case(rng.permutation(7), 7), case(rng.integers(0, 3, 20), 50)]
 
 
+def narrow(rng: np.random.Generator) -> list[Case]:
+    """Keys of few bits, and queues longer than these can count."""
+    few = rng.integers(0, 2, 600)
+    return [case(few.astype(t), 2) for t in (np.uint8, np.int32)]
+
+
+def many_tokens(rng: np.random.Generator) -> list[Case]:
+    return [case((rng.random(33_500) < 0.001).astype(np.int64), 2)]
+
+
+def a_million(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.integers(0, 64, 1_000_000, dtype=np.uint8), 64)]
+
+
 COMPILED = one_by_one(case(np.array([1, 0, 1]), 2))
 CHECKS = (
     Check("counts earlier entries of the same key", 4, typical, "one counter per key: read, then count up"),
@@ -60,6 +95,10 @@ CHECKS = (
         run=is_compiled,
         second_oracle=False,
     ),
+    Check("keys of any integer type", 1, narrow, "int64 counters, whatever the keys are"),
+    Check("many tokens", 1, many_tokens, "a place can be larger than 32,767"),
+    Check("no race", 1, typical, "an entry depends on those before it: the loop is not parallel", run=in_any_order),
+    Check("one pass through a million keys", 1, a_million, "look at each entry once, with counters", time_limit=15.0),
     *standard_checks(typical, floats=False),
     Check("no entries", 1, one_by_one(case(np.zeros(0, np.int64), 4)), "an empty array"),
     Check("known values", 1, one_by_one(case(np.array([2, 0, 2, 2, 0]), 3)), "0, 0, 1, 2, 1"),
@@ -120,7 +159,25 @@ def writes_over_the_keys(keys: Any, num_keys: int) -> Any:
     return keys
 
 
+def counts_in_eight_bits(keys: Any, num_keys: int) -> Any:
+    """Counters of uint8: the 256th in a queue is the first again. Count in int64."""
+    return not_compiled(keys, num_keys) % 256
+
+
+def counts_in_sixteen_bits(keys: Any, num_keys: int) -> Any:
+    """Counters of int16: after 32,767 come negative places. Count in int64."""
+    return not_compiled(keys, num_keys).astype(np.int16).astype(np.int64)
+
+
+def places_in_the_type_of_the_keys(keys: Any, num_keys: int) -> Any:
+    """np.empty_like(keys): the keys may be uint8, and the queue longer than 255."""
+    return not_compiled(keys, num_keys).astype(keys.dtype)
+
+
 MISTAKES = (
+    counts_in_eight_bits,
+    counts_in_sixteen_bits,
+    places_in_the_type_of_the_keys,
     not_compiled,
     counts_itself,
     counts_later_ones,

@@ -95,6 +95,13 @@ def smallest(rng: np.random.Generator) -> list[Case]:
     return [case(1, 1, 1, 1, 1, 1, 1, 1, 1), case(8, 10, 1, 2, 1, 4, 3, 4, 4)]
 
 
+def beyond_53_bits(rng: np.random.Generator) -> list[Case]:
+    """Sizes whose counts have more digits than a float, and some more than 64 bits."""
+    odd = [int(n) for n in rng.integers(10**5, 10**6, 8) * 2 + 1]
+    odd[2], odd[4] = 61, odd[3]
+    return [case(*odd, int(rng.integers(3, 9)), 3), case(*(n**2 if n > 61 else n for n in odd), 5)]
+
+
 MIXTRAL_8X7B = one_by_one(case(4096, 32000, 32, 32, 8, 128, 14336, 8, 2))
 MIXTRAL_8X22B = one_by_one(case(6144, 32768, 56, 48, 8, 128, 16384, 8, 2))
 CHECKS = (
@@ -102,6 +109,7 @@ CHECKS = (
     Check("grouped-query attention", 2, grouped, "queries and output have H h, keys and values K h"),
     Check("shared experts", 2, shared, "on top of the k, in every count"),
     Check("the smallest", 1, smallest, "with every size 1 there are 15 parameters; count them"),
+    Check("counts of any size", 1, beyond_53_bits, "Python's integers have no limit; a float has 53 bits"),
     Check("Mixtral 8x7B to the last parameter", 2, MIXTRAL_8X7B, "46,702,792,704 in total, 12,879,925,248 active"),
     Check("Mixtral 8x22B", 1, MIXTRAL_8X22B, "the same formula with other numbers"),
 )
@@ -143,4 +151,18 @@ norms cost flops: Counts FLOPs for the scales of the norms. Only matrix multipli
 shared among the k: Takes the shared experts out of the k. They come on top.
 - matrices(num_experts) + norms
 + matrices(num_experts) + norms; top_k -= shared_experts
+computes with floats: A float has 53 bits: the last digits of large counts are lost. Stay with integers.
+- attention = 2 * d_model
++ d_model = float(d_model); attention = 2 * d_model
+- return total, active, 2 * matrices(top_k)
++ return int(total), int(active), int(2 * matrices(top_k))
+counts in 64 bits: NumPy's integers wrap around without a word. Python's do not.
+- return total, active, 2 * matrices(top_k)
++ return tuple((n + 2**63) % 2**64 - 2**63 for n in (total, active, 2 * matrices(top_k)))
+one norm for each layer: A layer has two norms: before the attention and before the experts.
+- (2 * num_layers + 1)
++ (num_layers + 1)
+no shared experts in the flops: A shared expert works for every token.
+- return total, active, 2 * matrices(top_k)
++ flops = 2 * matrices(top_k) - 2 * num_layers * shared_experts * expert; return total, active, flops
 """)

@@ -71,6 +71,11 @@ def lonely(rng: np.random.Generator) -> list[Case]:
     ]
 
 
+def many_rows(rng: np.random.Generator) -> list[Case]:
+    token, expert = _assignments(rng, 900, 4, 2)
+    return [case(token, expert, rng.integers(0, 2, 900) * 2, np.array([0, 1, 1, 0]), 3)]
+
+
 BY_HAND = one_by_one(
     case(np.array([0, 0, 1, 1]), np.array([1, 0, 0, 1]), np.array([0, 1]), np.array([1, 0]), 2),
     case(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1, 0]), np.array([0, 1]), 2),
@@ -79,6 +84,7 @@ CHECKS = (
     Check("neighbours lie together", 4, even, "two devices per assignment: source and destination"),
     Check("experts and tokens lie anywhere", 4, scattered, "look devices up; do not compute them from the index"),
     Check("idle devices, one device, no rows", 2, lonely, "rows is [D, D] even where devices are idle"),
+    Check("many rows", 1, many_rows, "stable sorts; a pair may exchange more than 255 rows"),
     *standard_checks(scattered, floats=False),
     Check("a plan by hand", 1, BY_HAND, "write down source and destination of each assignment, then sort by hand"),
 )
@@ -121,4 +127,16 @@ sends in reverse within a pair: Between two devices the last comes first: a sort
 + len(token) - 1 - np.argsort((source * num_devices + destination)[::-1], kind="stable")
 - np.argsort(destination * num_devices + source, kind="stable")
 + len(token) - 1 - np.argsort((destination * num_devices + source)[::-1], kind="stable")
+unstable sort: The default of argsort may exchange rows of one pair of devices.
+- send = np.argsort(source * num_devices + destination, kind="stable")
++ send = np.argsort(source * num_devices + destination)
+only devices in use: Counts rows between devices that occur: idle ones need a row and a column of zeros.
+- return rows, send, receive
++ busy = rows.any(axis=1) | rows.any(axis=0); return rows[busy][:, busy], send, receive
+counts in eight bits: A pair of devices may exchange more than 255 rows.
+- return rows, send, receive
++ return rows.astype(np.uint8).astype(np.int64), send, receive
+inverse of send: Says where each assignment stands in the send buffers. Asked for is what stands there.
+- return rows, send, receive
++ return rows, np.argsort(send, kind="stable"), receive
 """)

@@ -62,7 +62,7 @@ class Checking:
             solution = load(self.setup)
         except BaseException as error:
             return {"load_error": outcomes.describe_error(error, self.setup["file"])}
-        done = [outcomes.run_case(run, solution, case, self.setup["file"]) for case in request["cases"]]
+        done = outcomes.run_cases(run, solution, request["cases"], self.setup["file"])
         return {"outcomes": [vars(outcome) for outcome in done]}
 
 
@@ -78,9 +78,9 @@ def load(setup: dict[str, Any]) -> Any:
     module = types.ModuleType("learner")
     module.__file__ = setup["file"]
     sys.modules["learner"] = module
-    lines = setup["source"].splitlines(keepends=True)
-    linecache.cache[setup["file"]] = (len(setup["source"]), None, lines, setup["file"])
-    exec(compile(setup["source"], setup["file"], "exec", dont_inherit=True), module.__dict__)
+    source = setup["source"].removeprefix("\ufeff")  # a byte-order mark, which Python skips in a file
+    linecache.cache[setup["file"]] = (len(source), None, source.splitlines(keepends=True), setup["file"])
+    exec(compile(source, setup["file"], "exec", dont_inherit=True), module.__dict__)
     try:
         return module.__dict__[setup["attribute"]]
     except KeyError:

@@ -1,6 +1,7 @@
 """Is an outcome right, and if not, what is the first thing to say about it?
 
-Order of suspicion: exception, returned None, shape, dtype, input mutated, NaN, values.
+Order of suspicion: exception, returned None, type, shape, dtype, input mutated, NaN, values, and last what shows only
+in further calls.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -12,10 +13,12 @@ from ..exercise import Case, Seeded
 from .outcome import Outcome
 from .wire import Foreign
 
-_RELATIVE = {4: 2e-4, 8: 1e-7}  # by the bytes of the dtype
+# By the bytes of the dtype. Sums in another order differ by some 1e-15; a detour through float32 by 1e-8.
+_RELATIVE = {4: 2e-5, 8: 1e-10}
+_ROUNDING = {4: 1e-6, 8: 1e-13}  # what may be left of terms of size 1 that cancel
 _NUMERIC = 1e-5  # finite differences of float64
 _SMALL_ARRAY = 16  # entries; shown whole
-_SMALL = 1e-2  # entries below this part of the largest are measured against it
+_SMALL = 1e-2  # entries below this part of the largest in their row are measured against it
 
 
 @dataclass
@@ -23,7 +26,7 @@ class Problem:
     """Why a check failed.
 
     Attributes:
-        kind: exception, none, type, shape, dtype, mutated, nan, values, process, load, tampered, not allowed.
+        kind: exception, none, type, shape, dtype, mutated, nan, values, state, process, load, tampered, not allowed.
         message: one line.
         where: which part of the result: "gradient of argument 0"; empty if there is only one.
         case: the call, in one line.
@@ -63,16 +66,7 @@ class Problem:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How strict a comparison is."""
-
-    same_dtype: bool = True
-    may_write: bool = False
-    gradient: bool = False
-
-
-def judge(yours: Outcome, expected: Outcome, rules: Rules, numeric: Any = None) -> Problem | None:
+def judge(yours: Outcome, expected: Outcome, numeric: Any = None, *, gradient: bool = False) -> Problem | None:
     """The first thing that is wrong, or None. ``numeric``: the gradients by finite differences."""
     if expected.error is not None:
         wanted = expected.error["type"]
@@ -83,30 +77,69 @@ def judge(yours: Outcome, expected: Outcome, rules: Rules, numeric: Any = None) 
     if yours.error is not None:
         e = yours.error
         return Problem("exception", f"{e['type']}: {e['message']}".rstrip(": "), line=e["line"], code=e["code"])
-    results, wanted_results = _parts(yours.value), _parts(expected.value)
-    if yours.value is None and expected.value is not None:
-        return Problem("none", "returned None: is a return statement missing?")
-    if len(results) != len(wanted_results):
-        return Problem("type", f"{len(results)} results, expected {len(wanted_results)}")
-    found = []
-    for i, (a, b) in enumerate(zip(results, wanted_results, strict=True)):
-        problem = _judge_part(a, b, rules, None if numeric is None else numeric[i])
-        if problem is not None:
-            many = len(results) > 1
-            problem.where = (f"gradient {i}" if rules.gradient else f"result {i}") if many else ""
-            found.append(problem)
-    if yours.mutated and not rules.may_write:
+    found = _judge_results(yours.value, expected.value, numeric, gradient)
+    if gradient and not found:
+        found = _judge_results(yours.forward, expected.forward)
+        for problem in found:
+            problem.where = f"forward {problem.where}".rstrip()
+    if yours.mutated:
         arguments = ", ".join(map(str, yours.mutated))
         found.append(Problem("mutated", f"argument {arguments} was changed in place; write to a copy"))
-    order = ["none", "type", "shape", "dtype", "mutated", "nan", "values"]
+    if yours.noticed:
+        found.append(Problem("state", str(yours.noticed[0])))
+    order = ["none", "type", "shape", "dtype", "mutated", "nan", "values", "state"]
     return min(found, key=lambda p: order.index(p.kind), default=None)
 
 
+def _judge_results(yours: Any, expected: Any, numeric: Any = None, gradient: bool = False) -> list[Problem]:
+    """What is wrong with each of the results."""
+    results, wanted = _parts(yours), _parts(expected)
+    if yours is None and expected is not None:
+        return [Problem("none", "returned None: is a return statement missing?")]
+    if isinstance(yours, list) and isinstance(expected, tuple):
+        return [Problem("type", f"a list of {len(yours)}, expected a tuple of {len(wanted)}")]
+    if len(results) != len(wanted) or isinstance(yours, tuple) != isinstance(expected, tuple):
+        return [Problem("type", f"{_counted(yours)}, expected {_counted(expected)}")]
+    found = []
+    for i, (a, b) in enumerate(zip(results, wanted, strict=True)):
+        problem = _judge_part(a, b, None if numeric is None else numeric[i], gradient)
+        if problem is not None:
+            many = len(results) > 1
+            problem.where = (f"gradient {i}" if gradient else f"result {i}") if many else ""
+            found.append(problem)
+    return found
+
+
 def same_outcome(a: Outcome, b: Outcome) -> bool:
-    """Whether two solutions did the same: equal values, dtypes and changes, or the same kind of exception."""
+    """Whether two solutions did the same: equal values of equal dtypes and the same changes, or the same exception."""
     if a.error is not None or b.error is not None:
-        return a.error is not None and b.error is not None and a.error["type"] == b.error["type"]
-    return a.mutated == b.mutated and _same(a.value, b.value)
+        return a.error is not None and b.error is not None and _text(a.error) == _text(b.error)
+    noticed = a.mutated == b.mutated and a.noticed == b.noticed
+    return noticed and _same(a.value, b.value) and _same(a.forward, b.forward)
+
+
+def evidence(yours: Outcome, expected: Outcome) -> int:
+    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong entry.
+
+    Exceptions tell nothing, since unrelated ones look alike.
+    """
+    if yours.error is not None or expected.error is not None:
+        return 0
+    total = 0
+    for value, wanted in ((yours.value, expected.value), (yours.forward, expected.forward)):
+        mine, theirs = _parts(value), _parts(wanted)
+        for i, a in enumerate(mine):
+            b = theirs[i] if i < len(theirs) else None
+            if isinstance(a, int | float) and not isinstance(a, bool):
+                total += 4 * (a != b)
+            if not isinstance(a, np.ndarray):
+                continue
+            comparable = isinstance(b, np.ndarray) and b.shape == a.shape and b.dtype == a.dtype
+            wrong = ~_right(a, b) if comparable else np.ones(a.shape, bool)
+            with np.errstate(invalid="ignore"):
+                fractions = wrong & np.isfinite(a) & (a % 1 != 0) if a.dtype.kind == "f" else np.zeros(a.shape, bool)
+            total += int(wrong.sum()) + 3 * int(fractions.sum())
+    return total
 
 
 def disagreement(library: Any, other: Any, tolerance: float = 1e-6) -> str:
@@ -145,37 +178,38 @@ def show(value: Any) -> str:
     return text if len(text) <= 200 else text[:200] + " …"
 
 
-def _judge_part(yours: Any, expected: Any, rules: Rules, numeric: Any) -> Problem | None:
-    if expected is None or isinstance(expected, str | bool):
-        if type(yours) is type(expected) and yours == expected:
-            return None
-        if isinstance(expected, bool) and isinstance(yours, np.ndarray) and yours.shape == () and yours == expected:
-            return None
-        return Problem(
-            "values" if yours is not None else "none", "wrong answer", yours=show(yours), expected=show(expected)
-        )
-    if yours is None:
-        return Problem("none", "is None: no gradient arrives here" if rules.gradient else "is None")
-    b = np.asarray(expected)
-    if isinstance(yours, list | tuple):
-        try:
-            yours = np.asarray(yours)
-        except ValueError:
-            yours = Foreign("a nested list of uneven lengths")
-    if isinstance(yours, Foreign | dict | str) or np.asarray(yours).dtype.kind not in "biuf":
-        kind = yours.type if isinstance(yours, Foreign) else type(yours).__name__
-        return Problem("type", "not an array of numbers", yours=kind, expected=f"{b.dtype} array of shape {b.shape}")
-    a = np.asarray(yours)
-    if a.shape != b.shape:
-        return Problem("shape", "wrong shape", yours=str(a.shape), expected=str(b.shape))
-    wrong_kind = (a.dtype.kind == "f") != (b.dtype.kind == "f") or (a.dtype.kind == "b") != (b.dtype.kind == "b")
-    typed = isinstance(yours, np.ndarray)  # a Python number has no dtype that one could get wrong
-    if (wrong_kind and typed) or (rules.same_dtype and typed and b.dtype.kind == "f" and a.dtype != b.dtype):
-        return Problem("dtype", "wrong dtype", yours=str(a.dtype), expected=str(b.dtype))
-    right = _near(a, b, _RELATIVE.get(b.dtype.itemsize, 1e-7)) if b.dtype.kind == "f" else a == b
-    if np.all(right):
+def _judge_part(yours: Any, expected: Any, numeric: Any, gradient: bool) -> Problem | None:
+    if yours is None and expected is not None:
+        return Problem("none", "is None: no gradient arrives here" if gradient else "is None")
+    if not isinstance(expected, np.ndarray):
+        return _judge_plain(yours, expected)
+    if not isinstance(yours, np.ndarray):
+        wanted = f"{expected.dtype} array of shape {expected.shape}"
+        return Problem("type", f"{_kind(yours)}, not an array of numbers", yours=_kind(yours), expected=wanted)
+    if yours.shape != expected.shape:
+        return Problem("shape", "wrong shape", yours=str(yours.shape), expected=str(expected.shape))
+    if not _fits(yours.dtype, expected.dtype):
+        return Problem("dtype", "wrong dtype", yours=str(yours.dtype), expected=str(expected.dtype))
+    right = _right(yours, expected)
+    return None if right.all() else _worst_entry(yours, expected, ~right, numeric)
+
+
+def _judge_plain(yours: Any, expected: Any) -> Problem | None:
+    """None, texts, and numbers of Python, which a scalar of NumPy of the same kind may stand for."""
+    if isinstance(yours, np.ndarray) and yours.shape == () and isinstance(expected, bool | int | float):
+        yours = yours.item()
+    if type(yours) is type(expected) and yours == expected:
         return None
-    return _worst_entry(a, b, ~np.asarray(right), numeric)
+    kind = "values" if type(yours) is type(expected) else "type"
+    message = "wrong answer" if kind == "values" else f"{_kind(yours)}, expected {_kind(expected)}"
+    return Problem(kind, message, yours=show(yours), expected=show(expected))
+
+
+def _fits(yours: Any, expected: Any) -> bool:
+    """The same dtype. Signed integers need 32 bits: narrower ones overflow, unsigned ones make floats of int64."""
+    if expected.kind == "i":
+        return bool(yours.kind == "i" and yours.itemsize >= 4)
+    return bool(yours == expected)
 
 
 def _worst_entry(a: Any, b: Any, wrong: Any, numeric: Any) -> Problem:
@@ -208,27 +242,60 @@ def agrees_with_numeric(analytic: Any, numeric: Any) -> bool:
     )
 
 
+def _right(a: Any, b: Any) -> Any:
+    """Entry by entry. Of fractions a row is the last axis, so that a small row beside a large one counts as much."""
+    if b.dtype.kind != "f":
+        return np.asarray(a == b)
+    sizes = np.abs(np.where(np.isfinite(b), b, 0)).astype(np.float64)
+    rounding, largest = _ROUNDING.get(b.dtype.itemsize, 1e-13), float(sizes.max(initial=0))
+    if largest > 2 * rounding:  # else it may all be rounding
+        rounding *= min(1.0, largest)
+    rows = sizes.max(axis=-1, keepdims=True, initial=0) if b.ndim else sizes
+    return _close(a, b, _RELATIVE.get(b.dtype.itemsize, 1e-10), rows, rounding)
+
+
 def _near(a: Any, b: Any, tolerance: float) -> Any:
-    """Entry by entry |a - b| ≤ tolerance · max(|b|, 0.01 max |b|); infinities and NaN must be the same."""
+    """Entry by entry, relative to the largest of all entries: for what is itself an approximation."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    finite = np.isfinite(b)
-    largest = float(np.abs(b[finite]).max(initial=0.0)) or 1.0
+    return _close(a, b, tolerance, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)) or 1.0, 0.0)
+
+
+def _close(a: Any, b: Any, tolerance: float, largest: Any, rounding: float) -> Any:
+    """|a - b| ≤ tolerance · max(|b|, 0.01 largest) + rounding; infinities and NaN must be the same."""
+    a, b, largest = (np.asarray(x, np.float64) for x in (a, b, largest))
     with np.errstate(invalid="ignore"):
-        close = np.abs(a - b) <= tolerance * np.maximum(np.abs(b), _SMALL * largest)
-    return np.where(finite, close, (a == b) | (np.isnan(a) & np.isnan(b)))
+        close = np.abs(a - b) <= tolerance * np.maximum(np.abs(b), _SMALL * largest) + rounding
+    return np.where(np.isfinite(b), close, (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, np.ndarray | np.generic) or isinstance(b, np.ndarray | np.generic):
-        if not isinstance(a, np.ndarray | np.generic | int | float) or not isinstance(
-            b, np.ndarray | np.generic | int | float
-        ):
-            return False
-        a, b = np.asarray(a), np.asarray(b)
-        return a.shape == b.shape and a.dtype.kind == b.dtype.kind and bool(_near(a, b, 1e-6).all())
-    return type(a) is type(b) and a == b
+    if isinstance(a, np.ndarray):
+        alike = a.shape == b.shape and a.dtype == b.dtype
+        return alike and (np.array_equal(a, b) or bool(_right(a, b).all()))
+    return bool(a == b)
+
+
+def _text(error: dict[str, Any]) -> tuple[str, str]:
+    return error["type"], error["message"]
+
+
+def _kind(value: Any) -> str:
+    """In words: "a list of 2", "a Python float", "an array"."""
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, Foreign):
+        return f"{'an' if value.type[:1] in 'aeiouAEIOU' else 'a'} {value.type}"
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} array of shape {value.shape}"
+    return "None" if value is None else f"a Python {type(value).__name__}"
+
+
+def _counted(value: Any) -> str:
+    return f"{len(value)} results in a tuple" if isinstance(value, tuple) else "one result without a tuple"
 
 
 def _parts(value: Any) -> list[Any]:

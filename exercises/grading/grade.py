@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,11 +16,12 @@ from ..exercise import Case, Check, Exercise, is_function_class, reference_to
 from ..library_use import own_answer_in
 from ..mistakes import EditError, Mistake
 from ..submission import SubmissionError, read_source
-from .compare import Problem, Rules, agrees_with_numeric, describe_case, disagreement, judge, same_outcome, show
-from .outcome import Outcome, run_case
+from .compare import Problem, agrees_with_numeric, describe_case, disagreement, evidence, judge, same_outcome, show
+from .outcome import Outcome, run_case, run_cases
 from .process import Child, Ended, Solution
 
 _SHORT_ROW = 16
+_TELLING = 4  # evidence that is enough to name a mistake by a single check
 _AGAIN = "run the check again; if it happens again, look for code outside the function"
 
 
@@ -94,7 +95,7 @@ class Result:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """The cases of one check and what is expected of them; never leaves this process."""
 
@@ -162,11 +163,11 @@ def _prepare_check(exercise: Exercise, check: Check, seed: int, position: int) -
     numeric: list[Any] = [None] * len(cases)
     if check.gradient:
         run = None
-        values = [run_case(drivers.forward, library, c) for c in cases]
+        values = run_cases(drivers.forward, library, cases)
         cases = [drivers.with_cotangents(c, v.value, rng) for c, v in zip(cases, values, strict=True)]
         if check.finite_differences:
             numeric = [drivers.numeric_gradient(specification, drivers.prepared(c)) for c in cases]
-    expected = [run_case(run, library, c) for c in cases]
+    expected = run_cases(run, library, cases)
     for c, outcome, slopes in zip(cases, expected, numeric, strict=True):
         where = f"exercise {exercise.label}, {check.name}, {describe_case(c, exercise.attribute)}, seed {seed}"
         if check.gradient:
@@ -194,14 +195,30 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) ->
     outcomes: dict[int, list[Outcome]] = {}
     for i, p in enumerate(prepared):
         answer, output = answers[i]
-        result = _judge_answer(exercise, p, answer, seed, solution.file)
+        result = _judge_answer(exercise, p, answer, seed)
         result.output = output
         results.append(result)
         if result.answered:
             outcomes[i] = [Outcome(**o) for o in answer["outcomes"]]
-    if not all(result.passed for result in results):
-        _recognise(exercise, prepared, results, outcomes)
+    _recognise(exercise, prepared, results, outcomes)
     return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
+
+
+def grade_here(exercise: Exercise, solution: Callable[[], Any], seed: int) -> Result:
+    """Grade trusted code in this process, without the checks of speed; ``solution`` makes it anew for each check."""
+    began = time.perf_counter()
+    prepared = [p for p in prepare(exercise, seed) if not p.check.time_limit]
+    checks = judge_here(exercise, prepared, [run_cases(p.run, solution(), p.cases) for p in prepared], seed)
+    return Result(exercise, checks, seed, time.perf_counter() - began)
+
+
+def judge_here(
+    exercise: Exercise, prepared: Sequence[Prepared], outcomes: Sequence[Sequence[Outcome]], seed: int
+) -> list[CheckResult]:
+    """What the outcomes of each check are worth, with the names of known mistakes."""
+    results = [_judged(exercise, p, {}, mine, seed) for p, mine in zip(prepared, outcomes, strict=True)]
+    _recognise(exercise, prepared, results, dict(enumerate(outcomes)))
+    return results
 
 
 def _run_batch(
@@ -219,7 +236,7 @@ def _run_batch(
             prepared = being_prepared.result()
             for i in batch[len(done) :]:
                 run = None if prepared[i].run is None else reference_to(prepared[i].run)
-                answers[i] = child.ask({"run": run, "cases": prepared[i].cases})
+                answers[i] = child.ask({"run": run, "cases": prepared[i].cases}, prepared[i].check.time_limit)
                 if isinstance(answers[i], Ended) or answers[i].get("tampered") or answers[i].get("not_allowed"):
                     break
         printed = child.output.decode(errors="replace")
@@ -234,25 +251,29 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int, file: str) -> CheckResult:
-    result = CheckResult(p.check.name, p.check.points, None)
+def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int) -> CheckResult:
     if isinstance(answer, Ended):
-        result.problem = Problem(
-            "process", answer.reason, next_step="look for an endless loop, os._exit or endless output"
-        )
-        return result
+        step = p.check.next_step if p.check.time_limit else "look for an endless loop, os._exit or endless output"
+        return CheckResult(p.check.name, p.check.points, Problem("process", answer.reason, next_step=step))
     try:
-        outcomes = [Outcome(**o) for o in answer.get("outcomes", [])]
-        problem = _first_problem(exercise, p, answer, outcomes, seed)
-        result.answered = len(outcomes) == len(p.cases)
-        result.warnings = list(dict.fromkeys(w for o in outcomes for w in o.warnings))[:3]
+        return _judged(exercise, p, answer, [Outcome(**o) for o in answer.get("outcomes", [])], seed)
     except (TypeError, KeyError, AttributeError, ValueError) as error:  # a forged answer
         problem = Problem("process", f"what came back is no answer: {error}", next_step=_AGAIN)
-    result.problem = problem
+        return CheckResult(p.check.name, p.check.points, problem)
+
+
+def _judged(
+    exercise: Exercise, p: Prepared, answer: dict[str, Any], outcomes: Sequence[Outcome], seed: int
+) -> CheckResult:
+    result = CheckResult(p.check.name, p.check.points, _first_problem(exercise, p, answer, outcomes, seed))
+    result.answered = len(outcomes) == len(p.cases)
+    result.warnings = list(dict.fromkeys(w for o in outcomes for w in o.warnings))[:3]
     return result
 
 
-def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[Outcome], seed: int) -> Problem | None:
+def _first_problem(
+    exercise: Exercise, p: Prepared, answer: Any, outcomes: Sequence[Outcome], seed: int
+) -> Problem | None:
     if "load_error" in answer:
         e = answer["load_error"]
         text = f"the file does not run: {e['type']}: {e['message']}"
@@ -264,23 +285,17 @@ def _first_problem(exercise: Exercise, p: Prepared, answer: Any, outcomes: list[
         return Problem("tampered", f"the code replaced {names}", next_step="leave other modules as they are")
     if len(outcomes) != len(p.cases):
         return Problem("process", f"{len(outcomes)} answers for {len(p.cases)} calls", next_step=_AGAIN)
-    rules = rules_of(p.check)
     for case, yours, expected, numeric in zip(p.cases, outcomes, p.expected, p.numeric, strict=True):
-        problem = judge(yours, expected, rules, numeric)
+        problem = judge(yours, expected, numeric, gradient=p.check.gradient)
         if problem is not None:
             places = drivers.differentiable(case)
-            if p.check.gradient and problem.where:
+            if problem.where.startswith("gradient"):
                 problem.where = f"gradient of argument {places[int(problem.where.rpartition(' ')[2])]}"
             problem.case, problem.seed = describe_case(case, exercise.attribute), seed
             problem.next_step = p.check.next_step
             problem.arrays |= _input_row(case, problem)
             return problem
     return None
-
-
-def rules_of(check: Check) -> Rules:
-    """How strict its comparisons are."""
-    return Rules(check.same_dtype, check.may_write, check.gradient)
 
 
 def _input_row(case: Case, problem: Problem) -> dict[str, str]:
@@ -293,28 +308,49 @@ def _input_row(case: Case, problem: Problem) -> dict[str, str]:
 
 
 def _recognise(
-    exercise: Exercise, prepared: Sequence[Prepared], results: list[CheckResult], outcomes: dict[int, list[Outcome]]
+    exercise: Exercise,
+    prepared: Sequence[Prepared],
+    results: list[CheckResult],
+    outcomes: Mapping[int, Sequence[Outcome]],
 ) -> None:
-    """Name the known mistake that gives the same results in a failed check.
+    """Name the known mistake of which a failed check shows the same results.
 
-    Of several, the one that agrees in most checks, passed ones too.
+    The mistake must fail that check itself, in the same way in every case. Where the wrong results tell too little,
+    as one boolean or an exception does, the mistake must agree in all other checks too. Of several, the one that agrees
+    in most checks is named; if two do, none is.
     """
-    matches = {m: {i for i, mine in outcomes.items() if _matches(m, prepared[i], mine)} for m in exercise.mistakes}
-    for i in outcomes:
-        problem = results[i].problem
-        best = max((m for m in matches if i in matches[m]), key=lambda m: len(matches[m]), default=None)
-        if problem is not None and best is not None:
+    if all(result.passed for result in results):
+        return
+    known = [i for i in outcomes if not prepared[i].check.time_limit]
+    agrees = {
+        m: {i for i in known if _same(tuple(outcomes[i]), outcomes_of(m, prepared[i]))} for m in exercise.mistakes
+    }
+    for i in known:
+        problem, fitting = results[i].problem, [m for m in agrees if i in agrees[m]]
+        if problem is None or not fitting:
+            continue
+        told = sum(evidence(o, e) for o, e in zip(outcomes[i], prepared[i].expected, strict=True))
+        fitting = [m for m in fitting if told >= _TELLING or len(agrees[m]) == len(known)]
+        if not fitting:
+            continue
+        most = max(len(agrees[m]) for m in fitting)
+        best, *others = [m for m in fitting if len(agrees[m]) == most]
+        if not others:
             problem.recognised, problem.explanation, problem.mistake = best.name, best.why, best.code
 
 
-def _matches(mistake: Mistake, p: Prepared, outcomes: list[Outcome]) -> bool:
-    if all(o.error is not None and o.error["type"] == "NotImplementedError" for o in outcomes):
-        return False
+@lru_cache(maxsize=2048)
+def outcomes_of(mistake: Mistake, p: Prepared) -> tuple[Outcome, ...]:
+    """What a known mistake gives in a check; nothing if its edit does not fit, which ``verify`` reports."""
     try:
-        wrong = mistake.solution
-    except EditError:  # verify reports it; a learner's grade must not depend on it
-        return False
-    return all(same_outcome(run_case(p.run, wrong, case), o) for case, o in zip(p.cases, outcomes, strict=True))
+        return tuple(run_cases(p.run, mistake.solution, p.cases))
+    except EditError:
+        return ()
+
+
+@lru_cache(maxsize=2**14)
+def _same(mine: tuple[Outcome, ...], theirs: tuple[Outcome, ...]) -> bool:
+    return len(mine) == len(theirs) and all(map(same_outcome, mine, theirs))
 
 
 def _is_double(case: Case) -> bool:

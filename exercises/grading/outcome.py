@@ -1,7 +1,13 @@
-"""What one run of a solution on one case gave. The same code runs in the child and, for trusted code, in the parent."""
+"""What runs of a solution on the cases of a check gave. The same code runs in the child and, for trusted code, here.
+
+Every case runs twice, the second time in reverse order, and all forwards of a gradient check come before the first
+backward: what is kept on the class, in a global or in a buffer shows as a difference.
+"""
 
 import traceback
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,47 +15,142 @@ import numpy as np
 
 from .. import drivers
 from ..exercise import Case
+from .wire import LARGEST, Foreign
 
 _SHOWN = 3  # different warnings of one case
+_UPSTREAM = "backward wrote into the gradient it was given; write to a copy"
+_SAVED = "backward gives something else when it runs again: it changes what forward saved"
+_KEPT = "the same call gives something else the second time: something is kept between calls"
+_REUSED = "a later call writes into what was returned: return a new array in each call"
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcome:
     """A value, or an exception, and what was noticed on the way.
 
     Attributes:
-        value: what came back.
+        value: what came back; of a gradient check the gradients.
+        forward: the outputs of forward in a gradient check.
         error: ``{"type", "message", "line", "code"}`` of an exception; line and code are those of the learner's file.
-        mutated: positions of arguments that were written to.
+        mutated: positions, or names, of arguments that were written to.
+        noticed: what is wrong although the value may be right, in words.
         warnings: texts; shown, never scored.
     """
 
     value: Any = None
+    forward: Any = None
     error: dict[str, Any] | None = None
-    mutated: list[int] = field(default_factory=list)
+    mutated: list[Any] = field(default_factory=list)
+    noticed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def run_case(run: Any, solution: Any, case: Case, learner_file: str = "") -> Outcome:
-    """Run a solution on a fresh copy of a case; ``run`` None means its gradient. Exceptions are part of the outcome."""
-    mine, untouched = drivers.prepared(case), drivers.prepared(case)
-    outcome = Outcome()
-    with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn", under="ignore"):
-        warnings.simplefilter("always")
-        try:
-            if run is None:
-                outcome.value = drivers.gradient(solution, mine)
+def run_cases(run: Any, solution: Any, cases: Sequence[Case], learner_file: str = "") -> list[Outcome]:
+    """Run a solution on fresh copies of the cases; ``run`` None means gradients. Exceptions are part of an outcome."""
+    first = [_Run(run, solution, case, learner_file) for case in cases]
+    for one in first:
+        one.begin()
+    for one in reversed(first):
+        one.finish()
+    for one, case in zip(reversed(first), reversed(cases), strict=True):
+        again = _Run(run, solution, case, learner_file)
+        again.begin()
+        again.finish()
+        one.compare(again)
+    for one in first:
+        one.look_again()
+    return [one.outcome for one in first]
+
+
+def run_case(run: Any, solution: Any, case: Case) -> Outcome:
+    """Run trusted code on one case."""
+    return run_cases(run, solution, [case])[0]
+
+
+class _Run:
+    """One run of a case: :meth:`begin` calls the solution, :meth:`finish` its backward, if gradients are wanted."""
+
+    def __init__(self, run: Any, solution: Any, case: Case, learner_file: str):
+        self.run, self.solution, self.learner_file = run, solution, learner_file
+        self.mine, self.untouched = drivers.prepared(case), drivers.prepared(case)
+        self.outcome = Outcome()
+        self.returned: list[tuple[Any, Any]] = []  # what came back, and a copy of how it was then
+
+    def begin(self) -> None:
+        with self._watched():
+            if self.run is None:
+                self.graph = drivers.Graph(self.solution, self.mine)
+                self.outcome.forward = self._keep(self.graph.values)
             else:
-                outcome.value = run(solution, *mine.args, **mine.settings)
-        except BaseException as error:  # sys.exit too
-            outcome.error = describe_error(error, learner_file)
-    outcome.warnings = list(dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught))[:_SHOWN]
-    outcome.mutated = [
-        i
-        for i, (now, before) in enumerate(zip(mine.args, untouched.args, strict=True))
-        if isinstance(now, np.ndarray) and not np.array_equal(now, before, equal_nan=now.dtype.kind == "f")
-    ]
-    return outcome
+                self.outcome.value = self._keep(self.run(self.solution, *self.mine.args, **self.mine.settings))
+
+    def finish(self) -> None:
+        if self.run is None and self.outcome.error is None:
+            with self._watched():
+                self.outcome.value = self._keep(self.graph.gradients())
+                if not _alike(self.mine.cotangents, self.untouched.cotangents):
+                    self._notice(_UPSTREAM)
+                elif not _alike(plain(self.graph.gradients()), self.outcome.value):
+                    self._notice(_SAVED)
+        before = _arguments(self.untouched)
+        self.outcome.mutated = [key for key, value in _arguments(self.mine).items() if not _alike(value, before[key])]
+
+    def compare(self, again: "_Run") -> None:
+        mine, other = self.outcome, again.outcome
+        if mine.error or other.error:
+            same = bool(mine.error and other.error) and mine.error["type"] == other.error["type"]  # type: ignore[index]
+        else:
+            same = _alike((mine.value, mine.forward), (other.value, other.forward))
+        if not same:
+            self._notice(_KEPT)
+        pairs = zip(*(_writable([value for value, _ in run.returned]) for run in (self, again)), strict=False)
+        if any(np.may_share_memory(a, b) for a, b in pairs):
+            self._notice(_REUSED)
+
+    def look_again(self) -> None:
+        if not all(_alike(plain(value), then) for value, then in self.returned):
+            self._notice(_REUSED)
+
+    def _notice(self, what: str) -> None:
+        if what not in self.outcome.noticed:
+            self.outcome.noticed.append(what)
+
+    def _keep(self, value: Any) -> Any:
+        self.returned.append((value, plain(value)))
+        return self.returned[-1][1]
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn", under="ignore"):
+            warnings.simplefilter("always")
+            try:
+                yield
+            except BaseException as error:  # sys.exit too
+                self.outcome.error = describe_error(error, self.learner_file)
+        texts = self.outcome.warnings + [f"{w.category.__name__}: {w.message}" for w in caught]
+        self.outcome.warnings = list(dict.fromkeys(texts))[:_SHOWN]
+
+
+def plain(value: Any) -> Any:
+    """A copy of what can be judged: plain arrays, numbers, texts and containers; anything else by its type's name.
+
+    A scalar of NumPy becomes an array without axes, which it replaces everywhere. Subclasses of arrays do not travel.
+    """
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if type(value) is np.ndarray:
+        if value.nbytes > LARGEST:
+            return Foreign(f"array of {value.nbytes:,} bytes")
+        return value.copy() if value.dtype.kind in "biuf" else Foreign(f"array of dtype {value.dtype}")
+    if isinstance(value, tuple):
+        return tuple(plain(v) for v in value)
+    if type(value) is list:
+        return [plain(v) for v in value]
+    if type(value) is dict and all(type(k) is str for k in value):
+        return {k: plain(v) for k, v in value.items()}
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Foreign):
+        return value
+    return Foreign(type(value).__name__)
 
 
 def describe_error(error: BaseException, learner_file: str) -> dict[str, Any]:
@@ -70,3 +171,35 @@ def _words_of(error: BaseException) -> str:
         return str(error)
     except BaseException as another:
         return f"(its text cannot be had: {type(another).__name__[:100]})"
+
+
+def _arguments(case: Case) -> dict[int | str, Any]:
+    """By position or name."""
+    return dict(enumerate(case.args)) | dict(case.settings)
+
+
+def _writable(value: Any) -> Iterator[Any]:
+    """The arrays in what came back, without read-only ones."""
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        yield value
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from _writable(v)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """The same but for a few roundings: BLAS may add up in another order where an array lies differently in memory."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_alike(v, b[k]) for k, v in a.items())
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return type(a) is type(b) and (not isinstance(a, int | float | str | Foreign) or a == b or a != a)
+    if a.shape != b.shape or a.dtype != b.dtype or np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+        return a.shape == b.shape and a.dtype == b.dtype
+    if a.dtype.kind != "f":
+        return False
+    few = 64 * float(np.finfo(a.dtype).eps)
+    with np.errstate(all="ignore"):
+        size = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+        return bool(np.allclose(a, b, rtol=few, atol=few * size, equal_nan=True))

@@ -107,6 +107,8 @@ def _pack(value: Any, arrays: list[Any]) -> Any:
         return {"dict": {k: _pack(v, arrays) for k, v in value.items()}}
     if isinstance(value, Seeded):
         return {"seed": value.seed}
+    if isinstance(value, Foreign):
+        return {"foreign": value.type}
     if isinstance(value, Case):
         parts = (value.args, dict(value.settings), value.layout, value.constants, value.cotangents)
         return {"case": _pack(parts, arrays)}

@@ -20,7 +20,7 @@ def position_by_key(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
         num_keys: how many queues there are.
 
     Returns:
-        int64 of the shape of ``keys``.
+        int64, or int32, of the shape of ``keys``.
     """
     seen = np.zeros(num_keys, np.int64)
     position = np.empty(len(keys), np.int64)

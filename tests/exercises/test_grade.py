@@ -2,12 +2,20 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from exercises.catalog import find
+from exercises.grading.compare import judge
 from exercises.grading.grade import grade_source
+from exercises.grading.outcome import Outcome, plain
 
-HEAD = "import numpy as np\n\ndef top_k(scores, k):\n    right = np.argsort(-scores, axis=1, kind='stable')[:, :k]\n"
+HEAD = """import numpy as np
+
+cache = {}
+def top_k(scores, k):
+    right = np.argsort(-scores, axis=1, kind='stable')[:, :k]
+"""
 RIGHT = HEAD + "    return right\n"
 
 
@@ -33,6 +41,17 @@ def test_a_right_solution_passes():
         ("return right + 1", "values", "entries are wrong"),
         ("return 'abc'", "type", "not an array"),
         ("return right, right", "type", "2 results"),
+        ("return right.tolist()", "type", "a list of 5, not an array"),
+        ("return right.view(np.matrix)", "type", "a matrix, not an array"),
+        ("return np.ma.masked_array(right)", "type", "a MaskedArray, not an array"),
+        ("return right.astype(np.int8)", "dtype", "wrong dtype"),
+        ("return right.astype(np.uint64)", "dtype", "wrong dtype"),
+        (
+            "cache.setdefault(right.shape, right)[...] = right; return cache[right.shape]",
+            "state",
+            "a later call writes",
+        ),
+        ("cache[len(cache)] = 0; return right[:, ::-1] if len(cache) > 5 else right", "state", "the second time"),
     ],
 )
 def test_the_order_of_suspicion(line, kind, message):
@@ -43,7 +62,7 @@ def test_the_order_of_suspicion(line, kind, message):
 
 def test_an_exception_names_the_learners_own_line():
     problem = first_problem(HEAD + "    return np.zeros((2, 3)) @ np.zeros((2, 3))\n")
-    assert problem.line == 5
+    assert problem.line == 6
     assert problem.code == "return np.zeros((2, 3)) @ np.zeros((2, 3))"
 
 
@@ -121,6 +140,76 @@ def test_a_known_mistake_is_named_and_explained():
 )
 def test_what_can_be_wrong_with_a_function(settings, kind):
     assert kind in {c.problem.kind for c in softmax(**settings).checks if c.problem}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backward": "np.multiply(grad, 0, out=grad) + " + GRADIENT}, "wrote into the gradient it was given"),
+        ({"backward": "np.multiply(y, 0, out=y) + " + GRADIENT}, "changed in place between forward and backward"),
+        ({"backward": f"[{GRADIENT}]"}, "backward returned a list of 1"),
+        ({"forward": "y.astype(np.float32).astype(x.dtype)"}, "entries are wrong"),
+    ],
+)
+def test_what_shows_only_beside_the_value(settings, message):
+    result = softmax(**settings)
+    assert any(c.problem and message in c.problem.message for c in result.checks)
+
+
+KEPT = SOFTMAX.replace("self.save(y)", "Softmax.kept = y").replace("(y,) = self.saved", "y = Softmax.kept")
+BUFFER = SOFTMAX.replace("return {backward}", "d = buffers.setdefault(y.shape, y * 0); d[...] = {backward}; return d")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(KEPT, ""), ("buffers = {{}}\n" + BUFFER, "a later call writes into what was returned")],
+)
+def test_state_outside_the_instance_is_found(source, message):
+    result = grade_source(find(5), source.format(forward="y", backward=GRADIENT), "mine.py")
+    problems = {c.name: c.problem for c in result.checks if c.problem}
+    assert set(problems) >= {"gradient", "gradient in float32"}
+    assert "forward" not in problems
+    assert message in problems["gradient"].message
+
+
+def test_a_list_of_right_gradients_is_called_a_list():
+    source = """
+from moe_numpy.autodiff import Function
+
+class Multiply(Function):
+    def forward(self, a, b):
+        self.save(a, b)
+        return a * b
+
+    def backward(self, grad):
+        a, b = self.saved
+        return [grad * b, grad * a]
+"""
+    problem = next(c.problem for c in grade_source(find(2), source, "mine.py").checks if c.problem)
+    assert problem.message.startswith("TypeError: backward returned a list of 2; return an array, or a tuple of arrays")
+
+
+@pytest.mark.parametrize("returned", ["float(2 * a)", "2 * a", "(2 * a,)"])
+def test_numbers_of_python_are_no_arrays(returned):
+    rules = {"float(2 * a)": "a Python float, not an array", "2 * a": None, "(2 * a,)": "1 results in a tuple"}
+    problem = judge(Outcome(value=plain(eval(returned, {"a": np.float64(1)}))), Outcome(value=np.asarray(2.0)))
+    assert (problem and problem.message.partition(" of")[0].partition(", expected")[0]) == rules[returned]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "right"),
+    [
+        (np.float64, 1e-8, False),
+        (np.float64, 1e-12, True),
+        (np.float32, 1e-4, False),
+        (np.float32, 1e-6, True),
+    ],
+)
+def test_a_small_row_beside_a_large_one_counts_as_much(dtype, error, right):
+    rows = np.array([[1e9, 2e9], [1.0, 2.0], [0.0, 0.0]], dtype)
+    yours = rows.copy()
+    yours[1] *= 1 + error
+    assert (judge(Outcome(value=yours), Outcome(value=rows)) is None) == right
 
 
 def test_warnings_are_shown_and_not_scored():

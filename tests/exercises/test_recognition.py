@@ -1,0 +1,32 @@
+"""A known mistake is named only where the learner's results are those of the mistake, and they tell enough."""
+
+import pytest
+
+from exercises import verify
+from exercises.catalog import find
+from exercises.grading.grade import grade_source
+
+
+@pytest.mark.parametrize("number", [5, 9, 18, 22, 28])
+def test_a_slip_on_top_of_a_mistake_gets_no_false_name(number):
+    """``verify`` asks this of every exercise."""
+    assert list(verify._false_names(find(number))) == []
+
+
+def test_one_boolean_is_not_enough():
+    """What refuses everything agrees with many mistakes about single functions; only all verdicts together tell."""
+    never = "def gradient_is_right(f, gradient, x, rng):\n    return False\n"
+    result = grade_source(find(9), never, "mine.py")
+    assert not result.passed
+    assert {c.problem.recognised for c in result.checks if c.problem} == {""}
+
+
+@pytest.mark.parametrize(
+    "kind", ["ValueError", "IndexError", "TypeError", "RuntimeError", "AttributeError", "KeyError"]
+)
+def test_an_unrelated_exception_gets_no_name(kind):
+    result = grade_source(find(3), f"class Affine:\n    pass\n\nraise {kind}('another')\n", "mine.py")
+    assert {c.problem.recognised for c in result.checks if c.problem} == {""}
+    source = f"def top_k(scores, k):\n    raise {kind}('another')\n"
+    result = grade_source(find(11), source, "mine.py")
+    assert {c.problem.recognised for c in result.checks if c.problem} == {""}
