@@ -11,14 +11,24 @@ import numpy as np
 from .evidence import Evidence
 from .factors import constant_factor, elementwise_factor, factor_along_axis, imprecise, sign
 from .misplaced import permuted, swapped, transposed
-from .missing import no_gradient, not_finite, out_of_sight, output_ignores_it, upstream_ignored, zero
+from .missing import no_gradient, not_finite, output_ignores_it, upstream_ignored, zero
 from .sums import missing_term, one_contribution
 
 __all__ = ["Evidence", "diagnose"]
 
+_ONLY_FOR = (
+    "",
+    "right for a dense upstream gradient, wrong for one with rows of zeros: ",
+    "seen only with an upstream gradient that evens out outputs of different size: ",
+)
+
 
 def diagnose(evidence: Evidence) -> str:
     """One sentence on what the wrong gradient looks like."""
+    return _ONLY_FOR[evidence.cotangent] + _pattern(evidence)
+
+
+def _pattern(evidence: Evidence) -> str:
     for detector in _DETECTORS:
         sentence = detector(evidence)
         if sentence is not None:
@@ -42,7 +52,6 @@ def only_some(e: Evidence) -> str | None:
 _DETECTORS: tuple[Callable[[Evidence], str | None], ...] = (
     not_finite,
     no_gradient,
-    out_of_sight,
     zero,
     output_ignores_it,
     swapped,

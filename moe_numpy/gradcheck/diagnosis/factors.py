@@ -38,7 +38,8 @@ def constant_factor(e: Evidence) -> str | None:
     direction = "large" if abs(c) > 1 else "small"
     flipped = "the sign is flipped and the gradient is" if c < 0 else "the gradient is"
     size = max(abs(c), 1 / abs(c))
-    return f"{flipped} too {direction} by a factor {size:.6g}{named or ' (a temperature or scale?)'}"
+    digits = max(6, int(np.ceil(-np.log10(size - 1))) + 2) if size > 1 else 6  # never "a factor 1"
+    return f"{flipped} too {direction} by a factor {size:.{digits}g}{named or ' (a temperature or scale?)'}"
 
 
 def factor_along_axis(e: Evidence) -> str | None:

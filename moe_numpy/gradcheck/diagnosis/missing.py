@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from . import evidence
 from .evidence import Evidence
 
 
@@ -21,13 +20,6 @@ def no_gradient(e: Evidence) -> str | None:
     if e.gradients[e.which] is not None:
         return None
     return "no gradient reaches this input: its branch is detached, or a backward returned None for it"
-
-
-def out_of_sight(e: Evidence) -> str | None:
-    """None of the entries looked at is wrong."""
-    if e.wrong.any():
-        return None
-    return f"the wrong entries lie beyond the first {evidence.LARGEST}, which are right"
 
 
 def zero(e: Evidence) -> str | None:

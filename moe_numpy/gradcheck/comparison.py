@@ -1,0 +1,113 @@
+"""Analytic against numeric gradients of one input at one point: which entries are wrong, which cannot be told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .point import Point
+from .slopes import Slopes, refine, slopes
+
+SMALL = 1e-3  # rounding inside backward is allowed up to this fraction of the tolerance of the largest entry
+_ROUNDED = 64  # multiples of the measured rounding of backward
+_CONFIRMED = 64  # wrong entries that are measured twice before one step is trusted for the others
+_ZERO = 1e-6  # an error below this fraction of y / x is small enough to call a slope zero
+
+
+@dataclass
+class Gradients:
+    """The analytic gradients at a point, [cotangent][input], and the size of the rounding errors in each entry."""
+
+    given: list[list[Any]]
+    rounding: list[Any]
+
+    def of(self, which: int, entries: Any) -> Any:
+        """Those of some entries of an input, [cotangents, entries]; zeros where none arrived."""
+        return np.array(
+            [np.zeros(len(entries)) if g[which] is None else g[which].ravel()[entries] for g in self.given]
+        )
+
+    def weighted_by(self, k: int) -> "Gradients":
+        """Those for cotangent k alone."""
+        return Gradients([self.given[k]], self.rounding)
+
+    def largest(self, which: int) -> float:
+        """The largest finite entry for an input."""
+        found = [np.abs(g[which][np.isfinite(g[which])]).max(initial=0.0) for g in self.given if g[which] is not None]
+        return max(found, default=0.0)
+
+
+def analytic_gradients(point: Point) -> Gradients:
+    """Run backward for every cotangent, and twice for combinations: exact arithmetic would be linear."""
+    given = [point.gradients(cotangents=c) for c in point.every_cotangent]
+    rounding = [np.zeros_like(x) for x in point.inputs]
+    for factor in (1.0, -1 / 3):
+        mixed = [a + factor * b for a, b in zip(*point.every_cotangent[:2], strict=True)]
+        for which, (g, first, second) in enumerate(zip(point.gradients(cotangents=mixed), *given[:2], strict=True)):
+            if g is not None and first is not None and second is not None:
+                with np.errstate(invalid="ignore"):
+                    off = np.abs(g - first - factor * second)
+                rounding[which] = np.fmax(rounding[which], off)
+    return Gradients(given, rounding)
+
+
+@dataclass
+class Comparison:
+    """Some entries of an input, compared: arrays of one element per entry.
+
+    ``error`` is that of :func:`gradcheck` for the cotangent where it is largest, which is ``worst``;
+    ``zero`` is a mask of slopes that are zero within a small error, [cotangents, entries];
+    ``told`` is a mask of the entries that were compared, ``slack`` how far they may be off for each cotangent.
+    """
+
+    entries: Any
+    analytic: Any
+    slopes: Slopes
+    slack: Any
+    error: Any
+    wrong: Any
+    zero: Any
+    told: Any
+
+    @property
+    def cotangent(self) -> int:
+        """The first cotangent for which an entry is wrong."""
+        return int(self.wrong.any(axis=1).argmax())
+
+
+def compare(point: Point, gradients: Gradients, which: int, entries: Any, eps: float, tolerance: float) -> Comparison:
+    """Compare some entries; those that one step does not settle are measured with a ladder of steps."""
+    analytic = gradients.of(which, entries)
+    rounding = np.minimum(_ROUNDED * gradients.rounding[which], SMALL * tolerance * gradients.largest(which))
+    rounding = rounding.ravel()[entries] + np.finfo(np.float64).smallest_subnormal
+    found = slopes(point, which, entries, eps)
+    result = _judge(entries, analytic, rounding, found, tolerance)
+    unclear = ~found.decided & ~found.clear & ~_both_zero(analytic, found)
+    refine(point, which, entries, eps, found, np.flatnonzero(unclear))
+    wrong = np.flatnonzero(result.wrong.any(axis=0) & ~unclear & np.isfinite(analytic).all(axis=0))
+    for some in (wrong[:_CONFIRMED], wrong[_CONFIRMED:]):
+        refine(point, which, entries, eps, found, some)
+        result = _judge(entries, analytic, rounding, found, tolerance)
+        if result.wrong.any(axis=0)[some].all():
+            break  # one step was enough for them, so it is for the others
+    return result
+
+
+def _judge(entries: Any, analytic: Any, rounding: Any, found: Slopes, tolerance: float) -> Comparison:
+    a, n = np.abs(analytic), np.abs(found.value)
+    slack = tolerance * np.maximum(a, n) + found.error + rounding
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(analytic - found.value)
+        wrong = ~(difference <= slack) & np.isfinite(found.error)
+        error = difference / np.maximum(np.maximum(a, n), (found.error + rounding) / tolerance)
+    finite = np.isfinite(analytic)
+    wrong |= ~finite
+    error = np.where(finite, np.where(np.isfinite(error), error, 0.0), np.inf)
+    zero = (n <= found.error) & (found.error <= _ZERO * found.scale)
+    told = (found.visible | zero & (a <= rounding)).all(axis=0) | _both_zero(analytic, found) | wrong.any(axis=0)
+    return Comparison(entries, analytic, found, slack, error, wrong, zero, told)
+
+
+def _both_zero(analytic: Any, found: Slopes) -> Any:
+    """Nothing moves, and backward says the same."""
+    return ((analytic == 0) & (found.value == 0) & (found.error == 0)).all(axis=0)
