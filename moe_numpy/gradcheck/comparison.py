@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from .point import Point
-from .slopes import Slopes, refine, slopes
+from .slopes import VISIBLE, Slopes, refine, slopes
+from .stencil import EPSILON
 
 SMALL = 1e-3  # rounding inside backward is allowed up to this fraction of the tolerance of the largest entry
 _ROUNDED = 64  # multiples of the measured rounding of backward
@@ -31,10 +32,10 @@ class Gradients:
         """Those for cotangent k alone."""
         return Gradients([self.given[k]], self.rounding)
 
-    def largest(self, which: int) -> float:
-        """The largest finite entry for an input."""
-        found = [np.abs(g[which][np.isfinite(g[which])]).max(initial=0.0) for g in self.given if g[which] is not None]
-        return max(found, default=0.0)
+    def largest(self, which: int) -> Any:
+        """The largest finite entry of an input, [cotangents]."""
+        given = [np.zeros(1) if g[which] is None else g[which] for g in self.given]
+        return np.array([np.abs(g[np.isfinite(g)]).max(initial=0.0) for g in given])
 
 
 def analytic_gradients(point: Point) -> Gradients:
@@ -47,7 +48,7 @@ def analytic_gradients(point: Point) -> Gradients:
             if g is not None and first is not None and second is not None:
                 with np.errstate(invalid="ignore"):
                     off = np.abs(g - first - factor * second)
-                rounding[which] = np.fmax(rounding[which], off)
+                rounding[which] = np.fmax(rounding[which], np.where(np.isfinite(off), off, 0.0))
     return Gradients(given, rounding)
 
 
@@ -56,7 +57,7 @@ class Comparison:
     """Some entries of an input, compared: arrays of one element per entry.
 
     ``error`` is that of :func:`gradcheck` for the cotangent where it is largest, which is ``worst``;
-    ``zero`` is a mask of slopes that are zero within a small error, [cotangents, entries];
+    ``known`` is a mask of slopes good enough to compare patterns with, [cotangents, entries];
     ``told`` is a mask of the entries that were compared, ``slack`` how far they may be off for each cotangent.
     """
 
@@ -66,7 +67,7 @@ class Comparison:
     slack: Any
     error: Any
     wrong: Any
-    zero: Any
+    known: Any
     told: Any
 
     @property
@@ -78,9 +79,8 @@ class Comparison:
 def compare(point: Point, gradients: Gradients, which: int, entries: Any, eps: float, tolerance: float) -> Comparison:
     """Compare some entries; those that one step does not settle are measured with a ladder of steps."""
     analytic = gradients.of(which, entries)
-    rounding = np.minimum(_ROUNDED * gradients.rounding[which], SMALL * tolerance * gradients.largest(which))
-    rounding = rounding.ravel()[entries] + np.finfo(np.float64).smallest_subnormal
     found = slopes(point, which, entries, eps)
+    rounding = _rounding(gradients, which, entries, found, tolerance)
     result = _judge(entries, analytic, rounding, found, tolerance)
     unclear = ~found.decided & ~found.clear & ~_both_zero(analytic, found)
     refine(point, which, entries, eps, found, np.flatnonzero(unclear))
@@ -93,6 +93,15 @@ def compare(point: Point, gradients: Gradients, which: int, entries: Any, eps: f
     return result
 
 
+def _rounding(gradients: Gradients, which: int, entries: Any, found: Slopes, tolerance: float) -> Any:
+    """What backward may lose in float64, [cotangents, entries]: as measured, within limits."""
+    measured = gradients.rounding[which]
+    measured = np.maximum(measured.ravel()[entries], 0.1 * measured.max(initial=0.0))
+    largest = gradients.largest(which)[:, None]
+    allowed = np.minimum(_ROUNDED * measured, SMALL * tolerance * np.maximum(largest, found.scale))
+    return allowed + EPSILON * largest + np.finfo(np.float64).smallest_subnormal
+
+
 def _judge(entries: Any, analytic: Any, rounding: Any, found: Slopes, tolerance: float) -> Comparison:
     a, n = np.abs(analytic), np.abs(found.value)
     slack = tolerance * np.maximum(a, n) + found.error + rounding
@@ -103,9 +112,11 @@ def _judge(entries: Any, analytic: Any, rounding: Any, found: Slopes, tolerance:
     finite = np.isfinite(analytic)
     wrong |= ~finite
     error = np.where(finite, np.where(np.isfinite(error), error, 0.0), np.inf)
+    visible = found.error + rounding <= VISIBLE * found.terms
     zero = (n <= found.error) & (found.error <= _ZERO * found.scale)
-    told = (found.visible | zero & (a <= rounding)).all(axis=0) | _both_zero(analytic, found) | wrong.any(axis=0)
-    return Comparison(entries, analytic, found, slack, error, wrong, zero, told)
+    dense = np.arange(len(a)) != 1  # the cotangent with rows of zeros need not show every entry
+    told = (visible | zero & (a <= rounding))[dense].any(axis=0) | _both_zero(analytic, found) | wrong.any(axis=0)
+    return Comparison(entries, analytic, found, slack, error, wrong, visible | zero | wrong, told)
 
 
 def _both_zero(analytic: Any, found: Slopes) -> Any:

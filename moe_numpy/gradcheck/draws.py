@@ -7,6 +7,7 @@ import numpy as np
 
 _OWN = list(b"moe_numpy.gradcheck")  # a seed that no input is drawn from
 _DISPLACEMENT = 1e-2  # relative to the typical size of an input
+_WIDEST = 1e-60  # the range of sizes that is evened out
 _UNEVEN = 1e3  # outputs whose sizes differ by more than this factor get a cotangent that evens them out
 
 
@@ -31,8 +32,8 @@ def cotangents(outputs: Sequence[Any], rng: np.random.Generator) -> list[list[An
     size = np.concatenate([np.abs(y).ravel() for y in outputs]) if outputs else np.zeros(0)
     positive = size[size > 0]
     if positive.size and positive.max() > _UNEVEN * positive.min():
-        floor = max(np.median(positive) * 1e-12, np.finfo(np.float64).tiny)
-        drawn.append([rng.standard_normal(y.shape) / np.maximum(np.abs(y), floor) for y in outputs])
+        least = max(positive.min(), _WIDEST * positive.max())
+        drawn.append([rng.standard_normal(y.shape) * (least / np.maximum(np.abs(y), least)) for y in outputs])
     return drawn
 
 

@@ -22,7 +22,7 @@ def coarse_forward(point: Point, rng: np.random.Generator) -> list[str]:
     places = [point, *(point.elsewhere(displaced(point.inputs, rng), rng) for _ in range(2))]
     if not all(p is not None and _is_coarse(p) for p in places):
         return []
-    if _holds_float32(point.flat) or _saw_float32(lambda: evaluate(point.f, point.inputs)):
+    if _holds_float32(point.flat[np.abs(point.flat) > 100 * point.rounding]) or _saw_float32(lambda: evaluate(point.f, point.inputs)):
         return ["the outputs change in steps as coarse as float32: look for float32 arithmetic inside forward"]
     return []
 
@@ -49,9 +49,12 @@ def _is_coarse(point: Point) -> bool:
 
 
 def _holds_float32(values: Any) -> bool:
-    """Whether every number is one of float32, and there are enough for that to be no accident."""
-    some = values[(values != 0) & (np.abs(values) > 1e-30) & (np.abs(values) < 1e30)]
-    return some.size > 2 and bool((some == some.astype(np.float32)).all())
+    """Whether all are numbers of float32, and not multiples of one coarse quantum, as cancellation leaves them."""
+    some = values[(np.abs(values) > 1e-30) & (np.abs(values) < 1e30)]
+    if some.size < 3 or not (some == some.astype(np.float32)).all():
+        return False
+    in_quanta = np.ldexp(some, 27 - np.frexp(np.abs(some).max())[1])
+    return bool((in_quanta != np.round(in_quanta)).any())
 
 
 def _saw_float32(run: Callable[[], Any]) -> bool:

@@ -12,7 +12,7 @@ from ..autodiff.arrays import is_float
 from . import draws
 
 _LINES = 3  # random lines along which rounding is measured
-_TINY = 2.0**-20  # a relative step whose fourth power is lost in rounding
+_TINY = 1e-6  # a relative step whose fourth power is lost in rounding
 
 
 class Point:
@@ -78,8 +78,7 @@ class Point:
         noise = np.zeros(self.flat.size)
         for _ in range(_LINES):
             start = draws.displaced(self.inputs, self._lines, 1e-3)
-            step = [_power_of_two(np.maximum(np.abs(x), draws.typical_size(x)) * _TINY) for x in start]
-            step = [s * self._lines.choice((-1.0, 1.0), s.shape) for s in step]
+            step = [_TINY * draws.typical_size(x) * self._lines.standard_normal(x.shape) for x in start]
             line = [self.at([x + k * s for x, s in zip(start, step, strict=True)]) for k in (-2, -1, 0, 1, 2)]
             if any(y is None for y in line):
                 continue
@@ -169,8 +168,3 @@ def float_outputs(result: Any) -> list[Tensor]:
 def flattened(arrays: Sequence[Any]) -> Any:
     """All entries in one new vector."""
     return np.concatenate([np.asarray(a).ravel() for a in arrays]) if len(arrays) else np.zeros(0)
-
-
-def _power_of_two(size: Any) -> Any:
-    """The largest power of two below: x plus such a step is exact."""
-    return 2.0 ** np.floor(np.log2(size))

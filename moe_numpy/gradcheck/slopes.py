@@ -18,7 +18,9 @@ from .stencil import EPSILON, Obstacle, Stencil, stencil
 VISIBLE = 1e-3  # a slope is visible if its error is below this fraction of the terms it is the sum of
 HIDDEN = "rounding of the outputs hides so small a slope"
 _CLEAR = 1e-5  # at this fraction one step is enough
+_CANCELLED = 1e3  # terms that cancel in an output are taken to be at most this much larger than the inputs
 _SIGMAS = 6
+_AGREE = 0.1  # how far a slope from a coarse step may be from that of the next finer one
 _SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
 _RUNGS = [32.0**k for k in (3, 2, 1, 0, -1, -2, -3, -4, -5)]  # of the ladder, relative to the usual step
 _UNTRIED = 2  # the finest rungs only show how large rounding is
@@ -28,8 +30,8 @@ _UNTRIED = 2  # the finest rungs only show how large rounding is
 class Slopes:
     """dL/dx for some entries, for each cotangent; arrays of shape [cotangents, entries].
 
-    ``error`` bounds what the finite difference loses, ``terms`` is the root of the summed squares of
-    cotangent · dy/dx, ``scale`` that of cotangent · y over the size of the entry. ``reason[i]`` says why entry i
+    ``error`` bounds what the finite difference loses, ``terms`` is Σ |cotangent · dy/dx|,
+    ``scale`` is Σ |cotangent · y| over the size of the entry. ``reason[i]`` says why entry i
     has no derivative, or none that can be seen; it is None where the slope is visible.
     """
 
@@ -44,11 +46,6 @@ class Slopes:
     def clear(self) -> Any:
         """A mask of the entries whose error is negligible."""
         return (self.error <= _CLEAR * self.terms).all(axis=0)
-
-    @property
-    def visible(self) -> Any:
-        """A mask of the slopes in which a wrong gradient shows, [cotangents, entries]."""
-        return self.error <= VISIBLE * self.terms
 
     def is_hidden(self, n: int) -> bool:
         """Whether rounding is what keeps entry n from being compared."""
@@ -84,7 +81,7 @@ def refine(point: Point, which: int, entries: Any, eps: float, coarse: Slopes, c
     weights, largest = _Weights(point), float(np.abs(x).max(initial=0.0))
     for n, size in zip(map(int, chosen), _sizes(x, entries[chosen]), strict=True):
         steps = _steps(eps, float(size), abs(float(x.flat[entries[n]])), largest)
-        _climb(point, _along(point, which, int(entries[n])), steps, coarse, n, weights)
+        _climb(point, _along(point, which, int(entries[n])), steps, eps * float(size), coarse, n, weights)
 
 
 def along_direction(point: Point, direction: Sequence[Any], eps: float) -> Slopes:
@@ -94,17 +91,20 @@ def along_direction(point: Point, direction: Sequence[Any], eps: float) -> Slope
     def shifted(t: float) -> list[Any]:
         return [x + t * d for x, d in zip(point.inputs, direction, strict=True)]
 
-    _climb(point, shifted, [eps * rung for rung in _RUNGS[2:]], result, 0, _Weights(point))
+    weights = _Weights(point)
+    result.scale[:, 0] = weights.scale
+    _climb(point, shifted, [eps * rung for rung in _RUNGS[2:]], eps, result, 0, weights)
     return result
 
 
 def contributions(point: Point, which: int, entry: int, eps: float) -> list[Any]:
     """The terms of dL/d(entry) before they are summed: cotangent · d(output)/d(entry) for each output."""
     x = point.inputs[which]
-    steps = _steps(eps, float(_sizes(x, [entry])[0]), abs(float(x.flat[entry])), float(np.abs(x).max()))
+    size = float(_sizes(x, [entry])[0])
+    steps = _steps(eps, size, abs(float(x.flat[entry])), float(np.abs(x).max()))
     found = [stencil(point, _along(point, which, entry), h) for h in steps]
     rungs = [rung for rung in found if isinstance(rung, Stencil)]
-    slope = _best(point, rungs)[0] if len(rungs) > _UNTRIED else np.full(point.flat.size, np.nan)
+    slope = _best(point, rungs, eps * size)[0] if len(rungs) > _UNTRIED else np.full(point.flat.size, np.nan)
     ends = np.cumsum([y.size for y in point.outputs])[:-1]
     parts = np.split(slope, ends)
     return [c * part.reshape(c.shape) for c, part in zip(point.cotangents, parts, strict=True)]
@@ -114,6 +114,7 @@ def _climb(
     point: Point,
     shifted: Callable[[float], Sequence[Any]],
     steps: Sequence[float],
+    usual: float,
     result: Slopes,
     n: int,
     weights: "_Weights",
@@ -126,34 +127,43 @@ def _climb(
         obstacles = [rung for rung in found if isinstance(rung, Obstacle)]
         result.reason[n], result.error[:, n] = obstacles[-1].reason, np.inf
         return
-    slope, error = _best(point, rungs)
+    slope, error = _best(point, rungs, usual)
     weights.fill(result, n, slope, error)
     if not (result.error[:, n] <= VISIBLE * result.terms[:, n]).all():
         result.reason[n] = _why_hidden(point, rungs[: len(rungs) - _UNTRIED][-3:], weights)
 
 
-def _best(point: Point, rungs: list[Stencil]) -> tuple[Any, Any]:
-    """Per output, the slope from the step with the smallest error, and that error."""
+def _best(point: Point, rungs: list[Stencil], usual: float) -> tuple[Any, Any]:
+    """Per output, the slope from the step with the smallest error, and that error; ``usual`` is the usual step."""
     step = np.array([rung.step for rung in rungs])[:, None]
     slope, bend, reach = (np.array([getattr(rung, name) for rung in rungs]) for name in ("slope", "bend", "reach"))
     # Rounding is as large at coarse steps as at fine ones, where it cannot hide as the absence of a bend.
     bend = np.maximum.accumulate(bend[::-1], axis=0)[::-1]
     largest = reach.max(axis=0)
-    noise = _SIGMAS * (2 * EPSILON * (np.abs(point.flat) + reach) + _SMALLEST)
-    noise = noise + np.where(reach == 0, 16 * EPSILON * largest, 0.0)  # absorbed in something as large as its reach
+    noise = _SIGMAS * (point.rounding + 2 * EPSILON * (np.abs(point.flat) + reach) + _SMALLEST)
+    # Where fine steps move nothing and coarse ones do, small changes are absorbed. A flat stretch is then known no
+    # better than the coarse change allows, and a moving one no better than the least change.
+    least = np.where(reach > 0, reach, np.inf).min(axis=0)
+    absorbs = (reach == 0).any(axis=0) & (largest > 0)
+    noise = noise + np.where(absorbs, np.where(reach == 0, 16 * EPSILON * largest, np.minimum(least, reach)), 0.0)
     error = np.where(largest > 0, (bend + noise) / step, 0.0)
-    usable = len(rungs) - _UNTRIED
-    best = error[:usable].argmin(axis=0)[None]
-    value, bound = np.take_along_axis(slope, best, 0)[0], np.take_along_axis(error, best, 0)[0]
-    contradiction = (np.abs(slope[:usable] - value) - 3 * error[:usable]).max(axis=0)
-    return value, np.maximum(bound, contradiction)
+    # Steps that span whole periods show no bend either. Finer ones contradict them, or at least do not agree.
+    apart = np.abs(slope[:-1] - slope[1:])
+    agrees = apart <= _AGREE * np.maximum(np.abs(slope[:-1]), np.abs(slope[1:]))
+    error[:-1] = np.where(agrees | (step[:-1] <= usual), np.maximum(error[:-1], apart), np.inf)
+    slope, error = slope[:-_UNTRIED], error[:-_UNTRIED]
+    apart = np.abs(slope[:, None] - slope) - 3 * error
+    finer = np.arange(len(slope))[:, None] < np.arange(len(slope))
+    error = np.maximum(error, np.where(finer[:, :, None], apart, 0.0).max(axis=1))
+    best = error.argmin(axis=0)[None]
+    return np.take_along_axis(slope, best, 0)[0], np.take_along_axis(error, best, 0)[0]
 
 
 def _why_hidden(point: Point, rungs: list[Stencil], weights: "_Weights") -> str:
     """What keeps a slope from being seen: a bend that does not vanish with the step, or rounding."""
-    bends = np.array([np.sqrt(weights.square[0] @ rung.bend**2) for rung in rungs])
+    bends = np.array([weights.absolute[0] @ rung.bend for rung in rungs])
     slopes_change = bends / [rung.step for rung in rungs]
-    rounding = np.sqrt(weights.square[0] @ (point.rounding + EPSILON * np.abs(point.flat)) ** 2)
+    rounding = weights.absolute[0] @ (point.rounding + EPSILON * np.abs(point.flat))
     steady = min(slopes_change) > 0.3 * max(slopes_change) or min(bends) > 0.99 * max(bends)
     if steady and len(rungs) > 1 and min(bends) > 100 * rounding:
         return f"a kink or a jump (or a bend as sharp) within {2 * rungs[-1].step:.0e}"
@@ -165,13 +175,15 @@ class _Weights:
 
     def __init__(self, point: Point):
         self.matrix = np.array([flattened(c) for c in point.every_cotangent])
-        self.square = self.matrix**2
-        self.scale = np.sqrt(self.square @ point.flat**2)
+        self.absolute = np.abs(self.matrix)
+        # Where an output is nothing but rounding, what cancelled in it was of this size.
+        cancelled = np.minimum(point.rounding / EPSILON, _CANCELLED * (1 + max(map(typical_size, point.inputs))))
+        self.scale = self.absolute @ np.maximum(np.abs(point.flat), cancelled)
 
     def fill(self, result: Slopes, n: int, slope: Any, error: Any) -> None:
         result.value[:, n] = self.matrix @ slope
-        result.error[:, n] = np.sqrt(self.square @ error**2)
-        result.terms[:, n] = np.sqrt(self.square @ slope**2)
+        result.error[:, n] = self.absolute @ error
+        result.terms[:, n] = self.absolute @ np.abs(slope)
 
 
 def _sizes(x: Any, entries: Any) -> Any:
@@ -179,12 +191,14 @@ def _sizes(x: Any, entries: Any) -> Any:
 
 
 def _steps(eps: float, size: float, own: float, largest: float) -> list[float]:
-    """Steps to try: around the usual one, on the scale of the entry itself, and on that of the largest entry."""
+    """Steps to try: around the usual one, on the scale of the entry itself, and to that of the largest one."""
+    largest = largest or size
     steps = {_power_of_two(eps * size * rung) for rung in _RUNGS}
     if 0 < own < 1e-3 * size:
         steps |= {_power_of_two(eps * own * rung) for rung in _RUNGS[2:6]}
+    steps |= {2.2 * largest, 0.55 * largest}  # out of the shadow of the largest entry
     if largest > 1e3 * size:
-        steps |= {_power_of_two(largest * rung) for rung in (0.5, 0.02)}
+        steps |= {0.14 * largest, 0.034 * largest}
     return sorted(steps, reverse=True)
 
 

@@ -45,7 +45,8 @@ class Evidence:
         numeric, slack = np.full((2, self.x.size), np.nan)
         others = np.setdiff1d(np.arange(min(self.x.size, LARGEST)), compared.entries)
         for found in (compare(point, gradients, which, others, eps, tolerance), compared):
-            numeric[found.entries] = np.where(_seen(found)[k], found.slopes.value[k], np.nan)
+            usable = found.told & found.known[k] & np.isfinite(found.slopes.error[k])
+            numeric[found.entries] = np.where(usable, found.slopes.value[k], np.nan)
             slack[found.entries] = found.slack[k]
         self.numeric, self._exact = numeric.reshape(self.x.shape), slack.reshape(self.x.shape)
         self.slack = _LOOSER * np.fmax(self._exact, tolerance * SMALL * np.nanmax(np.abs(numeric), initial=0.0))
@@ -96,8 +97,3 @@ class Evidence:
         """The other inputs that have the shape of this one, each with its name."""
         inputs = zip(self.point.names, self.point.inputs, strict=True)
         return [(name, z) for i, (name, z) in enumerate(inputs) if i != self.which and z.shape == self.x.shape]
-
-
-def _seen(found: Comparison) -> Any:
-    """A mask of the slopes that are known well enough to compare patterns with, [cotangents, entries]."""
-    return found.told & np.isfinite(found.slopes.error) & (found.slopes.visible | found.zero | found.wrong)
