@@ -34,7 +34,7 @@ def coarse_backward(point: Point, gradients: Gradients, which: int, found: Compa
     error = np.abs(analytic - numeric)[counted] / np.abs(analytic[counted])
     if counted.sum() < 3 or np.median(error) < _FLOAT64_LOSES or found.wrong.any():
         return []
-    graph = Graph(point)
+    graph = Graph(point.f, point.inputs)
     if not _holds_float32(analytic) and not _saw_float32(lambda: graph.backward(point.cotangents)):
         return []
     return [

@@ -13,6 +13,8 @@ from . import draws
 
 _LINES = 3  # random lines along which rounding is measured
 _TINY = 1e-6  # a relative step whose fourth power is lost in rounding
+_SHRINKING = 4  # steps tried, each an eighth of the one before, for functions that bend even within those
+_DOUBTFUL = 1e-12  # rounding beyond this, relative to the output, may be a bend
 
 
 class Point:
@@ -41,10 +43,10 @@ class Point:
         outputs, self.decisions = evaluate(f, given)
         self.outputs = [y.copy() for y in outputs]
         self.flat = flattened(self.outputs)
-        self._look_for_changes(given, "forward")
+        self._look_for_changes(given, "forward", self.inputs)
         self.every_cotangent = draws.cotangents(self.outputs, rng)
         self.cotangents = self.every_cotangent[0]
-        self._lines = rng.spawn(1)[0]
+        self.rng = rng.spawn(1)[0]
 
     def weighted_by(self, k: int) -> "Point":
         """The same point with cotangent k as its only one."""
@@ -54,18 +56,22 @@ class Point:
         return other
 
     def gradients(
-        self, start: Sequence[Any] | None = None, cotangents: Sequence[Any] | None = None, graph: "Graph | None" = None
+        self,
+        start: Sequence[Any] | None = None,
+        cotangents: Sequence[Any] | None = None,
+        inputs: Sequence[Any] | None = None,
     ) -> list[Any]:
         """Copies of the gradients of L = Σ cotangent · f from one backward pass; None where none arrives.
 
         Args:
             start: what .grad holds beforehand; nothing if left out.
             cotangents: replace those of this point.
-            graph: a forward pass to run backward; a fresh one if left out.
+            inputs: replace those of this point.
         """
-        graph = Graph(self, start) if graph is None else graph
+        inputs = self.inputs if inputs is None else inputs
+        graph = Graph(self.f, inputs, start)
         gradients = graph.backward(self.cotangents if cotangents is None else cotangents)
-        self._look_for_changes([leaf.data for leaf in graph.leaves], "backward")
+        self._look_for_changes([leaf.data for leaf in graph.leaves], "backward", inputs)
         return [None if g is None else np.array(g) for g in gradients]
 
     @cached_property
@@ -75,16 +81,24 @@ class Point:
         The fourth difference along random lines with a tiny step: a smooth function leaves only rounding. The
         lines pass a little beside the point, where no kink is likely.
         """
-        noise = np.zeros(self.flat.size)
-        for _ in range(_LINES):
-            start = draws.displaced(self.inputs, self._lines, 1e-3)
-            step = [_TINY * draws.typical_size(x) * self._lines.standard_normal(x.shape) for x in start]
-            line = [self.at([x + k * s for x, s in zip(start, step, strict=True)]) for k in (-2, -1, 0, 1, 2)]
-            if any(y is None for y in line):
-                continue
-            a, b, c, d, e = line
-            noise = np.maximum(noise, np.abs(a - 4 * b + 6 * c - 4 * d + e) / 8)
+        noise = self._fourth_difference(_TINY)
+        for k in range(1, _SHRINKING):
+            if not (noise > _DOUBTFUL * np.abs(self.flat)).any():
+                break
+            finer = self._fourth_difference(_TINY / 8**k)
+            noise = np.where((finer > 0) & (finer < noise / 100), finer, noise)  # 8⁴ for a bend, 1 for rounding
         return noise
+
+    def _fourth_difference(self, size: float) -> Any:
+        largest = np.zeros(self.flat.size)
+        for _ in range(_LINES):
+            start = draws.displaced(self.inputs, self.rng, 1e-3)
+            step = [size * draws.typical_size(x) * self.rng.standard_normal(x.shape) for x in start]
+            line = [self.at([x + k * s for x, s in zip(start, step, strict=True)]) for k in (-2, -1, 0, 1, 2)]
+            if all(y is not None for y in line):
+                a, b, c, d, e = line
+                largest = np.maximum(largest, np.abs(a - 4 * b + 6 * c - 4 * d + e) / 8)
+        return largest
 
     def at(self, inputs: Sequence[Any]) -> Any:
         """The outputs at other inputs in one vector; None where they cannot be compared with those here."""
@@ -103,20 +117,20 @@ class Point:
             return None
         return other if np.isfinite(other.flat).all() else None
 
-    def _look_for_changes(self, now: Sequence[Any], culprit: str) -> None:
-        for name, x, before in zip(self.names, now, self.inputs, strict=True):
+    def _look_for_changes(self, now: Sequence[Any], culprit: str, inputs: Sequence[Any]) -> None:
+        for name, x, before in zip(self.names, now, inputs, strict=True):
             if not np.array_equal(x, before, equal_nan=True):
                 self.side_effects.append(f"{culprit} changes the input {name} in place")
 
 
 class Graph:
-    """One forward pass of f at a point; backward may run later, and more than once."""
+    """One forward pass of f; backward may run later, and more than once."""
 
-    def __init__(self, point: Point, start: Sequence[Any] | None = None):
-        self.leaves = [Tensor(x.copy(), requires_grad=True) for x in point.inputs]
+    def __init__(self, f: Callable[..., Any], inputs: Sequence[Any], start: Sequence[Any] | None = None):
+        self.leaves = [Tensor(x.copy(), requires_grad=True) for x in inputs]
         for leaf, grad in zip(self.leaves, start or [], strict=False):
             leaf.grad = grad
-        self.outputs = float_outputs(point.f(*self.leaves))
+        self.outputs = float_outputs(f(*self.leaves))
 
     def backward(self, cotangents: Sequence[Any], retain_graph: bool = False) -> list[Any]:
         """The .grad of every input, as it is, after a walk from L = Σ cotangent · output."""

@@ -31,14 +31,14 @@ def backward_problems(point: Point, gradients: list[Any], rng: np.random.Generat
 
 def _ownership(point: Point) -> list[str]:
     """Writes into the gradient that backward receives, into what forward saved, into what backward returned."""
-    graph = Graph(point)
+    graph = Graph(point.f, point.inputs)
     outputs = [y.data for y in graph.outputs]
     before = [y.copy() for y in outputs]
     watches = [_Watch(op) for op in graph.functions()]
     first = graph.backward(point.cotangents)
     problems = [sentence for watch in watches for sentence in watch.problems()]
     kept = [None if g is None else g.copy() for g in first]
-    Graph(point).backward([c[::-1].copy() if c.ndim else 2 * c for c in point.cotangents])
+    Graph(point.f, point.inputs).backward([c[::-1].copy() if c.ndim else 2 * c for c in point.cotangents])
     for name, now, was in zip(point.names, first, kept, strict=True):
         if now is not None and not np.array_equal(now, was, equal_nan=True):
             problems.append(f"{name}: a later backward overwrites the gradient that this one returned (a shared buffer?)")
@@ -81,7 +81,7 @@ def _repetition(point: Point, gradients: list[Any]) -> list[str]:
     for name, first, second in zip(point.names, gradients, point.gradients(), strict=True):
         if not equal(first, second):
             problems.append(f"{name}: a second backward, on a fresh graph, gives a different gradient")
-    graph = Graph(point)
+    graph = Graph(point.f, point.inputs)
     for retain in (True, False):
         for leaf in graph.leaves:
             leaf.grad = None
@@ -115,7 +115,7 @@ def _interleaving(point: Point, other: Point, gradients: list[Any]) -> list[str]
     """Forward here, forward there, then both backward, in either order."""
     alone = other.gradients(cotangents=point.cotangents)
     for here_first in (True, False):
-        here, there = Graph(point), Graph(other)
+        here, there = Graph(point.f, point.inputs), Graph(other.f, other.inputs)
         pair = [(here, gradients), (there, alone)]
         for graph, expected in pair if here_first else pair[::-1]:
             found = [None if g is None else g.copy() for g in graph.backward(point.cotangents)]

@@ -20,6 +20,7 @@ HIDDEN = "rounding of the outputs hides so small a slope"
 _CLEAR = 1e-5  # at this fraction one step is enough
 _CANCELLED = 1e3  # terms that cancel in an output are taken to be at most this much larger than the inputs
 _SIGMAS = 6
+_NEAR = 50  # a flat stretch is doubted if a step up to this multiple of the usual one shows a clear slope
 _AGREE = 0.1  # how far a slope from a coarse step may be from that of the next finer one
 _SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
 _RUNGS = [32.0**k for k in (3, 2, 1, 0, -1, -2, -3, -4, -5)]  # of the ladder, relative to the usual step
@@ -150,11 +151,14 @@ def _best(point: Point, rungs: list[Stencil], usual: float) -> tuple[Any, Any]:
     # Steps that span whole periods show no bend either. Finer ones contradict them, or at least do not agree.
     apart = np.abs(slope[:-1] - slope[1:])
     agrees = apart <= _AGREE * np.maximum(np.abs(slope[:-1]), np.abs(slope[1:]))
-    error[:-1] = np.where(agrees | (step[:-1] <= usual), np.maximum(error[:-1], apart), np.inf)
+    error[:-1] = np.where(agrees | (step[:-1] <= usual), np.maximum(error[:-1], 2 * apart), np.inf)
     slope, error = slope[:-_UNTRIED], error[:-_UNTRIED]
     apart = np.abs(slope[:, None] - slope) - 3 * error
     finer = np.arange(len(slope))[:, None] < np.arange(len(slope))
     error = np.maximum(error, np.where(finer[:, :, None], apart, 0.0).max(axis=1))
+    proper = (step[: len(slope)] <= _NEAR * usual) & (error < 0.3 * np.abs(slope))
+    absorbed = np.where(proper, np.abs(slope), 0.0).max(axis=0)
+    error = np.where((reach[: len(slope)] == 0) & (largest > 0), np.maximum(error, absorbed), error)
     best = error.argmin(axis=0)[None]
     return np.take_along_axis(slope, best, 0)[0], np.take_along_axis(error, best, 0)[0]
 
