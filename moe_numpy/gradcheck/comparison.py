@@ -12,6 +12,7 @@ from .stencil import EPSILON
 SMALL = 1e-3  # rounding inside backward is allowed up to this fraction of the tolerance of the largest entry
 _ROUNDED = 64  # multiples of the measured rounding of backward
 _CONFIRMED = 64  # wrong entries that are measured twice before one step is trusted for the others
+_NOTHING = 1e-12  # a gradient that is everywhere below this fraction of y / x may be zero but for rounding
 _ZERO = 1e-6  # an error below this fraction of y / x is small enough to call a slope zero
 
 
@@ -113,11 +114,12 @@ def _rounding(gradients: Gradients, which: int, entries: Any, found: Slopes, tol
 
 def _judge(entries: Any, analytic: Any, rounding: Any, found: Slopes, tolerance: float) -> Comparison:
     a, n = np.abs(analytic), np.abs(found.value)
-    slack = tolerance * np.maximum(a, n) + found.error + rounding
+    nothing = np.where(a.max(axis=1, initial=0.0)[:, None] <= _NOTHING * found.scale, 16 * EPSILON * found.scale, 0.0)
+    slack = tolerance * np.maximum(a, n) + found.error + np.maximum(rounding, nothing)
     with np.errstate(invalid="ignore"):
         difference = np.abs(analytic - found.value)
         wrong = ~(difference <= slack) & np.isfinite(found.error)
-        error = difference / np.maximum(np.maximum(a, n), (found.error + rounding) / tolerance)
+        error = difference / np.maximum(np.maximum(a, n), (slack - tolerance * np.maximum(a, n)) / tolerance)
     finite = np.isfinite(analytic)
     wrong |= ~finite
     error = np.where(finite, np.where(np.isfinite(error), error, 0.0), np.inf)

@@ -104,7 +104,7 @@ class Point:
         """The outputs at other inputs in one vector; None where they cannot be compared with those here."""
         try:
             outputs, _ = evaluate(self.f, inputs)
-        except (ArithmeticError, ValueError, IndexError):  # outside its domain
+        except Exception:  # outside its domain
             return None
         y = flattened(outputs)
         return y if y.shape == self.flat.shape and np.isfinite(y).all() else None
@@ -113,7 +113,7 @@ class Point:
         """f at other inputs, or None outside its domain."""
         try:
             other = Point(self.f, inputs, self.names, rng)
-        except (ArithmeticError, ValueError, IndexError):
+        except Exception:  # outside its domain
             return None
         return other if np.isfinite(other.flat).all() else None
 

@@ -66,7 +66,7 @@ def slopes(point: Point, which: int, entries: Any, eps: float) -> Slopes:
     noise = _SIGMAS * (point.rounding + 2 * EPSILON * np.abs(point.flat) + _SMALLEST)
     sizes = _sizes(point.inputs[which], entries)
     for n, entry in enumerate(map(int, entries)):
-        result.scale[:, n] = weights.scale / sizes[n]
+        result.scale[:, n] = weights.scale / min(sizes[n], 1)
         found = stencil(point, _along(point, which, entry), _power_of_two(eps * float(sizes[n])))
         if isinstance(found, Obstacle):
             result.reason[n], result.decided[n], result.error[:, n] = found.reason, found.decision, np.inf
@@ -153,12 +153,12 @@ def _best(point: Point, rungs: list[Stencil], usual: float) -> tuple[Any, Any]:
     agrees = apart <= _AGREE * np.maximum(np.abs(slope[:-1]), np.abs(slope[1:]))
     error[:-1] = np.where(agrees | (step[:-1] <= usual), np.maximum(error[:-1], 2 * apart), np.inf)
     slope, error = slope[:-_UNTRIED], error[:-_UNTRIED]
-    apart = np.abs(slope[:, None] - slope) - 3 * error
-    finer = np.arange(len(slope))[:, None] < np.arange(len(slope))
-    error = np.maximum(error, np.where(finer[:, :, None], apart, 0.0).max(axis=1))
     proper = (step[: len(slope)] <= _NEAR * usual) & (error < 0.3 * np.abs(slope))
     absorbed = np.where(proper, np.abs(slope), 0.0).max(axis=0)
     error = np.where((reach[: len(slope)] == 0) & (largest > 0), np.maximum(error, absorbed), error)
+    apart = np.abs(slope[:, None] - slope) - 3 * error
+    finer = np.arange(len(slope))[:, None] < np.arange(len(slope))
+    error = np.maximum(error, np.where(finer[:, :, None], apart, 0.0).max(axis=1))
     best = error.argmin(axis=0)[None]
     return np.take_along_axis(slope, best, 0)[0], np.take_along_axis(error, best, 0)[0]
 

@@ -30,6 +30,14 @@ def forward_problems(point: Point, rng: np.random.Generator) -> list[str]:
             problems.append(f"output {i} is not finite: {np.count_nonzero(~np.isfinite(y))} of {y.size} entries")
     if not point.outputs:
         problems.append("f has no floating-point output")
+    if not problems:
+        point.elsewhere(displaced(point.inputs, rng, _FAR), rng)
+        again, _ = evaluate(point.f, [x.copy() for x in point.inputs])
+        if not all(map(equal, point.outputs, again)):
+            problems.append(
+                "f keeps something from one run to the next (a counter, a running mean, a cache): after a run on other "
+                "inputs the same inputs give another result; reset it inside f"
+            )
     return problems or coarse_forward(point, rng)
 
 
