@@ -19,17 +19,20 @@ _SCALE = 2.0**-30  # exact in binary: a linear backward follows without rounding
 
 def backward_problems(point: Point, gradients: list[Any], rng: np.random.Generator) -> list[str]:
     """What is wrong with backward beside its numbers, in words; ``gradients`` are those of the point."""
-    problems = _ownership(point)
-    problems += _repetition(point, gradients)
-    problems += _accumulation(point, gradients, rng)
-    problems += _scaling(point, gradients)
     other = point.elsewhere(displaced(point.inputs, rng, 0.7), rng)
-    if other is not None and [y.shape for y in other.outputs] == [y.shape for y in point.outputs]:
-        problems += _interleaving(point, other, gradients)
+    if other is not None and [y.shape for y in other.outputs] != [y.shape for y in point.outputs]:
+        other = None
+    problems = _ownership(point, point if other is None else other)
+    if not problems:
+        problems = _repetition(point, gradients)
+        problems += _accumulation(point, gradients, rng)
+        problems += _scaling(point, gradients)
+        if other is not None:
+            problems += _interleaving(point, other, gradients)
     return list(dict.fromkeys(problems + point.side_effects))
 
 
-def _ownership(point: Point) -> list[str]:
+def _ownership(point: Point, other: Point) -> list[str]:
     """Writes into the gradient that backward receives, into what forward saved, into what backward returned."""
     graph = Graph(point.f, point.inputs)
     outputs = [y.data for y in graph.outputs]
@@ -38,7 +41,7 @@ def _ownership(point: Point) -> list[str]:
     first = graph.backward(point.cotangents)
     problems = [sentence for watch in watches for sentence in watch.problems()]
     kept = [None if g is None else g.copy() for g in first]
-    Graph(point.f, point.inputs).backward([c[::-1].copy() if c.ndim else 2 * c for c in point.cotangents])
+    Graph(other.f, other.inputs).backward(other.cotangents)
     for name, now, was in zip(point.names, first, kept, strict=True):
         if now is not None and not np.array_equal(now, was, equal_nan=True):
             problems.append(f"{name}: a later backward overwrites the gradient that this one returned (a shared buffer?)")

@@ -201,8 +201,8 @@ def _steps(eps: float, size: float, own: float, largest: float) -> list[float]:
     if 0 < own < 1e-3 * size:
         steps |= {_power_of_two(eps * own * rung) for rung in _RUNGS[2:6]}
     steps |= {2.2 * largest, 0.55 * largest}  # out of the shadow of the largest entry
-    if largest > 1e3 * size:
-        steps |= {0.14 * largest, 0.034 * largest}
+    while max(steps - {2.2 * largest, 0.55 * largest}) < 0.01 * largest:
+        steps.add(32 * max(steps - {2.2 * largest, 0.55 * largest}))
     return sorted(steps, reverse=True)
 
 

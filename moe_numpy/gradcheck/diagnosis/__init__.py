@@ -40,7 +40,7 @@ def only_some(e: Evidence) -> str | None:
     """Some entries are right: where are the wrong ones, and what is wrong with them?"""
     if (e.wrong == e.known).all():
         return None
-    where = _describe_mask(e)
+    where = e.where_wrong()
     part = e.within(e.wrong)
     for detector in (zero, sign, constant_factor):
         sentence = detector(part)
@@ -67,22 +67,3 @@ _DETECTORS: tuple[Callable[[Evidence], str | None], ...] = (
     factor_along_axis,
     only_some,
 )
-
-
-def _describe_mask(e: Evidence) -> str:
-    """Where the wrong entries lie: in some slices of an axis, by the sign of the input, or scattered."""
-    wrong, known = e.wrong, e.known
-    for axis, n in enumerate(wrong.shape):
-        others = tuple(a for a in range(wrong.ndim) if a != axis)
-        hit = wrong.any(axis=others)
-        if hit.sum() <= n / 2 or hit.sum() == n - 1:
-            places = [int(i) for i in np.flatnonzero(hit)]
-            if wrong.ndim > 1 and not (wrong | ~known | ~np.expand_dims(hit, others)).all():
-                continue
-            ends = {0: " (the first)", n - 1: " (the last)"}.get(places[0], "") if len(places) == 1 else ""
-            what = f"index {places[0]}{ends}" if len(places) == 1 else f"indices {places[:8]}"
-            return f"at {what} of axis {axis}"
-    for words, mask in (("negative", e.x < 0), ("positive", e.x > 0)):
-        if (wrong == (mask & known)).all():
-            return f"where the input is {words}"
-    return f"in {wrong.sum()} of {known.sum()} entries"

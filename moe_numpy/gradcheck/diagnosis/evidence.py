@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ..comparison import SMALL, Comparison, Gradients, compare
+from ..comparison import Comparison, Gradients, compare
 from ..point import Point
 
 LARGEST = 4096  # of larger inputs, only the first entries and those that were compared are diagnosed
+_PROBED = 4  # how many wrong entries are moved far away
 _LOOSER = 10  # patterns are matched within this multiple of the tolerance
 
 
@@ -49,7 +50,7 @@ class Evidence:
             numeric[found.entries] = np.where(usable, found.slopes.value[k], np.nan)
             slack[found.entries] = found.slack[k]
         self.numeric, self._exact = numeric.reshape(self.x.shape), slack.reshape(self.x.shape)
-        self.slack = _LOOSER * np.fmax(self._exact, tolerance * SMALL * np.nanmax(np.abs(numeric), initial=0.0))
+        self.slack = _LOOSER * self._exact
 
     @property
     def known(self) -> Any:
@@ -97,3 +98,32 @@ class Evidence:
         """The other inputs that have the shape of this one, each with its name."""
         inputs = zip(self.point.names, self.point.inputs, strict=True)
         return [(name, z) for i, (name, z) in enumerate(inputs) if i != self.which and z.shape == self.x.shape]
+
+    def where_wrong(self) -> str:
+        """Where the wrong entries lie: in some slices of an axis, by the sign of the input, or scattered."""
+        wrong, known = self.wrong, self.known
+        for axis, n in enumerate(wrong.shape):
+            others = tuple(a for a in range(wrong.ndim) if a != axis)
+            hit = wrong.any(axis=others)
+            if hit.sum() <= n / 2 or hit.sum() == n - 1:
+                places = [int(i) for i in np.flatnonzero(hit)]
+                if wrong.ndim > 1 and not (wrong | ~known | ~np.expand_dims(hit, others)).all():
+                    continue
+                ends = {0: " (the first)", n - 1: " (the last)"}.get(places[0], "") if len(places) == 1 else ""
+                what = f"index {places[0]}{ends}" if len(places) == 1 else f"indices {places[:8]}"
+                return f"at {what} of axis {axis}"
+        for words, mask in (("negative", self.x < 0), ("positive", self.x > 0)):
+            if (wrong == (mask & known)).all():
+                return f"where the input is {words}"
+        return f"in {wrong.sum()} of {known.sum()} entries"
+
+    def output_changes_far_away(self) -> bool:
+        """Whether some output changes with a wrong entry after all, if that is moved far enough."""
+        for entry in np.flatnonzero(self.wrong)[:_PROBED]:
+            for step in (-1, 1):
+                x = self.x.copy()
+                x.flat[entry] += step * (1 + 2 * np.abs(x).max())
+                y = self.point.at([*self.point.inputs[: self.which], x, *self.point.inputs[self.which + 1 :]])
+                if y is None or (y != self.point.flat).any():
+                    return True
+        return False

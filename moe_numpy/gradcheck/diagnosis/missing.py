@@ -30,9 +30,11 @@ def zero(e: Evidence) -> str | None:
 
 
 def output_ignores_it(e: Evidence) -> str | None:
-    """Finite differences are exactly zero where backward gives a gradient: forward lost something."""
+    """Finite differences are exactly zero where backward gives a gradient: forward lost something, or is flat."""
     if e.numeric[e.wrong].any():
         return None
+    if e.output_changes_far_away():
+        return f"the output is flat {e.where_wrong()}, yet backward gives a gradient there (a mask that is missing?)"
     entries = "this input" if (e.wrong == e.known).all() else f"{e.wrong.sum()} of {e.known.sum()} entries"
     return (
         f"the output does not depend on {entries} at all, yet backward gives a gradient: forward loses them "
