@@ -92,7 +92,8 @@ def compare(point: Point, gradients: Gradients, which: int, entries: Any, eps: f
     found = slopes(point, which, entries, eps)
     rounding = _rounding(gradients, which, entries, found, tolerance)
     result = _judge(entries, analytic, rounding, found, tolerance)
-    unclear = ~found.decided & ~found.clear & ~_both_zero(analytic, found)
+    settled = _both_zero(analytic, found) & (found.absorbed[0] <= _ZERO * gradients.largest(which)[0])
+    unclear = ~found.decided & ~(found.clear & (found.terms > 0).any(axis=0)) & ~settled
     refine(point, which, entries, eps, found, np.flatnonzero(unclear))
     wrong = np.flatnonzero(result.wrong.any(axis=0) & ~unclear & np.isfinite(analytic).all(axis=0))
     for some in (wrong[:_CONFIRMED], wrong[_CONFIRMED:]):
@@ -124,7 +125,7 @@ def _judge(entries: Any, analytic: Any, rounding: Any, found: Slopes, tolerance:
     wrong |= ~finite
     error = np.where(finite, np.where(np.isfinite(error), error, 0.0), np.inf)
     visible = found.error + rounding <= VISIBLE * found.terms
-    zero = (n <= found.error) & (found.error <= _ZERO * found.scale)
+    zero = (n <= found.error) & (found.error <= _ZERO * found.moved)
     dense = np.arange(len(a)) != 1  # the cotangent with rows of zeros need not show every entry
     told = (visible | zero & (a <= rounding))[dense].any(axis=0) | _both_zero(analytic, found) | wrong.any(axis=0)
     return Comparison(entries, analytic, found, slack, error, wrong, visible | zero | wrong, told)

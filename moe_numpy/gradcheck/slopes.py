@@ -32,7 +32,8 @@ class Slopes:
     """dL/dx for some entries, for each cotangent; arrays of shape [cotangents, entries].
 
     ``error`` bounds what the finite difference loses, ``terms`` is Σ |cotangent · dy/dx|,
-    ``scale`` is Σ |cotangent · y| over the size of the entry. ``reason[i]`` says why entry i
+    ``scale`` is Σ |cotangent · y| over the size of the entry, ``moved`` the same over the
+    outputs that the entry moves; a slope below ``absorbed`` moves no output at all. ``reason[i]`` says why entry i
     has no derivative, or none that can be seen; it is None where the slope is visible.
     """
 
@@ -40,6 +41,8 @@ class Slopes:
     error: Any
     terms: Any
     scale: Any
+    moved: Any
+    absorbed: Any
     reason: list[str | None]
     decided: Any  # a mask of the entries where a recorded choice is too near
 
@@ -55,8 +58,8 @@ class Slopes:
 
 def empty(cotangents: int, entries: int) -> Slopes:
     """Room for slopes."""
-    value, error, terms, scale = np.zeros((4, cotangents, entries))
-    return Slopes(value, error, terms, scale, [None] * entries, np.zeros(entries, dtype=bool))
+    value, error, terms, scale, moved, absorbed = np.zeros((6, cotangents, entries))
+    return Slopes(value, error, terms, scale, moved, absorbed, [None] * entries, np.zeros(entries, dtype=bool))
 
 
 def slopes(point: Point, which: int, entries: Any, eps: float) -> Slopes:
@@ -71,8 +74,9 @@ def slopes(point: Point, which: int, entries: Any, eps: float) -> Slopes:
         if isinstance(found, Obstacle):
             result.reason[n], result.decided[n], result.error[:, n] = found.reason, found.decision, np.inf
             continue
+        result.absorbed[:, n] = EPSILON * weights.outputs / found.step
         error = (found.bend + noise + 2 * EPSILON * found.reach) / found.step
-        weights.fill(result, n, found.slope, np.where(found.reach > 0, error, 0.0))
+        weights.fill(result, n, found.slope, np.where(found.reach > 0, error, 0.0), found.reach > 0)
     return result
 
 
@@ -129,7 +133,7 @@ def _climb(
         result.reason[n], result.error[:, n] = obstacles[-1].reason, np.inf
         return
     slope, error = _best(point, rungs, usual)
-    weights.fill(result, n, slope, error)
+    weights.fill(result, n, slope, error, np.any([rung.reach > 0 for rung in rungs], axis=0))
     if not (result.error[:, n] <= VISIBLE * result.terms[:, n]).all():
         result.reason[n] = _why_hidden(point, rungs[: len(rungs) - _UNTRIED][-3:], weights)
 
@@ -180,14 +184,18 @@ class _Weights:
     def __init__(self, point: Point):
         self.matrix = np.array([flattened(c) for c in point.every_cotangent])
         self.absolute = np.abs(self.matrix)
+        self.outputs = self.absolute @ np.abs(point.flat)
         # Where an output is nothing but rounding, what cancelled in it was of this size.
         cancelled = np.minimum(point.rounding / EPSILON, _CANCELLED * (1 + max(map(typical_size, point.inputs))))
-        self.scale = self.absolute @ np.maximum(np.abs(point.flat), cancelled)
+        self.sizes = np.maximum(np.abs(point.flat), cancelled)
+        self.scale = self.absolute @ self.sizes
 
-    def fill(self, result: Slopes, n: int, slope: Any, error: Any) -> None:
+    def fill(self, result: Slopes, n: int, slope: Any, error: Any, moved: Any) -> None:
         result.value[:, n] = self.matrix @ slope
         result.error[:, n] = self.absolute @ error
         result.terms[:, n] = self.absolute @ np.abs(slope)
+        share = self.absolute @ np.where(moved, self.sizes, 0.0) / np.where(self.scale > 0, self.scale, 1)
+        result.moved[:, n] = share * result.scale[:, n]
 
 
 def _sizes(x: Any, entries: Any) -> Any:
