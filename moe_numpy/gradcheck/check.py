@@ -21,6 +21,7 @@ from .float32 import coarse_backward
 from .point import Point
 from .report import Mismatch, Report
 from .shared_state import backward_problems
+from .slopes import HIDDEN
 from .soundness import forward_problems, wrong_elsewhere
 
 _TRIES = 6  # displaced points tried for entries beside a kink or a decision
@@ -101,7 +102,7 @@ class _Check:
             near = [n for n in pending if found.slopes.decided[n] or not found.slopes.is_hidden(n)]
             beside.append(found.entries[near])
             hidden.append(found.entries[[n for n in pending if n not in set(near)]])
-            reasons.update(f"{point.names[which]}: {found.slopes.reason[n]}" for n in pending)
+            reasons.update(f"{point.names[which]}: {found.slopes.reason[n] or HIDDEN}" for n in pending)
         for reason, count in reasons.items():
             entries_are = "1 entry cannot" if count == 1 else f"{count} entries cannot"
             self.report.notes.append(f"{reason} ({entries_are} be compared there)")

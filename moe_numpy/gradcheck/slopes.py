@@ -53,7 +53,7 @@ class Slopes:
 
     def is_hidden(self, n: int) -> bool:
         """Whether rounding is what keeps entry n from being compared."""
-        return self.reason[n] == HIDDEN
+        return self.reason[n] in (None, HIDDEN)
 
 
 def empty(cotangents: int, entries: int) -> Slopes:
