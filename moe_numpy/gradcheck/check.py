@@ -18,10 +18,10 @@ from .comparison import Comparison, Gradients, analytic_gradients, compare
 from .diagnosis import Evidence, diagnose
 from .draws import displaced, of_other_sizes, own_generator
 from .float32 import coarse_backward
+from .ladder import HIDDEN
 from .point import Point
 from .report import Mismatch, Report
 from .shared_state import backward_problems
-from .slopes import HIDDEN
 from .soundness import forward_problems, wrong_elsewhere
 
 _TRIES = 6  # displaced points tried for entries beside a kink or a decision
@@ -98,11 +98,11 @@ class _Check:
             found = self._compare(point, gradients, which, _choose(x.size, samples, self.rng))
             if which not in self.wrong:
                 self.report.problems += coarse_backward(point, gradients, which, found)
-            pending = [n for n in range(len(found.entries)) if not found.told[n]]
-            near = [n for n in pending if found.slopes.decided[n] or not found.slopes.is_hidden(n)]
+            untold = [n for n in range(len(found.entries)) if not found.told[n]]
+            near = [n for n in untold if found.slopes.decided[n] or not found.slopes.is_hidden(n)]
             beside.append(found.entries[near])
-            hidden.append(found.entries[[n for n in pending if n not in set(near)]])
-            reasons.update(f"{point.names[which]}: {found.slopes.reason[n] or HIDDEN}" for n in pending)
+            hidden.append(found.entries[[n for n in untold if n not in set(near)]])
+            reasons.update(f"{point.names[which]}: {found.slopes.reason[n] or HIDDEN}" for n in untold)
         for reason, count in reasons.items():
             entries_are = "1 entry cannot" if count == 1 else f"{count} entries cannot"
             self.report.notes.append(f"{reason} ({entries_are} be compared there)")

@@ -25,9 +25,7 @@ class Gradients:
 
     def of(self, which: int, entries: Any) -> Any:
         """Those of some entries of an input, [cotangents, entries]; zeros where none arrived."""
-        return np.array(
-            [np.zeros(len(entries)) if g[which] is None else g[which].ravel()[entries] for g in self.given]
-        )
+        return np.array([np.zeros(len(entries)) if g[which] is None else g[which].ravel()[entries] for g in self.given])
 
     def weighted_by(self, k: int) -> "Gradients":
         """Those for cotangent k alone."""

@@ -47,7 +47,7 @@ def _with_zero_rows(dense: list[Any], rng: np.random.Generator) -> list[Any]:
         keep[:] = True
     result, start = [], 0
     for c, n in zip(dense, counts, strict=True):
-        part = keep[start : start + n].reshape(c.shape[:-1] + (1,) if c.ndim > 1 and c.size else c.shape)
+        part = keep[start : start + n].reshape((*c.shape[:-1], 1) if c.ndim > 1 and c.size else c.shape)
         result.append(np.where(part, c, 0.0))
         start += n
     return result

@@ -22,7 +22,9 @@ def coarse_forward(point: Point, rng: np.random.Generator) -> list[str]:
     places = [point, *(point.elsewhere(displaced(point.inputs, rng), rng) for _ in range(2))]
     if not all(p is not None and _is_coarse(p) for p in places):
         return []
-    if _holds_float32(point.flat[np.abs(point.flat) > 100 * point.rounding]) or _saw_float32(lambda: evaluate(point.f, point.inputs)):
+    if _holds_float32(point.flat[np.abs(point.flat) > 100 * point.rounding]) or _saw_float32(
+        lambda: evaluate(point.f, point.inputs)
+    ):
         return ["the outputs change in steps as coarse as float32: look for float32 arithmetic inside forward"]
     return []
 

@@ -43,8 +43,10 @@ def _ownership(point: Point, other: Point) -> list[str]:
     kept = [None if g is None else g.copy() for g in first]
     Graph(other.f, other.inputs).backward(other.cotangents)
     for name, now, was in zip(point.names, first, kept, strict=True):
-        if now is not None and not np.array_equal(now, was, equal_nan=True):
-            problems.append(f"{name}: a later backward overwrites the gradient that this one returned (a shared buffer?)")
+        if now is not None and was is not None and not np.array_equal(now, was, equal_nan=True):
+            problems.append(
+                f"{name}: a later backward overwrites the gradient that this one returned (a shared buffer?)"
+            )
     if any(not np.array_equal(now, was, equal_nan=True) for now, was in zip(outputs, before, strict=True)):
         problems.append("the outputs change after they were returned (a shared buffer, or backward writes into them?)")
     return problems
@@ -54,17 +56,20 @@ class _Watch:
     """Wraps backward of one op, and compares the arrays it sees before and after."""
 
     def __init__(self, op: Function):
-        self.op, self.found = op, []
+        self.op = op
+        self.found: list[str] = []
         self.returned: list[tuple[Any, Any]] = []
         self.original = op.backward
         op.backward = self.run  # type: ignore[method-assign]
 
     def run(self, *arrived: Any) -> Any:
         saved = self.op._saved
-        seen = [("the gradient that it receives", a) for a in arrived] + [("an array that forward saved", a) for a in saved]
-        seen = [(what, a, a.copy()) for what, a in seen if isinstance(a, np.ndarray)]
+        seen = [("the gradient that it receives", a) for a in arrived] + [
+            ("an array that forward saved", a) for a in saved
+        ]
+        watched = [(what, a, a.copy()) for what, a in seen if isinstance(a, np.ndarray)]
         result = self.original(*arrived)
-        for what, now, was in seen:
+        for what, now, was in watched:
             if not np.array_equal(now, was, equal_nan=now.dtype.kind == "f"):
                 self.found.append(f"{self.op.name}.backward writes into {what}")
         for g in result if isinstance(result, tuple) else (result,):
@@ -108,7 +113,8 @@ def _scaling(point: Point, gradients: list[Any]) -> list[str]:
     """A backward that treats small upstream gradients differently."""
     small = point.gradients(cotangents=[_SCALE * c for c in point.cotangents])
     return [
-        f"{name}: backward is not linear: {_SCALE:.0e} times the upstream gradient does not give {_SCALE:.0e} times the result"
+        f"{name}: backward is not linear: an upstream gradient {_SCALE:.0e} times as large gives something other than "
+        f"{_SCALE:.0e} times the result"
         for name, first, scaled in zip(point.names, gradients, small, strict=True)
         if first is not None and not equal(first, None if scaled is None else scaled / _SCALE)
     ]

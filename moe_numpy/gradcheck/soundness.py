@@ -53,11 +53,7 @@ def wrong_elsewhere(point: Point, rng: np.random.Generator, eps: float, toleranc
         if found.reason[0] is not None or not found.terms[0, 0]:
             continue
         terms = np.array(
-            [
-                float((g * d).sum())
-                for g, d in zip(other.gradients(), direction, strict=True)
-                if g is not None
-            ]
+            [float((g * d).sum()) for g, d in zip(other.gradients(), direction, strict=True) if g is not None]
         )
         off = abs(terms.sum() - found.value[0, 0])
         size = max(found.terms[0, 0], float(np.abs(terms).sum()))

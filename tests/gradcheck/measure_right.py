@@ -32,4 +32,7 @@ if __name__ == "__main__":
     for (name, seed), report in failed.items():
         print(f"--- {name}, seed {seed}\n{report}"[:900])
     print(Counter(name for name, _ in failed))
-    print(f"{len(failed)} false alarms in {runs} runs, {100 * len(failed) / runs:.2f} %, {time.perf_counter() - start:.0f} s")
+    print(
+        f"{len(failed)} false alarms in {runs} runs, {100 * len(failed) / runs:.2f} %, "
+        f"{time.perf_counter() - start:.0f} s"
+    )

@@ -42,11 +42,11 @@ def _sigmoid(x):
 Sin = elementwise("Sin", np.sin, np.cos)
 Cube = elementwise("Cube", lambda x: x**3, lambda x: 3 * x * x)
 ELU = elementwise(
-    "ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), lambda x: np.where(x > 0, 1, np.exp(np.minimum(x, 0)))
+    "ELU",
+    lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    lambda x: np.where(x > 0, 1, np.exp(np.minimum(x, 0))),
 )
-Huber = elementwise(
-    "Huber", lambda x: np.where(abs(x) <= 1, x * x / 2, abs(x) - 0.5), lambda x: np.clip(x, -1, 1)
-)
+Huber = elementwise("Huber", lambda x: np.where(abs(x) <= 1, x * x / 2, abs(x) - 0.5), lambda x: np.clip(x, -1, 1))
 Signed = elementwise("Signed", lambda x: x * abs(x), lambda x: 2 * abs(x))
 SquaredReLU = elementwise("SquaredReLU", lambda x: np.maximum(x, 0) ** 2, lambda x: 2 * np.maximum(x, 0))
 PlainReLU = elementwise("PlainReLU", lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0)
@@ -107,16 +107,35 @@ def right_functions():
 
 def _add_unary():
     unary = {
-        "exp": (ops.Exp, 1.0, None), "log": (ops.Log, None, "positive"), "sqrt": (ops.Sqrt, None, "positive"),
-        "negate": (ops.Negate, None, None), "relu": (ops.ReLU, None, None), "gelu": (ops.GELU, 3.0, None),
-        "silu": (ops.SiLU, 3.0, None), "sigmoid": (ops.Sigmoid, 3.0, None), "tanh": (ops.Tanh, 3.0, None),
-        "softplus": (ops.Softplus, 3.0, None), "sin": (Sin, 3.0, None), "cube": (Cube, None, None),
-        "softsign": (Softsign, None, None), "mish": (Mish, 3.0, None), "log_sigmoid": (LogSigmoid, 3.0, None),
-        "reciprocal": (Reciprocal, None, "positive"), "cancelling": (Cancelling, 1.0, None),
-        "leaky": (Leaky, None, None), "abs": (Abs, None, None), "clip": (Clip, 1.0, None), "bump": (Bump, 1.0, None),
-        "log1p": (Log1p, None, "positive"), "expm1": (Expm1, 1.0, None), "arctan": (Arctan, None, None),
-        "hard_swish": (HardSwish, 3.0, None), "constant": (Constant, None, None), "plain_relu": (PlainReLU, None, None),
-        "cancelling_eight": (Cancelling8, 1.0, None), "floor": (Floor, 1.0, None),
+        "exp": (ops.Exp, 1.0, None),
+        "log": (ops.Log, None, "positive"),
+        "sqrt": (ops.Sqrt, None, "positive"),
+        "negate": (ops.Negate, None, None),
+        "relu": (ops.ReLU, None, None),
+        "gelu": (ops.GELU, 3.0, None),
+        "silu": (ops.SiLU, 3.0, None),
+        "sigmoid": (ops.Sigmoid, 3.0, None),
+        "tanh": (ops.Tanh, 3.0, None),
+        "softplus": (ops.Softplus, 3.0, None),
+        "sin": (Sin, 3.0, None),
+        "cube": (Cube, None, None),
+        "softsign": (Softsign, None, None),
+        "mish": (Mish, 3.0, None),
+        "log_sigmoid": (LogSigmoid, 3.0, None),
+        "reciprocal": (Reciprocal, None, "positive"),
+        "cancelling": (Cancelling, 1.0, None),
+        "leaky": (Leaky, None, None),
+        "abs": (Abs, None, None),
+        "clip": (Clip, 1.0, None),
+        "bump": (Bump, 1.0, None),
+        "log1p": (Log1p, None, "positive"),
+        "expm1": (Expm1, 1.0, None),
+        "arctan": (Arctan, None, None),
+        "hard_swish": (HardSwish, 3.0, None),
+        "constant": (Constant, None, None),
+        "plain_relu": (PlainReLU, None, None),
+        "cancelling_eight": (Cancelling8, 1.0, None),
+        "floor": (Floor, 1.0, None),
     }
     for name, (op, scale, kind) in unary.items():
 
@@ -434,7 +453,9 @@ def huge(rng):
 
 @right
 def tiny(rng):
-    return [lambda x: x * x, Sin.apply, ops.Tanh.apply][rng.integers(3)], [_x(rng, (3, 4), 10.0 ** -rng.integers(20, 200))]
+    return [lambda x: x * x, Sin.apply, ops.Tanh.apply][rng.integers(3)], [
+        _x(rng, (3, 4), 10.0 ** -rng.integers(20, 200))
+    ]
 
 
 @right

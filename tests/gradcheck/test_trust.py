@@ -8,8 +8,8 @@ from wrong_gradients import Softmax, Square, spoiled
 from moe_numpy.autodiff import Function
 from moe_numpy.gradcheck import gradcheck
 from moe_numpy.gradcheck.draws import cotangents, own_generator
+from moe_numpy.gradcheck.ladder import HIDDEN
 from moe_numpy.gradcheck.point import Point
-from moe_numpy.gradcheck.slopes import HIDDEN
 
 X = np.random.default_rng(3).standard_normal((4, 5))
 
@@ -98,7 +98,7 @@ def test_a_derivative_that_exists_is_compared_in_place(op, x):
     ["cross_entropy_40_above", "softmax_summed", "renormalised_top_2_summed", "layer_norm_summed", "all_saturated_40"],
 )
 def test_zero_slopes_are_no_mistake(name):
-    for seed in range(5):
+    for seed in range(2):
         f, inputs = ZOO[name](np.random.default_rng(seed))
         gradcheck(f, inputs).raise_if_failed()
 
@@ -112,7 +112,7 @@ def test_saturated_entries_are_compared_where_they_are_not():
 
 @pytest.mark.parametrize("name", ["x_abs_x", "squared_relu", "elu_at_zero", "huber_at_its_joint", "sin_of_1e4"])
 def test_no_kink_is_claimed_of_a_function_without(name):
-    for seed in range(5):
+    for seed in range(2):
         f, inputs = ZOO[name](np.random.default_rng(seed))
         assert "kink" not in str(gradcheck(f, inputs))
 

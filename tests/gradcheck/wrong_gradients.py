@@ -154,7 +154,10 @@ SPOILS = {
     "skips_zero_rows": (_skips_rows, "rows of zeros"),
     "small_upstream_dropped": (_small_dropped, "not linear"),
     "clipped": (lambda self, dx, g: np.clip(dx, -0.05, 0.05), None),
-    "upstream_ignored": (lambda self, dx, g: type(self).__base__.backward(self, np.ones_like(g)), "ignores the upstream"),
+    "upstream_ignored": (
+        lambda self, dx, g: type(self).__base__.backward(self, np.ones_like(g)),
+        "ignores the upstream",
+    ),
     "upstream_squared": (lambda self, dx, g: dx * g, None),
     "float32": (lambda self, dx, g: dx.astype(np.float32).astype(np.float64), "float32"),
     "float16": (lambda self, dx, g: dx.astype(np.float16).astype(np.float64), None),
@@ -164,14 +167,15 @@ for _base_name, _base in BASES.items():
     for _spoil_name, (_spoil, _words) in SPOILS.items():
         if _spoil_name == "negative_rows" and _base_name in ("softmax", "sigmoid"):
             continue  # they save their output, which is positive
+        _op = spoiled(_base, _spoil)
 
-        def _build(rng, op=spoiled(_base, _spoil)):
+        def _build(rng, op=_op):
             return op.apply, [_x(rng)]
 
         _build.__name__ = f"{_base_name}_{_spoil_name}"
         wrong(_words)(_build)
 
-        def _build(rng, op=spoiled(_base, _spoil)):
+        def _build(rng, op=_op):
             w = rng.standard_normal((5, 3))
             return lambda x: MatMul.apply(op.apply(x), Tensor(w)), [_x(rng)]
 
@@ -251,7 +255,9 @@ def own_example(rng):
 
 @wrong(None)
 def norm_of_own_example(rng):
-    return type("W", (RMSNorm,), {"backward": lambda s, g: 0 * g}).apply, [np.random.default_rng(0).standard_normal((3, 4))]
+    return type("W", (RMSNorm,), {"backward": lambda s, g: 0 * g}).apply, [
+        np.random.default_rng(0).standard_normal((3, 4))
+    ]
 
 
 BESIDE = {

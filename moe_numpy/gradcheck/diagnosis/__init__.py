@@ -6,8 +6,6 @@ again, and returns a sentence or None. They run in order, the most specific firs
 
 from collections.abc import Callable
 
-import numpy as np
-
 from .evidence import Evidence
 from .factors import constant_factor, elementwise_factor, factor_along_axis, imprecise, sign
 from .misplaced import permuted, swapped, transposed
