@@ -3,7 +3,7 @@
     report = gradcheck(lambda x: Softmax.apply(x, axis=-1), [rng.standard_normal((3, 4))])
     report.raise_if_failed()
 
-The outputs are weighted with a random cotangent. (All ones would accept a softmax whose gradient is zero,
+The outputs are weighted with random cotangents. (All ones would accept a softmax whose gradient is zero,
 since its entries always sum to one, and a missing inverse permutation, since a sum has no order.)
 """
 
@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from .comparison import Comparison, Gradients, analytic_gradients, compare
 from .diagnosis import Evidence, diagnose
-from .finite_differences import SMALL, Point, Slopes, displaced
+from .draws import displaced, of_other_sizes, own_generator
+from .float32 import coarse_backward
+from .ladder import HIDDEN
+from .point import Point
 from .report import Mismatch, Report
-from .soundness import backward_problems, forward_problems
+from .shared_state import backward_problems
+from .soundness import forward_problems, wrong_elsewhere
 
-_TRIES = 6  # displaced points tried for entries that cannot be compared where they are
-_FLOAT64_LOSES = 3e-9  # a float32 number in the path of the gradient costs 3e-8, the 4-point rule about 1e-11
+_TRIES = 6  # displaced points tried for entries beside a kink or a decision
 
 
 def gradcheck(
@@ -35,19 +39,21 @@ def gradcheck(
 ) -> Report:
     """Compare the gradients of L = Σ cotangent · f(*inputs) with finite differences, entry by entry.
 
-    The relative error of an entry is |analytic - numeric| / scale with
+    Two cotangents are used, a dense one and one with rows of zeros, and a third where the outputs are of very
+    different size. The relative error of an entry is |analytic - numeric| / scale with
 
-        scale = max(|analytic|, |numeric|, 1e-3 · largest |numeric| of that input, rounding / tolerance)
+        scale = max(|analytic|, |numeric|, rounding / tolerance)
 
-    where ``rounding`` is what the finite difference itself loses in float64. Where a small step changes a
-    recorded decision (see ``decisions``) or crosses a kink, the entry is compared at a displaced point.
+    where ``rounding`` bounds what the finite difference and backward lose in float64. Where a small step changes
+    a recorded decision (see ``decisions``) or crosses a kink, and where rounding hides the slope, the entry is
+    compared at another point; if it cannot be compared there either, it is skipped.
 
     Args:
         f: takes one Tensor per input, returns a Tensor or a tuple of Tensors; deterministic.
         inputs: float64 NumPy arrays; they are not written to.
-        rng: draws cotangents, samples and displacements; seeded with 0 if left out.
-        eps: the step relative to the size of an entry. The 4-point rule is most accurate near 1e-3; a smaller
-            step crosses a decision less often.
+        rng: seeds cotangents, samples and displacements, which are independent of what else it draws.
+        eps: the usual step relative to the size of an entry. The 4-point rule is most accurate near 1e-3; a
+            smaller step crosses a decision less often.
         tolerance: the largest relative error that passes.
         samples: how many randomly chosen entries of each input to check; all if left out.
         names: what the report calls the inputs; the parameters of f if left out.
@@ -56,7 +62,7 @@ def gradcheck(
         ValueError: an input is not a float64 array, or ``names`` has the wrong length.
         TypeError: f returned anything other than Tensors.
 
-    Exceptions raised by f or a backward pass through unchanged.
+    Exceptions raised by f or a backward pass at the inputs pass through unchanged.
     """
     for i, x in enumerate(inputs):
         if not isinstance(x, np.ndarray) or x.dtype != np.float64:
@@ -65,104 +71,90 @@ def gradcheck(
     names = _names(f, len(inputs)) if names is None else names
     if len(names) != len(inputs):
         raise ValueError(f"names: expected one per input, {len(inputs)}, got {len(names)}")
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = own_generator(rng)
     point = Point(f, [np.array(x, order="C") for x in inputs], names, rng)
     report = Report(problems=forward_problems(point, rng))
     if not report.problems:
-        gradients = point.gradients()
-        report.problems += backward_problems(point, gradients, rng)
-        _Comparison(report, rng, eps, tolerance).run(point, gradients, samples)
+        gradients = analytic_gradients(point)
+        report.problems += backward_problems(point, gradients.given[0], rng)
+        check = _Check(report, rng, eps, tolerance)
+        check.run(point, gradients, samples)
+        if report.passed:
+            report.problems += wrong_elsewhere(point, rng, eps, tolerance)
     return report
 
 
-class _Comparison:
-    """Analytic against numeric gradients, into a report: at the given point first, then at displaced ones."""
+class _Check:
+    """Fills a report: entries at the given point first, then those that cannot be told there at other points."""
 
     def __init__(self, report: Report, rng: np.random.Generator, eps: float, tolerance: float):
         self.report, self.rng, self.eps, self.tolerance = report, rng, eps, tolerance
         self.wrong: dict[int, Mismatch] = {}
 
-    def run(self, point: Point, gradients: list[Any], samples: int | None) -> None:
-        pending = [_choose(x.size, samples, self.rng) for x in point.inputs]
+    def run(self, point: Point, gradients: Gradients, samples: int | None) -> None:
+        beside, hidden = [], []
         reasons: Counter[str] = Counter()
-        for which, entries in enumerate(pending):
-            slopes = self._compare(point, gradients, which, entries)
-            self._look_for_float32(point, gradients[which], which, entries, slopes)
-            pending[which] = entries[~slopes.usable]
-            reasons.update(f"{point.names[which]}: {reason}" for reason in slopes.reason if reason is not None)
+        for which, x in enumerate(point.inputs):
+            found = self._compare(point, gradients, which, _choose(x.size, samples, self.rng))
+            if which not in self.wrong:
+                self.report.problems += coarse_backward(point, gradients, which, found)
+            untold = [n for n in range(len(found.entries)) if not found.told[n]]
+            near = [n for n in untold if found.slopes.decided[n] or not found.slopes.is_hidden(n)]
+            beside.append(found.entries[near])
+            hidden.append(found.entries[[n for n in untold if n not in set(near)]])
+            reasons.update(f"{point.names[which]}: {found.slopes.reason[n] or HIDDEN}" for n in untold)
         for reason, count in reasons.items():
             entries_are = "1 entry cannot" if count == 1 else f"{count} entries cannot"
             self.report.notes.append(f"{reason} ({entries_are} be compared there)")
-        pending = self._compare_elsewhere(point, pending)
+        for _ in range(_TRIES):
+            beside = self._compare_at(point, displaced(point.inputs, self.rng), beside)
+        pending = [np.concatenate(both) for both in zip(beside, hidden, strict=True)]
+        for inputs in of_other_sizes(point.inputs, self.rng):
+            pending = self._compare_at(point, inputs, pending)
         self.report.skipped = sum(len(entries) for entries in pending)
         self.report.mismatches = [mismatch for _, mismatch in sorted(self.wrong.items())]
 
-    def _compare(self, point: Point, gradients: list[Any], which: int, entries: Any) -> Slopes:
-        """Count the entries into the report, remember the worst wrong one, and return the slopes."""
-        slopes = point.slopes(which, entries, self.eps)
-        gradient = gradients[which]
-        analytic = np.zeros(len(entries)) if gradient is None else gradient.ravel()[entries]
-        error = _relative_error(analytic, slopes, self.tolerance)
-        self.report.compared += int(slopes.usable.sum())
+    def _compare(self, point: Point, gradients: Gradients, which: int, entries: Any) -> Comparison:
+        """Count the entries into the report and remember the worst wrong one."""
+        found = compare(point, gradients, which, entries, self.eps, self.tolerance)
+        self.report.compared += int(found.told.sum())
+        error = found.error[:, found.told].max(axis=0, initial=0.0)
         self.report.max_error = max(self.report.max_error, float(error.max(initial=0.0)))
-        if (error > self.tolerance).any():
-            shape = point.inputs[which].shape
-            if which not in self.wrong:
-                diagnosis = diagnose(Evidence(point, gradients, which, self.eps, self.tolerance))
-                self.wrong[which] = Mismatch(point.names[which], shape, self.tolerance, diagnosis)
-            mismatch = self.wrong[which]
-            mismatch.wrong += int((error > self.tolerance).sum())
-            worst = int(error.argmax())
-            if error[worst] > mismatch.error:
-                mismatch.error = float(error[worst])
-                mismatch.index = tuple(map(int, np.unravel_index(entries[worst], shape)))
-                mismatch.analytic, mismatch.numeric = float(analytic[worst]), float(slopes.value[worst])
-        return slopes
+        if found.wrong.any():
+            self._remember(point, gradients, which, found)
+        return found
 
-    def _compare_elsewhere(self, point: Point, pending: list[Any]) -> list[Any]:
-        """Compare the pending entries at displaced points; return those that could not be compared there either."""
-        for _ in range(_TRIES):
-            if not any(len(entries) for entries in pending):
-                break
-            nearby = Point(point.f, displaced(point.inputs, self.rng), point.names, self.rng)
-            if not all(np.isfinite(y).all() for y in nearby.outputs):
-                continue
-            gradients = nearby.gradients()
-            for which, entries in enumerate(pending):
-                if len(entries):
-                    slopes = self._compare(nearby, gradients, which, entries)
-                    self.report.moved += int(slopes.usable.sum())
-                    pending[which] = entries[~slopes.usable]
-        return pending
+    def _remember(self, point: Point, gradients: Gradients, which: int, found: Comparison) -> None:
+        shape = point.inputs[which].shape
+        if which not in self.wrong:
+            diagnosis = diagnose(Evidence(point, gradients, which, self.eps, self.tolerance, found))
+            self.wrong[which] = Mismatch(point.names[which], shape, self.tolerance, diagnosis)
+        mismatch = self.wrong[which]
+        mismatch.wrong += int(found.wrong.any(axis=0).sum())
+        k = found.cotangent
+        error = np.where(found.wrong[k], found.error[k], 0.0)
+        worst = int(error.argmax())
+        if error[worst] > mismatch.error:
+            mismatch.error = float(error[worst])
+            mismatch.index = tuple(map(int, np.unravel_index(found.entries[worst], shape)))
+            mismatch.analytic, mismatch.numeric = float(found.analytic[k, worst]), float(found.slopes.value[k, worst])
 
-    def _look_for_float32(self, point: Point, gradient: Any, which: int, entries: Any, slopes: Slopes) -> None:
-        """Report a gradient that is off everywhere by more than float64 loses, though within tolerance."""
-        if gradient is None or which in self.wrong:
-            return
-        analytic = gradient.ravel()[entries]
-        error = _relative_error(analytic, slopes, self.tolerance)
-        counted = slopes.usable & (analytic != 0)
-        if counted.sum() < 3 or np.median(error[counted]) < _FLOAT64_LOSES:
-            return
-        finer = point.slopes(which, entries, self.eps / 2)
-        doubt = np.abs(finer.value - slopes.value)[counted]
-        if (doubt < 0.1 * np.abs(analytic - slopes.value)[counted]).mean() > 0.5:
-            self.report.problems.append(
-                f"{point.names[which]}: the gradient is off by about {np.median(error[counted]):.0e} "
-                "everywhere. That passes the tolerance, but it looks like float32 arithmetic inside"
-            )
-
-
-def _relative_error(analytic: Any, slopes: Slopes, tolerance: float) -> Any:
-    """|analytic - numeric| / scale as in :func:`gradcheck`; infinite for NaN, 0 where there is no slope."""
-    numeric, usable = np.abs(slopes.value), slopes.usable
-    scale = np.maximum(np.maximum(np.abs(analytic), numeric), slopes.noise / tolerance)
-    scale = np.maximum(scale, SMALL * numeric[usable].max(initial=0.0))
-    difference = np.abs(analytic - slopes.value)
-    error = np.divide(difference, scale, out=np.zeros(len(scale)), where=(difference != 0) & np.isfinite(analytic))
-    error[~np.isfinite(analytic)] = np.inf
-    error[~usable] = 0.0
-    return error
+    def _compare_at(self, point: Point, inputs: Sequence[Any], pending: list[Any]) -> list[Any]:
+        """Compare the pending entries at other inputs; return those that could not be compared there either."""
+        if not any(len(entries) for entries in pending):
+            return pending
+        other = point.elsewhere(inputs, self.rng)
+        if other is None:
+            return pending
+        gradients = analytic_gradients(other)
+        left = []
+        for which, entries in enumerate(pending):
+            if len(entries):
+                found = self._compare(other, gradients, which, entries)
+                self.report.moved += int(found.told.sum())
+                entries = entries[~found.told]
+            left.append(entries)
+        return left
 
 
 def _names(f: Callable[..., Any], count: int) -> list[str]:

@@ -1,20 +1,24 @@
-"""Problems that belong to no single entry: of f, which must allow finite differences, and of backward."""
+"""What must hold for finite differences to mean anything, and that gradients are right at a second point too."""
 
 from typing import Any
 
 import numpy as np
 
-from .finite_differences import Point, displaced, evaluate
+from .draws import displaced, of_other_sizes, typical_size
+from .float32 import coarse_forward
+from .point import Point, evaluate
+from .slopes import along_direction
 
 _REPEATABLE = 1e-9  # BLAS may sum in a different order from run to run
-_FLOAT64_ROUNDS = 1e-10  # rounding of outputs: float64 stays below 1e-13 in sane code, float32 reaches 1e-7
+_FAR = 0.7  # how far away the second point is, relative to the typical size of an input
+_ROUNDED = 1e-13  # rounding of a directional derivative, relative to the outputs
 
 
 def forward_problems(point: Point, rng: np.random.Generator) -> list[str]:
     """Why f cannot be checked; empty if it is repeatable, finite, in float64 and leaves its inputs alone."""
     problems = list(point.side_effects)
     again, _ = evaluate(point.f, [x.copy() for x in point.inputs])
-    if not problems and not all(map(_equal, point.outputs, again)):
+    if not problems and not all(map(equal, point.outputs, again)):
         problems.append(
             "f is not deterministic: two runs on the same inputs differ; "
             "create the random generator inside f, from a fixed seed"
@@ -26,33 +30,44 @@ def forward_problems(point: Point, rng: np.random.Generator) -> list[str]:
             problems.append(f"output {i} is not finite: {np.count_nonzero(~np.isfinite(y))} of {y.size} entries")
     if not point.outputs:
         problems.append("f has no floating-point output")
-    if not problems and _is_coarse(point, rng):
-        problems.append("the outputs change in steps as coarse as float32: look for float32 arithmetic inside forward")
-    return problems
+    if not problems:
+        point.elsewhere(displaced(point.inputs, rng, _FAR), rng)
+        again, _ = evaluate(point.f, [x.copy() for x in point.inputs])
+        if not all(map(equal, point.outputs, again)):
+            problems.append(
+                "f keeps something from one run to the next (a counter, a running mean, a cache): after a run on other "
+                "inputs the same inputs give another result; reset it inside f"
+            )
+    return problems or coarse_forward(point, rng)
 
 
-def backward_problems(point: Point, gradients: list[Any], rng: np.random.Generator) -> list[str]:
-    """Where backward does not repeat ``gradients``, replaces .grad, or writes to the arrays it is given."""
-    problems = []
-    for name, first, second in zip(point.names, gradients, point.gradients(), strict=True):
-        if not _equal(first, second):
-            problems.append(f"{name}: a second backward, on a fresh graph, gives a different gradient")
-    start = [rng.standard_normal(x.shape) for x in point.inputs]
-    for name, first, total, old in zip(point.names, gradients, point.gradients(start), start, strict=True):
-        if first is not None and not _equal(total, first + old):
-            problems.append(f"{name}: backward replaces what .grad holds instead of adding to it")
-    return problems + list(dict.fromkeys(point.side_effects))
+def wrong_elsewhere(point: Point, rng: np.random.Generator, eps: float, tolerance: float) -> list[str]:
+    """Compare one directional derivative at a second point, far away: what was kept from the first is wrong there."""
+    places = [displaced(point.inputs, rng, _FAR), *of_other_sizes(point.inputs, rng), displaced(point.inputs, rng)]
+    for inputs in places:
+        other = point.elsewhere(inputs, rng)
+        if other is None or not other.flat.size:
+            continue
+        direction = [typical_size(x) * rng.standard_normal(x.shape) for x in other.inputs]
+        found = along_direction(other, direction, eps)
+        if found.reason[0] is not None or not found.terms[0, 0]:
+            continue
+        terms = np.array(
+            [float((g * d).sum()) for g, d in zip(other.gradients(), direction, strict=True) if g is not None]
+        )
+        off = abs(terms.sum() - found.value[0, 0])
+        size = max(found.terms[0, 0], float(np.abs(terms).sum()))
+        if off <= found.error[0, 0] + tolerance * size + _ROUNDED * found.scale[0, 0]:
+            return []
+        return [
+            f"right at the given inputs, wrong at others: along a random direction analytic {terms.sum():.6g}, "
+            f"numeric {found.value[0, 0]:.6g}. Something is kept from one pass to the next (a cache, a global, an "
+            "attribute of the class or the module), or a case that the given inputs do not reach is wrong"
+        ]
+    return []
 
 
-def _is_coarse(point: Point, rng: np.random.Generator) -> bool:
-    """Whether rounding is far beyond float64 here and nearby; a jump would show at one point only."""
-    if point.rounding(rng) < _FLOAT64_ROUNDS:
-        return False
-    nearby = [displaced(point.inputs, rng) for _ in range(3)]
-    return all(Point(point.f, inputs, point.names, rng).rounding(rng) > _FLOAT64_ROUNDS for inputs in nearby)
-
-
-def _equal(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Whether a equals b up to the order in which a library may sum."""
     if a is None or b is None or a.shape != b.shape:
         return a is b

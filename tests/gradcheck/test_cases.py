@@ -7,7 +7,7 @@ import pytest
 from moe_numpy.autodiff import Function, substitute
 from moe_numpy.gradcheck import cases
 from moe_numpy.gradcheck.cases import Case, case, run_case
-from moe_numpy.gradcheck.finite_differences import Point
+from moe_numpy.gradcheck.point import Point
 
 
 class Double(Function):

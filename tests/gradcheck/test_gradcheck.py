@@ -428,7 +428,7 @@ WRONG = {
         "NaN in 1 of 12 entries, first at (1, 2)",
     ),
     "infinity": (
-        wrong(Square, backward=lambda self, g: g * np.inf),
+        wrong(Square, backward=lambda self, g: np.full_like(g, np.inf)),
         [X],
         "infinite in 12 of 12 entries",
     ),
@@ -544,7 +544,6 @@ def test_cancellation_in_forward_is_not_taken_for_float32_in_backward():
     op = wrong(Square, forward=lambda self, x: x + 3e4 - 3e4, backward=lambda self, g: g)
     report = gradcheck(lambda x: op.apply(x), [X])
     assert report.passed, report
-    assert report.max_error > 3e-9
 
 
 def test_float32_in_forward_is_found():
@@ -616,7 +615,7 @@ def test_backward_that_writes_into_its_gradient_is_reported():
     op = wrong(Square, backward=backward)
     report = gradcheck(lambda x: op.apply(x), [X])
     assert not report.mismatches
-    assert report.problems == ["backward writes into the gradient of output 0 that it receives"]
+    assert report.problems == ["WrongSquare.backward writes into the gradient that it receives"]
 
 
 def test_backward_that_changes_from_run_to_run_is_reported():
@@ -681,8 +680,7 @@ def test_worst_entry_of_all_points_is_reported():
         assert "too large by a factor 3" in report.mismatches[0].diagnosis
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-9, -1e-9])
-@pytest.mark.parametrize("op", [Relu, RecordingRelu])
+@pytest.mark.parametrize(("op", "value"), [(Relu, 0.0)] + [(RecordingRelu, v) for v in (0.0, 1e-9, -1e-9)])
 def test_kink_is_moved_away_from(op, value):
     x = X.copy()
     x[2, 1] = value
@@ -690,6 +688,16 @@ def test_kink_is_moved_away_from(op, value):
     assert report.passed, report
     assert (report.compared, report.moved, report.skipped) == (12, 1, 0)
     assert "(1 entry cannot be compared there)" in report.notes[0]
+
+
+@pytest.mark.parametrize("value", [1e-9, -1e-9])
+def test_beside_a_kink_a_smaller_step_is_taken(value):
+    x = X.copy()
+    x[2, 1] = value
+    report = gradcheck(lambda x: Relu.apply(x), [x])
+    assert report.passed, report
+    assert (report.compared, report.skipped) == (12, 0)
+    assert report.moved == (value < 0)  # the zero left of a kink cannot be told from one that rounding makes
 
 
 @pytest.mark.parametrize("distance", [-2.5, -1.9, -1, -2 / 3, -0.4, 0.1, 1 / 3, 0.5, 2 / 3, 0.9, 1, 1.5, 1.99, 2.1])
@@ -708,7 +716,8 @@ def test_jump_does_not_hide_a_kink():
 
     report = gradcheck(lambda x: wrong(Relu, forward=forward).apply(x), [np.array([0.5, 0.0, 1.5, -1.0])])
     assert report.passed, report
-    assert report.moved == 2
+    assert report.compared == 4
+    assert report.moved == 3  # beside outputs of 1e9, the zero at -1 is not certain
 
 
 def test_gradient_that_is_zero_but_for_rounding_passes():
@@ -759,7 +768,7 @@ def test_strong_curvature_is_not_a_kink():
     assert (report.moved, report.skipped) == (0, 0)
 
 
-def test_out_of_domain_is_moved():
+def test_beside_the_edge_of_its_domain_a_smaller_step_is_taken():
     class Sqrt(Function):
         def forward(self, x):
             self.save(x)
@@ -770,8 +779,21 @@ def test_out_of_domain_is_moved():
 
     report = gradcheck(lambda x: Sqrt.apply(x), [np.array([1e-9] * 20 + [1.0] * 21)])
     assert report.passed, report
-    assert report.moved == 20  # positive inputs stay positive when they are displaced
-    assert "NaN" in report.notes[0]
+    assert (report.compared, report.moved) == (41, 0)
+
+
+def test_out_of_domain_is_moved():
+    class Sqrt(Function):
+        def forward(self, x):
+            self.save(x)
+            return np.sqrt(x - 1)
+
+        def backward(self, grad):
+            return grad / (2 * np.sqrt(self.saved[0] - 1))
+
+    report = gradcheck(lambda x: Sqrt.apply(x), [np.array([1 + 1e-13, 2.0, 3.0])])
+    assert report.passed, report
+    assert report.moved == 1
 
 
 def always_deciding(x):
@@ -891,10 +913,10 @@ def test_large_inputs_are_diagnosed_by_a_part(monkeypatch):
     assert "factor 2" in report.mismatches[0].diagnosis
 
 
-def test_wrong_entries_beyond_the_diagnosed_part(monkeypatch):
+def test_wrong_entries_beyond_the_first_are_diagnosed_too(monkeypatch):
     monkeypatch.setattr(evidence, "LARGEST", 8)
     report = gradcheck(lambda x: WRONG["only the last row"][0].apply(x), [X])
-    assert report.mismatches[0].diagnosis == "the wrong entries lie beyond the first 8, which are right"
+    assert "wrong only at index 2 (the last) of axis 0" in report.mismatches[0].diagnosis
 
 
 def test_report_names_inputs_and_counts():

@@ -6,19 +6,27 @@ again, and returns a sentence or None. They run in order, the most specific firs
 
 from collections.abc import Callable
 
-import numpy as np
-
 from .evidence import Evidence
 from .factors import constant_factor, elementwise_factor, factor_along_axis, imprecise, sign
 from .misplaced import permuted, swapped, transposed
-from .missing import no_gradient, not_finite, out_of_sight, output_ignores_it, upstream_ignored, zero
+from .missing import no_gradient, not_finite, output_ignores_it, upstream_ignored, zero
 from .sums import missing_term, one_contribution
 
 __all__ = ["Evidence", "diagnose"]
 
+_ONLY_FOR = (
+    "",
+    "right for a dense upstream gradient, wrong for one with rows of zeros: ",
+    "seen only with an upstream gradient that evens out outputs of different size: ",
+)
+
 
 def diagnose(evidence: Evidence) -> str:
     """One sentence on what the wrong gradient looks like."""
+    return _ONLY_FOR[evidence.cotangent] + _pattern(evidence)
+
+
+def _pattern(evidence: Evidence) -> str:
     for detector in _DETECTORS:
         sentence = detector(evidence)
         if sentence is not None:
@@ -30,7 +38,7 @@ def only_some(e: Evidence) -> str | None:
     """Some entries are right: where are the wrong ones, and what is wrong with them?"""
     if (e.wrong == e.known).all():
         return None
-    where = _describe_mask(e)
+    where = e.where_wrong()
     part = e.within(e.wrong)
     for detector in (zero, sign, constant_factor):
         sentence = detector(part)
@@ -42,7 +50,6 @@ def only_some(e: Evidence) -> str | None:
 _DETECTORS: tuple[Callable[[Evidence], str | None], ...] = (
     not_finite,
     no_gradient,
-    out_of_sight,
     zero,
     output_ignores_it,
     swapped,
@@ -58,22 +65,3 @@ _DETECTORS: tuple[Callable[[Evidence], str | None], ...] = (
     factor_along_axis,
     only_some,
 )
-
-
-def _describe_mask(e: Evidence) -> str:
-    """Where the wrong entries lie: in some slices of an axis, by the sign of the input, or scattered."""
-    wrong, known = e.wrong, e.known
-    for axis, n in enumerate(wrong.shape):
-        others = tuple(a for a in range(wrong.ndim) if a != axis)
-        hit = wrong.any(axis=others)
-        if hit.sum() <= n / 2 or hit.sum() == n - 1:
-            places = [int(i) for i in np.flatnonzero(hit)]
-            if wrong.ndim > 1 and not (wrong | ~known | ~np.expand_dims(hit, others)).all():
-                continue
-            ends = {0: " (the first)", n - 1: " (the last)"}.get(places[0], "") if len(places) == 1 else ""
-            what = f"index {places[0]}{ends}" if len(places) == 1 else f"indices {places[:8]}"
-            return f"at {what} of axis {axis}"
-    for words, mask in (("negative", e.x < 0), ("positive", e.x > 0)):
-        if (wrong == (mask & known)).all():
-            return f"where the input is {words}"
-    return f"in {wrong.sum()} of {known.sum()} entries"

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from . import evidence
 from .evidence import Evidence
 
 
@@ -23,13 +22,6 @@ def no_gradient(e: Evidence) -> str | None:
     return "no gradient reaches this input: its branch is detached, or a backward returned None for it"
 
 
-def out_of_sight(e: Evidence) -> str | None:
-    """None of the entries looked at is wrong."""
-    if e.wrong.any():
-        return None
-    return f"the wrong entries lie beyond the first {evidence.LARGEST}, which are right"
-
-
 def zero(e: Evidence) -> str | None:
     """All entries are zero."""
     if e.analytic[e.known].any():
@@ -38,9 +30,11 @@ def zero(e: Evidence) -> str | None:
 
 
 def output_ignores_it(e: Evidence) -> str | None:
-    """Finite differences are exactly zero where backward gives a gradient: forward lost something."""
+    """Finite differences are exactly zero where backward gives a gradient: forward lost something, or is flat."""
     if e.numeric[e.wrong].any():
         return None
+    if e.output_changes_far_away():
+        return f"the output is flat {e.where_wrong()}, yet backward gives a gradient there (a mask that is missing?)"
     entries = "this input" if (e.wrong == e.known).all() else f"{e.wrong.sum()} of {e.known.sum()} entries"
     return (
         f"the output does not depend on {entries} at all, yet backward gives a gradient: forward loses them "

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..slopes import contributions
 from .evidence import Evidence
 
 _PROBED = 4  # how many wrong entries have their contributions taken apart
@@ -13,7 +14,7 @@ def one_contribution(e: Evidence) -> str | None:
     """Only one term of a sum arrives: a broadcast was not undone, or terms overwrite each other."""
     worst = np.argsort(np.where(e.wrong, -np.abs(e.analytic - e.numeric), np.inf), axis=None)
     probed = [int(i) for i in worst[: min(_PROBED, int(e.wrong.sum()))]]
-    terms = [e.point.contributions(e.which, i, e.eps) for i in probed]
+    terms = [contributions(e.point, e.which, i, e.eps) for i in probed]
     for k, y in enumerate(e.point.outputs):
         for axis in range(y.ndim):
             others = tuple(a for a in range(y.ndim) if a != axis)
