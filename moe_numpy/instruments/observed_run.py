@@ -20,7 +20,7 @@ _ZERO = 1e-10
 _STEP = 1e-6
 
 
-class WatchedAffine(Affine):
+class _WatchedAffine(Affine):
     """The op that makes logits; remembers the gradient that arrives at them."""
 
     arrived: Any = None
@@ -36,7 +36,7 @@ class RouterLogits:
 
     level: str
     parameters: dict[str, Tensor]
-    made_by: WatchedAffine
+    made_by: _WatchedAffine
     kept: Any  # Bool[..., E], of the shape of the logits
     dropped: Any
 
@@ -72,7 +72,7 @@ class ObservedRun:
         self.groups = [RememberingGroup(group) for group in _groups(self.layer)]
         if self.groups:
             self.layer.groups = self.groups
-        with substitute(Affine, WatchedAffine), decisions.recording() as self.decided:
+        with substitute(Affine, _WatchedAffine), decisions.recording() as self.decided:
             self.y, self.routing = probe.run(self.layer)
         self.cotangent = np.random.default_rng([probe.seed, 6]).standard_normal(self.y.shape)
         routings = [self.routing, *(group.routing for group in self.groups)]
@@ -198,7 +198,7 @@ def _routers(layer: Any, routings: list[Any], functions: list[Function]) -> Iter
     for (level, parameters), of_router in zip(_parameters(layer), routings, strict=True):
         weight = next(iter(parameters.values()))
         (op,) = [
-            op for op in functions if isinstance(op, WatchedAffine) and any(e and e.source is weight for e in op.edges)
+            op for op in functions if isinstance(op, _WatchedAffine) and any(e and e.source is weight for e in op.edges)
         ]
         shape = op.outputs[0][0]
         kept, dropped = np.ones(shape, bool), np.zeros(shape, bool)
