@@ -40,7 +40,7 @@ from moe_numpy.ops.activations import (
 )
 from moe_numpy.ops.attention import causal_attention, causal_attention_gradient, rotate
 from moe_numpy.ops.losses import cross_entropy, cross_entropy_gradient
-from moe_numpy.ops.matmul import product
+from moe_numpy.ops.matmul import matmul, product
 from moe_numpy.ops.normalization import rms_norm, rms_norm_gradient
 from moe_numpy.training.optimizers import adamw, sum_of_squares
 
@@ -120,6 +120,7 @@ def _cases(rng: np.random.Generator) -> Iterator[tuple[Callable[..., Any], list[
     yield combine_gradient, [x, rows, w, token]
     yield row_products, [rows, rows]
     yield product, [x, normal(D, F)]
+    yield matmul, [normal(B, S, D), normal(B, D, S)]
     yield grouped_product, [rows, gate_up, offsets]
     yield grouped_product_input_gradient, [h, gate_up, offsets]
     yield grouped_product_weight_gradient, [h, rows, offsets]

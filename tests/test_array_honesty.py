@@ -9,6 +9,7 @@ so the definition in NumPy serves here, on unwrapped arrays.
 
 import sys
 import types
+from dataclasses import asdict
 
 import array_api_compat
 import jaxtyping
@@ -371,8 +372,8 @@ def test_with_capacity_one_number_more_a_layer_comes_to_the_host(cuda, fetched):
 
 def test_a_run_goes_from_device_to_device(cuda, tmp_path):
     begun, straight = trainer("cuda"), trainer("cpu")
-    begun.step()
     run = Run.start(tmp_path, begun.model.config, begun.config)
+    run.append_history(asdict(begun.step()))
     begun.save(run)
     continued = trainer("cpu")
     continued.resume(run)

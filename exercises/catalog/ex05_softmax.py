@@ -109,10 +109,10 @@ subtracts in place: `x -= x.max()` writes into the caller's array. Write `x = x 
 - e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
 + x -= x.max(axis=-1, keepdims=True); e = np.exp(x)
 one shift for all: Takes off the maximum of the whole array: rows far below it become 0/0. Each row needs its own.
-- x.max(axis=-1, keepdims=True)
+- x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x.max(initial=-np.inf)
 shifts by the mean: One large logit lies far above the mean, and its exponential overflows. Take off the maximum.
-- x.max(axis=-1, keepdims=True)
+- x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x.mean(axis=-1, keepdims=True)
 minus infinity made finite: A row of only -inf then comes out uniform. It has no softmax: NaN, as the docstring says.
 - e = np.exp(x - x.max

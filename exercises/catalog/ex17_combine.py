@@ -139,6 +139,6 @@ weights for columns: Multiplies column i with gate[i]: a weight belongs to a row
 - gate[:, None].astype(r.dtype, copy=False) * r)
 + np.resize(gate, r.shape[1]) * r)
 gradients swapped: Returns dg first. Gradients come in the order of the inputs: r, gate.
-- *combine_gradient(grad, r, gate, token), None
-+ *combine_gradient(grad, r, gate, token)[::-1], None
+- d_r, d_gate = combine_gradient
++ d_gate, d_r = combine_gradient
 """)

@@ -1,7 +1,7 @@
 import json
 import signal
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -279,9 +279,10 @@ def test_frozen_parameters_are_neither_trained_nor_in_the_way(which, tmp_path):
     before = {name: array.copy() for name, array in t.model.state_dict().items()}
     total = trainer().model.num_parameters()
     record = t.step()
+    run.append_history(asdict(record))
     gradients = [p.grad for p in t.model.parameters() if p.grad is not None]
     assert record.gradient_norm == pytest.approx(np.sqrt(sum((g.astype(float) ** 2).sum() for g in gradients)))
-    t.step()
+    run.append_history(asdict(t.step()))
     t.save(run)
     assert t.model.num_parameters() == total
     assert t.model.active_parameters() < total
@@ -313,6 +314,7 @@ def test_tied_parameters_are_normed_trained_and_saved_once(tmp_path):
     gradients = {id(p): p.grad.astype(float) for _, p in t.model.named_parameters()}
     assert record.gradient_norm == pytest.approx(np.sqrt(sum((g**2).sum() for g in gradients.values())))
     run = started(tmp_path / "run")
+    run.append_history(asdict(record))
     t.save(run)
     names = {name for name, _ in t.model.named_parameters()}
     assert "output.weight" not in names
