@@ -38,18 +38,18 @@ def cotangents(outputs: Sequence[Any], rng: np.random.Generator) -> list[list[An
 
 
 def _with_zero_rows(dense: list[Any], rng: np.random.Generator) -> list[Any]:
-    """Rows kept and rows zeroed, at least one of each where there are two."""
-    counts = [c.size // c.shape[-1] if c.ndim > 1 and c.size else c.size for c in dense]
-    total = sum(counts)
-    keep = np.arange(total) % 2 == 0
-    rng.shuffle(keep)
-    if total == 1:
-        keep[:] = True
-    result, start = [], 0
-    for c, n in zip(dense, counts, strict=True):
-        part = keep[start : start + n].reshape((*c.shape[:-1], 1) if c.ndim > 1 and c.size else c.shape)
-        result.append(np.where(part, c, 0.0))
-        start += n
+    """About every second row zeroed, the first always; an output of one row alternates with the next such one."""
+    result, kept = [], len(dense) == 1
+    for c in dense:
+        rows = c.shape[:-1] if c.ndim > 1 else c.shape
+        keep = rng.permutation(np.arange(int(np.prod(rows))) % 2 == 0)
+        if keep.size > 1:
+            keep[0] = False
+            keep[-1] |= not keep.any()
+        else:
+            keep[:] = kept
+            kept = not kept or len(dense) == 1
+        result.append(np.where(keep.reshape((*rows, 1) if c.ndim > 1 else rows), c, 0.0))
     return result
 
 

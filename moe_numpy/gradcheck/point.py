@@ -136,7 +136,8 @@ class Graph:
         """The .grad of every input, as it is, after a walk from L = Σ cotangent · output."""
         total = _WeightedSum.apply(*self.outputs, weights=[c.copy() for c in cotangents])
         if total.requires_grad:
-            total.backward(retain_graph=retain_graph)
+            with np.errstate(all="ignore"):  # NaN and infinity are reported, not warned of
+                total.backward(retain_graph=retain_graph)
         return [leaf.grad for leaf in self.leaves]
 
     def functions(self) -> list[Function]:
