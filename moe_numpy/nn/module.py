@@ -126,14 +126,12 @@ class Module:
         return sum(p.size for p in self.parameters())
 
     def zero_grad(self) -> None:
-        """Set every ``.grad`` to None, and forget the forward passes since the last optimizer step."""
+        """Set every ``.grad`` to None. It may come between forward and backward, so it forgets nothing else."""
         for parameter in self.parameters():
             parameter.grad = None
-        for _, module in self.named_modules():
-            module.forget_passes()
 
     def forget_passes(self) -> None:
-        """Forget what forward passes left for :meth:`after_step`; of this Module alone."""
+        """Forget what forward passes left for :meth:`after_step`, for a step that failed; of this Module alone."""
 
     def after_step(self) -> None:
         """Called once after each optimizer step, for rules that are not gradients; here and below.

@@ -141,6 +141,8 @@ class Trainer:
         """Fill ``.grad`` with the mean over the passes; return the results of each."""
         config, model = self.config, self.model
         model.zero_grad()
+        for _, module in model.named_modules():
+            module.forget_passes()  # of a step that failed
         passes = []
         for i in range(config.accumulate):
             number = self.completed * config.accumulate + i

@@ -342,13 +342,15 @@ def test_an_interrupted_forward_pass_is_not_counted(where, monkeypatch):
         assert b.data.tolist() == expected.data.tolist(), name
 
 
-def test_zero_grad_starts_counting_again():
-    config = RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.1))
-    layer = make(config)
+@pytest.mark.parametrize("forget", [False, True])
+def test_a_pass_counts_unless_it_is_forgotten(forget):
+    layer = make(RouterConfig(TopK(1), gates=(), balancer=LossFreeBias(0.1)))
     layer(inputs(9, 5))
-    layer.zero_grad()  # the pass will not be part of the step
+    layer.zero_grad()  # between forward and backward, as many training loops have it
+    if forget:
+        layer.router.forget_passes()
     layer.after_step()
-    assert not layer.router.balancer_state.data.any()
+    assert layer.router.balancer_state.data.any() != forget
 
 
 def test_noise_reaches_both_levels_only_in_training():
