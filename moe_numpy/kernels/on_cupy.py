@@ -169,7 +169,19 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 
 
 def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    return (a @ b).astype(np.result_type(a.dtype, b.dtype), copy=False)
+    """CuPy multiplies stacks of float32 and float64; bfloat16 goes to cuBLAS, all matrices at once."""
+    dtype = np.result_type(a.dtype, b.dtype)
+    if dtype.name != "bfloat16":
+        return a @ b
+    left, right = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+    batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    left, right = (
+        cp.ascontiguousarray(cp.broadcast_to(_as(dtype, x), (*batch, *x.shape[-2:]))).reshape(-1, *x.shape[-2:])
+        for x in (left, right)
+    )
+    y = _multiply_heads(left, right).reshape(*batch, left.shape[1], right.shape[2])
+    y = y[..., 0, :] if a.ndim == 1 else y
+    return y[..., 0] if b.ndim == 1 else y
 
 
 def grouped_product(

@@ -27,7 +27,7 @@ class ReLU(Function):
     def backward(self, grad: Float[Array, "*shape"]) -> Any:
         """dx = dy [x > 0]."""
         (positive,) = self.saved
-        return array_namespace(grad).where(positive, grad, 0)
+        return array_namespace(grad).where(positive, grad, 0).astype(grad.dtype, copy=False)  # CuPy widens bfloat16
 
 
 def sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -89,7 +89,7 @@ class Abs(Function):
         """dx = dy sign(x)."""
         (x,) = self.saved
         where = array_namespace(x).where
-        return where(x > 0, grad, where(x < 0, -grad, 0))
+        return where(x > 0, grad, where(x < 0, -grad, 0)).astype(grad.dtype, copy=False)
 
 
 class Power(Function):

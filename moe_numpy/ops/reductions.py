@@ -76,7 +76,7 @@ class Max(Function):
         """dx = dy at the chosen entry, 0 elsewhere."""
         xp = array_namespace(grad)
         chosen = xp.arange(self._row_length()) == self.chosen
-        rows = xp.where(chosen, grad.reshape(self.chosen.shape), 0)
+        rows = xp.where(chosen, grad.reshape(self.chosen.shape), 0).astype(grad.dtype, copy=False)
         return rows.reshape(self.shape) if self.axis is None else xp.moveaxis(rows, -1, self.axis)
 
     def _row_length(self) -> int:

@@ -1,7 +1,7 @@
 """Training on a GPU against training on the CPU: the same curve, the same checkpoints, the same bits each time."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -76,8 +76,9 @@ def test_two_runs_give_the_same_bits(dtype, recipe):
 @pytest.mark.parametrize(("first", "second"), [("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_run_is_resumed_on_the_other_device(first, second, tmp_path):
     begun = trainer(first)
-    steps(begun, 3)
     run = Run.start(tmp_path, MODEL, begun.config)
+    for record in steps(begun, 3):
+        run.append_history(asdict(record))
     begun.save(run)
     resumed = trainer(second)
     resumed.resume(run)
@@ -89,8 +90,9 @@ def test_a_run_is_resumed_on_the_other_device(first, second, tmp_path):
 
 def test_a_bfloat16_run_is_resumed_bit_for_bit_and_stored_as_float32(tmp_path):
     straight, begun = trainer("cuda", "bfloat16"), trainer("cuda", "bfloat16")
-    steps(begun, 3)
     run = Run.start(tmp_path, MODEL, begun.config)
+    for record in steps(begun, 3):
+        run.append_history(asdict(record))
     begun.save(run)
     arrays = load_checkpoint(tmp_path).arrays
     assert {a.dtype.name for name, a in arrays.items() if name.startswith("model.")} == {"float32"}

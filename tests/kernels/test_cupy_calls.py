@@ -123,7 +123,7 @@ def gemm(_, a_turned, b_turned, m, n, k, alpha, *rest):
     entries(c, dtype_of(c_kind), (m, n), (1, c_step))[...] = number(alpha, compute) * (left @ right)
 
 
-FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "cumsum", "repeat", "tile", "zeros"]
+FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "broadcast_to", "cumsum", "repeat", "tile", "zeros"]
 
 
 def batched_gemm(handle, a_turned, b_turned, m, n, k, alpha, *rest):
