@@ -66,12 +66,12 @@ NOT_FINITE = one_by_one(
 )
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.zeros((0, 4))), case(np.zeros((0, 4)), np.ones(4)))
 BY_HAND = one_by_one(case(np.array([2.0, 0.0]), np.array([3.0, -5.0])))
-NEXT = "the engine sums over stretched axes after backward; g * b and g * a are enough"
+NEXT = "the engine sums over stretched axes after backward; dy * b and dy * a are enough"
 CHECKS = (
     Check("forward multiplies entries", 1, equal_shapes, "a * b, entry by entry"),
     Check("forward broadcasts", 1, broadcast, "NumPy broadcasts by itself"),
     Check("numbers keep float32", 1, numbers, "do not turn a number into an array"),
-    Check("gradient of both factors", 4, equal_shapes, "g times the other factor", gradient=True),
+    Check("gradient of both factors", 4, equal_shapes, "dy times the other factor", gradient=True),
     Check("gradient of broadcast factors", 2, broadcast, NEXT, gradient=True),
     Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
     *standard_checks(broadcast, gradient=NEXT),

@@ -72,7 +72,7 @@ def _case(rng: np.random.Generator, batch: tuple[int, ...], i: int, o: int) -> C
     return case(rng.standard_normal((*batch, i)), rng.standard_normal((o, i)), rng.standard_normal(o))
 
 
-NEXT = "all rows of all sequences add to the same W: flatten x and g first"
+NEXT = "all rows of all sequences add to the same W: flatten x and dy first"
 SQUARE = "a square W hides a wrong transpose; write dL/dW_oi = Σ_t g_to x_ti"
 CHECKS = (
     Check("forward", 1, matrices, "y is [rows, out], W is [out, in]: y = x @ W.T + b"),
@@ -101,7 +101,7 @@ assumes a bias: Adds the bias without looking whether it is None.
 input gradient with the transpose: dx = g Wᵀ. Forward multiplied with Wᵀ, so backward multiplies with (Wᵀ)ᵀ = W.
 - _product(g, weight)
 + _product(g, weight.T)
-weight gradient transposed: dW = xᵀ g is [in, out]. W is [out, in], and so is its gradient: gᵀ x.
+weight gradient transposed: dW = xᵀ dy is [in, out]. W is [out, in], and so is its gradient: dyᵀ x.
 - _product(g.T, _rows(x))
 + _product(_rows(x).T, g)
 averages over rows: Divides dW and db by the number of rows. Rows add up; only the loss takes a mean.
@@ -137,7 +137,7 @@ saves on the class: The next layer overwrites W before this one runs backward. U
 + type(self).kept = x, weight
 - x, weight = self.saved
 + x, weight = self.kept
-weight gradient from y: dW = gᵀ y: W was multiplied with x, so x belongs here.
+weight gradient from y: dW = dyᵀ y: W was multiplied with x, so x belongs here.
 - return y.reshape(*x.shape[:-1], weight.shape[0])
 + self.y = y; return y.reshape(*x.shape[:-1], weight.shape[0])
 - _product(g.T, _rows(x))

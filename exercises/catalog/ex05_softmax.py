@@ -18,8 +18,8 @@ EXERCISE = Exercise(
     target="moe_numpy.ops.activations:Softmax",
     hints=(
         "Forward: softmax does not change when a constant is taken off every x. Which constant keeps exp in range?",
-        "Backward: dy_i/dx_j = y_i (δ_ij - y_j). Multiply with g_i and sum over i; two terms remain.",
-        "dx = y g - y Σ g y, the sum along self.axis with keepdims=True. Save y and the axis in forward.",
+        "Backward: dy_i/dx_j = y_i (δ_ij - y_j). Multiply by dL/dy_i and sum over i; two terms remain.",
+        "dx = y dy - y Σ dy y, the sum along self.axis with keepdims=True. Save y and the axis in forward.",
     ),
 )
 
@@ -63,7 +63,7 @@ def empty_rows(rng: np.random.Generator) -> list[Case]:
     return [case(x), case(x.T.copy(), axis=0)]
 
 
-NEXT = "write dL/dx_j = Σ_i g_i dy_i/dx_j with dy_i/dx_j = y_i (δ_ij - y_j), and sum it up"
+NEXT = "write dL/dx_j = Σ_i dL/dy_i · dy_i/dx_j with dy_i/dx_j = y_i (δ_ij - y_j), and sum it up"
 CHECKS = (
     Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
     Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
@@ -93,13 +93,13 @@ computes in float64: Returns float64 for float32 input. Everything after it is t
 diagonal only: dx = g y (1 - y): only how y_i depends on x_i. Every y also depends on the other x, through the sum.
 - y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 + grad * y * (1 - y)
-forgets the sum: dx = y g: the term - y Σ g y is missing. It subtracts the mean gradient, since the y sum to 1.
+forgets the sum: dx = y dy: the term - y Σ dy y is missing. It subtracts the mean gradient, since the y sum to 1.
 - y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 + grad * y
 sums over last axis: Backward sums over the last axis whatever `axis` was: forward must remember it.
 - array_namespace(y), self.axis
 + array_namespace(y), -1
-sums the gradient alone: dx = y (g - Σ g): the sum must be weighted with y: y (g - Σ g y).
+sums the gradient alone: dx = y (dy - Σ dy): the sum must be weighted with y: y (dy - Σ dy y).
 - (grad * y).sum
 + grad.sum
 ignores upstream: Backward takes ones for the gradient from above. Since Σ y = 1, that gives zero everywhere.

@@ -107,7 +107,7 @@ def _case(rng: np.random.Generator, batch: tuple[int, ...], num_classes: int) ->
 
 BY_HAND = one_by_one(case(np.zeros((1, 2)), np.array([1])), case(np.zeros((2, 4)), np.array([0, 3])))
 LARGE = "p comes from the shifted logits"
-NEXT = "g (p - onehot) / n in the shape of the logits; a row without a loss has the gradient 0"
+NEXT = "dy (p - onehot) / n in the shape of the logits; a row without a loss has the gradient 0"
 CHECKS = (
     Check("the mean loss", 2, typical, "flatten to [n, V]; one loss per row, then the mean"),
     Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
@@ -123,7 +123,7 @@ CHECKS = (
         finite_differences=False,
     ),
     Check("refuses what has no loss", 1, refused, "see Raises; NumPy takes x[-1] without an error"),
-    Check("gradient", 4, typical, "g (p - onehot) / n, in the shape of the logits", gradient=True),
+    Check("gradient", 4, typical, "dy (p - onehot) / n, in the shape of the logits", gradient=True),
     Check("gradient with ignored targets", 2, ignored, "a row without a loss has the gradient 0", gradient=True),
     Check("gradient of large logits", 1, large, LARGE, gradient=True, finite_differences=False),
     *standard_checks(ignored, gradient=NEXT),

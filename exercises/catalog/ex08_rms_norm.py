@@ -118,7 +118,7 @@ subtracts the mean gradient: Takes off mean h too, as in LayerNorm. That term co
 forgets the weight: dx from g instead of h = g w: the gradient passes through the multiplication with w first.
 - x_hat, h = x * r, grad * weight
 + x_hat, h = x * r, grad
-weight gradient from x: dw = Σ g x: the weight was multiplied with x̂, so x̂ belongs here.
+weight gradient from x: dw = Σ dy x: the weight was multiplied with x̂, so x̂ belongs here.
 - (grad * x_hat).reshape
 + (grad * x).reshape
 weight gradient of one row: dw of the last vector only. All vectors share the weight: their gradients add up.
