@@ -105,7 +105,7 @@ def compare_experts(
     by_token = np.argsort(routing.token, kind="stable")
     index, weight = routing.expert[by_token].reshape(-1, k), routing.gate.data[by_token].reshape(-1, k)
     gate = Tensor(routing.gate.data, requires_grad=True)
-    y = dispatch_sorted(mine, replace(routing, weight=gate), ours.experts)
+    y = dispatch_sorted(mine, replace(routing, gate=gate), ours.experts)
     y.backward(dy)
 
     theirs, their_gate = torch.tensor(x, requires_grad=True), torch.tensor(weight, requires_grad=True)
