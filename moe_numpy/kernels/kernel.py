@@ -33,6 +33,7 @@ GPU_IMPLEMENTATIONS = {"cupy": "on_cupy"}  # library to module
 VARIABLE = "MOE_NUMPY_KERNELS"
 
 registry: dict[str, "Kernel[..., Any]"] = {}
+_COMPILED = frozenset(map(np.dtype, "?bhilqBHILQfd"))  # types that the loops know
 _substitutes: dict[str, Callable[..., Any]] = {}
 _forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
 _libraries: dict[type, str | None] = {}
@@ -102,17 +103,20 @@ def library_and_narrow(kernel: Kernel[..., Any], arguments: tuple[Any, ...]) -> 
         found = library_of(x)
         if found is None:
             continue
-        if library not in (None, found) or not (found == "numpy" or found in GPU_IMPLEMENTATIONS):
-            kind = f"{type(x).__module__}.{type(x).__name__}"
-            raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
-        library = found
-        odd = found == "numpy" and (x.dtype.itemsize > 8 or not x.dtype.isnative)
+        if found != library:
+            if library is not None or not (found == "numpy" or found in GPU_IMPLEMENTATIONS):
+                kind = f"{type(x).__module__}.{type(x).__name__}"
+                raise TypeError(f"no kernels for {kind} in this place; expected arrays of numpy, or of cupy, not both")
+            library = found
+        if found != "numpy" or x.dtype in _COMPILED:
+            continue
+        odd = x.dtype.itemsize > 8 or not x.dtype.isnative
         if odd and kernel.computes:
             raise TypeError(
                 f"{kernel.name}: expected numbers of at most 64 bits in the byte order of this machine, "
                 f"got {x.dtype.str} ({x.dtype}); convert them with .astype"
             )
-        narrow = narrow or odd or (x.dtype.itemsize < 4 and is_narrow(x))
+        narrow = narrow or odd or is_narrow(x)
     return library, narrow
 
 
