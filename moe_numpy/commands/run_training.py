@@ -35,11 +35,10 @@ def new_run(folder: Path, *configuration: Any) -> Iterator[Run]:
                 yield run
             finally:
                 run.discard_if_untrained()
-    except BaseException:
+    finally:
         for path in made:
             with contextlib.suppress(OSError):  # something is in it
                 path.rmdir()
-        raise
 
 
 @contextmanager

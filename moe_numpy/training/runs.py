@@ -9,7 +9,6 @@ runs/NAME/*.png              figures
 runs/NAME/dense/             the run of the dense twin, if one was trained
 """
 
-import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -287,12 +286,10 @@ class Run:
         return Run.start(folder, self.model_config.dense_twin(), self.training_config, self.text)
 
     def discard_if_untrained(self) -> None:
-        """Remove the folder of a run that took no step, and nothing that is not this run's."""
+        """Remove the files of a run that took no step, and nothing that is not this run's."""
         if self.newest_step() is None and not self.history():
             for name in (_VALIDATION, _HISTORY, _CONFIG):
                 (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else is in it
-                self.folder.rmdir()
 
     def remove_temporaries(self) -> None:
         """Delete what a crash left half-written. Only for the one process that has locked the folder."""

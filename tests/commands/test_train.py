@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_numpy.training import Run, Trainer, list_checkpoints, load_checkpoint
+from moe_numpy.commands.run_training import new_run
+from moe_numpy.models import ModelConfig
+from moe_numpy.training import Run, Trainer, TrainingConfig, list_checkpoints, load_checkpoint
 
 KEYS = {
     "steps", "tokens", "seconds", "tokens_per_second", "train_loss", "val_loss", "val_loss_initial",
@@ -372,3 +374,14 @@ def test_a_non_finite_loss_before_any_checkpoint(cli, tiny):
     result = cli(*tiny, "--learning-rate", 1e30, "--checkpoint-every", 100, "--out", "run")
     assert result.exit_code == 1
     assert "there is no checkpoint yet" in result.stderr
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_run_without_a_step_leaves_what_was_there(tmp_path, existed):
+    folder = tmp_path / "of mine" / "run"
+    if existed:
+        folder.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with new_run(folder, ModelConfig(), TrainingConfig()):
+        assert (folder / "config.json").exists()
+    assert sorted(tmp_path.rglob("*")) == before
