@@ -14,6 +14,7 @@ from . import draws
 _LINES = 3  # random lines along which rounding is measured
 _TINY = 1e-6  # a relative step whose fourth power is lost in rounding
 _SHRINKING = 4  # steps tried, each an eighth of the one before, for functions that bend even within those
+_CONFIRMING = 3  # still finer steps, which must not show more rounding
 _DOUBTFUL = 1e-12  # rounding beyond this, relative to the output, may be a bend
 
 
@@ -82,11 +83,11 @@ class Point:
         lines pass a little beside the point, where no kink is likely.
         """
         noise = self._fourth_difference(_TINY)
-        for k in range(1, _SHRINKING):
-            if not (noise > _DOUBTFUL * np.abs(self.flat)).any():
-                break
-            finer = self._fourth_difference(_TINY / 8**k)
-            noise = np.where((finer > 0) & (finer < noise / 100), finer, noise)  # 8⁴ for a bend, 1 for rounding
+        if (noise > _DOUBTFUL * np.abs(self.flat)).any():
+            finer = [self._fourth_difference(_TINY / 8**k) for k in range(1, _SHRINKING + _CONFIRMING)]
+            finer = np.maximum.accumulate(finer[::-1])[::-1]  # a few lines may pass rounding by
+            for least in finer[: _SHRINKING - 1]:
+                noise = np.where((least > 0) & (least < noise / 100), least, noise)  # 8⁴ for a bend, 1 for rounding
         return noise
 
     def _fourth_difference(self, size: float) -> Any:
