@@ -62,7 +62,7 @@ def best(point: Point, rungs: list[Stencil], usual: float) -> tuple[Any, Any]:
     apart = np.abs(slope[:, None] - slope) - 3 * error
     finer = np.arange(len(slope))[:, None] < np.arange(len(slope))
     error = np.maximum(error, np.where(finer[:, :, None], apart, 0.0).max(axis=1))
-    # A step that spans a cluster of kinks sees none of the slopes between them; finer ones, if none tells, show how steep.
+    # A step that spans a cluster of kinks sees none of the slopes between them; finer ones show how steep.
     error = np.maximum(error, unresolved[1 : len(error) + 1])
     chosen = error.argmin(axis=0)[None]
     return np.take_along_axis(slope, chosen, 0)[0], np.take_along_axis(error, chosen, 0)[0]

@@ -14,7 +14,7 @@ from . import draws
 _LINES = 3  # random lines along which rounding is measured
 _TINY = 1e-6  # a relative step whose fourth power is lost in rounding
 _SHRINKING = 4  # steps tried, each an eighth of the one before, for functions that bend even within those
-_CONFIRMING = 3  # still finer steps, which must not show more rounding
+_CONFIRMING = 12  # more such lines, before rounding is believed to be smaller than it looked
 _DOUBTFUL = 1e-12  # rounding beyond this, relative to the output, may be a bend
 
 
@@ -83,16 +83,18 @@ class Point:
         lines pass a little beside the point, where no kink is likely.
         """
         noise = self._fourth_difference(_TINY)
-        if (noise > _DOUBTFUL * np.abs(self.flat)).any():
-            finer = [self._fourth_difference(_TINY / 8**k) for k in range(1, _SHRINKING + _CONFIRMING)]
-            finer = np.maximum.accumulate(finer[::-1])[::-1]  # a few lines may pass rounding by
-            for least in finer[: _SHRINKING - 1]:
-                noise = np.where((least > 0) & (least < noise / 100), least, noise)  # 8⁴ for a bend, 1 for rounding
+        for k in range(1, _SHRINKING):
+            if not (noise > _DOUBTFUL * np.abs(self.flat)).any():
+                break
+            finer = self._fourth_difference(_TINY / 8**k)
+            if ((finer > 0) & (finer < noise / 100)).any():  # a few lines may miss rounding
+                finer = np.maximum(finer, self._fourth_difference(_TINY / 8**k, _CONFIRMING))
+            noise = np.where((finer > 0) & (finer < noise / 100), finer, noise)  # 8⁴ for a bend, 1 for rounding
         return noise
 
-    def _fourth_difference(self, size: float) -> Any:
+    def _fourth_difference(self, size: float, lines: int = _LINES) -> Any:
         largest = np.zeros(self.flat.size)
-        for _ in range(_LINES):
+        for _ in range(lines):
             start = draws.displaced(self.inputs, self.rng, 1e-3)
             step = [size * draws.typical_size(x) * self.rng.standard_normal(x.shape) for x in start]
             line = [self.at([x + k * s for x, s in zip(start, step, strict=True)]) for k in (-2, -1, 0, 1, 2)]

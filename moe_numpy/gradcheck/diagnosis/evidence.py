@@ -69,7 +69,7 @@ class Evidence:
         return np.abs(self.numeric) > 1e3 * self.slack
 
     def matches(self, candidate: Any) -> bool:
-        """Whether the candidate equals the numeric gradient wherever that is known, and explains what is wrong there."""
+        """Whether the candidate equals the numeric gradient wherever that is known, and explains every error."""
         off, before = np.abs(candidate - self.numeric), np.abs(self.analytic - self.numeric)
         lost = self._exact - self.tolerance * np.maximum(np.abs(self.analytic), np.abs(self.numeric))
         explained = ~self.wrong | (off <= _EXPLAINED * before + lost)
