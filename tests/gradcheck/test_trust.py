@@ -258,8 +258,10 @@ def test_rounding_that_a_few_lines_miss_is_measured():
             return -(np.exp(log_p) * log_p).sum(axis=-1)
 
     x = np.array([[-1.64, 12.78, -0.93, -6.84, 0.42]])
+    missed = 0
     for seed in range(200):
-        assert Point(lambda x: Entropy.apply(x), [x], ["x"], np.random.default_rng(seed)).rounding[0] > 1e-17
+        missed += Point(lambda x: Entropy.apply(x), [x], ["x"], np.random.default_rng(seed)).rounding[0] < 1e-17
+    assert missed < 10  # one line in three misses it, and the first look takes three
 
 
 def test_a_step_out_of_the_domain_may_raise():
