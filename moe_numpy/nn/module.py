@@ -108,9 +108,9 @@ class Module:
         for at, module, _ in self._walk(path):
             yield at, module
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(self) -> "NamedParameters":
         """Every parameter below this Module, once, with its path, in the order of definition."""
-        return self._named(Parameter)
+        return NamedParameters(self)
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """Every buffer below this Module, once, with its path."""
@@ -239,6 +239,17 @@ class Module:
                     names.add(path + name)
                     if isinstance(value, kind):
                         yield path + name, value
+
+
+class NamedParameters(Iterator[tuple[str, Parameter]]):
+    """Iterates over the parameters of a Module, and says which: an optimizer can then see when others are added."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self._found = module._named(Parameter)
+
+    def __next__(self) -> tuple[str, Parameter]:
+        return next(self._found)
 
 
 _PLAIN = frozenset({int, float, bool, str, type(None)})  # most attributes, which need no search

@@ -55,7 +55,8 @@ class AdamW:
     value; otherwise small steps would be lost in rounding. Masters are copied from the parameters once, here.
 
     Args:
-        named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once.
+        named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once. From a
+            list of pairs, :meth:`step` cannot see what is added to the model later.
         lr: the learning rate of steps without their own.
         betas: β₁ and β₂.
         eps: ε.
@@ -88,6 +89,7 @@ class AdamW:
             if not 0 <= beta < 1:
                 raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.module = getattr(named_parameters, "module", None)
         self.parameters = _by_name(named_parameters)
         self.decaying = {name for name, p in self.parameters.items() if (decay or _decays)(name, p)}
         self.steps = 0
@@ -103,9 +105,10 @@ class AdamW:
             gradient_scale: multiplies every gradient, for instance ``clip_factor(...)``.
 
         Raises:
-            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``). Nothing is
-                changed then.
+            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``), or came into the
+                Module after the optimizer was made. Nothing is changed then.
         """
+        self._require_all_known()
         active = {name: p for name, p in self.parameters.items() if p.requires_grad}
         missing = [name for name, p in active.items() if p.grad is None]
         if missing:
@@ -134,6 +137,16 @@ class AdamW:
         for name, master in self.master.items():
             if name in active:
                 active[name].data[...] = master
+
+    def _require_all_known(self) -> None:
+        known = set(self.parameters.values())
+        named = () if self.module is None else self.module.named_parameters()
+        added = [name for name, p in named if p.requires_grad and p not in known]
+        if added:
+            raise RuntimeError(
+                f"{', '.join(added)} came into the {type(self.module).__name__} after this optimizer was made, and "
+                "would not be trained: make the optimizer anew, or set requires_grad=False on what is not to be trained"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """``step``, ``first.<name>``, ``second.<name>`` and, where there is one, ``master.<name>``; not copies."""
