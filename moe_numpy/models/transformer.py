@@ -104,13 +104,15 @@ class Transformer(Module):
         Raises:
             TypeError: the ids are not integers, or the mask is not boolean.
             ValueError: the tokens are not a batch of sequences, a sequence is longer than the context, or the mask has
-                another shape or comes with caches.
+                another shape or comes with caches, or the caches are not one per layer.
         """
         tokens = self._ids(tokens)
         padding = padding_of(mask, tokens.shape)
         mask = None if padding is None else padding.mask  # on the host: the layers do not wait for it again
         if mask is not None:
             tokens = self.namespace.where(self.namespace.asarray(mask), tokens, 0)
+        if caches is not None and len(caches) != len(self.layers):
+            raise ValueError(f"caches must be one per layer, {len(self.layers)}, got {len(caches)}")
         length = tokens.shape[1] + (caches[0].length if caches else 0)
         if length > self.config.context:
             raise ValueError(f"a sequence of {length} tokens does not fit context={self.config.context}")
@@ -127,6 +129,8 @@ class Transformer(Module):
         elif isinstance(tokens, list | tuple):
             tokens = self.namespace.asarray(as_array(tokens))
             tokens = tokens if tokens.size else tokens.astype(int)
+        if not hasattr(tokens, "dtype"):
+            raise TypeError(f"tokens must be an array of ids, of shape [B, S], got {tokens!r:.60}")
         if tokens.ndim != 2:
             raise ValueError(
                 f"tokens must be a batch of sequences, of shape [B, S], got shape {tokens.shape}"
