@@ -20,8 +20,10 @@ _SCALE = 2.0**-30  # exact in binary: a linear backward follows without rounding
 
 def unrepeatable(point: Point, gradients: list[Any]) -> list[str]:
     """Why the gradients cannot be compared with anything: a second pass gives others."""
-    again = point.gradients()
-    names = [name for name, a, b in zip(point.names, gradients, again, strict=True) if not equal(a, b)]
+    again = [point.gradients() for _ in range(2)]  # two, since something may happen every second time
+    names = [
+        name for name, a, *b in zip(point.names, gradients, *again, strict=True) if not all(equal(a, c) for c in b)
+    ]
     settled = names and all(map(equal, point.gradients(), point.gradients()))
     cause = _SHARED if settled else "it is random, or counts something from pass to pass"
     return [f"{name}: a second backward, on a fresh graph, gives a different gradient: {cause}" for name in names]

@@ -311,7 +311,11 @@ def test_of_a_random_backward_nothing_else_is_said():
         counted.append(1)
         return dx * (1 if len(counted) < 2 else len(counted))
 
-    for spoil in (random, counting):
+    def alternating(self, dx, grad):
+        counted.append(1)
+        return dx * (1.1 if len(counted) % 2 else 1)
+
+    for spoil in (random, counting, alternating):
         report = check(spoiled(Square, spoil))
         assert report.problems == [
             "x: a second backward, on a fresh graph, gives a different gradient: "
@@ -335,9 +339,15 @@ def test_a_missing_term_is_not_claimed_of_one_wrong_entry():
 
 def test_a_diagonal_is_not_called_overwriting_alone():
     op = spoiled(Softmax, lambda self, dx, grad: self.saved[0] * (1 - self.saved[0]) * grad)
-    assert "only one arrives: the diagonal of the Jacobian, or" in str(check(op))
+    assert "only one arrives: perhaps the diagonal of the Jacobian, or" in str(check(op))
 
 
 def test_float32_is_suspected_only_of_errors_of_its_size():
     op = spoiled(Square, lambda self, dx, grad: dx * (1 + 1.5e-3 * np.sin(np.arange(20.0).reshape(4, 5))))
     assert "float32" not in str(check(op))
+
+
+def test_more_indices_than_are_shown_are_hinted_at():
+    x = np.random.default_rng(0).standard_normal((11, 2))
+    op = spoiled(Square, lambda self, dx, grad: dx * (1 + (np.arange(11) > 0))[:, None])
+    assert "wrong only at indices [1, 2, 3, 4, 5, 6, 7, 8, ...] of axis 0" in str(check(op, x))

@@ -114,7 +114,8 @@ class Evidence:
                 if wrong.ndim > 1 and not (wrong | ~known | ~np.expand_dims(hit, others)).all():
                     continue
                 ends = {0: " (the first)", n - 1: " (the last)"}.get(places[0], "") if len(places) == 1 else ""
-                what = f"index {places[0]}{ends}" if len(places) == 1 else f"indices {places[:8]}"
+                shown = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
+                what = f"index {places[0]}{ends}" if len(places) == 1 else f"indices [{shown}]"
                 return f"at {what} of axis {axis}"
         for words, mask in (("negative", self.x < 0), ("positive", self.x > 0)):
             if (wrong == (mask & known)).all():

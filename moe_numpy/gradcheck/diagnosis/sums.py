@@ -30,8 +30,8 @@ def one_contribution(e: Evidence) -> str | None:
                     "axis is missing (undoing a broadcast), or each term overwrites the one before"
                 )
             return (
-                f"of several contributions along axis {axis} of {e.output_name(k)} only one arrives: the diagonal of "
-                "the Jacobian, or the last one, where the gradient is overwritten instead of accumulated "
+                f"of several contributions along axis {axis} of {e.output_name(k)} only one arrives: perhaps the "
+                "diagonal of the Jacobian, or the last one, where the gradient is overwritten instead of accumulated "
                 "(dx[index] = dy, or += dy without np.add.at)"
             )
     return None
