@@ -40,10 +40,12 @@ class Graph:
             raise ValueError(f"forward gave {len(wanted)} floating-point outputs, expected {len(cotangents)}")
         self.values = tuple(y.data for y in outputs)
         self._leaves = [inputs[i] for i in places]
-        self._total = _WeightedSum.apply(*wanted, weights=cotangents)
+        self._cotangents, self._weights = cotangents, list(cotangents)
+        self._total = _WeightedSum.apply(*wanted, weights=self._weights)
 
-    def gradients(self) -> tuple[Any, ...]:
-        """One walk backward from the case's cotangents; it can be repeated."""
+    def gradients(self, *, negated: bool = False) -> tuple[Any, ...]:
+        """One walk backward from the case's cotangents, or from their negatives; it can be repeated."""
+        self._weights[:] = [np.asarray(-c) for c in self._cotangents] if negated else self._cotangents
         for leaf in self._leaves:
             leaf.grad = None
         if self._total.requires_grad:
@@ -53,19 +55,27 @@ class Graph:
 
 @cache
 def _checked(solution: Any) -> type[Function]:
-    """The same Function, which says so when it returns a list."""
+    """The same Function, which says so when it returns a list, or gives integers a gradient."""
 
-    def refusing_lists(name: str) -> Callable[..., Any]:
-        def method(self: Any, *args: Any, **settings: Any) -> Any:
-            result = getattr(solution, name)(self, *args, **settings)
-            if type(result) is list:
-                raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
-            return result
+    def forward(self: Any, *args: Any, **settings: Any) -> Any:
+        self.integer_places = [i for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.dtype.kind in "iu"]
+        return _no_list("forward", solution.forward(self, *args, **settings))
 
-        return method
+    def backward(self: Any, *grads: Any) -> Any:
+        result = _no_list("backward", solution.backward(self, *grads))
+        for i in self.integer_places:
+            if isinstance(result, tuple) and i < len(result) and result[i] is not None:
+                raise TypeError(f"backward gave a gradient for argument {i}, which is of integers; return None there")
+        return result
 
-    methods = {name: refusing_lists(name) for name in ("forward", "backward")}
-    return type(solution.__name__, (solution,), {"__module__": solution.__module__, **methods})
+    methods = {"__module__": solution.__module__, "forward": forward, "backward": backward}
+    return type(solution.__name__, (solution,), methods)
+
+
+def _no_list(name: str, result: Any) -> Any:
+    if type(result) is list:
+        raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
+    return result
 
 
 def differentiable(case: Case) -> list[int]:

@@ -121,7 +121,7 @@ def same_outcome(a: Outcome, b: Outcome) -> bool:
 def evidence(yours: Outcome, expected: Outcome) -> int:
     """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong entry.
 
-    Exceptions tell nothing, since unrelated ones look alike.
+    An array of equal entries tells 1: unrelated mistakes give all zeros or all True. Exceptions tell nothing.
     """
     if yours.error is not None or expected.error is not None:
         return 0
@@ -133,6 +133,9 @@ def evidence(yours: Outcome, expected: Outcome) -> int:
             if isinstance(a, int | float) and not isinstance(a, bool):
                 total += 4 * (a != b)
             if not isinstance(a, np.ndarray):
+                continue
+            if a.size > 1 and np.array_equal(a, np.broadcast_to(a.flat[0], a.shape), equal_nan=a.dtype.kind == "f"):
+                total += not (isinstance(b, np.ndarray) and _same(a, b))
                 continue
             comparable = isinstance(b, np.ndarray) and b.shape == a.shape and b.dtype == a.dtype
             wrong = ~_right(a, b) if comparable else np.ones(a.shape, bool)

@@ -1,7 +1,8 @@
 """What runs of a solution on the cases of a check gave. The same code runs in the child and, for trusted code, here.
 
-Every case runs twice, the second time in reverse order, and all forwards of a gradient check come before the first
-backward: what is kept on the class, in a global or in a buffer shows as a difference.
+Every case runs twice, the second time in reverse order, all forwards of a gradient check come before the first
+backward, and backward runs with another upstream gradient too: what is kept on the class, in a global or in a buffer
+shows as a difference.
 """
 
 import traceback
@@ -92,6 +93,7 @@ class _Run:
                     self._notice(_UPSTREAM)
                 elif not _alike(plain(self.graph.gradients()), self.outcome.value):
                     self._notice(_SAVED)
+                self.graph.gradients(negated=True)  # if it fills a buffer of the instance, look_again finds it changed
         before = _arguments(self.untouched)
         self.outcome.mutated = [key for key, value in _arguments(self.mine).items() if not _alike(value, before[key])]
 
