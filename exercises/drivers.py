@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from moe_numpy.autodiff import Function, Tensor
+from moe_numpy.moe.routing import Candidates
 
 from .exercise import Case, Seeded, is_function_class
 
@@ -23,6 +24,22 @@ def forward(solution: Any, *args: Any, **settings: Any) -> Any:
     if is_function_class(solution):
         return solution().forward(*args, **settings)
     return solution(*args, **settings)
+
+
+def candidates(found: Any) -> tuple[Any, Any, Any]:
+    """The three lists of :class:`Candidates`, after a look at what else they say.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: not all are sent, or ``by_token`` says that they go through the tokens and they do not.
+    """
+    if not isinstance(found, Candidates):
+        raise TypeError(f"returned a {type(found).__name__}, expected Candidates")
+    if found.sent is not None and not np.all(found.sent):
+        raise ValueError("sent must be None, or True for all: every candidate is dispatched")
+    if found.by_token and np.any(np.diff(found.token) < 0):
+        raise ValueError("by_token says that the list goes through the tokens, which it does not; leave it out")
+    return found.token, found.expert, found.rank
 
 
 class Graph:

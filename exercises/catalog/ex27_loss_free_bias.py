@@ -26,8 +26,15 @@ EXERCISE = Exercise(
 
 
 def step(solution: Any, rate: float, state: Any, observed: Any, passes: int = 1) -> Any:
-    """Build the balancer and call."""
-    return solution(LossFreeBias(rate), state, observed, passes)
+    """Build the balancer and call.
+
+    Raises:
+        ValueError: what comes back is not a new array.
+    """
+    new = solution(LossFreeBias(rate), state, observed, passes)
+    if isinstance(new, np.ndarray) and np.may_share_memory(new, state):
+        raise ValueError("update returned the state that it was given; return a new array, also where nothing moves")
+    return new
 
 
 def specification(self: Any, state: Any, observed: Any, passes: int) -> Any:
@@ -54,13 +61,15 @@ def typical(rng: np.random.Generator) -> list[Case]:
 
 
 def balanced(rng: np.random.Generator) -> list[Case]:
-    """Some experts, or all, have exactly the mean."""
+    """Some experts, or all, have exactly the mean, which divided by the passes is rounded; or γ is 0."""
     b = rng.standard_normal(4)
     return [
         case(0.1, b, np.array([5.0, 5.0, 5.0, 5.0])),
         case(0.1, b, np.array([5.0, 3.0, 7.0, 5.0])),
         case(0.1, b, np.zeros(4)),
         case(0.1, rng.standard_normal(1), np.array([9.0])),
+        case(0.0, b, np.array([5.0, 3.0, 7.0, 5.0])),
+        *(case(0.1, rng.standard_normal(n), np.full(n, 1.0), passes) for n in (3, 6, 7) for passes in (3, 10)),
     ]
 
 
@@ -81,8 +90,11 @@ def skewed(rng: np.random.Generator) -> list[Case]:
 
 
 def near_the_mean(rng: np.random.Generator) -> list[Case]:
-    """Counts next to a mean that is no whole number."""
-    counts = ([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [2.0**26 + 1, 2.0**26 + 2])
+    """Counts next to a mean that is no whole number, large counts, and loads that are no counts."""
+    counts = (
+        *([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [4097.0, 4098.0]),
+        *([2.0**26 + 1, 2.0**26 + 2], [1.0, 1.0 + 2.0**-30], [0.25, 0.5, 0.5]),
+    )
     return [case(0.25, rng.standard_normal(len(c)), np.array(c)) for c in counts]
 
 
@@ -147,4 +159,13 @@ half a step: Takes half of γ.
 mean in float32: A float32 has 24 bits: the mean of large counts is rounded to one of them.
 - observed.mean() - observed
 + np.float32(observed.mean()).astype(state.dtype) - observed
+returns the state where nothing moves: The caller may write to one of them: return a new array in every case.
+- return state + self.rate
++ return state if not _sign(observed.mean() - observed).any() else state + self.rate
+divides by the passes: Rounding then makes a difference where there is none, and a balanced expert moves.
+- observed.mean() - observed
++ (observed / passes).mean() - observed / passes
+smooth sign: tanh of a small difference is small. Every step has size γ.
+- _sign(observed.mean() - observed)
++ np.tanh(1000 * (observed.mean() - observed))
 """)
