@@ -184,7 +184,7 @@ ends at a very negative number: Scores of less become ties.
 more places than tokens: C is at most the number of tokens: an expert cannot take one twice.
 - chosen = top_k(rows, capacity)
 + places = int(np.ceil(self.factor * length / num_experts - 1e-9))
-+         capacity = max(capacity, places); chosen = top_k(np.tile(rows, 3), capacity) % length
++     capacity = max(capacity, places); chosen = top_k(np.tile(rows, 3), capacity) % length
 listed by token: `by_token` says that the list goes through the tokens. This one goes through the experts.
 - token, expert, xp.zeros(token.shape, dtype=token.dtype)
 + token, expert, 0 * token, by_token=True
