@@ -99,13 +99,13 @@ BY_HAND = one_by_one(
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    """Queues longer than 255 and than 32,767, as many scopes, and a list longer than a rank would be multiplied by."""
+    """Queues longer than 255 and than 32,767, more than 255 scopes, and a list longer than ranks are multiplied by."""
     return [
         case(*_asking(rng, 400, 2, 2), 200, 400),
         case(*_asking(rng, 1_500, 3, 2), 500, 1_500),
         case(*_asking(rng, 33_000, 1, 1), 32_800, 33_000),
         case(*_asking(rng, 17_000, 2, 2), 9_000, 17_000),
-        case(*_asking(rng, 33_000, 2, 1), 1, 33_000, scope=1),
+        case(*_asking(rng, 600, 2, 2), 1, 600, scope=2),
     ]
 
 
@@ -185,9 +185,9 @@ forgets the last scope: T // n scopes: the tokens of a shorter last one are left
 counts in sixteen bits: A queue may be longer than 32,767.
 - place < size
 + place.astype(np.int16) < size
-queues in sixteen bits: Scopes times experts may be more than 65,535: queues then share places.
+queues in eight bits: Scopes times experts may be more than 255: queues then share places.
 - (candidates.token // in_scope * num_experts + candidates.expert)[order]
-+ (candidates.token // in_scope * num_experts + candidates.expert)[order] % 65_536
++ (candidates.token // in_scope * num_experts + candidates.expert)[order] % 256
 rank and place in one number: rank · 1000 + m puts candidate 1000 of the first choices behind second ones. Sort twice.
 - self._queue(candidates, scores, batch)
 + np.argsort(candidates.rank * 1000 + np.arange(len(candidates.rank)), kind="stable")
