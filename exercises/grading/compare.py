@@ -119,9 +119,9 @@ def same_outcome(a: Outcome, b: Outcome) -> bool:
 
 
 def evidence(yours: Outcome, expected: Outcome) -> int:
-    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong entry.
+    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong value.
 
-    An array of equal entries tells 1: unrelated mistakes give all zeros or all True. Exceptions tell nothing.
+    Four NaN or zeros tell no more than one. Exceptions tell nothing, since unrelated ones look alike.
     """
     if yours.error is not None or expected.error is not None:
         return 0
@@ -134,14 +134,11 @@ def evidence(yours: Outcome, expected: Outcome) -> int:
                 total += 4 * (a != b)
             if not isinstance(a, np.ndarray):
                 continue
-            if a.size > 1 and np.array_equal(a, np.broadcast_to(a.flat[0], a.shape), equal_nan=a.dtype.kind == "f"):
-                total += not (isinstance(b, np.ndarray) and _same(a, b))
-                continue
             comparable = isinstance(b, np.ndarray) and b.shape == a.shape and b.dtype == a.dtype
             wrong = ~_right(a, b) if comparable else np.ones(a.shape, bool)
             with np.errstate(invalid="ignore"):
                 fractions = wrong & np.isfinite(a) & (a % 1 != 0) if a.dtype.kind == "f" else np.zeros(a.shape, bool)
-            total += int(wrong.sum()) + 3 * int(fractions.sum())
+            total += 4 * int(fractions.sum()) + len(np.unique(a[wrong & ~fractions]))
     return total
 
 
