@@ -71,7 +71,7 @@ def two_choices(rng: np.random.Generator) -> list[Case]:
 def any_order(rng: np.random.Generator) -> list[Case]:
     """Some candidates are missing, and the rest are not in the order of tokens: the order of the list counts."""
     cases = []
-    for t, e, k, size in [(12, 4, 2, 3), (10, 5, 3, 3)]:
+    for t, e, k, size in [(12, 4, 2, 3), (10, 5, 3, 3), (12, 4, 2, 3)]:
         *lists, scores = _asking(rng, t, e, k)
         some = rng.permutation(t * k)[: t * k - 4]
         cases.append(case(*(a[some] for a in lists), scores, size, t))
@@ -84,6 +84,7 @@ def scopes(rng: np.random.Generator) -> list[Case]:
         case(*_asking(rng, 12, 4, 1), 1, 3, scope="sequence"),
         case(*_asking(rng, 12, 3, 2), 3, 12, scope=6),
         case(*_asking(rng, 10, 3, 2), 2, 10, scope=4),
+        case(*(a[::-1] for a in _asking(rng, 12, 3, 2)[:3]), np.ones((12, 3)), 1, 4, scope="sequence"),
     ]
 
 

@@ -38,7 +38,7 @@ def _keeping(rng: np.random.Generator, candidates: int, kept: int) -> Case:
 
 def typical(rng: np.random.Generator) -> list[Case]:
     """Some are dropped, and the rest are in the order of experts, not of the list."""
-    return [_keeping(rng, m, n) for m, n in [(8, 5), (7, 1), (12, 11), (9, 4)]]
+    return [_keeping(rng, m, n) for m, n in [(8, 5), (7, 1), (12, 11), (9, 4), (8, 5)]]
 
 
 def zeros_and_ties(rng: np.random.Generator) -> list[Case]:
@@ -67,6 +67,7 @@ def any_weights(rng: np.random.Generator) -> list[Case]:
         case(np.array([nan, 0.5, inf, 0.25]), np.array([3, 1])),
         case(np.array([nan, 0.5, inf, 0.25]), np.array([2, 0, 1])),
         case(np.array([0.5, 0.25, 0.75]), np.array([2, 0])).upstream(np.array([inf, 1.0])),
+        case(np.array([0.5, 2.5, -3.5]), np.array([2, 1])).upstream(np.array([1e-9, 2e-9])),
         case(rng.random(70_000), rng.permutation(70_000)[:20]),
     ]
 

@@ -62,9 +62,10 @@ def more_choices(rng: np.random.Generator) -> list[Case]:
 
 
 def biased(rng: np.random.Generator) -> list[Case]:
-    """Some candidates are missing, in any order, and the best score is not that of the first choice."""
-    cases = []
-    for t, e, k in [(8, 5, 2), (6, 4, 3)]:
+    """Some candidates are missing, in any order; the best score is not that of the first choice; all are first ones."""
+    taken = np.array([4, 0, 2, 0, 3, 2]), np.array([0, 0, 0, 1, 1, 2]), np.zeros(6, np.int64)
+    cases = [case(*taken, rng.random((5, 3)))]
+    for t, e, k in [(8, 5, 2), (6, 4, 3), (8, 5, 2)]:
         *lists, _ = _asking(rng.standard_normal((t, e)), k)
         some = rng.permutation(t * k)[: t * k - 3]
         cases.append(case(*(a[some] for a in lists), rng.random((t, e))))

@@ -57,7 +57,7 @@ def _loads(rng: np.random.Generator, experts: int) -> tuple[Any, Any]:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [case(rate, *_loads(rng, e)) for e, rate in [(4, 0.001), (8, 0.01), (3, 0.5), (16, 0.001)]]
+    return [case(rate, *_loads(rng, e)) for e, rate in [(4, 0.001), (8, 0.01), (3, 0.5), (16, 0.001), (4, 0.001)]]
 
 
 def balanced(rng: np.random.Generator) -> list[Case]:
@@ -81,7 +81,10 @@ def several_passes(rng: np.random.Generator) -> list[Case]:
 def unused(rng: np.random.Generator) -> list[Case]:
     """One expert gets everything, or one nothing."""
     b = rng.standard_normal(5)
-    return [case(0.01, b, np.array([0.0, 0.0, 64.0, 0.0, 0.0])), case(0.01, b, np.array([9.0, 8.0, 0.0, 7.0, 9.0]))]
+    return [
+        case(0.01, 1000 * b, np.array([0.0, 0.0, 64.0, 0.0, 0.0])),
+        case(0.01, b, np.array([9.0, 8.0, 0.0, 7.0, 9.0])),
+    ]
 
 
 def skewed(rng: np.random.Generator) -> list[Case]:

@@ -46,7 +46,7 @@ def switch(rng: np.random.Generator) -> list[Case]:
 def any_pairs(rng: np.random.Generator) -> list[Case]:
     """Any pairs, none twice, in any order: k > 1, expert choice or hashing."""
     cases = []
-    for t, e, n in [(5, 4, 9), (3, 6, 7), (7, 3, 4)]:
+    for t, e, n in [(5, 4, 9), (3, 6, 7), (7, 3, 4), (5, 4, 9)]:
         pairs = rng.permutation(t * e)[:n]
         cases.append(case(_softmax(rng.standard_normal((t, e))), pairs // e, pairs % e))
     return cases
@@ -73,6 +73,7 @@ def any_size(rng: np.random.Generator) -> list[Case]:
         case(p, np.array([0, 1, 1]), np.array([0, 2, 1])),
         case(p, np.array([1, 0, 0]), np.array([0, 1, 2])),
         case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([inf, 1.0])),
+        case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([1e-9, 2e-9])),
         case(rng.random((70_000, 1)), many, np.zeros(30, np.int64)),
         case(rng.random((1, 70_000)), np.zeros(30, np.int64), many),
     ]

@@ -60,7 +60,7 @@ def one_sequence(rng: np.random.Generator) -> list[Case]:
 
 
 def sequences(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.random((n * s, e)), s, f) for n, s, e, f in [(3, 8, 4, 2.0), (2, 6, 3, 1.0), (4, 4, 2, 1.0)]]
+    return [case(rng.random((n * s, e)), s, f) for n, s, e, f in [(3, 8, 4, 2.0), (2, 6, 3, 1.0), (4, 4, 2, 1.0)] * 2]
 
 
 def whole_batch(rng: np.random.Generator) -> list[Case]:
@@ -69,8 +69,9 @@ def whole_batch(rng: np.random.Generator) -> list[Case]:
 
 def odd_capacities(rng: np.random.Generator) -> list[Case]:
     """Rounded up; all tokens; more than there are tokens."""
-    sizes = [(7, 4, 1.0), (5, 3, 1.5), (10, 4, 1.25), (3, 8, 1.0), (4, 2, 2.0), (1, 1, 1.0), (4, 2, 5.0)]
-    return [case(rng.random((t, e)), t, f) for t, e, f in sizes]
+    sizes = [(7, 4, 1.0), (5, 3, 1.5), (10, 4, 1.25), (3, 8, 1.0), (4, 2, 2.0), (1, 1, 1.0), (4, 2, 5.0), (3, 300, 1.0)]
+    alone = [case(rng.random((t, e)), t, f) for t, e, f in sizes]
+    return [*alone, case(rng.random((10, 4)), 5, 1.0), case(rng.random((9, 2)), 3, 1.0)]
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:

@@ -58,7 +58,7 @@ def specification(x: Any, phi: Any) -> Any:
     return Tensor(mixed), Tensor(combine)
 
 
-SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4)]  # B, S, d, n
+SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4), (2, 5, 3, 4)]  # B, S, d, n
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
@@ -71,8 +71,8 @@ def small(rng: np.random.Generator) -> list[Case]:
 
 
 def large(rng: np.random.Generator) -> list[Case]:
-    """Logits whose exponential overflows."""
-    return [case(30 * rng.standard_normal((2, 5, 3)), 30 * rng.standard_normal((4, 3)))]
+    """Logits whose exponential overflows, and weights of very different size."""
+    return [case(a * rng.standard_normal((2, 5, 3)), a * rng.standard_normal((4, 3))) for a in (30, 2, 3, 3)]
 
 
 def with_gradients(rng: np.random.Generator) -> list[Case]:

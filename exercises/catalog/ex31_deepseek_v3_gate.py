@@ -53,7 +53,13 @@ def specification(self: Any, scores: Any, batch: Any) -> Any:
     return Candidates(*np.array(found, np.int64).reshape(-1, 3).T)
 
 
-SIZES = [(6, 8, 2, 4, 2), (5, 12, 3, 4, 2), (7, 16, 4, 4, 2), (4, 6, 2, 2, 1)]  # T, E, k, groups, top groups
+SIZES = [
+    (6, 8, 2, 4, 2),
+    (5, 12, 3, 4, 2),
+    (7, 16, 4, 4, 2),
+    (4, 6, 2, 2, 1),
+    (6, 8, 2, 4, 2),
+]  # T, E, k, groups, top groups
 
 
 def _sigmoid(h: Any) -> Any:
@@ -99,6 +105,7 @@ def all_groups(rng: np.random.Generator) -> list[Case]:
     """Nothing is excluded; or k takes all that is allowed; or groups of one expert."""
     return [
         case(rng.standard_normal((5, 8)), 3, 4, 4),
+        case(rng.standard_normal((3, 300)), 8, 6, 2),
         case(rng.standard_normal((5, 8)), 4, 4, 2),
         case(rng.standard_normal((4, 6)), 2, 1, 1),
         case(rng.standard_normal((5, 4)), 2, 4, 3, group_score="max"),
@@ -107,7 +114,8 @@ def all_groups(rng: np.random.Generator) -> list[Case]:
 
 
 def ties(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, 2, (30, e)).astype(float), k, g, m) for _, e, k, g, m in SIZES]
+    sizes = [*SIZES, (30, 96, 8, 32, 8)]
+    return [case(rng.integers(0, 3, (30, e)).astype(float), k, g, m) for _, e, k, g, m in sizes]
 
 
 BY_HAND = one_by_one(case(np.array([[0.9, 0.0, 0.5, 0.6]]), 2, 2, 1))

@@ -71,8 +71,8 @@ def extremes(rng: np.random.Generator) -> list[Case]:
 
 def narrow(rng: np.random.Generator) -> list[Case]:
     """Keys of few bits, and queues longer than these can count."""
-    few = rng.integers(0, 2, 600)
-    return [case(few.astype(t), 2) for t in (np.uint8, np.int32)]
+    few = rng.integers(0, 3, 900)
+    return [case(few.astype(t), 3) for t in (np.uint8, np.int32)]
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:

@@ -98,7 +98,7 @@ def smallest(rng: np.random.Generator) -> list[Case]:
 def beyond_53_bits(rng: np.random.Generator) -> list[Case]:
     """Sizes whose counts have more digits than a float, and some more than 64 bits."""
     d, vocab, width, d_ff = (int(n) for n in rng.integers(10**7, 10**8, 4) * 2 + 1)
-    return [case(n * d, n * vocab, 61, 6, 3, n * width, n * d_ff, 31, 5, 3) for n in (1, 10**5 + 1)]
+    return [case(n * d, n * vocab, 61, 6, 3, n * width, n * d_ff, 31, 5, 3) for n in (1, 10**12 + 1)]
 
 
 MIXTRAL_8X7B = one_by_one(case(4096, 32000, 32, 32, 8, 128, 14336, 8, 2))

@@ -86,9 +86,9 @@ def many_rows(rng: np.random.Generator) -> list[Case]:
 def many_devices(rng: np.random.Generator) -> list[Case]:
     """More than 10, 100 and 256, and more pairs than 16 bits can number."""
     cases = []
-    for d in (12, 120, 300):
-        token, expert = rng.integers(0, 90, 60), rng.integers(0, 90, 60)
-        cases.append(case(token, expert, rng.integers(0, d, 90), rng.integers(0, d, 90), d))
+    for d in (12, 120, 300, 12):
+        token, expert = rng.integers(0, 400, (2, 600))
+        cases.append(case(token, expert, rng.integers(0, d, 400), rng.integers(0, d, 400), d))
     return cases
 
 

@@ -1,7 +1,8 @@
 """What runs of a solution on the cases of a check gave. The same code runs in the child and, for trusted code, here.
 
 Every case runs twice, the second time in reverse order, and all forwards of a gradient check come before the first
-backward; it runs once more with a larger gradient, to which it must be proportional: what is kept on the class, in a global or in a buffer shows as a difference.
+backward: what is kept on the class, in a global or in a buffer shows as a difference. backward runs three times, at
+last with a larger upstream gradient, to which it must be proportional.
 """
 
 import traceback
