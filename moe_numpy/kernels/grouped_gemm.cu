@@ -69,7 +69,7 @@ __device__ void load(void* to, const TensorMap* map, u64* full, int x, int y, in
 }
 
 // What ordinary stores wrote into shared memory is there for the copy engine and the tensor cores.
-__device__ void publish() { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Where a matrix lies in shared memory: lines of 128 bytes in groups of 8, 1024 bytes from one to the next; slabs of an
 // operand read across are SLAB bytes apart. The sizes are in units of 16 bytes; the top bits say "swizzled by 128".

@@ -181,10 +181,8 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 
 
 def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    """CuPy multiplies stacks of float32 and float64; bfloat16 goes to cuBLAS, all matrices at once."""
+    """All matrices of a stack at once."""
     dtype = np.result_type(a.dtype, b.dtype)
-    if dtype.name != "bfloat16":
-        return a @ b
     left, right = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     left, right = (

@@ -184,7 +184,7 @@ class Trainer:
         rows, dropped = [], 0
         for i, (tokens, targets) in enumerate(zip(inputs[::2], inputs[1::2], strict=True)):
             seed = [config.seed, self.completed * config.accumulate + i, 1]
-            output = model(tokens, rng=generator(config.device, seed) if noise else None)
+            output = model(tokens, rng=generator(config.device, seed) if noise else _NoNoise())
             loss, auxiliary = CrossEntropy.apply(output.logits, targets), output.auxiliary_loss
             objective = loss if auxiliary is None else loss + auxiliary
             (objective * (1 / config.accumulate)).backward()
@@ -208,6 +208,13 @@ class Trainer:
             error.add_note(at)
             raise
         raise NonFiniteError("the gradient norm", "sum", f"a non-finite value at {at}")
+
+
+class _NoNoise:
+    """In place of a generator while a step is recorded: a replay would draw the same numbers again."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the routers draw noise")
 
 
 class _Results(NamedTuple):

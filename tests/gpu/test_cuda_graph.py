@@ -10,8 +10,12 @@ from moe_numpy.training import Corpus, Domain, Trainer, TrainingConfig
 
 pytestmark = pytest.mark.gpu
 
-DEPEND_ON_VALUES = {
-    "base", "expert_choice", "gshard", "hierarchical", "remoe", "shazeer_2017", "soft_moe", "st_moe", "switch", "vmoe",
+NOISE = "the routers draw noise"
+VALUES = "what follows depends on values that have to come to the host"
+NOT_RECORDED = {
+    "glam": NOISE, "gshard": NOISE, "shazeer_2017": NOISE, "switch": NOISE, "vmoe": NOISE, "base": VALUES,
+    "hierarchical": VALUES, "longcat": VALUES, "remoe": VALUES, "st_moe": VALUES,
+    "sinkhorn": "calling cuBLAS API during stream capture is currently unsupported",
 }  # fmt: skip
 
 
@@ -42,7 +46,7 @@ def test_replayed_steps_are_the_steps(recipe, dtype):
             b.loss, b.auxiliary_loss, b.gradient_norm, b.expert_load
         )  # fmt: skip
     assert_same(recorded, plain)
-    print(recipe, dtype, recorded.not_recorded)
+    assert recorded.not_recorded == NOT_RECORDED.get(recipe)
 
 
 def test_several_passes_of_one_step():
@@ -66,10 +70,3 @@ def test_what_changes_in_between_is_noticed():
         assert recorded.step().loss == plain.step().loss
     assert recorded.not_recorded is None
     assert_same(recorded, plain)
-
-
-def test_why_a_recipe_is_not_recorded():
-    t = trainer("switch")
-    for _ in range(3):
-        t.step()
-    assert t.not_recorded == "what follows depends on values that have to come to the host"

@@ -8,7 +8,7 @@ from moe_numpy.moe.experts import grouped_product, grouped_product_input_gradien
 
 pytestmark = pytest.mark.gpu
 
-TOLERANCE = {"float32": 1e-6, "bfloat16": 5e-3}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3}
 
 
 def offsets_of(rng, rows, experts, kind):
@@ -28,15 +28,10 @@ def offsets_of(rng, rows, experts, kind):
 @pytest.mark.parametrize(
     ("rows", "experts", "d", "f"),
     [
-        (300, 5, 64, 128),
-        (1000, 7, 200, 328),
-        (64, 3, 8, 16),
-        (5000, 3, 520, 264),
-        (129, 2, 256, 256),
-        (700, 20, 136, 72),
-    ]
-    + [(2000, 4, 1024, 512), (40, 300, 72, 40), (33, 2, 7, 5), (1, 2, 16, 24)],
-)
+        (300, 5, 64, 128), (1000, 7, 200, 328), (64, 3, 8, 16), (5000, 3, 520, 264), (129, 2, 256, 256),
+        (700, 20, 136, 72), (2000, 4, 1024, 512), (40, 300, 72, 40), (33, 2, 7, 5), (1, 2, 16, 24),
+    ],
+)  # fmt: skip
 def test_the_three_products(rows, experts, d, f, kind, dtype):
     import cupy
 
