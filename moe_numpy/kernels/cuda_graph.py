@@ -27,14 +27,9 @@ class CudaGraph(Generic[R]):
         self.function = function
         self._stream = cp.cuda.Stream(non_blocking=True)  # the legacy stream cannot be captured
         self._pool = cp.cuda.MemoryPool()  # nobody else may use the memory of intermediate results between replays
-        self._inputs: list[Any] = []
+        self._inputs: list[Any] | None = None
         self._graph: Any = None
         self._result: R
-
-    @property
-    def recorded(self) -> bool:
-        """Whether the next call is a replay."""
-        return self._graph is not None
 
     def __call__(self, *inputs: Any) -> R:
         """The result.
@@ -45,23 +40,23 @@ class CudaGraph(Generic[R]):
         current = cp.cuda.get_current_stream()
         self._stream.wait_event(current.record())
         with self._stream, cp.cuda.using_allocator(self._pool.malloc):
-            if not self._inputs:
+            if self._inputs is None:
                 self._inputs = [x.copy() for x in inputs]
                 self._result = self.function(*self._inputs)
             else:
                 for mine, given in zip(self._inputs, inputs, strict=True):
                     mine[...] = given
                 if self._graph is None:
-                    self._record()
+                    self._record(self._inputs)
                 self._graph.launch()
         current.wait_event(self._stream.record())
         return self._result
 
-    def _record(self) -> None:
+    def _record(self, inputs: list[Any]) -> None:
         obstacle: Exception | None = None
         self._stream.begin_capture()
         try:
-            self._result = self.function(*self._inputs)
+            self._result = self.function(*inputs)
         except Exception as error:
             obstacle = error
         try:

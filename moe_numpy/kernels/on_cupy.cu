@@ -73,7 +73,7 @@ constexpr int MOST = 60;
 constexpr index_t CHUNK = 1 << 14;
 
 struct Table {
-    void* array[4][MOST];  // up to four of the same size
+    void* array[5][MOST];  // up to five of the same size
     index_t size[MOST];
     double number[MOST];
     int first[MOST];       // block of each; unused ones begin after the last block
@@ -636,7 +636,8 @@ __global__ void squares(Table table, double* sums) {
     if (threadIdx.x == 0) sums[blockIdx.x] = of_thread[0];
 }
 
-// θ, gradient, m and v of every parameter. θ, m and v are of type ACC; only the gradient may be narrower.
+// θ, gradient, m, v and the rounded θ of every parameter; the last is null where there is none. θ, m and v are of type
+// ACC, the others may be narrower.
 __global__ void adamw(Table table, double gradient_scale, double beta1, double beta2, double root, double rate,
                       double eps) {
     int of = table.whose(blockIdx.x);
@@ -644,6 +645,7 @@ __global__ void adamw(Table table, double gradient_scale, double beta1, double b
     ACC* __restrict__ m = (ACC*)table.array[2][of];
     ACC* __restrict__ v = (ACC*)table.array[3][of];
     const REAL* __restrict__ grad = (const REAL*)table.array[1][of];
+    REAL* __restrict__ rounded = (REAL*)table.array[4][of];
     ACC keep = ACC(table.number[of]);
     index_t begin = (index_t)(blockIdx.x - table.first[of]) * CHUNK, end = min(begin + CHUNK, table.size[of]);
     for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
@@ -651,6 +653,7 @@ __global__ void adamw(Table table, double gradient_scale, double beta1, double b
         m[i] = ACC(beta1) * m[i] + ACC(1 - beta1) * g;
         v[i] = ACC(beta2) * v[i] + ACC(1 - beta2) * g * g;
         p[i] = p[i] * keep - ACC(rate) * m[i] / (sqrt(v[i]) * ACC(root) + ACC(eps));
+        if (rounded) rounded[i] = REAL(p[i]);
     }
 }
 

@@ -35,7 +35,7 @@ _THREADS = 256
 _MOST, _CHUNK = 60, 1 << 14  # arrays in one launch, and the entries of them in one block
 _TABLE = np.dtype(
     [
-        ("array", np.uint64, (4, _MOST)),
+        ("array", np.uint64, (5, _MOST)),
         ("size", np.int64, _MOST),
         ("number", np.float64, _MOST),
         ("first", np.int32, _MOST),
@@ -432,6 +432,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -443,7 +444,7 @@ def adamw(
     (beta1, beta2), (c1, c2) = betas, corrections
     numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
     by_type: dict[str, list[tuple[tuple[Any, ...], float]]] = {}
-    for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+    for p, grad, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
         if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
             raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
         if not p.dtype == m.dtype == v.dtype == _sum_type(p.dtype):
@@ -451,7 +452,9 @@ def adamw(
                 f"adamw: parameters and moments must be float32 or float64, got {p.dtype}, {m.dtype}, {v.dtype}"
             )
         grad = cp.ascontiguousarray(grad if _sum_type(grad.dtype) == p.dtype else _as(p.dtype, grad))
-        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v), float(keep)))
+        if narrow is not None and not (narrow.flags.c_contiguous and narrow.dtype == grad.dtype):
+            raise ValueError("adamw: a rounded parameter must be contiguous and of the type of its gradient")
+        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v, narrow), float(keep)))
     for mine in by_type.values():
         arrays, keeps = zip(*mine, strict=True)
         for table, blocks in _tables(arrays, keeps):
@@ -559,7 +562,7 @@ def _tables(arrays: Sequence[tuple[Any, ...]], numbers: Sequence[float]) -> Iter
         one = table[0]
         one["first"] = np.iinfo(np.int32).max
         for i, (row, number) in enumerate(entries[start : start + _MOST]):
-            one["array"][: len(row), i] = [x.data.ptr for x in row]
+            one["array"][: len(row), i] = [0 if x is None else x.data.ptr for x in row]
             one["size"][i], one["number"][i], one["first"][i] = row[0].size, number, blocks
             blocks += -(-row[0].size // _CHUNK)
         yield table, blocks

@@ -373,6 +373,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -397,6 +398,9 @@ def adamw(
         loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
 
     run(block, work)
+    for p, narrow in zip(parameters, rounded, strict=True):
+        if narrow is not None:
+            narrow[...] = p
 
 
 # What one thread does with one block of a matrix multiplication, or with one head.

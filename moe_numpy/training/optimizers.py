@@ -19,6 +19,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -31,13 +32,17 @@ def adamw(
     m = β₁ m + (1 - β₁) g
     v = β₂ v + (1 - β₂) g²
     θ = θ decay - lr (m / c₁) / (√(v / c₂) + ε)
+
+    ``rounded`` has the narrow parameter of which θ is the master, which becomes the rounded θ, or None.
     """
     (beta1, beta2), (c1, c2) = betas, corrections
-    for p, gradient, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+    for p, gradient, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
         g = gradient_scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * g * g
         p[...] = keep * p - lr * (m / c1) / (np.sqrt(v / c2) + eps)
+        if narrow is not None:
+            narrow[...] = p
 
 
 class AdamW:
@@ -125,15 +130,13 @@ class AdamW:
             [self.first[name] for name in names],
             [self.second[name] for name in names],
             [1 - lr * self.weight_decay if name in self.decaying else 1.0 for name in names],
+            [active[name].data if name in self.master else None for name in names],
             gradient_scale=scale,
             betas=self.betas,
             corrections=(1 - beta1**self.steps, 1 - beta2**self.steps),
             lr=lr,
             eps=self.eps,
         )
-        for name, master in self.master.items():
-            if name in active:
-                active[name].data[...] = master
 
     def state_dict(self) -> dict[str, Any]:
         """``step``, ``first.<name>``, ``second.<name>`` and, where there is one, ``master.<name>``; not copies."""

@@ -190,8 +190,8 @@ def every_case(test):
 def test_every_launch_fits_its_loop(name, build, view, dtype, on_cupy):
     arguments = list(build(np.random.default_rng(0), float_type(dtype), view))
     if dtype == "bfloat16" and name == "adamw":
-        p, gradients, *rest = arguments
-        arguments = [cast(p, np.float32), gradients, *cast(rest, np.float32)]  # masters, and their moments
+        p, gradients, m, v, *rest = arguments
+        arguments = [cast(p, np.float32), gradients, *cast([m, v], np.float32), *rest]  # masters, and their moments
     call(on_cupy, name, on_device(arguments))
 
 
@@ -201,6 +201,7 @@ def test_arrays_of_two_types_are_brought_to_one(name, build, wide, on_cupy):
     arguments = list(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray))
     if (name, wide) == ("adamw", 0):
         arguments[2:4] = cast(arguments[2:4], np.float64)  # moments have the type of their parameters
+        arguments[5] = cast(arguments[5], np.float64)
     if wide < len(arguments):
         arguments[wide] = cast(arguments[wide], np.float64)
     call(on_cupy, name, on_device(arguments))
@@ -251,5 +252,5 @@ def test_an_array_that_could_not_change_in_place_is_refused(on_cupy):
     p, grad, m, v = (on_device(x) for x in (wide[:, ::2], np.ones((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))))
     settings = {"gradient_scale": 1, "betas": (0, 0), "corrections": (1, 1), "lr": 1, "eps": 1}
     with pytest.raises(ValueError, match="adamw: parameters and moments must be contiguous"):
-        on_cupy.adamw([p], [grad], [m], [v], [1], **settings)
-    on_cupy.adamw([m], [grad], [v], [v], [1], **settings)  # whole numbers reach the loop as floats
+        on_cupy.adamw([p], [grad], [m], [v], [1], [None], **settings)
+    on_cupy.adamw([m], [grad], [v], [v], [1], [None], **settings)  # whole numbers reach the loop as floats
