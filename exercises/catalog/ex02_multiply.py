@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, Same, case, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -60,6 +60,10 @@ def zeros(rng: np.random.Generator) -> list[Case]:
     return [case(a, b)]
 
 
+def itself(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.standard_normal((3, 4)), Same(0))]
+
+
 NOT_FINITE = one_by_one(
     case(np.array([np.inf, -np.inf, np.nan, 0.0]), np.array([2.0, 3.0, 1.0, np.inf])),
     case(np.array([1.0, np.nan]), 2.0),
@@ -74,6 +78,7 @@ CHECKS = (
     Check("gradient of both factors", 4, equal_shapes, "dy times the other factor", gradient=True),
     Check("gradient of broadcast factors", 2, broadcast, NEXT, gradient=True),
     Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
+    Check("gradient of a square", 1, itself, "x · x is no special case: the engine adds up", gradient=True),
     *standard_checks(broadcast, gradient=NEXT),
     Check("infinity and NaN", 1, NOT_FINITE, "what NumPy gives; hide nothing"),
     Check("no rows", 1, EMPTY, "empty in, empty out", gradient=True),
@@ -127,4 +132,7 @@ no gradient at zero: Gives a factor of zero the gradient zero. dy/da is b, whate
 hides what is not finite: nan_to_num turns NaN into 0 and ∞ into a number: the error then shows somewhere else.
 - return a * b
 + return np.nan_to_num(a * b)
+a rule for squares: 2 x g for each factor of x · x is twice too much: the engine adds up what both factors get.
+- a, b = self.saved
++ a, b = self.saved; a, b = (2 * a, 2 * b) if a is b else (a, b)
 """)

@@ -48,6 +48,8 @@ class Op(Function):
 
     name = ""
     calls: list[Any]
+    others: "tuple[Op, ...]" = ()
+    released_before = 0  # of the others, when backward ran
 
     def forward(self, *inputs: Any, name: str) -> Any:
         self.name, self.calls = name, []
@@ -56,6 +58,7 @@ class Op(Function):
 
     def backward(self, *grads: Any) -> Any:
         self.calls.append(np.stack(grads))
+        self.released_before = sum(op.released for op in self.others)
         return RULES[self.name][1](*grads, *self.saved)
 
 
@@ -73,6 +76,7 @@ LADDER = "; ".join(f"{b} = double({a}); {c} = add({a}, {b})" for a, b, c in RUNG
 REUSE = [
     "a = mul(x, x)",
     "a = double(x); b = mul(a, a)",
+    "a = double(x); b = add(a, a); c = add(b, x)",
     "a = double(x); b = mul(a, a); c = double(a); d = double(c); e = add(b, d)",
     "a = double(x); b = mul(a, a); c = double(a); d = double(c); e = add(d, b)",
 ]
@@ -100,9 +104,11 @@ TWO_OUTPUTS = [
 ]
 
 
-def programs(*texts: str, **settings: Any) -> Cases:
+def programs(*texts: str, dtype: Any = np.float64, **settings: Any) -> Cases:
     def cases(rng: np.random.Generator) -> list[Case]:
-        draw = rng.standard_normal
+        def draw(shape: tuple[int, ...]) -> Any:
+            return rng.standard_normal(shape).astype(dtype)
+
         return [case(t, [draw((2, 3)) for n in "xy" if n in t], draw((2, 3)), **settings) for t in texts]
 
     return cases
@@ -125,6 +131,8 @@ def _run(
     exec(program, {name: partial(Op.apply, name=name) for name in RULES}, values)
     root = list(values.values())[-1]
     ops = dict.fromkeys(v.function for v in values.values() if v.function is not None)
+    for op in ops:
+        op.others = tuple(ops)
     found: dict[Any, Any] = {}
     solution(root.function, root.output_index, gradient, retain_graph, found)
     return list(ops), [found.get(leaf) for leaf in leaves.values()]
@@ -141,6 +149,11 @@ def calls(solution: Any, *args: Any, **settings: Any) -> Any:
 
 def released(solution: Any, *args: Any, **settings: Any) -> Any:
     return np.array([op.released for op in _run(solution, *args, **settings)[0]])
+
+
+def released_before(solution: Any, *args: Any, **settings: Any) -> Any:
+    """How many ops were released when the first, second, ... op ran backward."""
+    return np.array(sorted(op.released_before for op in _run(solution, *args, **settings)[0]))
 
 
 def chain(solution: Any, x: Any, gradient: Any, length: int) -> Any:
@@ -200,6 +213,8 @@ CHECKS = (
     Check("ops with several outputs", 2, programs(*TWO_OUTPUTS), "one place per output: output_index", leaf_gradients),
     Check("thousands of ops in a row", 1, deep, "keep a list of ready ops; do not recurse", chain, second_oracle=False),
     Check("releases what it has passed", 1, programs(*DIAMONDS, *STOPPED), ROOM, released),
+    Check("releases on the way", 1, programs(*DIAMONDS), "release each op as soon as it ran", released_before),
+    Check("float32", 1, programs(*DIAMONDS, dtype=np.float32), "sums keep the dtype", leaf_gradients),
     Check("keeps the graph if asked", 1, programs(*DIAMONDS, retain_graph=True), "look at retain_graph", released),
 )
 
@@ -272,4 +287,20 @@ stops at a constant: `break` where `continue` belongs: inputs behind a constant 
 averages where paths meet: Takes the mean of what arrives. The chain rule adds up paths.
 - slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
 + slots[edge.output_index] = grad if seen is None else _sum(seen, grad) / 2
+same array once: An op may return one array for two inputs, as a + a does. It is two gradients, which add up.
+- slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
++ slots[edge.output_index] = grad if seen is None or seen is grad else _sum(seen, grad)
+releases at the end: All that the ops saved then stays in memory until the walk is over. Release each one after it ran.
+- ready = [root]
++ ready = [root]; passed = []
+- if not retain_graph:
+-             op.release()
++ passed.append(op)
+- ready.append(source)
++ ready.append(source)
++     for op in () if retain_graph else passed:
++         op.release()
+adds up in float64: The gradient of a float32 input must be float32. Add as they come.
+- total = a + b
++ total = np.add(a, b, dtype=np.float64)
 """)

@@ -44,6 +44,7 @@ def typical(rng: np.random.Generator) -> list[Case]:
         case(rng.standard_normal((2, 3, 4)), axis=-1),
         case(rng.standard_normal(6)),
         case(rng.standard_normal((1, 1))),
+        case(rng.standard_normal((4, 3)), axis=np.int64(0)),
     ]
 
 
@@ -57,9 +58,9 @@ def large(rng: np.random.Generator) -> list[Case]:
 
 
 def empty_rows(rng: np.random.Generator) -> list[Case]:
-    """A row where everything is masked, beside others."""
-    x = rng.standard_normal((3, 4))
-    x[1], x[2, :2] = -np.inf, -np.inf
+    """A row where everything is masked, or one entry is NaN, beside others."""
+    x = rng.standard_normal((4, 4))
+    x[1], x[2, :2], x[3, 2] = -np.inf, -np.inf, np.nan
     return [case(x), case(x.T.copy(), axis=0)]
 
 
@@ -126,4 +127,14 @@ spoils its output: `y *= ...` in backward changes what forward returned and save
 a small number for safety: Adds 1e-9 to the sum. After the shift it is at least 1, and the probabilities must sum to 1.
 - e.sum(axis=-1, keepdims=True)
 + (e.sum(axis=-1, keepdims=True) + e.dtype.type(1e-6 if e.dtype == np.float32 else 1e-9))
+only numbers of Python: Refuses an axis that is an integer of NumPy. SupportsIndex in the signature means any integer.
+- self.axis = axis
++ if type(axis) is not int:
++             raise TypeError("axis must be an int")
++         self.axis = axis
+leaves NaN out: One NaN spoils the sum, and so its whole row. Left out, the error shows nowhere.
+- x.max(axis=-1, keepdims=True, initial=-np.inf)
++ np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf)
+- e.sum(axis=-1, keepdims=True)
++ np.nansum(e, axis=-1, keepdims=True)
 """)

@@ -32,7 +32,8 @@ def specification(logits: Any, targets: Any, *, ignore_index: int | None = None)
         raise TypeError("targets")
     if targets.shape != logits.shape[:-1]:
         raise ValueError("shapes")
-    total, n = np.zeros((), np.result_type(logits.dtype, np.float32)), 0
+    logits = logits.astype(np.result_type(logits.dtype, np.float32))
+    total, n = np.zeros((), logits.dtype), 0
     for index in np.ndindex(targets.shape):
         t = int(targets[index])
         if ignore_index is not None and t == ignore_index:
@@ -63,10 +64,11 @@ def large(rng: np.random.Generator) -> list[Case]:
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
-    """Targets of few bits: n V does not fit into them."""
-    x = rng.standard_normal((40, 10))
-    t = rng.integers(0, 10, 40)
-    return [case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32)]
+    """Targets of few bits: neither n V, nor n, nor -1 fits into them."""
+    x = rng.standard_normal((300, 10))
+    t = rng.integers(0, 10, 300)
+    last = case(rng.standard_normal((3, 256)), np.array([255, 3, 255], np.uint8), ignore_index=-1)
+    return [*[case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32)], last]
 
 
 def ignored_nan(rng: np.random.Generator) -> list[Case]:
@@ -74,6 +76,16 @@ def ignored_nan(rng: np.random.Generator) -> list[Case]:
     x = rng.standard_normal((4, 3))
     x[1], x[3, 0] = np.nan, np.inf
     return [case(x, np.array([2, -100, 0, -100]), ignore_index=-100)]
+
+
+def counted_nan(rng: np.random.Generator) -> list[Case]:
+    x = rng.standard_normal((4, 3))
+    x[1, 0] = np.nan
+    return [case(x, np.array([2, 1, 0, 1])), case(x, np.array([2, 1, -1, 1]), ignore_index=-1)]
+
+
+def half(rng: np.random.Generator) -> list[Case]:
+    return [case(c.args[0].astype(np.float16), c.args[1]) for c in (_case(rng, (5,), 3), _case(rng, (2, 4), 6))]
 
 
 def ignored(rng: np.random.Generator) -> list[Case]:
@@ -94,6 +106,7 @@ def refused(rng: np.random.Generator) -> list[Case]:
         case(x, np.array([0, -1, 2])),
         case(x, np.array([0, -100, 2]), ignore_index=-1),
         case(x, np.array([0.0, 1.0, 2.0])),
+        case(x, np.array([False, True, True])),
         case(x, np.array([0, 1])),
         case(rng.standard_normal((2, 3, 4)), np.zeros((3, 2), np.int64)),
         case(x, np.array([7, 7, 7]), ignore_index=7),
@@ -113,6 +126,8 @@ CHECKS = (
     Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
     Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
     Check("targets of any integer type", 1, narrow, "index with them; do not compute with them"),
+    Check("the loss of float16 is float32", 1, half, "widen the logits first"),
+    Check("a NaN that counts shows", 1, counted_nan, "the mean with NaN is NaN"),
     Check("an ignored row may be NaN", 1, ignored_nan, "leave it out; 0 · NaN is NaN"),
     Check(
         "gradient beside an ignored NaN",
@@ -195,4 +210,18 @@ changes what it saved: `p[...] -= 1` writes into the saved probabilities: a seco
 compares sizes: Targets of another shape can have as many entries: they would belong to other rows.
 - targets.shape != logits.shape[:-1]
 + targets.size != logits[..., 0].size
+takes booleans for classes: False and True are no integers. TypeError: they are the answer to another question.
+- targets.dtype.kind not in "iu"
++ targets.dtype.kind not in "iub"
+loss in half precision: float16 has three digits. The loss is computed in float32, or wider.
+- .astype(xp.result_type(logits.dtype, xp.float32), copy=False)
+rows in the type of the targets: The row number 300 does not fit into a uint8 and wraps around. Count in int64.
+- shifted[np.arange(len(target)), target], e
++ shifted[np.arange(len(target)).astype(target.dtype), target], e
+index in the type of the targets: -1 becomes 255 as a uint8, and a class is ignored. Compare the numbers as they are.
+- t == ignore_index
++ t == np.asarray(ignore_index).astype(t.dtype)
+leaves NaN out: A row that counts and is NaN has no loss, and the mean has none. nanmean hides the error.
+- losses.mean() if self.ignored is None else losses[~self.ignored].mean()
++ np.nanmean(losses if self.ignored is None else losses[~self.ignored])
 """)

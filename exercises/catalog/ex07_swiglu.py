@@ -35,13 +35,17 @@ def specification(gate: Any, up: Any) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [case(*rng.standard_normal((2, *shape))) for shape in [(3, 4), (5,), (2, 3, 2), (1, 1)]]
+    shapes: list[tuple[int, ...]] = [(3, 4), (5,), (2, 3, 2), (1, 1), ()]
+    return [case(*(np.asarray(rng.standard_normal(shape)) for _ in range(2))) for shape in shapes]
 
 
 def wide(rng: np.random.Generator) -> list[Case]:
     """Gates at 0, and far from it, where silu turns into 0 or x."""
     gate = np.array([-30.0, -8.0, -1.3, 0.0, 1.3, 8.0, 30.0])
-    return [case(gate, rng.standard_normal(7)), case(gate, np.zeros(7)), case(np.zeros(4), rng.standard_normal(4))]
+    nearly = np.array([-18.0, -14.0, -11.0, 11.0, 14.0, 18.0])  # nearly 0 or x, but not quite
+    draw = rng.standard_normal
+    pairs = [(gate, draw(7)), (gate, np.zeros(7)), (np.zeros(4), draw(4)), (nearly[:3], draw(3)), (nearly, draw(6))]
+    return [case(*pair) for pair in pairs]
 
 
 def huge(rng: np.random.Generator) -> list[Case]:
@@ -123,4 +127,10 @@ keeps the gate on the class: The next layer overwrites it before this one runs b
 + type(self).kept = gate, up
 - gate, up = self.saved
 + gate, up = self.kept
+a step far from zero: Takes 0 or 1 for the slope beyond ±10. There it still differs from them by up to 0.0004.
+- s * (1 + gate * (1 - s))
++ np.where(abs(gate) > 10, gate > 0, s * (1 + gate * (1 - s)))
+needs an axis: An array without axes is an array too: work entry by entry, whatever the shape.
+- if gate.ndim == 0:
+-             return tuple(swiglu_gradient(*[x.reshape(1) for x in (grad, gate, up)]))
 """)

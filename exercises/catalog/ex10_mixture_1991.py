@@ -65,7 +65,9 @@ def certain(rng: np.random.Generator) -> list[Case]:
     h, o, y = _draw(rng, 3, 4, 2)
     rows = np.array([[1000.0], [0.0], [-1000.0]])
     sure = np.array([[0.0, -900.0, -900.0, -900.0]] * 3)
-    return [case(1000 * h, o, y), case(h + 1000, o, y), case(h + rows, o, y), case(sure, o, y)]
+    o[:, 1] = y + 0.1 * o[:, 1]
+    wrong = case(sure, o + np.array([[[100.0], [0.0], [100.0], [100.0]]]), y)  # only expert 1 is near
+    return [wrong, case(1000 * h, o, y), case(h + 1000, o, y), case(h + rows, o, y), case(sure, o, y)]
 
 
 def fixed_target(rng: np.random.Generator) -> list[Case]:
@@ -151,4 +153,7 @@ mean over dimensions: Averages over the d entries of the error. The Gaussian has
 probabilities made safe: ln(g + 1e-9) is not ln g for a gate that is certain. Stay in logarithms.
 - e - xp.log(xp.exp(e).sum(axis=1, keepdims=True))
 + xp.log(xp.exp(e) / xp.exp(e).sum(axis=1, keepdims=True) + e.dtype.type(1e-9))
+logarithm of the softmax: g of a gate that is sure of another rounds to 0, and ln 0 is -∞. Stay in logarithms.
+- e - xp.log(xp.exp(e).sum(axis=1, keepdims=True))
++ xp.log(xp.exp(e) / xp.exp(e).sum(axis=1, keepdims=True))
 """)

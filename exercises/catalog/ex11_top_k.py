@@ -60,7 +60,12 @@ def infinite(rng: np.random.Generator) -> list[Case]:
 def close(rng: np.random.Generator) -> list[Case]:
     """Scores that differ in the last digits only; and a zero of either sign, which is a tie."""
     steps = rng.permuted(np.tile(np.arange(6.0), (5, 1)), axis=1)
-    return [case(1 + 1e-15 * steps, 3), case(1e-12 * steps - 3, 2), case(np.array([[-0.0, 0.0, -1.0]]), 2)]
+    return [
+        case(1 + 1e-15 * steps, 3),
+        case(1e6 + 0.001 * steps, 3),
+        case(1e-12 * steps - 3, 2),
+        case(np.array([[-0.0, 0.0, -1.0]]), 2),
+    ]
 
 
 def not_a_number(rng: np.random.Generator) -> list[Case]:
@@ -140,6 +145,9 @@ NaN as zero: NaN then beats every negative score. It comes last.
 NaN as minus infinity: NaN then ties with an excluded expert. It comes after that.
 - -scores
 + -np.where(np.isnan(scores), -np.inf, scores)
+rounds to six digits: Scores that differ in the seventh digit become ties, and ties go to the lowest index.
+- np.argsort(-scores, axis=1, kind="stable")
++ np.argsort(-scores.round(6), axis=1, kind="stable")
 """),
     masks_with_zero,
     masks_with_a_very_negative_number,
