@@ -39,14 +39,17 @@ class Graph:
         if len(wanted) != len(cotangents):
             raise ValueError(f"forward gave {len(wanted)} floating-point outputs, expected {len(cotangents)}")
         self.values = tuple(y.data for y in outputs)
+        self._cotangents = cotangents
         self._leaves = [inputs[i] for i in places]
         self._total = _WeightedSum.apply(*wanted, weights=cotangents)
 
-    def gradients(self) -> tuple[Any, ...]:
-        """One walk backward from the case's cotangents; it can be repeated."""
+    def gradients(self, factor: int = 1) -> tuple[Any, ...]:
+        """One walk backward from the case's cotangents, times a factor; it can be repeated."""
         for leaf in self._leaves:
             leaf.grad = None
         if self._total.requires_grad:
+            times = self._cotangents if factor == 1 else tuple(np.asarray(c * factor) for c in self._cotangents)
+            self._total.function.weights = times
             self._total.backward(retain_graph=True)
         return tuple(leaf.grad for leaf in self._leaves)
 

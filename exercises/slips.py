@@ -30,7 +30,14 @@ def slips(solution: Any) -> Iterator[Slip]:
         counted = _Counted(change)
         yield Slip(name, _changed(solution, counted), lambda c=counted: c.effects)  # type: ignore[misc]
     if is_function_class(solution):
-        for make in (writes_upstream, keeps_on_the_class, spoils_its_output, spoils_what_it_saved, adds_up_all_calls):
+        for make in (
+            writes_upstream,
+            keeps_on_the_class,
+            spoils_its_output,
+            spoils_what_it_saved,
+            adds_up_all_calls,
+            clips,
+        ):
             yield Slip(make.__name__.replace("_", " "), make(solution), lambda: 1)
 
 
@@ -163,6 +170,16 @@ def adds_up_all_calls(solution: Any) -> Any:
                 return totals[key]
 
             return _mapped(total, super().backward(*grads))
+
+    return Wrong
+
+
+def clips(solution: Any) -> Any:
+    """Cuts gradients off, as optimizers do, beyond what a check would draw."""
+
+    class Wrong(solution):
+        def backward(self, *grads: Any) -> Any:
+            return _mapped(lambda a: np.clip(a, -50, 50) if a.dtype.kind == "f" else a, super().backward(*grads))
 
     return Wrong
 

@@ -119,9 +119,9 @@ def same_outcome(a: Outcome, b: Outcome) -> bool:
 
 
 def evidence(yours: Outcome, expected: Outcome) -> int:
-    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong entry.
+    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong value.
 
-    Exceptions tell nothing, since unrelated ones look alike.
+    Four NaN or zeros tell no more than one. Exceptions tell nothing, since unrelated ones look alike.
     """
     if yours.error is not None or expected.error is not None:
         return 0
@@ -138,7 +138,7 @@ def evidence(yours: Outcome, expected: Outcome) -> int:
             wrong = ~_right(a, b) if comparable else np.ones(a.shape, bool)
             with np.errstate(invalid="ignore"):
                 fractions = wrong & np.isfinite(a) & (a % 1 != 0) if a.dtype.kind == "f" else np.zeros(a.shape, bool)
-            total += int(wrong.sum()) + 3 * int(fractions.sum())
+            total += 4 * int(fractions.sum()) + len(np.unique(a[wrong & ~fractions]))
     return total
 
 
