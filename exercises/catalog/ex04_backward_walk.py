@@ -38,6 +38,7 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "add": (lambda a, b: a + b, lambda g, a, b: (g, g)),  # one array for both inputs
     "mul": (lambda a, b: a * b, lambda g, a, b: (g * b, g * a)),
     "double": (lambda a: 2 * a, lambda g, a: 2 * g),
+    "half": (lambda a, b: a * b, lambda g, a, b: (None, g * a)),
     "stop": (lambda a: a.copy(), lambda g, a: None),
     "fork": (lambda a: (3 * a, 5 * a), lambda g, h, a: 3 * g + 5 * h),
 }
@@ -90,6 +91,8 @@ STOPPED = [
     "a = double(x); b = stop(a); c = mul(b, y); d = add(c, a)",
     "a = double(x); b = stop(a); c = mul(a, y); d = mul(b, c)",
     "a = double(x); b = double(a); c = stop(b); d = mul(c, y)",
+    "a = double(x); b = double(y); c = half(a, b); d = add(c, a)",
+    "a = double(x); b = half(a, y); c = add(a, b)",
 ]
 ZERO = ["a = mul(x, y)", "a = double(x); b = mul(a, y); c = add(b, a)"]
 OUTSIDE = [  # some ops use a value, but the root does not depend on them: they must not be waited for
@@ -115,7 +118,8 @@ def programs(*texts: str, dtype: Any = np.float64, **settings: Any) -> Cases:
 
 
 def zero(rng: np.random.Generator) -> list[Case]:
-    return [case(t, [rng.standard_normal((2, 3)), np.zeros((2, 3))], np.zeros((2, 3))) for t in ZERO]
+    zeros, nan = np.zeros((2, 3)), np.full((2, 3), np.nan)
+    return [case(t, [rng.standard_normal((2, 3)), zeros], g) for t in ZERO for g in (zeros, nan)]
 
 
 def deep(rng: np.random.Generator) -> list[Case]:
@@ -202,7 +206,9 @@ CHECKS = (
     Check("adds out of place", 1, programs(*SHARED), "write a + b, never a += b", leaf_gradients),
     Check("None ends a branch, not the walk", 2, programs(*STOPPED, retain_graph=True), NONE, calls),
     Check("only what the result depends on", 1, programs(*OUTSIDE), "begin counting at the root", leaf_gradients),
-    Check("a gradient of zero arrives", 1, zero, "zeros are a gradient; only None is none", leaf_gradients),
+    Check(
+        "a gradient of zero or NaN arrives", 1, zero, "zeros and NaN are gradients; only None is none", leaf_gradients
+    ),
     Check(
         "constants have no edge",
         1,
@@ -303,4 +309,14 @@ releases at the end: All that the ops saved then stays in memory until the walk 
 adds up in float64: The gradient of a float32 input must be float32. Add as they come.
 - total = a + b
 + total = np.add(a, b, dtype=np.float64)
+stops at none: `break` where `continue` belongs: what comes behind a gradient of None gets nothing.
+- if grad is not None:
+-                 slots
++ if grad is None:
++                 break
++             if True:
++                 slots
+NaN is nothing: Leaves out a gradient with NaN. Whoever looks for its origin must see where it arrives.
+- if edge is None:
++ if edge is None or (grad is not None and np.isnan(grad).any()):
 """)

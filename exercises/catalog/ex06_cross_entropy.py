@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, case, float32, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -60,7 +60,7 @@ def large(rng: np.random.Generator) -> list[Case]:
     t = np.array([0, 3, 1, 4])
     masked = np.where(np.arange(5) == 2, -np.inf, x)
     apart = np.array([[0.0, -800.0, 3.0], [900.0, 0.0, 0.0]])
-    return [case(x + shift, t), case(500 * x, t), case(masked, t), case(apart, np.array([1, 2]))]
+    return [case(x + shift, t), case(500 * x, t), case(x + 100, t), case(masked, t), case(apart, np.array([1, 2]))]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -108,6 +108,7 @@ def refused(rng: np.random.Generator) -> list[Case]:
         case(x, np.array([0.0, 1.0, 2.0])),
         case(x, np.array([False, True, True])),
         case(x, np.array([0, 1])),
+        case(x, np.array([0, 2**32, 1])),
         case(rng.standard_normal((2, 3, 4)), np.zeros((3, 2), np.int64)),
         case(x, np.array([7, 7, 7]), ignore_index=7),
         case(np.zeros((0, 4)), np.zeros(0, np.int64)),
@@ -125,7 +126,15 @@ CHECKS = (
     Check("the mean loss", 2, typical, "flatten to [n, V]; one loss per row, then the mean"),
     Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
     Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
-    Check("targets of any integer type", 1, narrow, "index with them; do not compute with them"),
+    Check("large logits in float32", 1, float32(large), "its exponential overflows at 89, not at 710"),
+    Check(
+        "targets of any integer type",
+        1,
+        narrow,
+        "index with them; do not compute with them",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("the loss of float16 is float32", 1, half, "widen the logits first"),
     Check("a NaN that counts shows", 1, counted_nan, "the mean with NaN is NaN"),
     Check("an ignored row may be NaN", 1, ignored_nan, "leave it out; 0 · NaN is NaN"),
@@ -224,4 +233,13 @@ index in the type of the targets: -1 becomes 255 as a uint8, and a class is igno
 leaves NaN out: A row that counts and is NaN has no loss, and the mean has none. nanmean hides the error.
 - losses.mean() if self.ignored is None else losses[~self.ignored].mean()
 + np.nanmean(losses if self.ignored is None else losses[~self.ignored])
+shifts only beyond 700: float32 overflows at 89 already. The shift costs nothing: take it always.
+- shifted = x - x.max(axis=1, keepdims=True)
++ shifted = x - x.max(axis=1, keepdims=True) * (abs(x).max(axis=1, keepdims=True) > 700)
+targets as int32: 2³² becomes 0, and a target that is no class goes unnoticed.
+- t = targets.reshape(-1)
++ t = targets.reshape(-1).astype(np.int32)
+count in the type of the targets: 300 targets do not fit into a uint8, and the mean divides by 44.
+- self.n = logits.shape, counted.size
++ self.n = logits.shape, int(np.asarray(counted.size).astype(targets.dtype))
 """)

@@ -68,7 +68,9 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
 def nothing(rng: np.random.Generator) -> list[Case]:
     """Scores that are all 0 beside others, some of them 0 or negative."""
     s = np.array([0.0, 0.3, 0.0, 0.0, 0.9, 0.0, 0.0, -0.5, 0.7])
-    return [case(s, np.array([0, 1, 0, 2, 1, 1, 0, 3, 3]), num_tokens=5), case(np.zeros(2), np.arange(2), num_tokens=2)]
+    token = np.array([0, 1, 0, 2, 1, 1, 0, 3, 3])
+    only = case(np.zeros(2), np.arange(2), num_tokens=2)
+    return [case(s, token, num_tokens=5), case(s, token, num_tokens=5, epsilon=1e-20), only]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -210,4 +212,7 @@ ones with epsilon too: With ε a token whose scores are all 0 has weights of 0: 
 sum without signs: Adds up |s|. The formula has s as it is.
 - take_rows(sum_by_key(s, token, num_tokens), token)
 + take_rows(sum_by_key(abs(s), token, num_tokens), token)
+tiny epsilon is none: ε = 1e-20, as in DeepSeek-V3, keeps a sum of zeros from 0/0 like any other: the weights are 0.
+- if not epsilon:
++ if epsilon < 1e-12:
 """)
