@@ -87,6 +87,7 @@ SHARED = [
     "a = double(x); b = double(y); c = add(a, b); d = double(a); e = add(c, d)",
     "a = double(x); b = double(y); c = add(a, b); d = double(a); e = add(d, c)",
 ]
+LEAF_TWICE = "a = double(x); b = double(a); c = add(b, x)"
 STOPPED = [
     "a = double(x); b = stop(a); c = mul(b, y); d = add(c, a)",
     "a = double(x); b = stop(a); c = mul(a, y); d = mul(b, c)",
@@ -202,7 +203,7 @@ CHECKS = (
     Check("gradients add up where paths meet", 2, programs(*DIAMONDS), MEET, leaf_gradients),
     Check("each op once, after all its consumers", 4, programs(*DIAMONDS, LADDER, retain_graph=True), ONCE, calls),
     Check("an op used twice by the same op", 2, programs(*REUSE, retain_graph=True), TWICE, calls),
-    Check("a leaf used twice", 1, programs(REUSE[0]), "leaves collect sums too", leaf_gradients),
+    Check("a leaf used twice", 1, programs(REUSE[0], LEAF_TWICE), "leaves collect sums too", leaf_gradients),
     Check("adds out of place", 1, programs(*SHARED), "write a + b, never a += b", leaf_gradients),
     Check("None ends a branch, not the walk", 2, programs(*STOPPED, retain_graph=True), NONE, calls),
     Check("only what the result depends on", 1, programs(*OUTSIDE), "begin counting at the root", leaf_gradients),
@@ -319,4 +320,7 @@ stops at none: `break` where `continue` belongs: what comes behind a gradient of
 NaN is nothing: Leaves out a gradient with NaN. Whoever looks for its origin must see where it arrives.
 - if edge is None:
 + if edge is None or (grad is not None and np.isnan(grad).any()):
+first comes, first stays: Keeps the first gradient of a leaf that is used several times. Leaves collect sums.
+- leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
++ leaf_gradients[edge.source] = grad if seen is None else seen
 """)

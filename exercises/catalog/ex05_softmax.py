@@ -55,7 +55,7 @@ def large(rng: np.random.Generator) -> list[Case]:
     masked = np.where(np.eye(3, 4, dtype=bool), -np.inf, x)
     rows = x + np.array([[1000.0], [0.0], [-1000.0]])
     peak = np.array([[0.0, 0.0, 0.0, 0.0, 2000.0], [-3000.0, 0.0, 0.0, 0.0, 0.0]])
-    sure = np.array([[0.5, 8.0, 0.0, -1.0], [0.0, 0.0, 9.0, 0.0]])
+    sure = np.array([[0.5, 8.0, 0.0, -1.0], [0.0, 0.0, 9.0, 0.0], [12.0, 20.0, 3.0, 0.0]])
     near = [case(x + 1000), case(x - 1000), case(x - 1e6), case(400 * x), case(100 + x), case(masked)]
     return [*near, case(rows), case(peak), case(sure), case(rows.T, axis=0)]
 
@@ -155,4 +155,7 @@ very negative is masked: Takes logits below -10,000 for -∞. Only differences w
 no gradient when certain: Takes y > 0.999 for 1, whose gradient is 0. It is small there, not 0.
 - return xp.moveaxis(dx, -1, axis)
 + return xp.moveaxis(dx, -1, axis) * (y < 0.999)
+small is nothing: Takes probabilities below 1e-6 for 0. Their logarithm, and their gradient, would be lost.
+- return e / e.sum(axis=-1, keepdims=True)
++ return np.where(e < 1e-6 * e.sum(axis=-1, keepdims=True), 0 * e, e / e.sum(axis=-1, keepdims=True))
 """)
