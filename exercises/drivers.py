@@ -9,7 +9,7 @@ import numpy as np
 from moe_numpy.autodiff import Function, Tensor
 from moe_numpy.moe.routing import Candidates
 
-from .exercise import Case, Seeded, is_function_class
+from .exercise import Case, Same, Seeded, is_function_class
 
 _STEP = 1e-3  # the 4-point rule is best near here: its error goes with the fourth power
 
@@ -100,7 +100,7 @@ def differentiable(case: Case) -> list[int]:
     """The positions of the arguments that have a gradient."""
     return [
         i
-        for i, a in enumerate(case.args)
+        for i, a in enumerate(_resolved(case.args))
         if isinstance(a, np.ndarray) and a.dtype.kind == "f" and i not in case.constants
     ]
 
@@ -147,7 +147,7 @@ def with_cotangents(case: Case, outputs: Any, rng: np.random.Generator) -> Case:
 def prepared(case: Case) -> Case:
     """A copy of the case whose arrays lie in memory as its layout says, with generators in place."""
     return Case(
-        tuple(_prepare(a, case.layout) for a in case.args),
+        _resolved(tuple(_prepare(a, case.layout) for a in case.args)),
         {name: _prepare(value, case.layout) for name, value in case.settings.items()},
         case.layout,
         case.constants,
@@ -164,6 +164,10 @@ class _WeightedSum(Function):
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         return tuple(self.weights)
+
+
+def _resolved(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(args[a.position] if isinstance(a, Same) else a for a in args)
 
 
 def _prepare(value: Any, layout: str) -> Any:

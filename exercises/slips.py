@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from moe_numpy.autodiff import Tensor
+
 from .exercise import is_function_class
 from .grading.outcome import Outcome, plain
 
 
 @dataclass
 class Slip:
-    """A wrong solution; ``effects`` counts the results that it changed: a slip may have no place in an exercise."""
+    """Makes a wrong solution; ``effects`` counts the results that it changed: it may have no place in an exercise."""
 
     name: str
-    solution: Any
+    make: Callable[[], Any]
     effects: Callable[[], int]
 
 
@@ -28,11 +30,20 @@ def slips(solution: Any) -> Iterator[Slip]:
     changes = RESULTS | {"returns one buffer again and again": _in_one_buffer()}
     for name, change in changes.items():
         counted = _Counted(change)
-        yield Slip(name, _changed(solution, counted), lambda c=counted: c.effects)  # type: ignore[misc]
+        yield Slip(name, lambda c=counted: _changed(solution, c), lambda c=counted: c.effects)  # type: ignore[misc]
+    shapes = _Shapes()
+    yield Slip("remembers the result of each shape", lambda: remembers_shapes(solution, shapes), lambda: shapes.effects)
     if is_function_class(solution):
-        makers = (writes_upstream, keeps_on_the_class, spoils_its_output, spoils_what_it_saved, adds_up_all_calls)
-        for make in (*makers, fills_buffers_of_its_own):
-            yield Slip(make.__name__.replace("_", " "), make(solution), lambda: 1)
+        for make in (
+            writes_upstream,
+            keeps_on_the_class,
+            spoils_its_output,
+            spoils_what_it_saved,
+            adds_up_all_calls,
+            fills_buffers_of_its_own,
+            clips,
+        ):
+            yield Slip(make.__name__.replace("_", " "), lambda m=make: m(solution), lambda: 1)  # type: ignore[misc]
 
 
 class _Counted:
@@ -45,6 +56,26 @@ class _Counted:
         b = self.change(a)
         self.effects += b is not a
         return b
+
+
+class _Shapes:
+    """What is left of arguments without the values of arrays; ``effects`` counts these."""
+
+    effects = 0
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            self.effects += 1
+            return value.shape, value.dtype.str
+        if isinstance(value, list | tuple):
+            return tuple(map(self, value))
+        if isinstance(value, dict):
+            return tuple((name, self(v)) for name, v in value.items())
+        if isinstance(value, Tensor):
+            return self(value.data)
+        if is_dataclass(value):
+            return self(vars(value))
+        return value if isinstance(value, int | float | str | None) else type(value)
 
 
 def _floats(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -181,6 +212,39 @@ def fills_buffers_of_its_own(solution: Any) -> Any:
                 if isinstance(buffer, np.ndarray):
                     buffer[...] = new
             return self.kept
+
+    return Wrong
+
+
+def clips(solution: Any) -> Any:
+    """Cuts gradients off, as optimizers do, beyond what a check would draw."""
+
+    class Wrong(solution):
+        def backward(self, *grads: Any) -> Any:
+            return _mapped(lambda a: np.clip(a, -50, 50) if a.dtype.kind == "f" else a, super().backward(*grads))
+
+    return Wrong
+
+
+def remembers_shapes(solution: Any, shapes: _Shapes) -> Any:
+    """Looks at the values of its arguments only once for each combination of shapes."""
+    results: dict[Any, Any] = {}
+
+    def remembered(f: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(*args: Any, **settings: Any) -> Any:
+            key = shapes((args, settings))
+            if key not in results:
+                results[key] = f(*args, **settings)
+            return _mapped(np.array, results[key])
+
+        return wrong
+
+    if not is_function_class(solution):
+        return remembered(solution)
+
+    class Wrong(solution):
+        def forward(self, *args: Any, **settings: Any) -> Any:
+            return remembered(super().forward)(*args, **settings)
 
     return Wrong
 

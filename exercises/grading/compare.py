@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Seeded
+from ..exercise import Case, Same, Seeded
 from .outcome import Outcome
 from .wire import Foreign
 
@@ -307,6 +307,8 @@ def _short(value: Any) -> str:
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Seeded):
         return f"rng(seed {value.seed})"
+    if isinstance(value, Same):
+        return f"the same as argument {value.position}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple) and any(isinstance(v, np.ndarray) for v in value):

@@ -136,7 +136,8 @@ class Child:
         delete(self._folder)
 
     def _receive(self, number: str, limit: float) -> Any:
-        deadline = time.monotonic() + limit
+        patience = _patience()
+        deadline = time.monotonic() + patience * limit
         while True:
             try:
                 frame = self._frames.get(timeout=max(0.0, min(0.1, deadline - time.monotonic())))
@@ -145,7 +146,8 @@ class Child:
                 if self._overflow.is_set():
                     return self._ended(_TOO_MUCH)
                 if time.monotonic() >= deadline:
-                    return self._ended(f"no answer within {limit:g} s: an endless loop, or far too slow")
+                    busy = f", nor in {patience:.1f} times that on this busy machine" if patience > 1 else ""
+                    return self._ended(f"no answer within {limit:g} s{busy}: an endless loop, or far too slow")
         if isinstance(frame, Ended):
             return self._ended(_TOO_MUCH if self._overflow.is_set() else frame.reason or self._how_it_ended())
         try:
@@ -215,6 +217,14 @@ class Child:
                     self._overflow.set()
                     self._kill()
                     return
+
+
+def _patience() -> float:
+    """How many times longer everything takes now, since there is more work than processors; at most 4."""
+    try:
+        return min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+    except (AttributeError, OSError):  # Windows
+        return 1.0
 
 
 def _answer_to(number: str, frame: Any) -> dict[str, Any]:
