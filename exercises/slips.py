@@ -84,10 +84,13 @@ def _floats(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "returns lists": lambda a: a.tolist() if a.ndim else a,
+    "returns tuples": lambda a: tuple(a.tolist()) if a.ndim else a,
     "returns numbers of Python": lambda a: a if a.ndim else a.item(),
     "returns matrices": lambda a: a.view(np.matrix) if a.ndim == 2 else a,
     "returns masked arrays": lambda a: np.ma.masked_array(a) if a.ndim else a,
     "returns float64": _floats(lambda a: a.astype(np.float64, copy=False)),
+    "returns float32": _floats(lambda a: a.astype(np.float32, copy=False)),
+    "returns float16": _floats(lambda a: a.astype(np.float16)),
     "rounds to float32 on the way": _floats(lambda a: a.astype(np.float32, copy=False).astype(a.dtype, copy=False)),
     "rounds to float16 on the way": _floats(lambda a: a.astype(np.float16).astype(a.dtype)),
     "returns objects": lambda a: a.astype(object),
@@ -100,11 +103,11 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 
 def slipped(outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
     """What an outcome is with a slip on top, by the slip's name; itself if it has no effect."""
-    for kind in ("ValueError", "TypeError"):
+    for kind in ("ValueError", "TypeError", "IndexError"):
         error = {"type": kind, "message": "another", "line": None, "code": ""}
         yield f"raises {kind}", replace(outcome, value=None, error=error)
-    for name in ("returns float64", "rounds to float32 on the way", "returns lists", "returns narrow integers"):
-        counted = _Counted(RESULTS[name])
+    for name, change in RESULTS.items():
+        counted = _Counted(change)
         with np.errstate(all="ignore"):
             value, forward = (plain(_mapped(counted, v)) for v in (outcome.value, outcome.forward))
         yield name, replace(outcome, value=value, forward=forward) if counted.effects else outcome

@@ -101,7 +101,7 @@ def near_the_mean(rng: np.random.Generator) -> list[Case]:
     return [case(0.25, rng.standard_normal(len(c)), np.array(c)) for c in counts]
 
 
-KNOWN = one_by_one(case(0.5, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0])))
+KNOWN = one_by_one(case(0.25, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0])))
 CHECKS = (
     Check("one step towards the mean", 4, typical, "who has too little becomes easier to choose: +γ", run=step),
     Check("nothing moves at the mean", 2, balanced, "np.sign(0) is 0", run=step),
@@ -110,7 +110,7 @@ CHECKS = (
     Check("close to the mean", 1, near_the_mean, "the mean need not be a whole number", run=step),
     Check("the mean decides", 1, skewed, "the fair share is the mean of the counts", run=step),
     *standard_checks(typical, run=step),
-    Check("known values", 1, KNOWN, "the mean is 3: up, up, down gives 0.5, 1.5, 1.5", run=step),
+    Check("known values", 1, KNOWN, "the mean is 3: up, up, down gives 0.25, 1.25, 1.75", run=step),
 )
 
 MISTAKES = edits("""
