@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from by_hand import who_fits
@@ -49,6 +51,23 @@ def test_capacity_is_the_ceiling_of_the_fair_share_times_the_factor(num_tokens, 
 def test_floor_does_not_lose_a_place_to_rounding_errors():
     assert Capacity(0.7, "floor").size(10, 1, 1) == 7
     assert Capacity(2.3, "floor_without_k").size(100, 1, 1) == 230  # 2.3 · 100 is a little less than 230 in binary
+
+
+def test_evaluation_has_a_factor_of_its_own():
+    own = Capacity(1.0, eval_factor=2.0)
+    assert (own.size(100, 4, 1), own.size(100, 4, 1, training=False)) == (25, 50)
+    assert Capacity(1.0).size(100, 4, 1, training=False) == 25
+    everyone = Candidates(token=np.arange(4), expert=np.zeros(4, int), rank=np.zeros(4, int), by_token=True)
+    for training, places in ((True, 2), (False, 4)):
+        fits, size = own.admits(everyone, np.zeros((4, 2)), 1, Batch(4, training))
+        assert (fits.sum(), size) == (places, places)
+        fits, sizes = replace(own, scope="sequence").admits(
+            everyone, np.zeros((4, 2)), 1, Batch(3, training, lengths=(1, 3))
+        )
+        assert fits.sum() == (3 if training else 4)
+    for wrong in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="eval_capacity_factor must be"):
+            Capacity(1.0, eval_factor=wrong)
 
 
 # Who is dropped

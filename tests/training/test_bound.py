@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -182,10 +183,33 @@ def test_a_history_with_other_steps_than_its_lines_is_refused(trained, order):
 
 
 def test_a_history_of_another_model_is_refused(trained):
-    text = (trained / "history.jsonl").read_text().replace('"expert_load": [[', '"expert_load": [[0.5, ')
-    (trained / "history.jsonl").write_text(text)
+    records = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    (trained / "history.jsonl").unlink()
+    for record in records:
+        del record["crc32"]
+        record["expert_load"][0].append(0.5)
+        Run.open(trained).append_history(record)
     with pytest.raises(RunError, match=r"line 1, is damaged: expert_load should have rows of \[2\] numbers"):
         Run.open(trained).history()
+
+
+@pytest.mark.parametrize("file", ["history.jsonl", "validation.json"])
+def test_a_changed_digit_is_noticed(trained, file):
+    right = (trained / file).read_text()
+    run = Run.open(trained)
+    for match in re.finditer(r"\d", right):
+        digit = str((int(match[0]) + 1) % 10)
+        (trained / file).write_text(right[: match.start()] + digit + right[match.end() :])
+        with pytest.raises(RunError, match=file):
+            run.history(), run.validation()
+
+
+def test_a_history_without_checksums_is_read(trained):
+    run, path = Run.open(trained), trained / "history.jsonl"
+    history = run.history()
+    path.write_text(re.sub(r', "crc32": \d+', "", path.read_text()))
+    assert "crc32" not in path.read_text()
+    assert run.history() == history
 
 
 def test_the_history_is_on_the_disk_before_the_checkpoint(trained, corpus, monkeypatch):
