@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ..kernels import asked_for_cpu
 from .output import one_line, reason
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, or that of a typer that contains click
@@ -19,17 +20,17 @@ class _OneLine:
     def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **settings: Any) -> Any:
         """Run, and exit as click does: 2 for wrong usage, 130 for Ctrl-C."""
         try:
+            asked_for_cpu()
+        except ValueError as error:
+            _end(str(error), 2)
+        try:
             code = super().main(args, *rest, standalone_mode=False, **settings)  # type: ignore[misc]
         except _UsageError as error:
             if not standalone_mode:
                 raise
-            told = _told(error, sys.argv[1:] if args is None else args)
-            if told:  # without, the help was printed
-                typer.echo(f"error: {told}", err=True)
-            sys.exit(2)
+            _end(_told(error, sys.argv[1:] if args is None else args), 2)
         except MemoryError as error:
-            typer.echo(f"error: {reason(error)}", err=True)
-            sys.exit(1)
+            _end(reason(error), 1)
         except typer.Abort:
             if not standalone_mode:
                 raise
@@ -48,19 +49,28 @@ class Command(_OneLine, TyperCommand):
 
 
 def exit_on_signals() -> None:
-    """SIGTERM and SIGHUP become SystemExit with 128 + their number, so that everything cleans up. Once: more wait.
+    """SIGTERM and SIGHUP raise SystemExit with 128 + their number, once, so that everything cleans up.
 
     Ctrl-C is an exception in Python anyway. What is ignored, SIGHUP under nohup, stays ignored.
     """
+    leaving = False
 
-    def leave(number: int, frame: Any) -> NoReturn:
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+    def leave(number: int, frame: Any) -> None:
+        nonlocal leaving
+        if not leaving:
+            leaving = True
+            raise SystemExit(128 + number)
 
     for each in _ENDING:
         if signal.getsignal(each) == signal.SIG_DFL:
             signal.signal(each, leave)
+
+
+def _end(told: str, exit_code: int) -> NoReturn:
+    """Exit, with the error on stderr unless it is empty."""
+    if told:
+        typer.echo(f"error: {one_line(told)}", err=True)
+    sys.exit(exit_code)
 
 
 def _told(error: Any, arguments: Sequence[str]) -> str:

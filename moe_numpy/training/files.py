@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 TEMPORARY_SUFFIX = ".tmp"
-_CHECKSUM = "crc32"
+_CHECKSUM = "checksum"
 
 
 def read_regular(path: Path) -> bytes:
@@ -29,7 +29,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values and, under ``"crc32"``, a checksum of them, which readers compare."""
+    """The values and, under ``"checksum"``, the CRC-32 of them, which readers compare."""
     return {**values, _CHECKSUM: _crc32(values)}
 
 

@@ -61,7 +61,7 @@ class _Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of ``validation.json``; of earlier versions, the losses alone."""
 
     losses: list[tuple[int, float]]
-    crc32: int
+    checksum: int
 
 
 class _Meta(msgspec.Struct, frozen=True):

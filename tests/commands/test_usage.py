@@ -108,14 +108,13 @@ def test_a_signal_before_the_first_step_leaves_nothing(cli, tiny, handlers, sign
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_in_the_last_evaluation_loses_nothing(
-    cli, tiny, trained, handlers, signal_while_evaluating, monkeypatch, name, code
+    cli, tiny, trained, handlers, signal_while_evaluating, name, code
 ):
     signal_while_evaluating(getattr(signal, name), 6)  # one before training and five on the way
     result = cli(*tiny, "--out", "run")
     assert result.exit_code == code
     assert "Stopped after step 6 of 6, all saved. Continue with:" in result.stdout
     assert list_checkpoints(Path("run"))[-1] == 6
-    monkeypatch.undo()
     assert cli("train", "--resume", "--out", "run").exit_code == 0
     ours, theirs = (json.loads((Path(folder) / "summary.json").read_text()) for folder in ("run", trained))
     assert ours["val_loss"] == theirs["val_loss"]
@@ -150,6 +149,11 @@ def test_a_narrow_terminal_is_no_error(cli, trained, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     shutil.copytree(trained, "run")
     assert cli("inspect", "run").exit_code == 0
+
+
+def test_unknown_kernels_are_refused_before_anything_runs(refused, monkeypatch):
+    monkeypatch.setenv("MOE_NUMPY_KERNELS", "fast")
+    assert refused("recipes", "mixtral") == "MOE_NUMPY_KERNELS must be one of numpy, numba, got 'fast'\n"
 
 
 @pytest.mark.parametrize("code", [0, 3])

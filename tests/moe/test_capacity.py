@@ -61,7 +61,7 @@ def test_evaluation_has_a_factor_of_its_own():
     for training, places in ((True, 2), (False, 4)):
         fits, size = own.admits(everyone, np.zeros((4, 2)), 1, Batch(4, training))
         assert (fits.sum(), size) == (places, places)
-        fits, sizes = replace(own, scope="sequence").admits(
+        fits, _ = replace(own, scope="sequence").admits(
             everyone, np.zeros((4, 2)), 1, Batch(3, training, lengths=(1, 3))
         )
         assert fits.sum() == (3 if training else 4)
