@@ -1,6 +1,8 @@
 """Wrong usage in one line on stderr, instead of typer's box; and signals that end a command in order."""
 
+import contextlib
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,11 +27,16 @@ class _OneLine:
             _end(str(error), 2)
         try:
             code = super().main(args, *rest, standalone_mode=False, **settings)  # type: ignore[misc]
+            sys.stdout.flush()
         except _UsageError as error:
             if not standalone_mode:
                 raise
             _end(_told(error, sys.argv[1:] if args is None else args), 2)
         except MemoryError as error:
+            _end(reason(error), 1)
+        except OSError as error:  # stdout on a full disk
+            with contextlib.suppress(OSError):  # nothing is printed at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _end(reason(error), 1)
         except typer.Abort:
             if not standalone_mode:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,25 @@ def test_unknown_kernels_are_refused_before_anything_runs(refused, monkeypatch):
 def test_a_recipe_that_leaves_python_is_refused(refused, tiny, code):
     Path("own.py").write_text(f"import sys\n\n\ndef leave():\n    sys.exit({code})\n")
     assert "leave failed: SystemExit" in refused(*tiny, "--recipe", "own.py:leave")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(
+    "arguments", [["recipes", "mixtral"], ["count", "--json"], ["--help"], ["train", "--out", "run"]]
+)
+def test_a_full_disk_behind_stdout_is_one_line(tiny, arguments):
+    arguments = [*tiny, *arguments[1:]] if arguments[0] == "train" else arguments
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "moe_numpy", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert not Path("run").exists()
+
+
+def test_figures_that_matplotlib_refuses_are_a_note(trained):
+    command = [sys.executable, "-m", "moe_numpy", "inspect", trained, "--json"]
+    environment = os.environ | {"MPLBACKEND": "nonsense"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "note: no figures: " in done.stderr
+    assert json.loads(done.stdout)["figures"] == []
