@@ -48,8 +48,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
-            if not 1 <= getattr(self, name) <= _MOST:
-                raise ValueError(f"{name} must be at least 1 and at most {_MOST:,}, got {getattr(self, name)}")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST:,}, got {getattr(self, name)}")
         for name in ("learning_rate", "max_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
