@@ -253,17 +253,17 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
     extern __shared__ __align__(16) char memory[];  // queries; two stages of keys and values; positions of the queries
 
     Queries block(rows, length, heads, together);
-    int warp = this_warp(), lane = threadIdx.x % 32, first = block.first + warp * 16 * M, count = block.end - first;
+    int warp = this_warp(), lane = threadIdx.x % 32, first = block.first + warp * 16 * M;
     int end = Positions(block.first % length, block.end - block.first, length, num_keys).highest + 1;
+    Positions mine(first % length, min(block.end - first, 16 * M), length, num_keys);
     int* position = (int*)(memory + POSITIONS);
     position[threadIdx.x] = num_keys - length + (block.first + threadIdx.x) % length;
-    Positions mine(first % length, min(count, 16 * M), length, num_keys);
-    index_t start = (index_t)block.head * num_keys * D;
+    k += (index_t)block.head * num_keys * D, v += (index_t)block.head * num_keys * D;
 
     u32 shared = shared_address(memory);
     auto fetch_stage = [&](int stage, int key) {
-        fetch<KEYS, 128>(shared + stage, k + start, key, num_keys);
-        fetch<KEYS, 128>(shared + stage + KEYS * LINE, v + start, key, num_keys);
+        fetch<KEYS, 128>(shared + stage, k, key, num_keys);
+        fetch<KEYS, 128>(shared + stage + KEYS * LINE, v, key, num_keys);
     };
     fetch<TILE, 128>(shared, q + (index_t)block.head * rows * D, block.first, block.end);
     fetch_stage(FIRST, 0);
@@ -331,11 +331,11 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
             t += __shfl_xor_sync(~0u, t, 1);
             t += __shfl_xor_sync(~0u, t, 2);
             int row = 16 * i + 8 * h + lane / 4;
-            if (lane % 4 == 0 && row < count) lse[(index_t)block.head * rows + first + row] = (top[i][h] + log2f(t)) * LN_2;
+            if (lane % 4 == 0 && first + row < block.end) lse[(index_t)block.head * rows + first + row] = (top[i][h] + log2f(t)) * LN_2;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) sum[i][n][2 * h] /= t, sum[i][n][2 * h + 1] /= t;
         }
-    store(o + ((index_t)block.head * rows + first) * D, memory + warp * 16 * M * LINE, sum, count);
+    store(o + ((index_t)block.head * rows + first) * D, memory + warp * 16 * M * LINE, sum, block.end - first);
 }
 
 // The sum of the products of 8 pairs.
@@ -358,11 +358,11 @@ query_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, co
     extern __shared__ __align__(16) char memory[];  // queries and their gradients; two stages of keys and values; positions
 
     Queries block(rows, length, heads, together);
-    int warp = this_warp(), lane = threadIdx.x % 32, first = block.first + warp * 16 * M, count = block.end - first;
+    int warp = this_warp(), lane = threadIdx.x % 32, first = block.first + warp * 16 * M;
     int end = Positions(block.first % length, block.end - block.first, length, num_keys).highest + 1;
+    Positions mine(first % length, min(block.end - first, 16 * M), length, num_keys);
     int* position = (int*)(memory + POSITIONS);
     position[threadIdx.x] = num_keys - length + (block.first + threadIdx.x) % length;
-    Positions mine(first % length, min(count, 16 * M), length, num_keys);
     index_t start = (index_t)block.head * rows;
     grad += start * D, q += start * D, o += start * D, dq += start * D, lse += start, delta += start;
     k += (index_t)block.head * num_keys * D, v += (index_t)block.head * num_keys * D;
@@ -380,12 +380,12 @@ query_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, co
     for (int row = lane / 16; row < 16 * M; row += 2) {  // two rows at a time
         int piece = lane % 16;
         float sum = 0;
-        if (row < count && piece < D / 8) {
+        if (first + row < block.end && piece < D / 8) {
             int at = (first + row) * D + piece * 8;
             sum = inner(*(const uint4*)(grad + at), *(const uint4*)(o + at));
         }
         for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-        if (piece == 0 && row < count) delta[first + row] = sum;
+        if (piece == 0 && first + row < block.end) delta[first + row] = sum;
     }
     __syncwarp();
     float top[M][2], mean[M][2];  // lse in units of log 2, and delta
@@ -394,8 +394,8 @@ query_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, co
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int row = 16 * i + 8 * h + lane / 4;
-            top[i][h] = row < count ? lse[first + row] * LOG2_E : 0;
-            mean[i][h] = row < count ? delta[first + row] : 0;
+            top[i][h] = first + row < block.end ? lse[first + row] * LOG2_E : 0;
+            mean[i][h] = first + row < block.end ? delta[first + row] : 0;
         }
 
     wait_for_copies();
@@ -439,7 +439,7 @@ query_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, co
         }
     }
     scale_all(sum, unit * LN_2);
-    store(dq + first * D, memory + warp * 16 * M * LINE, sum, count);
+    store(dq + first * D, memory + warp * 16 * M * LINE, sum, block.end - first);
 }
 
 // The left operands are held here, since each warp multiplies them with few queries at a time.
