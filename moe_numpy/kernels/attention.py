@@ -33,7 +33,7 @@ def forward(q: Any, k: Any, v: Any, length: int, scale: float) -> tuple[Any, Any
     """The output, and the log-sum-exp of each row of scores in float32."""
     q, k, v = map(_dense, (q, k, v))
     o, lse = cp.empty(q.shape, q.dtype), cp.empty((*q.shape[:3], 1), np.float32)
-    _launch("forward", _tiles(q, length), k, q, k, v, o, lse, length=length, scale=scale)
+    _launch("forward", _tiles(q, length), k, (q, k, v, o, lse), q, k, length, scale)
     return o, lse
 
 
@@ -42,9 +42,9 @@ def gradient(grad: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, length: int, s
     grad, q, k, v, o, lse = map(_dense, (grad, q, k, v, o, lse))
     dq, dk, dv = [cp.empty(x.shape, x.dtype) for x in (q, k, v)]
     delta = cp.empty(lse.shape, lse.dtype)
-    _launch("query_gradient", _tiles(q, length), k, grad, q, k, v, o, lse, delta, dq, length=length, scale=scale)
+    _launch("query_gradient", _tiles(q, length), k, (grad, q, k, v, o, lse, delta, dq), q, k, length, scale)
     tiles = -(-k.shape[2] // _TILE)
-    _launch("key_gradient", tiles, q, grad, q, k, v, lse, delta, dk, dv, length=length, scale=scale)
+    _launch("key_gradient", tiles, q, (grad, q, k, v, lse, delta, dk, dv), q, k, length, scale)
     return dq, dk, dv
 
 
@@ -54,9 +54,10 @@ def _tiles(q: Any, length: int) -> int:
     return -(-rows // _TILE) if length < _TILE else -(-length // _TILE) * (rows // length)
 
 
-def _launch(name: str, tiles: int, streamed: Any, *arrays: Any, length: int, scale: float) -> None:
-    """One block for each tile; each block of a head reads all or most of two arrays like ``streamed``."""
-    q, k = arrays[name != "forward" :][:2]
+def _launch(
+    name: str, tiles: int, streamed: Any, arrays: tuple[Any, ...], q: Any, k: Any, length: int, scale: float
+) -> None:
+    """One block for each tile of each head; it reads most of two arrays like ``streamed``."""
     heads, d = math.prod(q.shape[:2]), q.shape[3]
     together = max(1, min(heads, _CACHED * heads // (2 * streamed.nbytes)))
     numbers = map(np.int32, (q.shape[2], length, k.shape[2], heads, together))

@@ -354,7 +354,7 @@ def causal_attention_gradient(
     return dq, dk, dv
 
 
-def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
     work = [(i, part) for i, x in enumerate(flat) for part in blocks(x.size, 4 * _BLOCK)]
@@ -365,7 +365,7 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
         sums[n] = loops.sum_of_squares(flat[i][part], np.float64(0))
 
     run(block, list(range(len(work))))
-    return float(sums.sum())
+    return np.asarray(sums.sum())
 
 
 def adamw(

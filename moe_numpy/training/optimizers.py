@@ -8,7 +8,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
-from ..kernels import kernel
+from ..kernels import kernel, to_host
 from ..typing import Array, Shaped
 
 
@@ -163,9 +163,9 @@ class AdamW:
 
 
 @kernel
-def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Σ x² over all entries of all arrays, in float64."""
-    return sum(float((x.astype(np.float64) ** 2).sum()) for x in arrays)
+    return np.asarray(sum(float((x.astype(np.float64) ** 2).sum()) for x in arrays), np.float64)
 
 
 def global_norm(gradients: Iterable[Shaped[Array, "..."] | None]) -> float:
@@ -174,7 +174,7 @@ def global_norm(gradients: Iterable[Shaped[Array, "..."] | None]) -> float:
     It is finite if and only if every entry is (up to 1e150), so it also detects NaN and infinity.
     """
     arrays = [g for g in gradients if g is not None]
-    return math.sqrt(sum_of_squares(arrays))
+    return math.sqrt(to_host(sum_of_squares(arrays)))
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
