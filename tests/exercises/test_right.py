@@ -342,4 +342,5 @@ def position_by_key(keys, num_keys):
 
 
 def test_compiled_code_may_ask_for_a_cache_and_a_file_may_begin_with_a_byte_order_mark():
-    assert grade_source(find(32), "\ufeff" + COMPILED, "exercises/work/ex32.py").passed
+    for number in (32, 22):  # one that is about numba, and one that is not
+        assert grade_source(find(number), "\ufeff" + COMPILED, "exercises/work/ex32.py").passed
