@@ -32,7 +32,7 @@ def main() -> None:
     """Serve requests until standard input ends."""
     requests, answers = _take_over_streams()
     setup = wire.read(requests)
-    _prepare(setup["preload"], setup.get("source") or "")
+    _prepare(setup["preload"])
     task = resolve(TASKS[setup["task"]])(setup)
     layers = _enter(setup, answers.fileno())
     wire.write(answers, {"id": "ready", "answer": {"layers": layers}})
@@ -53,6 +53,7 @@ class Checking:
 
     def __init__(self, setup: dict[str, Any]):
         self.setup = setup
+        prepare_for(setup)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """The outcome of each case."""
@@ -66,6 +67,12 @@ class Checking:
 
 
 TASKS = {"check": f"{__name__}:Checking", "train": "exercises.training.child:Training"}
+
+
+def prepare_for(setup: dict[str, Any]) -> None:
+    """Import numba, before the process is limited, where a learner's source speaks of it."""
+    if "numba" in (setup["source"] or ""):
+        importlib.import_module("exercises.reference.uncached_numba")
 
 
 def load(setup: dict[str, Any]) -> Any:
@@ -86,13 +93,11 @@ def load(setup: dict[str, Any]) -> Any:
         raise NameError(f"the file does not define {setup['attribute']}") from None
 
 
-def _prepare(preload: list[str], source: str) -> None:
+def _prepare(preload: list[str]) -> None:
     """Import what a solution may need, while that may still read and start what it likes."""
     importlib.import_module("numpy.testing")  # array_namespace imports it, and an old NumPy then starts lscpu
     for name in preload:
         importlib.import_module(name)
-    if "numba" in source:
-        importlib.import_module("exercises.reference.uncached_numba")
 
 
 def _enter(setup: dict[str, Any], descriptor: int) -> list[str]:
