@@ -33,7 +33,13 @@ EXERCISE = Exercise(
 def values(solution: Any, h: Any, x: Any, weight: Any, rng: Any, epsilon: Any) -> Any:
     """H and σ."""
     returned = solution(ShazeerNoise(epsilon), *(Tensor(a, requires_grad=True) for a in (h, x, weight)), rng)
-    return tuple(y.data if isinstance(y, Tensor) else y for y in returned)
+    return tuple(y.data for y in returned) if type(returned) is tuple else returned
+
+
+def next_number(solution: Any, h: Any, x: Any, weight: Any, rng: Any, epsilon: Any) -> Any:
+    """What the generator gives afterwards."""
+    solution(ShazeerNoise(epsilon), Tensor(h), Tensor(x), Tensor(weight), rng)
+    return rng.random()
 
 
 def gradients(
@@ -101,6 +107,13 @@ CHECKS = (
     Check("gradients through H", 3, backward_noisy, BY_ENGINE, gradients, second_oracle=False),
     Check("gradients through H and sigma", 1, backward_both, IN_GRAPH, gradients, second_oracle=False),
     *standard_checks(typical, run=values),
+    Check(
+        "one draw from rng",
+        1,
+        typical,
+        "call rng.standard_normal(h.shape) once, on the rng that was given",
+        next_number,
+    ),
     Check("no tokens", 1, EMPTY, "(0, E) in, (0, E) out", values),
     Check("known values", 1, KNOWN, "by hand: softplus(0) = ln 2, so σ = 0.6931...", values),
 )
@@ -157,6 +170,15 @@ an epsilon of its own: Adds 0.01 whatever `self.epsilon` says.
 noise of the clean size: n σ²: softplus is the standard deviation itself.
 - h + sigma *
 + h + sigma * sigma *
+draws too much: Draws twice as many numbers as it needs: whoever draws next gets others.
+- _like(h, rng.standard_normal(h.shape))
++ _like(h, rng.standard_normal((2, *h.shape))[0])
+draws from a copy: The generator stays where it was: the next call draws the same noise. Use rng itself.
+- _like(h, rng.standard_normal(h.shape))
++ _like(h, __import__("copy").deepcopy(rng).standard_normal(h.shape))
+returns a list: A tuple is two results; a list is one.
+- return h + sigma * _like(h, rng.standard_normal(h.shape)), sigma
++ return [h + sigma * _like(h, rng.standard_normal(h.shape)), sigma]
 positive noise: |n| only ever raises logits. N(0, 1) has both signs.
 - rng.standard_normal(h.shape)), sigma
 + np.abs(rng.standard_normal(h.shape))), sigma
