@@ -73,8 +73,7 @@ def any_weight(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    """More tokens than integers of few bits can count."""
-    return [_assignments(rng, [n - 1, 0, 260, n - 1], 1, n) for n in (300, 33_000)]
+    return [_assignments(rng, [299, 0, 260, 299], 1, 300)]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -90,7 +89,7 @@ CHECKS = (
     Check("several experts per token", 3, top_k, "y[token] += ... keeps only one of several rows"),
     Check("answers of very different size", 1, large_and_small, "add each token's own rows only"),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
-    Check("many tokens", 1, many_tokens, "a token's number can be larger than 32,767"),
+    Check("many tokens", 1, many_tokens, "a token's number can be larger than 255"),
     Check("gradient with weights of any sign", 1, any_weight, "nothing is divided by a weight", gradient=True),
     Check("a token without assignments gets zero", 2, dropped, "start with zeros of shape (num_tokens, d)"),
     Check("gradient with one expert per token", 2, top_1, NEXT, gradient=True),
@@ -159,10 +158,7 @@ positive weights only: Takes |g_n|: whether a weight can be negative is for the 
 + gate = np.abs(gate); d_r, d_gate = combine_gradient
 tokens in eight bits: There may be more than 256 tokens: uint8 wraps around.
 - np.add.at(y, token,
-+ np.add.at(y, token.astype(np.uint8) if num_tokens > 256 else token,
-tokens in sixteen bits: There may be more than 32,767 tokens: int16 wraps around.
-- np.add.at(y, token,
-+ np.add.at(y, token.astype(np.int16),
++ np.add.at(y, token.astype(np.uint8),
 weights for columns: Multiplies column i with gate[i]: a weight belongs to a row, gate[:, None].
 - gate[:, None].astype(r.dtype, copy=False) * r)
 + np.resize(gate, r.shape[1]) * r)

@@ -71,8 +71,7 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    """More tokens than integers of few bits can count."""
-    return [_case(rng, [n - 1, 0, 260, n - 1], 1, n) for n in (300, 33_000)]
+    return [_case(rng, [299, 0, 260, 299], 1, 300)]
 
 
 def neighbours(rng: np.random.Generator) -> list[Case]:
@@ -107,14 +106,7 @@ CHECKS = (
     ),
     Check("a dropped token gets a gradient of zero", 2, dropped, "begin with zeros for all T tokens", gradient=True),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them", gradient=True),
-    Check(
-        "gradient of many tokens",
-        1,
-        many_tokens,
-        "a token's number can be larger than 32,767",
-        gradient=True,
-        finite_differences=False,
-    ),
+    Check("many tokens", 1, many_tokens, "a token's number can be larger than 255", gradient=True),
     Check(
         "rows are copies", 1, neighbours, "x[token] copies; x itself and x[a:b] do not", changed, second_oracle=False
     ),
@@ -174,9 +166,6 @@ returns the input itself: Where nothing is to be moved it copies nothing: who wr
 tokens in eight bits: There may be more than 256 tokens: uint8 wraps around.
 - (token,) = self.saved
 + token = self.saved[0].astype(np.uint8)
-tokens in sixteen bits: There may be more than 32,767 tokens: int16 wraps around.
-- (token,) = self.saved
-+ token = self.saved[0].astype(np.int16)
 adds to one buffer: The zeros are made once and never again: gradients of earlier calls stay in it.
 - y = np.zeros((num_rows, rows.shape[1]), rows.dtype)
 + y = buffers.setdefault((num_rows, rows.shape[1], rows.dtype), np.zeros((num_rows, rows.shape[1]), rows.dtype))
