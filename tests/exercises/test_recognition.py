@@ -24,11 +24,12 @@ def test_one_boolean_is_not_enough():
 
 def test_a_mistake_that_fails_what_the_solution_passes_is_not_named():
     """Up to 300 entries the results are those of “not stable”, which fails with many tokens too."""
-    target = find(16).target
-    (partly,) = edits(
-        'partly: why\n- np.argsort(keys, kind="stable")\n+ np.argsort(keys, kind="stable" if len(keys) > 300 else None)\n'
-    )
-    result = grade_here(find(16), lambda: collected(partly, "mine", target).solution, 0)
+    (partly,) = edits("""
+partly: why
+- np.argsort(keys, kind="stable")
++ np.argsort(keys, kind="stable" if len(keys) > 300 else None)
+""")
+    result = grade_here(find(16), lambda: collected(partly, "mine", find(16).target).solution, 0)
     assert {c.name: c.problem.recognised for c in result.checks if c.problem}["equal keys keep their order"] == ""
 
 
