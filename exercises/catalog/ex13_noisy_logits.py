@@ -37,9 +37,9 @@ def values(solution: Any, h: Any, x: Any, weight: Any, rng: Any, epsilon: Any) -
 
 
 def next_number(solution: Any, h: Any, x: Any, weight: Any, rng: Any, epsilon: Any) -> Any:
-    """What the generator gives afterwards."""
-    solution(ShazeerNoise(epsilon), Tensor(h), Tensor(x), Tensor(weight), rng)
-    return rng.random()
+    """H without a graph, and what the generator gives afterwards."""
+    noisy, _ = solution(ShazeerNoise(epsilon), Tensor(h), Tensor(x), Tensor(weight), rng)
+    return noisy.data, rng.random()
 
 
 def gradients(
@@ -94,7 +94,15 @@ def backward_both(rng: np.random.Generator) -> list[Case]:
 
 
 # x W_nᵀ far below and far above 0: σ is ε, or x W_nᵀ + ε, and never infinite
-FAR = one_by_one(case(np.zeros((2, 3)), np.array([[-1000.0], [1000.0]]), np.ones((3, 1)), Seeded(1), 0.01))
+FAR = one_by_one(
+    case(
+        np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]]),
+        np.array([[-1000.0], [1000.0]]),
+        np.ones((3, 1)),
+        Seeded(1),
+        0.01,
+    )
+)
 EMPTY = one_by_one(case(np.zeros((0, 3)), np.zeros((0, 2)), np.ones((3, 2)), Seeded(1), 0.01))
 KNOWN = one_by_one(case(np.zeros((1, 2)), np.zeros((1, 1)), np.ones((2, 1)), Seeded(1), 0.0))
 BY_ENGINE = "compute with Tensors; n is the only constant"
@@ -173,6 +181,9 @@ noise of the clean size: n σ²: softplus is the standard deviation itself.
 draws too much: Draws twice as many numbers as it needs: whoever draws next gets others.
 - _like(h, rng.standard_normal(h.shape))
 + _like(h, rng.standard_normal((2, *h.shape))[0])
+noise only for training: Adds noise only if a gradient is wanted. Whether there is noise is for the caller to decide.
+- sigma = Softplus
++ rng = rng if weight.requires_grad else np.random.default_rng(0); sigma = Softplus
 draws from a copy: The generator stays where it was: the next call draws the same noise. Use rng itself.
 - _like(h, rng.standard_normal(h.shape))
 + _like(h, __import__("copy").deepcopy(rng).standard_normal(h.shape))

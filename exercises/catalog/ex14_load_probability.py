@@ -86,6 +86,12 @@ def ties(rng: np.random.Generator) -> list[Case]:
     return [case(noisy + rng.standard_normal((5, 6)), 0.5 + rng.random((5, 6)), noisy, k=k) for k in (1, 2, 4)]
 
 
+def nearly_equal(rng: np.random.Generator) -> list[Case]:
+    """Noisy logits that are equal in float32."""
+    noisy = 1.0 + 1e-9 * rng.permuted(np.tile(np.arange(6.0), (4, 1)), axis=1)
+    return [case(noisy + rng.standard_normal((4, 6)), 0.5 + rng.random((4, 6)), noisy, k=k) for k in (1, 2, 4)]
+
+
 def _scaled(c: Case, scale: Any) -> Case:
     return case(*(scale * a for a in c.args), **c.settings)
 
@@ -122,12 +128,27 @@ CHECKS = (
     Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
     Check("no rival left to beat", 1, everyone, "k = E gives ones"),
     Check("small logits, small noise", 1, small_numbers, "z = (h - threshold) / σ and nothing else"),
-    Check("logits of any size", 1, any_size, "no number is small enough to mask a logit with, except -∞"),
+    Check(
+        "logits of any size",
+        1,
+        any_size,
+        "no number is small enough to mask a logit with, except -∞",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("many experts", 1, many_experts, "a rank can be larger than 255"),
     Check("ties", 1, ties, "top_k decides ties; only the number at rank k counts"),
     Check("gradients", 3, typical, NEXT, gradient=True),
     Check("gradients when all are rivals", 1, all_rivals, "an expert can be its own threshold", gradient=True),
     Check("gradients at ties", 1, ties, "top_k says whose threshold it is", gradient=True, finite_differences=False),
+    Check(
+        "gradients of logits nearly equal",
+        1,
+        nearly_equal,
+        "rank the noisy logits as they are",
+        gradient=True,
+        finite_differences=False,
+    ),
     *standard_checks(typical, gradient=NEXT),
     Check(
         "gradients without a rival",
@@ -198,6 +219,9 @@ gradient without sigma: dh = g φ(z): z has the factor 1/σ.
 masks with a large number: Some logits are below -10⁹. Take e out of its row, or set it to -∞.
 - z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
 + z = (h - xp.maximum(xp.take_along_axis(noisy, rival, axis=1), -1e9).astype(h.dtype)) / sigma
+ranks in float32: Logits that differ by 10⁻⁹ become equal, and another one gets the gradient.
+- rank = top_k(noisy, k + 1)
++ rank = top_k(noisy.astype(np.float32), k + 1)
 ranks in eight bits: An expert's number can be larger than 255: uint8 wraps around.
 - rank = top_k(noisy, k + 1)
 + rank = top_k(noisy, k + 1).astype(np.uint8)

@@ -70,7 +70,7 @@ def narrow(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, 3, 33_000), 3)]
+    return [case(rng.integers(0, 3, 100_000), 3)]
 
 
 CHECKS = (

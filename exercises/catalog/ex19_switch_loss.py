@@ -57,6 +57,10 @@ def any_fractions(rng: np.random.Generator) -> list[Case]:
     return [case(c.args[0], c.args[1] * np.array([[0.7], [0.4]]) * [1, 0, 1, 1]).constant(1)]
 
 
+def any_coefficient(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, 6, 4, 2).upstream(np.asarray(grad)) for grad in (1e6, -1e-6)]
+
+
 def with_fractions(rng: np.random.Generator) -> list[Case]:
     """The fractions ask for a gradient. They must not get one."""
     return [case(*c.args) for c in (_case(rng, 6, 4, 1), _case(rng, 6, 3, 2))]
@@ -74,6 +78,7 @@ CHECKS = (
     Check("several parts", 2, in_parts, "reshape p to (B, T/B, E): each part has its own P; average the B losses"),
     Check("gradient with one part", 3, whole, NEXT, gradient=True),
     Check("gradient with several parts", 2, in_parts, NEXT, gradient=True),
+    Check("any coefficient", 1, any_coefficient, "times the gradient from above, whatever it is", gradient=True),
     Check("fractions that do not sum to 1", 1, any_fractions, "multiply with f as it is"),
     Check("no gradient for the fractions", 2, with_fractions, "backward returns (dp, None)", gradient=True),
     *standard_checks(in_parts, gradient=NEXT),
@@ -138,6 +143,9 @@ fractions from the scores: Counts the best of p itself. f comes from the caller:
 normalises the fractions: Divides f by its sum. It is below 1 where tokens were dropped, and stays so.
 - self.save(f)
 + f = f / f.sum(axis=1, keepdims=True); self.save(f)
+clips the gradient: A gradient is as large as the coefficient makes it.
+- rows = grad * (f.shape[1] / max(self.num_tokens, 1)) * f
++ rows = np.clip(grad * (f.shape[1] / max(self.num_tokens, 1)) * f, -100, 100)
 backward divides by no tokens: E / T without tokens is a division by zero: max(T, 1).
 - max(self.num_tokens, 1)) * f
 + self.num_tokens) * f
