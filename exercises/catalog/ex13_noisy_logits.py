@@ -133,6 +133,10 @@ no softplus: σ = x W_nᵀ + ε can be negative; softplus keeps a standard devia
 forgets epsilon: σ = softplus(x W_nᵀ): without ε the noise can vanish, and the load loss divides by σ.
 - Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
 + Softplus.apply(Affine.apply(x, weight, None))
+larger of softplus and epsilon: max(softplus, ε): the formula adds ε.
+- Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
++ Softplus.apply(Affine.apply(x, weight, None))
++     sigma = sigma + np.maximum(self.epsilon - sigma.data, 0).astype(sigma.dtype)
 epsilon inside softplus: softplus(x W_nᵀ + ε) can still be 0. Add ε to the result.
 - Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
 + Softplus.apply(Affine.apply(x, weight, None) + self.epsilon)

@@ -73,7 +73,7 @@ def any_weight(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [_assignments(rng, [299, 0, 260, 299], 1, 300)]
+    return [_assignments(rng, [299, 0, 260, 299, 0, 299], 2, 300)]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:

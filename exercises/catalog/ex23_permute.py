@@ -71,7 +71,7 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [_case(rng, [299, 0, 260, 299], 1, 300)]
+    return [_case(rng, [299, 0, 260, 299, 0, 299], 2, 300)]
 
 
 def neighbours(rng: np.random.Generator) -> list[Case]:
