@@ -353,7 +353,7 @@ def causal_attention_gradient(
     return dq, dk, dv
 
 
-def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
     work = [(i, part) for i, x in enumerate(flat) for part in blocks(x.size, 4 * _BLOCK)]
@@ -364,7 +364,7 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
         sums[n] = loops.sum_of_squares(flat[i][part], np.float64(0))
 
     run(block, list(range(len(work))))
-    return float(sums.sum())
+    return np.asarray(sums.sum())
 
 
 def adamw(
@@ -373,6 +373,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -397,6 +398,9 @@ def adamw(
         loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
 
     run(block, work)
+    for p, narrow in zip(parameters, rounded, strict=True):
+        if narrow is not None:
+            narrow[...] = p
 
 
 # What one thread does with one block of a matrix multiplication, or with one head.
