@@ -63,7 +63,7 @@ class Multiply(Right):
 
 
 @pytest.mark.parametrize(("number", "source"), [(1, NAN_FOR_NOTHING), (2, ARRAY_OF_A_NUMBER)])
-def test_a_mistake_that_fails_what_the_solution_passes_is_not_named(number, source):
+def test_a_mistake_that_fails_more_is_not_named(number, source):
     """The mean of nothing is NaN too, and who computes in float64 loses float32 too; but both fail more than that."""
     result = grade_source(find(number), source, "mine.py")
     assert not result.passed
