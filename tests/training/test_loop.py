@@ -234,6 +234,8 @@ def test_a_run_folder_is_never_started_twice(tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"accumulate": 10**30}, "accumulate must be at most 1,000,000,000, got 1000"),
+        ({"learning_rate": 1e308}, r"learning_rate must be at most 3.4e\+38, got 1e\+308"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
         ({"max_norm": -1.0}, "max_norm must be positive, got -1"),
         ({"warmup": 300}, "warmup must be at least 0 and below steps=300, got 300"),
