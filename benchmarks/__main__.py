@@ -45,7 +45,7 @@ def bench(
             metavar="T,d,f,E,k",
             help=with_default(
                 "Of the layer: tokens, their width, expert width, experts, experts per token. Repeatable.",
-                "five on a CPU, three on a GPU",
+                "five on a CPU, fifteen on a GPU",
             ),
         ),
     ] = None,

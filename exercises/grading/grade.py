@@ -315,9 +315,9 @@ def _recognise(
 ) -> None:
     """Name the known mistake of which a failed check shows the same results.
 
-    The mistake must fail that check itself, in the same way in every case. Where the wrong results tell too little,
-    as one boolean or an exception does, the mistake must agree in all other checks too. Of several, the one that agrees
-    in most checks is named; if two do, none is.
+    The mistake must fail that check itself, in the same way in every case, and no check that the solution passes. Where
+    the wrong results tell too little, as one boolean or an exception does, it must agree in all other checks too. Of
+    several, the one that agrees in most checks is named; if two do, none is.
     """
     if all(result.passed for result in results):
         return
@@ -331,6 +331,7 @@ def _recognise(
             continue
         told = sum(evidence(o, e) for o, e in zip(outcomes[i], prepared[i].expected, strict=True))
         fitting = [m for m in fitting if told >= _TELLING or len(agrees[m]) == len(known)]
+        fitting = [m for m in fitting if not any(results[j].passed and _fails(m, prepared[j]) for j in known)]
         if not fitting:
             continue
         most = max(len(agrees[m]) for m in fitting)
@@ -346,6 +347,15 @@ def outcomes_of(mistake: Mistake, p: Prepared) -> tuple[Outcome, ...]:
         return tuple(run_cases(p.run, mistake.solution, p.cases))
     except EditError:
         return ()
+
+
+@lru_cache(maxsize=2048)
+def _fails(mistake: Mistake, p: Prepared) -> bool:
+    """Whether a known mistake fails a check."""
+    return any(
+        judge(yours, expected, numeric, gradient=p.check.gradient) is not None
+        for yours, expected, numeric in zip(outcomes_of(mistake, p), p.expected, p.numeric, strict=True)
+    )
 
 
 @lru_cache(maxsize=2**14)
