@@ -132,10 +132,10 @@ a small number for safety: Adds 1e-9 to the sum. After the shift it is at least 
 - e.sum(axis=-1, keepdims=True)
 + (e.sum(axis=-1, keepdims=True) + e.dtype.type(1e-6 if e.dtype == np.float32 else 1e-9))
 only numbers of Python: Refuses an axis that is an integer of NumPy. SupportsIndex in the signature means any integer.
-- self.axis = axis
+- xp, axis = array_namespace(x), one_axis(axis)
 + if type(axis) is not int:
 +             raise TypeError("axis must be an int")
-+         self.axis = axis
++         xp = array_namespace(x)
 leaves NaN out: One NaN spoils the sum, and so its whole row. Left out, the error shows nowhere.
 - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf)
