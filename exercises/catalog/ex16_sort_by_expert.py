@@ -48,7 +48,7 @@ def distinct(rng: np.random.Generator) -> list[Case]:
 
 def equal_keys(rng: np.random.Generator) -> list[Case]:
     """More tokens than the 16 up to which an unstable sort happens to be stable."""
-    sizes = [(7, 3), (40, 4), (200, 8), (300, 2)]
+    sizes = [(7, 3), (40, 4), (200, 8), (300, 2), (40, 4)]
     return [*(case(rng.integers(0, e, n), e) for n, e in sizes), case(np.zeros(60, np.int64), 1)]
 
 

@@ -38,7 +38,7 @@ def specification(keys: Any, num_keys: int) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, e, n), e) for n, e in [(7, 3), (20, 4), (50, 8), (5, 1), (1, 1)]]
+    return [case(rng.integers(0, e, n), e) for n, e in [(7, 3), (20, 4), (50, 8), (5, 1), (1, 1), (20, 4)]]
 
 
 def distinct(rng: np.random.Generator) -> list[Case]:

@@ -322,8 +322,11 @@ def _recognise(
     if all(result.passed for result in results):
         return
     known = [i for i in outcomes if not prepared[i].check.time_limit]
+    passed = [i for i in known if results[i].passed]
     agrees = {
-        m: {i for i in known if _same(tuple(outcomes[i]), outcomes_of(m, prepared[i]))} for m in exercise.mistakes
+        m: {i for i in known if _same(tuple(outcomes[i]), outcomes_of(m, prepared[i]))}
+        for m in exercise.mistakes
+        if not any(_fails(exercise, prepared[i], m) for i in passed)
     }
     for i in known:
         problem, fitting = results[i].problem, [m for m in agrees if i in agrees[m]]
@@ -331,7 +334,6 @@ def _recognise(
             continue
         told = sum(evidence(o, e) for o, e in zip(outcomes[i], prepared[i].expected, strict=True))
         fitting = [m for m in fitting if told >= _TELLING or len(agrees[m]) == len(known)]
-        fitting = [m for m in fitting if not any(results[j].passed and _fails(m, prepared[j]) for j in known)]
         if not fitting:
             continue
         most = max(len(agrees[m]) for m in fitting)
@@ -349,13 +351,10 @@ def outcomes_of(mistake: Mistake, p: Prepared) -> tuple[Outcome, ...]:
         return ()
 
 
-@lru_cache(maxsize=2048)
-def _fails(mistake: Mistake, p: Prepared) -> bool:
+@lru_cache(maxsize=2**14)
+def _fails(exercise: Exercise, p: Prepared, mistake: Mistake) -> bool:
     """Whether a known mistake fails a check."""
-    return any(
-        judge(yours, expected, numeric, gradient=p.check.gradient) is not None
-        for yours, expected, numeric in zip(outcomes_of(mistake, p), p.expected, p.numeric, strict=True)
-    )
+    return _first_problem(exercise, p, {}, outcomes_of(mistake, p), 0) is not None
 
 
 @lru_cache(maxsize=2**14)

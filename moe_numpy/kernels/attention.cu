@@ -1,5 +1,5 @@
-// Causal attention whose scores never reach memory, forward and backward, on the tensor cores: bfloat16 in and out, sums
-// in float32 (Dao 2023, "FlashAttention-2"). attention.py compiles it, once for each head width D:
+// Causal attention whose scores never reach memory, forward and backward, on the tensor cores: bfloat16 in and out,
+// sums in float32 (Dao 2023, "FlashAttention-2"). attention.py compiles it, once for each head width D:
 //
 //   forward          o = softmax(q kᵀ scale) v, and of each row the log-sum-exp, lse = log Σ exp(q kᵀ scale)
 //   query_gradient   delta = Σ dy o of each row, and dq = ds k scale
@@ -18,18 +18,17 @@
 //             +-------+-------+-------+
 //
 // For dk and dv the sides change places: a block keeps keys and values, computes the transposed scores k qᵀ, and walks
-// along the queries of the whole stack. What the mask hides from a tile is not fetched; what it hides from a warp is not
-// multiplied. Every sum has one order: the same input always gives the same bits.
+// along the queries of the whole stack. What the mask hides from a tile is not fetched; what it hides from a warp is
+// not multiplied. Every sum has one order: the same input always gives the same bits.
 
 typedef unsigned u32;
 typedef long long index_t;
 typedef unsigned short bf16;  // only moved
 
-constexpr int D = HEAD_WIDTH;           // a multiple of 16, at most 128
-constexpr int LINE = 2 * D + 16;        // bytes of a row in shared memory: 16 more than it has, so that no two of 8 rows
-                                        // meet in a bank
-constexpr int TILE = 128;               // rows that a block keeps
-constexpr bool NARROW = D <= 64;        // registers hold more than the sums
+constexpr int D = HEAD_WIDTH;     // a multiple of 16, at most 128
+constexpr int LINE = 2 * D + 16;  // bytes from row to row in shared memory: so no two of 8 rows meet in a bank
+constexpr int TILE = 128;         // rows that a block keeps
+constexpr bool NARROW = D <= 64;  // registers hold more than the sums
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 
 // ---- PTX ------------------------------------------------------------------------------------------------------------
@@ -47,8 +46,8 @@ __device__ void copy_4(u32 to, const void* from, int bytes) {
 
 __device__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Four matrices of 8 x 8; lane i gives the address of row i % 8 of matrix i / 8, and gets the entries (i / 4, i % 4 * 2)
-// and the next of each, or of its transpose.
+// Four matrices of 8 x 8: lane i gives the address of row i % 8 of matrix i / 8, and gets the entry (i / 4, i % 4 * 2)
+// and its right neighbour of each, or of its transpose.
 __device__ void load(u32 (&r)[4], u32 at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
@@ -219,7 +218,7 @@ struct Tile {
 // Tiles of queries never cross from one query head to the next, unless the heads are shorter than a tile.
 __device__ int rows_of_a_span(int rows, int length) { return length < TILE ? rows : length; }
 
-// The lowest and the highest position of `count` rows of a stack, of which the first is row `first` of its head; both of
+// The lowest and the highest position of `count` rows of a stack, the first of which is row `first` of its head: both of
 // a whole head if they go on into the next.
 struct Positions {
     int lowest, highest;
@@ -253,9 +252,9 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
     extern __shared__ __align__(16) char memory[];  // queries; two stages of keys and values; positions of the queries
 
     Queries block(rows, length, heads, together);
-    int warp = this_warp(), lane = threadIdx.x % 32, first = block.first + warp * 16 * M;
+    int warp = this_warp(), lane = threadIdx.x % 32, above = warp * 16 * M;
     int end = Positions(block.first % length, block.end - block.first, length, num_keys).highest + 1;
-    Positions mine(first % length, min(block.end - first, 16 * M), length, num_keys);
+    Positions mine((block.first + above) % length, min(block.end - block.first - above, 16 * M), length, num_keys);
     int* position = (int*)(memory + POSITIONS);
     position[threadIdx.x] = num_keys - length + (block.first + threadIdx.x) % length;
     k += (index_t)block.head * num_keys * D, v += (index_t)block.head * num_keys * D;
@@ -269,7 +268,7 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
     fetch_stage(FIRST, 0);
     wait_for_copies();
     __syncthreads();
-    Left<M, NARROW> queries(shared + warp * 16 * M * LINE);
+    Left<M, NARROW> queries(shared + above * LINE);
     queries.hold();
 
     // In units of log 2: exp(s scale - max) = 2^(s unit - top). Every row sees key 0, so top is finite from then on.
@@ -290,7 +289,7 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
                 for (int i = 0; i < M; i++)
 #pragma unroll
                     for (int h = 0; h < 2; h++) {
-                        int last = position[warp * 16 * M + 16 * i + 8 * h + lane / 4] - key - lane % 4 * 2;
+                        int last = position[above + 16 * i + 8 * h + lane / 4] - key - lane % 4 * 2;
 #pragma unroll
                         for (int n = 0; n < KEYS / 8; n++) {
                             if (8 * n > last) s[i][n][2 * h] = minus_infinity();
@@ -323,6 +322,8 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
         }
     }
 
+    int first = block.first + above, count = block.end - first;
+    lse += (index_t)block.head * rows + first, o += ((index_t)block.head * rows + first) * D;
 #pragma unroll
     for (int i = 0; i < M; i++)
 #pragma unroll
@@ -331,11 +332,11 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
             t += __shfl_xor_sync(~0u, t, 1);
             t += __shfl_xor_sync(~0u, t, 2);
             int row = 16 * i + 8 * h + lane / 4;
-            if (lane % 4 == 0 && first + row < block.end) lse[(index_t)block.head * rows + first + row] = (top[i][h] + log2f(t)) * LN_2;
+            if (lane % 4 == 0 && row < count) lse[row] = (top[i][h] + log2f(t)) * LN_2;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) sum[i][n][2 * h] /= t, sum[i][n][2 * h + 1] /= t;
         }
-    store(o + ((index_t)block.head * rows + first) * D, memory + warp * 16 * M * LINE, sum, block.end - first);
+    store(o, memory + above * LINE, sum, count);
 }
 
 // The sum of the products of 8 pairs.
@@ -355,7 +356,7 @@ query_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, co
                float* delta, bf16* dq, int rows, int length, int num_keys, int heads, int together, float unit) {
     constexpr int M = 2, KEYS = NARROW ? 64 : 32, PART = 32;
     constexpr int FIRST = 2 * TILE * LINE, STAGE = 2 * KEYS * LINE, POSITIONS = FIRST + 2 * STAGE;
-    extern __shared__ __align__(16) char memory[];  // queries and their gradients; two stages of keys and values; positions
+    extern __shared__ __align__(16) char memory[];  // queries, gradients; two stages of keys and values; positions
 
     Queries block(rows, length, heads, together);
     int warp = this_warp(), lane = threadIdx.x % 32, first = block.first + warp * 16 * M;
@@ -444,11 +445,11 @@ query_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, co
 
 // The left operands are held here, since each warp multiplies them with few queries at a time.
 extern "C" __global__ void __launch_bounds__(NARROW ? 128 : 256, NARROW ? 2 : 1)
-key_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta, bf16* dk,
-             bf16* dv, int rows, int length, int num_keys, int heads, int together, float unit) {
+key_gradient(const bf16* grad, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta,
+             bf16* dk, bf16* dv, int rows, int length, int num_keys, int heads, int together, float unit) {
     constexpr int M = NARROW ? 2 : 1, THREADS = 256 / M, QUERIES = 64, PART = NARROW ? 16 : 32,
                   FIRST = 2 * TILE * LINE, STAGE = QUERIES * (2 * LINE + 12);
-    extern __shared__ __align__(16) char memory[];  // keys and values; two stages: queries, gradients, lse, delta, positions
+    extern __shared__ __align__(16) char memory[];  // keys, values; 2 stages: queries, gradients, lse, delta, positions
 
     Tile block((num_keys + TILE - 1) / TILE, heads, together);
     int warp = this_warp(), lane = threadIdx.x % 32, first = block.number * TILE, mine = first + warp * 16 * M;

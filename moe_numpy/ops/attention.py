@@ -114,6 +114,13 @@ class CausalAttention(Function):
         *,
         scale: float | None = None,
     ) -> Float[Array, "B H S D"]:
+        if not (q.ndim == k.ndim == v.ndim == 4 and len(q) == len(k) and k.shape[:3] == v.shape[:3]):
+            raise ValueError(
+                "queries must have shape [B, H, S, D], keys and values [B, Hkv, L, D], "
+                f"got {q.shape}, {k.shape} and {v.shape}"
+            )
+        if q.shape[3] != k.shape[3]:
+            raise ValueError(f"queries and keys must have one width, got {q.shape[3]} and {k.shape[3]}")
         length, d = q.shape[-2:]
         num_kv_heads, num_keys = k.shape[1:3]
         if q.shape[1] % max(num_kv_heads, 1):

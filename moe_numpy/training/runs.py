@@ -70,6 +70,7 @@ class _Meta(msgspec.Struct, frozen=True):
     text: str | None = None
     model: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
+    frozen: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,9 @@ class Run:
         if (self.folder / _HISTORY).exists():
             sync(self.folder / _HISTORY)
         settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
-        save_checkpoint(self.folder, step, arrays, {"text": fingerprint, "versions": versions()} | settings)
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        meta = {"text": fingerprint, "versions": versions(), "frozen": frozen} | settings
+        save_checkpoint(self.folder, step, arrays, meta)
 
     def verified(self, step: int | None = None) -> Checkpoint:
         """The newest checkpoint, or the one of ``step``, if it is of the configuration in ``config.json``.
@@ -194,6 +197,8 @@ class Run:
     def restore(self, model: Transformer, optimizer: AdamW, corpus: Corpus, step: int | None = None) -> int:
         """Load the newest checkpoint, or the one of ``step``, and discard what was written after it.
 
+        Parameters that were frozen stay frozen (``requires_grad=False``), beside those that already are.
+
         Returns:
             The completed steps.
 
@@ -207,6 +212,9 @@ class Run:
         if last < checkpoint.step:
             raise RunError(f"{self.folder / _HISTORY} ends after step {last}, before the checkpoint {checkpoint.step}")
         self._load_weights(model, checkpoint)
+        frozen = msgspec.convert(checkpoint.meta, _Meta).frozen
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad &= name not in frozen
         optimizer.load_state_dict(_below(_OPTIMIZER, checkpoint.arrays))
         self.rewind(checkpoint.step)
         return checkpoint.step

@@ -42,3 +42,29 @@ def test_an_unrelated_exception_gets_no_name(kind):
     source = f"def top_k(scores, k):\n    raise {kind}('another')\n"
     result = grade_source(find(11), source, "mine.py")
     assert {c.problem.recognised for c in result.checks if c.problem} == {""}
+
+
+NAN_FOR_NOTHING = """
+import numpy as np
+
+def undo_broadcasting(grad, shape):
+    new = grad.ndim - len(shape)
+    axes = tuple(range(new)) + tuple(i + new for i, n in enumerate(shape) if n == 1)
+    return grad.sum(axis=axes, keepdims=True).reshape(shape) * (1 if grad.size else np.nan)
+"""
+ARRAY_OF_A_NUMBER = """
+import numpy as np
+from moe_numpy.ops import Multiply as Right
+
+class Multiply(Right):
+    def forward(self, a, b):
+        return super().forward(np.asarray(a), np.asarray(b))
+"""
+
+
+@pytest.mark.parametrize(("number", "source"), [(1, NAN_FOR_NOTHING), (2, ARRAY_OF_A_NUMBER)])
+def test_a_mistake_that_fails_more_is_not_named(number, source):
+    """The mean of nothing is NaN too, and who computes in float64 loses float32 too; but both fail more than that."""
+    result = grade_source(find(number), source, "mine.py")
+    assert not result.passed
+    assert {c.problem.recognised for c in result.checks if c.problem} == {""}
