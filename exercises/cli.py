@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from moe_numpy.commands.output import printable, refusals, refuse
+from moe_numpy.commands.usage import Group
 
 from .catalog import all_exercises, find, numbers
 from .exercise import Exercise
@@ -25,6 +26,7 @@ from .workspace import Workspace
 
 app = typer.Typer(
     name="python -m exercises",
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

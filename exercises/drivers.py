@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from moe_numpy.autodiff import Function, Tensor
+from moe_numpy.moe.routing import Candidates
 
 from .exercise import Case, Same, Seeded, is_function_class
 
@@ -23,6 +24,22 @@ def forward(solution: Any, *args: Any, **settings: Any) -> Any:
     if is_function_class(solution):
         return solution().forward(*args, **settings)
     return solution(*args, **settings)
+
+
+def candidates(found: Any) -> tuple[Any, Any, Any]:
+    """The three lists of :class:`Candidates`, after a look at what else they say.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: not all are sent, or ``by_token`` says that they go through the tokens and they do not.
+    """
+    if not isinstance(found, Candidates):
+        raise TypeError(f"returned a {type(found).__name__}, expected Candidates")
+    if found.sent is not None and not np.all(found.sent):
+        raise ValueError("sent must be None, or True for all: every candidate is dispatched")
+    if found.by_token and np.any(np.diff(found.token) < 0):
+        raise ValueError("by_token says that the list goes through the tokens, which it does not; leave it out")
+    return found.token, found.expert, found.rank
 
 
 class Graph:
@@ -56,19 +73,27 @@ class Graph:
 
 @cache
 def _checked(solution: Any) -> type[Function]:
-    """The same Function, which says so when it returns a list."""
+    """The same Function, which says so when it returns a list, or gives integers a gradient."""
 
-    def refusing_lists(name: str) -> Callable[..., Any]:
-        def method(self: Any, *args: Any, **settings: Any) -> Any:
-            result = getattr(solution, name)(self, *args, **settings)
-            if type(result) is list:
-                raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
-            return result
+    def forward(self: Any, *args: Any, **settings: Any) -> Any:
+        self.integer_places = [i for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.dtype.kind in "iu"]
+        return _no_list("forward", solution.forward(self, *args, **settings))
 
-        return method
+    def backward(self: Any, *grads: Any) -> Any:
+        result = _no_list("backward", solution.backward(self, *grads))
+        for i in self.integer_places:
+            if isinstance(result, tuple) and i < len(result) and result[i] is not None:
+                raise TypeError(f"backward gave a gradient for argument {i}, which is of integers; return None there")
+        return result
 
-    methods = {name: refusing_lists(name) for name in ("forward", "backward")}
-    return type(solution.__name__, (solution,), {"__module__": solution.__module__, **methods})
+    methods = {"__module__": solution.__module__, "forward": forward, "backward": backward}
+    return type(solution.__name__, (solution,), methods)
+
+
+def _no_list(name: str, result: Any) -> Any:
+    if type(result) is list:
+        raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
+    return result
 
 
 def differentiable(case: Case) -> list[int]:

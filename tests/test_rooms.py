@@ -12,6 +12,7 @@ PACKAGE = Path(moe_numpy.__file__).parent
 ROOMS = [
     "typing",
     "environment",
+    "blocks",
     "kernels",
     "devices",
     "autodiff",

@@ -15,6 +15,7 @@ SIGMAS = 6  # multiples of the measured rounding that are allowed for
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
 HIDDEN = "rounding of the outputs hides so small a slope"
 _NEAR = 50  # a flat stretch is doubted if a step up to this multiple of the usual one shows a clear slope
+_CLEARLY = 100  # a bend is not rounding beyond this multiple of it
 _AGREE = 0.1  # how far a slope from a coarse step may be from that of the next finer one
 RUNGS = [32.0**k for k in (3, 2, 1, 0, -1, -2, -3, -4, -5)]  # of the ladder, relative to the usual step
 UNTRIED = 2  # the finest rungs only show how large rounding is
@@ -38,10 +39,12 @@ def best(point: Point, rungs: list[Stencil], usual: float) -> tuple[Any, Any]:
     """Per output, the slope from the step with the smallest error, and that error; ``usual`` is the usual step."""
     step = np.array([rung.step for rung in rungs])[:, None]
     slope, bend, reach = (np.array([getattr(rung, name) for rung in rungs]) for name in ("slope", "bend", "reach"))
-    # Rounding is as large at coarse steps as at fine ones, where it cannot hide as the absence of a bend.
-    bend = np.maximum.accumulate(bend[::-1], axis=0)[::-1]
     largest = reach.max(axis=0)
     noise = SIGMAS * (point.rounding + 2 * EPSILON * (np.abs(point.flat) + reach) + SMALLEST)
+    unresolved = np.where(bend > _CLEARLY * noise, bend / step, 0.0)
+    unresolved = np.maximum.accumulate(unresolved[::-1], axis=0)[::-1]
+    # Rounding is as large at coarse steps as at fine ones, where it cannot hide as the absence of a bend.
+    bend = np.maximum.accumulate(bend[::-1], axis=0)[::-1]
     # Where fine steps move nothing and coarse ones do, small changes are absorbed. A flat stretch is then known no
     # better than the coarse change allows, and a moving one no better than the least change.
     least = np.where(reach > 0, reach, np.inf).min(axis=0)
@@ -59,6 +62,8 @@ def best(point: Point, rungs: list[Stencil], usual: float) -> tuple[Any, Any]:
     apart = np.abs(slope[:, None] - slope) - 3 * error
     finer = np.arange(len(slope))[:, None] < np.arange(len(slope))
     error = np.maximum(error, np.where(finer[:, :, None], apart, 0.0).max(axis=1))
+    # A step that spans a cluster of kinks sees none of the slopes between them; finer ones show how steep.
+    error = np.maximum(error, unresolved[1 : len(error) + 1])
     chosen = error.argmin(axis=0)[None]
     return np.take_along_axis(slope, chosen, 0)[0], np.take_along_axis(error, chosen, 0)[0]
 

@@ -259,6 +259,7 @@ class ExpertChoice(Selection):
 
         n tokens are a set: ``batch.sequence_length`` of them, or all T if ``self.scope`` is ``batch``. In each set
         each expert takes the C = min(n, ⌈factor · n / E⌉) tokens of the largest scores; ties go to the earlier token.
+        A rounding error of up to 1e-9 is not rounded up: factor 1.1, n = 100 and E = 10 make C = 11.
         The list goes through the sets, in each set through the experts. Tokens are counted from 0 to T - 1 over the
         whole batch. No candidate is a token's second choice: ``rank`` is 0.
         """
