@@ -1,10 +1,12 @@
-# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and installs what
+# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity | lowest: each makes .venv and installs what
 # it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
+LOWEST_PYTHON ?= python3.11
+LOWEST_TESTS ?= tests/commands tests/exercises tests/kernels tests/training
 
-.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lab clean
+.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lowest lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -36,6 +38,10 @@ test-gpu: $(if $(PYTEST),,.venv/gpu)
 parity: .venv-parity/ready
 	.venv-parity/bin/python -m pytest parity
 
+# The lowest versions that pyproject.toml promises, on the lowest Python, where versions matter.
+lowest: .venv-lowest/ready
+	NUMBA_CACHE_DIR=.venv-lowest/numba OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(LOWEST_TESTS)
+
 lint: .venv/developer
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -46,7 +52,7 @@ format: .venv/developer
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-parity
+	rm -rf .venv .venv-parity .venv-lowest
 
 # A folder without this file is half made, by a Python without ensurepip for instance, and made anew.
 .venv/made:
@@ -72,4 +78,11 @@ clean:
 .venv-parity/ready: .venv/made parity/requirements.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r parity/requirements.txt
+	@touch $@
+
+.venv-lowest/ready: requirements-lowest.txt pyproject.toml
+	$(LOWEST_PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c requirements-lowest.txt setuptools
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c requirements-lowest.txt \
+	  --no-build-isolation -e '.[notebooks,dev]'
 	@touch $@

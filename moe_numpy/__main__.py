@@ -1,9 +1,5 @@
 """The command line: ``python -m moe_numpy COMMAND``."""
 
-from . import environment
-
-environment.prepare()  # before NumPy comes with the commands
-
 import sys
 from io import TextIOWrapper
 from typing import Annotated
