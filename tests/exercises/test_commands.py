@@ -125,6 +125,7 @@ def test_reset_keeps_whatever_was_there(workspace, put):
 
 
 DAMAGES = ["", "{", "[]", "null", '{"01": 3}', '{"01": {"hints": "2"}}', '{"01": {"hints": true}}', "\x00" * 100]
+DAMAGES += ["[" * 100_000, '{"01": ' * 100_000]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -139,6 +140,20 @@ def test_a_damaged_progress_file_costs_nothing(workspace, damage):
     assert file.with_suffix(".json.damaged").read_text() == damage
     (workspace.folder / ".progress.json.copy").write_text("{")
     assert workspace.progress()["01"] == Progress(hints=1)
+
+
+@pytest.mark.parametrize(
+    "put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("nowhere")]
+)
+def test_what_is_no_file_in_the_place_of_progress_costs_nothing(workspace, put):
+    workspace.update("01", hints=2)
+    file = workspace.folder / "progress.json"
+    file.unlink()
+    put(file)
+    assert workspace.progress() == {"01": Progress(hints=2)}
+    workspace.update("02", best=5)
+    assert workspace.progress() == {"01": Progress(hints=2), "02": Progress(best=5)}
+    assert file.is_file()
 
 
 def test_progress_of_two_processes_is_not_lost(workspace):
