@@ -45,7 +45,7 @@ def print_result(console: Console, result: Result, next_exercise: Exercise | Non
         console.print(Text(f"  the library's own: python -m exercises solution {e.label}{after}", "dim"))
     else:
         console.print(
-            Text(f"  {printable(result.file)}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True
+            Text(f"  {one_line(result.file)}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True
         )
 
 
