@@ -333,8 +333,9 @@ forward(const bf16* q, const bf16* k, const bf16* v, bf16* o, float* lse, int ro
             t += __shfl_xor_sync(~0u, t, 2);
             int row = 16 * i + 8 * h + lane / 4;
             if (lane % 4 == 0 && row < count) lse[row] = (top[i][h] + log2f(t)) * LN_2;
+            t = 1 / t;
 #pragma unroll
-            for (int n = 0; n < D / 8; n++) sum[i][n][2 * h] /= t, sum[i][n][2 * h + 1] /= t;
+            for (int n = 0; n < D / 8; n++) sum[i][n][2 * h] *= t, sum[i][n][2 * h + 1] *= t;
         }
     store(o, memory + above * LINE, sum, count);
 }
