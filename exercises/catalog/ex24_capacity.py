@@ -79,12 +79,14 @@ def any_order(rng: np.random.Generator) -> list[Case]:
 
 
 def scopes(rng: np.random.Generator) -> list[Case]:
+    *lists, scores = _asking(rng, 12, 3, 2)
+    mixed = rng.permutation(24)
     return [
         case(*_asking(rng, 12, 3, 2), 2, 4, scope="sequence"),
         case(*_asking(rng, 12, 4, 1), 1, 3, scope="sequence"),
         case(*_asking(rng, 12, 3, 2), 3, 12, scope=6),
         case(*_asking(rng, 10, 3, 2), 2, 10, scope=4),
-        case(*(a[::-1] for a in _asking(rng, 12, 3, 2)[:3]), np.ones((12, 3)), 1, 4, scope="sequence"),
+        case(*(a[mixed] for a in lists), scores, 1, 4, scope="sequence"),
     ]
 
 

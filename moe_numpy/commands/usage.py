@@ -27,7 +27,8 @@ class _OneLine:
             _end(str(error), 2)
         try:
             code = super().main(args, *rest, standalone_mode=False, **settings)  # type: ignore[misc]
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the shell
+                sys.stdout.flush()
         except _UsageError as error:
             if not standalone_mode:
                 raise

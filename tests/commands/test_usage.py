@@ -177,6 +177,15 @@ def test_a_full_disk_behind_stdout_is_one_line(tiny, arguments):
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(("arguments", "code"), [("count --json", 0), ("--version", 0), ("recipes zz", 2), ("--zz", 2)])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(arguments, code, closed):
+    command = f"{sys.executable} -m moe_numpy {arguments} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 def test_figures_that_matplotlib_refuses_are_a_note(trained):
     command = [sys.executable, "-m", "moe_numpy", "inspect", trained, "--json"]
     environment = os.environ | {"MPLBACKEND": "nonsense"}
