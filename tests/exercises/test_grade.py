@@ -236,3 +236,18 @@ class Multiply(Right):
     result = grade_source(find(2), source, "mine.py")
     assert {c.problem.kind for c in result.checks if c.problem} == {"state"}
     assert "not proportional" in next(c.problem.message for c in result.checks if c.problem)
+
+
+@pytest.mark.parametrize("kind", ["np.matrix", "np.ma.MaskedArray"])
+def test_a_gradient_of_another_kind_of_array_is_refused(kind):
+    source = f"""
+import numpy as np
+from moe_numpy.ops import CrossEntropy as Right
+
+class CrossEntropy(Right):
+    def backward(self, grad):
+        dx, none = super().backward(grad)
+        return dx.view({kind}) if dx.ndim == 2 else dx, none
+"""
+    result = grade_source(find(6), source, "mine.py")
+    assert kind.rpartition(".")[2] in next(c.problem.message for c in result.checks if c.problem)
