@@ -356,3 +356,23 @@ def position_by_key(keys, num_keys):
 def test_compiled_code_may_ask_for_a_cache_and_a_file_may_begin_with_a_byte_order_mark():
     for number in (32, 22):  # one that is about numba, and one that is not
         assert grade_source(find(number), "\ufeff" + COMPILED, "exercises/work/ex32.py").passed
+
+
+SORTING = """
+import numpy as np
+from numba import njit
+
+@njit
+def position_by_key(keys, num_keys):
+    order = np.argsort(keys, kind="mergesort")
+    position = np.zeros(len(keys), np.int64)
+    for i in range(1, len(keys)):
+        if keys[order[i]] == keys[order[i - 1]]:
+            position[order[i]] = position[order[i - 1]] + 1
+    return position
+"""
+
+
+def test_a_compiled_sort_is_no_single_pass():
+    result = grade_source(find(32), SORTING, "exercises/work/ex32.py")
+    assert [c.problem.message.split(";")[0] for c in result.checks if c.problem] == ["ValueError: it sorts the keys"]
