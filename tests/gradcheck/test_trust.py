@@ -250,6 +250,22 @@ def test_kinks_closer_than_any_step_are_no_mistake(gap):
         check(Sort, x).raise_if_failed()
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-5, 1e-4])
+def test_absorbed_changes_are_no_flat_stretch(scale):
+    class OneMinusCos(Function):
+        def forward(self, x):
+            self.save(x)
+            return 1 - np.cos(x)
+
+        def backward(self, grad):
+            return grad * np.sin(self.saved[0])
+
+    for seed in range(12):
+        x = scale * np.random.default_rng(seed).standard_normal(7)
+        check(OneMinusCos, x).raise_if_failed()
+        assert not check(spoiled(OneMinusCos, lambda self, dx, grad: 1.01 * dx), x).passed
+
+
 def test_rounding_that_a_few_lines_miss_is_measured():
     class Entropy(Function):  # of softmax: the large log-sum-exp makes small ones jump by whole units in its last place
         def forward(self, x):
