@@ -73,14 +73,14 @@ class Graph:
 
 @cache
 def _checked(solution: Any) -> type[Function]:
-    """The same Function, which says so when it returns a list, or gives integers a gradient."""
+    """The same Function, which says so when it returns a list or a matrix, or gives integers a gradient."""
 
     def forward(self: Any, *args: Any, **settings: Any) -> Any:
         self.integer_places = [i for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.dtype.kind in "iu"]
-        return _no_list("forward", solution.forward(self, *args, **settings))
+        return _plain_arrays("forward", solution.forward(self, *args, **settings))
 
     def backward(self: Any, *grads: Any) -> Any:
-        result = _no_list("backward", solution.backward(self, *grads))
+        result = _plain_arrays("backward", solution.backward(self, *grads))
         for i in self.integer_places:
             if isinstance(result, tuple) and i < len(result) and result[i] is not None:
                 raise TypeError(f"backward gave a gradient for argument {i}, which is of integers; return None there")
@@ -90,9 +90,12 @@ def _checked(solution: Any) -> type[Function]:
     return type(solution.__name__, (solution,), methods)
 
 
-def _no_list(name: str, result: Any) -> Any:
+def _plain_arrays(name: str, result: Any) -> Any:
     if type(result) is list:
         raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
+    for part in result if isinstance(result, tuple) else (result,):
+        if isinstance(part, np.ndarray) and type(part) is not np.ndarray:  # the engine would convert it
+            raise TypeError(f"{name} returned a {type(part).__name__}; return plain arrays")
     return result
 
 

@@ -85,16 +85,16 @@ overflows without shift: e¹⁰⁰⁰ overflows. Take the maximum off the logits
 - x - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x
 always last axis: Ignores `axis` and normalises along the last one.
-- xp = array_namespace(x)
-+ xp, axis = array_namespace(x), -1
+- array_namespace(x), one_axis(axis)
++ array_namespace(x), -1
 normalizes over everything: Divides by the sum of the whole array instead of the sum along the axis.
 - e.sum(axis=-1, keepdims=True)
 + e.sum()
 - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x.max(initial=-np.inf)
 computes in float64: Returns float64 for float32 input. Everything after it is then twice as large and half as fast.
-- xp = array_namespace(x)
-+ xp, x = array_namespace(x), x.astype(np.float64)
+- xp, axis = array_namespace(x), one_axis(axis)
++ xp, axis, x = array_namespace(x), one_axis(axis), x.astype(np.float64)
 diagonal only: dx = g y (1 - y): only how y_i depends on x_i. Every y also depends on the other x, through the sum.
 - y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 + grad * y * (1 - y)
@@ -132,10 +132,10 @@ a small number for safety: Adds 1e-9 to the sum. After the shift it is at least 
 - e.sum(axis=-1, keepdims=True)
 + (e.sum(axis=-1, keepdims=True) + e.dtype.type(1e-6 if e.dtype == np.float32 else 1e-9))
 only numbers of Python: Refuses an axis that is an integer of NumPy. SupportsIndex in the signature means any integer.
-- self.axis = axis
+- xp, axis = array_namespace(x), one_axis(axis)
 + if type(axis) is not int:
 +             raise TypeError("axis must be an int")
-+         self.axis = axis
++         xp = array_namespace(x)
 leaves NaN out: One NaN spoils the sum, and so its whole row. Left out, the error shows nowhere.
 - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf)

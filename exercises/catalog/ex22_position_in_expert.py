@@ -58,7 +58,7 @@ def narrow(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [case((rng.random(33_500) < 0.001).astype(np.int64), 2)]
+    return [case((rng.random(100_000) < 0.001).astype(np.int64), 2)]
 
 
 CHECKS = (

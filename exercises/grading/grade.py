@@ -316,8 +316,8 @@ def _recognise(
     """Name the known mistake of which a failed check shows the same results.
 
     The mistake must fail that check itself, in the same way in every case, and no check that the solution passes. Where
-    the wrong results tell too little, as one boolean or an exception does, the mistake must agree in all other checks
-    too. Of several, the one that agrees in most checks is named; if two do, none is.
+    the wrong results tell too little, as one boolean or an exception does, it must agree in all other checks too. Of
+    several, the one that agrees in most checks is named; if two do, none is.
     """
     if all(result.passed for result in results):
         return

@@ -15,7 +15,7 @@ def gradient_is_right(
 ) -> bool:
     """Whether ``gradient(x, c)`` is the derivative of L(x) = Σ c · f(x), by central differences in float64.
 
-    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / 2h with h = 1e-5 max(1, |x_i|) and a cotangent c drawn from ``rng``.
+    dL/dx_i ≈ (L(x + h e_i) - L(x - h e_i)) / 2h, with a cotangent c drawn from ``rng``.
 
     Args:
         f: takes an array like x, returns an array of any shape.

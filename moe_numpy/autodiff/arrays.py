@@ -1,12 +1,13 @@
-"""What the engine needs to know about an array: its library, and whether its entries can have gradients."""
+"""What the engine needs to know about an array: its library, its axes, and whether its entries can have gradients."""
 
+import operator
 from typing import Any
 
 import numpy as np
 
 from ..kernels import library_of, to_host
 
-__all__ = ["is_finite", "is_float", "library_of", "sum_of", "to_host"]
+__all__ = ["is_finite", "is_float", "library_of", "one_axis", "several_axes", "sum_of", "to_host"]
 
 _floats: dict[Any, bool] = {}
 
@@ -30,3 +31,21 @@ def is_float(dtype: Any) -> bool:
     if known is None:
         known = _floats[dtype] = dtype.kind == "f" or dtype.name == "bfloat16"
     return known
+
+
+def one_axis(axis: Any) -> int:
+    """An axis as an int. TypeError for anything but one integer."""
+    try:
+        return operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be one integer, got {axis!r}") from None
+
+
+def several_axes(axis: Any) -> int | tuple[int, ...] | None:
+    """One axis, several, or None for all. TypeError for anything but integers."""
+    try:
+        return (
+            None if axis is None else tuple(map(operator.index, axis)) if hasattr(axis, "__len__") else one_axis(axis)
+        )
+    except TypeError:
+        raise TypeError(f"axis must be an integer, several or None, got {axis!r}") from None

@@ -141,6 +141,9 @@ class Function:
             error.add_note(f"in {op.name}.forward({', '.join(map(_describe, arrays))})")
             raise
         as_tuple = outputs if type(outputs) is tuple else (outputs,)
+        for y in as_tuple:
+            if library_of(y) is None and not isinstance(y, np.generic):
+                raise TypeError(f"{op.name}.forward must return an array or a tuple of arrays, got {type(y).__name__}")
         if modes.check_finite:
             _require_finite(op, as_tuple)
         op.outputs = tuple([(y.shape, y.dtype) for y in as_tuple])
@@ -193,6 +196,10 @@ class _NoGraph(NamedTuple):
 def _edge(x: Any, library: str | None) -> Edge | None:
     if not isinstance(x, Tensor) or not x.requires_grad:
         return None
+    if not is_float(x.data.dtype):
+        raise TypeError(
+            f"a Tensor with requires_grad holds {x.data.dtype}: its .data was replaced; gradients need floats"
+        )
     source = x if x.function is None else x.function
     return Edge(source, x.function is None, x.output_index, x.data.shape, x.data.dtype, library or "")
 

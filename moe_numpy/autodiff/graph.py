@@ -37,6 +37,13 @@ def backward(root: "Tensor", gradient: Any, retain_graph: bool) -> None:
         _walk(root.function, root.output_index, gradient, retain_graph, leaf_gradients)
     with _writing:
         for leaf, total in leaf_gradients.items():
+            held = total.shape if leaf.grad is None else getattr(leaf.grad, "shape", None)
+            if held != total.shape:
+                name = leaf.name or "a leaf"
+                raise RuntimeError(
+                    f"the .grad of {name} has shape {held}, its gradient {total.shape}; set .grad to None"
+                )
+        for leaf, total in leaf_gradients.items():
             leaf.grad = total if leaf.grad is None else _sum(leaf.grad, total)
 
 
@@ -153,8 +160,10 @@ def _with_zeros(op: "Function", arrived: list[Any]) -> list[Any]:
 
 def _conform(op: "Function", i: int, edge: "Edge", grad: Any) -> Any:
     """Undo broadcasting and type promotion, then check shape, dtype and device."""
-    if isinstance(grad, np.generic):
+    if isinstance(grad, np.generic | np.matrix):
         grad = np.asarray(grad)
+    if isinstance(grad, np.ma.MaskedArray):
+        raise RuntimeError(f"{op.name}.backward: the gradient of input {i} is a masked array; return a plain one")
     if library_of(grad) != edge.library:
         raise RuntimeError(
             f"{op.name}.backward: the gradient of input {i} is {type(grad).__module__}.{type(grad).__name__}, "

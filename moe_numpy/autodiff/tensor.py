@@ -229,6 +229,11 @@ class Tensor:
             raise ValueError(f"the truth value of a Tensor of shape {self.shape} is ambiguous; compare its entries")
         return bool(self.item())
 
+    def __array_function__(self, function: Any, *_: Any) -> NoReturn:
+        raise TypeError(
+            f"numpy.{function.__name__} takes no Tensors; use their methods, moe_numpy.ops, or .data outside the graph"
+        )
+
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("a Tensor is not converted to an array implicitly; use .data, which leaves the graph")
 

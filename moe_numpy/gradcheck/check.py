@@ -21,7 +21,7 @@ from .float32 import coarse_backward
 from .ladder import HIDDEN
 from .point import Point
 from .report import Mismatch, Report
-from .shared_state import backward_problems
+from .shared_state import backward_problems, unrepeatable
 from .soundness import forward_problems, wrong_elsewhere
 
 _TRIES = 6  # displaced points tried for entries beside a kink or a decision
@@ -76,6 +76,8 @@ def gradcheck(
     report = Report(problems=forward_problems(point, rng))
     if not report.problems:
         gradients = analytic_gradients(point)
+        report.problems += unrepeatable(point, gradients.given[0])
+    if not report.problems:
         report.problems += backward_problems(point, gradients.given[0], rng)
         check = _Check(report, rng, eps, tolerance)
         check.run(point, gradients, samples)

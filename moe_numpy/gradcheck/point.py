@@ -14,6 +14,7 @@ from . import draws
 _LINES = 3  # random lines along which rounding is measured
 _TINY = 1e-6  # a relative step whose fourth power is lost in rounding
 _SHRINKING = 4  # steps tried, each an eighth of the one before, for functions that bend even within those
+_CONFIRMING = 12  # more such lines, before rounding is believed to be smaller than it looked
 _DOUBTFUL = 1e-12  # rounding beyond this, relative to the output, may be a bend
 
 
@@ -86,12 +87,14 @@ class Point:
             if not (noise > _DOUBTFUL * np.abs(self.flat)).any():
                 break
             finer = self._fourth_difference(_TINY / 8**k)
+            if ((finer > 0) & (finer < noise / 100)).any():  # a few lines may miss rounding
+                finer = np.maximum(finer, self._fourth_difference(_TINY / 8**k, _CONFIRMING))
             noise = np.where((finer > 0) & (finer < noise / 100), finer, noise)  # 8⁴ for a bend, 1 for rounding
         return noise
 
-    def _fourth_difference(self, size: float) -> Any:
+    def _fourth_difference(self, size: float, lines: int = _LINES) -> Any:
         largest = np.zeros(self.flat.size)
-        for _ in range(_LINES):
+        for _ in range(lines):
             start = draws.displaced(self.inputs, self.rng, 1e-3)
             step = [size * draws.typical_size(x) * self.rng.standard_normal(x.shape) for x in start]
             line = [self.at([x + k * s for x, s in zip(start, step, strict=True)]) for k in (-2, -1, 0, 1, 2)]

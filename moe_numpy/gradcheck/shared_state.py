@@ -14,7 +14,17 @@ from .draws import displaced
 from .point import Graph, Point
 from .soundness import equal
 
+_SHARED = "state is shared between passes (on the class, in a global, in a buffer of the module)"
 _SCALE = 2.0**-30  # exact in binary: a linear backward follows without rounding
+
+
+def unrepeatable(point: Point, gradients: list[Any]) -> list[str]:
+    """Why the gradients cannot be compared with anything: a second pass gives others."""
+    again = point.gradients()
+    names = [name for name, a, b in zip(point.names, gradients, again, strict=True) if not equal(a, b)]
+    settled = names and all(map(equal, point.gradients(), point.gradients()))
+    cause = _SHARED if settled else "it is random, or counts something from pass to pass"
+    return [f"{name}: a second backward, on a fresh graph, gives a different gradient: {cause}" for name in names]
 
 
 def backward_problems(point: Point, gradients: list[Any], rng: np.random.Generator) -> list[str]:
@@ -86,9 +96,6 @@ class _Watch:
 
 def _repetition(point: Point, gradients: list[Any]) -> list[str]:
     problems = []
-    for name, first, second in zip(point.names, gradients, point.gradients(), strict=True):
-        if not equal(first, second):
-            problems.append(f"{name}: a second backward, on a fresh graph, gives a different gradient")
     graph = Graph(point.f, point.inputs)
     for retain in (True, False):
         for leaf in graph.leaves:
@@ -130,8 +137,5 @@ def _interleaving(point: Point, other: Point, gradients: list[Any]) -> list[str]
             found = [None if g is None else g.copy() for g in graph.backward(point.cotangents)]
             for name, a, b in zip(point.names, expected, found, strict=True):
                 if not equal(a, b):
-                    return [
-                        f"{name}: with a second forward pass before backward the gradient is different: state is "
-                        "shared between passes (on the class, in a global, in a buffer of the module)"
-                    ]
+                    return [f"{name}: with a second forward pass before backward the gradient is different: {_SHARED}"]
     return []

@@ -47,7 +47,10 @@ def stencil(point: Point, shifted: Callable[[float], Sequence[Any]], h: float) -
     """The stencil along the line ``shifted(t)``, which is at the point for t = 0."""
     change = []
     for t in (2 * h, -2 * h, h, -h):
-        outputs, made = evaluate(point.f, shifted(t))
+        try:
+            outputs, made = evaluate(point.f, shifted(t))
+        except Exception as error:  # outside its domain
+            return Obstacle(f"f raises {type(error).__name__}: {error}")
         obstacle = _obstacle(point, outputs, made)
         if obstacle is not None:
             return obstacle

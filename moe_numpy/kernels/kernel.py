@@ -16,7 +16,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache, partial, update_wrapper
 from importlib.util import find_spec
 from itertools import chain
@@ -24,6 +23,8 @@ from types import ModuleType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
+
+from ..blocks import Block, Blocks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +36,7 @@ VARIABLE = "MOE_NUMPY_KERNELS"
 registry: dict[str, "Kernel[..., Any]"] = {}
 _COMPILED = frozenset(map(np.dtype, "?bhilqBHILQfd"))  # types that the loops know
 _substitutes: dict[str, Callable[..., Any]] = {}
-_forced: ContextVar[str | None] = ContextVar("forced kernels", default=None)
+_forced = Blocks()
 _libraries: dict[type, str | None] = {}
 
 
@@ -131,8 +132,7 @@ def library_of(x: Any) -> str | None:
     return _libraries[kind]
 
 
-@contextmanager
-def use(name: str) -> Iterator[None]:
+def use(name: str) -> Block:
     """Inside the block, and in this thread, NumPy arrays get the definitions, ``"numpy"``, or the loops of ``"numba"``.
 
     Raises:
@@ -143,11 +143,7 @@ def use(name: str) -> Iterator[None]:
         raise ValueError(f"kernels must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {name!r}")
     if name == "numba":
         _module("on_numba")
-    token = _forced.set(name)
-    try:
-        yield
-    finally:
-        _forced.reset(token)
+    return Block(_forced, name)
 
 
 @contextmanager
@@ -166,7 +162,8 @@ def substitute(name: str, function: Callable[..., Any]) -> Iterator[None]:
 
 def in_use() -> str:
     """What NumPy arrays get in this thread: ``"numba"`` or ``"numpy"``."""
-    return _forced.get() or chosen_for_cpu()
+    forced = _forced.innermost()
+    return forced.value if forced is not None else chosen_for_cpu()
 
 
 def is_narrow(x: Any) -> bool:
@@ -195,13 +192,19 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f".{name}", __package__)
 
 
+def asked_for_cpu() -> str | None:
+    """What the environment variable MOE_NUMPY_KERNELS names, if anything. ValueError for an unknown name."""
+    asked = os.environ.get(VARIABLE) or None
+    if asked is not None and asked not in CPU_IMPLEMENTATIONS:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {asked!r}")
+    return asked
+
+
 @cache
 def chosen_for_cpu() -> str:
     """What NumPy arrays get where nothing is forced: numba's loops if numba is installed."""
-    asked = os.environ.get(VARIABLE)
+    asked = asked_for_cpu()
     chosen = asked or ("numba" if find_spec("numba") else "numpy")
-    if chosen not in CPU_IMPLEMENTATIONS:
-        raise ValueError(f"{VARIABLE} must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {chosen!r}")
     if chosen == "numba":
         try:
             _module("on_numba")

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
-from . import cublas, grouped_gemm
+from . import attention, cublas, grouped_gemm
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
@@ -375,8 +375,11 @@ def rotate(
 
 def causal_attention(
     q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
-    """All heads at once. Scores and sums are float32 in bfloat16."""
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
+    """All heads at once. Scores and sums are float32 in bfloat16; no scores at all where the loops take the width."""
+    if attention.fits(q, k, length, scale):
+        o, log_sum = attention.forward(q, _as(q.dtype, k), _as(q.dtype, v), length, scale)
+        return o, cp.empty((*q.shape[:3], 0), q.dtype), log_sum
     q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
     (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
     sums = _sum_type(q.dtype)
@@ -395,11 +398,15 @@ def causal_attention_gradient(
     k: Float[Array, "B Hkv L D"],
     v: Float[Array, "B Hkv L D"],
     o: Float[Array, "B Hkv GS D"],
-    e: Float[Array, "B Hkv GS L"],
+    e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
+    length: int,
     scale: float,
 ) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """All heads at once."""
+    if e.shape[3] < k.shape[2]:
+        grad, k, v, o = [_as(q.dtype, x) for x in (grad, k, v, o)]
+        return attention.gradient(grad, q, k, v, o, _as(np.float32, total), length, scale)
     grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
     (heads, rows, num_keys), d = e3.shape, q3.shape[2]
     total = cp.ascontiguousarray(_as(_sum_type(q.dtype), total))

@@ -326,7 +326,7 @@ def rotate(
 
 def causal_attention(
     q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
     """One head at a time: its scores stay in the cache."""
     o = empty(q.shape, q.dtype)
     e = empty((*q.shape[:3], k.shape[2]), q.dtype)
@@ -342,8 +342,9 @@ def causal_attention_gradient(
     k: Float[Array, "B Hkv L D"],
     v: Float[Array, "B Hkv L D"],
     o: Float[Array, "B Hkv GS D"],
-    e: Float[Array, "B Hkv GS L"],
+    e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
+    length: int,
     scale: float,
 ) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """One head at a time."""

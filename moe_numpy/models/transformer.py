@@ -7,6 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
+from ..autodiff.tensor import as_array
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
 from ..nn import Attention, Embedding, FeedForward, KeyValueCache, Linear, Module, RMSNorm
 from ..nn.padding import padding_of
@@ -84,7 +85,7 @@ class Transformer(Module):
 
     def forward(
         self,
-        tokens: Int[Array, "B S"],
+        tokens: Int[Array, "B S"] | list[list[int]],
         *,
         caches: list[KeyValueCache] | None = None,
         rng: Random | None = None,
@@ -93,7 +94,7 @@ class Transformer(Module):
         """Logits at every position.
 
         Args:
-            tokens: token ids in [0, vocab_size).
+            tokens: token ids in [0, vocab_size), also as a list of lists.
             caches: from :meth:`new_caches`; ``tokens`` then continue the sequence that they hold.
             rng: for the routers' noise in training.
             mask: True for real tokens; padding may be anywhere and have any id. Logits and auxiliary losses are those
@@ -101,13 +102,17 @@ class Transformer(Module):
                 ``ignore_index`` of :class:`moe_numpy.ops.CrossEntropy`.
 
         Raises:
-            TypeError: the mask is not boolean.
-            ValueError: the sequence is longer than the context, or the mask has another shape or comes with caches.
+            TypeError: the ids are not integers, or the mask is not boolean.
+            ValueError: the tokens are not a batch of sequences, a sequence is longer than the context, or the mask has
+                another shape or comes with caches, or the caches are not one per layer.
         """
+        tokens = self._ids(tokens)
         padding = padding_of(mask, tokens.shape)
         mask = None if padding is None else padding.mask  # on the host: the layers do not wait for it again
         if mask is not None:
             tokens = self.namespace.where(self.namespace.asarray(mask), tokens, 0)
+        if caches is not None and len(caches) != len(self.layers):
+            raise ValueError(f"caches must be one per layer, {len(self.layers)}, got {len(caches)}")
         length = tokens.shape[1] + (caches[0].length if caches else 0)
         if length > self.config.context:
             raise ValueError(f"a sequence of {length} tokens does not fit context={self.config.context}")
@@ -117,6 +122,21 @@ class Transformer(Module):
             x, routing = layer(x, tokens, caches[i] if caches else None, rng, mask)
             routings.append(routing)
         return Output(self.output(self.norm(x)), tuple(routings))
+
+    def _ids(self, tokens: Any) -> Int[Array, "B S"]:
+        if isinstance(tokens, Tensor):
+            tokens = tokens.data
+        elif isinstance(tokens, list | tuple):
+            tokens = self.namespace.asarray(as_array(tokens))
+            tokens = tokens if tokens.size else tokens.astype(int)
+        if not hasattr(tokens, "dtype"):
+            raise TypeError(f"tokens must be an array of ids, of shape [B, S], got {tokens!r:.60}")
+        if tokens.ndim != 2:
+            raise ValueError(
+                f"tokens must be a batch of sequences, of shape [B, S], got shape {tokens.shape}"
+                + ("; one sequence is tokens[None, :], or [tokens]" if tokens.ndim == 1 else "")
+            )
+        return tokens
 
     def new_caches(self, batch_size: int) -> list[KeyValueCache]:
         """An empty key/value cache for each layer, as long as the context."""

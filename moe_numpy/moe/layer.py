@@ -8,6 +8,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
+from ..autodiff.arrays import is_float
 from ..nn import FeedForward, Linear, Module, Padding
 from ..nn.padding import padding_of
 from ..ops import Concatenate, Sigmoid
@@ -197,6 +198,8 @@ def _tokens_and_batch(
     x: Tensor, d_model: int, training: bool, rng: Random | None, token_ids: Any, mask: Any
 ) -> tuple[Float[Tensor, "T d"], Batch, Padding | None]:
     """x as T real tokens, what else a router may know about them, and the padding that was between them."""
+    if not hasattr(x, "dtype") or not is_float(x.dtype):
+        raise TypeError(f"x must be a Tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim == 0 or x.shape[-1] != d_model:
         raise ValueError(f"x must end in d_model={d_model}, got shape {x.shape}")
     if token_ids is not None and token_ids.shape != x.shape[:-1]:
@@ -229,7 +232,9 @@ def make_layer(
     rng: np.random.Generator,
     dtype: Any = np.float32,
 ) -> "MoE | HierarchicalMoE | SoftMoE":
-    """The layer that a recipe describes."""
+    """The layer that a recipe describes. TypeError for anything but a Recipe."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, such as recipes.mixtral(), got {recipe!r:.60}")
     if recipe.slots:
         return SoftMoE(d_model, d_ff, num_experts, recipe.slots, experts=recipe.experts, rng=rng, dtype=dtype)
     if recipe.num_groups:

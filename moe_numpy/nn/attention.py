@@ -72,8 +72,10 @@ class Attention(Module):
 
         Raises:
             RuntimeError: a cache, outside ``no_grad()``.
-            ValueError: the cache is full, or comes with a mask.
+            ValueError: x is not a batch of sequences, or the cache is full or comes with a mask.
         """
+        if len(getattr(x, "shape", ())) != 3:
+            raise ValueError(f"x must be a Tensor of shape [B, S, d], got {getattr(x, 'shape', type(x).__name__)}")
         padding = padding_of(mask, x.shape[:2])
         if padding is not None:
             if cache is not None:

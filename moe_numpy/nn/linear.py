@@ -21,6 +21,10 @@ class Linear(Module):
         std: standard deviation of the initial weights; None for 1/√d_in, which preserves the variance.
         rng: draws the weights.
         dtype: type of the parameters.
+
+    Raises:
+        ValueError: a length is not an integer of at least 1.
+        TypeError: ``rng`` is not a generator.
     """
 
     def __init__(
@@ -33,6 +37,9 @@ class Linear(Module):
         rng: np.random.Generator,
         dtype: Any = np.float32,
     ):
+        for name, length in (("d_in", d_in), ("d_out", d_out)):
+            if not (isinstance(length, int | np.integer) and length >= 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {length!r}")
         self.weight = normal(rng, (d_out, d_in), 1 / math.sqrt(d_in) if std is None else std, dtype)
         self.bias = Parameter(np.zeros(d_out, dtype), decay=False) if bias else None
 

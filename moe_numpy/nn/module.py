@@ -108,9 +108,9 @@ class Module:
         for at, module, _ in self._walk(path):
             yield at, module
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(self) -> "NamedParameters":
         """Every parameter below this Module, once, with its path, in the order of definition."""
-        return self._named(Parameter)
+        return NamedParameters(self)
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """Every buffer below this Module, once, with its path."""
@@ -192,8 +192,9 @@ class Module:
 
         Raises:
             ValueError: names or shapes differ; nothing is changed then.
+            TypeError: a value is not made of real numbers; nothing is changed then either.
         """
-        tensors = dict(self._state())
+        tensors, state = dict(self._state()), {name: _plain_array(name, value) for name, value in state.items()}
         missing, unknown = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unknown:
             raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {unknown}")
@@ -241,6 +242,17 @@ class Module:
                         yield path + name, value
 
 
+class NamedParameters(Iterator[tuple[str, Parameter]]):
+    """Iterates over the parameters of a Module, and says which: an optimizer can then see when others are added."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self._found = module._named(Parameter)
+
+    def __next__(self) -> tuple[str, Parameter]:
+        return next(self._found)
+
+
 _PLAIN = frozenset({int, float, bool, str, type(None)})  # most attributes, which need no search
 
 
@@ -279,9 +291,22 @@ def _items(container: Any) -> Iterable[tuple[Any, Any]]:
     return ()
 
 
+def _plain_array(name: str, value: Any) -> Any:
+    value = value.data if isinstance(value, Tensor) else value if hasattr(value, "dtype") else np.asarray(value)
+    try:
+        return Tensor(value).data
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+
+
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
     """A Parameter with entries drawn from N(0, std²), to which weight decay applies.
 
     Drawn in float64 and then rounded, so that a float32 and a float64 model from one seed agree.
+
+    Raises:
+        TypeError: ``rng`` is not a generator.
     """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r:.60}")
     return Parameter((std * rng.standard_normal(shape)).astype(dtype), decay=True)

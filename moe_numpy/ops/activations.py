@@ -7,6 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
+from ..autodiff.arrays import one_axis
 from ..kernels import kernel
 from ..typing import Array, Float
 
@@ -180,7 +181,9 @@ class SwiGLU(Function):
     """y = silu(gate) up with silu(x) = x σ(x) (Shazeer 2020, "GLU Variants Improve Transformer", eq. 6)."""
 
     def forward(self, gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Multiply ``up``, entry by entry, by silu(gate)."""
+        """Multiply ``up``, entry by entry, by silu(gate). ValueError for two shapes."""
+        if gate.shape != up.shape:
+            raise ValueError(f"gate and up must have one shape, got {gate.shape} and {up.shape}")
         self.save(gate, up)
         return swiglu(gate, up)
 
@@ -215,7 +218,7 @@ class Softmax(Function):
 
     def forward(self, x: Float[Array, "*shape"], *, axis: SupportsIndex = -1) -> Float[Array, "*shape"]:
         """Exponentiate and normalise."""
-        xp = array_namespace(x)
+        xp, axis = array_namespace(x), one_axis(axis)
         y = xp.moveaxis(softmax(xp.moveaxis(x, axis, -1)), -1, axis)
         self.axis = axis
         self.save(y)
@@ -251,7 +254,7 @@ class LogSoftmax(Function):
     """
 
     def forward(self, x: Float[Array, "*shape"], *, axis: SupportsIndex = -1) -> Float[Array, "*shape"]:
-        xp = array_namespace(x)
+        xp, axis = array_namespace(x), one_axis(axis)
         y = xp.moveaxis(log_softmax(xp.moveaxis(x, axis, -1)), -1, axis)
         self.axis = axis
         self.save(y)

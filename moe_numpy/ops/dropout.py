@@ -22,6 +22,8 @@ class Dropout(Function):
     def forward(self, x: Float[Array, "*shape"], *, rate: float, rng: np.random.Generator) -> Float[Array, "*shape"]:
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng must be a numpy.random.Generator, got {rng!r:.60}")
         xp = array_namespace(x)
         keep = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate)
         self.scale = (xp.ones((), dtype=x.dtype) / (1 - rate)).astype(x.dtype)

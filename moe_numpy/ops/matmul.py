@@ -69,7 +69,9 @@ class Affine(Function):
         weight: Float[Array, "o i"],
         bias: Float[Array, "o"] | None,
     ) -> Float[Array, "*batch o"]:
-        """Multiply and add; ``bias`` may be None."""
+        """Multiply and add; ``bias`` may be None. ValueError for shapes that do not fit."""
+        if x.ndim == 0 or weight.ndim != 2:
+            raise ValueError(f"x must be vectors and the weight a matrix, got shapes {x.shape} and {weight.shape}")
         self.save(x, weight)
         y = _product(_rows(x), weight.T)
         if bias is not None:

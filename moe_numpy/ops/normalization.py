@@ -41,7 +41,8 @@ class RMSNorm(Function):
     def forward(
         self, x: Float[Array, "*batch d"], weight: Float[Array, "d"], *, eps: float = 1e-6
     ) -> Float[Array, "*batch d"]:
-        """Scale every vector to root mean square 1, then by the weight."""
+        """Scale every vector to root mean square 1, then by the weight. ValueError for a weight of another length."""
+        _require_length(x, weight=weight)
         if x.shape[-1] == 0:  # the mean of nothing
             self.save(x, x, weight)
             return x * weight
@@ -63,6 +64,9 @@ class LayerNorm(Function):
 
     Args:
         eps: ε, keeps a constant row finite.
+
+    Raises:
+        ValueError: the weight or the bias has another length than the vectors.
     """
 
     def forward(
@@ -73,6 +77,7 @@ class LayerNorm(Function):
         *,
         eps: float = 1e-5,
     ) -> Float[Array, "*batch d"]:
+        _require_length(x, weight=weight, bias=bias)
         xp = array_namespace(x)
         self.dtype = np.result_type(x.dtype, weight.dtype, bias.dtype)
         x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
@@ -89,6 +94,12 @@ class LayerNorm(Function):
         h = h.astype(np.result_type(h.dtype, np.float32), copy=False)
         dx = r * (h - _mean(h) - x_hat * _mean_product(h, x_hat))
         return tuple([d.astype(self.dtype, copy=False) for d in (dx, _sum_rows(grad * x_hat), _sum_rows(grad))])
+
+
+def _require_length(x: Float[Array, "..."], **vectors: Any) -> None:
+    for name, vector in vectors.items():
+        if x.ndim == 0 or vector.shape != x.shape[-1:]:
+            raise ValueError(f"{name} must be a vector as long as the last axis of x, got {vector.shape} for {x.shape}")
 
 
 def _mean(x: Float[Array, "*batch d"]) -> Float[Array, "*batch 1"]:

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
-from ..autodiff.arrays import sum_of
+from ..autodiff.arrays import one_axis, several_axes, sum_of
 from ..typing import Array, Float, Shaped
 
 Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
@@ -22,6 +22,7 @@ class Sum(Function):
     """
 
     def forward(self, x: Shaped[Array, "..."], *, axis: Axis = None, keepdims: bool = False) -> Any:
+        axis = several_axes(axis)
         self.shape, self.axis = x.shape, axis
         return sum_of(x, axis, keepdims)
 
@@ -39,6 +40,7 @@ class Mean(Function):
     """
 
     def forward(self, x: Float[Array, "..."], *, axis: Axis = None, keepdims: bool = False) -> Any:
+        axis = several_axes(axis)
         self.shape, self.axis = x.shape, axis
         return x.mean(axis=axis, keepdims=keepdims)
 
@@ -62,7 +64,7 @@ class Max(Function):
     largest = True
 
     def forward(self, x: Shaped[Array, "..."], *, axis: SupportsIndex | None = None, keepdims: bool = False) -> Any:
-        xp = array_namespace(x)
+        xp, axis = array_namespace(x), None if axis is None else one_axis(axis)
         self.shape, self.axis = x.shape, axis
         rows = x.reshape(-1) if axis is None else xp.moveaxis(x, axis, -1)
         if rows.shape[-1] == 0:
@@ -100,7 +102,7 @@ class LogSumExp(Function):
     """
 
     def forward(self, x: Float[Array, "..."], *, axis: Axis) -> Any:
-        xp = array_namespace(x)
+        xp, axis = array_namespace(x), several_axes(axis)
         some = count_along(x.shape, axis) > 0
         m = x.max(axis=axis, keepdims=True) if some else x.sum(axis=axis, keepdims=True) - math.inf
         with np.errstate(invalid="ignore", divide="ignore"):  # ∞ - ∞, and ln 0 without any x

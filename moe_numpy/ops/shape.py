@@ -66,6 +66,8 @@ class Concatenate(Function):
     """
 
     def forward(self, *inputs: Shaped[Array, "..."], axis: SupportsIndex) -> Shaped[Array, "..."]:
+        if not inputs:
+            raise ValueError("there is nothing to concatenate")
         self.axis = axis
         self.lengths = [x.shape[axis] for x in inputs]
         return array_namespace(*inputs).concat(inputs, axis=axis)

@@ -138,7 +138,7 @@ class Trainer:
         run.save(self.completed, self.model, self.optimizer, self.corpus.fingerprint)
 
     def resume(self, run: Run, step: int | None = None) -> None:
-        """Continue from the newest checkpoint of a run, or from the one of ``step``; errors as for Run.restore."""
+        """Continue from the newest checkpoint of a run, or from the one of ``step``; see :meth:`Run.restore`."""
         self.completed = run.restore(self.model, self.optimizer, self.corpus, step)
 
     def _forward_and_backward(self) -> "_Results":

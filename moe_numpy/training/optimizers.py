@@ -8,6 +8,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
+from ..autodiff.arrays import library_of
 from ..kernels import kernel, to_host
 from ..typing import Array, Shaped
 
@@ -60,7 +61,8 @@ class AdamW:
     value; otherwise small steps would be lost in rounding. Masters are copied from the parameters once, here.
 
     Args:
-        named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once.
+        named_parameters: as from ``Module.named_parameters()``. One Parameter under two names counts once. From a
+            list of pairs, :meth:`step` cannot see what is added to the model later.
         lr: the learning rate of steps without their own.
         betas: β₁ and β₂.
         eps: ε.
@@ -71,6 +73,7 @@ class AdamW:
 
     Raises:
         ValueError: no parameter, one name for two of them, or a setting out of range.
+        TypeError: anything but pairs of a name and a Tensor.
 
     Source: Loshchilov, Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2. There λ is not
     multiplied by the base learning rate; here it is, as in common practice.
@@ -87,12 +90,12 @@ class AdamW:
         decay: Callable[[str, Tensor], bool] | None = None,
     ):
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number of at least 0, got {value}")
+            _require_number(name, value)
         for beta in betas:
             if not 0 <= beta < 1:
                 raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.module = getattr(named_parameters, "module", None)
         self.parameters = _by_name(named_parameters)
         self.decaying = {name for name, p in self.parameters.items() if (decay or _decays)(name, p)}
         self.steps = 0
@@ -108,9 +111,11 @@ class AdamW:
             gradient_scale: multiplies every gradient, for instance ``clip_factor(...)``.
 
         Raises:
-            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``). Nothing is
-                changed then.
+            RuntimeError: a parameter has no gradient and is not frozen (``requires_grad=False``), came into the
+                Module after the optimizer was made, has changed its shape, or cannot be written to.
+            ValueError: the learning rate is negative, or it or the scale is not finite. In no case is anything changed.
         """
+        self._require_all_known()
         active = {name: p for name, p in self.parameters.items() if p.requires_grad}
         missing = [name for name, p in active.items() if p.grad is None]
         if missing:
@@ -118,8 +123,13 @@ class AdamW:
                 f"no gradient for {', '.join(missing)}: the loss does not depend on it, or backward() "
                 "has not run; set requires_grad=False on parameters that should not be trained"
             )
-        self.steps += 1
+        for name, p in active.items():
+            self._require_fits(name, p)
         lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
+        _require_number("lr", lr)
+        if not math.isfinite(scale):
+            raise ValueError(f"gradient_scale must be finite, got {scale}")
+        self.steps += 1
         beta1, beta2 = self.betas
         names = list(active)
         parameters = [self.master.get(name, active[name].data) for name in names]
@@ -137,6 +147,28 @@ class AdamW:
             lr=lr,
             eps=self.eps,
         )
+
+    def _require_all_known(self) -> None:
+        known = set(self.parameters.values())
+        named = () if self.module is None else self.module.named_parameters()
+        added = [name for name, p in named if p.requires_grad and p not in known]
+        if added:
+            raise RuntimeError(
+                f"{', '.join(added)} came into the {type(self.module).__name__} after this optimizer was made, and "
+                "would not be trained: make the optimizer anew, or set requires_grad=False on what is not to be trained"
+            )
+
+    def _require_fits(self, name: str, p: Tensor) -> None:
+        """What the loops, which do not look, take for granted."""
+        shape, grad = self.first[name].shape, p.grad
+        if library_of(grad) != library_of(p.data):
+            raise RuntimeError(f"the gradient of {name} must be an array where it lives, got a {type(grad).__name__}")
+        if not p.shape == grad.shape == shape:
+            raise RuntimeError(f"{name} and its gradient must have shape {shape}, got {p.shape} and {grad.shape}")
+        if isinstance(p.data, np.ndarray) and not p.data.flags.writeable:
+            raise RuntimeError(
+                f"{name} is read-only, so it cannot be trained: give it a copy, or set requires_grad=False"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """``step``, ``first.<name>``, ``second.<name>`` and, where there is one, ``master.<name>``; not copies."""
@@ -201,10 +233,19 @@ def _decays(name: str, p: Tensor) -> bool:
     return p.ndim >= 2 and not name.endswith("bias") if said is None else said
 
 
+def _require_number(name: str, value: Any) -> None:
+    if not (isinstance(value, int | float | np.number) and 0 <= value < math.inf):
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
 def _by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     parameters: dict[str, Tensor] = {}
     seen = set()
-    for name, p in named_parameters:
+    pairs = named_parameters if isinstance(named_parameters, Iterable) else [named_parameters]
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Tensor)):
+            raise TypeError(f"expected pairs of a name and a Tensor, as from named_parameters(), got {pair!r:.60}")
+        name, p = pair
         if p in seen:
             continue
         if name in parameters:

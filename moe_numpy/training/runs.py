@@ -29,6 +29,7 @@ from .files import (
     read_jsonl,
     sync,
     truncate_history,
+    with_checksum,
     write_json_atomically,
 )
 from .memory import least_parameters
@@ -56,12 +57,20 @@ class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str] = {}
 
 
+class _Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of ``validation.json``; of earlier versions, the losses alone."""
+
+    losses: list[tuple[int, float]]
+    checksum: int
+
+
 class _Meta(msgspec.Struct, frozen=True):
     """What a checkpoint says of its run; those of earlier versions say less."""
 
     text: str | None = None
     model: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
+    frozen: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,9 @@ class Run:
         if (self.folder / _HISTORY).exists():
             sync(self.folder / _HISTORY)
         settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
-        save_checkpoint(self.folder, step, arrays, {"text": fingerprint, "versions": versions()} | settings)
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        meta = {"text": fingerprint, "versions": versions(), "frozen": frozen} | settings
+        save_checkpoint(self.folder, step, arrays, meta)
 
     def verified(self, step: int | None = None) -> Checkpoint:
         """The newest checkpoint, or the one of ``step``, if it is of the configuration in ``config.json``.
@@ -186,6 +197,8 @@ class Run:
     def restore(self, model: Transformer, optimizer: AdamW, corpus: Corpus, step: int | None = None) -> int:
         """Load the newest checkpoint, or the one of ``step``, and discard what was written after it.
 
+        Parameters that were frozen stay frozen (``requires_grad=False``), beside those that already are.
+
         Returns:
             The completed steps.
 
@@ -199,6 +212,9 @@ class Run:
         if last < checkpoint.step:
             raise RunError(f"{self.folder / _HISTORY} ends after step {last}, before the checkpoint {checkpoint.step}")
         self._load_weights(model, checkpoint)
+        frozen = msgspec.convert(checkpoint.meta, _Meta).frozen
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad &= name not in frozen
         optimizer.load_state_dict(_below(_OPTIMIZER, checkpoint.arrays))
         self.rewind(checkpoint.step)
         return checkpoint.step
@@ -251,16 +267,25 @@ class Run:
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Add the record of one step."""
-        append_jsonl(self.folder / _HISTORY, record)
+        append_jsonl(self.folder / _HISTORY, with_checksum(record))
 
     def validation(self) -> dict[int, float]:
         """Validation loss in nats per byte by step; empty if none was measured. RunError if the file is damaged."""
         path = self.folder / _VALIDATION
-        return dict(self._intact(read_json, path, list[tuple[int, float]])) if path.exists() else {}
+        if not path.exists():
+            return {}
+        content = self._intact(read_json, path, _Validation | list[tuple[int, float]])
+        losses = content.losses if isinstance(content, _Validation) else content
+        at = [step for step, _ in losses]
+        if at != sorted(set(at) & set(range(self.training_config.steps + 1))):
+            raise RunError(
+                f"{path} is damaged: its steps should ascend from 0 to {self.training_config.steps}, not {at}"
+            )
+        return dict(losses)
 
     def write_validation(self, losses: Mapping[int, float]) -> None:
         """Replace the validation losses."""
-        write_json_atomically(self.folder / _VALIDATION, sorted(losses.items()))
+        write_json_atomically(self.folder / _VALIDATION, with_checksum({"losses": sorted(losses.items())}))
 
     def summary(self) -> dict[str, Any] | None:
         """The results; None for a run that has not ended. RunError if the file is damaged."""
@@ -286,8 +311,8 @@ class Run:
         return Run.start(folder, self.model_config.dense_twin(), self.training_config, self.text)
 
     def discard_if_untrained(self) -> None:
-        """Remove the files of a run that took no step, and nothing that is not this run's."""
-        if self.newest_step() is None and not self.history():
+        """Remove the files of a run without a checkpoint, and nothing that is not this run's."""
+        if self.newest_step() is None:
             for name in (_VALIDATION, _HISTORY, _CONFIG):
                 (self.folder / name).unlink(missing_ok=True)
 

@@ -115,7 +115,7 @@ def test_a_generator_that_is_dropped_or_outlives_another_leaves_nothing_behind()
     assert recorded()
     del second
     assert recorded()
-    assert modes.no_grad_blocks == []
+    assert modes.no_grad_blocks.open == []
 
 
 def test_a_suspended_generator_does_not_end_the_callers_block():

@@ -460,7 +460,7 @@ WRONG = {
     "a small constant": (
         wrong(Square, backward=lambda self, g: 2 * (self.saved[0] + 1e-5) * g),
         [X],
-        "float32 arithmetic inside",
+        "or a small constant such as an epsilon",
     ),
     "a factor near 1": (
         wrong(Square, backward=lambda self, g: 2.0002 * self.saved[0] * g),

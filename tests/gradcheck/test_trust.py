@@ -229,3 +229,115 @@ def test_rounding_of_outputs_is_measured_by_output():
     point = Point(f, [X], ["x"], np.random.default_rng(0))
     assert point.rounding[: X.size].max() < 1e-7
     assert 1e-13 < point.rounding[X.size :].max() < 1e-10
+
+
+# --- clusters of kinks, rounding that comes and goes, steps out of the domain ---------------------------------
+
+
+class Sort(Function):
+    def forward(self, x):
+        self.order = np.argsort(x, axis=-1)
+        return np.sort(x, axis=-1)
+
+    def backward(self, grad):
+        return np.take_along_axis(grad, np.argsort(self.order, axis=-1), axis=-1)
+
+
+@pytest.mark.parametrize("gap", [1e-5, 1e-6, 3e-9])
+def test_kinks_closer_than_any_step_are_no_mistake(gap):
+    for seed in range(8):
+        x = 1 + gap * np.random.default_rng(seed).standard_normal((3, 7))
+        check(Sort, x).raise_if_failed()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-5, 1e-4])
+def test_absorbed_changes_are_no_flat_stretch(scale):
+    class OneMinusCos(Function):
+        def forward(self, x):
+            self.save(x)
+            return 1 - np.cos(x)
+
+        def backward(self, grad):
+            return grad * np.sin(self.saved[0])
+
+    for seed in range(12):
+        x = scale * np.random.default_rng(seed).standard_normal(7)
+        check(OneMinusCos, x).raise_if_failed()
+        assert not check(spoiled(OneMinusCos, lambda self, dx, grad: 1.01 * dx), x).passed
+
+
+def test_rounding_that_a_few_lines_miss_is_measured():
+    class Entropy(Function):  # of softmax: the large log-sum-exp makes small ones jump by whole units in its last place
+        def forward(self, x):
+            m = x.max(axis=-1, keepdims=True)
+            log_p = x - (m + np.log1p((np.exp(x - m) * (x < m)).sum(axis=-1, keepdims=True)))
+            return -(np.exp(log_p) * log_p).sum(axis=-1)
+
+    x = np.array([[-1.64, 12.78, -0.93, -6.84, 0.42]])
+    missed = 0
+    for seed in range(200):
+        missed += Point(lambda x: Entropy.apply(x), [x], ["x"], np.random.default_rng(seed)).rounding[0] < 1e-17
+    assert missed < 10  # one line in three misses it, and the first look takes three
+
+
+def test_a_step_out_of_the_domain_may_raise():
+    class Root(Function):
+        def forward(self, x):
+            if (x < 0).any():
+                raise ValueError("the root needs x >= 0")
+            self.save(x)
+            return np.sqrt(x)
+
+        def backward(self, grad):
+            return 0.5 * grad / np.sqrt(self.saved[0])
+
+    check(Root, np.array([1e-9, 0.5, 2.0, 1e-3])).raise_if_failed()
+    assert "too large by a factor 2" in str(
+        check(spoiled(Root, lambda self, dx, grad: 2 * dx), np.array([1e-9, 0.5, 2.0]))
+    )
+
+
+# --- more sentences ---------------------------------------------------------------------------------------------
+
+
+def test_of_a_random_backward_nothing_else_is_said():
+    noise = np.random.default_rng(0)
+    counted = []
+
+    def random(self, dx, grad):
+        return dx * (1 + 1e-3 * noise.standard_normal(dx.shape))
+
+    def counting(self, dx, grad):
+        counted.append(1)
+        return dx * (1 if len(counted) < 2 else len(counted))
+
+    for spoil in (random, counting):
+        report = check(spoiled(Square, spoil))
+        assert report.problems == [
+            "x: a second backward, on a fresh graph, gives a different gradient: "
+            "it is random, or counts something from pass to pass"
+        ]
+        assert not report.mismatches
+
+
+def test_a_factor_is_claimed_only_if_it_explains_the_error():
+    for seed in range(8):
+        x = np.random.default_rng(seed).standard_normal(3)
+        off = spoiled(Square, lambda self, dx, grad: dx * (1 + 1e-5 * np.sin(self.saved[0])))
+        assert "by a factor" not in str(check(off, x))
+
+
+def test_a_missing_term_is_not_claimed_of_one_wrong_entry():
+    op = spoiled(Square, lambda self, dx, grad: dx * (1 + 2e-5 * (self.saved[0] < 0)))
+    for seed in range(20):
+        assert "a term is missing" not in str(check(op, np.random.default_rng(seed).standard_normal(3)))
+
+
+def test_a_diagonal_is_not_called_overwriting_alone():
+    op = spoiled(Softmax, lambda self, dx, grad: self.saved[0] * (1 - self.saved[0]) * grad)
+    assert "only one arrives: the diagonal of the Jacobian, or" in str(check(op))
+
+
+def test_float32_is_suspected_only_of_errors_of_its_size():
+    op = spoiled(Square, lambda self, dx, grad: dx * (1 + 1.5e-3 * np.sin(np.arange(20.0).reshape(4, 5))))
+    assert "float32" not in str(check(op))

@@ -522,7 +522,7 @@ def causal_attention__long(rng, dtype, view):
 def causal_attention_gradient(rng, dtype, view):
     q, k, v = heads(rng, dtype, 6, 6)
     o, e, total = registry["causal_attention"].definition(q, k, v, 6, 0.3)
-    return view(normal(rng, dtype, *q.shape)), view(q), view(k), view(v), o, e, total, 0.3
+    return view(normal(rng, dtype, *q.shape)), view(q), view(k), view(v), o, e, total, 6, 0.3
 
 
 @case

@@ -49,7 +49,7 @@ def on_device(value):
 
 def signatures(code):
     """The types of the parameters of every loop."""
-    loops = re.findall(r"__global__ void (\w+)\(([^)]*)\)", code)
+    loops = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)", code)
     return {name: [p.rpartition(" ")[0].removeprefix("const ") for p in given.split(",")] for name, given in loops}
 
 
@@ -65,8 +65,8 @@ class RawModule:
         self.signatures = signatures(re.sub(r"\s+", " ", code).replace(", ", ","))
         defined = dict(option.removeprefix("-D").split("=") for option in options if option.startswith("-D"))
         c = {"index_t": "int64", "unsigned long long": "int64", "double": "float64", "float": "float32", "bool": "bool"}
-        c["__nv_bfloat16"] = "bfloat16"
-        self.types = c | {name: c[value] for name, value in defined.items()}
+        c |= {"__nv_bfloat16": "bfloat16", "bf16": "bfloat16", "int": "int32"}
+        self.types = c | {name: c[value] for name, value in defined.items() if value in c}
 
     def get_function(self, name):
         def launch(grid, block, arguments, shared_mem):
@@ -88,11 +88,13 @@ class RawModule:
             return
         expected = self.types[parameter.removesuffix("*")]
         if not parameter.endswith("*"):
-            assert type(value).__name__ in {"int64": ["int"], "float64": ["float"], "bool": ["bool"]}[expected], where
+            given = {"int64": "int", "float64": "float"}.get(expected, expected)
+            assert type(value).__name__ == given, where
         elif isinstance(value, np.ndarray) and name in MOVING:
             assert value.itemsize == np.dtype(expected).itemsize, where
         elif isinstance(value, np.ndarray):
             assert value.dtype.name == expected, where
+            assert value.flags.c_contiguous or not parameter.startswith("bf16"), where
         else:
             assert value == 0, where  # a null pointer
 
@@ -160,7 +162,18 @@ def on_cupy(monkeypatch):
     for module in (cublas, grouped_gemm):
         monkeypatch.setitem(sys.modules, f"moe_numpy.kernels.{module.__name__}", module)
         monkeypatch.setattr(kernels, module.__name__, module, raising=False)
-    specification = importlib.util.spec_from_file_location("moe_numpy.kernels.on_cupy", SOURCE)
+    device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 232_448})
+    cupy.cuda.Device = lambda: device
+    attention = loaded("attention")
+    monkeypatch.setitem(sys.modules, attention.__name__, attention)
+    monkeypatch.setattr(kernels, "attention", attention, raising=False)
+    return loaded("on_cupy")
+
+
+def loaded(name):
+    """A module of the kernels, loaded for this test alone."""
+    path = SOURCE.with_name(f"{name}.py")
+    specification = importlib.util.spec_from_file_location(f"moe_numpy.kernels.{name}", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
@@ -208,6 +221,7 @@ def test_arrays_of_two_types_are_brought_to_one(name, build, wide, on_cupy):
 
 
 def test_every_loop_is_launched(on_cupy):
+    RawModule.launched.clear()
     for cases in CASES.values():
         for case in cases:
             name, build = case.values
@@ -254,3 +268,29 @@ def test_an_array_that_could_not_change_in_place_is_refused(on_cupy):
     with pytest.raises(ValueError, match="adamw: parameters and moments must be contiguous"):
         on_cupy.adamw([p], [grad], [m], [v], [1], [None], **settings)
     on_cupy.adamw([m], [grad], [v], [v], [1], [None], **settings)  # whole numbers reach the loop as floats
+
+
+@pytest.mark.parametrize(("length", "num_keys", "groups"), [(1, 9, 4), (130, 300, 1), (200, 200, 3)])
+@pytest.mark.parametrize("width", [16, 80, 128])
+@pytest.mark.parametrize("view", [np.asarray, strided])
+def test_attention_without_scores_in_memory(view, width, length, num_keys, groups, on_cupy):
+    """Its launches fit their loops, and each tile of a head has its block."""
+    rng, bfloat16 = np.random.default_rng(0), float_type("bfloat16")
+    q, k, v = [
+        on_device(view(rng.standard_normal((2, 3, n, width)).astype(bfloat16)))
+        for n in (groups * length, num_keys, num_keys)
+    ]
+    RawModule.launched.clear()
+    o, e, total = on_cupy.causal_attention(q, k, v, length, 0.3)
+    assert (o.shape, e.shape, total.shape) == (q.shape, (*q.shape[:3], 0), (*q.shape[:3], 1))
+    found = on_cupy.causal_attention_gradient(q, q, k, v, o, e, total, length, 0.3)
+    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in (q, k, v)]
+    assert RawModule.launched == {"forward", "query_gradient", "key_gradient"}
+
+
+@pytest.mark.parametrize(("width", "scale", "dtype"), [(8, 1, "bfloat16"), (144, 1, "bfloat16"), (16, -1, "bfloat16")])
+def test_attention_with_scores_in_memory(width, scale, dtype, on_cupy):
+    x = on_device(np.ones((1, 2, 3, width), float_type(dtype)))
+    o, e, total = on_cupy.causal_attention(x, x, x, 3, scale)
+    assert e.shape == (1, 2, 3, 3)
+    on_cupy.causal_attention_gradient(x, x, x, x, o, e, total, 3, scale)

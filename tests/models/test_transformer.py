@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from unchecked_shapes import unchecked_shapes
 
-from moe_numpy.autodiff import no_grad
+from moe_numpy.autodiff import Tensor, no_grad
 from moe_numpy.gradcheck import gradcheck
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
@@ -171,3 +171,27 @@ def test_masks_that_do_not_fit():
             model(tokens, mask=np.ones((2, 4), np.int64))
     with no_grad(), pytest.raises(ValueError, match="attention with a cache takes no mask"):
         model(tokens, caches=model.new_caches(2), mask=np.array([[True, False, True, True], [True] * 4]))
+
+
+def test_ids_as_lists_and_tensors():
+    model = make()
+    expected = model(text(2, 4)).logits.data
+    with unchecked_shapes():
+        for ids in (text(2, 4).tolist(), tuple(map(tuple, text(2, 4).tolist())), Tensor(text(2, 4))):
+            np.testing.assert_array_equal(model(ids).logits.data, expected)
+        assert model([[], []]).logits.shape == (2, 0, 11)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2, 3], r"tokens must be a batch of sequences, of shape \[B, S\], got shape \(3,\); one sequence is"),
+        (np.zeros((1, 2, 3), int), r"tokens must be a batch of sequences, of shape \[B, S\], got shape \(1, 2, 3\)$"),
+        ([[1, 2], [3]], "rows of one length"),
+        ([[0.5]], "ids must be integers, got dtype float32"),
+        ([["a"]], "Tensor needs numbers, got list of dtype <U1"),
+    ],
+)
+def test_ids_of_another_kind_are_refused_in_one_line(ids, message):
+    with unchecked_shapes(), pytest.raises((TypeError, ValueError), match=message):
+        make()(ids)

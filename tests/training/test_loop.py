@@ -234,6 +234,8 @@ def test_a_run_folder_is_never_started_twice(tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"accumulate": 10**30}, "accumulate must be at most 1,000,000,000, got 1000"),
+        ({"learning_rate": 1e308}, r"learning_rate must be at most 3.4e\+38, got 1e\+308"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
         ({"max_norm": -1.0}, "max_norm must be positive, got -1"),
         ({"warmup": 300}, "warmup must be at least 0 and below steps=300, got 300"),
@@ -354,3 +356,46 @@ def test_a_step_that_failed_is_not_counted_by_the_balancers(owner, method, monke
     for (name, b), (_, other) in zip(straight.model.named_buffers(), failed.model.named_buffers(), strict=True):
         assert b.data.any()
         assert b.data.tobytes() == other.data.tobytes(), name
+
+
+def test_a_resumed_run_freezes_the_same_parameters(tmp_path):
+    def frozen(t):
+        return [name for name, p in t.model.named_parameters() if not p.requires_grad]
+
+    whole, first, second = trainer(), trainer(), trainer()
+    for t in (whole, first):
+        t.model.embedding.weight.requires_grad = False
+    second.model.norm.weight.requires_grad = False
+    run = started(tmp_path / "run")
+    whole.train(nothing)
+    first.train(lambda record: signal.raise_signal(signal.SIGINT) if record.step == 3 else None, run)
+    second.resume(run)
+    assert frozen(second) == ["embedding.weight", "norm.weight"]
+    second.model.norm.weight.requires_grad = True
+    second.train(nothing, run)
+    for (name, a), b in zip(whole.model.named_parameters(), second.model.parameters(), strict=True):
+        assert np.array_equal(a.data, b.data), name
+
+
+def test_a_checkpoint_without_a_word_on_frozen_parameters_freezes_none(tmp_path):
+    run, t = started(tmp_path / "run"), trainer()
+    t.train(nothing, run)
+    path = run.folder / "checkpoint-000006.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["meta"]["frozen"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    other = trainer()
+    other.resume(run)
+    assert all(p.requires_grad for p in other.model.parameters())
+
+
+def test_a_parameter_that_was_added_later_is_not_silently_left_out():
+    t = trainer()
+    t.step()
+    t.model.scale = nn.RMSNorm(8)
+    before = [p.data.copy() for p in t.model.parameters()]
+    with pytest.raises(RuntimeError, match=r"scale\.weight came into the Transformer after this optimizer was made"):
+        t.step()
+    assert all(np.array_equal(p.data, b) for p, b in zip(t.model.parameters(), before, strict=True))
+    t.model.scale.weight.requires_grad = False
+    t.step()

@@ -1,3 +1,4 @@
+import copy
 import math
 import tracemalloc
 
@@ -10,7 +11,7 @@ from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.moe import make_layer, recipes
-from moe_numpy.nn import LayerNorm, Linear, Module, Parameter
+from moe_numpy.nn import LayerNorm, Linear, Module, Parameter, RMSNorm
 from moe_numpy.training import AdamW, clip_factor, global_norm
 
 SHAPES = {"weight": (3, 4), "bias": (5,), "scale": (), "empty": (0, 2), "cube": (2, 3, 2)}
@@ -364,3 +365,26 @@ def test_with_everything_frozen_a_step_changes_nothing():
     optimizer.step(gradient_scale=clip_factor(global_norm(p.grad for p in params.values()), 1.0))
     for name, p in params.items():
         np.testing.assert_array_equal(p.data, before[name])
+
+
+def test_a_replaced_parameter_is_noticed_and_a_list_of_pairs_is_taken_as_it_is():
+    module = RMSNorm(3)
+    whole, some = (AdamW(pairs, lr=0.1) for pairs in (module.named_parameters(), list(module.named_parameters())))
+    module.weight.grad = np.ones(3, np.float32)
+    old, module.weight = module.weight, Parameter(np.ones(3, np.float32))
+    module.weight.grad = np.ones(3, np.float32)
+    with pytest.raises(RuntimeError, match="weight came into the RMSNorm after this optimizer was made"):
+        whole.step()
+    assert whole.steps == 0
+    some.step()
+    assert (old.data != 1).all()
+
+
+def test_an_optimizer_can_be_copied_with_its_model():
+    module = RMSNorm(3)
+    optimizer = AdamW(module.named_parameters(), lr=0.1)
+    copied, other = copy.deepcopy((module, optimizer))
+    copied.weight.grad = np.ones(3, np.float32)
+    other.step()
+    assert (copied.weight.data != 1).all()
+    assert (module.weight.data == 1).all()

@@ -11,6 +11,7 @@ from ..point import Point
 LARGEST = 4096  # of larger inputs, only the first entries and those that were compared are diagnosed
 _PROBED = 4  # how many wrong entries are moved far away
 _LOOSER = 10  # patterns are matched within this multiple of the tolerance
+_EXPLAINED = 0.1  # and leave at most this fraction of an error
 
 
 class Evidence:
@@ -68,8 +69,11 @@ class Evidence:
         return np.abs(self.numeric) > 1e3 * self.slack
 
     def matches(self, candidate: Any) -> bool:
-        """Whether the candidate equals the numeric gradient wherever that is known."""
-        return bool((np.abs(candidate - self.numeric)[self.known] <= self.slack[self.known]).all())
+        """Whether the candidate equals the numeric gradient wherever that is known, and explains every error."""
+        off, before = np.abs(candidate - self.numeric), np.abs(self.analytic - self.numeric)
+        lost = self._exact - self.tolerance * np.maximum(np.abs(self.analytic), np.abs(self.numeric))
+        explained = ~self.wrong | (off <= _EXPLAINED * before + lost)
+        return bool((off <= self.slack)[self.known].all() and explained.all())
 
     def within(self, mask: Any) -> "Evidence":
         """The same evidence, restricted to the entries of a mask."""

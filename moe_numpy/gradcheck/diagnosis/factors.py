@@ -8,6 +8,8 @@ import numpy as np
 
 from .evidence import Evidence
 
+_FLOAT32 = 1e-4  # float32 arithmetic is rarely less accurate
+
 
 def imprecise(e: Evidence) -> str | None:
     """Nearly right everywhere."""
@@ -16,8 +18,9 @@ def imprecise(e: Evidence) -> str | None:
         return None
     if e.matches(e.analytic / _factor(e.analytic[e.known], e.numeric[e.known])):
         return None  # all off by the same factor: not noise
+    cause = "float32 arithmetic inside" if off.max() < _FLOAT32 else "an approximation or a rounded constant inside"
     return (
-        f"accurate to {off.max():.0e} or better everywhere: perhaps float32 arithmetic inside, "
+        f"accurate to {off.max():.0e} or better everywhere: perhaps {cause}, "
         "or a small constant such as an epsilon that forward and backward treat differently"
     )
 

@@ -26,7 +26,7 @@ def zero(e: Evidence) -> str | None:
     """All entries are zero."""
     if e.analytic[e.known].any():
         return None
-    return "the gradient is zero everywhere, the numeric one is not (a cotangent of all ones could hide this)"
+    return "the gradient is zero everywhere, the numeric one is not"
 
 
 def output_ignores_it(e: Evidence) -> str | None:
@@ -38,7 +38,7 @@ def output_ignores_it(e: Evidence) -> str | None:
     entries = "this input" if (e.wrong == e.known).all() else f"{e.wrong.sum()} of {e.known.sum()} entries"
     return (
         f"the output does not depend on {entries} at all, yet backward gives a gradient: forward loses them "
-        "(y[index] += v keeps one of several duplicates), or backward sends it to the wrong place"
+        "(y[index] += v keeps one of several duplicates), or backward sends it to the wrong place or lacks a mask"
     )
 
 

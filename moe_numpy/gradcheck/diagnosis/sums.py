@@ -30,8 +30,9 @@ def one_contribution(e: Evidence) -> str | None:
                     "axis is missing (undoing a broadcast), or each term overwrites the one before"
                 )
             return (
-                f"of several contributions along axis {axis} of {e.output_name(k)} only one arrives: the "
-                "gradient is overwritten instead of accumulated (dx[index] = dy, or += dy without np.add.at)"
+                f"of several contributions along axis {axis} of {e.output_name(k)} only one arrives: the diagonal of "
+                "the Jacobian, or the last one, where the gradient is overwritten instead of accumulated "
+                "(dx[index] = dy, or += dy without np.add.at)"
             )
     return None
 
@@ -51,7 +52,8 @@ def missing_term(e: Evidence) -> str | None:
             with np.errstate(all="ignore"):
                 projected = np.sum(rest * weight, axis=axis, keepdims=True)
                 c = projected / np.sum(weight * weight, axis=axis, keepdims=True)
-            if e.matches(e.analytic - c * q):
+            affected = e.wrong.sum(axis=axis)
+            if e.matches(e.analytic - c * q) and affected[affected > 0].min(initial=3) >= 2:
                 times = f" times {what}" if what else ""
                 return (
                     f"a term is missing: analytic - numeric is constant along axis {axis}{times} "
