@@ -1,10 +1,16 @@
-# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity: each makes .venv and installs what
-# it needs first.
+# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity | lowest: each makes its environment
+# and installs what it needs first.
 
 PYTHON ?= python3
 BIN := .venv/bin
+install = @echo "Installing into $(1): a few minutes the first time"; \
+  $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) || { echo \
+  "The packages could not be installed, for the reason above. pip needs a connection to PyPI," \
+  "or an index that PIP_INDEX_URL names; the same make goes on from here."; exit 1; }
+LOWEST_PYTHON ?= python3.11
+LOWEST_TESTS ?= tests/commands tests/exercises tests/kernels tests/training tests/ops/test_dtypes.py tests/test_versions.py
 
-.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lab clean
+.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lowest lab clean
 
 demo: .venv/learner
 	$(BIN)/python -m moe_numpy demo
@@ -36,6 +42,10 @@ test-gpu: $(if $(PYTEST),,.venv/gpu)
 parity: .venv-parity/ready
 	.venv-parity/bin/python -m pytest parity
 
+# The lowest versions that pyproject.toml promises, on the lowest Python, where versions matter.
+lowest: .venv-lowest/ready
+	NUMBA_CACHE_DIR=.venv-lowest/numba OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(LOWEST_TESTS)
+
 lint: .venv/developer
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -46,30 +56,35 @@ format: .venv/developer
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-parity
+	rm -rf .venv .venv-parity .venv-lowest
 
 # A folder without this file is half made, by a Python without ensurepip for instance, and made anew.
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "moe_numpy needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
-	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
-	  echo "No .venv could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	  { echo "moe_numpy needs Python 3.11 or newer as $(PYTHON). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; echo "No .venv could be made, for the reason above." \
+	  "If that is ensurepip, on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@touch $@
 
 .venv/learner: .venv/made requirements.txt pyproject.toml
-	@echo "Installing the packages of requirements.txt into .venv: a few minutes the first time"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(call install,.venv,-r requirements.txt)
 	@touch $@
 
 .venv/developer: .venv/learner
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(call install,.venv,-e '.[dev]')
 	@touch $@
 
 .venv/gpu: .venv/developer
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
+	$(call install,.venv,-e '.[gpu]')
 	@touch $@
 
 .venv-parity/ready: .venv/made parity/requirements.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-parity
-	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r parity/requirements.txt
+	$(call install,.venv-parity,-r parity/requirements.txt)
+	@touch $@
+
+.venv-lowest/ready: requirements-lowest.txt pyproject.toml
+	$(LOWEST_PYTHON) -m venv --clear .venv-lowest
+	$(call install,.venv-lowest,-c requirements-lowest.txt setuptools)
+	$(call install,.venv-lowest,-c requirements-lowest.txt --no-build-isolation -e '.[notebooks]' -e '.[dev]')
 	@touch $@

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from moe_numpy import devices
 from moe_numpy.commands.output import JsonOption, console_for, print_json, refusals, refuse, with_default
+from moe_numpy.commands.usage import Command
 from moe_numpy.kernels import threads as kernel_threads
 
 from . import kernels, layer, step
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     what: Annotated[What, typer.Argument(help="A layer, a whole training step, or each hot loop.")] = What.LAYER,
     against: Annotated[Peer | None, typer.Option(help="Measure this too, in turn with ours.")] = None,
@@ -45,7 +46,7 @@ def bench(
             metavar="T,d,f,E,k",
             help=with_default(
                 "Of the layer: tokens, their width, expert width, experts, experts per token. Repeatable.",
-                "five on a CPU, three on a GPU",
+                "five on a CPU, fifteen on a GPU",
             ),
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,14 @@ class Place:
             import cupy
 
             cupy.cuda.Device().synchronize()
+
+    def recorded(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """``run`` as one CUDA graph that is replayed; ``run`` itself on a CPU."""
+        if self.device == "cpu":
+            return run
+        from moe_numpy.kernels.cuda_graph import CudaGraph
+
+        return CudaGraph(run)
 
     def free(self) -> None:
         """Release unused memory of the device."""

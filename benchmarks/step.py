@@ -1,15 +1,19 @@
 """One training step of a Mixtral language model: forward, loss, backward, clipping, AdamW; ours and transformers'."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from moe_numpy.devices import put
+from moe_numpy.kernels import to_host
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.training import AdamW, clip_factor, global_norm
+from moe_numpy.training import AdamW, clip_factor
+from moe_numpy.training.optimizers import sum_of_squares
 
 from .place import Place
 from .timing import in_turn
@@ -64,7 +68,7 @@ def _row(
     model = Transformer(config, rng=place.generator(0), dtype=place.float_type).to(place.device)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (BATCH_SIZE, config.context + 1))
     inputs, targets = (put(ids.copy(), place.device) for ids in (tokens[:, :-1], tokens[:, 1:]))
-    candidates: dict[str, Callable[[], float]] = {"ours": _ours(model, inputs, targets)}
+    candidates: dict[str, Callable[[], float]] = {"ours": _ours(model, inputs, targets, place)}
     error = None
     if against == "torch":
         candidates["peer"] = _peer(model, inputs, targets, place)  # copies the weights before ours changes them
@@ -84,7 +88,8 @@ def _row(
     return row
 
 
-def _ours(model: Any, inputs: Any, targets: Any) -> Callable[[], float]:
+def _ours(model: Any, inputs: Any, targets: Any, place: Place) -> Callable[[], float]:
+    """As the Trainer's step: on a GPU forward and backward are replayed."""
     optimizer = AdamW(
         model.named_parameters(),
         lr=LEARNING_RATE,
@@ -94,13 +99,19 @@ def _ours(model: Any, inputs: Any, targets: Any) -> Callable[[], float]:
         decay=lambda name, p: True,
     )
 
-    def run() -> float:
+    def forward_and_backward(inputs: Any, targets: Any) -> Any:
         model.zero_grad()
         loss = CrossEntropy.apply(model(inputs).logits, targets)
         loss.backward()
-        norm = global_norm(p.grad for p in model.parameters())
-        optimizer.step(gradient_scale=clip_factor(norm, MAX_NORM))
-        return loss.item()
+        squares = sum_of_squares([p.grad for p in model.parameters()])
+        return array_namespace(squares).stack([squares, loss.data.astype(squares.dtype)])
+
+    passes = place.recorded(forward_and_backward)
+
+    def run() -> float:
+        squares, loss = to_host(passes(inputs, targets)).tolist()
+        optimizer.step(gradient_scale=clip_factor(math.sqrt(squares), MAX_NORM))
+        return float(loss)
 
     return run
 

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from moe_numpy.commands.output import printable, refusals, refuse
+from moe_numpy.commands.output import one_line, printable, refusals, refuse
+from moe_numpy.commands.usage import Group
 
 from .catalog import all_exercises, find, numbers
 from .exercise import Exercise
@@ -25,6 +26,7 @@ from .workspace import Workspace
 
 app = typer.Typer(
     name="python -m exercises",
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -124,9 +126,7 @@ def reset(which: Which) -> None:
     for exercise in chosen(which):
         with refusals():
             kept = workspace.reset(exercise)
-        console.print(
-            Text(f"{workspace.path(exercise)} is new" + (f"; yours is {kept}" if kept else "")), soft_wrap=True
-        )
+        _print_line(console, f"{workspace.path(exercise)} is new" + (f"; yours is {kept}" if kept else ""))
 
 
 @app.command()
@@ -136,9 +136,9 @@ def watch() -> None:
 
     workspace, console = Workspace(), _console(False)
     current = next_up(all_exercises(), workspace)
-    console.print(Text(f"Watching {workspace.folder}; Ctrl-C ends it."), soft_wrap=True)
+    _print_line(console, f"Watching {workspace.folder}; Ctrl-C ends it.")
     if current is not None:
-        console.print(Text(f"Next: {workspace.ensure(current)}"), soft_wrap=True)
+        _print_line(console, f"Next: {workspace.ensure(current)}")
     _tell(workspace)
     try:
         for exercise in changed_exercises(workspace):
@@ -192,7 +192,7 @@ def train(
         _print_json(to_json(result, exercises, set(sources)) | {"figure": str(figure)})
     else:
         print_comparison(console, result, exercises, set(sources))
-        console.print(Text(f"Figure: {figure}"), soft_wrap=True)
+        _print_line(console, f"Figure: {figure}")
     raise typer.Exit(0 if result.agrees else 1)
 
 
@@ -285,6 +285,11 @@ def _short(path: Path) -> str:
 
 def _console(json: bool) -> Console:
     return Console(stderr=json, highlight=False)
+
+
+def _print_line(console: Console, text: str) -> None:
+    """A line to copy a path from: never wrapped, without what a terminal would obey."""
+    console.print(Text(one_line(text)), soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from moe_numpy.autodiff import Function, Tensor
+from moe_numpy.moe.routing import Candidates
 
-from .exercise import Case, Seeded, is_function_class
+from .exercise import Case, Same, Seeded, is_function_class
 
 _STEP = 1e-3  # the 4-point rule is best near here: its error goes with the fourth power
 
@@ -25,6 +26,22 @@ def forward(solution: Any, *args: Any, **settings: Any) -> Any:
     return solution(*args, **settings)
 
 
+def candidates(found: Any) -> tuple[Any, Any, Any]:
+    """The three lists of :class:`Candidates`, after a look at what else they say.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: not all are sent, or ``by_token`` says that they go through the tokens and they do not.
+    """
+    if not isinstance(found, Candidates):
+        raise TypeError(f"returned a {type(found).__name__}, expected Candidates")
+    if found.sent is not None and not np.all(found.sent):
+        raise ValueError("sent must be None, or True for all: every candidate is dispatched")
+    if found.by_token and np.any(np.diff(found.token) < 0):
+        raise ValueError("by_token says that the list goes through the tokens, which it does not; leave it out")
+    return found.token, found.expert, found.rank
+
+
 class Graph:
     """A Function applied to a case through the engine: its outputs, and the gradients of its arguments."""
 
@@ -39,40 +56,54 @@ class Graph:
         if len(wanted) != len(cotangents):
             raise ValueError(f"forward gave {len(wanted)} floating-point outputs, expected {len(cotangents)}")
         self.values = tuple(y.data for y in outputs)
+        self._cotangents = cotangents
         self._leaves = [inputs[i] for i in places]
         self._total = _WeightedSum.apply(*wanted, weights=cotangents)
 
-    def gradients(self) -> tuple[Any, ...]:
-        """One walk backward from the case's cotangents; it can be repeated."""
+    def gradients(self, factor: int = 1) -> tuple[Any, ...]:
+        """One walk backward from the case's cotangents, times a factor; it can be repeated."""
         for leaf in self._leaves:
             leaf.grad = None
         if self._total.requires_grad:
+            times = self._cotangents if factor == 1 else tuple(np.asarray(c * factor) for c in self._cotangents)
+            self._total.function.weights = times
             self._total.backward(retain_graph=True)
         return tuple(leaf.grad for leaf in self._leaves)
 
 
 @cache
 def _checked(solution: Any) -> type[Function]:
-    """The same Function, which says so when it returns a list."""
+    """The same Function, which says so when it returns a list or a matrix, or gives integers a gradient."""
 
-    def refusing_lists(name: str) -> Callable[..., Any]:
-        def method(self: Any, *args: Any, **settings: Any) -> Any:
-            result = getattr(solution, name)(self, *args, **settings)
-            if type(result) is list:
-                raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
-            return result
+    def forward(self: Any, *args: Any, **settings: Any) -> Any:
+        self.integer_places = [i for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.dtype.kind in "iu"]
+        return _plain_arrays("forward", solution.forward(self, *args, **settings))
 
-        return method
+    def backward(self: Any, *grads: Any) -> Any:
+        result = _plain_arrays("backward", solution.backward(self, *grads))
+        for i in self.integer_places:
+            if isinstance(result, tuple) and i < len(result) and result[i] is not None:
+                raise TypeError(f"backward gave a gradient for argument {i}, which is of integers; return None there")
+        return result
 
-    methods = {name: refusing_lists(name) for name in ("forward", "backward")}
-    return type(solution.__name__, (solution,), {"__module__": solution.__module__, **methods})
+    methods = {"__module__": solution.__module__, "forward": forward, "backward": backward}
+    return type(solution.__name__, (solution,), methods)
+
+
+def _plain_arrays(name: str, result: Any) -> Any:
+    if type(result) is list:
+        raise TypeError(f"{name} returned a list of {len(result)}; return an array, or a tuple of arrays")
+    for part in result if isinstance(result, tuple) else (result,):
+        if isinstance(part, np.ndarray) and type(part) is not np.ndarray:  # the engine would convert it
+            raise TypeError(f"{name} returned a {type(part).__name__}; return plain arrays")
+    return result
 
 
 def differentiable(case: Case) -> list[int]:
     """The positions of the arguments that have a gradient."""
     return [
         i
-        for i, a in enumerate(case.args)
+        for i, a in enumerate(_resolved(case.args))
         if isinstance(a, np.ndarray) and a.dtype.kind == "f" and i not in case.constants
     ]
 
@@ -119,7 +150,7 @@ def with_cotangents(case: Case, outputs: Any, rng: np.random.Generator) -> Case:
 def prepared(case: Case) -> Case:
     """A copy of the case whose arrays lie in memory as its layout says, with generators in place."""
     return Case(
-        tuple(_prepare(a, case.layout) for a in case.args),
+        _resolved(tuple(_prepare(a, case.layout) for a in case.args)),
         {name: _prepare(value, case.layout) for name, value in case.settings.items()},
         case.layout,
         case.constants,
@@ -136,6 +167,10 @@ class _WeightedSum(Function):
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         return tuple(self.weights)
+
+
+def _resolved(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(args[a.position] if isinstance(a, Same) else a for a in args)
 
 
 def _prepare(value: Any, layout: str) -> Any:

@@ -66,6 +66,13 @@ def case(*args: Any, **settings: Any) -> Case:
     return Case(args, settings)
 
 
+@dataclass(frozen=True)
+class Same:
+    """Stands among the arguments of a case for the very array at another position, as in x · x."""
+
+    position: int
+
+
 Cases = Callable[[np.random.Generator], Iterable[Case]]
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .submission import SubmissionError, read_bytes
+
 
 @dataclass
 class Progress:
@@ -47,8 +49,8 @@ class ProgressFile:
             return _parsed(self.path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
+        except _Damaged:
+            with suppress(_Damaged, FileNotFoundError):
                 return _parsed(self.copy)
             return {}
 
@@ -69,15 +71,22 @@ class ProgressFile:
             _parsed(self.path)
         except FileNotFoundError:
             return
-        except (OSError, ValueError):
+        except _Damaged:
             os.replace(self.path, free_name(self.path.with_suffix(".json.damaged")))
 
 
+class _Damaged(Exception):
+    """A file is not what was written here."""
+
+
 def _parsed(path: Path) -> dict[str, Progress]:
-    """ValueError for anything that was not written here."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    """FileNotFoundError if there is none; _Damaged for anything that was not written here."""
+    try:
+        stored = json.loads(read_bytes(path))
+    except (SubmissionError, ValueError, RecursionError) as error:
+        raise _Damaged from error
     if type(stored) is not dict or not all(map(_is_progress, stored.values())):
-        raise ValueError(f"{path} is no record of progress")
+        raise _Damaged
     return {label: Progress(**values) for label, values in stored.items()}
 
 
@@ -89,7 +98,7 @@ def _is_progress(values: object) -> bool:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process at a time; no lock where the file system has none."""
-    with open(path, "a") as file:
+    with open(path, "a+") as file:  # does not wait for the reader of a pipe
         try:
             import fcntl
 

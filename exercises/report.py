@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moe_numpy.commands.output import printable
+from moe_numpy.commands.output import one_line, printable
 
 from .containment import available
 from .exercise import Exercise
@@ -45,7 +45,7 @@ def print_result(console: Console, result: Result, next_exercise: Exercise | Non
         console.print(Text(f"  the library's own: python -m exercises solution {e.label}{after}", "dim"))
     else:
         console.print(
-            Text(f"  {printable(result.file)}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True
+            Text(f"  {one_line(result.file)}   hint: python -m exercises hint {e.label}", "dim"), soft_wrap=True
         )
 
 
@@ -120,7 +120,7 @@ def print_list(console: Console, exercises: Sequence[Exercise], workspace: Works
     if following is None:
         console.print("All done. Train a model with your functions:  python -m exercises train")
     else:
-        console.print(Text(f"Next: edit {workspace.ensure(following)}"), soft_wrap=True)
+        console.print(Text(f"Next: edit {one_line(workspace.ensure(following))}"), soft_wrap=True)
         console.print(f"then: python -m exercises check {following.label}      or: python -m exercises watch")
     console.print(
         Text(f"Your code runs in a process of its own, behind: {', '.join(available())}.", "dim"), soft_wrap=True

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from moe_numpy.autodiff import Tensor
+
 from .exercise import is_function_class
 from .grading.outcome import Outcome, plain
 
 
 @dataclass
 class Slip:
-    """A wrong solution; ``effects`` counts the results that it changed: a slip may have no place in an exercise."""
+    """Makes a wrong solution; ``effects`` counts the results that it changed: it may have no place in an exercise."""
 
     name: str
-    solution: Any
+    make: Callable[[], Any]
     effects: Callable[[], int]
 
 
@@ -28,10 +30,20 @@ def slips(solution: Any) -> Iterator[Slip]:
     changes = RESULTS | {"returns one buffer again and again": _in_one_buffer()}
     for name, change in changes.items():
         counted = _Counted(change)
-        yield Slip(name, _changed(solution, counted), lambda c=counted: c.effects)  # type: ignore[misc]
+        yield Slip(name, lambda c=counted: _changed(solution, c), lambda c=counted: c.effects)  # type: ignore[misc]
+    shapes = _Shapes()
+    yield Slip("remembers the result of each shape", lambda: remembers_shapes(solution, shapes), lambda: shapes.effects)
     if is_function_class(solution):
-        for make in (writes_upstream, keeps_on_the_class, spoils_its_output, spoils_what_it_saved, adds_up_all_calls):
-            yield Slip(make.__name__.replace("_", " "), make(solution), lambda: 1)
+        for make in (
+            writes_upstream,
+            keeps_on_the_class,
+            spoils_its_output,
+            spoils_what_it_saved,
+            adds_up_all_calls,
+            fills_buffers_of_its_own,
+            clips,
+        ):
+            yield Slip(make.__name__.replace("_", " "), lambda m=make: m(solution), lambda: 1)  # type: ignore[misc]
 
 
 class _Counted:
@@ -46,16 +58,39 @@ class _Counted:
         return b
 
 
+class _Shapes:
+    """What is left of arguments without the values of arrays; ``effects`` counts these."""
+
+    effects = 0
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            self.effects += 1
+            return value.shape, value.dtype.str
+        if isinstance(value, list | tuple):
+            return tuple(map(self, value))
+        if isinstance(value, dict):
+            return tuple((name, self(v)) for name, v in value.items())
+        if isinstance(value, Tensor):
+            return self(value.data)
+        if is_dataclass(value):
+            return self(vars(value))
+        return value if isinstance(value, int | float | str | None) else type(value)
+
+
 def _floats(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda a: change(a) if a.dtype.kind == "f" else a
 
 
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "returns lists": lambda a: a.tolist() if a.ndim else a,
+    "returns tuples": lambda a: tuple(a.tolist()) if a.ndim else a,
     "returns numbers of Python": lambda a: a if a.ndim else a.item(),
     "returns matrices": lambda a: a.view(np.matrix) if a.ndim == 2 else a,
     "returns masked arrays": lambda a: np.ma.masked_array(a) if a.ndim else a,
     "returns float64": _floats(lambda a: a.astype(np.float64, copy=False)),
+    "returns float32": _floats(lambda a: a.astype(np.float32, copy=False)),
+    "returns float16": _floats(lambda a: a.astype(np.float16)),
     "rounds to float32 on the way": _floats(lambda a: a.astype(np.float32, copy=False).astype(a.dtype, copy=False)),
     "rounds to float16 on the way": _floats(lambda a: a.astype(np.float16).astype(a.dtype)),
     "returns objects": lambda a: a.astype(object),
@@ -68,11 +103,11 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 
 def slipped(outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
     """What an outcome is with a slip on top, by the slip's name; itself if it has no effect."""
-    for kind in ("ValueError", "TypeError"):
+    for kind in ("ValueError", "TypeError", "IndexError"):
         error = {"type": kind, "message": "another", "line": None, "code": ""}
         yield f"raises {kind}", replace(outcome, value=None, error=error)
-    for name in ("returns float64", "rounds to float32 on the way", "returns lists", "returns narrow integers"):
-        counted = _Counted(RESULTS[name])
+    for name, change in RESULTS.items():
+        counted = _Counted(change)
         with np.errstate(all="ignore"):
             value, forward = (plain(_mapped(counted, v)) for v in (outcome.value, outcome.forward))
         yield name, replace(outcome, value=value, forward=forward) if counted.effects else outcome
@@ -163,6 +198,56 @@ def adds_up_all_calls(solution: Any) -> Any:
                 return totals[key]
 
             return _mapped(total, super().backward(*grads))
+
+    return Wrong
+
+
+def fills_buffers_of_its_own(solution: Any) -> Any:
+    """Returns in each backward of an instance the same arrays."""
+
+    class Wrong(solution):
+        def backward(self, *grads: Any) -> Any:
+            result = super().backward(*grads)
+            if not hasattr(self, "kept"):
+                self.kept = _mapped(np.array, result)
+            results, kept = (r if isinstance(r, tuple) else (r,) for r in (result, self.kept))
+            for new, buffer in zip(results, kept, strict=True):
+                if isinstance(buffer, np.ndarray):
+                    buffer[...] = new
+            return self.kept
+
+    return Wrong
+
+
+def clips(solution: Any) -> Any:
+    """Cuts gradients off, as optimizers do, beyond what a check would draw."""
+
+    class Wrong(solution):
+        def backward(self, *grads: Any) -> Any:
+            return _mapped(lambda a: np.clip(a, -50, 50) if a.dtype.kind == "f" else a, super().backward(*grads))
+
+    return Wrong
+
+
+def remembers_shapes(solution: Any, shapes: _Shapes) -> Any:
+    """Looks at the values of its arguments only once for each combination of shapes."""
+    results: dict[Any, Any] = {}
+
+    def remembered(f: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(*args: Any, **settings: Any) -> Any:
+            key = shapes((args, settings))
+            if key not in results:
+                results[key] = f(*args, **settings)
+            return _mapped(np.array, results[key])
+
+        return wrong
+
+    if not is_function_class(solution):
+        return remembered(solution)
+
+    class Wrong(solution):
+        def forward(self, *args: Any, **settings: Any) -> Any:
+            return remembered(super().forward)(*args, **settings)
 
     return Wrong
 

@@ -1,9 +1,5 @@
 """The command line: ``python -m moe_numpy COMMAND``."""
 
-from . import environment
-
-environment.prepare()  # before NumPy comes with the commands
-
 import sys
 from io import TextIOWrapper
 from typing import Annotated
@@ -20,10 +16,12 @@ from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
 from .commands.recipes import recipes
 from .commands.train import train
+from .commands.usage import Group, exit_on_signals
 from .training.versions import versions
 
 app = typer.Typer(
     name="python -m moe_numpy",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,4 +56,5 @@ app.command(add_help_option=False, context_settings={"ignore_unknown_options": T
 app.command()(doctor)
 
 if __name__ == "__main__":
+    exit_on_signals()
     app(prog_name="python -m moe_numpy")

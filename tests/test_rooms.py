@@ -11,7 +11,6 @@ import moe_numpy
 PACKAGE = Path(moe_numpy.__file__).parent
 ROOMS = [
     "typing",
-    "environment",
     "blocks",
     "kernels",
     "devices",

@@ -40,6 +40,7 @@ def stretched(rng: np.random.Generator) -> list[Case]:
         ((3, 4), (1, 4)),
         ((3, 4), (3, 1)),
         ((3, 4), ()),
+        ((3, 4), (4,)),
         ((2, 3, 4), (3, 1)),
         ((2, 3, 4), (1, 3, 1)),
         ((5, 2, 5), (5, 1, 1)),
@@ -47,6 +48,7 @@ def stretched(rng: np.random.Generator) -> list[Case]:
         ((2, 3, 2), (2, 1, 2)),
         ((2, 3, 4), (4,)),
         ((2, 3), (1, 1)),
+        ((2, 3, 1, 2, 3), (3, 1, 2, 1)),
     ]
     return [case(rng.standard_normal(big), small) for big, small in shapes]
 
@@ -56,12 +58,15 @@ def unchanged(rng: np.random.Generator) -> list[Case]:
 
 
 EMPTY = one_by_one(*(case(np.zeros((0, 4)), shape) for shape in [(4,), (1, 4), (0, 1)]))
+SMALL = np.array([[5e-13, -9e-13], [4e-13, 3e-13]])
+ODD = one_by_one(case(SMALL, (1, 2)), case(np.array([[np.nan, 1.0], [2.0, np.inf]]), (2,)))
 BY_HAND = one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), (1, 2)))
 CHECKS = (
     Check("sums over stretched axes", 4, stretched, "which axes of grad are copies of one entry of x?"),
     Check("leaves other arrays alone", 2, unchanged, "with no stretched axis there is nothing to sum"),
     *standard_checks(stretched),
     Check("sums nothing to zero", 2, EMPTY, "an axis of length 0 sums to 0"),
+    Check("small numbers, NaN and infinity", 1, ODD, "add up whatever comes, and hide nothing"),
     Check("knows the smallest example", 1, BY_HAND, "by hand: the columns sum to 4 and 6"),
 )
 
@@ -103,4 +108,13 @@ keeps the last copy: Writes each copy over the one before. All copies pass their
 a number for no axes: A sum over all axes becomes a Python number. The gradient of a 0-d array is a 0-d array.
 - sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
 + (sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad) if shape else float(grad.sum())
+hides what is not finite: nansum leaves NaN out: the error then shows somewhere else, or never.
+- sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
++ np.nansum(grad, axis=axes, keepdims=True).reshape(shape) if axes else grad
+drops small gradients: Takes everything below 1e-12 for zero. Gradients may have any size.
+- sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
++ sum_of(grad * (abs(grad) > 1e-12), axes, keepdims=True).reshape(shape) if axes else grad
+three axes at most: Works through the first three axes only. Arrays have any number of axes.
+- tuple(range(new_axes)) + stretched
++ tuple(a for a in tuple(range(new_axes)) + stretched if a < 3)
 """)

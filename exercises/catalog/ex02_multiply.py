@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, Same, case, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -40,7 +40,7 @@ def _entry(x: Any, index: tuple[int, ...]) -> Any:
 
 
 def equal_shapes(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.standard_normal(s), rng.standard_normal(s)) for s in [(3, 4), (4, 4), (5,), (1, 1), (2, 3, 2)]]
+    return [case(rng.standard_normal(s), rng.standard_normal(s)) for s in [(3, 4), (4, 4), (5,), (1, 1), (2, 3, 2, 2)]]
 
 
 def broadcast(rng: np.random.Generator) -> list[Case]:
@@ -60,22 +60,29 @@ def zeros(rng: np.random.Generator) -> list[Case]:
     return [case(a, b)]
 
 
+def itself(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.standard_normal((3, 4)), Same(0))]
+
+
 NOT_FINITE = one_by_one(
     case(np.array([np.inf, -np.inf, np.nan, 0.0]), np.array([2.0, 3.0, 1.0, np.inf])),
     case(np.array([1.0, np.nan]), 2.0),
 )
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.zeros((0, 4))), case(np.zeros((0, 4)), np.ones(4)))
 BY_HAND = one_by_one(case(np.array([2.0, 0.0]), np.array([3.0, -5.0])))
+SMALL = one_by_one(case(np.array([2e-7, -3e-6]), np.array([4e-6, 1e-7])))
 NEXT = "the engine sums over stretched axes after backward; dy * b and dy * a are enough"
 CHECKS = (
     Check("forward multiplies entries", 1, equal_shapes, "a * b, entry by entry"),
     Check("forward broadcasts", 1, broadcast, "NumPy broadcasts by itself"),
-    Check("numbers keep float32", 1, numbers, "do not turn a number into an array"),
+    Check("numbers keep float32", 1, numbers, "do not turn a number into an array", gradient=True),
     Check("gradient of both factors", 4, equal_shapes, "dy times the other factor", gradient=True),
     Check("gradient of broadcast factors", 2, broadcast, NEXT, gradient=True),
     Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
+    Check("gradient of a square", 1, itself, "x · x is no special case: the engine adds up", gradient=True),
     *standard_checks(broadcast, gradient=NEXT),
     Check("infinity and NaN", 1, NOT_FINITE, "what NumPy gives; hide nothing"),
+    Check("small numbers", 1, SMALL, "a product may have any size"),
     Check("no rows", 1, EMPTY, "empty in, empty out", gradient=True),
     Check("the smallest example", 1, BY_HAND, "by hand: 6 and 0"),
 )
@@ -127,4 +134,10 @@ no gradient at zero: Gives a factor of zero the gradient zero. dy/da is b, whate
 hides what is not finite: nan_to_num turns NaN into 0 and ∞ into a number: the error then shows somewhere else.
 - return a * b
 + return np.nan_to_num(a * b)
+a rule for squares: 2 x g for each factor of x · x is twice too much: the engine adds up what both factors get.
+- a, b = self.saved
++ a, b = self.saved; a, b = (2 * a, 2 * b) if a is b else (a, b)
+small is zero: Takes products below 1e-12 for zero. They may have any size.
+- return a * b
++ return a * b * (abs(a * b) > 1e-12)
 """)

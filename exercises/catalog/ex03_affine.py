@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, standard_checks
+from ..exercise import Case, Check, Exercise, case, float32, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -84,6 +84,7 @@ CHECKS = (
     Check("zero gradients without rows", 1, no_rows, "an empty sum is 0, not NaN", gradient=True),
     Check("a bias of zeros has a gradient", 1, zero_bias, "only None means no bias", gradient=True),
     Check("constants need no gradient", 1, frozen_input, "the gradient of x is not used here", gradient=True),
+    Check("float32 without a bias", 1, float32(without_bias), "float64 zeros make float64 of it", gradient=True),
     *standard_checks(leading_axes, gradient=NEXT),
 )
 
@@ -145,4 +146,8 @@ weight gradient from y: dW = dyᵀ y: W was multiplied with x, so x belongs here
 looks at the weights for x: Leaves out dx where W needs no gradient: a frozen layer must still pass it on.
 - _product(g, weight).reshape(x.shape) if self.needs_grad(0)
 + _product(g, weight).reshape(x.shape) if self.needs_grad(1)
+zeros for no bias: np.zeros(o) is float64, and so is what it is added to.
+- if bias is not None:
++ bias = np.zeros(len(weight)) if bias is None else bias
++         if True:
 """)

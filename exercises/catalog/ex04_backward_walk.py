@@ -38,6 +38,7 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "add": (lambda a, b: a + b, lambda g, a, b: (g, g)),  # one array for both inputs
     "mul": (lambda a, b: a * b, lambda g, a, b: (g * b, g * a)),
     "double": (lambda a: 2 * a, lambda g, a: 2 * g),
+    "half": (lambda a, b: a * b, lambda g, a, b: (None, g * a)),
     "stop": (lambda a: a.copy(), lambda g, a: None),
     "fork": (lambda a: (3 * a, 5 * a), lambda g, h, a: 3 * g + 5 * h),
 }
@@ -48,6 +49,8 @@ class Op(Function):
 
     name = ""
     calls: list[Any]
+    others: "tuple[Op, ...]" = ()
+    released_before = 0  # of the others, when backward ran
 
     def forward(self, *inputs: Any, name: str) -> Any:
         self.name, self.calls = name, []
@@ -56,6 +59,7 @@ class Op(Function):
 
     def backward(self, *grads: Any) -> Any:
         self.calls.append(np.stack(grads))
+        self.released_before = sum(op.released for op in self.others)
         return RULES[self.name][1](*grads, *self.saved)
 
 
@@ -73,6 +77,7 @@ LADDER = "; ".join(f"{b} = double({a}); {c} = add({a}, {b})" for a, b, c in RUNG
 REUSE = [
     "a = mul(x, x)",
     "a = double(x); b = mul(a, a)",
+    "a = double(x); b = add(a, a); c = add(b, x)",
     "a = double(x); b = mul(a, a); c = double(a); d = double(c); e = add(b, d)",
     "a = double(x); b = mul(a, a); c = double(a); d = double(c); e = add(d, b)",
 ]
@@ -82,10 +87,13 @@ SHARED = [
     "a = double(x); b = double(y); c = add(a, b); d = double(a); e = add(c, d)",
     "a = double(x); b = double(y); c = add(a, b); d = double(a); e = add(d, c)",
 ]
+LEAF_TWICE = "a = double(x); b = double(a); c = add(b, x)"
 STOPPED = [
     "a = double(x); b = stop(a); c = mul(b, y); d = add(c, a)",
     "a = double(x); b = stop(a); c = mul(a, y); d = mul(b, c)",
     "a = double(x); b = double(a); c = stop(b); d = mul(c, y)",
+    "a = double(x); b = double(y); c = half(a, b); d = add(c, a)",
+    "a = double(x); b = half(a, y); c = add(a, b)",
 ]
 ZERO = ["a = mul(x, y)", "a = double(x); b = mul(a, y); c = add(b, a)"]
 OUTSIDE = [  # some ops use a value, but the root does not depend on them: they must not be waited for
@@ -100,16 +108,19 @@ TWO_OUTPUTS = [
 ]
 
 
-def programs(*texts: str, **settings: Any) -> Cases:
+def programs(*texts: str, dtype: Any = np.float64, **settings: Any) -> Cases:
     def cases(rng: np.random.Generator) -> list[Case]:
-        draw = rng.standard_normal
+        def draw(shape: tuple[int, ...]) -> Any:
+            return rng.standard_normal(shape).astype(dtype)
+
         return [case(t, [draw((2, 3)) for n in "xy" if n in t], draw((2, 3)), **settings) for t in texts]
 
     return cases
 
 
 def zero(rng: np.random.Generator) -> list[Case]:
-    return [case(t, [rng.standard_normal((2, 3)), np.zeros((2, 3))], np.zeros((2, 3))) for t in ZERO]
+    zeros, nan = np.zeros((2, 3)), np.full((2, 3), np.nan)
+    return [case(t, [rng.standard_normal((2, 3)), zeros], g) for t in ZERO for g in (zeros, nan)]
 
 
 def deep(rng: np.random.Generator) -> list[Case]:
@@ -125,6 +136,8 @@ def _run(
     exec(program, {name: partial(Op.apply, name=name) for name in RULES}, values)
     root = list(values.values())[-1]
     ops = dict.fromkeys(v.function for v in values.values() if v.function is not None)
+    for op in ops:
+        op.others = tuple(ops)
     found: dict[Any, Any] = {}
     solution(root.function, root.output_index, gradient, retain_graph, found)
     return list(ops), [found.get(leaf) for leaf in leaves.values()]
@@ -141,6 +154,11 @@ def calls(solution: Any, *args: Any, **settings: Any) -> Any:
 
 def released(solution: Any, *args: Any, **settings: Any) -> Any:
     return np.array([op.released for op in _run(solution, *args, **settings)[0]])
+
+
+def released_before(solution: Any, *args: Any, **settings: Any) -> Any:
+    """How many ops were released when the first, second, ... op ran backward."""
+    return np.array(sorted(op.released_before for op in _run(solution, *args, **settings)[0]))
 
 
 def chain(solution: Any, x: Any, gradient: Any, length: int) -> Any:
@@ -185,11 +203,13 @@ CHECKS = (
     Check("gradients add up where paths meet", 2, programs(*DIAMONDS), MEET, leaf_gradients),
     Check("each op once, after all its consumers", 4, programs(*DIAMONDS, LADDER, retain_graph=True), ONCE, calls),
     Check("an op used twice by the same op", 2, programs(*REUSE, retain_graph=True), TWICE, calls),
-    Check("a leaf used twice", 1, programs(REUSE[0]), "leaves collect sums too", leaf_gradients),
+    Check("a leaf used twice", 1, programs(REUSE[0], LEAF_TWICE), "leaves collect sums too", leaf_gradients),
     Check("adds out of place", 1, programs(*SHARED), "write a + b, never a += b", leaf_gradients),
     Check("None ends a branch, not the walk", 2, programs(*STOPPED, retain_graph=True), NONE, calls),
     Check("only what the result depends on", 1, programs(*OUTSIDE), "begin counting at the root", leaf_gradients),
-    Check("a gradient of zero arrives", 1, zero, "zeros are a gradient; only None is none", leaf_gradients),
+    Check(
+        "a gradient of zero or NaN arrives", 1, zero, "zeros and NaN are gradients; only None is none", leaf_gradients
+    ),
     Check(
         "constants have no edge",
         1,
@@ -200,6 +220,8 @@ CHECKS = (
     Check("ops with several outputs", 2, programs(*TWO_OUTPUTS), "one place per output: output_index", leaf_gradients),
     Check("thousands of ops in a row", 1, deep, "keep a list of ready ops; do not recurse", chain, second_oracle=False),
     Check("releases what it has passed", 1, programs(*DIAMONDS, *STOPPED), ROOM, released),
+    Check("releases on the way", 1, programs(*DIAMONDS), "release each op as soon as it ran", released_before),
+    Check("float32", 1, programs(*DIAMONDS, dtype=np.float32), "sums keep the dtype", leaf_gradients),
     Check("keeps the graph if asked", 1, programs(*DIAMONDS, retain_graph=True), "look at retain_graph", released),
 )
 
@@ -272,4 +294,33 @@ stops at a constant: `break` where `continue` belongs: inputs behind a constant 
 averages where paths meet: Takes the mean of what arrives. The chain rule adds up paths.
 - slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
 + slots[edge.output_index] = grad if seen is None else _sum(seen, grad) / 2
+same array once: An op may return one array for two inputs, as a + a does. It is two gradients, which add up.
+- slots[edge.output_index] = grad if seen is None else _sum(seen, grad)
++ slots[edge.output_index] = grad if seen is None or seen is grad else _sum(seen, grad)
+releases at the end: All that the ops saved then stays in memory until the walk is over. Release each one after it ran.
+- ready = [root]
++ ready = [root]; passed = []
+- if not retain_graph:
+-             op.release()
++ passed.append(op)
+- ready.append(source)
++ ready.append(source)
++     for op in () if retain_graph else passed:
++         op.release()
+adds up in float64: The gradient of a float32 input must be float32. Add as they come.
+- total = a + b
++ total = np.add(a, b, dtype=np.float64)
+stops at none: `break` where `continue` belongs: what comes behind a gradient of None gets nothing.
+- if grad is not None:
+-                 slots
++ if grad is None:
++                 break
++             if True:
++                 slots
+NaN is nothing: Leaves out a gradient with NaN. Whoever looks for its origin must see where it arrives.
+- if edge is None:
++ if edge is None or (grad is not None and np.isnan(grad).any()):
+first comes, first stays: Keeps the first gradient of a leaf that is used several times. Leaves collect sums.
+- leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
++ leaf_gradients[edge.source] = grad if seen is None else seen
 """)

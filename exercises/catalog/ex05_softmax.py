@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, case, float32, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -41,9 +41,11 @@ def typical(rng: np.random.Generator) -> list[Case]:
         case(rng.standard_normal((3, 4))),
         case(rng.standard_normal((5, 2)), axis=0),
         case(rng.standard_normal((2, 3, 4)), axis=1),
-        case(rng.standard_normal((2, 3, 4)), axis=-1),
+        case(rng.standard_normal((2, 3, 4)), axis=-2),
+        case(rng.standard_normal((2, 3, 2, 3)), axis=2),
         case(rng.standard_normal(6)),
         case(rng.standard_normal((1, 1))),
+        case(rng.standard_normal((4, 3)), axis=np.int64(0)),
     ]
 
 
@@ -53,13 +55,15 @@ def large(rng: np.random.Generator) -> list[Case]:
     masked = np.where(np.eye(3, 4, dtype=bool), -np.inf, x)
     rows = x + np.array([[1000.0], [0.0], [-1000.0]])
     peak = np.array([[0.0, 0.0, 0.0, 0.0, 2000.0], [-3000.0, 0.0, 0.0, 0.0, 0.0]])
-    return [case(x + 1000), case(x - 1000), case(400 * x), case(masked), case(rows), case(peak), case(rows.T, axis=0)]
+    sure = np.array([[0.5, 8.0, 0.0, -1.0], [0.0, 0.0, 9.0, 0.0], [12.0, 20.0, 3.0, 0.0]])
+    near = [case(x + 1000), case(x - 1000), case(x - 1e6), case(400 * x), case(100 + x), case(masked)]
+    return [*near, case(rows), case(peak), case(sure), case(rows.T, axis=0)]
 
 
 def empty_rows(rng: np.random.Generator) -> list[Case]:
-    """A row where everything is masked, beside others."""
-    x = rng.standard_normal((3, 4))
-    x[1], x[2, :2] = -np.inf, -np.inf
+    """A row where everything is masked, or one entry is NaN, beside others."""
+    x = rng.standard_normal((4, 4))
+    x[1], x[2, :2], x[3, 2] = -np.inf, -np.inf, np.nan
     return [case(x), case(x.T.copy(), axis=0)]
 
 
@@ -67,6 +71,7 @@ NEXT = "write dL/dx_j = Σ_i dL/dy_i · dy_i/dx_j with dy_i/dx_j = y_i (δ_ij - 
 CHECKS = (
     Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
     Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
+    Check("large logits in float32", 1, float32(large), "its exponential overflows at 89, not at 710"),
     Check("a row of only minus infinity is NaN", 1, empty_rows, "the maximum is -inf, and -inf - -inf is NaN"),
     Check("gradient", 4, typical, NEXT, gradient=True),
     Check("gradient of large logits", 1, large, "y is all it needs", gradient=True, finite_differences=False),
@@ -80,16 +85,16 @@ overflows without shift: e¹⁰⁰⁰ overflows. Take the maximum off the logits
 - x - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x
 always last axis: Ignores `axis` and normalises along the last one.
-- xp = array_namespace(x)
-+ xp, axis = array_namespace(x), -1
+- array_namespace(x), one_axis(axis)
++ array_namespace(x), -1
 normalizes over everything: Divides by the sum of the whole array instead of the sum along the axis.
 - e.sum(axis=-1, keepdims=True)
 + e.sum()
 - x.max(axis=-1, keepdims=True, initial=-np.inf)
 + x.max(initial=-np.inf)
 computes in float64: Returns float64 for float32 input. Everything after it is then twice as large and half as fast.
-- xp = array_namespace(x)
-+ xp, x = array_namespace(x), x.astype(np.float64)
+- xp, axis = array_namespace(x), one_axis(axis)
++ xp, axis, x = array_namespace(x), one_axis(axis), x.astype(np.float64)
 diagonal only: dx = g y (1 - y): only how y_i depends on x_i. Every y also depends on the other x, through the sum.
 - y * (grad - (grad * y).sum(axis=-1, keepdims=True))
 + grad * y * (1 - y)
@@ -126,4 +131,31 @@ spoils its output: `y *= ...` in backward changes what forward returned and save
 a small number for safety: Adds 1e-9 to the sum. After the shift it is at least 1, and the probabilities must sum to 1.
 - e.sum(axis=-1, keepdims=True)
 + (e.sum(axis=-1, keepdims=True) + e.dtype.type(1e-6 if e.dtype == np.float32 else 1e-9))
+only numbers of Python: Refuses an axis that is an integer of NumPy. SupportsIndex in the signature means any integer.
+- xp, axis = array_namespace(x), one_axis(axis)
++ if type(axis) is not int:
++             raise TypeError("axis must be an int")
++         xp = array_namespace(x)
+leaves NaN out: One NaN spoils the sum, and so its whole row. Left out, the error shows nowhere.
+- x.max(axis=-1, keepdims=True, initial=-np.inf)
++ np.fmax.reduce(x, axis=-1, keepdims=True, initial=-np.inf)
+- e.sum(axis=-1, keepdims=True)
++ np.nansum(e, axis=-1, keepdims=True)
+shifts only beyond 700: float32 overflows at 89 already. The shift costs nothing: take it always.
+- x.max(axis=-1, keepdims=True, initial=-np.inf)
++ (x.max(axis=-1, keepdims=True, initial=-np.inf) * (abs(x).max(axis=-1, keepdims=True) > 700))
+any negative axis is the last: -2 is the last but one.
+- self.axis = axis
++ self.axis = axis = max(axis, -1)
+- xp.moveaxis(softmax(xp.moveaxis(x, axis, -1)), -1, axis)
++ xp.moveaxis(softmax(xp.moveaxis(x, max(axis, -1), -1)), -1, max(axis, -1))
+very negative is masked: Takes logits below -10,000 for -∞. Only differences within a row count.
+- np.exp(x - x.max
++ np.exp(np.where(x < -1e4, -np.inf, x) - x.max
+no gradient when certain: Takes y > 0.999 for 1, whose gradient is 0. It is small there, not 0.
+- return xp.moveaxis(dx, -1, axis)
++ return xp.moveaxis(dx, -1, axis) * (y < 0.999)
+small is nothing: Takes probabilities below 1e-6 for 0. Their logarithm, and their gradient, would be lost.
+- return e / e.sum(axis=-1, keepdims=True)
++ return np.where(e < 1e-6 * e.sum(axis=-1, keepdims=True), 0 * e, e / e.sum(axis=-1, keepdims=True))
 """)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, case, float32, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -32,7 +32,8 @@ def specification(logits: Any, targets: Any, *, ignore_index: int | None = None)
         raise TypeError("targets")
     if targets.shape != logits.shape[:-1]:
         raise ValueError("shapes")
-    total, n = np.zeros((), np.result_type(logits.dtype, np.float32)), 0
+    logits = logits.astype(np.result_type(logits.dtype, np.float32))
+    total, n = np.zeros((), logits.dtype), 0
     for index in np.ndindex(targets.shape):
         t = int(targets[index])
         if ignore_index is not None and t == ignore_index:
@@ -59,14 +60,15 @@ def large(rng: np.random.Generator) -> list[Case]:
     t = np.array([0, 3, 1, 4])
     masked = np.where(np.arange(5) == 2, -np.inf, x)
     apart = np.array([[0.0, -800.0, 3.0], [900.0, 0.0, 0.0]])
-    return [case(x + shift, t), case(500 * x, t), case(masked, t), case(apart, np.array([1, 2]))]
+    return [case(x + shift, t), case(500 * x, t), case(x + 100, t), case(masked, t), case(apart, np.array([1, 2]))]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
-    """Targets of few bits: n V does not fit into them."""
-    x = rng.standard_normal((40, 10))
-    t = rng.integers(0, 10, 40)
-    return [case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32)]
+    """Targets of few bits: neither n V, nor n, nor -1 fits into them."""
+    x = rng.standard_normal((300, 10))
+    t = rng.integers(0, 10, 300)
+    last = case(rng.standard_normal((3, 256)), np.array([255, 3, 255], np.uint8), ignore_index=-1)
+    return [*[case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32)], last]
 
 
 def ignored_nan(rng: np.random.Generator) -> list[Case]:
@@ -74,6 +76,17 @@ def ignored_nan(rng: np.random.Generator) -> list[Case]:
     x = rng.standard_normal((4, 3))
     x[1], x[3, 0] = np.nan, np.inf
     return [case(x, np.array([2, -100, 0, -100]), ignore_index=-100)]
+
+
+def nan(rng: np.random.Generator) -> list[Case]:
+    x = rng.standard_normal((4, 3))
+    x[1, 0] = np.nan
+    counts = [case(x, np.array([2, 1, 0, 1])), case(x, np.array([2, 1, -1, 1]), ignore_index=-1)]
+    return [*ignored_nan(rng), *counts]
+
+
+def half(rng: np.random.Generator) -> list[Case]:
+    return [case(c.args[0].astype(np.float16), c.args[1]) for c in (_case(rng, (5,), 3), _case(rng, (2, 4), 6))]
 
 
 def ignored(rng: np.random.Generator) -> list[Case]:
@@ -94,7 +107,9 @@ def refused(rng: np.random.Generator) -> list[Case]:
         case(x, np.array([0, -1, 2])),
         case(x, np.array([0, -100, 2]), ignore_index=-1),
         case(x, np.array([0.0, 1.0, 2.0])),
+        case(x, np.array([False, True, True])),
         case(x, np.array([0, 1])),
+        case(x, np.array([0, 2**32, 1])),
         case(rng.standard_normal((2, 3, 4)), np.zeros((3, 2), np.int64)),
         case(x, np.array([7, 7, 7]), ignore_index=7),
         case(np.zeros((0, 4)), np.zeros(0, np.int64)),
@@ -112,8 +127,17 @@ CHECKS = (
     Check("the mean loss", 2, typical, "flatten to [n, V]; one loss per row, then the mean"),
     Check("large logits", 3, large, "take each row's maximum off, and never take the logarithm of softmax"),
     Check("ignored targets do not count", 2, ignored, "neither in the sum nor in n"),
-    Check("targets of any integer type", 1, narrow, "index with them; do not compute with them"),
-    Check("an ignored row may be NaN", 1, ignored_nan, "leave it out; 0 · NaN is NaN"),
+    Check("large logits in float32", 1, float32(large), "its exponential overflows at 89, not at 710"),
+    Check(
+        "targets of any integer type",
+        1,
+        narrow,
+        "index with them; do not compute with them",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check("the loss of float16 is float32", 1, half, "widen the logits first"),
+    Check("NaN shows where it counts", 1, nan, "leave the ignored rows out, and no others; 0 · NaN is NaN"),
     Check(
         "gradient beside an ignored NaN",
         1,
@@ -195,4 +219,27 @@ changes what it saved: `p[...] -= 1` writes into the saved probabilities: a seco
 compares sizes: Targets of another shape can have as many entries: they would belong to other rows.
 - targets.shape != logits.shape[:-1]
 + targets.size != logits[..., 0].size
+takes booleans for classes: False and True are no integers. TypeError: they are the answer to another question.
+- targets.dtype.kind not in "iu"
++ targets.dtype.kind not in "iub"
+loss in half precision: float16 has three digits. The loss is computed in float32, or wider.
+- .astype(xp.result_type(logits.dtype, xp.float32), copy=False)
+rows in the type of the targets: The row number 300 does not fit into a uint8 and wraps around. Count in int64.
+- shifted[np.arange(len(target)), target], e
++ shifted[np.arange(len(target)).astype(target.dtype), target], e
+index in the type of the targets: -1 becomes 255 as a uint8, and a class is ignored. Compare the numbers as they are.
+- t == ignore_index
++ t == np.asarray(ignore_index).astype(t.dtype)
+leaves NaN out: A row that counts and is NaN has no loss, and the mean has none. nanmean hides the error.
+- losses.mean() if self.ignored is None else losses[~self.ignored].mean()
++ np.nanmean(losses if self.ignored is None else losses[~self.ignored])
+shifts only beyond 700: float32 overflows at 89 already. The shift costs nothing: take it always.
+- shifted = x - x.max(axis=1, keepdims=True)
++ shifted = x - x.max(axis=1, keepdims=True) * (abs(x).max(axis=1, keepdims=True) > 700)
+targets as int32: 2³² becomes 0, and a target that is no class goes unnoticed.
+- t = targets.reshape(-1)
++ t = targets.reshape(-1).astype(np.int32)
+count in the type of the targets: 300 targets do not fit into a uint8, and the mean divides by 44.
+- self.n = logits.shape, counted.size
++ self.n = logits.shape, int(np.asarray(counted.size).astype(targets.dtype))
 """)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, Same, case, float32, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -35,17 +35,25 @@ def specification(gate: Any, up: Any) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [case(*rng.standard_normal((2, *shape))) for shape in [(3, 4), (5,), (2, 3, 2), (1, 1)]]
+    shapes: list[tuple[int, ...]] = [(3, 4), (5,), (2, 3, 2, 2), (1, 1), ()]
+    return [case(*(np.asarray(rng.standard_normal(shape)) for _ in range(2))) for shape in shapes]
 
 
 def wide(rng: np.random.Generator) -> list[Case]:
     """Gates at 0, and far from it, where silu turns into 0 or x."""
     gate = np.array([-30.0, -8.0, -1.3, 0.0, 1.3, 8.0, 30.0])
-    return [case(gate, rng.standard_normal(7)), case(gate, np.zeros(7)), case(np.zeros(4), rng.standard_normal(4))]
+    nearly = np.array([-18.0, -14.0, -11.0, 11.0, 14.0, 18.0])  # nearly 0 or x, but not quite
+    draw = rng.standard_normal
+    pairs = [(gate, draw(7)), (gate, np.zeros(7)), (np.zeros(4), draw(4)), (nearly, draw(6))]
+    return [case(*pair) for pair in pairs]
 
 
 def huge(rng: np.random.Generator) -> list[Case]:
-    return [case(np.array([-2000.0, -800.0, 800.0, 2000.0]), 1 + rng.random(4))]
+    return [case(np.array([-2000.0, -800.0, -100.0, 100.0, 800.0, 2000.0]), 1 + rng.random(6))]
+
+
+def itself(rng: np.random.Generator) -> list[Case]:
+    return [case(rng.standard_normal((3, 4)), Same(0))]
 
 
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.zeros((0, 4))))
@@ -55,7 +63,9 @@ CHECKS = (
     Check("forward", 2, typical, "gate σ(gate) up, entry by entry"),
     Check("forward far from zero", 1, wide, "silu(-30) is nearly 0, silu(30) nearly 30"),
     Check("nothing overflows to NaN", 2, huge, "which form of σ divides infinity by infinity?"),
+    Check("nothing overflows in float32", 1, float32(huge), "its exponential overflows at 89, not at 710"),
     Check("gradients", 4, typical, NEXT, gradient=True),
+    Check("gradients where up is gate", 1, itself, "no special case: the engine adds up", gradient=True),
     Check("gradients far from zero", 2, wide, "silu' goes from 0 to 1 and is ½ at 0", gradient=True),
     Check("gradients of huge gates", 1, huge, "save σ and use it again", gradient=True, finite_differences=False),
     *standard_checks(typical, gradient=NEXT),
@@ -123,4 +133,16 @@ keeps the gate on the class: The next layer overwrites it before this one runs b
 + type(self).kept = gate, up
 - gate, up = self.saved
 + gate, up = self.kept
+a step far from zero: Takes 0 or 1 for the slope beyond ±10. There it still differs from them by up to 0.0004.
+- s * (1 + gate * (1 - s))
++ np.where(abs(gate) > 10, gate > 0, s * (1 + gate * (1 - s)))
+needs an axis: An array without axes is an array too: work entry by entry, whatever the shape.
+- if gate.ndim == 0:
+-             return tuple(swiglu_gradient(*[x.reshape(1) for x in (grad, gate, up)]))
+cut for float64: Cuts x at 700 before exp. float32 overflows at 89 already, and inf / inf is NaN.
+- gate * sigmoid(gate) * up
++ gate * (np.exp(np.minimum(gate, 700)) / (1 + np.exp(np.minimum(gate, 700)))) * up
+a rule for equal inputs: Where up is gate, each gets the sum of both gradients, and the engine adds it up once more.
+- d[..., :f], d[..., f:]
++ (d[..., :f], d[..., f:]) if up is not gate else (d[..., :f] + d[..., f:],) * 2
 """)

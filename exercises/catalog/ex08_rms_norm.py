@@ -40,7 +40,7 @@ def specification(x: Any, weight: Any, *, eps: float = 1e-6) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [_case(rng, *shape) for shape in [(3, 4), (4, 2), (2, 3, 5), (1, 3), (5,), (3, 3)]]
+    return [_case(rng, *shape) for shape in [(3, 4), (4, 2), (2, 3, 2, 5), (1, 3), (5,), (3, 3)]]
 
 
 def with_eps(rng: np.random.Generator) -> list[Case]:
@@ -67,6 +67,11 @@ def scaled(rng: np.random.Generator) -> list[Case]:
     return [case(rng.standard_normal((3, 4)) * size, rng.standard_normal(4))]
 
 
+def without_eps(rng: np.random.Generator) -> list[Case]:
+    """Nothing keeps these rows from being scaled to 1."""
+    return [case(rng.standard_normal((3, 4)) * np.array([[1e-9], [1.0], [1e-5]]), rng.standard_normal(4), eps=0.0)]
+
+
 def _case(rng: np.random.Generator, *shape: int, scale: float = 1.0, **settings: float) -> Case:
     return case(scale * rng.standard_normal(shape), rng.standard_normal(shape[-1]), **settings)
 
@@ -79,9 +84,11 @@ CHECKS = (
     Check("eps is under the root", 1, with_eps, "√(mean x² + ε), not √(mean x²) + ε"),
     Check("zeros stay finite", 1, default_eps, "0 / √ε is 0"),
     Check("the size of x does not matter", 1, scaled, "each vector is divided by its own root mean square"),
+    Check("small vectors without eps", 1, without_eps, "ε is what the caller says, and nothing else"),
     Check("gradients", 4, typical, NEXT, gradient=True),
     Check("gradients with a large eps", 2, with_eps, "r and x̂ contain ε already: save and use them", gradient=True),
     Check("gradients where a weight is zero", 1, zero_weight, "do not divide by the weight", gradient=True),
+    Check("gradients of any size", 1, scaled, "each vector has its own r", gradient=True),
     Check("gradients of zeros", 1, zeros, "at x = 0 only r h remains", gradient=True),
     *standard_checks(typical, gradient=NEXT),
     Check("no rows", 1, EMPTY, "the weight still needs a gradient: zeros", gradient=True),
@@ -147,4 +154,7 @@ keeps the scale on the class: The next norm overwrites r before this one runs ba
 + type(self).kept = x, r, weight
 - *self.saved
 + *self.kept
+a floor under the root: A mean square below 1e-12 counts as 1e-12. ε is what keeps rows of zeros finite, and alone.
+- (x * x).mean(axis=-1, keepdims=True)
++ np.maximum((x * x).mean(axis=-1, keepdims=True), x.dtype.type(1e-12))
 """)

@@ -52,6 +52,12 @@ def _off_by(part: float) -> Any:
     return gradient
 
 
+def _forgets_one_entry(x: Any, c: Any) -> Any:
+    g = 2 * x * c
+    g[1, 2] = 0.0
+    return g
+
+
 def _nan_in_one_entry(x: Any, c: Any) -> Any:
     g = 2 * x * c
     g[0, 1] = np.nan
@@ -70,11 +76,26 @@ FUNCTIONS = {  # f, a gradient to check, and the shape of x
     "constant": (lambda x: np.ones(2), lambda x, c: np.zeros(x.shape), (3,)),
     "near zero": (lambda x: 1e8 * x * x, lambda x, c: 2e8 * x * c, (3, 4)),
     "cube": (lambda x: x**3, lambda x, c: 3 * x * x * c, (3, 4)),
+    "flat spot": (lambda x: x**3, lambda x, c: 3 * x * x * c, (3, 4)),
     "its argument": (lambda x: x, lambda x, c: c, (3, 4)),
     "a view": (lambda x: x.T, lambda x, c: c.T, (3, 4)),
     "hardly off": (lambda x: x * x, _off_by(4e-6), (3, 4)),
     "slightly off": (lambda x: x * x, _off_by(1.6e-5), (3, 4)),
     "nan in one entry": (lambda x: x * x, _nan_in_one_entry, (3, 4)),
+    "off by half a thousandth": (lambda x: x * x, _off_by(5e-4), (3, 4)),
+    "off by two thousandths": (lambda x: x * x, _off_by(2e-3), (3, 4)),
+    "off beside a large one": (lambda x: x * x, _off_by(5e-5), (3, 4)),
+    "one row": (lambda x: x[0], lambda x, c: np.where(np.arange(3)[:, None] == 0, c, 0.0), (3, 4)),
+    "one row, given to all": (lambda x: x[0], lambda x, c: np.tile(c, (3, 1)), (3, 4)),
+    "one entry forgotten": (lambda x: x * x, _forgets_one_entry, (3, 4)),
+    "no entries in another shape": (lambda x: x * x, lambda x, c: np.zeros((4, 0)), (0, 4)),
+    "flat": (lambda x: x * x, lambda x, c: (2 * x * c).ravel(), (3, 4)),
+    "transposed": (lambda x: x * x, lambda x, c: (2 * x * c).T, (3, 4)),
+    "no inverse permutation of sums": (
+        lambda x: x.sum(axis=1)[ORDER],
+        lambda x, c: np.broadcast_to(c[ORDER][:, None], x.shape),
+        (3, 4),
+    ),
     "infinite": (lambda x: x * x, lambda x, c: np.full_like(x, np.inf), (3, 4)),
     "no number": (lambda x: np.where(x > 9, x, np.nan), lambda x, c: np.zeros_like(x), (3, 4)),
     "broadcasts": (lambda x: x.sum(axis=0), lambda x, c: c, (3, 4)),
@@ -151,6 +172,10 @@ def _point(name: str, rng: np.random.Generator) -> Any:
         return 1e-4 * x
     if name == "cube":
         x[0] = 0.0
+    if name == "flat spot":
+        x[1, 1] = 0.0
+    if name == "off beside a large one":
+        x[-1, -1] = 1e4
     return x
 
 
@@ -158,22 +183,37 @@ def _check(name: str, points: int, next_step: str, *functions: str) -> Check:
     return Check(name, points, _cases(*functions), next_step, run=verdict)
 
 
+ONE_ENTRY = ("one entry off", "one entry forgotten", "one row, given to all")
+PERMUTED = ("no inverse permutation", "no inverse permutation of sums", "sums agree")
+NEAR = ("hardly off", "slightly off", "off by half a thousandth", "off by two thousandths", "off beside a large one")
 RIGHT = "central differences with h near 1e-5 are good to about 1e-9"
-SHAPES, NOT_FINITE = ("shape", "broadcasts"), ("nan", "nan in one entry", "infinite", "no number")
+SHAPES, NOT_FINITE = (
+    ("shape", "broadcasts", "flat", "transposed", "no entries in another shape"),
+    ("nan", "nan in one entry", "infinite", "no number"),
+)
 MANNER = "f(x + h e_i) and f(x - h e_i) per entry; c has the shape of f(x) and comes from rng"
 NEARLY = "1e-5, relative to the largest entry, and signs count"
 CHECKS = (
-    _check("accepts right gradients", 3, RIGHT, "square", "softmax", "sum", "scalar", "constant", "no entries"),
+    _check(
+        "accepts right gradients", 3, RIGHT, "square", "softmax", "sum", "one row", "scalar", "constant", "no entries"
+    ),
     _check("accepts them at any scale", 2, "compare relative to the largest entry", "tiny", "huge"),
     _check("refuses a zero gradient of softmax", 2, "Σ y is constant: a cotangent of ones hides it", "zero softmax"),
-    _check("refuses a missing permutation", 2, "compare entry by entry", "no inverse permutation", "sums agree"),
-    _check("refuses one wrong entry", 2, "look at every entry", "one entry off"),
+    _check("refuses a missing permutation", 2, "compare entry by entry", *PERMUTED),
+    _check("refuses one wrong entry", 2, "look at every entry", *ONE_ENTRY),
     _check("refuses near misses", 2, NEARLY, "one percent off", "sign", "ignores upstream", "tiny and wrong"),
     _check("refuses another shape", 1, "compare the shapes first: arrays of other shapes may broadcast", *SHAPES),
     _check("refuses NaN and infinity", 1, "no comparison with NaN is true", *NOT_FINITE),
-    _check("accepts what lies near zero", 1, "central differences; relative to the largest entry", "near zero", "cube"),
+    _check(
+        "accepts what lies near zero",
+        1,
+        "central differences; relative to the largest entry",
+        "near zero",
+        "cube",
+        "flat spot",
+    ),
     _check("accepts views of x", 1, "f may return its own argument: move a copy", "its argument", "a view"),
-    _check("allows 1e-5 of the largest entry", 1, NEARLY, "hardly off", "slightly off"),
+    _check("allows 1e-5 of the largest entry", 1, NEARLY, *NEAR),
     Check("one entry at a time, both ways", 1, _cases("square", "softmax"), MANNER, run=manner, second_oracle=False),
     Check("arrays with gaps", 1, strided(_cases("square", "softmax", "one entry off")), "index as x is", run=verdict),
 )
@@ -240,4 +280,33 @@ writes into a flat copy: reshape(-1) of an array stored column by column is a co
 + above, below = np.array(x), np.array(x)
 - above[i] += h
 + above.reshape(-1)[int(np.ravel_multi_index(i, x.shape)) if i else 0] += h
+compares sizes: An array of another shape can have as many entries. Compare the shapes.
+- np.shape(analytic) != x.shape:
+-         return False
++ np.size(analytic) != x.size:
++         return False
++     analytic = np.reshape(analytic, x.shape)
+one number for all outputs: Weights all outputs alike: where they are exchanged, nothing changes. Draw one for each.
+- rng.standard_normal(np.shape(f(x)))
++ np.full(np.shape(f(x)), rng.standard_normal())
+tolerance of a thousandth: Allows 1e-3 where 1e-5 is asked for.
+- <= 1e-5 * largest
++ <= 1e-3 * largest
+mean of the errors: One wrong entry is lost among many right ones. Every entry must agree.
+- (np.abs(analytic - numeric) <= 1e-5 * largest).all()
++ np.abs(analytic - numeric).sum() <= 1e-5 * largest * x.size
+looks where the derivative is: Leaves out the entries whose derivative is 0: there a gradient may then be anything.
+- (np.abs(analytic - numeric) <= 1e-5 * largest).all()
++ (np.abs(analytic - numeric)[numeric != 0] <= 1e-5 * largest).all()
+looks where the gradient is: Leaves out the entries that are 0 in the gradient: one that was forgotten passes.
+- (np.abs(analytic - numeric) <= 1e-5 * largest).all()
++ (np.abs(analytic - numeric) <= 1e-5 * largest)[analytic != 0].all() and bool(np.any(analytic) or not largest)
+nothing is right at once: Accepts what has no entries without a look at its shape.
+- c = rng.standard_normal(np.shape(f(x)))
++ if x.size == 0:
++         return True
++     c = rng.standard_normal(np.shape(f(x)))
+relative to each row: A row whose derivative is 0 then allows no error at all: right gradients are refused.
+- np.abs(numeric).max(initial=0.0)
++ np.abs(np.atleast_1d(numeric)).max(initial=0.0, axis=-1, keepdims=True)
 """)

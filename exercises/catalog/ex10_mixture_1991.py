@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, case, float32, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -57,7 +57,13 @@ def far(rng: np.random.Generator) -> list[Case]:
     """Targets so far from every expert that every density is 0 in floating point."""
     h, o, y = _draw(rng, 3, 4, 2)
     some = np.array([[0.0], [100.0], [0.0]])
-    return [case(h, o, y + 100), case(h, 60 * o, y), case(h, o, y + some), case(h, o, some * np.ones(2))]
+    return [
+        case(h, o, y + 15),
+        case(h, o, y + 100),
+        case(h, 60 * o, y),
+        case(h, o, y + some),
+        case(h, o, some * np.ones(2)),
+    ]
 
 
 def certain(rng: np.random.Generator) -> list[Case]:
@@ -65,7 +71,9 @@ def certain(rng: np.random.Generator) -> list[Case]:
     h, o, y = _draw(rng, 3, 4, 2)
     rows = np.array([[1000.0], [0.0], [-1000.0]])
     sure = np.array([[0.0, -900.0, -900.0, -900.0]] * 3)
-    return [case(1000 * h, o, y), case(h + 1000, o, y), case(h + rows, o, y), case(sure, o, y)]
+    o[:, 1] = y + 0.1 * o[:, 1]
+    wrong = case(sure, o + np.array([[[100.0], [0.0], [100.0], [100.0]]]), y)  # only expert 1 is near
+    return [wrong, case(1000 * h, o, y), case(h + 1000, o, y), case(h + rows, o, y), case(sure, o, y)]
 
 
 def fixed_target(rng: np.random.Generator) -> list[Case]:
@@ -79,6 +87,7 @@ NEXT = "dh and do both contain the posterior r"
 CHECKS = (
     Check("the loss", 2, typical, "-ln Σ_i g_i P_i per token, then the mean"),
     Check("targets far from every expert", 2, far, "add ln g_i and ln P_i; take the largest out before exp"),
+    Check("far targets in float32", 1, float32(far), "its exponential underflows at -104, not at -746"),
     Check("gates that are certain", 1, certain, "ln g = h - max - ln Σ exp(h - max), which is never ln 0"),
     Check("gradients of gate, experts and target", 3, typical, NEXT, gradient=True),
     Check("one expert", 1, one_expert, "g = r = 1: the gate's gradient is 0", gradient=True),
@@ -151,4 +160,10 @@ mean over dimensions: Averages over the d entries of the error. The Gaussian has
 probabilities made safe: ln(g + 1e-9) is not ln g for a gate that is certain. Stay in logarithms.
 - e - xp.log(xp.exp(e).sum(axis=1, keepdims=True))
 + xp.log(xp.exp(e) / xp.exp(e).sum(axis=1, keepdims=True) + e.dtype.type(1e-9))
+logarithm of the softmax: g of a gate that is sure of another rounds to 0, and ln 0 is -∞. Stay in logarithms.
+- e - xp.log(xp.exp(e).sum(axis=1, keepdims=True))
++ xp.log(xp.exp(e) / xp.exp(e).sum(axis=1, keepdims=True))
+takes out only below -700: float32 underflows at -104 already. Take the largest out always.
+- top = joint.max(axis=1, keepdims=True)
++ top = joint.max(axis=1, keepdims=True); top = top * (top < -700)
 """)

@@ -28,14 +28,15 @@ EXERCISE = Exercise(
 
 
 def specification(s: Any, token: Any, *, num_tokens: int, epsilon: float = 0.0) -> Any:
-    """Per assignment: search all others for those of the same token."""
+    """Per assignment: search all others for those of the same token. Without ε, scores of only 0 count as 1."""
     g = np.zeros(s.shape, s.dtype)
     for n in range(len(s)):
+        own = [m for m in range(len(s)) if token[m] == token[n]]
         total = 0.0
-        for m in range(len(s)):
-            if token[m] == token[n]:
-                total += s[m]
-        g[n] = s[n] / (total + epsilon)
+        for m in own:
+            total += s[m]
+        nothing = not epsilon and all(s[m] == 0 for m in own)
+        g[n] = 1 / len(own) if nothing else s[n] / (total + epsilon)
     return g
 
 
@@ -59,9 +60,17 @@ def uneven(rng: np.random.Generator) -> list[Case]:
 
 def large_and_small(rng: np.random.Generator) -> list[Case]:
     """Scores of very different size: a token's own sum counts."""
-    token = np.array([1, 0, 2, 0, 1, 2, 3])
+    token = np.array([1, 0, 2, 3, 0, 1, 2, 3])
     size = np.array([1e9, 1.0, 1e-9, 1e-20])[token]
-    return [case(size * (0.1 + rng.random(7)), token, num_tokens=4)]
+    return [case(size * (0.1 + rng.random(8)), token, num_tokens=4)]
+
+
+def nothing(rng: np.random.Generator) -> list[Case]:
+    """Scores that are all 0 beside others, some of them 0 or negative."""
+    s = np.array([0.0, 0.3, 0.0, 0.0, 0.9, 0.0, 0.0, -0.5, 0.7])
+    token = np.array([0, 1, 0, 2, 1, 1, 0, 3, 3])
+    only = case(np.zeros(2), np.arange(2), num_tokens=2)
+    return [case(s, token, num_tokens=5), case(s, token, num_tokens=5, epsilon=1e-20), only]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -90,6 +99,15 @@ CHECKS = (
     Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
     Check("scores of very different size", 1, large_and_small, "each token has a sum of its own"),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
+    Check("scores that are all zero", 1, nothing, "they count as ones, but only without ε"),
+    Check(
+        "gradient of scores that are all zero",
+        1,
+        nothing,
+        "that of ones",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("epsilon", 1, with_epsilon, "S + ε, once per token"),
     Check("a sum of zero", 1, ZERO_SUM, "S + ε is not zero: no special case is needed", gradient=True),
     Check("gradient", 3, typical, NEXT, gradient=True),
@@ -169,4 +187,32 @@ tokens without gaps: Counts only the tokens that occur: a token without experts 
 a floor under the sum: max(S, 1e-12): a token of tiny scores then has weights that do not sum to 1.
 - g = s / total
 + g = s / np.maximum(total, s.dtype.type(1e-12))
+zero divided by zero: A token whose scores are all 0 becomes NaN. Without ε they count as ones.
+- if not epsilon:
+-             s = ones_for_zeros(s, token, num_tokens)
++ pass
+ones for each: Gives each weight of a token without scores 1. They are equal and sum to 1.
+- self.num_tokens = num_tokens
++ self.num_tokens = num_tokens; scores = s
+- g = s / total
++ g = s / total; g[s != scores] = 1
+one for every zero: Replaces each score of 0 by 1. Only where all scores of a token are 0 do they count as ones.
+- ones_for_zeros(s, token, num_tokens)
++ np.where(s == 0, np.ones_like(s), s)
+small is nothing: Takes scores below 1e-12 for 0. However small, they divide their sum as any others.
+- ones_for_zeros(s, token, num_tokens)
++ np.where(take_rows(sum_by_key(abs(s), token, num_tokens), token) < 1e-12, np.ones_like(s), s)
+writes ones into the scores: `s[...] = 1` changes the caller's array. np.where makes a new one.
+- s = ones_for_zeros(s, token, num_tokens)
++ s[:] = ones_for_zeros(s, token, num_tokens)
+ones with epsilon too: With ε a token whose scores are all 0 has weights of 0: the formula says so.
+- if not epsilon:
+-             s = ones_for_zeros(s, token, num_tokens)
++ s = ones_for_zeros(s, token, num_tokens)
+sum without signs: Adds up |s|. The formula has s as it is.
+- take_rows(sum_by_key(s, token, num_tokens), token)
++ take_rows(sum_by_key(abs(s), token, num_tokens), token)
+tiny epsilon is none: ε = 1e-20, as in DeepSeek-V3, keeps a sum of zeros from 0/0 like any other: the weights are 0.
+- if not epsilon:
++ if epsilon < 1e-12:
 """)

@@ -33,7 +33,13 @@ EXERCISE = Exercise(
 def values(solution: Any, h: Any, x: Any, weight: Any, rng: Any, epsilon: Any) -> Any:
     """H and σ."""
     returned = solution(ShazeerNoise(epsilon), *(Tensor(a, requires_grad=True) for a in (h, x, weight)), rng)
-    return tuple(y.data if isinstance(y, Tensor) else y for y in returned)
+    return tuple(y.data for y in returned) if type(returned) is tuple else returned
+
+
+def next_number(solution: Any, h: Any, x: Any, weight: Any, rng: Any, epsilon: Any) -> Any:
+    """H without a graph, and what the generator gives afterwards."""
+    noisy, _ = solution(ShazeerNoise(epsilon), Tensor(h), Tensor(x), Tensor(weight), rng)
+    return noisy.data, rng.random()
 
 
 def gradients(
@@ -88,7 +94,15 @@ def backward_both(rng: np.random.Generator) -> list[Case]:
 
 
 # x W_nᵀ far below and far above 0: σ is ε, or x W_nᵀ + ε, and never infinite
-FAR = one_by_one(case(np.zeros((2, 3)), np.array([[-1000.0], [1000.0]]), np.ones((3, 1)), Seeded(1), 0.01))
+FAR = one_by_one(
+    case(
+        np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]]),
+        np.array([[-1000.0], [1000.0]]),
+        np.ones((3, 1)),
+        Seeded(1),
+        0.01,
+    )
+)
 EMPTY = one_by_one(case(np.zeros((0, 3)), np.zeros((0, 2)), np.ones((3, 2)), Seeded(1), 0.01))
 KNOWN = one_by_one(case(np.zeros((1, 2)), np.zeros((1, 1)), np.ones((2, 1)), Seeded(1), 0.0))
 BY_ENGINE = "compute with Tensors; n is the only constant"
@@ -101,6 +115,13 @@ CHECKS = (
     Check("gradients through H", 3, backward_noisy, BY_ENGINE, gradients, second_oracle=False),
     Check("gradients through H and sigma", 1, backward_both, IN_GRAPH, gradients, second_oracle=False),
     *standard_checks(typical, run=values),
+    Check(
+        "one draw from rng",
+        1,
+        typical,
+        "call rng.standard_normal(h.shape) once, on the rng that was given",
+        next_number,
+    ),
     Check("no tokens", 1, EMPTY, "(0, E) in, (0, E) out", values),
     Check("known values", 1, KNOWN, "by hand: softplus(0) = ln 2, so σ = 0.6931...", values),
 )
@@ -112,6 +133,10 @@ no softplus: σ = x W_nᵀ + ε can be negative; softplus keeps a standard devia
 forgets epsilon: σ = softplus(x W_nᵀ): without ε the noise can vanish, and the load loss divides by σ.
 - Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
 + Softplus.apply(Affine.apply(x, weight, None))
+larger of softplus and epsilon: max(softplus, ε): the formula adds ε.
+- Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
++ Softplus.apply(Affine.apply(x, weight, None))
++     sigma = sigma + np.maximum(self.epsilon - sigma.data, 0).astype(sigma.dtype)
 epsilon inside softplus: softplus(x W_nᵀ + ε) can still be 0. Add ε to the result.
 - Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
 + Softplus.apply(Affine.apply(x, weight, None) + self.epsilon)
@@ -157,6 +182,18 @@ an epsilon of its own: Adds 0.01 whatever `self.epsilon` says.
 noise of the clean size: n σ²: softplus is the standard deviation itself.
 - h + sigma *
 + h + sigma * sigma *
+draws too much: Draws twice as many numbers as it needs: whoever draws next gets others.
+- _like(h, rng.standard_normal(h.shape))
++ _like(h, rng.standard_normal((2, *h.shape))[0])
+noise only for training: Adds noise only if a gradient is wanted. Whether there is noise is for the caller to decide.
+- sigma = Softplus
++ rng = rng if weight.requires_grad else np.random.default_rng(0); sigma = Softplus
+draws from a copy: The generator stays where it was: the next call draws the same noise. Use rng itself.
+- _like(h, rng.standard_normal(h.shape))
++ _like(h, __import__("copy").deepcopy(rng).standard_normal(h.shape))
+returns a list: A tuple is two results; a list is one.
+- return h + sigma * _like(h, rng.standard_normal(h.shape)), sigma
++ return [h + sigma * _like(h, rng.standard_normal(h.shape)), sigma]
 positive noise: |n| only ever raises logits. N(0, 1) has both signs.
 - rng.standard_normal(h.shape)), sigma
 + np.abs(rng.standard_normal(h.shape))), sigma

@@ -86,6 +86,39 @@ def ties(rng: np.random.Generator) -> list[Case]:
     return [case(noisy + rng.standard_normal((5, 6)), 0.5 + rng.random((5, 6)), noisy, k=k) for k in (1, 2, 4)]
 
 
+def nearly_equal(rng: np.random.Generator) -> list[Case]:
+    """Noisy logits that are equal in float32."""
+    noisy = 1.0 + 1e-9 * rng.permuted(np.tile(np.arange(6.0), (4, 1)), axis=1)
+    return [case(noisy + rng.standard_normal((4, 6)), 0.5 + rng.random((4, 6)), noisy, k=k) for k in (1, 2, 4)]
+
+
+def _scaled(c: Case, scale: Any) -> Case:
+    return case(*(scale * a for a in c.args), **c.settings)
+
+
+def any_size(rng: np.random.Generator) -> list[Case]:
+    """Logits and noise of any size: the same probabilities."""
+    sizes = [1e15, 1e-15, np.array([[1e-6], [1.0], [1e6]])]
+    return [
+        _scaled(_case(rng, 3, 4, k, rivals=r), s) for s in sizes for k, r in [(2, "others"), (3, "others"), (2, "all")]
+    ]
+
+
+def many_experts(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, 1, 300, k) for k in (1, 270)]
+
+
+def backward_alone(solution: Any, h: Any, sigma: Any, noisy: Any, grad: Any, *, k: int) -> Any:
+    """The three gradients, zeros for None."""
+    op = solution()
+    op.forward(h, sigma, noisy, k=k)
+    return tuple(np.zeros_like(h) if g is None else g for g in op.backward(grad))
+
+
+def everyone_backward(rng: np.random.Generator) -> list[Case]:
+    return [case(*c.args, np.ones(c.args[0].shape), **c.settings) for c in everyone(rng)]
+
+
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)), k=2))
 KNOWN = one_by_one(case(np.array([[1.0, 1.0]]), np.ones((1, 2)), np.array([[1.0, 0.0]]), k=1))
 NEXT = "z = (h - threshold) / σ depends on all three arguments"
@@ -95,12 +128,37 @@ CHECKS = (
     Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
     Check("no rival left to beat", 1, everyone, "k = E gives ones"),
     Check("small logits, small noise", 1, small_numbers, "z = (h - threshold) / σ and nothing else"),
+    Check(
+        "logits of any size",
+        1,
+        any_size,
+        "no number is small enough to mask a logit with, except -∞",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check("many experts", 1, many_experts, "a rank can be larger than 255"),
     Check("ties", 1, ties, "top_k decides ties; only the number at rank k counts"),
     Check("gradients", 3, typical, NEXT, gradient=True),
     Check("gradients when all are rivals", 1, all_rivals, "an expert can be its own threshold", gradient=True),
     Check("gradients at ties", 1, ties, "top_k says whose threshold it is", gradient=True, finite_differences=False),
+    Check(
+        "gradients of logits nearly equal",
+        1,
+        nearly_equal,
+        "rank the noisy logits as they are",
+        gradient=True,
+        finite_differences=False,
+    ),
     *standard_checks(typical, gradient=NEXT),
-    Check("no tokens", 1, EMPTY, "(0, E) in, (0, E) out"),
+    Check(
+        "gradients without a rival",
+        1,
+        everyone_backward,
+        "P = 1 is constant: no gradient",
+        backward_alone,
+        second_oracle=False,
+    ),
+    Check("no tokens", 1, EMPTY, "(0, E) in, (0, E) out", gradient=True),
     Check("known values", 1, KNOWN, "by hand: expert 0 must beat 0, expert 1 must beat 1: Φ(1) and Φ(0) = ½"),
 )
 
@@ -158,6 +216,18 @@ size of the rival's noise: Divides by the σ of the threshold's expert. e's own 
 gradient without sigma: dh = g φ(z): z has the factor 1/σ.
 - (2 * xp.pi) ** -0.5 / sigma
 + (2 * xp.pi) ** -0.5
+masks with a large number: Some logits are below -10⁹. Take e out of its row, or set it to -∞.
+- z = (h - xp.take_along_axis(noisy, rival, axis=1)) / sigma
++ z = (h - xp.maximum(xp.take_along_axis(noisy, rival, axis=1), -1e9).astype(h.dtype)) / sigma
+ranks in float32: Logits that differ by 10⁻⁹ become equal, and another one gets the gradient.
+- rank = top_k(noisy, k + 1)
++ rank = top_k(noisy.astype(np.float32), k + 1)
+ranks in eight bits: An expert's number can be larger than 255: uint8 wraps around.
+- rank = top_k(noisy, k + 1)
++ rank = top_k(noisy, k + 1).astype(np.uint8)
+backward without a forward: With k = E forward returns early, and backward finds nothing saved. P = 1 has gradient 0.
+- if not self.saved:
++ if False:
 a floor under sigma: max(σ, 0.01): the noise may be as small as it likes.
 - axis=1)) / sigma
 + axis=1)) / xp.maximum(sigma, sigma.dtype.type(0.01))

@@ -69,6 +69,27 @@ def huge(rng: np.random.Generator) -> list[Case]:
     return [case(x, gate_up, down, offsets)]
 
 
+def zeros(rng: np.random.Generator) -> list[Case]:
+    """Rows of zeros, as padding is: gate and up are 0."""
+    c = _experts(rng, (2, 3), 3, 2)
+    c.args[0][[0, 3]] = 0.0
+    return [c]
+
+
+def large_and_small(rng: np.random.Generator) -> list[Case]:
+    """Experts whose gradients have very different sizes."""
+    c = _experts(rng, (2, 3, 2), 3, 2)
+    sizes = np.repeat([1e9, 1.0, 1e-6], (2, 3, 2))[:, None]
+    return [c.upstream(sizes * rng.standard_normal((7, 3)))]
+
+
+def many_rows(rng: np.random.Generator) -> list[Case]:
+    """More rows than integers of few bits can count, and offsets of few bits."""
+    c = _experts(rng, (100, 0, 140), 2, 1)
+    of_few_bits = [case(*c.args[:3], c.args[3].astype(t)) for t in (np.uint8, np.int16, np.int32)]
+    return [*of_few_bits, _experts(rng, (300, 33_000), 1, 1)]
+
+
 EMPTY = one_by_one(case(np.zeros((0, 3)), np.ones((2, 4, 3)), np.ones((2, 3, 2)), np.array([0, 0, 0])))
 KNOWN = one_by_one(case(np.ones((1, 1)), np.array([[[np.log(3)], [4.0]]]), np.array([[[2.0]]]), np.array([0, 1])))
 NEXT = "backwards: da = D_eᵀ dy, then dg and du from a = silu(g) u, then dx = G_eᵀ dg + U_eᵀ du"
@@ -77,10 +98,21 @@ CHECKS = (
     Check("forward", 3, typical, "for rows offsets[e]:offsets[e+1]: g = x G_eᵀ, u = x U_eᵀ, a = silu(g) u, y = a D_eᵀ"),
     Check("gradient", 4, typical, NEXT, gradient=True),
     Check("huge gates", 1, huge, "which form of σ divides infinity by infinity?"),
+    Check("gradient of huge gates", 1, huge, "σ (1 - σ) is 0 there, not NaN", gradient=True, finite_differences=False),
+    Check("gradient of rows of zeros", 1, zeros, "compute silu'(g) from g; a division by g or u is 0/0", gradient=True),
+    Check(
+        "gradients of very different size",
+        1,
+        large_and_small,
+        "add each expert's own rows only",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check("many rows", 1, many_rows, "use the offsets as they are, as the ends of slices"),
     Check("forward with an unused expert", 1, unused, "an expert without rows has nothing to do; go on with the next"),
     Check("an unused expert gets a gradient of zero", 2, unused, ZEROS, gradient=True),
     *standard_checks(typical, gradient=NEXT),
-    Check("no rows at all", 1, EMPTY, "(0, d) in, (0, d) out"),
+    Check("no rows at all", 1, EMPTY, "(0, d) in, (0, d) out, and gradients of zeros", gradient=True),
     Check("known values", 1, KNOWN, "g = ln 3 has σ(g) = 3/4: y = 2 · (3/4 ln 3) · 4 = 6 ln 3"),
 )
 
@@ -130,6 +162,21 @@ overflows to NaN: eˣ / (1 + eˣ) is inf / inf for a large gate. 1 / (1 + e⁻ˣ
 weight gradient of down from the gate: dD = dyᵀ silu(g): D was multiplied with a = silu(g) u.
 - grouped_product_weight_gradient(grad, a, offsets)
 + grouped_product_weight_gradient(grad, h[:, :f] * sigmoid(h[:, :f]), offsets)
+divides to get sigma: a / (g u) is σ only where neither g nor u is 0: a row of zeros gives 0/0.
+- d_h = swiglu_gradient(d_a, h[:, :f], h[:, f:])
++ g, u = h[:, :f], h[:, f:]; s = a / (g * u)
++         d_h = np.concatenate([d_a * u * s * (1 + g * (1 - s)), d_a * g * s], axis=1)
+offsets in eight bits: There may be more than 255 rows: uint8 wraps around.
+- h = grouped_product(x, gate_up, offsets)
++ offsets = offsets.astype(np.uint8); h = grouped_product(x, gate_up, offsets)
+offsets in sixteen bits: There may be more than 32,767 rows: int16 wraps around.
+- h = grouped_product(x, gate_up, offsets)
++ offsets = offsets.astype(np.int16); h = grouped_product(x, gate_up, offsets)
+differences of a running sum: Beside an expert with a large gradient a small one has no digits left. Add per expert.
+- return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
++ sums = np.zeros((len(x) + 1, grad.shape[1], x.shape[1]), x.dtype)
++     sums[1:] = np.cumsum(grad[:, :, None] * x[:, None], axis=0)
++     return np.diff(sums[offsets], axis=0)
 relu for silu: max(g, 0) is the gate of ReGLU. silu(g) = g σ(g).
 - gate * sigmoid(gate) * up
 + np.maximum(gate, 0) * up

@@ -48,7 +48,7 @@ def distinct(rng: np.random.Generator) -> list[Case]:
 
 def equal_keys(rng: np.random.Generator) -> list[Case]:
     """More tokens than the 16 up to which an unstable sort happens to be stable."""
-    sizes = [(7, 3), (40, 4), (200, 8), (300, 2)]
+    sizes = [(7, 3), (40, 4), (200, 8), (300, 2), (40, 4)]
     return [*(case(rng.integers(0, e, n), e) for n, e in sizes), case(np.zeros(60, np.int64), 1)]
 
 
@@ -57,8 +57,9 @@ def unused(rng: np.random.Generator) -> list[Case]:
 
 
 def many_keys(rng: np.random.Generator) -> list[Case]:
-    """The router sorts by expert · T + token: far more keys than entries."""
-    return [case(rng.integers(0, n, 50), n) for n in (300, 40_000, 200_000)]
+    """The router sorts by expert · T + token: far more keys than entries; and a few large ones, many times."""
+    few = rng.choice([5, 65_998, 65_999], 33_000)
+    return [case(rng.integers(0, n, 50), n) for n in (300, 40_000, 200_000)] + [case(few, 66_000)]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -69,7 +70,7 @@ def narrow(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, 3, 33_000), 3)]
+    return [case(rng.integers(0, 3, 100_000), 3)]
 
 
 CHECKS = (
@@ -125,6 +126,12 @@ floating point indices: The right order, as floats: that is what np.zeros makes,
 key and place in one number: key · N + place overflows where the keys have few bits. Sort them as they are, stably.
 - np.argsort(keys, kind="stable")
 + np.argsort((keys.astype(np.int64) * len(keys) + np.arange(len(keys))).astype(keys.dtype), kind="stable")
+key and place as a fraction: key + place / N has too few digits for large keys: ties come out in any order.
+- np.argsort(keys, kind="stable")
++ np.argsort(keys.astype(np.float32) + (np.arange(len(keys)) / max(len(keys), 1)).astype(np.float32))
+key and place in 32 bits: key · N + place overflows with many keys and many entries.
+- np.argsort(keys, kind="stable")
++ np.argsort(keys.astype(np.int32) * np.int32(len(keys)) + np.arange(len(keys), dtype=np.int32))
 places in eight bits: There may be more than 256 entries: places need int64.
 - np.argsort(keys, kind="stable")
 + np.argsort(keys, kind="stable").astype(np.uint8).astype(np.int64)

@@ -66,6 +66,16 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
     ]
 
 
+def any_weight(rng: np.random.Generator) -> list[Case]:
+    """Weights of both signs, and zero."""
+    c = _assignments(rng, [1, 0, 2, 0, 1, 2], 3, 3)
+    return [case(c.args[0], np.array([0.5, 0.0, -0.7, 1.5, -1.0, 0.0]), c.args[2], num_tokens=3)]
+
+
+def many_tokens(rng: np.random.Generator) -> list[Case]:
+    return [_assignments(rng, [299, 0, 260, 299, 0, 299], 2, 300)]
+
+
 def narrow(rng: np.random.Generator) -> list[Case]:
     c = _assignments(rng, rng.integers(0, 250, 300).tolist(), 2, 250)
     return [case(*c.args[:2], c.args[2].astype(t), num_tokens=250) for t in (np.uint8, np.int32)]
@@ -79,12 +89,14 @@ CHECKS = (
     Check("several experts per token", 3, top_k, "y[token] += ... keeps only one of several rows"),
     Check("answers of very different size", 1, large_and_small, "add each token's own rows only"),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
+    Check("many tokens", 1, many_tokens, "a token's number can be larger than 255"),
+    Check("gradient with weights of any sign", 1, any_weight, "nothing is divided by a weight", gradient=True),
     Check("a token without assignments gets zero", 2, dropped, "start with zeros of shape (num_tokens, d)"),
     Check("gradient with one expert per token", 2, top_1, NEXT, gradient=True),
     Check("gradient with several", 2, top_k, NEXT, gradient=True),
     Check("gradient with tokens dropped", 1, dropped, NEXT, gradient=True),
     *standard_checks(top_k, gradient=NEXT),
-    Check("all tokens dropped", 1, EMPTY, "no rows in, zeros of shape (num_tokens, d) out"),
+    Check("all tokens dropped", 1, EMPTY, "no rows in, zeros of shape (num_tokens, d) out", gradient=True),
     Check("known values", 1, KNOWN, "by hand: token 0 gets 1 · 2, token 1 gets 0.5 · 1 + 0.25 · 4 = 1.5"),
 )
 
@@ -135,6 +147,18 @@ expects sorted tokens: Adds neighbours up. A token's assignments lie apart, at t
 - np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
 + starts = np.flatnonzero(np.diff(token, prepend=-1))
 +     y[token[starts]] = np.add.reduceat(gate[:, None] * r, starts, axis=0) if len(r) else 0
+no gradient for a zero weight: dg_n = r_n · dy whatever g_n is: a gate at 0 can grow.
+- np.vecdot(r, dy)
++ (gate != 0) * np.vecdot(r, dy)
+divides the weight out again: g_n r_n / g_n is 0/0 for a weight of 0. Save r itself.
+- np.vecdot(r, dy)
++ np.vecdot(gate[:, None] * r, dy) / gate
+positive weights only: Takes |g_n|: whether a weight can be negative is for the router to decide.
+- d_r, d_gate = combine_gradient
++ gate = np.abs(gate); d_r, d_gate = combine_gradient
+tokens in eight bits: There may be more than 256 tokens: uint8 wraps around.
+- np.add.at(y, token,
++ np.add.at(y, token.astype(np.uint8),
 weights for columns: Multiplies column i with gate[i]: a weight belongs to a row, gate[:, None].
 - gate[:, None].astype(r.dtype, copy=False) * r)
 + np.resize(gate, r.shape[1]) * r)

@@ -59,8 +59,13 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
 
 
 def offsets_of_few_bits(rng: np.random.Generator) -> list[Case]:
-    c = _groups(rng, (2, 0, 3), 3, 2)
+    c = _groups(rng, (2, 0, 3, 1), 3, 2)
     return [case(*c.args[:2], c.args[2].astype(t)) for t in (np.int32, np.uint8)]
+
+
+def many_rows(rng: np.random.Generator) -> list[Case]:
+    """More rows than integers of few bits can count."""
+    return [_groups(rng, rows, 1, 2) for rows in [(300, 0, 20), (4, 33_000)]]
 
 
 EMPTY = one_by_one(case(np.zeros((0, 2)), np.zeros((0, 3)), np.array([0, 0, 0])))
@@ -75,6 +80,7 @@ CHECKS = (
     Check("each expert's own rows", 4, typical, "one expert alone: y = x Wᵀ. What is dL/dW, given dL/dy?"),
     Check("rows of very different size", 1, large_and_small, "add each expert's own rows only"),
     Check("offsets of any integer type", 1, offsets_of_few_bits, "use them as the ends of slices"),
+    Check("many rows", 1, many_rows, "an offset can be larger than 32,767"),
     Check("an unused expert gets zero", 3, unused, "start with zeros for all experts, and let none end the loop"),
     *standard_checks(typical),
     Check("no rows at all", 1, EMPTY, "zeros of shape (E, o, i)"),
@@ -117,6 +123,12 @@ differences of a running sum: Beside an expert with large rows a small one has n
 + sums = np.zeros((len(x) + 1, grad.shape[1], x.shape[1]), x.dtype)
 +     sums[1:] = np.cumsum(grad[:, :, None] * x[:, None], axis=0)
 +     return np.diff(sums[offsets], axis=0)
+offsets in eight bits: There may be more than 255 rows: uint8 wraps around.
+- rows_of_experts(offsets)
++ rows_of_experts(offsets.astype(np.uint8))
+offsets in sixteen bits: There may be more than 32,767 rows: int16 wraps around.
+- rows_of_experts(offsets)
++ rows_of_experts(offsets.astype(np.int16))
 offsets as counts: Takes offsets for the number of rows of each expert. They are where its rows begin.
 - rows_of_experts(offsets)
 + [slice(int(sum(offsets[1 : e + 1])), int(sum(offsets[1 : e + 2]))) for e in range(len(offsets) - 1)]

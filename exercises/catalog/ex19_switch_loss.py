@@ -17,12 +17,12 @@ EXERCISE = Exercise(
     needs=(5,),
     target="moe_numpy.moe.losses:BalanceLoss",
     hints=(
-        "Begin with one part, S = 1: the mean of p over the tokens is a vector of E numbers, f another. With several, "
-        "p.reshape(S, -1, E) has the tokens of each part on axis 1.",
-        "Backward needs f and the number of tokens, not p: the loss is linear in p. Each token of part s gets the row "
-        "E f_s / T, times the gradient from above; f itself is a count and gets None.",
-        "Forward: (f * p.reshape(S, -1, E).sum(axis=1) / max(T // S, 1)).sum() * (E / S). Backward: "
-        "np.repeat(grad * (E / max(T, 1)) * f, T // S, axis=0).",
+        "Begin with one part, B = 1: the mean of p over the tokens is a vector of E numbers, f another. With several, "
+        "p.reshape(B, -1, E) has the tokens of each part on axis 1.",
+        "Backward needs f and the number of tokens, not p: the loss is linear in p. Each token of part b gets the row "
+        "E f_b / T, times the gradient from above; f itself is a count and gets None.",
+        "Forward: (f * p.reshape(B, -1, E).sum(axis=1) / max(T // B, 1)).sum() * (E / B). Backward: "
+        "np.repeat(grad * (E / max(T, 1)) * f, T // B, axis=0).",
     ),
 )
 
@@ -51,6 +51,16 @@ def in_parts(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, *c) for c in [(6, 4, 2), (6, 3, 3), (4, 2, 4), (12, 5, 2)]]
 
 
+def any_fractions(rng: np.random.Generator) -> list[Case]:
+    """Fractions that do not sum to 1, since tokens were dropped, and zeros."""
+    c = _case(rng, 6, 4, 2)
+    return [case(c.args[0], c.args[1] * np.array([[0.7], [0.4]]) * [1, 0, 1, 1]).constant(1)]
+
+
+def any_coefficient(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, 6, 4, 2).upstream(np.asarray(grad)) for grad in (1e6, -1e-6)]
+
+
 def with_fractions(rng: np.random.Generator) -> list[Case]:
     """The fractions ask for a gradient. They must not get one."""
     return [case(*c.args) for c in (_case(rng, 6, 4, 1), _case(rng, 6, 3, 2))]
@@ -61,15 +71,18 @@ KNOWN = one_by_one(
     case(np.array([[0.451, 0.549]]), np.array([[0.9, 0.1]])),
     case(np.eye(2), np.eye(2)),
 )
-NEXT = "L is linear in each p_ti: its factor is E f_si / T. A row per token, the same within a part"
+EMPTY = one_by_one(*(case(np.zeros((0, 4)), np.full((parts, 4), 0.25)).constant(1) for parts in (1, 3)))
+NEXT = "L is linear in each p_ti: its factor is E f_bi / T. A row per token, the same within a part"
 CHECKS = (
     Check("one part", 3, whole, "P is the mean of p over the tokens; multiply with f, sum over experts, times E"),
-    Check("several parts", 2, in_parts, "reshape p to (S, T/S, E): each part has its own P; average the S losses"),
+    Check("several parts", 2, in_parts, "reshape p to (B, T/B, E): each part has its own P; average the B losses"),
     Check("gradient with one part", 3, whole, NEXT, gradient=True),
     Check("gradient with several parts", 2, in_parts, NEXT, gradient=True),
+    Check("any coefficient", 1, any_coefficient, "times the gradient from above, whatever it is", gradient=True),
+    Check("fractions that do not sum to 1", 1, any_fractions, "multiply with f as it is"),
     Check("no gradient for the fractions", 2, with_fractions, "backward returns (dp, None)", gradient=True),
     *standard_checks(in_parts, gradient=NEXT),
-    Check("no tokens", 1, one_by_one(case(np.zeros((0, 4)), np.zeros((1, 4)))), "divide by max(T/S, 1): 0, not NaN"),
+    Check("no tokens", 1, EMPTY, "divide by max(T/B, 1): 0, not NaN", gradient=True),
     Check("known values", 2, KNOWN, "1 at balance; 0.9216 is possible too; two collapsed parts give 2"),
 )
 
@@ -84,7 +97,7 @@ sums over tokens: P_i is a mean over the tokens, so that the loss does not grow 
 + .sum(axis=1)
 - (f.shape[1] / max(self.num_tokens, 1))
 + (f.shape[1] / len(f))
-forgets the number of parts: Adds up the losses of the parts. L is their mean: 1/S is missing.
+forgets the number of parts: Adds up the losses of the parts. L is their mean: 1/B is missing.
 - (num_experts / parts)
 + num_experts
 - (f.shape[1] / max(self.num_tokens, 1))
@@ -92,7 +105,7 @@ forgets the number of parts: Adds up the losses of the parts. L is their mean: 1
 averages before multiplying: Two parts that overload opposite experts cancel if f and P are averaged first.
 - self.save(f)
 + f = f.mean(axis=0, keepdims=True); self.save(f)
-takes every other token: Deals the tokens out to the parts in turn (reshape(-1, S, E)). A part is T/S tokens in a row.
+takes every other token: Deals the tokens out to the parts in turn (reshape(-1, B, E)). A part is T/B tokens in a row.
 - p.reshape(parts, -1, num_experts).sum(axis=1)
 + p.reshape(-1, parts, num_experts).sum(axis=0)
 - array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0)
@@ -106,7 +119,7 @@ chosen experts only: P is the mean of the full softmax: the experts that were no
 softmax of probabilities: p are probabilities already; a second softmax makes them nearly equal.
 - self.save(f)
 + self.save(f); p = np.exp(p) / np.exp(p).sum(axis=1, keepdims=True)
-differentiates the fractions: Returns dL/df = E P / S too. f is a count, and constant: its gradient is None.
+differentiates the fractions: Returns dL/df = E P / B too. f is a count, and constant: its gradient is None.
 - return (f * mean_p)
 + self.mean = mean_p; return (f * mean_p)
 - array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0), None
@@ -114,10 +127,10 @@ differentiates the fractions: Returns dL/df = E P / S too. f is a count, and con
 gradient of the sum: dL/dp = E f: P is a mean over T tokens, so each of them has a share of 1/T.
 - (f.shape[1] / max(self.num_tokens, 1))
 + f.shape[1]
-divides by the tokens of a part: dL/dp = E f / (T/S) forgets the mean over the parts. 1/S and 1/(T/S) make 1/T.
+divides by the tokens of a part: dL/dp = E f / (T/B) forgets the mean over the parts. 1/B and 1/(T/B) make 1/T.
 - (f.shape[1] / max(self.num_tokens, 1))
 + (f.shape[1] / max(self.num_tokens // len(f), 1))
-tiles the parts: Lays the S gradient rows out in turn (np.tile). A part is tokens in a row: np.repeat.
+tiles the parts: Lays the B gradient rows out in turn (np.tile). A part is tokens in a row: np.repeat.
 - array_namespace(f).repeat(rows, self.num_tokens // f.shape[0], axis=0)
 + np.tile(rows, (self.num_tokens // len(f), 1))
 ignores upstream: Leaves out the gradient from above: the loss enters the total with a coefficient, often 0.01.
@@ -127,6 +140,15 @@ fractions from the scores: Counts the best of p itself. f comes from the caller:
 - self.save(f)
 + best = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
 +         f = best.reshape(len(f), -1, p.shape[1]).sum(axis=1).astype(p.dtype) / max(len(p) // len(f), 1); self.save(f)
+normalises the fractions: Divides f by its sum. It is below 1 where tokens were dropped, and stays so.
+- self.save(f)
++ f = f / f.sum(axis=1, keepdims=True); self.save(f)
+clips the gradient: A gradient is as large as the coefficient makes it.
+- rows = grad * (f.shape[1] / max(self.num_tokens, 1)) * f
++ rows = np.clip(grad * (f.shape[1] / max(self.num_tokens, 1)) * f, -100, 100)
+backward divides by no tokens: E / T without tokens is a division by zero: max(T, 1).
+- max(self.num_tokens, 1)) * f
++ self.num_tokens) * f
 first part for all: Multiplies each part with the fractions of the first.
 - self.save(f)
 + f = np.repeat(f[:1], len(f), axis=0); self.save(f)

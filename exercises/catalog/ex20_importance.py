@@ -39,6 +39,24 @@ def typical(rng: np.random.Generator) -> list[Case]:
     return [case(v[0]), case(v[1], ddof=0), case(v[2], ddof=1), case(v[2], ddof=0), case(v[3], epsilon=0.1)]
 
 
+def small(rng: np.random.Generator) -> list[Case]:
+    """Numbers whose squared mean is about ε, and far below it."""
+    v = rng.uniform(0.5, 2, 5)
+    return [case(1e-5 * v), case(1e-7 * v), case(v * [1, -1, 0.1, 0.2, -0.1], epsilon=0.5)]
+
+
+def large_losses(rng: np.random.Generator) -> list[Case]:
+    """A mean near zero and one of zero, and a large coefficient."""
+    v = rng.uniform(0.5, 2, 4)
+    balanced = np.array([1.0, -1.0, 2.0, -2.0])
+    return [case(balanced), case(balanced + 1e-3, ddof=0), case(v).upstream(np.asarray(1e6))]
+
+
+def any_ddof(rng: np.random.Generator) -> list[Case]:
+    """Also as many as there are numbers, and more."""
+    return [case(rng.uniform(0.5, 2, n), ddof=ddof) for n, ddof in [(6, 2), (6, 4), (3, 3), (2, 5)]]
+
+
 def signed(rng: np.random.Generator) -> list[Case]:
     """Numbers below zero, of both signs, and very close to each other."""
     v = rng.uniform(0.5, 2, 5)
@@ -62,7 +80,17 @@ CHECKS = (
     Check("forward", 2, typical, "var / (m² + ε), where var divides by n - ddof"),
     Check("numbers of any sign", 1, signed, "nothing but var / (m² + ε)"),
     Check("gradient for numbers of any sign", 1, signed, NEXT, gradient=True, finite_differences=False),
-    Check("a single number", 1, single, "divide by max(n - ddof, 1)"),
+    Check("a single number", 1, single, "divide by max(n - ddof, 1)", gradient=True),
+    Check("any ddof", 1, any_ddof, "divide by max(n - ddof, 1)", gradient=True),
+    Check(
+        "losses of any size",
+        1,
+        large_losses,
+        "cap nothing: var / (m² + ε)",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check("small numbers", 1, small, "add ε to m², always", gradient=True, finite_differences=False),
     Check("all zero", 1, ZEROS, "ε keeps the denominator above zero"),
     Check("large numbers close together", 1, close_together, "subtract the mean before squaring"),
     Check("gradient", 3, typical, NEXT, gradient=True),
@@ -129,6 +157,24 @@ backward divides by n: Backward divides by n where forward divided by n - ddof. 
 mean never below epsilon: Takes max(m, ε)²: the numbers may be negative. Write m² + ε.
 - mean * mean + epsilon
 + np.maximum(mean, v.dtype.type(epsilon)) ** 2
+ddof zero or one: Treats every ddof that is not 0 as 1.
+- self.divisor = max(n - ddof, 1)
++ self.divisor = max(n - 1, 1) if ddof else n
+divisor without a floor: n - ddof can be negative. Use max(n - ddof, 1).
+- self.divisor = max(n - ddof, 1)
++ self.divisor = n - ddof or 1
+larger of square and epsilon: max(m², ε): the formula adds ε.
+- mean * mean + epsilon
++ np.maximum(mean * mean, v.dtype.type(epsilon))
+epsilon for zeros only: Adds ε only where m = 0: m² can be smaller than ε.
+- mean * mean + epsilon
++ mean * mean + (epsilon if mean == 0 else 0)
+caps the loss: A loss has no upper bound: m² can be as small as it likes.
+- return variance / scale
++ return np.minimum(variance / scale, v.dtype.type(1e3))
+backward without epsilon: Divides by m² in backward: 0/0 when all numbers are zero. Save the denominator of forward.
+- centred, mean, scale, variance = self.saved
++ centred, mean, scale, variance = self.saved; scale = mean * mean
 mean of absolute values: Divides by the mean of |v|. The coefficient of variation has the mean itself.
 - scale = mean * mean + epsilon
 + scale = np.abs(v).mean() ** 2 + epsilon

@@ -47,6 +47,22 @@ def large(rng: np.random.Generator) -> list[Case]:
     return [case(h + 1000), case(h - 1000), case(masked), case(h + rows), case(masked + rows)]
 
 
+def _beyond(rng: np.random.Generator, *sizes: float) -> list[Case]:
+    h = rng.standard_normal((1, 5))
+    masked = np.where(np.arange(5) == rng.integers(5), -np.inf, h)
+    return [case(c) for size in sizes for c in (h + size, masked + size, size * np.abs(h))]
+
+
+def huge(rng: np.random.Generator) -> list[Case]:
+    """Rows, one at a time, far beyond what one would clip at or mask with."""
+    return _beyond(rng, 3e4, -3e4, 1e9, -1e12)
+
+
+def beyond_clipping(rng: np.random.Generator) -> list[Case]:
+    """Not so huge that exp(h - lse) is no longer the softmax."""
+    return _beyond(rng, 3e4, -3e4)
+
+
 KNOWN = one_by_one(case(np.zeros((3, 4))), case(np.log(np.array([[1.0, 2.0], [0.5, 0.5]]))))
 NEXT = "chain rule: the square gives 2 lse, the log-sum-exp gives the softmax, the mean gives 1/T"
 CHECKS = (
@@ -61,8 +77,17 @@ CHECKS = (
         gradient=True,
         finite_differences=False,
     ),
+    Check("logits of any size", 1, huge, "clip nothing; only -∞ is less than every logit"),
+    Check(
+        "gradient of logits of any size",
+        1,
+        beyond_clipping,
+        "clip nothing; the derivative is 0 at -∞ only",
+        gradient=True,
+        finite_differences=False,
+    ),
     *standard_checks(typical, gradient=NEXT),
-    Check("no tokens", 1, one_by_one(case(np.zeros((0, 4)))), "divide by max(T, 1): 0, not NaN"),
+    Check("no tokens", 1, one_by_one(case(np.zeros((0, 4)))), "divide by max(T, 1): 0, not NaN", gradient=True),
     Check("known values", 1, KNOWN, "at h = 0 it is (ln E)²; rows with ln 3 and ln 1 give (ln 3)² / 2"),
 )
 
@@ -128,6 +153,15 @@ gradient of the largest only: d lse / dh is the softmax: the largest logit is no
 small number in the logarithm: ln(Σ + 1e-6) is not ln Σ. After the shift Σ is at least 1: nothing needs protection.
 - xp.log(total)
 + xp.log(total + h.dtype.type(1e-4 if h.dtype == np.float32 else 1e-6))
+a large number for minus infinity: Logits can be below -10⁴: an excluded expert then gets all.
+- top = h.max(axis=1, keepdims=True)
++ h = xp.maximum(h, -1e4); top = h.max(axis=1, keepdims=True)
+clips the logits: ln Σ exp h goes on beyond 10⁴.
+- top = h.max(axis=1, keepdims=True)
++ h = xp.minimum(h, 1e4); top = h.max(axis=1, keepdims=True)
+backward divides by no tokens: 2 / T without tokens is a division by zero: max(T, 1).
+- (2 / max(p.shape[0], 1))
++ (2 / p.shape[0])
 absolute value: |lse| has no lowest point with slope 0. The loss is the square.
 - (lse * lse).sum()
 + abs(lse).sum()

@@ -38,7 +38,7 @@ def specification(keys: Any, num_keys: int) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, e, n), e) for n, e in [(7, 3), (20, 4), (50, 8), (5, 1), (1, 1)]]
+    return [case(rng.integers(0, e, n), e) for n, e in [(7, 3), (20, 4), (50, 8), (5, 1), (1, 1), (20, 4)]]
 
 
 def distinct(rng: np.random.Generator) -> list[Case]:
@@ -58,7 +58,7 @@ def narrow(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [case((rng.random(33_500) < 0.001).astype(np.int64), 2)]
+    return [case((rng.random(100_000) < 0.001).astype(np.int64), 2)]
 
 
 CHECKS = (

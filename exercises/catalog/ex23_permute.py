@@ -70,6 +70,24 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, token, 3, 3).upstream(grad)]
 
 
+def many_tokens(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, [299, 0, 260, 299, 0, 299], 2, 300)]
+
+
+def neighbours(rng: np.random.Generator) -> list[Case]:
+    """All tokens in their order, some of them, and one."""
+    return [_case(rng, token, 3, 5) for token in ([0, 1, 2, 3, 4], [1, 2, 3], [2])]
+
+
+def changed(solution: Any, x: Any, token: Any) -> Any:
+    """The tokens after the rows were overwritten."""
+    x = x.copy()
+    rows = solution().forward(x, token)
+    if rows.flags.writeable:
+        rows += 1
+    return x
+
+
 EMPTY = one_by_one(case(np.ones((2, 3)), np.zeros(0, np.int64)))
 KNOWN = one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 0, 1])))
 NEXT = "dx_t is the sum of dr_n over all n with token[n] = t; zero if there is none"
@@ -88,6 +106,10 @@ CHECKS = (
     ),
     Check("a dropped token gets a gradient of zero", 2, dropped, "begin with zeros for all T tokens", gradient=True),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them", gradient=True),
+    Check("many tokens", 1, many_tokens, "a token's number can be larger than 255", gradient=True),
+    Check(
+        "rows are copies", 1, neighbours, "x[token] copies; x itself and x[a:b] do not", changed, second_oracle=False
+    ),
     *standard_checks(top_k, gradient=NEXT),
     Check("all tokens dropped", 1, EMPTY, "no rows, and a gradient of zeros", gradient=True),
     Check("known values", 1, KNOWN, "by hand: [3, 4], [1, 2], [3, 4]"),
@@ -138,6 +160,12 @@ keeps the tokens on the class: The next call overwrites them before this one run
 + type(self).token = token
 - (token,) = self.saved
 + token = self.token
+returns the input itself: Where nothing is to be moved it copies nothing: who writes to the rows writes to x.
+- return take_rows(x, token)
++ return x if np.array_equal(token, np.arange(len(x))) else take_rows(x, token)
+tokens in eight bits: There may be more than 256 tokens: uint8 wraps around.
+- (token,) = self.saved
++ token = self.saved[0].astype(np.uint8)
 adds to one buffer: The zeros are made once and never again: gradients of earlier calls stay in it.
 - y = np.zeros((num_rows, rows.shape[1]), rows.dtype)
 + y = buffers.setdefault((num_rows, rows.shape[1], rows.dtype), np.zeros((num_rows, rows.shape[1]), rows.dtype))

@@ -71,7 +71,7 @@ def two_choices(rng: np.random.Generator) -> list[Case]:
 def any_order(rng: np.random.Generator) -> list[Case]:
     """Some candidates are missing, and the rest are not in the order of tokens: the order of the list counts."""
     cases = []
-    for t, e, k, size in [(12, 4, 2, 3), (10, 5, 3, 3)]:
+    for t, e, k, size in [(12, 4, 2, 3), (10, 5, 3, 3), (12, 4, 2, 3)]:
         *lists, scores = _asking(rng, t, e, k)
         some = rng.permutation(t * k)[: t * k - 4]
         cases.append(case(*(a[some] for a in lists), scores, size, t))
@@ -79,11 +79,14 @@ def any_order(rng: np.random.Generator) -> list[Case]:
 
 
 def scopes(rng: np.random.Generator) -> list[Case]:
+    *lists, scores = _asking(rng, 12, 3, 2)
+    mixed = rng.permutation(24)
     return [
         case(*_asking(rng, 12, 3, 2), 2, 4, scope="sequence"),
         case(*_asking(rng, 12, 4, 1), 1, 3, scope="sequence"),
         case(*_asking(rng, 12, 3, 2), 3, 12, scope=6),
         case(*_asking(rng, 10, 3, 2), 2, 10, scope=4),
+        case(*(a[mixed] for a in lists), scores, 1, 4, scope="sequence"),
     ]
 
 
@@ -92,15 +95,21 @@ def extremes(rng: np.random.Generator) -> list[Case]:
 
 
 NONE = np.zeros(0, np.int64)
-EMPTY = one_by_one(case(NONE, NONE, NONE, np.ones((3, 2)), 2, 3))
+EMPTY = one_by_one(*(case(NONE, NONE, NONE, np.ones((tokens, 2)), 2, tokens) for tokens in (3, 0)))
 BY_HAND = one_by_one(
     case(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.ones((2, 2)), 1, 2)
 )
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    """A queue longer than 255."""
-    return [case(*_asking(rng, 400, 2, 2), 280, 400), case(*_asking(rng, 700, 1, 1), 300, 700)]
+    """Queues longer than 255 and than 32,767, more than 255 scopes, and a list longer than ranks are multiplied by."""
+    return [
+        case(*_asking(rng, 400, 2, 2), 200, 400),
+        case(*_asking(rng, 1_500, 3, 2), 500, 1_500),
+        case(*_asking(rng, 33_000, 1, 1), 32_800, 33_000),
+        case(*_asking(rng, 17_000, 2, 2), 9_000, 17_000),
+        case(*_asking(rng, 600, 2, 2), 1, 600, scope=2),
+    ]
 
 
 CHECKS = (
@@ -114,7 +123,7 @@ CHECKS = (
     ),
     Check("candidates in any order", 2, any_order, "answer in the order of the list that came in", run=ask),
     Check("every scope has its own places", 3, scopes, "queue up at the pair (scope, expert)", run=ask),
-    Check("many tokens", 1, many_tokens, "a place can be larger than 255", run=ask),
+    Check("many tokens", 1, many_tokens, "a place, and the number of a queue, can be larger than 32,767", run=ask),
     Check("room for all, room for none", 1, extremes, "places are counted from 0", run=ask),
     *standard_checks(two_choices, floats=False, run=ask),
     Check("no candidates", 1, EMPTY, "the answer is an empty boolean array", run=ask),
@@ -176,4 +185,13 @@ scopes by remainder: Token t belongs to scope t // n: neighbours share it, not e
 forgets the last scope: T // n scopes: the tokens of a shorter last one are left without places.
 - place < size
 + (place < size) & (candidates.token < num_tokens // in_scope * in_scope)
+counts in sixteen bits: A queue may be longer than 32,767.
+- place < size
++ place.astype(np.int16) < size
+queues in eight bits: Scopes times experts may be more than 255: queues then share places.
+- (candidates.token // in_scope * num_experts + candidates.expert)[order]
++ (candidates.token // in_scope * num_experts + candidates.expert)[order] % 256
+rank and place in one number: rank · 1000 + m puts candidate 1000 of the first choices behind second ones. Sort twice.
+- self._queue(candidates, scores, batch)
++ np.argsort(candidates.rank * 1000 + np.arange(len(candidates.rank)), kind="stable")
 """)

@@ -38,7 +38,7 @@ def _keeping(rng: np.random.Generator, candidates: int, kept: int) -> Case:
 
 def typical(rng: np.random.Generator) -> list[Case]:
     """Some are dropped, and the rest are in the order of experts, not of the list."""
-    return [_keeping(rng, m, n) for m, n in [(8, 5), (7, 1), (12, 11), (9, 4)]]
+    return [_keeping(rng, m, n) for m, n in [(8, 5), (7, 1), (12, 11), (9, 4), (8, 5)]]
 
 
 def zeros_and_ties(rng: np.random.Generator) -> list[Case]:
@@ -60,6 +60,18 @@ def none_kept(rng: np.random.Generator) -> list[Case]:
     return [_keeping(rng, 5, 0), _keeping(rng, 0, 0)]
 
 
+def any_weights(rng: np.random.Generator) -> list[Case]:
+    """Infinite and missing ones; more than 32,767; an infinite upstream gradient."""
+    nan, inf = np.nan, np.inf
+    return [
+        case(np.array([nan, 0.5, inf, 0.25]), np.array([3, 1])),
+        case(np.array([nan, 0.5, inf, 0.25]), np.array([2, 0, 1])),
+        case(np.array([0.5, 0.25, 0.75]), np.array([2, 0])).upstream(np.array([inf, 1.0])),
+        case(np.array([0.5, 2.5, -3.5]), np.array([2, 1])).upstream(np.array([1e-9, 2e-9])),
+        case(rng.random(70_000), rng.permutation(70_000)[:20]),
+    ]
+
+
 KNOWN = one_by_one(case(np.array([0.1, 0.2, 0.3, 0.4]), np.array([3, 1])))
 NEXT = "g'_n came from g[kept_n]: give its gradient back there, and 0 to everybody else"
 CHECKS = (
@@ -69,6 +81,14 @@ CHECKS = (
     Check("gradient when everybody is dropped", 1, none_kept, "all zeros, one per candidate", gradient=True),
     Check("gradient of zero and equal weights", 1, zeros_and_ties, "only `kept` says what was kept", gradient=True),
     Check("indices of any integer type", 1, narrow, "index with them; do not compute with them", gradient=True),
+    Check(
+        "weights of any kind and number",
+        1,
+        any_weights,
+        "only select: a product with 0 is NaN where a weight is infinite",
+        gradient=True,
+        finite_differences=False,
+    ),
     *standard_checks(typical, gradient=NEXT),
     Check("known values", 1, KNOWN, "keep candidate 3, then candidate 1: 0.4, 0.2"),
 )
@@ -123,4 +143,19 @@ keeps the list on the class: The next call overwrites it before this one runs ba
 + type(self).kept = kept
 - (kept,) = self.saved
 + kept = self.kept
+multiplies with a matrix: 0 · ∞ is NaN: a weight that was dropped must not be seen in what is kept.
+- return take_rows(gate, kept)
++ return (kept[:, None] == np.arange(len(gate))).astype(gate.dtype) @ gate
+gradient by a matrix: 0 · ∞ is NaN: an infinite gradient of one weight must leave the others at 0.
+- scatter(grad, kept, self.num_candidates)
++ grad @ (kept[:, None] == np.arange(self.num_candidates)).astype(grad.dtype)
+replaces what is missing: Selecting changes no value. NaN must stay visible.
+- return take_rows(gate, kept)
++ return np.nan_to_num(take_rows(gate, kept))
+indices in sixteen bits: There may be more than 32,767 candidates.
+- self.save(kept)
++ self.save(kept % 32_768)
+a gradient for the indices: `kept` is no function of anything: its gradient is None, not zeros.
+- self.num_candidates), None
++ self.num_candidates), np.zeros(kept.shape)
 """)

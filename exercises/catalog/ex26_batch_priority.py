@@ -34,19 +34,10 @@ def queue(solution: Any, token: Any, expert: Any, rank: Any, scores: Any) -> Any
 
 
 def specification(candidates: Any, scores: Any) -> Any:
-    """Take the most important candidate that is left, again and again."""
-    left = list(range(len(candidates.token)))
-    order = []
-    while left:
-        first = left[0]
-        for m in left:
-            better = max(scores[candidates.token[m]]) > max(scores[candidates.token[first]])
-            same_rank = candidates.rank[m] == candidates.rank[first]
-            if candidates.rank[m] < candidates.rank[first] or (same_rank and better):
-                first = m
-        order.append(first)
-        left.remove(first)
-    return np.array(order, np.int64)
+    """Sort a list of triples: rank, importance, place in the list."""
+    pairs = enumerate(zip(candidates.token, candidates.rank, strict=True))
+    asking = sorted((rank, -max(scores[token]), m) for m, (token, rank) in pairs)
+    return np.array([m for _, _, m in asking], np.int64)
 
 
 def _softmax(h: Any) -> Any:
@@ -71,9 +62,10 @@ def more_choices(rng: np.random.Generator) -> list[Case]:
 
 
 def biased(rng: np.random.Generator) -> list[Case]:
-    """Some candidates are missing, in any order, and the best score is not that of the first choice."""
-    cases = []
-    for t, e, k in [(8, 5, 2), (6, 4, 3)]:
+    """Some candidates are missing, in any order; the best score is not that of the first choice; all are first ones."""
+    taken = np.array([4, 0, 2, 0, 3, 2]), np.array([0, 0, 0, 1, 1, 2]), np.zeros(6, np.int64)
+    cases = [case(*taken, rng.random((5, 3)))]
+    for t, e, k in [(8, 5, 2), (6, 4, 3), (8, 5, 2)]:
         *lists, _ = _asking(rng.standard_normal((t, e)), k)
         some = rng.permutation(t * k)[: t * k - 3]
         cases.append(case(*(a[some] for a in lists), rng.random((t, e))))
@@ -88,11 +80,24 @@ def wide(rng: np.random.Generator) -> list[Case]:
     return large + close
 
 
+def extreme(rng: np.random.Generator) -> list[Case]:
+    """Rows of very different size, some of -∞; all below zero; more candidates than 15 bits can number."""
+    best = np.array([-np.inf, -1e300, -1e12, -1e10, -2.0, -1.0, 37.5, 40.0, 800.0, 900.0, 1e300, 2e300])
+    scores = rng.permutation(best)[:, None] * np.array([1.0, 1.0, 1.0])
+    scores[:, 1:] -= np.abs(scores[:, 1:])  # the first is the best of a row
+    below = -1 - rng.random((9, 3))
+    return [
+        case(*_asking(scores, 2)),
+        case(*_asking(below, 2)),
+        case(*_asking(rng.random((33_000, 1)), 1)),
+    ]
+
+
 def ties(rng: np.random.Generator) -> list[Case]:
     """Scores from a few values only."""
     cases = []
     for t, k in [(12, 2), (40, 1), (20, 3)]:
-        *lists, scores = _asking(rng.integers(0, 2, (t, 3)).astype(float), k)
+        *lists, scores = _asking(rng.integers(0, 2, (t, 3)) * np.array([1.0, 1.0, 0.0]), k)
         mixed = rng.permutation(t * k)
         cases += [case(*lists, scores), case(*(a[mixed] for a in lists), scores)]
     return cases
@@ -118,6 +123,7 @@ CHECKS = (
         run=queue,
     ),
     Check("scores of any size", 1, wide, "two sorts; do not add ranks and scores up", run=queue),
+    Check("scores that are infinite or below zero", 1, extreme, "two sorts; take the maximum as it is", run=queue),
     Check("ties go to the first in the list", 2, ties, 'kind="stable"', run=queue),
     *standard_checks(more_choices, run=queue),
     Check("no candidates", 1, EMPTY, "an empty array of integers", run=queue),
@@ -173,4 +179,21 @@ score of the first choice: Takes the score of the candidate with rank 0. The bes
 ties by token: Of equal candidates the first in the list comes first, whichever token it belongs to.
 - best = scores.max(axis=1)[candidates.token]
 + best = scores.max(axis=1)[candidates.token]; return np.lexsort((candidates.token, -best, candidates.rank))
+best score at least zero: Starts the maximum at 0: tokens whose scores are all negative become ties.
+- scores.max(axis=1)
++ scores.max(axis=1, initial=0)
+best score at least a number: Scores below that number, and -∞, become ties.
+- scores.max(axis=1)
++ np.maximum(scores.max(axis=1), -1e9)
+squashes the scores: A sigmoid is 1 for every large score, and 0 for every very negative one: ties that are none.
+- scores.max(axis=1)
++ (1 / (1 + np.exp(-scores))).max(axis=1)
+rank and scaled score in one number: The scale is infinite where a score is. Two sorts have no scale.
+- best = scores.max(axis=1)[candidates.token]
++ best = scores.max(axis=1)[candidates.token]
++     return np.argsort(candidates.rank * (np.ptp(best) + 1 if best.size else 1) - best, kind="stable")
+places in sixteen bits: There may be more than 32,767 candidates.
+- return _first_choices_first(candidates.rank, array_namespace(scores).argsort(-best, stable=True), scores.shape[1])
++ o = _first_choices_first(candidates.rank, array_namespace(scores).argsort(-best, stable=True), scores.shape[1])
++     return o.astype(np.int16).astype(np.int64)
 """)

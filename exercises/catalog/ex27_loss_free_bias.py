@@ -26,8 +26,15 @@ EXERCISE = Exercise(
 
 
 def step(solution: Any, rate: float, state: Any, observed: Any, passes: int = 1) -> Any:
-    """Build the balancer and call."""
-    return solution(LossFreeBias(rate), state, observed, passes)
+    """Build the balancer and call.
+
+    Raises:
+        ValueError: what comes back is not a new array.
+    """
+    new = solution(LossFreeBias(rate), state, observed, passes)
+    if isinstance(new, np.ndarray) and np.may_share_memory(new, state):
+        raise ValueError("update returned the state that it was given; return a new array, also where nothing moves")
+    return new
 
 
 def specification(self: Any, state: Any, observed: Any, passes: int) -> Any:
@@ -50,17 +57,19 @@ def _loads(rng: np.random.Generator, experts: int) -> tuple[Any, Any]:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [case(rate, *_loads(rng, e)) for e, rate in [(4, 0.001), (8, 0.01), (3, 0.5), (16, 0.001)]]
+    return [case(rate, *_loads(rng, e)) for e, rate in [(4, 0.001), (8, 0.01), (3, 0.5), (16, 0.001), (4, 0.001)]]
 
 
 def balanced(rng: np.random.Generator) -> list[Case]:
-    """Some experts, or all, have exactly the mean."""
+    """Some experts, or all, have exactly the mean, which divided by the passes is rounded; or γ is 0."""
     b = rng.standard_normal(4)
     return [
         case(0.1, b, np.array([5.0, 5.0, 5.0, 5.0])),
         case(0.1, b, np.array([5.0, 3.0, 7.0, 5.0])),
         case(0.1, b, np.zeros(4)),
         case(0.1, rng.standard_normal(1), np.array([9.0])),
+        case(0.0, b, np.array([5.0, 3.0, 7.0, 5.0])),
+        *(case(0.1, rng.standard_normal(n), np.full(n, 1.0), passes) for n in (3, 6, 7) for passes in (3, 10)),
     ]
 
 
@@ -72,7 +81,10 @@ def several_passes(rng: np.random.Generator) -> list[Case]:
 def unused(rng: np.random.Generator) -> list[Case]:
     """One expert gets everything, or one nothing."""
     b = rng.standard_normal(5)
-    return [case(0.01, b, np.array([0.0, 0.0, 64.0, 0.0, 0.0])), case(0.01, b, np.array([9.0, 8.0, 0.0, 7.0, 9.0]))]
+    return [
+        case(0.01, 1000 * b, np.array([0.0, 0.0, 64.0, 0.0, 0.0])),
+        case(0.01, b, np.array([9.0, 8.0, 0.0, 7.0, 9.0])),
+    ]
 
 
 def skewed(rng: np.random.Generator) -> list[Case]:
@@ -81,12 +93,15 @@ def skewed(rng: np.random.Generator) -> list[Case]:
 
 
 def near_the_mean(rng: np.random.Generator) -> list[Case]:
-    """Counts next to a mean that is no whole number."""
-    counts = ([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [2.0**26 + 1, 2.0**26 + 2])
+    """Counts next to a mean that is no whole number, large counts, and loads that are no counts."""
+    counts = (
+        *([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [4097.0, 4098.0]),
+        *([2.0**26 + 1, 2.0**26 + 2], [1.0, 1.0 + 2.0**-30], [0.25, 0.5, 0.5]),
+    )
     return [case(0.25, rng.standard_normal(len(c)), np.array(c)) for c in counts]
 
 
-KNOWN = one_by_one(case(0.5, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0])))
+KNOWN = one_by_one(case(0.25, np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 6.0])))
 CHECKS = (
     Check("one step towards the mean", 4, typical, "who has too little becomes easier to choose: +γ", run=step),
     Check("nothing moves at the mean", 2, balanced, "np.sign(0) is 0", run=step),
@@ -95,7 +110,7 @@ CHECKS = (
     Check("close to the mean", 1, near_the_mean, "the mean need not be a whole number", run=step),
     Check("the mean decides", 1, skewed, "the fair share is the mean of the counts", run=step),
     *standard_checks(typical, run=step),
-    Check("known values", 1, KNOWN, "the mean is 3: up, up, down gives 0.5, 1.5, 1.5", run=step),
+    Check("known values", 1, KNOWN, "the mean is 3: up, up, down gives 0.25, 1.25, 1.75", run=step),
 )
 
 MISTAKES = edits("""
@@ -147,4 +162,13 @@ half a step: Takes half of γ.
 mean in float32: A float32 has 24 bits: the mean of large counts is rounded to one of them.
 - observed.mean() - observed
 + np.float32(observed.mean()).astype(state.dtype) - observed
+returns the state where nothing moves: The caller may write to one of them: return a new array in every case.
+- return state + self.rate
++ return state if not _sign(observed.mean() - observed).any() else state + self.rate
+divides by the passes: Rounding then makes a difference where there is none, and a balanced expert moves.
+- observed.mean() - observed
++ (observed / passes).mean() - observed / passes
+smooth sign: tanh of a small difference is small. Every step has size γ.
+- _sign(observed.mean() - observed)
++ np.tanh(1000 * (observed.mean() - observed))
 """)

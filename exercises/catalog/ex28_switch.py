@@ -46,7 +46,7 @@ def switch(rng: np.random.Generator) -> list[Case]:
 def any_pairs(rng: np.random.Generator) -> list[Case]:
     """Any pairs, none twice, in any order: k > 1, expert choice or hashing."""
     cases = []
-    for t, e, n in [(5, 4, 9), (3, 6, 7), (7, 3, 4)]:
+    for t, e, n in [(5, 4, 9), (3, 6, 7), (7, 3, 4), (5, 4, 9)]:
         pairs = rng.permutation(t * e)[:n]
         cases.append(case(_softmax(rng.standard_normal((t, e))), pairs // e, pairs % e))
     return cases
@@ -64,6 +64,21 @@ def small(rng: np.random.Generator) -> list[Case]:
     return [case(np.ones((1, 1)), one, one), case(rng.random((3, 2)), none, none), case(np.zeros((0, 4)), none, none)]
 
 
+def any_size(rng: np.random.Generator) -> list[Case]:
+    """Infinite and missing scores beside those that are read; an infinite gradient; indices of more than 16 bits."""
+    nan, inf = np.nan, np.inf
+    p = np.array([[0.5, -inf, nan], [inf, 0.25, 0.75]])
+    many = np.append(rng.permutation(69_999)[:29], 69_999)
+    return [
+        case(p, np.array([0, 1, 1]), np.array([0, 2, 1])),
+        case(p, np.array([1, 0, 0]), np.array([0, 1, 2])),
+        case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([inf, 1.0])),
+        case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([1e-9, 2e-9])),
+        case(rng.random((70_000, 1)), many, np.zeros(30, np.int64)),
+        case(rng.random((1, 70_000)), np.zeros(30, np.int64), many),
+    ]
+
+
 KNOWN = one_by_one(case(np.array([[0.7, 0.3], [0.1, 0.9]]), np.array([0, 1]), np.array([0, 1])))
 NEXT = "s_n is the entry (token_n, expert_n) of p and nothing else: that entry gets ds_n, all others 0"
 CHECKS = (
@@ -73,6 +88,14 @@ CHECKS = (
     Check("gradient, any pairs", 2, any_pairs, NEXT, gradient=True),
     *standard_checks(any_pairs, gradient=NEXT),
     Check("gradient of a score of zero", 1, zeros, "the value read does not matter", gradient=True),
+    Check(
+        "scores of any kind and number",
+        1,
+        any_size,
+        "read single entries: a product with 0 is NaN where a score is infinite",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("gradient of the smallest", 1, small, "an expert that was not chosen gets 0, not None", gradient=True),
     Check("known values", 1, KNOWN, "0.7 and 0.9, not 1 and 1"),
 )
@@ -129,4 +152,16 @@ no gradient for a score of zero: The derivative of reading an entry is 1, whatev
 + np.where(self.p != 0, dp.reshape(self.shape), 0).astype(dp.dtype), None, None
 - self.save(at)
 + self.save(at); self.p = p
+multiplies with a mask: 0 · ∞ is NaN: what is not read must not be seen.
+- return take_rows(p.reshape(-1), at)
++ return (p[token] * (expert[:, None] == np.arange(p.shape[1]))).sum(axis=1).astype(p.dtype)
+gradient by a mask: 0 · ∞ is NaN: an infinite gradient of one score must leave the others at 0.
+- dp = scatter(grad, at, num_tokens * num_experts)
++ dp = grad @ (at[:, None] == np.arange(num_tokens * num_experts)).astype(grad.dtype)
+indices in sixteen bits: There may be more than 65,535 tokens or experts.
+- self.save(at)
++ self.save(at % 65_536)
+gradients for the indices: `token` and `expert` are constants: their gradients are None, not zeros.
+- .reshape(self.shape), None, None
++ .reshape(self.shape), 0.0 * at, 0.0 * at
 """)

@@ -8,6 +8,7 @@ import numpy as np
 from moe_numpy.moe.routing import Batch, Candidates
 from moe_numpy.moe.selection import ExpertChoice
 
+from .. import drivers
 from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
 from ..mistakes import edits
 
@@ -34,8 +35,7 @@ EXERCISE = Exercise(
 
 def choose(solution: Any, scores: Any, length: int, factor: float, scope: str = "sequence") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
-    found = solution(ExpertChoice(factor, scope), scores, Batch(length))
-    return found.token, found.expert, found.rank
+    return drivers.candidates(solution(ExpertChoice(factor, scope), scores, Batch(length)))
 
 
 def specification(self: Any, scores: Any, batch: Any) -> Any:
@@ -60,7 +60,7 @@ def one_sequence(rng: np.random.Generator) -> list[Case]:
 
 
 def sequences(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.random((n * s, e)), s, f) for n, s, e, f in [(3, 8, 4, 2.0), (2, 6, 3, 1.0), (4, 4, 2, 1.0)]]
+    return [case(rng.random((n * s, e)), s, f) for n, s, e, f in [(3, 8, 4, 2.0), (2, 6, 3, 1.0), (4, 4, 2, 1.0)] * 2]
 
 
 def whole_batch(rng: np.random.Generator) -> list[Case]:
@@ -69,16 +69,30 @@ def whole_batch(rng: np.random.Generator) -> list[Case]:
 
 def odd_capacities(rng: np.random.Generator) -> list[Case]:
     """Rounded up; all tokens; more than there are tokens."""
-    sizes = [(7, 4, 1.0), (5, 3, 1.5), (10, 4, 1.25), (3, 8, 1.0), (4, 2, 2.0), (1, 1, 1.0)]
-    return [case(rng.random((t, e)), t, f) for t, e, f in sizes]
+    sizes = [(7, 4, 1.0), (5, 3, 1.5), (10, 4, 1.25), (3, 8, 1.0), (4, 2, 2.0), (1, 1, 1.0), (4, 2, 5.0), (3, 300, 1.0)]
+    alone = [case(rng.random((t, e)), t, f) for t, e, f in sizes]
+    return [*alone, case(rng.random((10, 4)), 5, 1.0), case(rng.random((9, 2)), 3, 1.0)]
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    """More than 255, and a capacity that rounding pushes over a whole number."""
+    """More than 255 and than 32,767, and a capacity that rounding pushes over a whole number."""
     return [
         case(rng.random((300, 2)), 100, 0.5),
+        case(rng.random((66_000, 2)), 33_000, 1e-4),
         case(rng.random((100, 10)), 100, 1.1),
         case(1 + 1e-12 * rng.permutation(41 * 20).reshape(41, 20), 41, 1.0),
+    ]
+
+
+def extreme(rng: np.random.Generator) -> list[Case]:
+    """More places than finite scores; scores of zero, below zero, and below any that one would mask with."""
+    some = np.where(rng.random((12, 3)) < 0.7, -np.inf, rng.standard_normal((12, 3)))
+    return [
+        case(some, 6, 2.0),
+        case(np.full((4, 2), -np.inf), 4, 1.0),
+        case(-rng.integers(0, 3, (8, 4)).astype(float), 8, 2.0),
+        case(-1e12 - 1e12 * rng.random((8, 2)), 8, 1.0),
+        case(-1e300 * (1 + rng.random((8, 2))), 8, 1.0),
     ]
 
 
@@ -95,6 +109,7 @@ CHECKS = (
     Check("the whole batch as one set", 1, whole_batch, "look at self.scope", run=choose),
     Check("capacities that do not come out even", 2, odd_capacities, "round up, and at most L", run=choose),
     Check("many tokens", 1, many_tokens, "1.1 · 100 is 110.00000000000001", run=choose),
+    Check("scores of any size", 1, extreme, "C tokens in any case: -∞ is a score too, the smallest", run=choose),
     Check("ties go to the earlier token", 1, ties, "a stable sort of -scores, or the kernel top_k", run=choose),
     *standard_checks(sequences, run=choose),
     Check("no tokens", 1, one_by_one(case(np.zeros((0, 4)), 5, 2.0)), "three empty arrays of integers", run=choose),
@@ -158,4 +173,26 @@ generous with the rounding: Takes off 0.1 before rounding up: 2.05 then becomes 
 ranks in float32: Scores that differ in float64 become ties, and ties go to the earlier token.
 - chosen = top_k(rows, capacity)
 + chosen = top_k(rows.astype(np.float32), capacity)
+takes positive scores only: Every expert takes C tokens, whatever their scores are.
+- token, expert, xp.zeros(token.shape, dtype=token.dtype)
++ *(a[scores[token, expert] > 0] for a in (token, expert, 0 * token))
+takes finite scores only: Every expert takes C tokens: where only scores of -∞ are left, the earliest of them.
+- token, expert, xp.zeros(token.shape, dtype=token.dtype)
++ *(a[scores[token, expert] > -np.inf] for a in (token, expert, 0 * token))
+ends at a very negative number: Scores of less become ties.
+- chosen = top_k(rows, capacity)
++ chosen = top_k(np.maximum(rows, -1e9), capacity)
+more places than tokens: C is at most the number of tokens: an expert cannot take one twice.
+- chosen = top_k(rows, capacity)
++ places = int(np.ceil(self.factor * length / num_experts - 1e-9))
++     capacity = max(capacity, places); chosen = top_k(np.tile(rows, 3), capacity) % length
+listed by token: `by_token` says that the list goes through the tokens. This one goes through the experts.
+- token, expert, xp.zeros(token.shape, dtype=token.dtype)
++ token, expert, 0 * token, by_token=True
+sends the first only: `sent` is None, or True for all: what an expert takes is dispatched.
+- token, expert, xp.zeros(token.shape, dtype=token.dtype)
++ token, expert, 0 * token, sent=np.arange(len(token)) % capacity == 0
+indices in sixteen bits: There may be more than 32,767 tokens.
+- (chosen + first[:, None])
++ ((chosen + first[:, None]) % 32_768)
 """)

@@ -30,8 +30,8 @@ EXERCISE = Exercise(
 
 def slots(solution: Any, x: Any, phi: Any) -> Any:
     """Call with Tensors and take the arrays out."""
-    mixed, combine = solution(Tensor(x), Tensor(phi))
-    return mixed.data, combine.data
+    found = solution(Tensor(x), Tensor(phi))
+    return [t.data for t in found] if isinstance(found, list) else tuple(t.data for t in found)
 
 
 def gradients(solution: Any, x: Any, phi: Any, grad_mixed: Any, grad_combine: Any) -> Any:
@@ -58,7 +58,7 @@ def specification(x: Any, phi: Any) -> Any:
     return Tensor(mixed), Tensor(combine)
 
 
-SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4)]  # B, S, d, n
+SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4), (2, 5, 3, 4)]  # B, S, d, n
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
@@ -71,8 +71,8 @@ def small(rng: np.random.Generator) -> list[Case]:
 
 
 def large(rng: np.random.Generator) -> list[Case]:
-    """Logits whose exponential overflows."""
-    return [case(30 * rng.standard_normal((2, 5, 3)), 30 * rng.standard_normal((4, 3)))]
+    """Logits whose exponential overflows, and weights of very different size."""
+    return [case(a * rng.standard_normal((2, 5, 3)), a * rng.standard_normal((4, 3))) for a in (30, 2, 3, 3)]
 
 
 def with_gradients(rng: np.random.Generator) -> list[Case]:
@@ -81,7 +81,7 @@ def with_gradients(rng: np.random.Generator) -> list[Case]:
     return [case(*(rng.standard_normal(shape) for shape in four)) for four in shapes]
 
 
-BY_HAND = one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, 0.0]])))
+BY_HAND = one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, np.log(4.0)]])))
 NEXT = "x is used twice, in H and in Dᵀ X; build everything from Tensors and the ops, and the engine adds both up"
 CHECKS = (
     Check("slots and combine weights", 4, typical, "D sums to 1 over tokens, C over slots", run=slots),
@@ -94,7 +94,7 @@ CHECKS = (
         "by hand",
         1,
         BY_HAND,
-        "H = [[ln 3, 0], [0, 0]]: slot 0 holds 3/4 of token 0, and token 0 reads 3/4 from slot 0",
+        "H = [[ln 3, 0], [0, ln 4]]: slot 0 holds 3/4 of token 0, and token 1 reads 4/5 from slot 1",
         run=slots,
     ),
 )
@@ -145,4 +145,10 @@ x is constant in the logits: H from plain arrays: x enters twice, in the weights
 phi is constant: Makes the logits from plain slots: Φ then learns nothing.
 - Affine.apply(x, phi, None)
 + Affine.apply(x, Tensor(phi.data), None)
+combine transposed: A row of combine belongs to a token: [B, S, n].
+- x), combine
++ x), Transpose.apply(combine, axes=(0, 2, 1))
+a list of two: Returns a list. Several results are a tuple.
+- return MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x), combine
++ return [MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x), combine]
 """)

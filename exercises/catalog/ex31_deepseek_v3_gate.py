@@ -7,6 +7,7 @@ import numpy as np
 from moe_numpy.moe.routing import Batch, Candidates
 from moe_numpy.moe.selection import GroupLimited
 
+from .. import drivers
 from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
 from ..mistakes import edits
 
@@ -33,8 +34,8 @@ EXERCISE = Exercise(
 
 def choose(solution: Any, scores: Any, k: int, groups: int, top_groups: int, group_score: str = "top2") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
-    found = solution(GroupLimited(k, groups, top_groups, group_score), scores, Batch(len(scores)))
-    return found.token, found.expert, found.rank
+    rule = GroupLimited(k, groups, top_groups, group_score)
+    return drivers.candidates(solution(rule, scores, Batch(len(scores))))
 
 
 def specification(self: Any, scores: Any, batch: Any) -> Any:
@@ -52,7 +53,13 @@ def specification(self: Any, scores: Any, batch: Any) -> Any:
     return Candidates(*np.array(found, np.int64).reshape(-1, 3).T)
 
 
-SIZES = [(6, 8, 2, 4, 2), (5, 12, 3, 4, 2), (7, 16, 4, 4, 2), (4, 6, 2, 2, 1)]  # T, E, k, groups, top groups
+SIZES = [
+    (6, 8, 2, 4, 2),
+    (5, 12, 3, 4, 2),
+    (7, 16, 4, 4, 2),
+    (4, 6, 2, 2, 1),
+    (6, 8, 2, 4, 2),
+]  # T, E, k, groups, top groups
 
 
 def _sigmoid(h: Any) -> Any:
@@ -80,6 +87,16 @@ def far_below(rng: np.random.Generator) -> list[Case]:
     ]
 
 
+def infinite(rng: np.random.Generator) -> list[Case]:
+    """Experts of -∞ in a group that stays, beside groups that do not; and scores that 1 less leaves as they are."""
+    inf = np.inf
+    return [
+        case(np.array([[5.0, -inf, 1.0, 2.0], [-inf, -inf, -inf, -inf]]), 2, 2, 1, group_score="max"),
+        case(np.array([[5.0, 4.0, -inf, 1.0, 2.0, 3.0]]), 3, 2, 1),
+        case(np.array([[-2e300, -2e300, -1e300, -3e300]]), 2, 2, 1, group_score="max"),
+    ]
+
+
 def by_max(rng: np.random.Generator) -> list[Case]:
     return [case(rng.standard_normal((t, e)), k, g, m, group_score="max") for t, e, k, g, m in SIZES]
 
@@ -88,6 +105,7 @@ def all_groups(rng: np.random.Generator) -> list[Case]:
     """Nothing is excluded; or k takes all that is allowed; or groups of one expert."""
     return [
         case(rng.standard_normal((5, 8)), 3, 4, 4),
+        case(rng.standard_normal((3, 300)), 8, 6, 2),
         case(rng.standard_normal((5, 8)), 4, 4, 2),
         case(rng.standard_normal((4, 6)), 2, 1, 1),
         case(rng.standard_normal((5, 4)), 2, 4, 3, group_score="max"),
@@ -96,7 +114,8 @@ def all_groups(rng: np.random.Generator) -> list[Case]:
 
 
 def ties(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, 2, (30, e)).astype(float), k, g, m) for _, e, k, g, m in SIZES]
+    sizes = [*SIZES, (30, 96, 8, 32, 8)]
+    return [case(rng.integers(0, 3, (30, e)).astype(float), k, g, m) for _, e, k, g, m in sizes]
 
 
 BY_HAND = one_by_one(case(np.array([[0.9, 0.0, 0.5, 0.6]]), 2, 2, 1))
@@ -104,6 +123,7 @@ CHECKS = (
     Check("groups by their two best experts", 4, typical, "sort within the group and add the last two", run=choose),
     Check("negative scores", 4, negative, "an excluded expert must lose against every other: -∞, not 0", run=choose),
     Check("scores far below zero", 1, far_below, "only -∞ loses against every number", run=choose),
+    Check("scores of minus infinity", 1, infinite, "mask with -∞ itself: ties go to the lowest index", run=choose),
     Check("groups by their best expert", 2, by_max, 'group_score="max" is the rule of V2', run=choose),
     Check("all groups, all experts, groups of one", 1, all_groups, "num_groups and top_groups may agree", run=choose),
     Check("ties go to the lowest index", 2, ties, "stable sorts, for groups and for experts", run=choose),
@@ -163,4 +183,16 @@ groups by absolute value: Biased scores can be negative: a large negative one is
 one group too many: Keeps top_groups + 1 groups.
 - top_k(group_scores, self.top_groups)
 + top_k(group_scores, min(self.top_groups + 1, self.num_groups))
+excludes with the smallest number: It beats a score of -∞, which the best group may hold.
+- -xp.inf
++ np.finfo(scores.dtype).min
+excludes with less than the least: Where scores are large, the least minus 1 is the least: a tie.
+- -xp.inf
++ scores.min(initial=0) - 1
+sends the first only: `sent` is None, or True for all: every choice is dispatched.
+- return top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k)
++ c = top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k); return replace(c, sent=c.rank == 0)
+two different scores: Adds the two largest different scores. Of two equal experts both count.
+- xp.take_along_axis(grouped, two_best, axis=2).sum(axis=2)
++ (lambda top: top[..., 0] + np.where(grouped < top, grouped, -xp.inf).max(axis=2))(grouped.max(axis=2, keepdims=True))
 """)

@@ -29,26 +29,34 @@ EXERCISE = Exercise(
 
 
 def is_compiled(solution: Any, keys: Any, num_keys: int) -> bool:
-    """Whether it ran as machine code: numba's dispatcher has a signature outside object mode."""
+    """Whether it ran as machine code: numba's dispatcher has a signature outside object mode.
+
+    Raises:
+        ValueError: a sort of NumPy was compiled into it.
+    """
     solution(keys, num_keys)
+    for compiled in getattr(solution, "overloads", {}).values():
+        for found in compiled.type_annotation.typemap.values():
+            if "sort" in str(getattr(found, "typing_key", "")):
+                raise ValueError("it sorts the keys; one pass through them, with a counter for each, is enough")
     return bool(getattr(solution, "nopython_signatures", ()))
 
 
 def in_any_order(solution: Any, keys: Any, num_keys: int) -> Any:
-    """Iterations of a parallel loop may run in any order: where the solution asks for one, they run backwards here."""
+    """Iterations of a parallel loop may run in any order: where the solution asks for one, they do here."""
     plain = getattr(solution, "py_func", None)
     if plain is None or not solution.targetoptions.get("parallel"):
         return solution(keys, num_keys)
     import numba
 
-    def backwards(*ends: int) -> Any:
-        return reversed(range(*ends))
+    def shuffled(*ends: int) -> Any:
+        return sorted(range(*ends), key=lambda i: (i * 7 % 5, -i))
 
     names, original = plain.__globals__, numba.prange
     replaced = [name for name, value in names.items() if value is original]
     try:
-        numba.prange = backwards  # type: ignore[misc, assignment]
-        names.update(dict.fromkeys(replaced, backwards))
+        numba.prange = shuffled  # type: ignore[misc, assignment]
+        names.update(dict.fromkeys(replaced, shuffled))
         return plain(keys, num_keys)
     finally:
         numba.prange = original  # type: ignore[misc]
@@ -71,16 +79,22 @@ def extremes(rng: np.random.Generator) -> list[Case]:
 
 def narrow(rng: np.random.Generator) -> list[Case]:
     """Keys of few bits, and queues longer than these can count."""
-    few = rng.integers(0, 2, 600)
-    return [case(few.astype(t), 2) for t in (np.uint8, np.int32)]
+    few = rng.integers(0, 3, 900)
+    return [case(few.astype(t), 3) for t in (np.uint8, np.int32)]
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [case((rng.random(33_500) < 0.001).astype(np.int64), 2)]
+    """Queues of more than 32,767 and 65,535; and as many queues."""
+    keys = rng.permutation(70_000)
+    return [case((rng.random(70_000) < 0.001).astype(np.int64), 2), case(np.concatenate([keys, keys[::2]]), 70_000)]
 
 
 def a_million(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.integers(0, 64, 1_000_000, dtype=np.uint8), 64)]
+    """Few keys; and all different, so that the last entry of the same key is never found."""
+    return [
+        case(rng.integers(0, 64, 1_000_000, dtype=np.uint8), 64),
+        case(rng.permutation(1_000_000).astype(np.int32), 1_000_000),
+    ]
 
 
 COMPILED = one_by_one(case(np.array([1, 0, 1]), 2))
@@ -96,7 +110,7 @@ CHECKS = (
         second_oracle=False,
     ),
     Check("keys of any integer type", 1, narrow, "int64 counters, whatever the keys are"),
-    Check("many tokens", 1, many_tokens, "a place can be larger than 32,767"),
+    Check("many tokens", 1, many_tokens, "a place, and a key, can be larger than 65,535"),
     Check("no race", 1, typical, "an entry depends on those before it: the loop is not parallel", run=in_any_order),
     Check("one pass through a million keys", 1, a_million, "look at each entry once, with counters", time_limit=15.0),
     *standard_checks(typical, floats=False),
@@ -169,6 +183,16 @@ def counts_in_sixteen_bits(keys: Any, num_keys: int) -> Any:
     return not_compiled(keys, num_keys).astype(np.int16).astype(np.int64)
 
 
+def counts_in_sixteen_bits_without_sign(keys: Any, num_keys: int) -> Any:
+    """Counters of uint16: the 65,537th in a queue is the first again. Count in int64."""
+    return not_compiled(keys, num_keys) % 65_536
+
+
+def as_many_queues_as_eight_bits_number(keys: Any, num_keys: int) -> Any:
+    """A fixed number of counters: keys 0 and 256 then share one. There are num_keys."""
+    return not_compiled(keys % 256, 256)
+
+
 def places_in_the_type_of_the_keys(keys: Any, num_keys: int) -> Any:
     """np.empty_like(keys): the keys may be uint8, and the queue longer than 255."""
     return not_compiled(keys, num_keys).astype(keys.dtype)
@@ -177,6 +201,8 @@ def places_in_the_type_of_the_keys(keys: Any, num_keys: int) -> Any:
 MISTAKES = (
     counts_in_eight_bits,
     counts_in_sixteen_bits,
+    counts_in_sixteen_bits_without_sign,
+    as_many_queues_as_eight_bits_number,
     places_in_the_type_of_the_keys,
     not_compiled,
     counts_itself,

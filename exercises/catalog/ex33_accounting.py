@@ -92,14 +92,13 @@ def shared(rng: np.random.Generator) -> list[Case]:
 
 def smallest(rng: np.random.Generator) -> list[Case]:
     """Every size 1; all experts chosen."""
-    return [case(1, 1, 1, 1, 1, 1, 1, 1, 1), case(8, 10, 1, 2, 1, 4, 3, 4, 4)]
+    return [case(1, 1, 1, 1, 1, 1, 1, 1, 1), case(8, 10, 1, 2, 1, 4, 3, 5, 5)]
 
 
 def beyond_53_bits(rng: np.random.Generator) -> list[Case]:
     """Sizes whose counts have more digits than a float, and some more than 64 bits."""
-    odd = [int(n) for n in rng.integers(10**5, 10**6, 8) * 2 + 1]
-    odd[2], odd[4] = 61, odd[3]
-    return [case(*odd, int(rng.integers(3, 9)), 3), case(*(n**2 if n > 61 else n for n in odd), 5)]
+    d, vocab, width, d_ff = (int(n) for n in rng.integers(10**7, 10**8, 4) * 2 + 1)
+    return [case(n * d, n * vocab, 61, 6, 3, n * width, n * d_ff, 31, 5, 3) for n in (1, 10**12 + 1)]
 
 
 MIXTRAL_8X7B = one_by_one(case(4096, 32000, 32, 32, 8, 128, 14336, 8, 2))

@@ -27,8 +27,10 @@ EXERCISE = Exercise(
 
 def specification(token: Any, expert: Any, device_of_token: Any, device_of_expert: Any, num_devices: int) -> Any:
     """List the assignments between each pair of devices."""
-    devices, ends = range(num_devices), list(zip(device_of_token[token], device_of_expert[expert], strict=True))
-    between = {(i, j): [n for n, pair in enumerate(ends) if pair == (i, j)] for i in devices for j in devices}
+    devices = range(num_devices)
+    between: dict[tuple[int, int], list[int]] = {(i, j): [] for i in devices for j in devices}
+    for n, pair in enumerate(zip(device_of_token[token], device_of_expert[expert], strict=True)):
+        between[pair].append(n)
     rows = np.array([[len(between[i, j]) for j in devices] for i in devices])
     send = [n for i in devices for j in devices for n in between[i, j]]
     receive = [n for j in devices for i in devices for n in between[i, j]]
@@ -72,8 +74,22 @@ def lonely(rng: np.random.Generator) -> list[Case]:
 
 
 def many_rows(rng: np.random.Generator) -> list[Case]:
+    """More than 255 between a pair of devices, and more than 32,767."""
     token, expert = _assignments(rng, 900, 4, 2)
-    return [case(token, expert, rng.integers(0, 2, 900) * 2, np.array([0, 1, 1, 0]), 3)]
+    few = rng.random(34_000) < 0.01
+    return [
+        case(token, expert, rng.integers(0, 2, 900) * 2, np.array([0, 1, 1, 0]), 3),
+        case(np.arange(34_000), few.astype(np.int64), np.ones(34_000, np.int64), np.array([0, 1]), 2),
+    ]
+
+
+def many_devices(rng: np.random.Generator) -> list[Case]:
+    """More than 10, 100 and 256, and more pairs than 16 bits can number."""
+    cases = []
+    for d in (12, 120, 300, 12):
+        token, expert = rng.integers(0, 400, (2, 600))
+        cases.append(case(token, expert, rng.integers(0, d, 400), rng.integers(0, d, 400), d))
+    return cases
 
 
 BY_HAND = one_by_one(
@@ -84,7 +100,8 @@ CHECKS = (
     Check("neighbours lie together", 4, even, "two devices per assignment: source and destination"),
     Check("experts and tokens lie anywhere", 4, scattered, "look devices up; do not compute them from the index"),
     Check("idle devices, one device, no rows", 2, lonely, "rows is [D, D] even where devices are idle"),
-    Check("many rows", 1, many_rows, "stable sorts; a pair may exchange more than 255 rows"),
+    Check("many rows", 1, many_rows, "stable sorts; a pair may exchange more than 32,767 rows"),
+    Check("many devices", 1, many_devices, "a pair of devices is source · D + destination, in int64"),
     *standard_checks(scattered, floats=False),
     Check("a plan by hand", 1, BY_HAND, "write down source and destination of each assignment, then sort by hand"),
 )
@@ -139,4 +156,16 @@ counts in eight bits: A pair of devices may exchange more than 255 rows.
 inverse of send: Says where each assignment stands in the send buffers. Asked for is what stands there.
 - return rows, send, receive
 + return rows, np.argsort(send, kind="stable"), receive
+counts in sixteen bits: A pair of devices may exchange more than 32,767 rows.
+- return rows, send, receive
++ return rows.astype(np.int16).astype(np.int64), send, receive
+pairs in sixteen bits: 300 devices are 90,000 pairs.
+- send = np.argsort(source * num_devices + destination, kind="stable")
++ send = np.argsort((source * num_devices + destination).astype(np.int16), kind="stable")
+pairs by hundreds: source · 100 + destination is one pair's number only while there are at most 100 devices.
+- send = np.argsort(source * num_devices + destination, kind="stable")
++ send = np.argsort(source * 100 + destination, kind="stable")
+pairs by the last destination: With fewer devices in use than there are, the largest + 1 is D only by chance.
+- send = np.argsort(source * num_devices + destination, kind="stable")
++ send = np.argsort(source * destination.max(initial=0) + destination, kind="stable")
 """)

@@ -25,7 +25,6 @@ from . import outcome as outcomes
 from . import wire
 
 NOT_ALLOWED = "not allowed"  # in the place of a request's number
-_NUMBA = "numba"
 _PROTECTED = tuple(str(Path(module.__file__ or "").parent) for module in (np, moe_numpy, exercise))
 
 
@@ -54,6 +53,7 @@ class Checking:
 
     def __init__(self, setup: dict[str, Any]):
         self.setup = setup
+        prepare_for(setup)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """The outcome of each case."""
@@ -67,6 +67,12 @@ class Checking:
 
 
 TASKS = {"check": f"{__name__}:Checking", "train": "exercises.training.child:Training"}
+
+
+def prepare_for(setup: dict[str, Any]) -> None:
+    """Import numba, before the process is limited, where a learner's source speaks of it."""
+    if "numba" in (setup["source"] or ""):
+        importlib.import_module("exercises.reference.uncached_numba")
 
 
 def load(setup: dict[str, Any]) -> Any:
@@ -92,10 +98,6 @@ def _prepare(preload: list[str]) -> None:
     importlib.import_module("numpy.testing")  # array_namespace imports it, and an old NumPy then starts lscpu
     for name in preload:
         importlib.import_module(name)
-    if _NUMBA in preload:  # a learner's file has no folder to keep compiled code in: cache=True has no effect
-        from numba.core.dispatcher import Dispatcher
-
-        Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]
 
 
 def _enter(setup: dict[str, Any], descriptor: int) -> list[str]:

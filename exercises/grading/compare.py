@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Seeded
+from ..exercise import Case, Same, Seeded
 from .outcome import Outcome
 from .wire import Foreign
 
@@ -119,9 +119,9 @@ def same_outcome(a: Outcome, b: Outcome) -> bool:
 
 
 def evidence(yours: Outcome, expected: Outcome) -> int:
-    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong entry.
+    """How much a wrong outcome tells about where it comes from: 4 per wrong fraction, 1 per other wrong value.
 
-    Exceptions tell nothing, since unrelated ones look alike.
+    Four NaN or zeros tell no more than one. Exceptions tell nothing, since unrelated ones look alike.
     """
     if yours.error is not None or expected.error is not None:
         return 0
@@ -138,7 +138,7 @@ def evidence(yours: Outcome, expected: Outcome) -> int:
             wrong = ~_right(a, b) if comparable else np.ones(a.shape, bool)
             with np.errstate(invalid="ignore"):
                 fractions = wrong & np.isfinite(a) & (a % 1 != 0) if a.dtype.kind == "f" else np.zeros(a.shape, bool)
-            total += int(wrong.sum()) + 3 * int(fractions.sum())
+            total += 4 * int(fractions.sum()) + len(np.unique(a[wrong & ~fractions]))
     return total
 
 
@@ -307,6 +307,8 @@ def _short(value: Any) -> str:
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Seeded):
         return f"rng(seed {value.seed})"
+    if isinstance(value, Same):
+        return f"the same as argument {value.position}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple) and any(isinstance(v, np.ndarray) for v in value):

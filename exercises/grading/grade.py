@@ -315,15 +315,18 @@ def _recognise(
 ) -> None:
     """Name the known mistake of which a failed check shows the same results.
 
-    The mistake must fail that check itself, in the same way in every case. Where the wrong results tell too little,
-    as one boolean or an exception does, the mistake must agree in all other checks too. Of several, the one that agrees
-    in most checks is named; if two do, none is.
+    The mistake must fail that check itself, in the same way in every case, and no check that the solution passes. Where
+    the wrong results tell too little, as one boolean or an exception does, it must agree in all other checks too. Of
+    several, the one that agrees in most checks is named; if two do, none is.
     """
     if all(result.passed for result in results):
         return
     known = [i for i in outcomes if not prepared[i].check.time_limit]
+    passed = [i for i in known if results[i].passed]
     agrees = {
-        m: {i for i in known if _same(tuple(outcomes[i]), outcomes_of(m, prepared[i]))} for m in exercise.mistakes
+        m: {i for i in known if _same(tuple(outcomes[i]), outcomes_of(m, prepared[i]))}
+        for m in exercise.mistakes
+        if not any(_fails(exercise, prepared[i], m) for i in passed)
     }
     for i in known:
         problem, fitting = results[i].problem, [m for m in agrees if i in agrees[m]]
@@ -346,6 +349,12 @@ def outcomes_of(mistake: Mistake, p: Prepared) -> tuple[Outcome, ...]:
         return tuple(run_cases(p.run, mistake.solution, p.cases))
     except EditError:
         return ()
+
+
+@lru_cache(maxsize=2**14)
+def _fails(exercise: Exercise, p: Prepared, mistake: Mistake) -> bool:
+    """Whether a known mistake fails a check."""
+    return _first_problem(exercise, p, {}, outcomes_of(mistake, p), 0) is not None
 
 
 @lru_cache(maxsize=2**14)

@@ -1,7 +1,8 @@
 """What runs of a solution on the cases of a check gave. The same code runs in the child and, for trusted code, here.
 
 Every case runs twice, the second time in reverse order, and all forwards of a gradient check come before the first
-backward: what is kept on the class, in a global or in a buffer shows as a difference.
+backward: what is kept on the class, in a global or in a buffer shows as a difference. backward runs three times, at
+last with a larger upstream gradient, to which it must be proportional.
 """
 
 import traceback
@@ -17,9 +18,11 @@ from .. import drivers
 from ..exercise import Case
 from .wire import LARGEST, Foreign
 
+_FACTOR = 1024  # a power of two: exact
 _SHOWN = 3  # different warnings of one case
 _UPSTREAM = "backward wrote into the gradient it was given; write to a copy"
 _SAVED = "backward gives something else when it runs again: it changes what forward saved"
+_NOT_LINEAR = "backward is not proportional to the gradient it was given: 1024 times as much gives something else"
 _KEPT = "the same call gives something else the second time: something is kept between calls"
 _REUSED = "a later call writes into what was returned: return a new array in each call"
 
@@ -92,6 +95,8 @@ class _Run:
                     self._notice(_UPSTREAM)
                 elif not _alike(plain(self.graph.gradients()), self.outcome.value):
                     self._notice(_SAVED)
+                elif not _alike(plain(self.graph.gradients(_FACTOR)), _scaled(self.outcome.value)):
+                    self._notice(_NOT_LINEAR)
         before = _arguments(self.untouched)
         self.outcome.mutated = [key for key, value in _arguments(self.mine).items() if not _alike(value, before[key])]
 
@@ -176,6 +181,10 @@ def _words_of(error: BaseException) -> str:
 def _arguments(case: Case) -> dict[int | str, Any]:
     """By position or name."""
     return dict(enumerate(case.args)) | dict(case.settings)
+
+
+def _scaled(gradients: Any) -> Any:
+    return tuple(None if g is None else np.asarray(g * _FACTOR) for g in gradients)
 
 
 def _writable(value: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..exercise import Case, Seeded
+from ..exercise import Case, Same, Seeded
 
 _MAGIC = b"MOE1"
 _HEAD = struct.Struct("<4sQQ")
@@ -98,7 +98,7 @@ def _pack(value: Any, arrays: list[Any]) -> Any:
         if array.dtype.kind not in "biuf":
             return {"foreign": f"an array of dtype {array.dtype}"}
         arrays.append(array)
-        return {"array": len(arrays) - 1}
+        return {"scalar" if isinstance(value, np.generic) else "array": len(arrays) - 1}
     if isinstance(value, tuple):
         return {"tuple": [_pack(v, arrays) for v in value]}
     if isinstance(value, list):
@@ -107,6 +107,8 @@ def _pack(value: Any, arrays: list[Any]) -> Any:
         return {"dict": {k: _pack(v, arrays) for k, v in value.items()}}
     if isinstance(value, Seeded):
         return {"seed": value.seed}
+    if isinstance(value, Same):
+        return {"same": value.position}
     if isinstance(value, Foreign):
         return {"foreign": value.type}
     if isinstance(value, Case):
@@ -123,12 +125,16 @@ def _unpack(value: Any, arrays: list[Any]) -> Any:
     ((kind, inner),) = value.items()
     if kind == "array":
         return arrays[inner]
+    if kind == "scalar":
+        return arrays[inner][()]
     if kind == "tuple":
         return tuple(_unpack(v, arrays) for v in inner)
     if kind == "dict":
         return {k: _unpack(v, arrays) for k, v in inner.items()}
     if kind == "seed":
         return Seeded(inner)
+    if kind == "same":
+        return Same(inner)
     if kind == "case":
         return Case(*_unpack(inner, arrays))
     if kind == "foreign":

@@ -21,6 +21,8 @@ class Training:
         from moe_numpy.training import Trainer, load_corpus, presets
 
         self.functions = setup["functions"]
+        for function in self.functions:
+            child.prepare_for(function)
         self.calls: Counter[str] = Counter()
         self.stack: ExitStack | None = None
         model, config = presets.demo(steps=setup["steps"], seed=setup["seed"])

@@ -5,7 +5,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..environment import KEEP
 from .machine import examine
 from .output import JsonOption, console_for, plain_table, print_json, print_title
 
@@ -48,8 +47,6 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     lines.append(("", f"{report['gflops_per_thread']:.0f} GFLOP/s per thread in float32"))
-    for name, value in report["set_by_this_command"].items():
-        lines.append(("", f"{name}={value} was set by this command; {KEEP}=1 prevents that"))
     compiled = {None: "", True: ", compiled on this machine", False: ", to be compiled on first use"}
     lines += [
         ("numba", (report["numba"] or "missing") + compiled[report["compiled_loops"]]),

@@ -40,6 +40,9 @@ def save_figures(run: Run, draw: "Callable[[Any], dict[str, Figure]]") -> list[P
     except ModuleNotFoundError as error:
         note(f"no figures: {error.name} is missing; python -m pip install {error.name}")
         return []
+    except (ImportError, ValueError) as error:  # an unknown MPLBACKEND
+        note(f"no figures: {error}")
+        return []
     saved = []
     for name, figure in draw(plots).items():
         try:

@@ -174,7 +174,7 @@ def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]
     for e, found in enumerate(experts):
         # textwrap, unlike rich, does not break at a no-break space
         cells = [f"{byte_name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
-        lines = textwrap.wrap("   ".join(cells), console.width - 8)
+        lines = textwrap.wrap("   ".join(cells), max(console.width - 8, 10))
         table.add_row(str(e), Text("\n".join(lines).replace("\u00a0", " ") or "none stands out"))
     console.print(table)
     console.print()

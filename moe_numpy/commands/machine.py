@@ -4,20 +4,23 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .. import devices, environment, kernels
+from .. import devices, kernels
 from .matmul_speed import gpu_matmul_speed, matmul_speed, matmul_speed_with
 
 _WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names for its AVX-512 kernels
+_CORE = "OPENBLAS_CORETYPE"
+_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 
 def examine() -> dict[str, Any]:
     """What is installed and in use; ``advice`` says what to change and how much faster that is."""
-    cpu = environment.processor()
+    cpu = processor()
     kernel_name = f"on_{kernels.in_use()}"
     blas = [
         {
@@ -37,7 +40,6 @@ def examine() -> dict[str, Any]:
         "numpy": np.__version__,
         "blas": blas,
         "gflops_per_thread": matmul_speed(),
-        "set_by_this_command": dict(environment.set_here),
         "kernels": kernel_name,
         "numba": _version("numba"),
         "compiled_loops": None if kernel_name != "on_numba" else not kernels.must_compile(),
@@ -48,6 +50,21 @@ def examine() -> dict[str, Any]:
     }
     report["advice"] = advice(report)
     return report
+
+
+def processor() -> dict[str, Any]:
+    """The processor's model, and whether it has all of AVX-512 that OpenBLAS uses (known on Linux only)."""
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    return {
+        "model": fields.get("model name", platform.processor() or platform.machine()),
+        "avx512": set(fields.get("flags", "").split()) >= _AVX512,
+    }
 
 
 def gpu() -> dict[str, Any]:
@@ -75,15 +92,14 @@ def advice(report: dict[str, Any]) -> list[str]:
     lines = []
     narrow = [b for b in report["blas"] if b["library"] == "openblas" and b["kernels"] not in _WIDE]
     if narrow and report["avx512"]:
-        core = environment.CORE
-        other = matmul_speed_with({core: "SKYLAKEX"})
+        other = matmul_speed_with({_CORE: "SKYLAKEX"})
         here = report["gflops_per_thread"]
         if other is not None and other > 1.1 * here:
-            asked = os.environ.get(core)
-            why = f"because of {core}={asked}" if asked else "by its own choice"
+            asked = os.environ.get(_CORE)
+            why = f"because of {_CORE}={asked}" if asked else "by its own choice"
             lines.append(
                 f"OpenBLAS runs its {narrow[0]['kernels']} kernels on a processor with AVX-512, {why}; with "
-                f"{core}=SKYLAKEX, set before Python starts, matrix multiplication is {other / here:.1f} times as "
+                f"{_CORE}=SKYLAKEX, set before Python starts, matrix multiplication is {other / here:.1f} times as "
                 f"fast ({here:.0f} to {other:.0f} GFLOP/s with one thread)"
             )
     if report["compiled_loops"] is False and kernels.compiled_loops_in() is None:

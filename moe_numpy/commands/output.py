@@ -62,14 +62,14 @@ def reason(error: Exception) -> str:
 
 
 def refuse(message: str, exit_code: int = 2) -> NoReturn:
-    """Print an error on stderr and end the command."""
-    typer.echo(f"error: {printable(message)}", err=True)
+    """Print an error on stderr, in one line, and end the command."""
+    typer.echo(f"error: {one_line(message)}", err=True)
     raise typer.Exit(exit_code)
 
 
 def note(message: str) -> None:
     """Print on stderr what did not work and does not end the command."""
-    typer.echo(f"note: {printable(message)}", err=True)
+    typer.echo(f"note: {one_line(message)}", err=True)
 
 
 def given_path(text: str) -> Path:
@@ -95,8 +95,8 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """A name or path, printable, with newlines and tabs as spaces."""
-    return printable(str(text)).replace("\n", " ").replace("\t", " ")
+    """A name, path or message, printable, with line breaks and tabs as spaces."""
+    return " ".join(printable(str(text)).splitlines()).replace("\t", " ")
 
 
 def sparkline(values: Sequence[float], console: Console, top: float) -> str:

@@ -20,7 +20,7 @@ from .progress import training_progress
 
 @contextmanager
 def new_run(folder: Path, *configuration: Any) -> Iterator[Run]:
-    """A run that no other process can train at the same time; removed if it ends before its first step.
+    """A run that no other process can train at the same time; removed if it ends before its first checkpoint.
 
     Raises:
         FileExistsError: the folder holds a run already.
@@ -73,21 +73,29 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
     except BrokenPipeError:
         raise typer.Exit(1) from None  # all is saved, and nobody reads on
     except (OSError, MemoryError) as error:
-        refuse(f"{reason(error)}\n{_kept(run)}", exit_code=1)
+        refuse(f"{reason(error)}; {_kept(run)}", exit_code=1)
+    except (KeyboardInterrupt, SystemExit):  # outside the steps, or a second signal
+        _tell_how_to_continue(run, console)
+        raise
     if summary is None:
         assert trainer.stopped_by is not None
-        with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
-            console.print(
-                f"Stopped after step {trainer.completed} of {trainer.config.steps}, all saved. Continue with:"
-            )
-            print_command(console, "train", "--resume", "--out", run.folder)
+        _tell_how_to_continue(run, console)
         raise typer.Exit(128 + trainer.stopped_by)
     return summary
 
 
+def _tell_how_to_continue(run: Run, console: Console) -> None:
+    step = run.newest_step()
+    if step is None:
+        return
+    with contextlib.suppress(OSError, SystemExit):  # SIGHUP: the terminal is gone
+        console.print(f"Stopped after step {step} of {run.training_config.steps}, all saved. Continue with:")
+        print_command(console, "train", "--resume", "--out", run.folder)
+
+
 def _explain(error: NonFiniteError, run: Run) -> NoReturn:
     where = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-    refuse(f"{error}{where}\n{_kept(run)}. A lower --learning-rate in a new run may help.", exit_code=1)
+    refuse(f"{error}{where}; {_kept(run)}. A lower --learning-rate in a new run may help.", exit_code=1)
 
 
 def _kept(run: Run) -> str:

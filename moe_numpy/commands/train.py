@@ -33,7 +33,7 @@ from .run_training import existing_run, new_run, run_training
 _LISTED = 20  # files that were left out, per domain and reason
 _MOST_PROBED = 256  # experts of a layer whose router is probed for a gradient before training
 _TRAINING = {"steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype"}
-_RECIPE = {"top_k", "capacity_factor"}
+_RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
 
 
 def _model(help: str, default: object) -> Any:
@@ -57,6 +57,9 @@ def train(
     d_ff: Annotated[int | None, _model("Hidden width of an expert.", ModelConfig.d_ff)] = None,
     capacity_factor: Annotated[
         float | None, _model("Places per expert, as a multiple of its fair share; 0: no limit.", "the recipe's")
+    ] = None,
+    eval_capacity_factor: Annotated[
+        float | None, _model("The same in evaluation.", "the recipe's, or that of training")
     ] = None,
     dense: Annotated[
         bool,
@@ -104,6 +107,7 @@ def train(
         "top_k": top_k,
         "d_ff": d_ff,
         "capacity_factor": capacity_factor,
+        "eval_capacity_factor": eval_capacity_factor,
         "context": context,
         "steps": steps,
         "batch_size": batch_size,

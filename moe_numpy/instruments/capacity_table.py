@@ -115,7 +115,7 @@ def dropped_tokens(routing: Routing, capacity: Capacity) -> DropReport:
     asked, batch, scores = routing.trace.candidates, routing.trace.batch, routing.trace.scores.data
     num_tokens, num_experts = scores.shape
     scope = capacity.tokens_in_scope(num_tokens, batch)
-    size = capacity.size(scope, num_experts, routing.trace.per_token)
+    size = capacity.size(scope, num_experts, routing.trace.per_token, batch.training)
     fits = capacity.fits(asked, scores, size, batch)
     queue = asked.token // max(scope, 1) * num_experts + asked.expert
     dropped = []

@@ -192,13 +192,19 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f".{name}", __package__)
 
 
+def asked_for_cpu() -> str | None:
+    """What the environment variable MOE_NUMPY_KERNELS names, if anything. ValueError for an unknown name."""
+    asked = os.environ.get(VARIABLE) or None
+    if asked is not None and asked not in CPU_IMPLEMENTATIONS:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {asked!r}")
+    return asked
+
+
 @cache
 def chosen_for_cpu() -> str:
     """What NumPy arrays get where nothing is forced: numba's loops if numba is installed."""
-    asked = os.environ.get(VARIABLE)
+    asked = asked_for_cpu()
     chosen = asked or ("numba" if find_spec("numba") else "numpy")
-    if chosen not in CPU_IMPLEMENTATIONS:
-        raise ValueError(f"{VARIABLE} must be one of {', '.join(CPU_IMPLEMENTATIONS)}, got {chosen!r}")
     if chosen == "numba":
         try:
             _module("on_numba")

@@ -11,19 +11,24 @@ in the type of the entries: compiled, a float32 plus a Python integer is a float
 """
 
 import math
+from contextlib import suppress
 from inspect import unwrap
 
 from numba import njit
+from numba.core.dispatcher import Dispatcher
+
+from .keeping import KeptLoop
 
 
 def _compiler(**options):
     """A decorator. The run-time checker of shapes has wrapped the function; numba needs the function itself."""
 
     def compile_on_use(loop):
-        try:
-            return njit(nogil=True, cache=True, error_model="numpy", **options)(unwrap(loop))
-        except RuntimeError:  # numba can write neither beside this file nor in the user's home, so nothing is kept
-            return njit(nogil=True, error_model="numpy", **options)(unwrap(loop))
+        compiled = njit(nogil=True, error_model="numpy", **options)(unwrap(loop))
+        if isinstance(compiled, Dispatcher):  # a plain function with NUMBA_DISABLE_JIT=1
+            with suppress(RuntimeError):  # numba can write neither beside this file nor in the user's home
+                compiled._cache = KeptLoop(compiled.py_func)
+        return compiled
 
     return compile_on_use
 

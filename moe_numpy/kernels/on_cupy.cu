@@ -68,6 +68,26 @@ __device__ index_t readable(index_t i, index_t rows) { return i >= 0 && i < rows
 __device__ ACC infinity() { return ACC(__longlong_as_double(0x7ff0000000000000LL)); }
 __device__ ACC sigmoid(ACC x) { return 1 / (1 + exp(-x)); }
 
+// Many arrays in one launch: each block has CHUNK entries of one of them. Passed by value.
+constexpr int MOST = 60;
+constexpr index_t CHUNK = 1 << 14;
+
+struct Table {
+    void* array[5][MOST];  // up to five of the same size
+    index_t size[MOST];
+    double number[MOST];
+    int first[MOST];       // block of each; unused ones begin after the last block
+
+    __device__ int whose(int block) const {
+        int low = 0, high = MOST - 1;  // the last with first <= block
+        while (low < high) {
+            int middle = (low + high + 1) / 2;
+            if (first[middle] <= block) low = middle; else high = middle - 1;
+        }
+        return low;
+    }
+};
+
 extern "C" {
 
 // ---- sorting and choosing -------------------------------------------------------------------------------------------
@@ -164,6 +184,13 @@ __global__ void sort_parts(const index_t* keys, index_t n, index_t part, index_t
 
 // A wrong key counts as num_keys, one past the last.
 __device__ index_t known(index_t key, index_t num_keys) { return key < 0 || key > num_keys ? num_keys : key; }
+
+// Eight bits of the keys in this order.
+__global__ void digits(const index_t* keys, const index_t* order, index_t n, index_t num_keys, index_t shift,
+                       index_t* digit) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) digit[i] = known(keys[order[i]], num_keys) >> shift & 255;
+}
 
 // start[key] = the first place in the order whose key is not smaller; all keys between two neighbours begin there.
 __global__ void starts_in_order(const index_t* keys, const index_t* order, index_t n, index_t num_keys,
@@ -288,6 +315,60 @@ __global__ void row_products(const REAL* a, const REAL* b, REAL* y, index_t d, b
     }
     product = sum_of_block(product);
     if (threadIdx.x == 0) y[blockIdx.x] = REAL(product);
+}
+
+// ---- products of all experts, for types without tensor cores: a block of 256 threads computes 64 x 64 entries, each
+// thread 4 x 4 of them, 16 steps of the sum at a time from shared memory --------------------------------------------
+
+// y(i, j) = Σ_k a(i, k) b(k, j) for i < m and j < n, where a(i, k) = a[i a_m + k a_k], b(k, j) = b[k b_k + j b_n].
+__device__ void tile_of_product(const REAL* a, index_t a_m, index_t a_k, const REAL* b, index_t b_k, index_t b_n, REAL* y,
+                                index_t y_m, index_t m, index_t n, index_t depth) {
+    __shared__ ACC part_a[16][65], part_b[16][65];
+    ACC sum[4][4] = {};
+    int row = threadIdx.x / 16, column = threadIdx.x % 16;
+    for (index_t k = 0; k < depth; k += 16) {
+        for (int e = threadIdx.x; e < 16 * 64; e += 256) {  // neighbours in memory go to neighbouring threads
+            int i = a_k == 1 ? e / 16 : e % 64, s = a_k == 1 ? e % 16 : e / 64;
+            part_a[s][i] = i < m && k + s < depth ? ACC(a[i * a_m + (k + s) * a_k]) : ACC(0);
+            int j = b_k == 1 ? e / 16 : e % 64, t = b_k == 1 ? e % 16 : e / 64;
+            part_b[t][j] = j < n && k + t < depth ? ACC(b[(k + t) * b_k + j * b_n]) : ACC(0);
+        }
+        __syncthreads();
+        for (int s = 0; s < 16; s++)
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 4; j++) sum[i][j] += part_a[s][row + 16 * i] * part_b[s][column + 16 * j];
+        __syncthreads();
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            if (row + 16 * i < m && column + 16 * j < n) y[(row + 16 * i) * y_m + column + 16 * j] = REAL(sum[i][j]);
+}
+
+__device__ index_t bound(const index_t* offsets, index_t e, index_t rows) { return min(max(offsets[e], 0LL), rows); }
+
+// y[n] = b_e a[n] for every row n of expert e, where b_e(k, j) = b[e depth width + k b_k + j b_n]; 0 for rows of no expert.
+__global__ void expert_rows_by_matrices(const REAL* a, const REAL* b, REAL* y, const index_t* offsets, index_t rows,
+                                        index_t num_experts, index_t width, index_t depth, index_t b_k, index_t b_n) {
+    index_t tile = blockIdx.y, begin = 0, end = 0, e = 0;
+    for (; e <= num_experts; e++) {  // whose tile is it?
+        begin = bound(offsets, e, rows), end = e < num_experts ? bound(offsets, e + 1, rows) : rows;
+        index_t tiles = max((end - begin + 63) / 64, 0LL);
+        if (tile < tiles) break;
+        tile -= tiles;
+    }
+    if (e > num_experts) return;
+    index_t row = begin + tile * 64, column = blockIdx.x * 64;
+    tile_of_product(a + row * depth, depth, 1, b + (e < num_experts ? e * depth * width + column * b_n : 0), b_k, b_n,
+                    y + row * width + column, width, end - row, width - column, e < num_experts ? depth : 0);
+}
+
+// y_e = Σ a[n] b[n]ᵀ over the rows n of expert e.
+__global__ void expert_sums_of_outer_products(const REAL* a, const REAL* b, REAL* y, const index_t* offsets, index_t rows,
+                                              index_t height, index_t width) {
+    index_t e = blockIdx.z, begin = bound(offsets, e, rows), end = bound(offsets, e + 1, rows);
+    index_t row = blockIdx.y * 64, column = blockIdx.x * 64;
+    tile_of_product(a + begin * height + row, 1, height, b + begin * width + column, width, 1,
+                    y + (e * height + row) * width + column, width, height - row, width - column, end - begin);
 }
 
 // Sums over the rows of each expert: blockIdx.y is the expert, each thread adds one column.
@@ -535,11 +616,14 @@ __global__ void score_gradient(const ACC* d_p, const REAL* e, const REAL* g, con
 
 // ---- the optimizer --------------------------------------------------------------------------------------------------
 
-// Block b adds the squares of its share; sums[b].
-__global__ void squares(const REAL* x, index_t n, double* sums) {
+// Block b of the table's blocks adds the squares of its entries; sums[b].
+__global__ void squares(Table table, double* sums) {
     __shared__ double of_thread[256];
+    int of = table.whose(blockIdx.x);
+    const REAL* x = (const REAL*)table.array[0][of];
+    index_t begin = (index_t)(blockIdx.x - table.first[of]) * CHUNK, end = min(begin + CHUNK, table.size[of]);
     double sum = 0;
-    for (index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (index_t)gridDim.x * blockDim.x) {
+    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
         double v = double(ACC(x[i]));
         sum += v * v;
     }
@@ -552,15 +636,25 @@ __global__ void squares(const REAL* x, index_t n, double* sums) {
     if (threadIdx.x == 0) sums[blockIdx.x] = of_thread[0];
 }
 
-// θ, m and v are of type ACC; only the gradient may be narrower.
-__global__ void adamw(ACC* p, const REAL* grad, ACC* m, ACC* v, index_t n, double keep, double gradient_scale,
-                      double beta1, double beta2, double root, double rate, double eps) {
-    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    ACC g = ACC(grad[i]) * ACC(gradient_scale);
-    m[i] = ACC(beta1) * m[i] + ACC(1 - beta1) * g;
-    v[i] = ACC(beta2) * v[i] + ACC(1 - beta2) * g * g;
-    p[i] = p[i] * ACC(keep) - ACC(rate) * m[i] / (sqrt(v[i]) * ACC(root) + ACC(eps));
+// θ, gradient, m, v and the rounded θ of every parameter; the last is null where there is none. θ, m and v are of type
+// ACC, the others may be narrower.
+__global__ void adamw(Table table, double gradient_scale, double beta1, double beta2, double root, double rate,
+                      double eps) {
+    int of = table.whose(blockIdx.x);
+    ACC* __restrict__ p = (ACC*)table.array[0][of];
+    ACC* __restrict__ m = (ACC*)table.array[2][of];
+    ACC* __restrict__ v = (ACC*)table.array[3][of];
+    const REAL* __restrict__ grad = (const REAL*)table.array[1][of];
+    REAL* __restrict__ rounded = (REAL*)table.array[4][of];
+    ACC keep = ACC(table.number[of]);
+    index_t begin = (index_t)(blockIdx.x - table.first[of]) * CHUNK, end = min(begin + CHUNK, table.size[of]);
+    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
+        ACC g = ACC(grad[i]) * ACC(gradient_scale);
+        m[i] = ACC(beta1) * m[i] + ACC(1 - beta1) * g;
+        v[i] = ACC(beta2) * v[i] + ACC(1 - beta2) * g * g;
+        p[i] = p[i] * keep - ACC(rate) * m[i] / (sqrt(v[i]) * ACC(root) + ACC(eps));
+        if (rounded) rounded[i] = REAL(p[i]);
+    }
 }
 
 }  // extern "C"

@@ -4,34 +4,43 @@ Each function computes what the kernel of its name defines, up to the order of s
 atomic additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in
 float32 between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it
 may add the parts in bfloat16, as in other libraries). Nothing here waits for the device except for what the host must
-know: :func:`to_host`, the E + 1 offsets of grouped products, and the one number of :func:`sum_of_squares`.
+know: :func:`to_host`. All shapes follow from shapes: a step whose router drops nothing can be recorded as a CUDA
+graph.
 
 A wrong index never touches other memory, but it is found late or never: a row that does not exist reads as row 0 and is
-not written; a key that does not exist is left out of the sort, so the offsets do not end with the rows, and the next
-grouped product raises an IndexError. Index arrays are assumed not to change, and there is one GPU with one stream: what
-was computed about an index array is remembered.
+not written; a key that does not exist is left out of the sort, so the offsets do not end with the rows, and grouped
+products make zeros of the rows after the last one. Index arrays are assumed not to change, and there is one GPU with
+one stream: what was computed about an index array is remembered.
 """
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cupy as cp
 import numpy as np
-from cupy_backends.cuda.libs import cublas
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
+from . import attention, cublas, grouped_gemm
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
-_TILES, _MANY_ROWS = (32, 128), 512  # rows that cuBLAS computes at once, of a small result and of a large one
+_TILE = 64  # rows and columns of a block of a grouped product
 _MANY = 64  # a larger k is found by sorting
 _THREADS = 256
+_MOST, _CHUNK = 60, 1 << 14  # arrays in one launch, and the entries of them in one block
+_TABLE = np.dtype(
+    [
+        ("array", np.uint64, (5, _MOST)),
+        ("size", np.int64, _MOST),
+        ("number", np.float64, _MOST),
+        ("first", np.int32, _MOST),
+    ]
+)  # struct Table in on_cupy.cu
 _MOVED_AS = {2: "bfloat16", 4: "float32", 8: "float64"}  # what moves entries of any type, by their bytes
 _NARROW_ROW = 512  # entries; a row as long is the work of one warp
 
@@ -48,11 +57,12 @@ def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
 
 def tokens_and_ranks(chosen: Int[Array, "T k"]) -> tuple[Int[Array, " N"], Int[Array, " N"]]:
     """The same arrays for every layer and step, so that what was computed about them is found again."""
-    return _tokens_and_ranks(*chosen.shape)
+    return _tokens_and_ranks(*chosen.shape, cp.cuda.get_allocator())
 
 
 @lru_cache(maxsize=8)
-def _tokens_and_ranks(num_tokens: int, k: int) -> tuple[Any, Any]:
+def _tokens_and_ranks(num_tokens: int, k: int, allocator: Any) -> tuple[Any, Any]:
+    """Those of a recorded graph lie in its own memory."""
     return cp.repeat(cp.arange(num_tokens), k), cp.tile(cp.arange(k), num_tokens)
 
 
@@ -111,6 +121,8 @@ def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width
 
 def to_host(x: Shaped[Array, "..."]) -> Any:
     """A copy, for which the host waits."""
+    if cp.cuda.get_current_stream().is_capturing():
+        raise RuntimeError("what follows depends on values that have to come to the host")
     return x.get()
 
 
@@ -169,10 +181,8 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 
 
 def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    """CuPy multiplies stacks of float32 and float64; bfloat16 goes to cuBLAS, all matrices at once."""
+    """All matrices of a stack at once."""
     dtype = np.result_type(a.dtype, b.dtype)
-    if dtype.name != "bfloat16":
-        return a @ b
     left, right = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     left, right = (
@@ -187,35 +197,45 @@ def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """One matrix multiplication for each expert that has rows."""
-    x, weight = cp.ascontiguousarray(x), cp.ascontiguousarray(_as(x.dtype, weight))
-    y = cp.empty((len(x), weight.shape[1]), x.dtype)
-    _multiply_experts(offsets, y, x, weight, b_transposed=True)
-    return y
+    """All experts in one launch; rows after the last offset become 0."""
+    return _rows_by_matrices(x, weight, offsets, weight.shape[1], across=False)
 
 
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """One matrix multiplication for each expert that has rows."""
-    grad, weight = cp.ascontiguousarray(grad), cp.ascontiguousarray(_as(grad.dtype, weight))
-    dx = cp.empty((len(grad), weight.shape[2]), grad.dtype)
-    _multiply_experts(offsets, dx, grad, weight)
-    return dx
+    """All experts in one launch; rows after the last offset become 0."""
+    return _rows_by_matrices(grad, weight, offsets, weight.shape[2], across=True)
 
 
 def grouped_product_weight_gradient(
     grad: Float[Array, "N o"], x: Float[Array, "N i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "E o i"]:
-    """One matrix multiplication for each expert that has rows."""
-    grad, x = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x)
-    bounds = _bounds(offsets, len(x))
-    dw = cp.empty((len(bounds) - 1, grad.shape[1], x.shape[1]), x.dtype)
-    for e, (start, end) in enumerate(pairwise(bounds)):
-        if start == end:
-            dw[e] = 0
-    _multiply_experts(offsets, dw, grad, x, a_transposed=True)
+    """All experts in one launch."""
+    grad, x, offsets = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x), _index(offsets)
+    dw = cp.empty((len(offsets) - 1, grad.shape[1], x.shape[1]), x.dtype)
+    if grouped_gemm.fits(dw, grad, x):
+        grouped_gemm.sums_of_outer_products(dw, grad, x, offsets)
+    else:
+        _, height, width = dw.shape
+        grid = -(-width // _TILE), -(-height // _TILE), len(dw)
+        sizes = len(x), height, width
+        _launch("expert_sums_of_outer_products", x.dtype, grid, (_THREADS,), grad, x, dw, offsets, *sizes)
     return dw
+
+
+def _rows_by_matrices(x: Any, weight: Any, offsets: Any, width: int, *, across: bool) -> Any:
+    x, weight, offsets = cp.ascontiguousarray(x), cp.ascontiguousarray(_as(x.dtype, weight)), _index(offsets)
+    y = cp.empty((len(x), width), x.dtype)
+    if grouped_gemm.fits(weight, x, y):
+        grouped_gemm.rows_by_matrices(y, x, weight, offsets, across=across)
+    else:
+        depth, num_experts = x.shape[1], len(weight)
+        grid = -(-width // _TILE), -(-len(x) // _TILE) + num_experts + 1  # each expert may begin a tile of its own
+        sizes = len(x), num_experts, width, depth
+        steps = (width, 1) if across else (1, depth)
+        _launch("expert_rows_by_matrices", x.dtype, grid, (_THREADS,), x, weight, y, offsets, *sizes, *steps)
+    return y
 
 
 def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:
@@ -355,8 +375,11 @@ def rotate(
 
 def causal_attention(
     q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
-    """All heads at once. Scores and sums are float32 in bfloat16."""
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
+    """All heads at once. Scores and sums are float32 in bfloat16; no scores at all where the loops take the width."""
+    if attention.fits(q, k, length, scale):
+        o, log_sum = attention.forward(q, _as(q.dtype, k), _as(q.dtype, v), length, scale)
+        return o, cp.empty((*q.shape[:3], 0), q.dtype), log_sum
     q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
     (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
     sums = _sum_type(q.dtype)
@@ -375,11 +398,15 @@ def causal_attention_gradient(
     k: Float[Array, "B Hkv L D"],
     v: Float[Array, "B Hkv L D"],
     o: Float[Array, "B Hkv GS D"],
-    e: Float[Array, "B Hkv GS L"],
+    e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
+    length: int,
     scale: float,
 ) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """All heads at once."""
+    if e.shape[3] < k.shape[2]:
+        grad, k, v, o = [_as(q.dtype, x) for x in (grad, k, v, o)]
+        return attention.gradient(grad, q, k, v, o, _as(np.float32, total), length, scale)
     grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
     (heads, rows, num_keys), d = e3.shape, q3.shape[2]
     total = cp.ascontiguousarray(_as(_sum_type(q.dtype), total))
@@ -394,13 +421,16 @@ def causal_attention_gradient(
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
 
 
-def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
-    """The sum comes to the host."""
-    blocks = 1024
-    sums = cp.empty((len(arrays), blocks))
-    for x, part in zip(arrays, sums, strict=True):
-        _launch("squares", x.dtype, (blocks,), (_THREADS,), cp.ascontiguousarray(x), x.size, part)
-    return float(to_host(sums.sum()))
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
+    """All arrays of one type in one launch."""
+    parts = []
+    for dtype in sorted({x.dtype.name for x in arrays}):
+        mine = [(cp.ascontiguousarray(x),) for x in arrays if x.dtype.name == dtype]
+        for table, blocks in _tables(mine, [0.0] * len(mine)):
+            sums = cp.empty(blocks)
+            _launch("squares", mine[0][0].dtype, (blocks,), (_THREADS,), table, sums)
+            parts.append(sums.sum())
+    return sum(parts[1:], parts[0]) if parts else cp.zeros(())
 
 
 def adamw(
@@ -409,6 +439,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -416,10 +447,11 @@ def adamw(
     lr: float,
     eps: float,
 ) -> None:
-    """One pass over all entries. Gradients may be bfloat16."""
+    """All parameters in one launch. Gradients may be bfloat16."""
     (beta1, beta2), (c1, c2) = betas, corrections
     numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
-    for p, grad, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+    by_type: dict[str, list[tuple[tuple[Any, ...], float]]] = {}
+    for p, grad, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
         if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
             raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
         if not p.dtype == m.dtype == v.dtype == _sum_type(p.dtype):
@@ -427,7 +459,13 @@ def adamw(
                 f"adamw: parameters and moments must be float32 or float64, got {p.dtype}, {m.dtype}, {v.dtype}"
             )
         grad = cp.ascontiguousarray(grad if _sum_type(grad.dtype) == p.dtype else _as(p.dtype, grad))
-        _each("adamw", grad.dtype, p.size, p, grad, m, v, p.size, float(keep), *numbers)
+        if narrow is not None and not (narrow.flags.c_contiguous and narrow.dtype == grad.dtype):
+            raise ValueError("adamw: a rounded parameter must be contiguous and of the type of its gradient")
+        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v, narrow), float(keep)))
+    for mine in by_type.values():
+        arrays, keeps = zip(*mine, strict=True)
+        for table, blocks in _tables(arrays, keeps):
+            _launch("adamw", arrays[0][1].dtype, (blocks,), (_THREADS,), table, *numbers)
 
 
 # Matrix multiplication. cuBLAS reads matrices column by column: to it, a matrix with contiguous rows is its transpose.
@@ -449,42 +487,8 @@ def _multiply(y: Any, a: Any, b: Any) -> None:
         (b_transposed, b_step), (a_transposed, a_step) = _layout(b), _layout(a)
         sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
         one, zero, algorithm = _ONE[sums], _ZERO[sums], _COMPUTE[sums]
-        handle = cp.cuda.device.get_cublas_handle()
         right, left, result = (b.data.ptr, kind, b_step), (a.data.ptr, kind, a_step), (y.data.ptr, kind, n)
-        cublas.gemmEx(handle, b_transposed, a_transposed, n, m, k, one, *right, *left, zero, *result, *algorithm)
-
-
-def _multiply_experts(
-    offsets: Any, y: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False
-) -> None:
-    """y = a b for each expert that has rows: its own matrix of an operand [E, ., .], its rows of an operand [N, .].
-
-    ``a`` has rows, and so has either ``y`` or ``b``. With many experts the loop must not take longer than the
-    multiplications, so nothing is sliced.
-
-    cuBLAS takes 0.2 ms to choose an algorithm for a new shape, ten times as long as a call otherwise takes. So rows are
-    rounded up to whole tiles, which costs nothing; the extra rows belong to the next expert, whose own multiplication
-    comes later and overwrites them.
-    """
-    sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
-    one, zero, handle = _ONE[sums], _ZERO[sums], cp.cuda.device.get_cublas_handle()
-    multiply, n = cublas.gemmEx, y.shape[-1]
-    shapes = (kind, b.shape[-1]), (kind, a.shape[-1]), (kind, n, *_COMPUTE[sums])
-    (right, right_step), (left, left_step), (result, step) = [(x.data.ptr, x.strides[0]) for x in (b, a, y)]
-    for e, (start, end) in enumerate(pairwise(_bounds(offsets, len(a)))):
-        if start == end:
-            continue
-        if y.ndim == 2:
-            tile = _TILES[end - start > _MANY_ROWS]
-            m, k = min(-(-(end - start) // tile) * tile, len(y) - start), a.shape[1]
-            operands = right + e * right_step, left + start * left_step, result + start * step
-        else:
-            m, k = y.shape[1], end - start
-            operands = right + start * right_step, left + start * left_step, result + e * step
-        multiply(
-            handle, b_transposed, a_transposed, n, m, k, one,
-            operands[0], *shapes[0], operands[1], *shapes[1], zero, operands[2], *shapes[2],
-        )  # fmt: skip
+        cublas.gemm(b_transposed, a_transposed, n, m, k, one, *right, *left, zero, *result, *algorithm)
 
 
 def _multiply_heads(a: Any, b: Any, dtype: Any = None, scale: float = 1.0) -> Any:
@@ -496,9 +500,9 @@ def _multiply_heads(a: Any, b: Any, dtype: Any = None, scale: float = 1.0) -> An
         (b_transposed, b_step), (a_transposed, a_step) = _layout(b[0]), _layout(a[0])
         right, left = ((x.data.ptr, kind, step, x.strides[0] // x.itemsize) for x, step in ((b, b_step), (a, a_step)))
         result = y.data.ptr, _blas_type(y.dtype), n, m * n
-        handle, factor = cp.cuda.device.get_cublas_handle(), np.array(scale, sums)
-        settings = handle, b_transposed, a_transposed, n, m, k, factor.ctypes.data
-        cublas.gemmStridedBatchedEx(*settings, *right, *left, _ZERO[sums], *result, heads, *_COMPUTE[sums])
+        factor = np.array(scale, sums)
+        settings = b_transposed, a_transposed, n, m, k, factor.ctypes.data
+        cublas.gemm_of_stacks(*settings, *right, *left, _ZERO[sums], *result, heads, *_COMPUTE[sums])
     return y
 
 
@@ -511,16 +515,6 @@ def _layout(x: Any) -> tuple[int, int]:
 
 def _for_blas(x: Any) -> Any:
     return x if x.itemsize in x.strides and min(x.strides) > 0 else cp.ascontiguousarray(x)
-
-
-def _bounds(offsets: Any, end: int) -> list[int]:
-    """The offsets on the host."""
-    bounds: list[int] = _remember("bounds", offsets, lambda: to_host(offsets).tolist())
-    if bounds[0] != 0 or bounds[-1] != end:
-        raise IndexError(
-            f"offsets must go from 0 up to {end}, the number of rows, got {bounds}; was a key out of bounds?"
-        )
-    return bounds
 
 
 # Launching.
@@ -567,6 +561,20 @@ def _by_columns(name: str, like: Any, *arguments: Any) -> None:
     _launch(name, like.dtype, (num_rows, blocks), (_THREADS,), *arguments)
 
 
+def _tables(arrays: Sequence[tuple[Any, ...]], numbers: Sequence[float]) -> Iterator[tuple[Any, int]]:
+    """Arrays of equal sizes in tables for one launch each, and how many blocks a launch has."""
+    entries = [(row, number) for row, number in zip(arrays, numbers, strict=True) if row[0].size]
+    for start in range(0, len(entries), _MOST):
+        table, blocks = np.zeros(1, _TABLE), 0
+        one = table[0]
+        one["first"] = np.iinfo(np.int32).max
+        for i, (row, number) in enumerate(entries[start : start + _MOST]):
+            one["array"][: len(row), i] = [0 if x is None else x.data.ptr for x in row]
+            one["size"][i], one["number"][i], one["first"][i] = row[0].size, number, blocks
+            blocks += -(-row[0].size // _CHUNK)
+        yield table, blocks
+
+
 def _entry_by_entry(name: str, *arrays: Any, settings: tuple[Any, ...] = ()) -> Any:
     arrays = tuple([cp.ascontiguousarray(_as(arrays[-1].dtype, x)) for x in arrays])
     y = cp.empty(arrays[-1].shape, arrays[-1].dtype)
@@ -604,11 +612,20 @@ def _sorted_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
 
 
 def _sort_by_key(keys: Any, num_keys: int) -> tuple[Any, Any]:
+    if num_keys <= _FEW_KEYS:
+        return _counting_sort(keys, num_keys)
+    size, order = len(keys), cp.arange(len(keys))
+    for shift in range(0, num_keys.bit_length(), 8):  # digit by digit, the last first; a wrong key sorts as num_keys
+        digits = cp.empty(size, np.int64)
+        _each("digits", np.float32, size, keys, order, size, num_keys, shift, digits)
+        order = take_rows(order, _counting_sort(digits, 256)[0])
+    start = cp.empty(num_keys + 1, np.int64)
+    _each("starts_in_order", np.float32, size + 1, keys, order, size, num_keys, start)
+    return order, start
+
+
+def _counting_sort(keys: Any, num_keys: int) -> tuple[Any, Any]:
     size, start = len(keys), cp.empty(num_keys + 1, np.int64)
-    if num_keys > _FEW_KEYS:
-        order = cp.argsort(keys.astype(np.uint16 if num_keys <= 2**16 else np.int32))
-        _each("starts_in_order", np.float32, size + 1, keys, order, size, num_keys, start)
-        return order, start
     parts = max(-(-size // _PART), 1)
     counts, following = cp.empty((2, num_keys, parts), np.int64)
     order = cp.zeros(size, np.int64)  # a wrong key leaves its place 0

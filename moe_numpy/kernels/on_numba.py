@@ -326,7 +326,7 @@ def rotate(
 
 def causal_attention(
     q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
     """One head at a time: its scores stay in the cache."""
     o = empty(q.shape, q.dtype)
     e = empty((*q.shape[:3], k.shape[2]), q.dtype)
@@ -342,8 +342,9 @@ def causal_attention_gradient(
     k: Float[Array, "B Hkv L D"],
     v: Float[Array, "B Hkv L D"],
     o: Float[Array, "B Hkv GS D"],
-    e: Float[Array, "B Hkv GS L"],
+    e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
+    length: int,
     scale: float,
 ) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """One head at a time."""
@@ -353,7 +354,7 @@ def causal_attention_gradient(
     return dq, dk, dv
 
 
-def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
     work = [(i, part) for i, x in enumerate(flat) for part in blocks(x.size, 4 * _BLOCK)]
@@ -364,7 +365,7 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
         sums[n] = loops.sum_of_squares(flat[i][part], np.float64(0))
 
     run(block, list(range(len(work))))
-    return float(sums.sum())
+    return np.asarray(sums.sum())
 
 
 def adamw(
@@ -373,6 +374,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -397,6 +399,9 @@ def adamw(
         loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
 
     run(block, work)
+    for p, narrow in zip(parameters, rounded, strict=True):
+        if narrow is not None:
+            narrow[...] = p
 
 
 # What one thread does with one block of a matrix multiplication, or with one head.

@@ -27,7 +27,7 @@ def tokens_and_ranks(chosen: Int[Array, "T k"]) -> tuple[Int[Array, " N"], Int[A
 def stable_order(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """The permutation that sorts the keys and keeps equal ones in order.
 
-    ``keys[order]`` is sorted: ``order[n]`` is the place in ``keys`` of the n-th smallest.
+    ``keys[order]`` is sorted: ``order[n]`` is the place in ``keys`` of the n-th smallest. N may be 100,000.
     """
     return np.argsort(keys, kind="stable")
 
@@ -54,7 +54,7 @@ def offsets_of(counts: Int[Array, " E"]) -> Int[Array, " E1"]:
 def position_by_key(keys: Int[Array, " N"], num_keys: int) -> Int[Array, " N"]:
     """How many earlier entries have the same key: the place in the queue before an expert.
 
-    Keys 2, 0, 2, 2 have the positions 0, 0, 1, 2.
+    Keys 2, 0, 2, 2 have the positions 0, 0, 1, 2. N may be 100,000.
     """
     order = np.argsort(keys, kind="stable")
     start = offsets_of.definition(np.bincount(keys, minlength=num_keys))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
@@ -51,6 +52,7 @@ class Capacity:
 
     Attributes:
         factor: places relative to perfect balance; with 1 there is exactly enough room for perfectly even assignments.
+        eval_factor: the same in evaluation; None for ``factor``.
         rounding: a name from :data:`ROUNDING`; public code differs.
         drop: who goes first in the queue before an expert.
             ``position``: all first choices before all second choices, earlier tokens before later ones (GShard).
@@ -59,7 +61,7 @@ class Capacity:
             unless they are renormalised.
             ``batch_priority``: all first choices before all second choices, tokens in the order of their best
             score (V-MoE, Riquelme et al. 2021, section 4.1).
-            ``random``: any order; by position in evaluation.
+            ``random``: any order, drawn for each scope by itself; by position in evaluation.
             Only ``position`` with one expert per token is causal: in every other queue a later token can come before
             an earlier one.
         scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
@@ -73,12 +75,14 @@ class Capacity:
     rounding: str = "ceil"
     drop: str = "position"
     scope: str | int = "batch"
+    eval_factor: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise ValueError(f"capacity_factor must be positive, got {self.factor}")
-        if self.factor > 1e9:  # and infinity, whose capacity is no whole number
-            raise ValueError(f"capacity_factor must be at most 1e9, got {self.factor}; None is no limit")
+        for name, factor in (("capacity_factor", self.factor), ("eval_capacity_factor", self.eval_factor)):
+            if factor is not None and not factor > 0:
+                raise ValueError(f"{name} must be positive, got {factor}")
+            if factor is not None and factor > 1e9:  # and infinity, whose capacity is no whole number
+                raise ValueError(f"{name} must be at most 1e9, got {factor}; without a Capacity there is no limit")
         if self.rounding not in ROUNDING:
             raise ValueError(f"rounding must be one of {', '.join(ROUNDING)}, got {self.rounding!r}")
         if self.drop not in DROP:
@@ -86,9 +90,10 @@ class Capacity:
         if (self.scope not in SCOPES) if isinstance(self.scope, str) else self.scope < 1:
             raise ValueError(f"scope must be batch, sequence or a positive number of tokens, got {self.scope!r}")
 
-    def size(self, num_tokens: int, num_experts: int, per_token: float) -> int:
+    def size(self, num_tokens: int, num_experts: int, per_token: float, training: bool = True) -> int:
         """C for a scope of this many tokens."""
-        return ROUNDING[self.rounding](num_tokens, num_experts, per_token, self.factor)
+        factor = self.factor if training or self.eval_factor is None else self.eval_factor
+        return ROUNDING[self.rounding](num_tokens, num_experts, per_token, factor)
 
     def tokens_in_scope(self, num_tokens: int, batch: Batch) -> int:
         """How many tokens share the places of an expert."""
@@ -109,7 +114,7 @@ class Capacity:
         """
         num_tokens, num_experts = scores.shape
         if batch.lengths is None or self.scope != "sequence":
-            size = self.size(self.tokens_in_scope(num_tokens, batch), num_experts, per_token)
+            size = self.size(self.tokens_in_scope(num_tokens, batch), num_experts, per_token, batch.training)
             return self.fits(candidates, scores, size, batch), size
         xp = array_namespace(scores)
         ends = to_host(xp.searchsorted(candidates.token, xp.cumsum(xp.asarray(batch.lengths)))).tolist()
@@ -152,10 +157,18 @@ class Capacity:
         if self.drop == "probability":
             return xp.argsort(-scores[candidates.token, candidates.expert], stable=True)
         if self.drop == "random" and batch.training:
-            return xp.asarray(batch.need_rng(self).permutation(len(candidates.token)))
+            return xp.asarray(self._drawn(to_host(candidates.token), scores.shape[0], batch))
         if self.drop == "batch_priority":
             return batch_priority_queue(candidates, scores)
         return _first_choices_first(candidates.rank, xp.arange(len(candidates.token)), scores.shape[1])
+
+    def _drawn(self, token: Int[Array, " M"], num_tokens: int, batch: Batch) -> Int[Array, " M"]:
+        """The candidates of one scope after the other, each scope's in an order of its own."""
+        rng = batch.need_rng(self)
+        scope = token // max(self.tokens_in_scope(num_tokens, batch), 1)
+        order = np.argsort(scope, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(scope[order])) + 1)
+        return np.concatenate([rng.permutation(part) for part in parts])
 
 
 def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:

@@ -72,7 +72,7 @@ class Renormalize(Function):
     def forward(
         self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, epsilon: float = 0.0
     ) -> Float[Array, " N"]:
-        """Divide by the token's sum. Without ε, the weights of a token whose scores are all 0 are equal."""
+        """Divide by the token's sum. Without ε, scores of a token that are all 0 count as 1: equal weights."""
         self.num_tokens = num_tokens
         if not epsilon:
             s = ones_for_zeros(s, token, num_tokens)

@@ -248,6 +248,7 @@ class LoadProbability(Function):
     probabilities gives loads that do not sum to k.
 
     ``rivals="all"`` takes the k-th of all for every e, chosen or not (V-MoE, Riquelme et al. 2021, appendix A.2).
+    ``top_k`` decides ties.
     """
 
     def forward(
@@ -259,7 +260,7 @@ class LoadProbability(Function):
         k: int,
         rivals: str = "others",
     ) -> Float[Array, "T E"]:
-        """Probabilities; 1 if there are no k others, since nothing has to be beaten. Φ is ``scipy.special.ndtr``."""
+        """Probabilities; 1 if an expert has fewer than k rivals. Φ is ``scipy.special.ndtr``."""
         xp = array_namespace(h)
         h, sigma, noisy = (x.astype(xp.result_type(x.dtype, xp.float32), copy=False) for x in (h, sigma, noisy))
         if rivals == "all":

@@ -62,7 +62,7 @@ class ShazeerNoise(Noise):
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
         """H = h + n σ with σ = softplus(x W_nᵀ) + ε; returns H and σ, both part of the graph.
 
-        n is one ``rng.standard_normal(h.shape)`` in the dtype of h, ``weight`` is W_n [E, d], and ε ``self.epsilon``.
+        n is one ``rng.standard_normal(h.shape)``, cast to the dtype of h; ``weight`` is W_n [E, d], ε ``self.epsilon``.
         """
         sigma = Softplus.apply(Affine.apply(x, weight, None)) + self.epsilon
         return h + sigma * _like(h, rng.standard_normal(h.shape)), sigma

@@ -45,7 +45,7 @@ def load(name: str) -> tuple[Path, Callable[..., Recipe]]:
     def checked(**settings: Any) -> Recipe:
         try:
             made = build(**settings)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{path}: {function} failed: {_told(error, path)}") from error
         if isinstance(made, RouterConfig):
             return Recipe(made)

@@ -42,12 +42,16 @@ class PublishedRecipe:
         return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
 
     def __call__(self, **settings: Any) -> Recipe:
-        """Build. ValueError for a setting that this recipe does not have."""
+        """Build. ValueError for a setting that this recipe does not have, or that would change nothing."""
         unknown = sorted(settings.keys() - self.settings.keys())
         if unknown:
             has = ", ".join(self.settings) or "none"
             raise ValueError(f"recipe {self.name} has no setting {', '.join(unknown)}; it has: {has}")
-        return self.build(**settings)
+        recipe = self.build(**settings)
+        eval_factor = settings.get("eval_capacity_factor")
+        if eval_factor is not None and (recipe.router is None or recipe.router.capacity is None):
+            raise ValueError(f"eval_capacity_factor={eval_factor} needs a capacity_factor, and {self.name} has none")
+        return recipe
 
 
 RECIPES: dict[str, PublishedRecipe] = {}
@@ -81,8 +85,9 @@ def find(name: str) -> PublishedRecipe:
     return RECIPES[name]
 
 
-def _capacity(factor: float | None, **settings: Any) -> Capacity | None:
-    return None if factor is None else Capacity(factor, **settings)
+def _capacity(factor: float | None, eval_factor: float | None, **settings: Any) -> Capacity | None:
+    """No limit in training is none in evaluation."""
+    return None if factor is None else Capacity(factor, eval_factor=eval_factor, **settings)
 
 
 def _losses(*parts: Loss) -> tuple[Loss, ...]:
@@ -126,7 +131,9 @@ def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) 
 
 
 @published(2020, "Lepikhin et al.: GShard, algorithm 1")
-def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
+def gshard(
+    *, capacity_factor: float | None = 1.0, eval_capacity_factor: float | None = None, balance: float = 0.01
+) -> Recipe:
     """Softmax, top-2 renormalised, the second expert kept with probability min(1, 2 g₂); all first choices go first.
 
     The paper's capacity is 2T/E (section 2.2), a factor of 1 for two experts per token. The loss counts first
@@ -137,7 +144,7 @@ def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Rec
         RouterConfig(
             RandomSecond(),
             gates=(Gate(Renormalize),),
-            capacity=_capacity(capacity_factor, rounding="ceil"),
+            capacity=_capacity(capacity_factor, eval_capacity_factor),
             losses=_losses(SwitchBalance(balance, count="first")),
         ),
         experts="relu",
@@ -145,18 +152,25 @@ def gshard(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Rec
 
 
 @published(2021, "Fedus, Zoph, Shazeer: Switch Transformers, equations 1 to 6")
-def switch(*, top_k: int = 1, capacity_factor: float | None = 1.25, balance: float = 0.01) -> Recipe:
+def switch(
+    *,
+    top_k: int = 1,
+    capacity_factor: float | None = 1.25,
+    eval_capacity_factor: float | None = 2.0,
+    balance: float = 0.01,
+) -> Recipe:
     """Softmax, one expert, its raw probability as gate weight (equation 2); jitter on the router's input.
 
     Raw, since the renormalised gate of one expert is always 1 and would give the router no gradient. Capacity and
-    balance are those of the whole batch; transformers' switch_transformers takes both for each sequence.
+    balance are those of the whole batch; transformers' switch_transformers takes both for each sequence. The capacity
+    factor of evaluation is Mesh TensorFlow's capacity_factor_eval.
     """
     return Recipe(
         RouterConfig(
             TopK(top_k),
             gates=(),
             noise=Jitter(0.01),
-            capacity=_capacity(capacity_factor),
+            capacity=_capacity(capacity_factor, eval_capacity_factor),
             losses=_losses(SwitchBalance(balance)),
         ),
         experts="relu",
@@ -187,7 +201,12 @@ def hash_(*, vocab_size: int = 256, seed: int = 0) -> Recipe:
 
 @published(2021, "Riquelme et al.: Scaling Vision with Sparse Mixture of Experts, sections 2 to 4")
 def vmoe(
-    *, top_k: int = 2, capacity_factor: float | None = 1.05, importance: float = 0.005, load: float = 0.005
+    *,
+    top_k: int = 2,
+    capacity_factor: float | None = 1.05,
+    eval_capacity_factor: float | None = None,
+    importance: float = 0.005,
+    load: float = 0.005,
 ) -> Recipe:
     """Softmax of noisy logits (σ = 1/E), top-k, no renormalisation; tokens queue in the order of their best score.
 
@@ -199,7 +218,7 @@ def vmoe(
             TopK(top_k),
             gates=(),
             noise=NormalNoise(),
-            capacity=_capacity(capacity_factor, drop="batch_priority"),
+            capacity=_capacity(capacity_factor, eval_capacity_factor, drop="batch_priority"),
             losses=_losses(Importance(importance, of="softmax", ddof=0), Load(load, rivals="all", ddof=0)),
         ),
         experts="gelu",
@@ -207,18 +226,28 @@ def vmoe(
 
 
 @published(2021, "Du et al.: GLaM, section 3")
-def glam(*, capacity_factor: float | None = 1.0, balance: float = 0.01) -> Recipe:
+def glam(
+    *, capacity_factor: float | None = 1.0, eval_capacity_factor: float | None = None, balance: float = 0.01
+) -> Recipe:
     """The gating of GShard with GELU experts; the model has them in every other layer."""
-    return Recipe(gshard(capacity_factor=capacity_factor, balance=balance).router, experts="gelu")
+    gating = gshard(capacity_factor=capacity_factor, eval_capacity_factor=eval_capacity_factor, balance=balance)
+    return Recipe(gating.router, experts="gelu")
 
 
 @published(2022, "Zoph et al.: ST-MoE, equations 1 to 6")
-def st_moe(*, top_k: int = 2, capacity_factor: float | None = 1.25, balance: float = 0.01, z: float = 0.001) -> Recipe:
-    """Softmax, top-2 renormalised, capacity, balance loss and the router z-loss (equation 5)."""
+def st_moe(
+    *,
+    top_k: int = 2,
+    capacity_factor: float | None = 1.25,
+    eval_capacity_factor: float | None = 2.0,
+    balance: float = 0.01,
+    z: float = 0.001,
+) -> Recipe:
+    """Softmax, top-2 renormalised, capacity, more in evaluation, balance loss and the router z-loss (equation 5)."""
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            capacity=_capacity(capacity_factor),
+            capacity=_capacity(capacity_factor, eval_capacity_factor),
             losses=_losses(SwitchBalance(balance, count="first"), ZLoss(z)),
         ),
     )
@@ -237,7 +266,14 @@ def soft_moe(*, slots: int = 4) -> Recipe:
 
 
 @published(2024, "Jiang et al.: Mixtral of Experts, section 2.1")
-def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: float = 0.01, z: float = 0.0) -> Recipe:
+def mixtral(
+    *,
+    top_k: int = 2,
+    capacity_factor: float | None = None,
+    eval_capacity_factor: float | None = None,
+    balance: float = 0.01,
+    z: float = 0.0,
+) -> Recipe:
     """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function.
 
     The balance loss is 1 at balance and taken layer by layer. transformers' mixtral, olmoe, qwen2_moe and qwen3_moe
@@ -246,7 +282,7 @@ def mixtral(*, top_k: int = 2, capacity_factor: float | None = None, balance: fl
     return Recipe(
         RouterConfig(
             TopK(top_k),
-            capacity=_capacity(capacity_factor),
+            capacity=_capacity(capacity_factor, eval_capacity_factor),
             losses=_losses(SwitchBalance(balance), ZLoss(z)),
         )
     )

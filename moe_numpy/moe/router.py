@@ -5,7 +5,7 @@ x [T,d] → logits → (noise) → scores → choose → gate → admit → Rout
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,6 +74,14 @@ class RouterConfig:
         return min(target, num_experts)
 
 
+class SinceStep(NamedTuple):
+    """What the forward passes since the last optimizer step added up to."""
+
+    load: Any = 0  # assignments that each expert was asked for
+    observed: Any = 0  # what the balancer observed
+    passes: int = 0  # how many it observed
+
+
 class Router(Module):
     """h = x W_gᵀ, then the pipeline of a :class:`RouterConfig`.
 
@@ -105,9 +113,7 @@ class Router(Module):
         learned = config.noise is not None and config.noise.learned
         self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype), decay=True) if learned else None
         self.balancer_state: Any = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
-        self._load: Any = 0  # these three since the last optimizer step
-        self._observed: Any = 0
-        self._passes = 0
+        self.since_step = SinceStep()
 
     @property
     def per_token(self) -> float:
@@ -123,7 +129,7 @@ class Router(Module):
         order, offsets, dropped = self._admit(candidates, scores.data, batch)
         token, expert = take_rows(candidates.token, order), take_rows(candidates.expert, order)
         load = count(candidates.expert, self.num_experts)
-        since_update = self._load + load
+        since_update = self.since_step.load + load
         trace = RoutingTrace(logits, noisy, sigma, scores, gate, candidates, load, since_update, self.per_token, batch)
         losses, auxiliary = self._losses(trace)
         if batch.training:
@@ -147,14 +153,14 @@ class Router(Module):
 
     def after_step(self) -> None:
         """Update the balancing state with what was observed since the last optimizer step, and reset the counters."""
-        if self.config.balancer is not None and self._passes:
+        if self.config.balancer is not None and self.since_step.passes:
             state = self.balancer_state.data
-            self.balancer_state.data = self.config.balancer.update(state, self._observed, self._passes)
+            state[...] = self.config.balancer.update(state, self.since_step.observed, self.since_step.passes)
         self.forget_passes()
 
     def forget_passes(self) -> None:
         """Reset the counters."""
-        self._load = self._observed = self._passes = 0
+        self.since_step = SinceStep()
 
     def _logits(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """h [T, E], h with noise, and the noise's standard deviation where it is normal."""
@@ -231,9 +237,10 @@ class Router(Module):
         seen = None if balancer is None else balancer.observe(trace, chosen_by, self.balancer_state.data)
 
         def note() -> None:
-            self._load = self._load + load
+            before = self.since_step
+            observed, passes = before.observed, before.passes
             if seen is not None:
-                self._observed = self._observed + seen
-                self._passes += 1
+                observed, passes = observed + seen, passes + 1
+            self.since_step = SinceStep(before.load + load, observed, passes)
 
         after_forward(note)

@@ -55,11 +55,11 @@ class RotaryEmbedding(Function):
 @kernel(wide=(1, 2))
 def causal_attention(
     q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS L"], Float[Array, "B Hkv GS 1"]]:
+) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
     """o = e v / Σ e and what its gradient needs, e = exp(q kᵀ · scale + mask - row maximum) and its row sums.
 
     The G query heads that share a key head are stacked, ``length`` = S rows each. Of the L keys, query i of a head
-    sees 0 ... L - S + i.
+    sees 0 ... L - S + i. A GPU may return no e, [B, Hkv, GS, 0], and log Σ exp(q kᵀ · scale + mask) for the sums.
     """
     num_keys = k.shape[2]
     visible = np.tri(length, num_keys, num_keys - length, dtype=bool)
@@ -77,8 +77,9 @@ def causal_attention_gradient(
     k: Float[Array, "B Hkv L D"],
     v: Float[Array, "B Hkv L D"],
     o: Float[Array, "B Hkv GS D"],
-    e: Float[Array, "B Hkv GS L"],
+    e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
+    length: int,
     scale: float,
 ) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
     """With p = e / total: dv = pᵀ dy; ds = p (dy vᵀ - Σ dy o); dq = ds k · scale; dk = dsᵀ q · scale."""
@@ -135,7 +136,8 @@ class CausalAttention(Function):
     def backward(self, grad: Float[Array, "B H S D"]) -> Any:
         """With p = e / total: dv = pᵀ dy; ds = p (dy vᵀ - Σ dy o); dq = ds k · scale; dk = dsᵀ q · scale."""
         queries, k, v, e, total, o = self.saved
-        dq, dk, dv = causal_attention_gradient(_fold(grad, k.shape[1]), queries, k, v, o, e, total, self.scale)
+        g, length = _fold(grad, k.shape[1]), grad.shape[2]
+        dq, dk, dv = causal_attention_gradient(g, queries, k, v, o, e, total, length, self.scale)
         return dq.reshape(grad.shape), dk, dv
 
 

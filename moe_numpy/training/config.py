@@ -1,12 +1,16 @@
 """The configuration of training: plain values only, so that it can be stored as JSON."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..devices import DEVICES, DTYPES
 from ..models.config import read_settings
+
+_MOST = 10**9  # of steps, sequences and passes
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST:,}, got {getattr(self, name)}")
         for name in ("learning_rate", "max_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -54,8 +60,8 @@ class TrainingConfig:
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         for name in ("learning_rate", "max_norm", "weight_decay"):
-            if getattr(self, name) == math.inf:
-                raise ValueError(f"{name} must be finite, got inf")
+            if getattr(self, name) > _LARGEST:
+                raise ValueError(f"{name} must be at most {_LARGEST:.3g}, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):

@@ -164,10 +164,12 @@ def encode(text: str) -> Int[Array, " n"]:
         ValueError: the text has no UTF-8 bytes: it came from bytes in another encoding.
     """
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the text is not UTF-8 from character {error.start} on: {text[error.start]!a}") from error
-    return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+        data = text.encode("utf-8", "surrogateescape")  # what Python makes of bytes where the locale is not UTF-8
+        data.decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        wrong = error.object[error.start : error.start + 1]
+        raise ValueError(f"the text is not UTF-8 from position {error.start} on: {wrong!a}") from error
+    return np.frombuffer(data, np.uint8).astype(np.int64)
 
 
 def decode(tokens: Integer[Array, " n"]) -> str:

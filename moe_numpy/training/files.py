@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 TEMPORARY_SUFFIX = ".tmp"
+_CHECKSUM = "checksum"
 
 
 def read_regular(path: Path) -> bytes:
@@ -26,12 +28,18 @@ def read_regular(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values and, under ``"checksum"``, the CRC-32 of them, which readers compare."""
+    return {**values, _CHECKSUM: _crc32(values)}
+
+
 def read_json(path: Path, type: Any) -> Any:
     """The JSON of a file as a value of this type.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: it is not JSON, or of another type; the message names the file and the entry.
+        ValueError: it is not JSON, of another type, or not what its checksum was taken of; the message names the file
+            and the entry.
     """
     return _decoded(read_regular(path), type, f"{path} is truncated or damaged")
 
@@ -59,7 +67,8 @@ def read_jsonl(path: Path, type: Any = dict[str, Any]) -> list[Any]:
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: another line is not JSON, or a line is of another type; the message names it.
+        ValueError: another line is not JSON, or a line is of another type or not what its checksum was taken of; the
+            message names it.
     """
     *lines, torn = read_regular(path).split(b"\n")
     records = [_decoded(line, type, f"{path}, line {number}, is not JSON") for number, line in enumerate(lines, 1)]
@@ -97,7 +106,7 @@ def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
             with _naming(path):
                 os.replace(_temporary(path), path)
             _sync_folder(path.parent)
-    except OSError:
+    except BaseException:  # a full disk, a signal
         for path in contents:
             with contextlib.suppress(OSError):
                 _temporary(path).unlink()
@@ -139,12 +148,21 @@ def _sync_folder(folder: Path) -> None:
 def _decoded(content: bytes, type: Any, complaint: str) -> Any:
     """ValueError with the complaint, or that an entry is malformed in what the complaint names."""
     try:
-        return msgspec.json.decode(content, type=type)
+        decoded = msgspec.json.decode(content, type=type)
+        if _CHECKSUM.encode() in content:
+            values = msgspec.json.decode(content)
+            if isinstance(values, dict) and values.pop(_CHECKSUM, None) not in (None, _crc32(values)):
+                raise msgspec.ValidationError("it is not what its checksum was taken of")
+        return decoded
     except msgspec.ValidationError as error:
         where = complaint.rpartition(" is ")[0]
         raise ValueError(f"{where} is damaged, an entry is missing or malformed: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{complaint}: {error}") from error
+
+
+def _crc32(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(_dumps(values).encode())
 
 
 def _dumps(value: Any, indent: int | None = None) -> str:

@@ -8,19 +8,18 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import to_host
 from ..devices import float_type, generator
 from ..models import ModelConfig, Transformer
-from ..moe.routing import Statistics
+from ..moe.router import Router
 from ..ops import CrossEntropy
 from .config import TrainingConfig
 from .corpus import Corpus
 from .interrupts import interrupts
 from .memory import require_memory
-from .optimizers import AdamW, clip_factor, global_norm
+from .optimizers import AdamW, clip_factor, sum_of_squares
 from .record import StepRecord
 from .runs import Run
 from .schedule import WarmupCosine
@@ -33,8 +32,9 @@ class Trainer:
     with (seed, step). A resumed run therefore repeats an uninterrupted one bit for bit; on NumPy's kernels with
     equally many threads. Initial weights and batches are the same on every device; the routers' noise is not.
 
-    On a GPU, model, optimizer, text and noise live there. Per step, one small array of losses and loads and the norm of
-    the gradients come to the host.
+    On a GPU, model, optimizer, text and noise live there. Per step, one small array comes to the host: losses, loads
+    and the norm of the gradients. Forward and backward pass are recorded as one CUDA graph at the second step, if
+    nothing in them depends on values or draws noise; :attr:`not_recorded` says why not.
 
     Args:
         model_config: the model to build.
@@ -49,6 +49,9 @@ class Trainer:
     stopped_by: signal.Signals | None = None
     """The signal that ended :meth:`train` early."""
 
+    not_recorded: str | None = None
+    """Why the steps on a GPU run launch by launch; None if they are replayed, are still to be recorded, or on a CPU."""
+
     def __init__(self, model_config: ModelConfig, config: TrainingConfig, corpus: Corpus):
         highest = corpus.largest_byte
         if highest >= model_config.vocab_size:
@@ -61,6 +64,8 @@ class Trainer:
         self.optimizer = AdamW(self.model.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = WarmupCosine(config.learning_rate, config.warmup, config.steps)
         self.completed = 0
+        self._graph: Any = None
+        self._recorded_with: Any = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -76,9 +81,8 @@ class Trainer:
         """
         began = time.perf_counter()
         with np.errstate(all="ignore"):  # overflow is found and named below
-            passes = self._accumulate_gradients()
-            norm = global_norm(p.grad for p in self.model.parameters())
-        report = _report(passes)
+            report = _report(self._forward_and_backward())
+        norm = report.gradient_norm
         if not math.isfinite(report.loss + report.auxiliary_loss + norm):
             self._explain_non_finite(report.loss, norm)
         learning_rate = self.schedule(self.completed)
@@ -137,48 +141,91 @@ class Trainer:
         """Continue from the newest checkpoint of a run, or from the one of ``step``; see :meth:`Run.restore`."""
         self.completed = run.restore(self.model, self.optimizer, self.corpus, step)
 
-    def _accumulate_gradients(self) -> "list[_Pass]":
-        """Fill ``.grad`` with the mean over the passes; return the results of each."""
-        config, model = self.config, self.model
+    def _forward_and_backward(self) -> "_Results":
+        """The passes of this step, replayed from a recording where there is one."""
+        inputs = self._inputs()
+        if self.config.device == "cpu" or self.not_recorded is not None:
+            return self._accumulate_gradients(*inputs, noise=True)
+        if self._recorded_with != (state := self._memory()):
+            from ..kernels.cuda_graph import CudaGraph
+
+            self._graph, self._recorded_with = CudaGraph(self._accumulate_gradients), state
+        try:
+            results: _Results = self._graph(*inputs)
+        except Exception as error:  # raised again below if it is not the recording's fault
+            self.not_recorded, self._graph = str(error), None
+            return self._accumulate_gradients(*inputs, noise=True)
+        for parameter, gradient in results.gradients:
+            parameter.grad = gradient
+        for router, since_step in results.routers:
+            router.since_step = since_step
+        return results
+
+    def _memory(self) -> list[Any]:
+        """What a recording depends on."""
+        tensors = [*self.model.parameters(), *(buffer for _, buffer in self.model.named_buffers())]
+        modes = [module.training for _, module in self.model.named_modules()]
+        return [modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
+
+    def _inputs(self) -> list[Any]:
+        """Token ids and targets of each pass."""
+        config, context = self.config, self.model.config.context
+        numbers = range(self.completed * config.accumulate, (self.completed + 1) * config.accumulate)
+        settings: Any = {"context": context, "batch_size": config.batch_size, "seed": config.seed}
+        batches = [self.corpus.batch(n, device=config.device, **settings) for n in numbers]
+        return [ids for batch in batches for ids in (batch.tokens, batch.targets)]
+
+    def _accumulate_gradients(self, *inputs: Any, noise: bool = False) -> "_Results":
+        """Fill ``.grad`` with the mean over the passes. Without ``noise``, routers that draw some fail."""
+        config, model, xp = self.config, self.model, self.model.namespace
         model.zero_grad()
         for _, module in model.named_modules():
             module.forget_passes()  # of a step that failed
-        passes = []
-        for i in range(config.accumulate):
-            number = self.completed * config.accumulate + i
-            batch = self.corpus.batch(
-                number,
-                batch_size=config.batch_size,
-                context=model.config.context,
-                seed=config.seed,
-                device=config.device,
-            )
-            output = model(batch.tokens, rng=generator(config.device, [config.seed, number, 1]))
-            loss, auxiliary = CrossEntropy.apply(output.logits, batch.targets), output.auxiliary_loss
+        rows, dropped = [], 0
+        for i, (tokens, targets) in enumerate(zip(inputs[::2], inputs[1::2], strict=True)):
+            seed = [config.seed, self.completed * config.accumulate + i, 1]
+            output = model(tokens, rng=generator(config.device, seed) if noise else _NoNoise())
+            loss, auxiliary = CrossEntropy.apply(output.logits, targets), output.auxiliary_loss
             objective = loss if auxiliary is None else loss + auxiliary
             (objective * (1 / config.accumulate)).backward()
             statistics = [r.statistics for r in output.routings if r is not None]
-            passes.append(_Pass(loss.data, None if auxiliary is None else auxiliary.data, statistics))
-        return passes
+            dropped += sum(len(s.dropped) for s in statistics)
+            parts = [loss.data, xp.zeros(1) if auxiliary is None else auxiliary.data, *(s.load for s in statistics)]
+            rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
+        gradients = [(p, p.grad) for p in model.parameters()]
+        squares = xp.asarray(sum_of_squares([g for _, g in gradients if g is not None]))
+        routers = [(m, m.since_step) for _, m in model.named_modules() if isinstance(m, Router)]
+        numbers = xp.concat([squares.reshape(1), *rows])
+        return _Results(numbers, config.accumulate, len(statistics), dropped, gradients, routers)
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:
         """Repeat the passes with every op checked, to name the first that produced the value."""
         at = f"step {self.completed + 1}: loss {loss}, gradient norm {norm}"
         try:
             with check_finite(), np.errstate(all="ignore"):
-                self._accumulate_gradients()
+                self._accumulate_gradients(*self._inputs(), noise=True)
         except NonFiniteError as error:
             error.add_note(at)
             raise
         raise NonFiniteError("the gradient norm", "sum", f"a non-finite value at {at}")
 
 
-class _Pass(NamedTuple):
-    """The results of a forward pass, on the device."""
+class _NoNoise:
+    """In place of a generator while a step is recorded: a replay would draw the same numbers again."""
 
-    loss: Any
-    auxiliary_loss: Any  # None if no router has one
-    statistics: list[Statistics]
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the routers draw noise")
+
+
+class _Results(NamedTuple):
+    """The passes of one step."""
+
+    numbers: Any  # on the device, in float64: Σ of the squared gradients; then loss, auxiliary loss, loads of each pass
+    num_passes: int
+    num_layers: int  # with a router
+    dropped: int
+    gradients: list[tuple[Any, Any]]  # parameters and theirs
+    routers: list[tuple[Router, Any]]  # and what the passes left in them
 
 
 class _Report(NamedTuple):
@@ -186,23 +233,18 @@ class _Report(NamedTuple):
 
     loss: float
     auxiliary_loss: float
+    gradient_norm: float
     load: Any  # Float[L, E]: assignments to each expert of each routed layer, before dropping
     dropped: int
 
 
-def _report(passes: list[_Pass]) -> _Report:
-    """Mean losses and summed loads. They leave the device in one float64 array, which holds all of them exactly."""
-    xp = array_namespace(passes[0].loss)
-    rows = []
-    for p in passes:
-        auxiliary = xp.zeros(1) if p.auxiliary_loss is None else p.auxiliary_loss
-        parts = [p.loss, auxiliary, *(s.load for s in p.statistics)]
-        rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
-    table = to_host(xp.stack(rows))
+def _report(results: _Results) -> _Report:
+    """Mean losses and summed loads."""
+    squares, *rest = np.split(to_host(results.numbers), [1])
+    table = rest[0].reshape(results.num_passes, -1)
     mean_loss = mean_auxiliary = 0.0
     for loss_of_pass, auxiliary_of_pass in table[:, :2].tolist():
-        mean_loss += loss_of_pass / len(passes)
-        mean_auxiliary += auxiliary_of_pass / len(passes)
-    num_layers = len(passes[0].statistics)
-    load = np.array_split(table[:, 2:].sum(axis=0), num_layers) if num_layers else []
-    return _Report(mean_loss, mean_auxiliary, np.array(load), sum(len(s.dropped) for p in passes for s in p.statistics))
+        mean_loss += loss_of_pass / len(table)
+        mean_auxiliary += auxiliary_of_pass / len(table)
+    load = np.array_split(table[:, 2:].sum(axis=0), results.num_layers) if results.num_layers else []
+    return _Report(mean_loss, mean_auxiliary, math.sqrt(squares[0]), np.array(load), results.dropped)

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..autodiff.arrays import library_of
-from ..kernels import kernel
+from ..kernels import kernel, to_host
 from ..typing import Array, Shaped
 
 
@@ -20,6 +20,7 @@ def adamw(
     first: list[Shaped[Array, "..."]],
     second: list[Shaped[Array, "..."]],
     decay: list[float],
+    rounded: list[Shaped[Array, "..."] | None],
     *,
     gradient_scale: float,
     betas: tuple[float, float],
@@ -32,13 +33,17 @@ def adamw(
     m = β₁ m + (1 - β₁) g
     v = β₂ v + (1 - β₂) g²
     θ = θ decay - lr (m / c₁) / (√(v / c₂) + ε)
+
+    ``rounded`` has the narrow parameter of which θ is the master, which becomes the rounded θ, or None.
     """
     (beta1, beta2), (c1, c2) = betas, corrections
-    for p, gradient, m, v, keep in zip(parameters, gradients, first, second, decay, strict=True):
+    for p, gradient, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
         g = gradient_scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * g * g
         p[...] = keep * p - lr * (m / c1) / (np.sqrt(v / c2) + eps)
+        if narrow is not None:
+            narrow[...] = p
 
 
 class AdamW:
@@ -135,15 +140,13 @@ class AdamW:
             [self.first[name] for name in names],
             [self.second[name] for name in names],
             [1 - lr * self.weight_decay if name in self.decaying else 1.0 for name in names],
+            [active[name].data if name in self.master else None for name in names],
             gradient_scale=scale,
             betas=self.betas,
             corrections=(1 - beta1**self.steps, 1 - beta2**self.steps),
             lr=lr,
             eps=self.eps,
         )
-        for name, master in self.master.items():
-            if name in active:
-                active[name].data[...] = master
 
     def _require_all_known(self) -> None:
         known = set(self.parameters.values())
@@ -195,9 +198,9 @@ class AdamW:
 
 
 @kernel
-def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> float:
+def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Σ x² over all entries of all arrays, in float64."""
-    return sum(float((x.astype(np.float64) ** 2).sum()) for x in arrays)
+    return np.asarray(sum(float((x.astype(np.float64) ** 2).sum()) for x in arrays), np.float64)
 
 
 def global_norm(gradients: Iterable[Shaped[Array, "..."] | None]) -> float:
@@ -206,7 +209,7 @@ def global_norm(gradients: Iterable[Shaped[Array, "..."] | None]) -> float:
     It is finite if and only if every entry is (up to 1e150), so it also detects NaN and infinity.
     """
     arrays = [g for g in gradients if g is not None]
-    return math.sqrt(sum_of_squares(arrays))
+    return math.sqrt(to_host(sum_of_squares(arrays)))
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

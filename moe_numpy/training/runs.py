@@ -29,6 +29,7 @@ from .files import (
     read_jsonl,
     sync,
     truncate_history,
+    with_checksum,
     write_json_atomically,
 )
 from .memory import least_parameters
@@ -54,6 +55,13 @@ class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: tuple[str, ...]
     steps_before: tuple[int, ...] = ()
     versions: dict[str, str] = {}
+
+
+class _Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of ``validation.json``; of earlier versions, the losses alone."""
+
+    losses: list[tuple[int, float]]
+    checksum: int
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -259,16 +267,25 @@ class Run:
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Add the record of one step."""
-        append_jsonl(self.folder / _HISTORY, record)
+        append_jsonl(self.folder / _HISTORY, with_checksum(record))
 
     def validation(self) -> dict[int, float]:
         """Validation loss in nats per byte by step; empty if none was measured. RunError if the file is damaged."""
         path = self.folder / _VALIDATION
-        return dict(self._intact(read_json, path, list[tuple[int, float]])) if path.exists() else {}
+        if not path.exists():
+            return {}
+        content = self._intact(read_json, path, _Validation | list[tuple[int, float]])
+        losses = content.losses if isinstance(content, _Validation) else content
+        at = [step for step, _ in losses]
+        if at != sorted(set(at) & set(range(self.training_config.steps + 1))):
+            raise RunError(
+                f"{path} is damaged: its steps should ascend from 0 to {self.training_config.steps}, not {at}"
+            )
+        return dict(losses)
 
     def write_validation(self, losses: Mapping[int, float]) -> None:
         """Replace the validation losses."""
-        write_json_atomically(self.folder / _VALIDATION, sorted(losses.items()))
+        write_json_atomically(self.folder / _VALIDATION, with_checksum({"losses": sorted(losses.items())}))
 
     def summary(self) -> dict[str, Any] | None:
         """The results; None for a run that has not ended. RunError if the file is damaged."""
@@ -294,8 +311,8 @@ class Run:
         return Run.start(folder, self.model_config.dense_twin(), self.training_config, self.text)
 
     def discard_if_untrained(self) -> None:
-        """Remove the files of a run that took no step, and nothing that is not this run's."""
-        if self.newest_step() is None and not self.history():
+        """Remove the files of a run without a checkpoint, and nothing that is not this run's."""
+        if self.newest_step() is None:
             for name in (_VALIDATION, _HISTORY, _CONFIG):
                 (self.folder / name).unlink(missing_ok=True)
 

@@ -58,7 +58,7 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
             name = _name(root, domains)
             domains[name] = Domain(name, *hold_out(text), files, left_out)
     if problems:
-        raise CorpusError("cannot train on this text:\n" + "\n".join(f"  {problem}" for problem in problems))
+        raise CorpusError(f"cannot train on this text: {'; '.join(problems)}")
     return Corpus(domains.values())
 
 

@@ -190,7 +190,7 @@ def test_too_little_memory_leaves_nothing(cli, tiny, monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", no_room)
     result = cli(*tiny, "--out", "deep/run")
-    assert (result.exit_code, result.stderr) == (1, "error: out of memory\nthere is no checkpoint yet\n")
+    assert (result.exit_code, result.stderr) == (1, "error: out of memory; there is no checkpoint yet\n")
     assert not Path("deep").exists()
 
 

@@ -36,3 +36,8 @@ def test_the_speed_of_a_process_with_other_variables():
     root = str(Path(machine.__file__).parents[2])
     assert matmul_speed_with({"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": root}) > 0
     assert matmul_speed_with({"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}) is None
+
+
+def test_a_machine_without_proc_cpuinfo(monkeypatch):
+    monkeypatch.setattr(machine, "Path", lambda path: Path("/no"))
+    assert machine.processor()["avx512"] is False

@@ -162,6 +162,12 @@ def test_capacity_drops_and_the_summary_counts_it(cli, tiny):
     np.testing.assert_allclose(np.sum(summary["expert_load"], axis=1), 1)
 
 
+def test_the_capacity_of_evaluation_is_its_own(cli, tiny):
+    cli(*tiny, "--capacity-factor", 0.5, "--eval-capacity-factor", 4, "--out", "run")
+    assert read("run/summary.json")["dropped_fraction"] == 0
+    assert min(record["dropped_fraction"] for record in Run.open(Path("run")).history()) > 0.3
+
+
 def test_a_dense_model_has_no_experts_to_report(cli, tiny):
     arguments = [a for a in tiny if a not in ("--num-experts", "4", "--d-ff", "8")]
     result = cli(*arguments, "--dense")
@@ -312,6 +318,9 @@ def test_a_truncated_checkpoint_is_refused_and_the_one_before_it_used_if_asked(c
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--learning-rate", "-1"], "learning_rate must be positive"),
         (["--capacity-factor", "-1"], "capacity_factor must be positive"),
+        (["--capacity-factor", "1", "--eval-capacity-factor", "0"], "eval_capacity_factor must be positive, got 0.0"),
+        (["--eval-capacity-factor", "2"], "eval_capacity_factor=2.0 needs a capacity_factor, and mixtral has none"),
+        (["--recipe", "olmoe", "--eval-capacity-factor", "2"], "olmoe has no setting eval_capacity_factor"),
         (["--text", "missing.txt"], "missing.txt: does not exist"),
         (["--text", "empty.txt"], "empty.txt: is empty"),
         (["--text", "short.txt"], "short.txt: has 5 bytes"),
@@ -374,6 +383,8 @@ def test_a_non_finite_loss_before_any_checkpoint(cli, tiny):
     result = cli(*tiny, "--learning-rate", 1e30, "--checkpoint-every", 100, "--out", "run")
     assert result.exit_code == 1
     assert "there is no checkpoint yet" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("existed", [True, False])

@@ -223,3 +223,31 @@ def test_prints_are_kept_for_the_report():
     result = grade_source(find(11), RIGHT.replace("    return", "    print('seen')\n    return"), "mine.py")
     assert result.passed
     assert "seen" in result.checks[0].output
+
+
+def test_backward_must_be_proportional_to_its_gradient():
+    source = """
+from moe_numpy.ops import Multiply as Right
+
+class Multiply(Right):
+    def backward(self, grad):
+        return tuple(g if g is None else g.clip(-50, 50) for g in super().backward(grad))
+"""
+    result = grade_source(find(2), source, "mine.py")
+    assert {c.problem.kind for c in result.checks if c.problem} == {"state"}
+    assert "not proportional" in next(c.problem.message for c in result.checks if c.problem)
+
+
+@pytest.mark.parametrize("kind", ["np.matrix", "np.ma.MaskedArray"])
+def test_a_gradient_of_another_kind_of_array_is_refused(kind):
+    source = f"""
+import numpy as np
+from moe_numpy.ops import CrossEntropy as Right
+
+class CrossEntropy(Right):
+    def backward(self, grad):
+        dx, none = super().backward(grad)
+        return dx.view({kind}) if dx.ndim == 2 else dx, none
+"""
+    result = grade_source(find(6), source, "mine.py")
+    assert kind.rpartition(".")[2] in next(c.problem.message for c in result.checks if c.problem)

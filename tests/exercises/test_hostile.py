@@ -266,6 +266,15 @@ def test_an_endless_compiled_loop_costs_its_own_check_only(exercise):
     assert "no answer within 4 s" in struck.problem.message
 
 
+def test_a_busy_machine_gives_more_time(exercise, monkeypatch):
+    """Whose processor does other work half of the time has twice the time; who sleeps has not."""
+    late = solution("import time; time.sleep(0.45)")  # twice
+    monkeypatch.setattr(process, "_processor_seconds", lambda pid: 0.5 * time.monotonic())
+    assert grade_source(exercise, late, "ex01.py").checks[1].passed
+    monkeypatch.undo()
+    assert "no answer within 0.7 s" in grade_source(exercise, late, "ex01.py").checks[1].problem.message
+
+
 def test_compiled_code_is_graded_within_the_limits(exercise):
     compiled = solution("pass", "from numba import njit").replace("def undo", "@njit(cache=True)\ndef undo")
     compiled = compiled.replace("grad.flat[0] == 9", "grad[0, 0] == 9").replace(".reshape(shape)", "")

@@ -4,7 +4,8 @@ import pytest
 
 from exercises import verify
 from exercises.catalog import find
-from exercises.grading.grade import grade_source
+from exercises.grading.grade import grade_here, grade_source
+from exercises.mistakes import collected, edits
 
 
 @pytest.mark.parametrize("number", [5, 9, 18, 22, 28])
@@ -21,6 +22,17 @@ def test_one_boolean_is_not_enough():
     assert {c.problem.recognised for c in result.checks if c.problem} == {""}
 
 
+def test_a_mistake_that_fails_what_the_solution_passes_is_not_named():
+    """Up to 300 entries the results are those of “not stable”, which fails with many tokens too."""
+    (partly,) = edits("""
+partly: why
+- np.argsort(keys, kind="stable")
++ np.argsort(keys, kind="stable" if len(keys) > 300 else None)
+""")
+    result = grade_here(find(16), lambda: collected(partly, "mine", find(16).target).solution, 0)
+    assert {c.name: c.problem.recognised for c in result.checks if c.problem}["equal keys keep their order"] == ""
+
+
 @pytest.mark.parametrize(
     "kind", ["ValueError", "IndexError", "TypeError", "RuntimeError", "AttributeError", "KeyError"]
 )
@@ -29,4 +41,30 @@ def test_an_unrelated_exception_gets_no_name(kind):
     assert {c.problem.recognised for c in result.checks if c.problem} == {""}
     source = f"def top_k(scores, k):\n    raise {kind}('another')\n"
     result = grade_source(find(11), source, "mine.py")
+    assert {c.problem.recognised for c in result.checks if c.problem} == {""}
+
+
+NAN_FOR_NOTHING = """
+import numpy as np
+
+def undo_broadcasting(grad, shape):
+    new = grad.ndim - len(shape)
+    axes = tuple(range(new)) + tuple(i + new for i, n in enumerate(shape) if n == 1)
+    return grad.sum(axis=axes, keepdims=True).reshape(shape) * (1 if grad.size else np.nan)
+"""
+ARRAY_OF_A_NUMBER = """
+import numpy as np
+from moe_numpy.ops import Multiply as Right
+
+class Multiply(Right):
+    def forward(self, a, b):
+        return super().forward(np.asarray(a), np.asarray(b))
+"""
+
+
+@pytest.mark.parametrize(("number", "source"), [(1, NAN_FOR_NOTHING), (2, ARRAY_OF_A_NUMBER)])
+def test_a_mistake_that_fails_more_is_not_named(number, source):
+    """The mean of nothing is NaN too, and who computes in float64 loses float32 too; but both fail more than that."""
+    result = grade_source(find(number), source, "mine.py")
+    assert not result.passed
     assert {c.problem.recognised for c in result.checks if c.problem} == {""}

@@ -166,6 +166,9 @@ n first: Draws before it computes σ.
 erfc: By another function of scipy.
 - normal_cdf(z)
 + (0.5 * __import__("scipy.special").special.erfc(-z / np.sqrt(2))).astype(z.dtype)
+zeros for None: P = 1 has a gradient of zero.
+- return None, None, None
++ return (np.zeros_like(grad),) * 3
 sorted values: The threshold by np.sort.
 - xp.take_along_axis(noisy, rival, axis=1)
 + np.array([[noisy[t, rival[t, e]] for e in range(h.shape[1])] for t in range(len(h))], h.dtype).reshape(h.shape)
@@ -200,6 +203,9 @@ sixty-four bits: key and place in one number, where there is room.
 a table: One-hot times the rows.
 - np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
 + y = (token == np.arange(num_tokens)[:, None]).astype(r.dtype) @ (gate[:, None] * r)
+rows of the identity: T × T numbers.
+- np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
++ y = np.eye(num_tokens, dtype=r.dtype)[token].T @ (gate[:, None] * r)
 a loop: Row after row, from the last.
 - np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
 + [y.__setitem__(token[n], y[token[n]] + gate[n] * r[n]) for n in reversed(range(len(r)))]
@@ -222,6 +228,9 @@ einsum and broadcast: Without repeat.
 + rows[np.arange(self.num_tokens) // max(self.num_tokens // f.shape[0], 1)]
 """,
     20: """
+Python's numbers: Added up without rounding.
+- (centred * centred).sum()
++ v.dtype.type(__import__("math").fsum(c * c for c in centred.tolist()))
 np.var: With its own ddof.
 - (centred * centred).sum() / self.divisor
 + v.var() * v.dtype.type(n / self.divisor)
@@ -247,6 +256,9 @@ a loop: One counter per key.
 a table: One-hot, transposed.
 - return add_rows(grad, token, self.num_tokens)
 + return (np.arange(self.num_tokens)[:, None] == token).astype(grad.dtype) @ grad
+rows of the identity: T × T numbers.
+- return take_rows(x, token)
++ return np.eye(len(x), dtype=x.dtype)[token] @ x
 np.take: By the function.
 - return take_rows(x, token)
 + return np.take(x, token, axis=0)
@@ -342,4 +354,25 @@ def position_by_key(keys, num_keys):
 
 
 def test_compiled_code_may_ask_for_a_cache_and_a_file_may_begin_with_a_byte_order_mark():
-    assert grade_source(find(32), "\ufeff" + COMPILED, "exercises/work/ex32.py").passed
+    for number in (32, 22):  # one that is about numba, and one that is not
+        assert grade_source(find(number), "\ufeff" + COMPILED, "exercises/work/ex32.py").passed
+
+
+SORTING = """
+import numpy as np
+from numba import njit
+
+@njit
+def position_by_key(keys, num_keys):
+    order = np.argsort(keys, kind="mergesort")
+    position = np.zeros(len(keys), np.int64)
+    for i in range(1, len(keys)):
+        if keys[order[i]] == keys[order[i - 1]]:
+            position[order[i]] = position[order[i - 1]] + 1
+    return position
+"""
+
+
+def test_a_compiled_sort_is_no_single_pass():
+    result = grade_source(find(32), SORTING, "exercises/work/ex32.py")
+    assert [c.problem.message.split(";")[0] for c in result.checks if c.problem] == ["ValueError: it sorts the keys"]

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from exercises.exercise import Seeded, case
+from exercises.exercise import Same, Seeded, case
 from exercises.grading import answers, wire
 
 
@@ -18,7 +18,7 @@ def there_and_back(value):
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 3, 2.5, float("inf"), "ü", [1, [2]], (1, "a"), {"a": (None,)}, Seeded(3)]
+    "value", [None, True, 3, 2.5, float("inf"), "ü", [1, [2]], (1, "a"), {"a": (None,)}, Seeded(3), Same(0)]
 )
 def test_plain_values_travel(value):
     assert there_and_back(value) == value
@@ -31,6 +31,12 @@ def test_arrays_travel_with_shape_and_dtype(dtype):
         y = there_and_back([x, x[..., None]])[0]
         assert y.dtype == dtype
         assert y.shape == shape
+
+
+def test_a_scalar_of_numpy_stays_one():
+    got = there_and_back([np.int64(3), np.float32(0.5)])
+    assert [type(v) for v in got] == [np.int64, np.float32]
+    assert got == [3, 0.5]
 
 
 def test_a_case_travels():

@@ -522,7 +522,7 @@ def causal_attention__long(rng, dtype, view):
 def causal_attention_gradient(rng, dtype, view):
     q, k, v = heads(rng, dtype, 6, 6)
     o, e, total = registry["causal_attention"].definition(q, k, v, 6, 0.3)
-    return view(normal(rng, dtype, *q.shape)), view(q), view(k), view(v), o, e, total, 0.3
+    return view(normal(rng, dtype, *q.shape)), view(q), view(k), view(v), o, e, total, 6, 0.3
 
 
 @case
@@ -536,7 +536,15 @@ def adamw(rng, dtype, view):
     p, grad, m = ([normal(rng, dtype, *shape) for shape in shapes] for _ in range(3))
     v = [x * x for x in m]
     settings = {"gradient_scale": 0.5, "betas": (0.9, 0.95), "corrections": (0.1, 0.05), "lr": 1e-2, "eps": 1e-8}
-    return p, [view(g) for g in grad], m, v, [0.9, 1.0, 0.99], settings
+    return (
+        p,
+        [view(g) for g in grad],
+        m,
+        v,
+        [0.9, 1.0, 0.99],
+        [np.zeros_like(p[0]), None, np.zeros_like(p[2])],
+        settings,
+    )
 
 
 def strided(x):

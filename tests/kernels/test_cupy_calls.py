@@ -49,7 +49,7 @@ def on_device(value):
 
 def signatures(code):
     """The types of the parameters of every loop."""
-    loops = re.findall(r"__global__ void (\w+)\(([^)]*)\)", code)
+    loops = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)", code)
     return {name: [p.rpartition(" ")[0].removeprefix("const ") for p in given.split(",")] for name, given in loops}
 
 
@@ -65,8 +65,8 @@ class RawModule:
         self.signatures = signatures(re.sub(r"\s+", " ", code).replace(", ", ","))
         defined = dict(option.removeprefix("-D").split("=") for option in options if option.startswith("-D"))
         c = {"index_t": "int64", "unsigned long long": "int64", "double": "float64", "float": "float32", "bool": "bool"}
-        c["__nv_bfloat16"] = "bfloat16"
-        self.types = c | {name: c[value] for name, value in defined.items()}
+        c |= {"__nv_bfloat16": "bfloat16", "bf16": "bfloat16", "int": "int32"}
+        self.types = c | {name: c[value] for name, value in defined.items() if value in c}
 
     def get_function(self, name):
         def launch(grid, block, arguments, shared_mem):
@@ -82,13 +82,19 @@ class RawModule:
         return launch
 
     def check(self, name, value, parameter, where):
+        if parameter == "Table":
+            assert value.shape == (1,), where
+            assert value.dtype.names == ("array", "size", "number", "first"), where
+            return
         expected = self.types[parameter.removesuffix("*")]
         if not parameter.endswith("*"):
-            assert type(value).__name__ in {"int64": ["int"], "float64": ["float"], "bool": ["bool"]}[expected], where
+            given = {"int64": "int", "float64": "float"}.get(expected, expected)
+            assert type(value).__name__ == given, where
         elif isinstance(value, np.ndarray) and name in MOVING:
             assert value.itemsize == np.dtype(expected).itemsize, where
         elif isinstance(value, np.ndarray):
             assert value.dtype.name == expected, where
+            assert value.flags.c_contiguous or not parameter.startswith("bf16"), where
         else:
             assert value == 0, where  # a null pointer
 
@@ -114,7 +120,7 @@ def number(address, compute):
     return dtype.from_address(address).value
 
 
-def gemm(_, a_turned, b_turned, m, n, k, alpha, *rest):
+def gemm(a_turned, b_turned, m, n, k, alpha, *rest):
     """c = alpha a b, matrices column by column."""
     a, a_kind, a_step, b, b_kind, b_step, beta, c, c_kind, c_step, compute, _ = rest
     assert number(beta, compute) == 0
@@ -126,7 +132,7 @@ def gemm(_, a_turned, b_turned, m, n, k, alpha, *rest):
 FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "broadcast_to", "cumsum", "repeat", "tile", "zeros"]
 
 
-def batched_gemm(handle, a_turned, b_turned, m, n, k, alpha, *rest):
+def batched_gemm(a_turned, b_turned, m, n, k, alpha, *rest):
     """The same for stacks of matrices with three strides."""
     a, a_kind, a_step, a_next, b, b_kind, b_step, b_next, beta, c, c_kind, c_step, c_next, heads, *compute = rest
     for h in range(heads):
@@ -136,7 +142,7 @@ def batched_gemm(handle, a_turned, b_turned, m, n, k, alpha, *rest):
                 (a, a_kind, a_step, a_next), (b, b_kind, b_step, b_next), (c, c_kind, c_step, c_next)
             )
         )  # fmt: skip
-        gemm(handle, a_turned, b_turned, m, n, k, alpha, *first, *second, beta, *result, *compute)
+        gemm(a_turned, b_turned, m, n, k, alpha, *first, *second, beta, *result, *compute)
 
 
 @pytest.fixture
@@ -148,14 +154,26 @@ def on_cupy(monkeypatch):
         function = getattr(np, name)
         setattr(cupy, name, lambda *args, _function=function, **settings: on_device(_function(*args, **settings)))
     cupy.empty, cupy.add, cupy.RawModule = cupy.zeros, np.add, RawModule  # so that order has indices that exist
-    cupy.cuda = types.SimpleNamespace(device=types.SimpleNamespace(get_cublas_handle=lambda: 0))
-    libs = types.ModuleType("cupy_backends.cuda.libs")
-    libs.cublas = types.SimpleNamespace(gemmEx=gemm, gemmStridedBatchedEx=batched_gemm)
-    for module in (cupy, libs):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    for name in ("cupy_backends", "cupy_backends.cuda"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    specification = importlib.util.spec_from_file_location("moe_numpy.kernels.on_cupy", SOURCE)
+    stream = types.SimpleNamespace(is_capturing=lambda: False)
+    cupy.cuda = types.SimpleNamespace(get_allocator=lambda: None, get_current_stream=lambda: stream)
+    cublas, grouped_gemm = types.ModuleType("cublas"), types.ModuleType("grouped_gemm")
+    cublas.gemm, cublas.gemm_of_stacks, grouped_gemm.fits = gemm, batched_gemm, lambda *arrays: False
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for module in (cublas, grouped_gemm):
+        monkeypatch.setitem(sys.modules, f"moe_numpy.kernels.{module.__name__}", module)
+        monkeypatch.setattr(kernels, module.__name__, module, raising=False)
+    device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 232_448})
+    cupy.cuda.Device = lambda: device
+    attention = loaded("attention")
+    monkeypatch.setitem(sys.modules, attention.__name__, attention)
+    monkeypatch.setattr(kernels, "attention", attention, raising=False)
+    return loaded("on_cupy")
+
+
+def loaded(name):
+    """A module of the kernels, loaded for this test alone."""
+    path = SOURCE.with_name(f"{name}.py")
+    specification = importlib.util.spec_from_file_location(f"moe_numpy.kernels.{name}", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
@@ -185,8 +203,8 @@ def every_case(test):
 def test_every_launch_fits_its_loop(name, build, view, dtype, on_cupy):
     arguments = list(build(np.random.default_rng(0), float_type(dtype), view))
     if dtype == "bfloat16" and name == "adamw":
-        p, gradients, *rest = arguments
-        arguments = [cast(p, np.float32), gradients, *cast(rest, np.float32)]  # masters, and their moments
+        p, gradients, m, v, *rest = arguments
+        arguments = [cast(p, np.float32), gradients, *cast([m, v], np.float32), *rest]  # masters, and their moments
     call(on_cupy, name, on_device(arguments))
 
 
@@ -196,12 +214,14 @@ def test_arrays_of_two_types_are_brought_to_one(name, build, wide, on_cupy):
     arguments = list(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray))
     if (name, wide) == ("adamw", 0):
         arguments[2:4] = cast(arguments[2:4], np.float64)  # moments have the type of their parameters
+        arguments[5] = cast(arguments[5], np.float64)
     if wide < len(arguments):
         arguments[wide] = cast(arguments[wide], np.float64)
     call(on_cupy, name, on_device(arguments))
 
 
 def test_every_loop_is_launched(on_cupy):
+    RawModule.launched.clear()
     for cases in CASES.values():
         for case in cases:
             name, build = case.values
@@ -209,18 +229,18 @@ def test_every_loop_is_launched(on_cupy):
     assert RawModule.launched == set(signatures(SOURCE.with_suffix(".cu").read_text()))
 
 
-PRODUCTS = [c for name, cases in CASES.items() if "product" in name and name != "row_products" for c in cases]
+PRODUCTS = CASES["product"]
 
 
 @pytest.mark.parametrize("types", [("float32", "float32"), ("float64", "float32"), ("float32", "float64")])
 @pytest.mark.parametrize("view", [np.asarray, strided])
 @pytest.mark.parametrize(("name", "build"), PRODUCTS)
 def test_products(name, build, view, types, on_cupy):
-    """Rows rounded up to tiles, experts without rows, transposed matrices, gaps, two types."""
+    """Transposed matrices, gaps, two types."""
     a, b, *rest = build(np.random.default_rng(0), np.dtype(np.float64), lambda x: x)
     arguments = [view(a.astype(types[0])), view(b.astype(types[1])), *rest]
     expected, found = registry[name].definition(*arguments), call(on_cupy, name, on_device(arguments))
-    assert found.dtype == (expected if name == "product" else arguments[name.endswith("weight_gradient")]).dtype
+    assert found.dtype == expected.dtype
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -246,5 +266,31 @@ def test_an_array_that_could_not_change_in_place_is_refused(on_cupy):
     p, grad, m, v = (on_device(x) for x in (wide[:, ::2], np.ones((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))))
     settings = {"gradient_scale": 1, "betas": (0, 0), "corrections": (1, 1), "lr": 1, "eps": 1}
     with pytest.raises(ValueError, match="adamw: parameters and moments must be contiguous"):
-        on_cupy.adamw([p], [grad], [m], [v], [1], **settings)
-    on_cupy.adamw([m], [grad], [v], [v], [1], **settings)  # whole numbers reach the loop as floats
+        on_cupy.adamw([p], [grad], [m], [v], [1], [None], **settings)
+    on_cupy.adamw([m], [grad], [v], [v], [1], [None], **settings)  # whole numbers reach the loop as floats
+
+
+@pytest.mark.parametrize(("length", "num_keys", "groups"), [(1, 9, 4), (130, 300, 1), (200, 200, 3)])
+@pytest.mark.parametrize("width", [16, 80, 128])
+@pytest.mark.parametrize("view", [np.asarray, strided])
+def test_attention_without_scores_in_memory(view, width, length, num_keys, groups, on_cupy):
+    """Its launches fit their loops, and each tile of a head has its block."""
+    rng, bfloat16 = np.random.default_rng(0), float_type("bfloat16")
+    q, k, v = [
+        on_device(view(rng.standard_normal((2, 3, n, width)).astype(bfloat16)))
+        for n in (groups * length, num_keys, num_keys)
+    ]
+    RawModule.launched.clear()
+    o, e, total = on_cupy.causal_attention(q, k, v, length, 0.3)
+    assert (o.shape, e.shape, total.shape) == (q.shape, (*q.shape[:3], 0), (*q.shape[:3], 1))
+    found = on_cupy.causal_attention_gradient(q, q, k, v, o, e, total, length, 0.3)
+    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in (q, k, v)]
+    assert RawModule.launched == {"forward", "query_gradient", "key_gradient"}
+
+
+@pytest.mark.parametrize(("width", "scale", "dtype"), [(8, 1, "bfloat16"), (144, 1, "bfloat16"), (16, -1, "bfloat16")])
+def test_attention_with_scores_in_memory(width, scale, dtype, on_cupy):
+    x = on_device(np.ones((1, 2, 3, width), float_type(dtype)))
+    o, e, total = on_cupy.causal_attention(x, x, x, 3, scale)
+    assert e.shape == (1, 2, 3, 3)
+    on_cupy.causal_attention_gradient(x, x, x, x, o, e, total, 3, scale)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from by_hand import who_fits
@@ -49,6 +51,23 @@ def test_capacity_is_the_ceiling_of_the_fair_share_times_the_factor(num_tokens, 
 def test_floor_does_not_lose_a_place_to_rounding_errors():
     assert Capacity(0.7, "floor").size(10, 1, 1) == 7
     assert Capacity(2.3, "floor_without_k").size(100, 1, 1) == 230  # 2.3 · 100 is a little less than 230 in binary
+
+
+def test_evaluation_has_a_factor_of_its_own():
+    own = Capacity(1.0, eval_factor=2.0)
+    assert (own.size(100, 4, 1), own.size(100, 4, 1, training=False)) == (25, 50)
+    assert Capacity(1.0).size(100, 4, 1, training=False) == 25
+    everyone = Candidates(token=np.arange(4), expert=np.zeros(4, int), rank=np.zeros(4, int), by_token=True)
+    for training, places in ((True, 2), (False, 4)):
+        fits, size = own.admits(everyone, np.zeros((4, 2)), 1, Batch(4, training))
+        assert (fits.sum(), size) == (places, places)
+        fits, _ = replace(own, scope="sequence").admits(
+            everyone, np.zeros((4, 2)), 1, Batch(3, training, lengths=(1, 3))
+        )
+        assert fits.sum() == (3 if training else 4)
+    for wrong in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="eval_capacity_factor must be"):
+            Capacity(1.0, eval_factor=wrong)
 
 
 # Who is dropped
@@ -189,3 +208,32 @@ def test_settings_out_of_range_are_named(settings, message):
 def test_a_factor_whose_capacity_is_no_number_is_refused(factor):
     with pytest.raises(ValueError, match="capacity_factor must be at most 1e9, got"):
         Capacity(factor)
+
+
+def test_a_random_order_is_drawn_for_each_scope_by_itself():
+    token, expert = np.repeat(np.arange(12), 2), np.tile([0, 1], 12)
+    many, scores = Candidates(token, expert, np.tile([0, 1], 12), by_token=True), draw(12, 2)
+
+    def admitted(candidates, num_tokens, rng, **batch):
+        capacity = Capacity(0.5, drop="random", scope="sequence")
+        return capacity.admits(candidates, scores[:num_tokens], 2, Batch(training=True, rng=rng, **batch))[0]
+
+    rng = np.random.default_rng(3)
+    alone = [
+        admitted(Candidates(token[:8], expert[:8], many.rank[:8], by_token=True), 4, rng, sequence_length=4)
+        for _ in range(3)
+    ]
+    np.testing.assert_array_equal(
+        admitted(many, 12, np.random.default_rng(3), sequence_length=4), np.concatenate(alone)
+    )
+    assert len({fits.tobytes() for fits in alone}) > 1
+    rng = np.random.default_rng(3)
+    uneven = admitted(many, 12, rng, sequence_length=6, lengths=(4, 6, 2))
+    np.testing.assert_array_equal(uneven[:8], alone[0])
+
+
+def test_a_random_order_of_the_whole_batch_is_one_permutation():
+    many = Candidates(np.arange(20), np.zeros(20, int), np.zeros(20, int), by_token=True)
+    batch = Batch(5, training=True, rng=np.random.default_rng(1))
+    fits = Capacity(1.0, drop="random").fits(many, np.zeros((20, 2)), 7, batch)
+    assert set(np.flatnonzero(fits)) == set(np.random.default_rng(1).permutation(20)[:7])

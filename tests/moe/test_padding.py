@@ -119,8 +119,6 @@ def compare(name, recipe, dispatch, mask, training, of_sequences):
         passes = [alone]
     junk = np.where(mask[..., None], x, np.nan)
     junk_ids = np.where(mask, ids, -7)
-    if of_sequences and "random" in name:
-        training = False  # one order is drawn for the whole batch
     layers = [make(recipe, dispatch, num_experts).train(training) for _ in range(2)]
     found = results(layers[0], [(junk, np.where(mask[..., None], cotangent, 3.0), junk_ids, mask)])
     real = np.flatnonzero(mask)

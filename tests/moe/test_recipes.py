@@ -9,6 +9,7 @@ from by_hand import combined, expert, sigmoid, softmax
 
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import Batch, HierarchicalMoE, MoE, Recipe, SoftMoE, make_layer, recipes
+from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES
 from moe_numpy.moe.losses import SwitchBalance
 from moe_numpy.moe.recipes import RECIPES, find
@@ -245,7 +246,11 @@ def test_a_coefficient_of_zero_leaves_the_loss_out():
 
 def test_settings_reach_the_parts():
     assert recipes.switch(capacity_factor=None).router.capacity is None
-    assert recipes.switch(capacity_factor=2.0).router.capacity.factor == 2
+    assert recipes.switch(capacity_factor=3.0).router.capacity == Capacity(3.0, eval_factor=2.0)
+    for build in (recipes.gshard, recipes.switch, recipes.vmoe, recipes.glam, recipes.st_moe, recipes.mixtral):
+        assert build(capacity_factor=1.0, eval_capacity_factor=4.0).router.capacity.eval_factor == 4
+        assert build(capacity_factor=None, eval_capacity_factor=4.0).router.capacity is None
+    assert (recipes.st_moe().router.capacity.eval_factor, recipes.vmoe().router.capacity.eval_factor) == (2, None)
     assert recipes.qwen2_moe(normalize=True).router.gates != recipes.qwen2_moe().router.gates
     assert recipes.qwen3_moe(normalize=False).router.gates == ()
     assert recipes.deepseek_v3(bias_rate=0.5).router.balancer.rate == 0.5
@@ -256,6 +261,8 @@ def test_settings_reach_the_parts():
 def test_a_setting_that_a_recipe_lacks_is_named_with_those_that_it_has():
     with pytest.raises(ValueError, match="recipe olmoe has no setting capacity, topk; it has: top_k, balance, z"):
         RECIPES["olmoe"](topk=2, capacity=1)
+    with pytest.raises(ValueError, match=r"eval_capacity_factor=2\.0 needs a capacity_factor, and mixtral has none"):
+        RECIPES["mixtral"](eval_capacity_factor=2.0)
     with pytest.raises(ValueError, match="recipe jacobs_1991 has no setting k; it has: none"):
         RECIPES["jacobs_1991"](k=2)
 

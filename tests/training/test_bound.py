@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -182,10 +183,39 @@ def test_a_history_with_other_steps_than_its_lines_is_refused(trained, order):
 
 
 def test_a_history_of_another_model_is_refused(trained):
-    text = (trained / "history.jsonl").read_text().replace('"expert_load": [[', '"expert_load": [[0.5, ')
-    (trained / "history.jsonl").write_text(text)
+    records = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    (trained / "history.jsonl").unlink()
+    for record in records:
+        del record["checksum"]
+        record["expert_load"][0].append(0.5)
+        Run.open(trained).append_history(record)
     with pytest.raises(RunError, match=r"line 1, is damaged: expert_load should have rows of \[2\] numbers"):
         Run.open(trained).history()
+
+
+@pytest.mark.parametrize("file", ["history.jsonl", "validation.json"])
+def test_a_changed_digit_is_noticed(trained, file):
+    right, noticed = (trained / file).read_text(), 0
+    run = Run.open(trained)
+    values = run.history(), run.validation()
+    for match in re.finditer(r"\d", right):
+        digit = str((int(match[0]) + 1) % 10)
+        (trained / file).write_text(right[: match.start()] + digit + right[match.end() :])
+        try:
+            read = run.history(), run.validation()
+        except RunError:
+            noticed += 1
+        else:
+            assert read == values  # the 17th digit of a float may mean nothing
+    assert noticed > 0.9 * len(re.findall(r"\d", right))
+
+
+def test_a_history_without_checksums_is_read(trained):
+    run, path = Run.open(trained), trained / "history.jsonl"
+    history = run.history()
+    path.write_text(re.sub(r', "checksum": \d+', "", path.read_text()))
+    assert "checksum" not in path.read_text()
+    assert run.history() == history
 
 
 def test_the_history_is_on_the_disk_before_the_checkpoint(trained, corpus, monkeypatch):

@@ -325,14 +325,13 @@ def test_every_problem_is_listed_with_its_path(tmp_path):
     names = ["missing.txt", "empty.txt", "binary.txt", "latin.txt", "short.txt", "fine.txt", "folder"]
     with pytest.raises(CorpusError) as caught:
         text_corpus([tmp_path / name for name in names], min_bytes=100)
-    assert str(caught.value).splitlines() == [
-        "cannot train on this text:",
-        f"  {tmp_path}/missing.txt: does not exist",
-        f"  {tmp_path}/empty.txt: is empty",
-        f"  {tmp_path}/binary.txt: is not text (UTF-8 without NUL)",
-        f"  {tmp_path}/latin.txt: is not text (UTF-8 without NUL)",
-        f"  {tmp_path}/short.txt: has 99 bytes of text, 100 are needed",
-        f"  {tmp_path}/folder: holds no text file (1 skipped)",
+    assert str(caught.value).split("; ") == [
+        f"cannot train on this text: {tmp_path}/missing.txt: does not exist",
+        f"{tmp_path}/empty.txt: is empty",
+        f"{tmp_path}/binary.txt: is not text (UTF-8 without NUL)",
+        f"{tmp_path}/latin.txt: is not text (UTF-8 without NUL)",
+        f"{tmp_path}/short.txt: has 99 bytes of text, 100 are needed",
+        f"{tmp_path}/folder: holds no text file (1 skipped)",
     ]
 
 
@@ -396,5 +395,12 @@ def test_what_was_left_out_has_a_reason(tmp_path):
 
 
 def test_text_that_is_not_utf_8_has_no_tokens():
-    with pytest.raises(ValueError, match=r"not UTF-8 from character 1 on: '\\udcff'"):
+    with pytest.raises(ValueError, match=r"not UTF-8 from position 1 on: b'\\xff'"):
         encode("a\udcff")
+    with pytest.raises(ValueError, match=r"not UTF-8 from position 2 on: '\\ud800'"):
+        encode("ab\ud800")
+
+
+def test_bytes_that_the_locale_could_not_read_are_text_if_they_are_utf_8():
+    text = "é文".encode().decode("ascii", "surrogateescape")  # an argument under LC_ALL=C
+    np.testing.assert_array_equal(encode(text), encode("é文"))

@@ -33,7 +33,7 @@ def test_losses_are_means_over_windows_whatever_the_batch_size():
 
 
 def test_every_assignment_is_counted_for_its_domain_dropped_or_not():
-    model = Transformer(replace(TINY, recipe_settings={"capacity_factor": 0.5}), rng=np.random.default_rng(0))
+    model = Transformer(replace(TINY, recipe_settings={"eval_capacity_factor": 0.5}), rng=np.random.default_rng(0))
     result = evaluate(model, windows(7), 2)
     assert result.assignments.shape == (2, 2, 256, 3)
     np.testing.assert_array_equal(result.assignments.sum(axis=(2, 3)), [[4 * 5, 3 * 5]] * 2)

@@ -78,6 +78,18 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch, write):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    def signalled(*_):
+        raise SystemExit(143)
+
+    write_json_atomically(tmp_path / "a.json", [1])
+    monkeypatch.setattr(os, "fsync", signalled)
+    with pytest.raises(SystemExit):
+        write_json_atomically(tmp_path / "a.json", [2])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert read_json(tmp_path / "a.json", list[int]) == [1]
+
+
 @pytest.mark.parametrize("path", ["pipe", "/dev/zero"])
 def test_a_pipe_or_a_device_is_not_read(tmp_path, path):
     os.mkfifo(tmp_path / "pipe")

@@ -68,13 +68,13 @@ def test_the_loss_falls_and_the_record_says_what_happened():
 def test_accumulation_is_the_mean_over_the_passes():
     """Two passes of one batch each give the mean of their gradients."""
     t = trainer(accumulate=2)
-    t._accumulate_gradients()
+    t._forward_and_backward()
     both = {name: p.grad for name, p in t.model.named_parameters()}
     single = []
     for number in (0, 1):
         one = trainer()
         one.completed = number
-        one._accumulate_gradients()
+        one._forward_and_backward()
         single.append({name: p.grad for name, p in one.model.named_parameters()})
     for name, grad in both.items():
         np.testing.assert_allclose(grad, (single[0][name] + single[1][name]) / 2, rtol=1e-4, atol=1e-7)
@@ -214,7 +214,7 @@ def test_a_non_finite_gradient_names_the_op(monkeypatch):
 
 
 def test_a_norm_that_overflows_while_every_gradient_is_finite_is_reported(monkeypatch):
-    monkeypatch.setattr("moe_numpy.training.loop.global_norm", lambda gradients: float("inf"))
+    monkeypatch.setattr("moe_numpy.training.loop.sum_of_squares", lambda gradients: np.array(np.inf))
     with pytest.raises(NonFiniteError, match=r"the gradient norm\.sum produced a non-finite value at step 1: loss 5"):
         trainer().step()
 
@@ -234,6 +234,8 @@ def test_a_run_folder_is_never_started_twice(tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"accumulate": 10**30}, "accumulate must be at most 1,000,000,000, got 1000"),
+        ({"learning_rate": 1e308}, r"learning_rate must be at most 3.4e\+38, got 1e\+308"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
         ({"max_norm": -1.0}, "max_norm must be positive, got -1"),
         ({"warmup": 300}, "warmup must be at least 0 and below steps=300, got 300"),

@@ -67,8 +67,14 @@ def test_what_is_written_is_read(folder, trainer):
     run = Run.open(folder)
     assert [record["step"] for record in run.history()] == [1, 2]
     run.write_validation({2: 4.0, 0: 5.5})
-    assert json.loads((folder / "validation.json").read_text()) == [[0, 5.5], [2, 4.0]]
+    assert json.loads((folder / "validation.json").read_text())["losses"] == [[0, 5.5], [2, 4.0]]
     assert run.validation() == {0: 5.5, 2: 4.0}
+    (folder / "validation.json").write_text("[[0, 5.5], [2, 4.0]]")  # as it was written before there was a checksum
+    assert run.validation() == {0: 5.5, 2: 4.0}
+    for damaged in ("[[2, 4.0], [0, 5.5]]", "[[0, 5.5], [0, 4.0]]", "[[-1, 5.5]]", "[[3, 5.5]]"):
+        (folder / "validation.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"validation\.json is damaged: its steps should ascend from 0 to 2"):
+            run.validation()
     run.write_summary({"steps": 2})
     assert run.summary() == {"steps": 2}
 

@@ -1,0 +1,41 @@
+"""What make says where .venv cannot be made or filled."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+
+CHECKS_VERSION = 'if [ "$1" = -c ]; then exit 0; fi\n'
+NO_ENSUREPIP = (
+    CHECKS_VERSION + "mkdir .venv; echo The virtual environment was not created because ensurepip is missing; exit 1"
+)
+NO_NETWORK = CHECKS_VERSION + "mkdir -p .venv/bin; cp /bin/false .venv/bin/python"
+
+
+@pytest.mark.parametrize(
+    ("python", "last"),
+    [
+        (None, "moe_numpy needs Python 3.11 or newer as {python}. Try: make PYTHON=python3.12 ..."),
+        ("exit 1", "moe_numpy needs Python 3.11 or newer as {python}. Try: make PYTHON=python3.12 ..."),
+        (NO_ENSUREPIP, "If that is ensurepip, on Debian and Ubuntu: apt install python3-venv"),
+        (NO_NETWORK, "pip needs a connection to PyPI, or an index that PIP_INDEX_URL names"),
+    ],
+    ids=["no python", "an old python", "no ensurepip", "no network"],
+)
+def test_what_cannot_be_made_ends_in_a_sentence(tmp_path, python, last):
+    for file in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    interpreter = tmp_path / "python"
+    if python is not None:
+        interpreter.write_text(f"#!/bin/sh\n{python}\n")
+        interpreter.chmod(0o755)
+    done = subprocess.run(
+        ["make", "demo", f"PYTHON={interpreter}"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert last.format(python=interpreter) in done.stdout.splitlines()[-1]
+    assert (tmp_path / ".venv").exists() == (python == NO_NETWORK)
