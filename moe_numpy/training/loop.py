@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autodiff import NonFiniteError, check_finite
-from ..autodiff.arrays import to_host
+from ..autodiff.arrays import library_of, to_host
 from ..devices import float_type, generator
 from ..models import ModelConfig, Transformer
 from ..moe.router import Router
@@ -144,7 +144,7 @@ class Trainer:
     def _forward_and_backward(self) -> "_Results":
         """The passes of this step, replayed from a recording where there is one."""
         inputs = self._inputs()
-        if self.config.device == "cpu" or self.not_recorded is not None:
+        if library_of(inputs[0]) != "cupy" or self.not_recorded is not None:
             return self._accumulate_gradients(*inputs, noise=True)
         if self._recorded_with != (state := self._memory()):
             from ..kernels.cuda_graph import CudaGraph
