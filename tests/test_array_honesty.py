@@ -362,12 +362,12 @@ def test_the_trainer(recipe, cuda):
 def test_one_array_a_step_comes_to_the_host(cuda, fetched):
     t = trainer("cuda", accumulate=2)
     t.step()
-    assert fetched == [(2, 2 + 2 * 8)]  # passes; both losses and the loads of two layers
+    assert fetched == [(1 + 2 * (2 + 2 * 8),)]  # Σ g²; of each pass both losses and the loads of two layers
 
 
 def test_with_capacity_one_number_more_a_layer_comes_to_the_host(cuda, fetched):
     trainer("cuda", "switch").step()
-    assert fetched == [(), (), (1, 2 + 2 * 8)]
+    assert fetched == [(), (), (1 + 2 + 2 * 8,)]
 
 
 def test_a_run_goes_from_device_to_device(cuda, tmp_path):
