@@ -181,7 +181,7 @@ def test_trap_06_noise_stays_away_from_experts_and_from_evaluation():
 
 
 def check_trap_07(dispatch):
-    layer = make(recipes.switch(capacity_factor=0.5))
+    layer = make(recipes.switch(capacity_factor=0.5, eval_capacity_factor=None))
     x = tokens(12)
     routing = layer.router(x, Batch(12))
     dropped = routing.statistics.dropped.token
