@@ -45,7 +45,7 @@ parity: .venv-parity/ready
 
 # The lowest versions that pyproject.toml promises, on the lowest Python, where versions matter.
 lowest: .venv-lowest/ready
-	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/numba OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(LOWEST_TESTS)
+	NUMBA_CACHE_DIR="$(CURDIR)/.venv-lowest/numba" OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(LOWEST_TESTS)
 
 lint: .venv/developer
 	$(BIN)/ruff check
