@@ -17,7 +17,7 @@ _ROUNDS = 20
 
 
 def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str, float]:
-    """Milliseconds: the floor of the six products, ours, and with ``against`` torch's ``_grouped_mm``.
+    """Milliseconds: the floor of the six products, ours (``gemm_ms``), and with ``against`` torch's ``_grouped_mm``.
 
     Each side is one CUDA graph, so that the host plays no part; in turn, medians.
     """
@@ -37,14 +37,12 @@ def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str
             grouped_product_weight_gradient(hidden, rows, offsets),
         ]
 
-    replays = {"products_ms": place.recorded(ours)}
+    replays = {"gemm_ms": place.recorded(ours)}
     if against == "torch" and place.dtype == "bfloat16":
-        replays["torch_products_ms"] = _torch_products(
-            *map(place.tensor, (rows, active, hidden, gate_up, down, offsets))
-        )
+        replays["peer_gemm_ms"] = _torch_products(*map(place.tensor, (rows, active, hidden, gate_up, down, offsets)))
     ms = _device_times(replays)
-    if "torch_products_ms" in ms:
-        ms["products_ratio"] = ms["products_ms"] / ms["torch_products_ms"]
+    if "peer_gemm_ms" in ms:
+        ms["gemm_ratio"] = ms["gemm_ms"] / ms["peer_gemm_ms"]
     return {"floor_ms": _floor(len(rows), gate_up, down, place), **ms}
 
 

@@ -13,7 +13,7 @@ def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Of the columns that are ratios."""
     return {
         name: math.exp(sum(math.log(row[name]) for row in rows) / len(rows))
-        for name in ("ratio", "products_ratio", "gemm_efficiency", "speedup")
+        for name in ("ratio", "gemm_ratio", "gemm_efficiency", "speedup")
         if rows and name in rows[0]
     }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moe_numpy import devices
+from moe_numpy.moe import MoE, recipes
 
 
 def stand_in_for_cupy(monkeypatch, count):
@@ -106,3 +107,11 @@ def test_a_device_generator_draws_what_routers_need(monkeypatch):
     assert normal.mean() == pytest.approx(0, abs=0.1)
     assert gumbel.mean() == pytest.approx(0.5772, abs=0.15)
     assert sorted(first.permutation(10).tolist()) == list(range(10))
+
+
+def test_weights_may_be_drawn_on_a_gpu():
+    class Zeros(devices.DeviceGenerator):
+        def standard_normal(self, size):
+            return np.zeros(size)
+
+    assert not MoE(4, 8, 2, recipes.mixtral(), rng=Zeros(0)).experts.down.data.any()

@@ -307,6 +307,6 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: 
     Raises:
         TypeError: ``rng`` is not a generator.
     """
-    if not isinstance(rng, np.random.Generator):
+    if not isinstance(rng, np.random.Generator | devices.DeviceGenerator):
         raise TypeError(f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r:.60}")
     return Parameter((std * rng.standard_normal(shape)).astype(dtype), decay=True)

@@ -163,7 +163,7 @@ class Trainer:
 
     def _memory(self) -> list[Any]:
         """What a recording depends on."""
-        tensors = [*self.model.parameters(), *(buffer for _, buffer in self.model.named_buffers())]
+        tensors = [*self.optimizer.parameters.values(), *(buffer for _, buffer in self.model.named_buffers())]
         modes = [module.training for _, module in self.model.named_modules()]
         return [modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
 
@@ -178,8 +178,10 @@ class Trainer:
     def _accumulate_gradients(self, *inputs: Any, noise: bool = False) -> "_Results":
         """Fill ``.grad`` with the mean over the passes. Without ``noise``, routers that draw some fail."""
         config, model, xp = self.config, self.model, self.model.namespace
-        model.zero_grad()
-        for _, module in model.named_modules():
+        parameters, modules = list(model.parameters()), [module for _, module in model.named_modules()]
+        for parameter in parameters:
+            parameter.grad = None
+        for module in modules:
             module.forget_passes()  # of a step that failed
         rows, dropped = [], 0
         for i, (tokens, targets) in enumerate(zip(inputs[::2], inputs[1::2], strict=True)):
@@ -192,9 +194,9 @@ class Trainer:
             dropped += sum(len(s.dropped) for s in statistics)
             parts = [loss.data, xp.zeros(1) if auxiliary is None else auxiliary.data, *(s.load for s in statistics)]
             rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
-        gradients = [(p, p.grad) for p in model.parameters()]
+        gradients = [(p, p.grad) for p in parameters]
         squares = xp.asarray(sum_of_squares([g for _, g in gradients if g is not None]))
-        routers = [(m, m.since_step) for _, m in model.named_modules() if isinstance(m, Router)]
+        routers = [(m, m.since_step) for m in modules if isinstance(m, Router)]
         numbers = xp.concat([squares.reshape(1), *rows])
         return _Results(numbers, config.accumulate, len(statistics), dropped, gradients, routers)
 
