@@ -12,6 +12,7 @@ from array_api_compat import array_namespace
 from .. import devices
 from ..autodiff import Tensor
 from ..autodiff.arrays import is_float
+from ..typing import Random
 
 Kind = TypeVar("Kind", bound=Tensor)
 
@@ -299,7 +300,7 @@ def _plain_array(name: str, value: Any) -> Any:
         raise TypeError(f"{name}: {error}") from None
 
 
-def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
+def normal(rng: Random, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
     """A Parameter with entries drawn from N(0, std²), to which weight decay applies.
 
     Drawn in float64 and then rounded, so that a float32 and a float64 model from one seed agree.
