@@ -88,7 +88,13 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
         {
             "plain": {},
             "window": {"sliding_window": 8, "head_dim": 16, "num_experts_per_tok": 3, "rms_norm_eps": 1e-3},
-            "top1_yarn": {"num_experts_per_tok": 1, "num_key_value_heads": 1, "tie_word_embeddings": True, **yarn()},
+            "top1_yarn": {
+                "num_experts_per_tok": 1,
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "tie_word_embeddings": True,
+                **yarn(),
+            },
         },
     ),
     "olmoe": (
@@ -303,7 +309,13 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
                 "tie_word_embeddings": True,
                 "rms_norm_eps": 1e-3,
             },
-            "top1_yarn": {"num_experts_per_tok": 1, "num_key_value_heads": 1, "logits_scaling": 0.7, **yarn()},
+            "top1_yarn": {
+                "num_experts_per_tok": 1,
+                "num_key_value_heads": 1,
+                "attention_multiplier": 0.3,
+                "logits_scaling": 0.7,
+                **yarn(),
+            },
         },
     ),
     "granitemoeshared": (
