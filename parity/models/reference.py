@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.numpy import load_file as load_numpy
+from safetensors.numpy import save_file as save_numpy
 from torch.overrides import TorchFunctionMode
 
-from .tiny_models import FAMILIES, configuration
+from .packed import pack, unpack
+from .tiny_models import FAMILIES, STORED, configuration
 
 LENGTH, PROMPT, NEW = 48, 20, 12  # tokens of a text, of the prompt, of its continuation
 NUDGE = 2e-6  # ten times what rounding to float32 changes in an embedding
@@ -44,12 +46,13 @@ def in_float64() -> Iterator[None]:
 
 
 def draw(model: torch.nn.Module, rng: np.random.Generator, bias_mean: float = 0.0) -> None:
-    """Weights with standard deviation 0.3, norms around 1, correction biases around ``bias_mean``.
+    """Weights with standard deviation 1.7 / sqrt(d), norms around 1, correction biases around ``bias_mean``.
 
     Every value is a bfloat16, so that the same model can be stored in either type.
     """
+    std = 1.7 / model.config.hidden_size**0.5
     for name, tensor in sorted(model.state_dict().items()):
-        values = 0.3 * rng.standard_normal(tuple(tensor.shape))
+        values = std * rng.standard_normal(tuple(tensor.shape))
         if "norm" in name and name.endswith("weight") and tensor.ndim == 1:
             values += 1
         if "correction_bias" in name:
@@ -61,9 +64,20 @@ def draw(model: torch.nn.Module, rng: np.random.Generator, bias_mean: float = 0.
 def build(family: str, name: str, seed: int) -> Any:
     """The model in float32, in evaluation mode."""
     model = FAMILIES[family][1](configuration(family, name)).eval()
-    model.set_experts_implementation("eager")
     draw(model, np.random.default_rng(seed), -1.0 if name.startswith("negative_bias") else 0.0)
+    if name in STORED:
+        model = _rounded(model, name)
+    model.set_experts_implementation("eager")
     return model
+
+
+def _rounded(model: Any, kind: str) -> Any:
+    """The model with weights that the number format ``kind`` has: written, packed, unpacked and read."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tensors = load_numpy(f"{folder}/model.safetensors")
+        save_numpy(unpack(pack(kind, tensors)), f"{folder}/model.safetensors", {"format": "pt"})
+        return type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def doubled(model: Any) -> Any:
@@ -97,7 +111,7 @@ def losses(model: Any, ids: np.ndarray) -> tuple[torch.Tensor, float]:
     tokens = torch.from_numpy(ids)
     balanced = hasattr(model, "router_aux_loss_coef")
     answer = model(tokens, labels=tokens, use_cache=False, **({"output_router_logits": True} if balanced else {}))
-    return answer.loss, float(answer.aux_loss) if balanced else 0.0
+    return answer.loss, float(answer.aux_loss.detach()) if balanced else 0.0
 
 
 def published_gradients(model: Any) -> dict[str, np.ndarray]:
@@ -110,7 +124,7 @@ def published_gradients(model: Any) -> dict[str, np.ndarray]:
             buffer.zero_()
     with tempfile.TemporaryDirectory() as folder:
         twin.save_pretrained(folder)
-        return {name: tensor.numpy() for name, tensor in load_file(f"{folder}/model.safetensors").items()}
+        return load_numpy(f"{folder}/model.safetensors")
 
 
 def close_choices(model: Any, ids: np.ndarray) -> bool:

@@ -513,6 +513,12 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
     ),
 }
 
+# Configurations whose weights are values of a number format, by format; the widths fit its groups.
+STORED: dict[str, tuple[str, Settings]] = {
+    "mxfp4": ("gpt_oss", {"hidden_size": 64, "intermediate_size": 32, **yarn(150000.0, truncate=False)}),
+    "fp8": ("deepseek_v3", {"num_hidden_layers": 2, "rms_norm_eps": 1e-3}),
+}
+
 
 def cases() -> Iterator[tuple[str, str]]:
     """Every family with every one of its configurations."""
@@ -522,8 +528,9 @@ def cases() -> Iterator[tuple[str, str]]:
 
 def configuration(family: str, name: str) -> Any:
     """The configuration object, with the plain attention that every family has."""
-    config_type, _, shared, configurations = FAMILIES[family]
-    config = config_type(**{**shared, **configurations[name]})
+    config_type, model_type, shared, configurations = FAMILIES[family]
+    settings = STORED[name][1] if name in STORED else configurations[name]
+    config = config_type(**{**shared, **settings})
     config._attn_implementation = "eager"
-    config.architectures = [FAMILIES[family][1].__name__]
+    config.architectures = [model_type.__name__]
     return config
