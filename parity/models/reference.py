@@ -163,6 +163,7 @@ def reference(model: Any, single: np.ndarray, ids: np.ndarray) -> dict[str, np.n
         "continuation": continuation(model, ids[0, :PROMPT])[0],
         "loss": loss.detach().numpy(),
         "balance_loss": np.float64(balance),
+        "balance_coefficient": np.float64(getattr(model, "router_aux_loss_coef", 0.0)),
         **{GRADIENT + name: gradient for name, gradient in published_gradients(model).items()},
     }
 
