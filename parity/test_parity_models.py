@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparison import difference
-from models.dialects import publish
+from models.dialects import publish, shorten
 from models.packed import save_packed
 from models.reference import GRADIENT, NEW, logits_of, make
 from models.tiny_models import FAMILIES, STORED, cases
@@ -88,6 +88,18 @@ def test_as_published(family, name, folders):
     ours, published = (Transformer.from_pretrained(path) for path in (folder.saved, folder.published))
     ids = folder.numbers["ids"]
     np.testing.assert_array_equal(published(ids).logits.data, ours(ids).logits.data)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_fields_left_out(family, name, folders, tmp_path, check):
+    """A field that config.json does not have is the family's default, here and in transformers."""
+    folder = folders(family, name)
+    shorten(folder.saved, tmp_path, FAMILIES[family][0]().to_dict())
+    ids = folder.numbers["ids"]
+    theirs = logits_of(by_transformers(family, tmp_path), ids)
+    check(family, "float32", {"logits": apart(theirs, folder.numbers["logits32"])}, 1e-6)
+    ours, short = (Transformer.from_pretrained(path) for path in (folder.saved, tmp_path))
+    np.testing.assert_array_equal(short(ids).logits.data, ours(ids).logits.data)
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

@@ -7,6 +7,7 @@ tokens, an image encoder.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def publish(folder: Path, target: Path) -> None:
         old, tensors = _with_images(old, tensors)
     (target / "config.json").write_text(json.dumps(old, indent=2) + "\n")
     _save_shards(tensors, target)
+
+
+def shorten(folder: Path, target: Path, defaults: Settings) -> None:
+    """The model in ``folder`` with a config.json that leaves out every field with its default value."""
+    target.mkdir(parents=True, exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    kept = {key: v for key, v in config.items() if key == "model_type" or key not in defaults or v != defaults[key]}
+    (target / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
+    shutil.copy(folder / "model.safetensors", target)
 
 
 def old_config(config: Settings) -> Settings:

@@ -43,10 +43,10 @@ def rope(theta: float, kind: str = "default", **parameters: Any) -> dict[str, Se
     return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **parameters}}
 
 
-def yarn(theta: float = 500.0, **parameters: Any) -> dict[str, Settings]:
+def yarn(theta: float = 100.0, **parameters: Any) -> Settings:
     """YaRN whose ramp lies inside the few frequencies of a narrow head: theta is small."""
-    given = {"factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 8.0, "beta_slow": 1.0, **parameters}
-    return rope(theta, "yarn", **given)
+    given = {"factor": 8.0, "original_max_position_embeddings": 256, "beta_fast": 5.0, "beta_slow": 2.0, **parameters}
+    return {"max_position_embeddings": 2048, **rope(theta, "yarn", **given)}
 
 
 def llama3(theta: float, low: float, high: float) -> dict[str, Settings]:
@@ -77,7 +77,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
                 "rms_norm_eps": 1e-3,
                 **llama3(500000.0, 1.0, 4.0),
             },
-            "linear": {"num_key_value_heads": 1, **rope(10000.0, "linear", factor=4.0)},
+            "linear": {"num_key_value_heads": 1, **rope(500.0, "linear", factor=4.0)},
             "yarn": {"head_dim": 16, **yarn(attention_factor=1.5)},
         },
     ),
@@ -114,7 +114,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
             "top1_linear": {
                 "num_experts_per_tok": 1,
                 "tie_word_embeddings": True,
-                **rope(10000.0, "linear", factor=4.0),
+                **rope(500.0, "linear", factor=4.0),
             },
         },
     ),
@@ -222,7 +222,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
             "sliding_window": 8,
         },
         {
-            "plain": yarn(150000.0, factor=32.0, beta_fast=32.0, truncate=False),
+            "plain": yarn(150000.0, factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False),
             "limits": {
                 "num_hidden_layers": 3,
                 "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
@@ -257,6 +257,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
                 "moe_layers": [0, 2],
                 "use_qk_norm": False,
                 "attn_temperature_tuning": False,
+                "floor_scale": 4,
                 "attention_bias": True,
                 "num_experts_per_tok": 2,
                 "tie_word_embeddings": True,
@@ -268,7 +269,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
                 "attention_chunk_size": 7,
                 "floor_scale": 4,
                 "attn_scale": 0.5,
-                **llama3(500000.0, 1.0, 1.0),
+                **llama3(500.0, 1.0, 1.0),
             },
         },
     ),
@@ -410,7 +411,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
                 "first_k_dense_replace": 2,
                 "num_experts_per_tok": 1,
                 "tie_word_embeddings": True,
-                **rope(10000.0, partial_rotary_factor=1.0),
+                **rope(500.0, partial_rotary_factor=1.0),
             },
         },
     ),
@@ -446,7 +447,7 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
                 "attention_bias": True,
                 "tie_word_embeddings": True,
                 "rms_norm_eps": 1e-3,
-                **rope(10000.0, "dynamic", factor=1.0, alpha=1000.0),
+                **rope(500.0, "dynamic", factor=1.0, alpha=1000.0),
             },
             "top1": {"moe_topk": 1, "head_dim": 8, "num_key_value_heads": 4, **rope(500.0)},
         },
