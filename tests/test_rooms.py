@@ -12,7 +12,9 @@ PACKAGE = Path(moe_numpy.__file__).parent
 ROOMS = [
     "typing",
     "blocks",
+    "files",
     "kernels",
+    "formats",
     "devices",
     "autodiff",
     "ops",
@@ -20,6 +22,7 @@ ROOMS = [
     "gradcheck",
     "moe",
     "models",
+    "pretrained",
     "instruments",
     "training",
     "accounting",
