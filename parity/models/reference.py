@@ -12,10 +12,12 @@ import torch
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save_file as save_numpy
 from torch.overrides import TorchFunctionMode
+from transformers.utils import logging
 
 from .packed import pack, unpack
 from .tiny_models import FAMILIES, STORED, configuration
 
+logging.disable_progress_bar()
 LENGTH, PROMPT, NEW = 48, 20, 12  # tokens of a text, of the prompt, of its continuation
 NUDGE = 2e-6  # ten times what rounding to float32 changes in an embedding
 GRADIENT = "gradient "  # before the names of parameters in ref.npz
