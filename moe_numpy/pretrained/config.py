@@ -1,7 +1,7 @@
 """``config.json`` of a published model: which family it is, and what its settings make of it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ class PublishedConfig:
             fields.refuse("weight_block_size", "rows and columns must be at least 1")
         return block
 
+    def written(self) -> "PublishedConfig":
+        """The settings to write with the model: without a ``quantization_config``, since weights are floats here."""
+        values = {name: value for name, value in self.values.items() if name != "quantization_config"}
+        return replace(self, values=self.family.written(values))
+
     def to_json(self) -> dict[str, Any]:
-        """The settings as they were published, without a ``quantization_config``: weights are floats here."""
-        return {name: value for name, value in self.values.items() if name != "quantization_config"}
+        """The settings as they are."""
+        return dict(self.values)

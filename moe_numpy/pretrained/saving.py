@@ -12,6 +12,7 @@ from ..kernels import to_host
 from ..models import Transformer
 from .config import FILE, PublishedConfig
 from .pieces import EACH, Piece
+from .stored_experts import StoredExperts
 from .tensor_writing import write_tensor_files
 
 
@@ -32,6 +33,7 @@ def save_pretrained(
 
     Raises:
         TypeError: the configuration of the model is not a published one.
+        PretrainedError: the folder holds a model already.
         OSError: the disk failed or is full; nothing half-written stays behind.
     """
     config = _config_of(model)
@@ -44,6 +46,8 @@ def save_pretrained(
 
 def published_gradients(model: Transformer) -> dict[str, Any]:
     """The gradients of the last backward pass by published name, in the published layout; zero where there is none."""
+    if _stored_experts(model):
+        raise ValueError("the experts of this model stay in their files and have no gradients; load it with a dtype")
     arrays = {}
     for name, tensor in _tensors(model).items():
         arrays[name] = np.zeros(tensor.shape, tensor.dtype) if tensor.grad is None else to_host(tensor.grad)
@@ -67,7 +71,13 @@ def published_arrays(model: Transformer, arrays: Mapping[str, Any]) -> Iterator[
 
 
 def _parameters(model: Transformer) -> dict[str, Any]:
-    return {name: to_host(tensor.data) for name, tensor in _tensors(model).items()}
+    arrays = {name: to_host(tensor.data) for name, tensor in _tensors(model).items()}
+    return arrays | {path + stack.name: stack for path, experts in _stored_experts(model) for stack in experts.stacks}
+
+
+def _stored_experts(model: Transformer) -> list[tuple[str, StoredExperts]]:
+    """Those that stay in their files, with the paths to them."""
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, StoredExperts)]
 
 
 def _tensors(model: Transformer) -> dict[str, Any]:
@@ -79,4 +89,4 @@ def _config_of(model: Transformer) -> PublishedConfig:
         raise TypeError(
             f"a {type(model.config).__name__} is not the configuration of a published model; convert it first"
         )
-    return model.config
+    return model.config.written()

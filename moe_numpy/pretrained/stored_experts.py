@@ -1,6 +1,7 @@
 """Experts that stay in their files: the matrices of one are read when a token asks for it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,26 @@ from ..typing import Array, Float
 Read = Callable[[int], Mapping[str, Float[Array, "..."]]]
 
 
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """One parameter of all experts, as an array that is read expert by expert."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Read
+    dtype = np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, e: int) -> Float[Array, "..."]:
+        return self.read(e)[self.name]
+
+
 class StoredExperts(Module):
     """What :func:`moe_numpy.moe.experts.make_experts` makes, for evaluation, without its memory.
 
@@ -23,6 +44,9 @@ class StoredExperts(Module):
         sizes: E, d and f.
         settings: of the kind.
         read: the parameters of one expert by name, in float32.
+
+    Attributes:
+        stacks: the parameters, of all experts each, for who writes them elsewhere.
     """
 
     def __init__(self, kind: str, sizes: tuple[int, int, int], settings: Mapping[str, float], read: Read):
@@ -36,6 +60,8 @@ class StoredExperts(Module):
             return y
 
         self.one = answer
+        one = {name: parameter.shape for name, parameter in template.named_parameters()}
+        self.stacks = tuple(_Stack(name, (self.num_experts, *shape[1:]), read) for name, shape in one.items())
         self._size = self.num_experts * template.num_parameters()
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:

@@ -75,8 +75,13 @@ class Weights:
         tensor = self._tensors[name]
         if tensor.dtype == "F32":
             return tensor.raw
-        import ml_dtypes
-
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise PretrainedError(
+                f"{tensor.file} holds bfloat16, which needs the package ml_dtypes: python -m pip install ml_dtypes; "
+                "or load copies, dtype=np.float32"
+            ) from error
         return tensor.raw.view(ml_dtypes.bfloat16)
 
     def values(self, name: str, part: Any = ...) -> Float[Array, "..."]:

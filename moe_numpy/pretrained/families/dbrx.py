@@ -66,6 +66,13 @@ def _projection(layer: str, name: str, arrays: Mapping[str, Any]) -> Iterator[Pi
     yield Piece(f"{layer}norm_attn_norm.attn.Wqkv.weight", name, shape=shape, rows=slice(start, start + widths[kind]))
 
 
+def _with_rope_theta(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The base of the rotation where transformers reads it, too."""
+    base = values.get("attn_config", {}).get("rope_theta")
+    has_one = base is None or "rope_theta" in values or values.get("rope_parameters")
+    return dict(values) if has_one else {**values, "rope_theta": base}
+
+
 class _OneBelowTheOther:
     """Experts in matrices [E f, d]. ``w2`` is used from the right, h w2: ours is its transpose."""
 
@@ -97,4 +104,5 @@ FAMILY = Family(
     _OneBelowTheOther(),
     {f"attention.{kind}.weight": _projection for kind in ("query", "key", "value")},
     layer="transformer.blocks.{n}.",
+    written=_with_rope_theta,
 )

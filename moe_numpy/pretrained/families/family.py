@@ -26,6 +26,7 @@ class Family:
         layer: the published path of a layer, ``{n}`` its number.
         prefix: what all published names begin with.
         further: a pattern of tensors that are no part of the language model.
+        written: the settings to write for a model that was read with these.
         further_layers: whether layers after the last are no part of it either: they predict further tokens.
     """
 
@@ -36,6 +37,7 @@ class Family:
     layer: str = "model.layers.{n}."
     prefix: str = ""
     further: str | None = None
+    written: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     further_layers: bool = False
 
     @property

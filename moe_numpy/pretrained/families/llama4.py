@@ -1,6 +1,8 @@
 """Llama 4 (Meta 2025), the language model: chunks with rotation, now and then a layer without, gates on the input."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ...models import TransformerConfig
 from ...models.transformer_config import Dense, Norm, Sparse
@@ -65,6 +67,11 @@ def language_model(fields: Fields) -> TransformerConfig:
     return model
 
 
+def _text_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written is the language model alone."""
+    return {**values["text_config"], "model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"]}
+
+
 TEXT = Family(
     transformer,
     {
@@ -79,5 +86,6 @@ WITH_IMAGES = replace(
     TEXT,
     transformer=language_model,
     prefix="language_model.",
+    written=_text_settings,
     further=r"vision_model\.|multi_modal_projector\.",
 )
