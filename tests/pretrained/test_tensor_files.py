@@ -222,12 +222,12 @@ def test_a_length_beyond_the_file_allocates_nothing(tmp_path):
     with open(tmp_path / ONE, "wb") as file:
         file.write((10**9).to_bytes(8, "little"))
         file.truncate(2 * 10**9)
-    refused(tmp_path, "its header has 1,000,000,000 bytes", "100,000,000")
+    refused(tmp_path, "its header has 1,000,000,000 bytes", "32,000,000")
 
 
 @pytest.mark.parametrize(
     "shard",
-    ["../x", "/x", "a/x", "a\\x", "C:x", "x\0", "x.safetensors/..", "pytorch_model.bin", "."],
+    ["../x", "/x", "a/x", "a\\x", "C:x", "x\0", "x.safetensors/..", "pytorch_model.bin", "../x.bin"],
 )
 def test_an_index_stays_in_its_folder(tmp_path, shard):
     single(tmp_path / "x")
@@ -322,3 +322,9 @@ def test_opening_maps_and_does_not_copy(tmp_path):
 
 def test_contents_are_the_same_in_one_file_and_in_shards(tmp_path):
     assert contents(single(tmp_path / "a")) == contents(sharded(tmp_path / "b"))
+
+
+def test_an_index_that_is_too_large(tmp_path):
+    (tmp_path / INDEX).touch()
+    os.truncate(tmp_path / INDEX, 10**9)
+    refused(tmp_path, INDEX, "more than 32,000,000 bytes")
