@@ -131,6 +131,13 @@ def test_what_stands_in_place_of_a_file(tmp_path):
     refused(tmp_path, str(path), "7 bytes")
 
 
+def test_a_message_is_one_line_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / "line\nbreak \x1b[31m\udcff"
+    assert "line\\nbreak \\x1b[31m\\udcff does not exist" in refused(folder)
+    folder.mkdir()
+    refused(folder, "line\\nbreak", "holds no .safetensors file")
+
+
 def test_without_permission(tmp_path, monkeypatch):
     folder = single(tmp_path)
 

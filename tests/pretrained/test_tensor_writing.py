@@ -65,11 +65,12 @@ def test_what_the_safetensors_library_writes_is_read(tmp_path):
 def test_shards_hold_at_most_what_they_may(tmp_path):
     tensors = [(f"layers.{i}", np.full(25, i, "f4")) for i in range(7)]
     tensors.insert(3, ("large", np.zeros(200, "f4")))
+    tensors.insert(0, ("first", np.zeros(100, "f4")))
     write_tensor_files(tmp_path, tensors, max_shard_bytes=250)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
-    assert files == [f"model-{i:05d}-of-00005.safetensors" for i in range(1, 6)]
+    assert files == [f"model-{i:05d}-of-00006.safetensors" for i in range(1, 7)]
     in_files = [[name for name in header_of(tmp_path / file)[0] if name != "__metadata__"] for file in files]
-    assert in_files[2] == ["large"]
+    assert (in_files[0], in_files[3]) == (["first"], ["large"])
     assert [name for group in in_files for name in group] == [name for name, _ in tensors]
 
 
@@ -202,18 +203,43 @@ def test_an_error_of_the_caller_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_a_killed_process_left_does_not_matter(tmp_path):
+    for name in ("model-00001.values.tmp", "model-00001.safetensors.tmp"):
+        (tmp_path / name).write_bytes(b"x" * 10_000)
+    single(tmp_path / "other")
+    single(tmp_path)
+    assert contents(tmp_path) == contents(tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == [ONE, "other"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def noted(*args, name=name, original=original):
+            events.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(os, name, noted)
+    sharded(tmp_path)
+    assert events[:8] == ["fsync"] * 4 + ["replace"] * 4
+    assert events[8:10] == ["fsync", "replace"]  # the index
+    assert "replace" not in events[10:]
+
+
 def test_memory_stays_at_one_tensor(tmp_path):
-    size = 1 << 22
+    size = 1 << 25
 
     def tensors():
-        for i in range(6):
+        for i in range(3):
             array = np.zeros(size // 4, "f4")
             yield f"layers.{i}", array
             del array
 
     tracemalloc.start()
-    write_tensor_files(tmp_path, tensors(), max_shard_bytes=2.5 * size)
+    write_tensor_files(tmp_path, tensors(), max_shard_bytes=1.5 * size)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * size + (1 << 20)
+    assert peak < 1.6 * size
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
