@@ -12,7 +12,7 @@ import msgspec
 
 from .errors import PretrainedError, quoted
 
-JSON_LIMIT = 100_000_000  # bytes; of a header too, as in the safetensors library
+JSON_LIMIT = 32_000_000  # bytes, of headers too: 250,000 tensors; as Python objects they can take 20 times as many
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -72,10 +72,11 @@ def refuse_repeated_names(content: bytes, what: str) -> None:
     """PretrainedError if an object in this valid JSON has a name twice: which one counts is up to the reader."""
 
     def names_once(pairs: list[tuple[str, Any]]) -> None:
-        if len(dict(pairs)) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise PretrainedError(f"{what} has {quoted(repeated)} twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise PretrainedError(f"{what} has {quoted(name)} twice")
+            seen.add(name)
 
     try:
         json.loads(content.decode(), object_pairs_hook=names_once)

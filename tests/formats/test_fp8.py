@@ -3,7 +3,7 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -32,6 +32,7 @@ def test_every_value_comes_back():
     assert np.array_equal(fp8.encode(fp8.decode(ALL)), ALL)
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, 20, elements=st.floats(-600, 600, width=32) | st.floats(width=32)))
 def test_rounding_is_that_of_ml_dtypes(values):
     check(values)
@@ -52,6 +53,7 @@ def check(values):
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_each_weight_has_the_scale_of_its_block(data):
     batch, (out, width), block = data.draw(st.sampled_from([(), (2,), (2, 3)])), data.draw(shapes), data.draw(shapes)
@@ -75,6 +77,7 @@ def test_bytes_as_scales_are_exponents_not_numbers():
     assert fp8.dequantise(codes, np.array([[129]], np.uint8), (1, 2)).tolist() == [[4, 4]]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_quantised_weights_are_near_and_their_values_stay(data):
     (out, width), block = data.draw(shapes), data.draw(shapes)

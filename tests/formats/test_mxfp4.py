@@ -3,7 +3,7 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -35,6 +35,7 @@ def test_elements_are_those_of_ml_dtypes():
     assert np.array_equal(VALUES, codes.view(ml_dtypes.float4_e2m1fn).astype("f4"))
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (3, 64), elements=st.floats(-(2**100), 2**100, width=32)))
 def test_quantised_by_the_steps_of_the_specification(weights):
     blocks, scales = mxfp4.quantise(weights)
@@ -54,6 +55,7 @@ def test_quantised_by_the_steps_of_the_specification(weights):
                 assert not back[row, 32 * n : 32 * n + 32].any()
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, (2, 2, 16)), arrays(np.uint8, (2, 2), elements=st.integers(0, 250)))
 def test_values_of_the_format_stay(blocks, scales):
     values = mxfp4.dequantise(blocks, scales)

@@ -131,6 +131,13 @@ def test_what_stands_in_place_of_a_file(tmp_path):
     refused(tmp_path, str(path), "7 bytes")
 
 
+def test_a_message_is_one_line_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / "line\nbreak \x1b[31m\udcff"
+    assert "line\\nbreak \\x1b[31m\\udcff does not exist" in refused(folder)
+    folder.mkdir()
+    refused(folder, "line\\nbreak", "holds no .safetensors file")
+
+
 def test_without_permission(tmp_path, monkeypatch):
     folder = single(tmp_path)
 
@@ -222,12 +229,12 @@ def test_a_length_beyond_the_file_allocates_nothing(tmp_path):
     with open(tmp_path / ONE, "wb") as file:
         file.write((10**9).to_bytes(8, "little"))
         file.truncate(2 * 10**9)
-    refused(tmp_path, "its header has 1,000,000,000 bytes", "100,000,000")
+    refused(tmp_path, "its header has 1,000,000,000 bytes", "32,000,000")
 
 
 @pytest.mark.parametrize(
     "shard",
-    ["../x", "/x", "a/x", "a\\x", "C:x", "x\0", "x.safetensors/..", "pytorch_model.bin", "."],
+    ["../x", "/x", "a/x", "a\\x", "C:x", "x\0", "x.safetensors/..", "pytorch_model.bin", "../x.bin"],
 )
 def test_an_index_stays_in_its_folder(tmp_path, shard):
     single(tmp_path / "x")
@@ -322,3 +329,9 @@ def test_opening_maps_and_does_not_copy(tmp_path):
 
 def test_contents_are_the_same_in_one_file_and_in_shards(tmp_path):
     assert contents(single(tmp_path / "a")) == contents(sharded(tmp_path / "b"))
+
+
+def test_an_index_that_is_too_large(tmp_path):
+    (tmp_path / INDEX).touch()
+    os.truncate(tmp_path / INDEX, 10**9)
+    refused(tmp_path, INDEX, "more than 32,000,000 bytes")

@@ -1,7 +1,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.formats import bfloat16
@@ -21,6 +21,7 @@ def test_every_value_comes_back():
     assert np.isnan(bfloat16.decode(back[nan])).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1))
 def test_rounding_is_that_of_ml_dtypes(bits):
     check(np.array(bits, np.uint32).view(np.float32))
