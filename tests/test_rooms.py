@@ -20,6 +20,7 @@ ROOMS = [
     "gradcheck",
     "moe",
     "models",
+    "pretrained",
     "instruments",
     "training",
     "accounting",

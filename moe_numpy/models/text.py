@@ -3,12 +3,13 @@
 import codecs
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 NAME_COLUMNS = 20
 _BYTE_NAMES = {0x20: "space", 0x0A: "newline", 0x09: "tab", 0x0D: "return"}
 
 
+@runtime_checkable
 class TextStream(Protocol):
     """Text of ids that come one at a time. The pieces joined are ``decode`` of all ids."""
 
@@ -19,6 +20,7 @@ class TextStream(Protocol):
         """The rest, when no id follows."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """A code of texts as ids from 0 to ``vocab_size`` - 1.
 

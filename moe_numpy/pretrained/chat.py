@@ -146,7 +146,7 @@ def _run(template: str, variables: dict[str, Any]) -> dict[str, str]:
         )
     except subprocess.TimeoutExpired:
         return too_slow
-    if process.returncode in (-getattr(signal, "SIGXCPU", 0), -getattr(signal, "SIGKILL", 0)):
+    if hasattr(signal, "SIGXCPU") and process.returncode == -signal.SIGXCPU:
         return too_slow
     if process.returncode:
         last = process.stderr.decode(errors="replace").split("\n")[-2:]

@@ -32,7 +32,7 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("_shown"), [], [], body).set_lineno(line)
 
     def _shown(self, caller: Any) -> str:
-        return caller()
+        return str(caller())
 
 
 class PublicNamespace(Namespace):
@@ -89,19 +89,18 @@ def render(template: str, variables: dict[str, Any], most_characters: int) -> st
 
 def explained(error: Exception) -> str:
     """What went wrong and in which line of the template, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in reversed(frames) if frame.filename == "<template>"), None)
+    said = str(error)
     if isinstance(error, jinja2.TemplateSyntaxError):
-        line, said = error.lineno, error.message
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == "<template>"), None)
-        said = str(error)
-    if isinstance(error, RecursionError):
-        said = "it calls itself without end"
+        line, said = error.lineno, error.message or ""
+    elif isinstance(error, RecursionError):
+        said = "it is nested too deeply, or calls itself without end"
     elif isinstance(error, MemoryError):
         said = "it needs too much memory"
     elif not isinstance(error, jinja2.TemplateError | ValueError):
         said = f"{type(error).__name__}: {said}"
-    return f"line {line}: {' '.join(str(said).split()):.500}" if line else " ".join(str(said).split())[:500]
+    return (f"line {line}: " if line else "") + " ".join(said.split())[:500]
 
 
 def main() -> None:
@@ -120,9 +119,14 @@ def _limit(seconds: int, memory: int) -> None:
         import resource
     except ImportError:  # Windows has no such limits: there, only the clock of the caller ends a template
         return
-    for kind, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
+    limits = {
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_CPU: (seconds, seconds + 1),
+        resource.RLIMIT_AS: (memory,) * 2,
+    }
+    for kind, limit in limits.items():
         with suppress(ValueError, OSError):
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, limit)
 
 
 def _to_json(

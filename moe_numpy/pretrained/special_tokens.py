@@ -13,7 +13,7 @@ MAP = "special_tokens_map.json"
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """The text of each role that has a token, as ``{"eos_token": "<|im_end|>"}``.
+    """The text of each role that has a token, as ``{"eos_token": "<|im_end|>"}``; roles of one model included.
 
     From tokenizer_config.json; special_tokens_map.json has the last word where the former lists no
     ``added_tokens_decoder``, as in transformers.
@@ -56,7 +56,12 @@ def end_ids(folder: Path, id_of: Callable[[str], int | None]) -> frozenset[int]:
 
 
 def _tokens(values: dict[str, Any], path: Path) -> dict[str, str | None]:
-    return {role: _text(values[role], role, path) for role in ROLES if role in values}
+    """The roles that a file gives tokens: the usual ones, and its own, such as ``image_token``."""
+    own = {key: value for key, value in values.items() if key.endswith("_token") and isinstance(value, str | dict)}
+    extra = values.get("extra_special_tokens")
+    usual = {role: values[role] for role in ROLES if role in values}
+    given = own | (extra if isinstance(extra, dict) else {}) | usual
+    return {role: _text(value, role, path) for role, value in given.items()}
 
 
 def _text(value: Any, role: str, path: Path) -> str | None:
