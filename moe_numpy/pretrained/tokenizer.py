@@ -100,6 +100,8 @@ class PublishedTokenizer:
             ValueError: an id is negative, or 2³² or larger.
         """
         numbers = [_id(id) for id in ids]
+        if not numbers:
+            return ""
         with _faults(f"{self.path} cannot decode tokens"):
             return self._tokenizer.decode(numbers, skip_special_tokens=False)
 
