@@ -63,7 +63,7 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Any],
         *,
         name: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -73,14 +73,15 @@ class ChatTemplate:
         """The text of a chat. It holds its special tokens: encode it with ``add_special_tokens=False``.
 
         Args:
-            messages: each with a ``role``, mostly a ``content``, and what else the template reads. Entries that are
-                None are left out. Reasoning may be under reasoning_content, thinking or reasoning.
+            messages: mappings with a ``role``, mostly a ``content``, and what else the template reads. Entries that
+                are None are left out. Reasoning may be under reasoning_content, thinking or reasoning.
             name: which template; else ``tool_use``, if there are tools and such a template, else ``default``.
             tools: JSON schemas of the functions that the model may call.
             add_generation_prompt: end with the beginning of an answer.
             variables: more that the template reads, such as ``enable_thinking=False``.
 
         Raises:
+            ValueError: a message is no mapping with a role, or holds what JSON cannot.
             PretrainedError: jinja2 is missing, there is no such template, it is wrong, refuses the chat, or exceeds a
                 limit.
         """
@@ -107,7 +108,7 @@ class ChatTemplate:
         return name
 
 
-def _message(message: Mapping[str, Any], position: int) -> dict[str, Any]:
+def _message(message: Any, position: int) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ValueError(f"message {position} must have a role, a string, got {message!r:.200}")
     said = {key: value for key, value in message.items() if value is not None}
