@@ -8,8 +8,8 @@ install = @echo "Installing into $(1): a few minutes the first time"; \
   "The packages could not be installed, for the reason above. pip needs a connection to PyPI," \
   "or an index that PIP_INDEX_URL names; the same make goes on from here."; exit 1; }
 LOWEST_PYTHON ?= python3.11
-LOWEST_TESTS ?= tests/exercises tests/kernels tests/training tests/pretrained tests/ops/test_dtypes.py tests/commands \
-  --ignore tests/commands/test_gradcheck_command.py --ignore tests/commands/test_bench.py
+LOWEST_TESTS ?= tests/exercises tests/kernels tests/training tests/pretrained tests/ops/test_dtypes.py \
+  tests/commands --ignore tests/commands/test_gradcheck_command.py --ignore tests/commands/test_bench.py
 
 .PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lowest lab clean
 

@@ -63,7 +63,8 @@ class PublishedTokenizer:
             raise PretrainedError(f"{path} needs the tokenizers library, which is missing; {INSTALL}") from error
         _require(path)
         content = read_bytes(path, _LARGEST_FILE)
-        with _faults(f"{path} is damaged"):
+        complaint = f"{path} is damaged, or newer than tokenizers {tokenizers.__version__}"
+        with _faults(complaint):
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
             decoder = msgspec.json.decode(content, type=_Decoder).decoder
         tokenizer.no_truncation()
@@ -71,7 +72,7 @@ class PublishedTokenizer:
         config = read_object(folder / CONFIG)
         _add_tokens(tokenizer, config.get("added_tokens_decoder"), folder / CONFIG)
         tokenizer.encode_special_tokens = config.get("split_special_tokens") is True
-        with _faults(f"{path} is damaged"):
+        with _faults(complaint):
             return cls(path, tokenizer, decoder, end_ids(folder, tokenizer.token_to_id), special_tokens(folder))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
