@@ -91,6 +91,7 @@ def test_variables_reach_the_template_and_win():
         ("{{ raise_exception('roles must\nalternate') }}", "line 1: roles must alternate"),
         ("{{ 1 / 0 }}", "line 1: ZeroDivisionError: division by zero"),
         ("{{ messages.append(1) }}", "line 1: access to attribute 'append' of 'list' object is unsafe"),
+        ("{{ dict.update(messages[0], a=1) }}", "line 1: '__main__.PlainDict object' has no attribute 'update'"),
         ("{{ ''.__class__.__mro__ }}", "line 1: access to attribute '__class__' of 'str' object is unsafe"),
         ("{{ namespace(__a=1) }}", "line 1: a namespace takes no name that begins with an underscore, got '__a'"),
         ("{% include 'x' %}", "line 1: TypeError: no loader"),

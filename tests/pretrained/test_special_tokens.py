@@ -56,6 +56,7 @@ def test_a_token_of_another_type_is_refused(tmp_path, value):
     [
         ({"generation_config": {"eos_token_id": 5}, "config": {"eos_token_id": 6}}, {5}),
         ({"generation_config": {"eos_token_id": [5, 9]}, "tokenizer_config": {"eos_token": "</s>"}}, {5, 9}),
+        ({"generation_config": {"eos_token_id": 0}, "config": {"eos_token_id": 6}}, {0}),
         ({"generation_config": {"eos_token_id": None}, "config": {"eos_token_id": [6]}}, {6}),
         ({"config": {}, "tokenizer_config": {"eos_token": "</s>"}}, {2}),
         ({"special_tokens_map": {"eos_token": {"content": "<|end|>"}}}, {7}),

@@ -28,7 +28,7 @@ CHAINS = {
     "strip_each_token": [strip("▁", 1, 0), FALLBACK],
     "replace_across_tokens": [FUSE, {"type": "Replace", "pattern": {"String": "at"}, "content": "@"}],
     "replace_makes_bytes": [
-        {"type": "Replace", "pattern": {"String": "s"}, "content": "<0xE9>"},
+        {"type": "Replace", "pattern": {"String": "s"}, "content": "<0xC3>"},
         FALLBACK,
     ],
     "without_fuse": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, FALLBACK],
@@ -52,7 +52,10 @@ def of(tmp_path_factory):
 @given(data=st.data())
 def test_a_stream_gives_what_decoding_the_whole_gives(of, kind, data):
     tokenizer = of(kind)
-    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3)))  # some have no token
+    first = tokenizer.vocab_size - 15
+    telling = [3 + byte for byte in b"\xc3\xa9\xf0\x9f\x98\x80\xff"]  # bytes of é and of 😀, in those that have bytes
+    some = st.integers(max(first, 0), tokenizer.vocab_size + 3) | st.sampled_from(telling)  # and a few without a token
+    ids = data.draw(st.lists(some | st.integers(0, tokenizer.vocab_size)))
     assume(kind != "strip_at_the_end" or any(id < tokenizer.vocab_size for id in ids))  # the library needs one to strip
     assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
 
