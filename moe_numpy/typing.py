@@ -7,9 +7,9 @@ number of axes. pytest checks shapes at run time.
 
 from typing import Any, TypeAlias
 
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt16
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 Random: TypeAlias = Any  # numpy.random.Generator or moe_numpy.devices.DeviceGenerator
 
-__all__ = ["Array", "Bool", "Float", "Int", "Random", "Shaped"]
+__all__ = ["Array", "Bool", "Float", "Int", "Random", "Shaped", "UInt8", "UInt16"]

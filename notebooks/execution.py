@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+from ast import literal_eval
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-_PEAK = "import resource; resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+_USAGE = """import resource
+_usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+_usage[0].ru_maxrss, sum(u.ru_utime + u.ru_stime for u in _usage)"""
 _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -31,11 +34,13 @@ class Execution:
     Attributes:
         notebook: with its outputs.
         seconds: from the start of the kernel to its end.
+        processor_seconds: of the kernel and the processes it started; the same on a busy machine.
         peak_bytes: the most memory the kernel held.
     """
 
     notebook: NotebookNode
     seconds: float
+    processor_seconds: float
     peak_bytes: int
 
 
@@ -50,7 +55,7 @@ def execute(path: Path, *, threads: int = 2, limit: float = 300) -> Execution:
     """
     notebook = nbformat.read(path, as_version=4)
     measured = nbformat.from_dict(
-        {**notebook, "cells": [*notebook.cells, nbformat.v4.new_code_cell(_PEAK)]}
+        {**notebook, "cells": [*notebook.cells, nbformat.v4.new_code_cell(_USAGE)]}
     )
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
@@ -69,6 +74,6 @@ def execute(path: Path, *, threads: int = 2, limit: float = 300) -> Execution:
         seconds = time.perf_counter() - began
         text = nbformat.writes(measured).replace(folder, "exercises/work")
     done = nbformat.reads(text, as_version=4)
-    peak = int(done.cells.pop().outputs[0].data["text/plain"]) * _UNIT
+    peak, processor = literal_eval(done.cells.pop().outputs[0].data["text/plain"])
     done.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}})
-    return Execution(done, seconds, peak)
+    return Execution(done, seconds, processor, peak * _UNIT)

@@ -51,9 +51,8 @@ def main(numbers: list[str]) -> int:
         text = nbformat.writes(done.notebook) + "\n"
         _write(path, text.encode())
         _write(PICTURES / f"{name[:2]}.png", small_picture(done.notebook))
-        print(
-            f"{done.seconds:5.1f} s {done.peak_bytes / 2**20:6.0f} MiB {len(text) / 1024:6.0f} KiB"
-        )
+        times = f"{done.seconds:5.1f} s {done.processor_seconds:5.1f} s of processors"
+        print(f"{times} {done.peak_bytes / 2**20:6.0f} MiB {len(text) / 1024:6.0f} KiB")
     return min(bad, 1)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from execution import execute
 from rules import HERE, NAMES, PICTURES, PROJECT, noise, objections
 
-SECONDS, BYTES = 60, 2**30
+THREADS, SECONDS, BYTES = 2, 60, 2**30
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,8 +37,11 @@ def test_the_readme_links_it_and_shows_a_small_picture(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_from_a_clean_kernel(name, record_property):
-    done = execute(HERE / f"{name}.ipynb", threads=2)
+    done = execute(HERE / f"{name}.ipynb", threads=THREADS)
     record_property("seconds", round(done.seconds, 1))
+    record_property("processor_seconds", round(done.processor_seconds, 1))
     assert list(noise(done.notebook)) == []
-    assert done.seconds <= SECONDS
+    assert (
+        min(done.seconds, done.processor_seconds / THREADS) <= SECONDS
+    )  # the second where the machine is busy
     assert done.peak_bytes <= BYTES

@@ -28,7 +28,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Largest difference of each kind, over all shapes and seeds."""
     if not MEASURED:
         return
-    columns = ("y", "dx", "dw", "dW", "loss", "dh")
+    columns = ("logits", "y", "dx", "dw", "dW", "loss", "dh")
     terminalreporter.section("largest differences")
     terminalreporter.write_line(f"{'':49}" + "".join(f"{column:>9}" for column in columns))
     for (name, dtype), row in sorted(MEASURED.items()):

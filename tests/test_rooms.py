@@ -12,7 +12,9 @@ PACKAGE = Path(moe_numpy.__file__).parent
 ROOMS = [
     "typing",
     "blocks",
+    "files",
     "kernels",
+    "formats",
     "devices",
     "autodiff",
     "ops",

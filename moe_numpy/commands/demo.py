@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from ..models import ModelConfig
 from ..models import generate as continue_text
 from ..models.text import ByteTokenizer
 from ..training import Trainer, encode, load_corpus, presets
@@ -60,7 +61,7 @@ def demo(
             trainer = Trainer(model_config, training, corpus)
             twin = None if no_dense else Trainer(model_config.dense_twin(), training, corpus)
             run = held.enter_context(new_run(out or next_free(Path("runs/demo")), model_config, training))
-        _print_plan(console, trainer, twin)
+        _print_plan(console, model_config, trainer, twin)
 
         summary = run_training(run, trainer, console, label="MoE")
         dense = None
@@ -83,8 +84,8 @@ def demo(
     console.print(f"Total time {clock(time.perf_counter() - began)}")
 
 
-def _print_plan(console: Console, trainer: Trainer, twin: Trainer | None) -> None:
-    config, model = trainer.model.config, trainer.model
+def _print_plan(console: Console, config: ModelConfig, trainer: Trainer, twin: Trainer | None) -> None:
+    model = trainer.model
     text_size = sum(domain.train.size for domain in trainer.corpus.domains)
     names = ", ".join(domain.name for domain in trainer.corpus.domains)
     console.print(f"Text   {text_size / 1e6:.1f} MB: {names}")

@@ -120,10 +120,9 @@ def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
     Raises:
         ValueError: the text is empty or longer than the context, or the model has no experts.
     """
-    config = model.config
-    if not 0 < len(text) <= config.context:
-        raise ValueError(f"the sentence must have 1 to context={config.context} bytes, got {len(text)}")
-    layers = tuple(config.routed_layers)
+    if not 0 < len(text) <= model.context:
+        raise ValueError(f"the sentence must have 1 to context={model.context} bytes, got {len(text)}")
+    layers = tuple(model.routed_layers)
     if not layers:
         raise ValueError("the model is dense: there is no routing to look at")
     was_training = model.training
@@ -131,7 +130,7 @@ def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
     with no_grad():
         output = model(model.namespace.asarray(np.frombuffer(text, np.uint8).astype(np.int64)[None]))
     model.train(was_training)
-    shape = len(layers), len(text), config.num_routes
+    shape = len(layers), len(text), model.num_routes
     gate: Any = np.zeros(shape, np.float32)
     asked: Any = np.zeros(shape, bool)
     for layer, routing in enumerate(r for r in output.routings if r is not None):

@@ -14,13 +14,14 @@ _SHARED = 140_800  # bytes that a block needs for that width
 _CACHED = 2**24  # bytes that may be read over and over at the same time
 
 
-def fits(q: Any, k: Any, length: int, scale: float) -> bool:
-    """Whether the loops can do it: bfloat16, not empty, and a GPU with the shared memory of an A100 or H100."""
+def fits(q: Any, k: Any, v: Any, length: int, scale: float) -> bool:
+    """Whether the loops can do it: bfloat16, one width, not empty, and a GPU with an A100's shared memory or more."""
     d = q.shape[3]
     return (
         q.dtype.name == "bfloat16"
         and 0 < d <= _WIDEST
         and d % 16 == 0
+        and v.shape == k.shape
         and 0 < length <= k.shape[2]
         and 0 < scale < math.inf
         and q.size > 0

@@ -178,7 +178,8 @@ def _in_float32(kernel: Kernel[..., Any], *arguments: Any, **settings: Any) -> A
     if narrow is None:  # in lists, which are changed in place
         return results
     several = results if isinstance(results, tuple) else (results,)
-    rounded = tuple(y if i in kernel.wide or y.dtype.kind != "f" else y.astype(narrow) for i, y in enumerate(several))
+    kept = [i in kernel.wide or y is None or y.dtype.kind != "f" for i, y in enumerate(several)]
+    rounded = tuple(y if keep else y.astype(narrow) for y, keep in zip(several, kept, strict=True))
     return rounded if isinstance(results, tuple) else rounded[0]
 
 

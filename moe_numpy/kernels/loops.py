@@ -384,18 +384,26 @@ def rotate(x, cos, sin, y, lo, hi):
 
 
 @compiled
-def mask_and_shift(e, length):
-    """Row i keeps key j if j <= L - S + i mod S; the others become -∞. The row's maximum is subtracted."""
-    num_keys = e.shape[1]
+def mask_and_shift(e, length, first, sinks):
+    """Row i keeps the first ``sinks`` columns, and key j if first[s] <= j <= L - S + s, s = i mod S; others become -∞.
+
+    The row's maximum is subtracted.
+    """
     for i in range(e.shape[0]):
-        row = e[i]
-        seen = num_keys - length + i % length + 1
-        top = row[0]
-        for j in range(seen):
+        row, s = e[i], i % length
+        start, stop = sinks + first[s], e.shape[1] - length + s + 1
+        top = row[start]
+        for j in range(start, stop):
             top = row[j] if row[j] > top else top
-        for j in range(seen):
+        for j in range(sinks):
+            top = row[j] if row[j] > top else top
+        for j in range(sinks):
             row[j] -= top
-        for j in range(seen, num_keys):
+        for j in range(sinks, start):
+            row[j] = -math.inf
+        for j in range(start, stop):
+            row[j] -= top
+        for j in range(stop, e.shape[1]):
             row[j] = -math.inf
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
 from . import attention, cublas, grouped_gemm
+from .kernel import registry
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
@@ -374,10 +375,22 @@ def rotate(
 
 
 def causal_attention(
-    q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
-    """All heads at once. Scores and sums are float32 in bfloat16; no scores at all where the loops take the width."""
-    if attention.fits(q, k, length, scale):
+    q: Float[Array, "B Hkv GS D"],
+    k: Float[Array, "B Hkv L D"],
+    v: Float[Array, "B Hkv L Dv"],
+    length: int,
+    scale: float,
+    first: Int[Array, " S"] | None = None,
+    sinks: Float[Array, "Hkv GS"] | None = None,
+) -> tuple[Float[Array, "B Hkv GS Dv"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
+    """All heads at once. Scores and sums are float32 in bfloat16; no scores at all where the loops take the width.
+
+    With ``first`` or sinks as defined.
+    """
+    if first is not None or sinks is not None:
+        o, e, total = _defined("causal_attention", q, k, v, length, scale, first, sinks)
+        return o.astype(q.dtype, copy=False), e, total
+    if attention.fits(q, k, v, length, scale):
         o, log_sum = attention.forward(q, _as(q.dtype, k), _as(q.dtype, v), length, scale)
         return o, cp.empty((*q.shape[:3], 0), q.dtype), log_sum
     q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
@@ -387,28 +400,34 @@ def causal_attention(
     e, total = cp.empty(scores.shape, q.dtype), cp.empty((heads, rows), sums)
     _rows("attention_weights", q.dtype, heads * rows, num_keys, scores, e, total, length, num_keys)
     weighted = _multiply_heads(e, v3, sums)
-    o = cp.empty(q3.shape, q.dtype)
-    _rows("divide_rows", q.dtype, heads * rows, q3.shape[2], weighted, total, o, q3.shape[2])
-    return o.reshape(q.shape), e.reshape(*q.shape[:3], num_keys), total.reshape(*q.shape[:3], 1)
+    o = cp.empty(weighted.shape, q.dtype)
+    _rows("divide_rows", q.dtype, heads * rows, v3.shape[2], weighted, total, o, v3.shape[2])
+    shape = q.shape[:3]
+    return o.reshape(*shape, v3.shape[2]), e.reshape(*shape, num_keys), total.reshape(*shape, 1)
 
 
 def causal_attention_gradient(
-    grad: Float[Array, "B Hkv GS D"],
+    grad: Float[Array, "B Hkv GS Dv"],
     q: Float[Array, "B Hkv GS D"],
     k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L D"],
-    o: Float[Array, "B Hkv GS D"],
+    v: Float[Array, "B Hkv L Dv"],
+    o: Float[Array, "B Hkv GS Dv"],
     e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
     length: int,
     scale: float,
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
-    """All heads at once."""
+) -> tuple[
+    Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"], Float[Array, "B Hkv GS"] | None
+]:
+    """All heads at once, with sinks as defined. Where a query sees no earlier chunk, its e there are zero."""
+    if e.shape[3] > k.shape[2]:
+        results = _defined("causal_attention_gradient", grad, q, k, v, o, e, total, length, scale)
+        return tuple([x.astype(q.dtype, copy=False) for x in results])
     if e.shape[3] < k.shape[2]:
         grad, k, v, o = [_as(q.dtype, x) for x in (grad, k, v, o)]
-        return attention.gradient(grad, q, k, v, o, _as(np.float32, total), length, scale)
+        return *attention.gradient(grad, q, k, v, o, _as(np.float32, total), length, scale), None
     grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
-    (heads, rows, num_keys), d = e3.shape, q3.shape[2]
+    (heads, rows, num_keys), d = e3.shape, v3.shape[2]
     total = cp.ascontiguousarray(_as(_sum_type(q.dtype), total))
     g = cp.empty(grad3.shape, q.dtype)
     _rows("divide_gradient", q.dtype, heads * rows, d, grad3, total, g, d)
@@ -418,7 +437,7 @@ def causal_attention_gradient(
     _rows("score_gradient", q.dtype, heads * rows, num_keys, d_p, e3, g, o3, d_s, num_keys, d)
     dq = _multiply_heads(d_s, k3, scale=scale)
     dk = _multiply_heads(d_s.swapaxes(1, 2), q3, scale=scale)
-    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
+    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape), None
 
 
 def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
@@ -651,6 +670,12 @@ def _remember(what: Any, array: Any, compute: Callable[[], Any]) -> Any:
     value = compute()
     _facts[key] = weakref.ref(array, lambda _: _facts.pop(key, None)), value
     return value
+
+
+def _defined(name: str, *arguments: Any) -> Any:
+    """What the definition returns for these arguments, those in bfloat16 as float32."""
+    wide = [x.astype(np.float32) if getattr(x, "dtype", np.dtype(int)).kind == "V" else x for x in arguments]
+    return registry[name].definition(*wide)
 
 
 def _as(dtype: Any, x: Any) -> Any:

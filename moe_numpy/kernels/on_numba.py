@@ -325,33 +325,43 @@ def rotate(
 
 
 def causal_attention(
-    q: Float[Array, "B Hkv GS D"], k: Float[Array, "B Hkv L D"], v: Float[Array, "B Hkv L D"], length: int, scale: float
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
+    q: Float[Array, "B Hkv GS D"],
+    k: Float[Array, "B Hkv L D"],
+    v: Float[Array, "B Hkv L Dv"],
+    length: int,
+    scale: float,
+    first: Int[Array, " S"] | None = None,
+    sinks: Float[Array, "Hkv GS"] | None = None,
+) -> tuple[Float[Array, "B Hkv GS Dv"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
     """One head at a time: its scores stay in the cache."""
-    o = empty(q.shape, q.dtype)
-    e = empty((*q.shape[:3], k.shape[2]), q.dtype)
+    o = empty((*q.shape[:3], v.shape[3]), q.dtype)
+    e = empty((*q.shape[:3], k.shape[2] + (sinks is not None)), q.dtype)
     total = np.empty((*q.shape[:3], 1), q.dtype)
-    task = partial(_head, q, k, v, o, e, total, length, scale)
+    first = np.zeros(length, np.int64) if first is None else np.ascontiguousarray(first, np.int64)
+    task = partial(_head, q, k, v, o, e, total, length, scale, first, sinks)
     _multiply(task, list(np.ndindex(q.shape[:2])), 2 * e.size * q.shape[3])
     return o, e, total
 
 
 def causal_attention_gradient(
-    grad: Float[Array, "B Hkv GS D"],
+    grad: Float[Array, "B Hkv GS Dv"],
     q: Float[Array, "B Hkv GS D"],
     k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L D"],
-    o: Float[Array, "B Hkv GS D"],
+    v: Float[Array, "B Hkv L Dv"],
+    o: Float[Array, "B Hkv GS Dv"],
     e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
     length: int,
     scale: float,
-) -> tuple[Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
+) -> tuple[
+    Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"], Float[Array, "B Hkv GS"] | None
+]:
     """One head at a time."""
     dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)
-    task = partial(_head_gradient, grad, q, k, v, o, e, total, scale, dq, dk, dv)
+    dsinks = empty(q.shape[:3], q.dtype) if e.shape[3] > k.shape[2] else None
+    task = partial(_head_gradient, grad, q, k, v, o, e, total, scale, dq, dk, dv, dsinks)
     _multiply(task, list(np.ndindex(q.shape[:2])), 4 * e.size * q.shape[3])
-    return dq, dk, dv
+    return dq, dk, dv, dsinks
 
 
 def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
@@ -416,12 +426,28 @@ def _weight_gradient(grad: Any, x: Any, dw: Any, bounds: list[int], block: tuple
         np.matmul(grad[rows, columns].T, x[rows], out=dw[e, columns])
 
 
-def _head(q: Any, k: Any, v: Any, o: Any, e: Any, total: Any, length: int, scale: float, i: tuple[int, ...]) -> None:
-    np.matmul(q[i] * scale, k[i].T, out=e[i])
-    loops.mask_and_shift(e[i], length)
+def _head(
+    q: Any,
+    k: Any,
+    v: Any,
+    o: Any,
+    e: Any,
+    total: Any,
+    length: int,
+    scale: float,
+    first: Any,
+    sinks: Any,
+    i: tuple[int, ...],
+) -> None:
+    num_sinks = e.shape[3] - k.shape[2]
+    scores = e[i][:, num_sinks:]
+    np.matmul(q[i] * scale, k[i].T, out=scores)
+    if sinks is not None:
+        e[i][:, 0] = sinks[i[1]]
+    loops.mask_and_shift(e[i], length, first, num_sinks)
     np.exp(e[i], out=e[i])
     loops.row_sums(e[i], total[i][:, 0], _zero(q))
-    np.matmul(e[i], v[i], out=o[i])
+    np.matmul(scores, v[i], out=o[i])
     o[i] /= total[i]
 
 
@@ -437,13 +463,17 @@ def _head_gradient(
     dq: Any,
     dk: Any,
     dv: Any,
+    dsinks: Any,
     i: tuple[int, ...],
 ) -> None:
     g = grad[i] / total[i]
-    np.matmul(e[i].T, g, out=dv[i])
-    ds = empty(e[i].shape, e.dtype)
+    weights = e[i][:, e.shape[3] - k.shape[2] :]
+    np.matmul(weights.T, g, out=dv[i])
+    ds = empty(weights.shape, e.dtype)
     np.matmul(g, v[i].T, out=ds)
-    loops.score_gradient(ds, g, o[i], e[i], _zero(q))
+    loops.score_gradient(ds, g, o[i], weights, _zero(q))
+    if dsinks is not None:
+        dsinks[i] = -e[i][:, 0] * np.vecdot(g, o[i])
     np.matmul(ds, k[i], out=dq[i])
     dq[i] *= scale
     np.matmul(ds.T, q[i], out=dk[i])

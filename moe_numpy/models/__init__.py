@@ -3,5 +3,6 @@
 from .config import ModelConfig
 from .generation import generate
 from .transformer import Output, Transformer
+from .transformer_config import TransformerConfig
 
-__all__ = ["ModelConfig", "Output", "Transformer", "generate"]
+__all__ = ["ModelConfig", "Output", "Transformer", "TransformerConfig", "generate"]

@@ -11,6 +11,7 @@ import numpy as np
 from ..moe import Recipe, make_layer
 from ..moe.experts import require_sizes
 from ..moe.recipes import RECIPES, find
+from .transformer_config import Dense, Heads, Layer, Sparse, TransformerConfig
 
 T = TypeVar("T")
 
@@ -129,6 +130,22 @@ class ModelConfig:
         layer = make_layer(self.layer_recipe, self.d_model, self.d_ff, self.num_experts, rng=np.random.default_rng(0))
         router = 0 if layer.router is None else layer.router.num_parameters()
         return max(1, round((layer.active_parameters() - router) / (3 * self.d_model)))
+
+    @property
+    def transformer(self) -> TransformerConfig:
+        """The same model, layer by layer."""
+        attention = Heads(self.num_heads, self.num_kv_heads, self.d_model // self.num_heads)
+        dense = self.d_ff if self.num_experts == 0 else self.dense_d_ff
+        layers = tuple(
+            Layer(
+                attention,
+                Sparse(self.layer_recipe, self.d_ff, self.num_experts)
+                if self.is_sparse(i)
+                else Dense(dense or self.active_width),
+            )
+            for i in range(self.num_layers)
+        )
+        return TransformerConfig(self.vocab_size, self.d_model, self.context, layers)
 
     def dense_twin(self) -> "ModelConfig":
         """The dense model with the same number of active parameters, routers excluded."""

@@ -64,7 +64,7 @@ def generate(
         raise ValueError("the prompt is empty; give at least one byte to continue")
     was_training = model.training
     model.eval()
-    context = model.config.context
+    context = model.context
     text = prompt.tolist()
     caches = None
     unseen: list[int] = []

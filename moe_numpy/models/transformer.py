@@ -1,7 +1,7 @@
 """A decoder-only transformer: attention and feed-forward layers, each dense or sparse, around a residual stream."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -9,10 +9,11 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..autodiff.tensor import as_array
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
-from ..nn import Attention, Embedding, FeedForward, KeyValueCache, Linear, Module, RMSNorm
+from ..nn import Attention, Embedding, FeedForward, KeyValueCache, LatentAttention, Linear, Module
 from ..nn.padding import padding_of
+from ..ops import Affine
 from ..typing import Array, Bool, Float, Int, Random
-from .config import ModelConfig
+from .transformer_config import Heads, Layer, Sparse, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -32,22 +33,38 @@ class Output:
         return total
 
 
-class Block(Module):
-    """h = x + Attention(norm(x)); y = h + FeedForward(norm(h)): pre-norm, as in Llama and Mixtral."""
+@runtime_checkable
+class Configuration(Protocol):
+    """What a transformer can be made from: :class:`ModelConfig`, or a published model's configuration."""
 
-    def __init__(self, config: ModelConfig, sparse: bool, *, rng: np.random.Generator, dtype: Any):
-        d = config.d_model
-        self.attention_norm = RMSNorm(d, dtype=dtype)
-        self.attention = Attention(d, config.num_heads, config.num_kv_heads, rng=rng, dtype=dtype)
-        self.feed_forward_norm = RMSNorm(d, dtype=dtype)
-        self.feed_forward: MoE | HierarchicalMoE | SoftMoE | FeedForward
-        if sparse:
-            self.feed_forward = make_layer(
-                config.layer_recipe, d, config.d_ff, config.num_experts, rng=rng, dtype=dtype
-            )
+    @property
+    def transformer(self) -> TransformerConfig:
+        """The model, layer by layer."""
+
+
+class Block(Module):
+    """h = x + m Attention(norm(x)); y = h + m FeedForward(norm(h)): pre-norm, as in Llama and Mixtral.
+
+    Or post-norm, h = x + m norm(Attention(x)), y = h + m norm(FeedForward(h)). m is 1 except in Granite.
+    """
+
+    def __init__(self, config: TransformerConfig, layer: Layer, *, rng: Random, dtype: Any):
+        d, settings = config.d_model, {"rng": rng, "dtype": dtype}
+        self.norm_first, self.multiplier = config.norm_first, config.residual_multiplier
+        self.attention_norm = config.norm.of_width(d, dtype)
+        self.attention: Attention | LatentAttention
+        heads = layer.attention
+        if isinstance(heads, Heads):
+            self.attention = Attention(d, heads.num_heads, heads.num_kv_heads, heads.d_head, heads.parts, **settings)
         else:
-            width = config.d_ff if config.num_experts == 0 else config.dense_d_ff or config.active_width
-            self.feed_forward = FeedForward(d, width, rng=rng, dtype=dtype)
+            self.attention = LatentAttention(d, heads.num_heads, heads.parts, **settings)
+        self.feed_forward_norm = config.norm.of_width(d, dtype)
+        self.feed_forward: MoE | HierarchicalMoE | SoftMoE | FeedForward
+        part = layer.feed_forward
+        if isinstance(part, Sparse):
+            self.feed_forward = make_layer(part.recipe, d, part.d_ff, part.num_experts, **settings)
+        else:
+            self.feed_forward = FeedForward(d, part.d_ff, **settings)
 
     def forward(
         self,
@@ -58,30 +75,44 @@ class Block(Module):
         mask: Bool[Array, "B S"] | None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
         """The new residual stream, and the routing of this layer."""
-        h = x + self.attention(self.attention_norm(x), cache=cache, mask=mask)
-        normed = self.feed_forward_norm(h)
+        attended = self.attention(self._before(self.attention_norm, x), cache=cache, mask=mask)
+        h = self._added(x, self._after(self.attention_norm, attended))
+        normed = self._before(self.feed_forward_norm, h)
         if isinstance(self.feed_forward, FeedForward):
-            return h + self.feed_forward(normed), None
-        y, routing = self.feed_forward(normed, rng, tokens, mask)
-        return h + y, routing
+            y, routing = self.feed_forward(normed), None
+        else:
+            y, routing = self.feed_forward(normed, rng, tokens, mask)
+        return self._added(h, self._after(self.feed_forward_norm, y)), routing
+
+    def _before(self, norm: Module, x: Tensor) -> Tensor:
+        return norm(x) if self.norm_first else x
+
+    def _after(self, norm: Module, x: Tensor) -> Tensor:
+        return x if self.norm_first else norm(x)
+
+    def _added(self, x: Tensor, more: Tensor) -> Tensor:
+        return x + (more if self.multiplier == 1 else self.multiplier * more)
 
 
 class Transformer(Module):
-    """Embedding, blocks, a final norm, and an output matrix that is not tied to the embedding.
+    """Embedding, blocks, a final norm, and an output matrix, by default not tied to the embedding.
 
     Args:
-        config: the sizes.
+        config: the sizes, a :class:`ModelConfig`, or anything with a :class:`TransformerConfig` as ``transformer``.
         rng: draws the weights.
         dtype: of the weights.
     """
 
-    def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: Any = np.float32):
-        self.config = config
-        self.embedding = Embedding(config.vocab_size, config.d_model, rng=rng, dtype=dtype)
-        self.layers = [Block(config, config.is_sparse(i), rng=rng, dtype=dtype) for i in range(config.num_layers)]
-        self.norm = RMSNorm(config.d_model, dtype=dtype)
-        # Small, so that the first predictions are nearly uniform and the first loss is near ln V.
-        self.output = Linear(config.d_model, config.vocab_size, std=0.02, rng=rng, dtype=dtype)
+    def __init__(self, config: Configuration, *, rng: Random, dtype: Any = np.float32):
+        self.config, self.parts = config, config.transformer
+        parts, settings = self.parts, {"rng": rng, "dtype": dtype}
+        self.embedding = Embedding(parts.vocab_size, parts.d_model, **settings)
+        self.layers = [Block(parts, layer, **settings) for layer in parts.layers]
+        self.norm = parts.norm.of_width(parts.d_model, dtype)
+        self.output: Linear | None = None
+        if not parts.tied:
+            # Small, so that the first predictions are nearly uniform and the first loss is near ln V.
+            self.output = Linear(parts.d_model, parts.vocab_size, bias=parts.output_bias, std=0.02, **settings)
 
     def forward(
         self,
@@ -114,14 +145,20 @@ class Transformer(Module):
         if caches is not None and len(caches) != len(self.layers):
             raise ValueError(f"caches must be one per layer, {len(self.layers)}, got {len(caches)}")
         length = tokens.shape[1] + (caches[0].length if caches else 0)
-        if length > self.config.context:
-            raise ValueError(f"a sequence of {length} tokens does not fit context={self.config.context}")
+        if length > self.context:
+            raise ValueError(f"a sequence of {length} tokens does not fit context={self.context}")
         x = self.embedding(tokens)
+        if self.parts.embedding_multiplier != 1:
+            x = self.parts.embedding_multiplier * x
         routings = []
         for i, layer in enumerate(self.layers):
             x, routing = layer(x, tokens, caches[i] if caches else None, rng, mask)
             routings.append(routing)
-        return Output(self.output(self.norm(x)), tuple(routings))
+        return Output(self._logits(self.norm(x)), tuple(routings))
+
+    def _logits(self, x: Float[Tensor, "B S d"]) -> Float[Tensor, "B S V"]:
+        logits = Affine.apply(x, self.embedding.weight, None) if self.output is None else self.output(x)
+        return logits if self.parts.logit_divisor == 1 else logits / self.parts.logit_divisor
 
     def _ids(self, tokens: Any) -> Int[Array, "B S"]:
         if isinstance(tokens, Tensor):
@@ -140,9 +177,28 @@ class Transformer(Module):
 
     def new_caches(self, batch_size: int) -> list[KeyValueCache]:
         """An empty key/value cache for each layer, as long as the context."""
-        config = self.config
-        shape = (batch_size, config.num_kv_heads, config.context, config.d_model // config.num_heads)
-        return [KeyValueCache(shape, self.embedding.weight.dtype, self.namespace) for _ in self.layers]
+        settings = batch_size, self.context, self.embedding.weight.dtype, self.namespace
+        return [layer.attention.new_cache(*settings) for layer in self.layers]
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.parts.context
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.parts.vocab_size
+
+    @property
+    def routed_layers(self) -> list[int]:
+        """The indices of the layers with a router."""
+        return [i for i, layer in enumerate(self.layers) if _router(layer) is not None]
+
+    @property
+    def num_routes(self) -> int:
+        """The options of a router: experts, zero-computation ones included, or groups; 0 without routers."""
+        return max((_router(self.layers[i]).num_experts for i in self.routed_layers), default=0)
 
     @property
     def namespace(self) -> Any:
@@ -158,3 +214,8 @@ class Transformer(Module):
         }
         idle = sum(layer.num_parameters() - layer.active_parameters() for layer in sparse.values())
         return self.num_parameters() - idle
+
+
+def _router(layer: Block) -> Any:
+    """The router of a layer; None for a dense one and Soft MoE."""
+    return getattr(layer.feed_forward, "router", None)

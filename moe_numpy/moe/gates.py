@@ -90,6 +90,31 @@ class Renormalize(Function):
         return (grad - inner) / total, None
 
 
+class DivideByAtLeast(Function):
+    """g_n = s_n / max(Σ_m s_m, least), with m over the assignments of the same token (ERNIE 4.5, 2025)."""
+
+    words = "normalised, sum ≥ {least:g}"
+
+    def forward(
+        self, s: Float[Array, " N"], token: Int[Array, " N"], *, num_tokens: int, least: float
+    ) -> Float[Array, " N"]:
+        """Divide by the token's sum, or by ``least`` if that is more."""
+        self.num_tokens = num_tokens
+        total = take_rows(sum_by_key(s, token, num_tokens), token)
+        above = total > least
+        decisions.record("sums above the least", above, lambda n: f"assignment {n}: a sum of {float(total[n]):.6g}")
+        total = array_namespace(s).where(above, total, least).astype(s.dtype, copy=False)
+        g = s / total
+        self.save(g, total, token, above)
+        return g
+
+    def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
+        """ds_n = (dg_n - Σ_m dg_m g_m) / Σ_m s_m where the sum is above ``least``, else dg_n / least."""
+        g, total, token, above = self.saved
+        inner = take_rows(sum_by_key(grad * g, token, self.num_tokens), token)
+        return (grad - array_namespace(g).where(above, inner, 0)) / total, None
+
+
 class SelectedSoftmax(Function):
     """g_n = exp(h_n) / Σ_m exp(h_m), with m over the assignments of the same token: softmax after the choice.
 
@@ -166,14 +191,15 @@ class Gate:
     of them belong to one token. Steps with equal settings are equal.
 
     Raises:
-        ValueError: a negative ``epsilon``, or a ``p`` that is not positive.
+        ValueError: a negative ``epsilon``, or a ``p`` or ``least`` that is not positive.
     """
 
     def __init__(self, function: type[Function], **settings: float):
         if settings.get("epsilon", 0) < 0:
             raise ValueError(f"{function.__name__}: epsilon must not be negative, got {settings['epsilon']}")
-        if not settings.get("p", 1) > 0:
-            raise ValueError(f"{function.__name__}: p must be positive, got {settings['p']}")
+        for name in ("p", "least"):
+            if not settings.get(name, 1) > 0:
+                raise ValueError(f"{function.__name__}: {name} must be positive, got {settings[name]}")
         self.function, self.settings = function, settings
 
     @property

@@ -28,6 +28,7 @@ class Recipe:
         router: the router's configuration; None for Soft MoE, which has none.
         experts: kind of expert, a name from :data:`moe_numpy.moe.experts.KINDS`.
         shared_experts: experts that every token uses besides those it chooses; one network, that many times as wide.
+        shared_d_ff: hidden width of that network, if it is not ``shared_experts`` times that of an expert.
         gated_shared: whether the shared experts' answer has the gate weight σ(x · w_s).
         zero_experts: how many experts return their input; they come after the real ones.
         num_groups: if above 0, a layer of two levels: a router for the groups, and one in each group.
@@ -37,6 +38,7 @@ class Recipe:
     router: RouterConfig | None
     experts: str = "swiglu"
     shared_experts: int = 0
+    shared_d_ff: int | None = None
     gated_shared: bool = False
     zero_experts: int = 0
     num_groups: int = 0
@@ -46,8 +48,9 @@ class Recipe:
         for name in ("shared_experts", "zero_experts", "num_groups", "slots"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.gated_shared and not self.shared_experts:
-            raise ValueError("gated_shared needs shared_experts of at least 1, got 0")
+        for name in ("gated_shared", "shared_d_ff"):
+            if getattr(self, name) and not self.shared_experts:
+                raise ValueError(f"{name} needs shared_experts of at least 1, got 0")
 
 
 class MoE(Module):
@@ -94,7 +97,8 @@ class MoE(Module):
             self.experts = WithZeroExperts(self.experts, num_experts)
         self.shared = self.shared_gate = None
         if recipe.shared_experts:
-            self.shared = FeedForward(d_model, recipe.shared_experts * d_ff, rng=rng, dtype=dtype)
+            width = recipe.shared_d_ff or recipe.shared_experts * d_ff
+            self.shared = FeedForward(d_model, width, rng=rng, dtype=dtype)
         if recipe.gated_shared:
             self.shared_gate = Linear(d_model, 1, rng=rng, dtype=dtype)
 

@@ -4,6 +4,7 @@ x [T,d] → logits → (noise) → scores → choose → gate → admit → Rout
                ╰→ losses                          ╰→ statistics
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ class RouterConfig:
 
     Attributes:
         selection: which experts each token asks for.
-        scores: the Function that turns logits [T, E] into scores; None takes the logits themselves.
+        scores: the Function that turns logits [T, E] into scores, or a function of Tensors where it has settings;
+            None takes the logits themselves.
         choose_by: what the selection looks at, ``"scores"`` or ``"logits"``.
         gates: the steps from the scores of chosen experts to gate weights; without any, scores are gate weights.
         gate_on: ``"output"``: y = Σ g f(x). ``"input"``: y = Σ f(g x), which is not the same.
@@ -44,7 +46,7 @@ class RouterConfig:
     """
 
     selection: Selection
-    scores: type[Function] | None = Softmax
+    scores: type[Function] | Callable[[Tensor], Tensor] | None = Softmax
     choose_by: str = "scores"
     gates: tuple[Gate, ...] = (Gate(Renormalize),)
     gate_on: str = "output"
@@ -123,7 +125,7 @@ class Router(Module):
     def forward(self, x: Float[Tensor, "T d"], batch: Batch) -> Routing:
         """Route T tokens. Noise and balancing follow ``batch.training``."""
         logits, noisy, sigma = self._logits(x, batch)
-        scores = noisy if self.config.scores is None else self.config.scores.apply(noisy)
+        scores = self._scores(noisy)
         candidates, chosen_by = self._choose(scores, noisy, batch)
         picked, gate, candidates = self._gate(scores, candidates)
         order, offsets, dropped = self._admit(candidates, scores.data, batch)
@@ -175,6 +177,14 @@ class Router(Module):
         x = noise.on_input(x, batch.need_rng(noise))
         h = Affine.apply(x, weight, bias)
         return h, *noise.on_logits(h, x, noise_weight, batch.need_rng(noise))
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        scoring = self.config.scores
+        if scoring is None:
+            return logits
+        apply: Any = getattr(scoring, "apply", scoring)
+        scores: Tensor = apply(logits)
+        return scores
 
     def _choose(self, scores: Tensor, noisy: Tensor, batch: Batch) -> tuple[Candidates, Float[Array, "T E"]]:
         """The candidates, token by token, and the values they were chosen by. The choice carries no gradient."""

@@ -14,19 +14,22 @@ class KeyValueCache:
         shape: (B, Hkv, capacity, D); capacity is the most tokens that it can hold.
         dtype: type of the arrays, that of the model.
         xp: the library of the arrays, that of the model.
+        d_value: width of a value, if it is not D.
 
     Attributes:
         length: how many tokens it holds: the position of the next one.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], dtype: Any = np.float32, xp: Any = np):
+    def __init__(
+        self, shape: tuple[int, int, int, int], dtype: Any = np.float32, xp: Any = np, d_value: int | None = None
+    ):
         self.keys = xp.empty(shape, dtype=dtype)
-        self.values = xp.empty(shape, dtype=dtype)
+        self.values = xp.empty((*shape[:3], shape[3] if d_value is None else d_value), dtype=dtype)
         self.length = 0
 
     def append(
-        self, k: Float[Array, "B Hkv S D"], v: Float[Array, "B Hkv S D"]
-    ) -> tuple[Float[Array, "B Hkv L D"], Float[Array, "B Hkv L D"]]:
+        self, k: Float[Array, "B Hkv S D"], v: Float[Array, "B Hkv S Dv"]
+    ) -> tuple[Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"]]:
         """Keep S more tokens, and return views of all L that it now holds.
 
         Raises:

@@ -300,7 +300,11 @@ def _plain_array(name: str, value: Any) -> Any:
         raise TypeError(f"{name}: {error}") from None
 
 
-def normal(rng: Random, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
+class Unfilled:
+    """In place of a generator: weights without memory, for a checkpoint to fill in."""
+
+
+def normal(rng: Random | Unfilled, shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Parameter:
     """A Parameter with entries drawn from N(0, std²), to which weight decay applies.
 
     Drawn in float64 and then rounded, so that a float32 and a float64 model from one seed agree.
@@ -308,6 +312,8 @@ def normal(rng: Random, shape: tuple[int, ...], std: float, dtype: Any = np.floa
     Raises:
         TypeError: ``rng`` is not a generator.
     """
+    if isinstance(rng, Unfilled):
+        return Parameter(np.broadcast_to(np.zeros((), dtype), shape), decay=True)
     if not isinstance(rng, np.random.Generator | devices.DeviceGenerator):
         raise TypeError(f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r:.60}")
     return Parameter((std * rng.standard_normal(shape)).astype(dtype), decay=True)

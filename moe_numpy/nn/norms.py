@@ -33,12 +33,13 @@ class LayerNorm(Module):
     Args:
         d_model: length of the vectors.
         eps: ε.
+        bias: whether there is a b.
         dtype: type of w, which starts at 1, and b, which starts at 0.
     """
 
-    def __init__(self, d_model: int, eps: float = 1e-5, *, dtype: Any = np.float32):
+    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True, *, dtype: Any = np.float32):
         self.weight = Parameter(np.ones(d_model, dtype), decay=False)
-        self.bias = Parameter(np.zeros(d_model, dtype), decay=False)
+        self.bias = Parameter(np.zeros(d_model, dtype), decay=False) if bias else None
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

@@ -2,7 +2,7 @@
 
 from . import operators  # noqa: F401
 from .activations import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, SwiGLU, Tanh
-from .arithmetic import Abs, Add, Cast, Divide, Exp, Log, Multiply, Negate, Power, Sqrt, Subtract, Where
+from .arithmetic import Abs, Add, Cast, Clip, Divide, Exp, Log, Multiply, Negate, Power, Sqrt, Subtract, Where
 from .attention import CausalAttention, RotaryEmbedding
 from .dropout import Dropout
 from .embedding import EmbeddingLookup
@@ -21,6 +21,7 @@ __all__ = [
     "BroadcastTo",
     "Cast",
     "CausalAttention",
+    "Clip",
     "Concatenate",
     "CrossEntropy",
     "Divide",

@@ -182,6 +182,25 @@ def at_least_float32(x: Tensor) -> Tensor:
     return Cast.apply(x, dtype=np.float32) if x.dtype.itemsize < 4 else x
 
 
+class Clip(Function):
+    """y = min(max(x, -limit), limit). The gradient is zero where an entry was cut."""
+
+    def forward(self, x: Float[Array, "..."], *, limit: float) -> Float[Array, "..."]:
+        """ValueError for a limit that is not positive."""
+        if not limit > 0:
+            raise ValueError(f"Clip: the limit must be positive, got {limit}")
+        xp = array_namespace(x)
+        inside = xp.abs(x) <= limit
+        decisions.record("cut entries", inside.reshape(-1), lambda i: f"entry {i}: {float(x.reshape(-1)[i]):.6g}")
+        self.save(inside)
+        return _narrow_as(x, xp.minimum(xp.maximum(x, -limit), limit))
+
+    def backward(self, grad: Float[Array, "..."]) -> Any:
+        """dx = dy where |x| <= limit, else 0."""
+        (inside,) = self.saved
+        return grad * inside.astype(grad.dtype)
+
+
 class Where(Function):
     """y = a where the condition holds, else b. The condition is a constant."""
 

@@ -63,6 +63,7 @@ class LayerNorm(Function):
     The variance is the population's: divided by d.
 
     Args:
+        bias: b, or None for none.
         eps: ε, keeps a constant row finite.
 
     Raises:
@@ -73,19 +74,21 @@ class LayerNorm(Function):
         self,
         x: Float[Array, "*batch d"],
         weight: Float[Array, "d"],
-        bias: Float[Array, "d"],
+        bias: Float[Array, "d"] | None,
         *,
         eps: float = 1e-5,
     ) -> Float[Array, "*batch d"]:
-        _require_length(x, weight=weight, bias=bias)
+        vectors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        _require_length(x, **vectors)
         xp = array_namespace(x)
-        self.dtype = np.result_type(x.dtype, weight.dtype, bias.dtype)
+        self.dtype = np.result_type(x.dtype, *[vector.dtype for vector in vectors.values()])
         x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
         centred = x - _mean(x)
         r = 1 / xp.sqrt(_mean_product(centred, centred) + eps)
         x_hat = centred * r
         self.save(x_hat, r, weight)
-        return (x_hat * weight + bias).astype(self.dtype, copy=False)
+        y = x_hat * weight if bias is None else x_hat * weight + bias
+        return y.astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "*batch d"]) -> Any:
         """dx = r (h - mean h - x̂ mean(h x̂)) with h = dy w; dw = Σ dy x̂; db = Σ dy."""
@@ -93,7 +96,10 @@ class LayerNorm(Function):
         h = grad * weight
         h = h.astype(np.result_type(h.dtype, np.float32), copy=False)
         dx = r * (h - _mean(h) - x_hat * _mean_product(h, x_hat))
-        return tuple([d.astype(self.dtype, copy=False) for d in (dx, _sum_rows(grad * x_hat), _sum_rows(grad))])
+        dbias = _sum_rows(grad) if self.needs_grad(2) else None
+        return tuple(
+            [None if d is None else d.astype(self.dtype, copy=False) for d in (dx, _sum_rows(grad * x_hat), dbias)]
+        )
 
 
 def _require_length(x: Float[Array, "..."], **vectors: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 
-from ..training.files import write_atomically
+from ..files import write_atomically
 
 if TYPE_CHECKING:
     from IPython.display import Image

@@ -21,8 +21,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ..files import TEMPORARY_SUFFIX, read_json, write_atomically
 from ..kernels import to_host
-from .files import TEMPORARY_SUFFIX, read_json, write_atomically
 
 FORMAT = "moe_numpy checkpoint"
 FORMAT_VERSION = 1

@@ -26,7 +26,7 @@ def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) 
     Raises:
         NonFiniteError: a loss or a gradient is NaN or infinite.
     """
-    steps, context, num_domains = trainer.config.steps, trainer.model.config.context, len(trainer.corpus.domains)
+    steps, context, num_domains = trainer.config.steps, trainer.model.context, len(trainer.corpus.domains)
     windows = trainer.corpus.validation_windows(context, limit=WINDOWS_PER_DOMAIN)
     validate_at = {round(steps * i / _VALIDATIONS) for i in range(1, _VALIDATIONS)}
 

@@ -67,10 +67,9 @@ def evaluate(model: Transformer, windows: Windows, num_domains: int, batch_size:
     """
     was_training = model.training
     model.eval()
-    config, xp = model.config, model.namespace
-    num_routed = len(config.routed_layers)
-    assignments = np.zeros((num_routed, num_domains, config.vocab_size, config.num_routes), np.int64)
-    dropped = np.zeros((num_routed, config.num_routes), np.int64)
+    xp, num_routed = model.namespace, len(model.routed_layers)
+    assignments = np.zeros((num_routed, num_domains, model.vocab_size, model.num_routes), np.int64)
+    dropped = np.zeros((num_routed, model.num_routes), np.int64)
     window_loss = np.empty(len(windows.domain))
     for start in range(0, len(windows.domain), batch_size):
         batch = slice(start, start + batch_size)

@@ -70,7 +70,7 @@ class Trainer:
     @property
     def tokens_per_step(self) -> int:
         """Bytes per optimizer step."""
-        return self.config.accumulate * self.config.batch_size * self.model.config.context
+        return self.config.accumulate * self.config.batch_size * self.model.context
 
     def step(self) -> StepRecord:
         """Forward, backward and one update.
@@ -169,7 +169,7 @@ class Trainer:
 
     def _inputs(self) -> list[Any]:
         """Token ids and targets of each pass."""
-        config, context = self.config, self.model.config.context
+        config, context = self.config, self.model.context
         numbers = range(self.completed * config.accumulate, (self.completed + 1) * config.accumulate)
         settings: Any = {"context": context, "batch_size": config.batch_size, "seed": config.seed}
         batches = [self.corpus.batch(n, device=config.device, **settings) for n in numbers]

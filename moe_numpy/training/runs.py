@@ -18,11 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..models import ModelConfig, Transformer
-from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import TrainingConfig
-from .corpus import Corpus
-from .files import (
+from ..files import (
     TEMPORARY_SUFFIX,
     append_jsonl,
     read_json,
@@ -32,6 +28,10 @@ from .files import (
     with_checksum,
     write_json_atomically,
 )
+from ..models import ModelConfig, Transformer
+from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
+from .config import TrainingConfig
+from .corpus import Corpus
 from .memory import least_parameters
 from .optimizers import AdamW
 from .record import StepRecord

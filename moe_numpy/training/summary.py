@@ -28,8 +28,7 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
     history = run.history()
     seconds = sum(record["seconds"] for record in history)
     tokens = trainer.completed * trainer.tokens_per_step
-    config = trainer.model.config
-    sparse = config.routed_layers
+    sparse = trainer.model.routed_layers
     domain_expert = final.domain_expert
     shown = most_separating(domain_expert) if sparse else None
     twin = run.dense_twin()

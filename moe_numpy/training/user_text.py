@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ..files import read_regular
 from .built_in_text import default_corpus
 from .corpus import Corpus, CorpusError, Domain, LeftOut, bytes_needed, hold_out
-from .files import read_regular
 
 
 def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int) -> Corpus:

@@ -519,10 +519,31 @@ def causal_attention__long(rng, dtype, view):
 
 
 @case
+def causal_attention__first_keys_and_sinks(rng, dtype, view):
+    q, k, v = heads(rng, dtype, 5, 7)
+    first = np.array([0, 1, 0, 5, 6])
+    return view(q), view(k), view(v[..., :4]), 5, 0.3, first, view(normal(rng, dtype, 3, 10))
+
+
+@case
+def causal_attention__values_narrower_than_keys(rng, dtype, view):
+    q, k, v = heads(rng, dtype, 5, 7)
+    return view(q), view(k), view(v[..., :4]), 5, 0.3, np.array([0, 1, 2, 3, 4]), None
+
+
+@case
 def causal_attention_gradient(rng, dtype, view):
     q, k, v = heads(rng, dtype, 6, 6)
     o, e, total = registry["causal_attention"].definition(q, k, v, 6, 0.3)
     return view(normal(rng, dtype, *q.shape)), view(q), view(k), view(v), o, e, total, 6, 0.3
+
+
+@case
+def causal_attention_gradient__sinks(rng, dtype, view):
+    q, k, v = heads(rng, dtype, 5, 7)
+    sinks, v = normal(rng, dtype, 3, 10), v[..., :4]
+    o, e, total = registry["causal_attention"].definition(q, k, v, 5, 0.3, np.array([0, 1, 0, 5, 6]), sinks)
+    return view(normal(rng, dtype, *o.shape)), view(q), view(k), view(v), o, e, total, 5, 0.3
 
 
 @case

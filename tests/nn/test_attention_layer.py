@@ -3,7 +3,7 @@ import pytest
 
 from moe_numpy.autodiff import Tensor, no_grad
 from moe_numpy.gradcheck import gradcheck
-from moe_numpy.nn import Attention, KeyValueCache
+from moe_numpy.nn import Attention, AttentionParts, KeyValueCache, Rotary
 
 
 def make(**settings):
@@ -12,7 +12,7 @@ def make(**settings):
 
 
 def test_value_by_definition():
-    layer = make(dtype=np.float64, rope_base=50.0)
+    layer = make(dtype=np.float64, parts=AttentionParts(rotary=Rotary(base=50.0)))
     x = np.random.default_rng(1).standard_normal((2, 5, 8))
     state = layer.state_dict()
 
@@ -33,7 +33,9 @@ def test_value_by_definition():
 
 def test_rope_base_reaches_the_rotation():
     x = Tensor(np.random.default_rng(1).standard_normal((1, 4, 8)))
-    slow, fast = (make(d_head=4, rope_base=base, dtype=np.float64)(x).data for base in (1e4, 50.0))
+    slow, fast = (
+        make(d_head=4, parts=AttentionParts(rotary=Rotary(base=base)), dtype=np.float64)(x).data for base in (1e4, 50.0)
+    )
     np.testing.assert_allclose(slow[:, 0], fast[:, 0])  # the first token sees only itself
     assert abs(slow[:, 1:] - fast[:, 1:]).max() > 1e-4
 

@@ -7,9 +7,10 @@ import numpy as np
 from ...moe.capacity import KeepAssignments
 from ...moe.dispatch import Combine, GateMask, GateRows, Permute, ThroughMask
 from ...moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
-from ...moe.gates import PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
+from ...moe.gates import DivideByAtLeast, PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
 from ...moe.losses import BalanceLoss, Entropy, LoadProbability, RouterZLoss, SquaredCV, SumByExpert
 from ...moe.mixture_1991 import MixtureLikelihood
+from ...moe.sparse_mixer import SparseMixer
 from ...ops import FillPlaces
 from . import Built, case
 
@@ -43,6 +44,18 @@ def renormalize(rng: np.random.Generator) -> Built:
 def renormalize_with_epsilon(rng: np.random.Generator) -> Built:
     """An ε that matters."""
     return lambda s: Renormalize.apply(s, TOKEN, num_tokens=4, epsilon=0.3), [rng.uniform(0.1, 1, 6)]
+
+
+@case(DivideByAtLeast)
+def divide_by_at_least(rng: np.random.Generator) -> Built:
+    """Some sums above, some below."""
+    return lambda s: DivideByAtLeast.apply(s, TOKEN, num_tokens=4, least=0.8), [rng.uniform(0.1, 1, 6)]
+
+
+@case(SparseMixer)
+def sparse_mixer(rng: np.random.Generator) -> Built:
+    """An ε that keeps a few experts."""
+    return lambda h: SparseMixer.apply(h, epsilon=0.7), [rng.standard_normal((6, 5))]
 
 
 @case(SelectedSoftmax)

@@ -8,6 +8,7 @@ from ...ops import (
     Add,
     Affine,
     Cast,
+    Clip,
     Divide,
     Exp,
     Log,
@@ -97,6 +98,11 @@ def sqrt(rng: np.random.Generator) -> Built:
 @case(Cast)
 def cast_to_the_same_type(rng: np.random.Generator) -> Built:
     return lambda x: Cast.apply(x, dtype=np.float64), [rng.standard_normal((3, 4))]
+
+
+@case(Clip)
+def clip(rng: np.random.Generator) -> Built:
+    return lambda x: Clip.apply(x, limit=0.7), [rng.standard_normal((3, 4))]
 
 
 @case(Where)

@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ...nn import Attention
+from ...nn import Attention, AttentionParts, LatentAttention, LatentParts, Rotary
+from ...nn.attention import QueryKeyNorm, Temperature
+from ...nn.rotary import YaRN
 from ...ops import (
     GELU,
     CausalAttention,
+    Clip,
+    Concatenate,
     CrossEntropy,
     Dropout,
     FillPlaces,
@@ -116,6 +120,12 @@ def rotary_embedding_with_offset(rng: np.random.Generator) -> Built:
     return lambda x: RotaryEmbedding.apply(x, offset=5, base=100.0), [rng.standard_normal((2, 2, 3, 4))]
 
 
+@case(RotaryEmbedding)
+def rotary_embedding_of_neighbours(rng: np.random.Generator) -> Built:
+    settings = {"frequencies": np.array([1.0, 0.3]), "factor": 1.2, "pairing": "neighbours"}
+    return lambda x: RotaryEmbedding.apply(x, **settings), [rng.standard_normal((2, 2, 3, 6))]
+
+
 @case(CausalAttention)
 def attention_grouped_heads(rng: np.random.Generator) -> Built:
     return CausalAttention.apply, [rng.standard_normal((2, h, 3, 4)) for h in (4, 2, 2)]
@@ -140,6 +150,46 @@ def attention_with_padding(rng: np.random.Generator) -> Built:
     layer = Attention(4, 2, 1, rng=rng, dtype=np.float64)
     mask = np.array([[True, False, True, True], [False, False, True, True], [True, True, False, False]])
     return lambda x: layer(x, mask=mask), [rng.standard_normal((3, 4, 4))]
+
+
+@case(CausalAttention)
+def attention_in_windows(rng: np.random.Generator) -> Built:
+    inputs = [rng.standard_normal((1, 2, n, 4)) for n in (4, 6, 6)]
+    return lambda q, k, v: CausalAttention.apply(q, k, v, window=3), inputs
+
+
+@case(CausalAttention)
+def attention_in_chunks_with_wider_values(rng: np.random.Generator) -> Built:
+    inputs = [rng.standard_normal((1, 2, 7, width)) for width in (3, 3, 5)]
+    return lambda q, k, v: CausalAttention.apply(q, k, v, chunk=3), inputs
+
+
+@case(CausalAttention)
+def attention_with_sinks(rng: np.random.Generator) -> Built:
+    inputs = [rng.standard_normal((2, h, 4, 4)) for h in (4, 2, 2)]
+    return lambda q, k, v, s: CausalAttention.apply(q, k, v, s, window=2), [*inputs, rng.standard_normal(4)]
+
+
+@case(CausalAttention, RMSNorm, RotaryEmbedding, Clip)
+def attention_from_parts(rng: np.random.Generator) -> Built:
+    parts = AttentionParts(
+        Rotary(50.0, 2, "neighbours", YaRN(8, 16, attention_factor=1.3)),
+        bias=True,
+        output_bias=True,
+        norm=QueryKeyNorm(),
+        clip=1.5,
+        window=3,
+        sinks=True,
+        temperature=Temperature(0.4, 2),
+    )
+    layer = Attention(4, 2, 1, 4, parts, rng=rng, dtype=np.float64)
+    return lambda x: layer(x), [rng.standard_normal((2, 5, 4))]
+
+
+@case(CausalAttention, Concatenate)
+def latent_attention(rng: np.random.Generator) -> Built:
+    layer = LatentAttention(6, 2, LatentParts(4, 3, 2, 4, 5), rng=rng, dtype=np.float64)
+    return lambda x: layer(x), [rng.standard_normal((2, 4, 6))]
 
 
 # Dropout and loss

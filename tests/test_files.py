@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_numpy.training.files import (
+from moe_numpy.files import (
     append_jsonl,
     read_json,
     read_jsonl,

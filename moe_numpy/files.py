@@ -58,7 +58,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Add one record as a line of JSON; errors as for :func:`write_json_atomically`."""
     line = _dumps(record) + "\n"
-    with _naming(path), open(path, "a", encoding="utf-8", newline="\n") as file:
+    with naming(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(line)
 
 
@@ -95,7 +95,7 @@ def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
     """
     try:
         for path, content in contents.items():
-            with _naming(path):
+            with naming(path):
                 if isinstance(content, bytes):
                     _temporary(path).write_bytes(content)
                 else:
@@ -103,9 +103,9 @@ def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
         for path in contents:
             sync(path, _temporary(path))
         for path in contents:
-            with _naming(path):
+            with naming(path):
                 os.replace(_temporary(path), path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:  # a full disk, a signal
         for path in contents:
             with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
 
 def sync(path: Path, written: Path | None = None) -> None:
     """Flush a file to the disk; ``written`` is the name it has now, if another."""
-    with _naming(path), open(written or path, "rb+") as file:
+    with naming(path), open(written or path, "rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -125,7 +125,7 @@ def _temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """A write that fails, on a full disk for instance, does not know its file: the error gets the name."""
     try:
         yield
@@ -135,7 +135,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush the renaming itself to the disk, where the system can (Windows cannot)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

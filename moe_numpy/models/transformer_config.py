@@ -1,0 +1,114 @@
+"""A transformer, part by part: what :class:`ModelConfig` and every published model come down to."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..moe import Recipe
+from ..moe.experts import require_sizes
+from ..nn import AttentionParts, LatentParts, LayerNorm, RMSNorm
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention with heads of queries and of keys and values; see :class:`moe_numpy.nn.Attention`."""
+
+    num_heads: int
+    num_kv_heads: int
+    d_head: int
+    parts: AttentionParts = field(default_factory=AttentionParts)
+
+
+@dataclass(frozen=True)
+class LatentHeads:
+    """Attention whose keys and values come from a latent; see :class:`moe_numpy.nn.LatentAttention`."""
+
+    num_heads: int
+    parts: LatentParts
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One SwiGLU network for all tokens."""
+
+    d_ff: int
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A layer of experts as a recipe describes it."""
+
+    recipe: Recipe
+    d_ff: int
+    num_experts: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm of the residual stream.
+
+    Attributes:
+        kind: ``"rms"`` or ``"layer"``.
+        eps: ε.
+        bias: whether a LayerNorm has a bias.
+    """
+
+    kind: str = "rms"
+    eps: float = 1e-6
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("rms", "layer"):
+            raise ValueError(f"norm must be rms or layer, got {self.kind!r}")
+
+    def of_width(self, d_model: int, dtype: Any) -> RMSNorm | LayerNorm:
+        """The layer for vectors of this length."""
+        if self.kind == "rms":
+            return RMSNorm(d_model, self.eps, dtype=dtype)
+        return LayerNorm(d_model, self.eps, self.bias, dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Attention and a feed-forward network, dense or sparse."""
+
+    attention: Heads | LatentHeads
+    feed_forward: Dense | Sparse
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerConfig:
+    """A decoder-only transformer, layer by layer.
+
+    Attributes:
+        vocab_size: V.
+        d_model: width of the residual stream.
+        context: the longest sequence, in tokens.
+        layers: attention and feed-forward pairs.
+        norm: of the residual stream.
+        norm_first: h = x + m f(norm(x)); otherwise h = x + m norm(f(x)).
+        tied: the output matrix is the embedding.
+        output_bias: whether the logits have a learned bias.
+        embedding_multiplier: embeddings are multiplied by it (Granite).
+        residual_multiplier: m above (Granite).
+        logit_divisor: logits are divided by it (Granite).
+    """
+
+    vocab_size: int
+    d_model: int
+    context: int
+    layers: tuple[Layer, ...]
+    norm: Norm = field(default_factory=Norm)
+    norm_first: bool = True
+    tied: bool = False
+    output_bias: bool = False
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logit_divisor: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_sizes(vocab_size=self.vocab_size, d_model=self.d_model, context=self.context, layers=len(self.layers))
+
+    @property
+    def transformer(self) -> "TransformerConfig":
+        """Itself: what :class:`Transformer` asks every configuration for."""
+        return self

@@ -1,0 +1,128 @@
+"""How fast the pairs of a head turn: the frequencies of rotary positions, as published models set them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..autodiff import Tensor
+from ..ops import RotaryEmbedding
+from ..typing import Float
+
+Frequencies = Float[np.ndarray, " half"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """θ / factor: positions are squeezed into the context of training (Chen et al. 2023, section 2.3)."""
+
+    factor: float
+
+    def scaled(self, theta: Frequencies, base: float) -> Frequencies:
+        """The frequencies to use in place of ``theta``."""
+        return theta / self.factor
+
+    @property
+    def attention_factor(self) -> float:
+        """What queries and keys are multiplied by."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Llama3:
+    """θ / factor for pairs of less than ``low`` turns in the original context, θ above ``high``, a blend between.
+
+    (Llama 3.1, 2024.) With r = original_context θ / 2π turns and s = (r - low) / (high - low) in [0, 1]:
+    θ' = (1 - s) θ / factor + s θ. Where ``low`` = ``high`` nothing is between.
+    """
+
+    factor: float
+    low: float
+    high: float
+    original_context: int
+
+    def scaled(self, theta: Frequencies, base: float) -> Frequencies:
+        """The frequencies to use in place of ``theta``."""
+        turns = self.original_context * theta / (2 * math.pi)
+        if self.high == self.low:
+            share = (turns >= self.low).astype(float)
+        else:
+            share = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+        return (1 - share) * theta / self.factor + share * theta
+
+    @property
+    def attention_factor(self) -> float:
+        """What queries and keys are multiplied by."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class YaRN:
+    """θ for pairs that turn often in the original context, θ / factor for those that turn seldom, a ramp between.
+
+    (Peng et al. 2023, "YaRN", sections 3.2 and 3.4.) Pair j turns n times where
+    j(n) = D ln(original_context / (2π n)) / (2 ln base). The ramp goes from 0 at j(beta_fast) to 1 at j(beta_slow).
+
+    Attributes:
+        factor: how many times the original context is to be reached.
+        original_context: that of training, in tokens.
+        beta_fast: turns from which on a frequency stays.
+        beta_slow: turns below which it is divided.
+        truncate: whether the ends of the ramp are rounded outwards to whole pairs.
+        attention_factor: what queries and keys are multiplied by; the paper's is 0.1 ln(factor) + 1.
+    """
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32
+    beta_slow: float = 1
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+    def scaled(self, theta: Frequencies, base: float) -> Frequencies:
+        """The frequencies to use in place of ``theta``."""
+        width = 2 * len(theta)
+        low, high = (
+            width * math.log(self.original_context / (2 * math.pi * turns)) / (2 * math.log(base))
+            for turns in (self.beta_fast, self.beta_slow)
+        )
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, width - 1)
+        ramp = np.clip((np.arange(len(theta)) - low) / (high - low or 0.001), 0, 1)
+        return theta * (1 - ramp) + theta / self.factor * ramp
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """The rotation of queries and keys, see :class:`moe_numpy.ops.RotaryEmbedding`.
+
+    Attributes:
+        base: larger means slower rotation.
+        width: how many entries of a head turn, from the first on; None for all.
+        pairing: ``"halves"`` or ``"neighbours"``.
+        scaling: for contexts longer than that of training.
+    """
+
+    base: float = 10000.0
+    width: int | None = None
+    pairing: str = "halves"
+    scaling: Linear | Llama3 | YaRN | None = None
+
+    def frequencies(self, d_head: int) -> Frequencies:
+        """θ_j of each pair. ValueError for an odd width, or one above ``d_head``."""
+        width = d_head if self.width is None else self.width
+        if width % 2 or not 0 < width <= d_head:
+            what = "d_head must be even" if self.width is None else f"width must be even and at most {d_head}"
+            raise ValueError(f"{what}, because rotary embedding turns pairs, got {width}")
+        theta = self.base ** (-np.arange(0, width, 2) / width)
+        return theta if self.scaling is None else self.scaling.scaled(theta, self.base)
+
+    def apply(
+        self, x: Float[Tensor, "B H S D"], frequencies: Frequencies | None, offset: int
+    ) -> Float[Tensor, "B H S D"]:
+        """x rotated, its first token at position ``offset``; ``frequencies`` are those of :meth:`frequencies`."""
+        factor = 1.0 if self.scaling is None else self.scaling.attention_factor
+        settings = {"frequencies": frequencies, "factor": factor, "pairing": self.pairing}
+        rotated: Tensor = RotaryEmbedding.apply(x, offset=offset, **settings)
+        return rotated
