@@ -172,11 +172,14 @@ def is_narrow(x: Any) -> bool:
 
 
 def _in_float32(kernel: Kernel[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """The definition on wider copies; its floating-point results are rounded to the narrow type, unless ``wide``."""
+    """The definition on wider copies; its floating-point results are rounded to the narrow type, unless ``wide``.
+
+    Where narrow arrays meet float32 or float64 ones, as stored weights do, results are as wide as those.
+    """
     results = kernel.definition(*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
     narrow = next((x.dtype for x in arguments if is_narrow(x)), None)
-    if narrow is None:  # in lists, which are changed in place
-        return results
+    if narrow is None or any(isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64) for x in arguments):
+        return results  # the first is where they are in lists, which are changed in place
     several = results if isinstance(results, tuple) else (results,)
     kept = [i in kernel.wide or y is None or y.dtype.kind != "f" for i, y in enumerate(several)]
     rounded = tuple(y if keep else y.astype(narrow) for y, keep in zip(several, kept, strict=True))

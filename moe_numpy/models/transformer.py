@@ -1,5 +1,7 @@
 """A decoder-only transformer: attention and feed-forward layers, each dense or sparse, around a residual stream."""
 
+import importlib
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +13,7 @@ from ..autodiff.tensor import as_array
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
 from ..nn import Attention, Embedding, FeedForward, KeyValueCache, LatentAttention, Linear, Module
 from ..nn.padding import padding_of
-from ..ops import Affine
+from ..ops import Affine, Cast
 from ..typing import Array, Bool, Float, Int, Random
 from .transformer_config import Heads, Layer, Sparse, TransformerConfig
 
@@ -64,7 +66,7 @@ class Block(Module):
         if isinstance(part, Sparse):
             self.feed_forward = make_layer(part.recipe, d, part.d_ff, part.num_experts, **settings)
         else:
-            self.feed_forward = FeedForward(d, part.d_ff, **settings)
+            self.feed_forward = FeedForward(d, part.d_ff, part.bias, **settings)
 
     def forward(
         self,
@@ -105,6 +107,7 @@ class Transformer(Module):
 
     def __init__(self, config: Configuration, *, rng: Random, dtype: Any = np.float32):
         self.config, self.parts = config, config.transformer
+        self.activations: Any = None  # their type, if it is not that of the embedding
         parts, settings = self.parts, {"rng": rng, "dtype": dtype}
         self.embedding = Embedding(parts.vocab_size, parts.d_model, **settings)
         self.layers = [Block(parts, layer, **settings) for layer in parts.layers]
@@ -113,6 +116,13 @@ class Transformer(Module):
         if not parts.tied:
             # Small, so that the first predictions are nearly uniform and the first loss is near ln V.
             self.output = Linear(parts.d_model, parts.vocab_size, bias=parts.output_bias, std=0.02, **settings)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, *, dtype: Any = None) -> "Transformer":
+        """A published model; see :func:`moe_numpy.pretrained.from_pretrained`."""
+        pretrained: Any = importlib.import_module("moe_numpy.pretrained")  # a room behind this one
+        model: Transformer = pretrained.from_pretrained(folder, dtype=dtype)
+        return model
 
     def forward(
         self,
@@ -148,6 +158,8 @@ class Transformer(Module):
         if length > self.context:
             raise ValueError(f"a sequence of {length} tokens does not fit context={self.context}")
         x = self.embedding(tokens)
+        if self.activations is not None:
+            x = Cast.apply(x, dtype=self.activations)
         if self.parts.embedding_multiplier != 1:
             x = self.parts.embedding_multiplier * x
         routings = []
@@ -177,7 +189,7 @@ class Transformer(Module):
 
     def new_caches(self, batch_size: int) -> list[KeyValueCache]:
         """An empty key/value cache for each layer, as long as the context."""
-        settings = batch_size, self.context, self.embedding.weight.dtype, self.namespace
+        settings = batch_size, self.context, self.activations or self.embedding.weight.dtype, self.namespace
         return [layer.attention.new_cache(*settings) for layer in self.layers]
 
     @property

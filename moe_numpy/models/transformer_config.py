@@ -28,9 +28,10 @@ class LatentHeads:
 
 @dataclass(frozen=True)
 class Dense:
-    """One SwiGLU network for all tokens."""
+    """One SwiGLU network for all tokens, with or without biases."""
 
     d_ff: int
+    bias: bool = False
 
 
 @dataclass(frozen=True, eq=False)

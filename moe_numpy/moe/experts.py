@@ -19,7 +19,7 @@ from ..nn import Module, Parameter
 from ..nn.module import normal
 from ..ops import GELU, Affine, Concatenate, ReLU, SwiGLU
 from ..ops.activations import swiglu, swiglu_gradient
-from ..typing import Array, Float, Int
+from ..typing import Array, Float, Int, Random
 
 
 def rows_of_experts(offsets: Int[Array, " E1"]) -> list[slice]:
@@ -146,37 +146,36 @@ class SwiGLUExperts(Module):
 
 
 class ClampedSwiGLU(Function):
-    """a = (u + 1) v σ(1.702 v), with gate and up interleaved, v = min(h₀ ₂ ₄…, 7) and u = clip(h₁ ₃ ₅…, -7, 7).
+    """a = (u + 1) v σ(α v), with gate and up interleaved, v = min(h₀ ₂ ₄…, limit) and u = clip(h₁ ₃ ₅…, -limit, limit).
 
     The activation of gpt-oss (2025). The gradient is zero where a value was clipped.
     """
 
-    ALPHA, LIMIT = 1.702, 7.0
-
-    def forward(self, h: Float[Array, "N two_f"]) -> Float[Array, "N f"]:
+    def forward(self, h: Float[Array, "N two_f"], *, alpha: float = 1.702, limit: float = 7.0) -> Float[Array, "N f"]:
+        self.alpha, self.limit = alpha, limit
         xp = array_namespace(h)
         self.dtype = h.dtype
         h = h.astype(xp.result_type(h.dtype, xp.float32), copy=False)
         gate, up = h[:, ::2], h[:, 1::2]
         decisions.record(
             "clipped",
-            xp.concat([gate > self.LIMIT, xp.abs(up) > self.LIMIT], axis=1).reshape(-1),
-            lambda i: f"entry {i} is near the limit of {self.LIMIT}",
+            xp.concat([gate > self.limit, xp.abs(up) > self.limit], axis=1).reshape(-1),
+            lambda i: f"entry {i} is near the limit of {self.limit}",
         )
-        v = xp.minimum(gate, self.LIMIT)
-        u = xp.minimum(xp.maximum(up, -self.LIMIT), self.LIMIT)  # clip would wait for a GPU
-        s = 1 / (1 + xp.exp(-self.ALPHA * v))
+        v = xp.minimum(gate, self.limit)
+        u = xp.minimum(xp.maximum(up, -self.limit), self.limit)  # clip would wait for a GPU
+        s = 1 / (1 + xp.exp(-self.alpha * v))
         self.save(h, v, u, s)
         return ((u + 1) * v * s).astype(self.dtype, copy=False)
 
     def backward(self, grad: Float[Array, "N f"]) -> Any:
-        """da/dv = (u + 1) s (1 + 1.702 v (1 - s)) and da/du = v s, inside the limits."""
+        """da/dv = (u + 1) s (1 + α v (1 - s)) and da/du = v s, inside the limits."""
         h, v, u, s = self.saved
         xp = array_namespace(h)
         dh = xp.empty_like(h)
-        dv = grad * (u + 1) * s * (1 + self.ALPHA * v * (1 - s))
-        dh[:, ::2] = xp.where(h[:, ::2] <= self.LIMIT, dv, 0)
-        dh[:, 1::2] = xp.where(xp.abs(h[:, 1::2]) <= self.LIMIT, grad * v * s, 0)
+        dv = grad * (u + 1) * s * (1 + self.alpha * v * (1 - s))
+        dh[:, ::2] = xp.where(h[:, ::2] <= self.limit, dv, 0)
+        dh[:, 1::2] = xp.where(xp.abs(h[:, 1::2]) <= self.limit, grad * v * s, 0)
         return dh.astype(self.dtype, copy=False)
 
 
@@ -187,18 +186,30 @@ class GptOssExperts(Module):
     ``down_bias`` [E, d].
     """
 
-    def __init__(self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32):
+    def __init__(
+        self,
+        num_experts: int,
+        d_model: int,
+        d_ff: int,
+        *,
+        alpha: float = 1.702,
+        limit: float = 7.0,
+        rng: Random,
+        dtype: Any = np.float32,
+    ):
+        self.activation = {"alpha": alpha, "limit": limit}
         self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
         self.gate_up_bias = Parameter(np.zeros((num_experts, 2 * d_ff), dtype), decay=False)
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
         self.down_bias = Parameter(np.zeros((num_experts, d_model), dtype), decay=False)
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        h = ClampedSwiGLU.apply(GroupedAffine.apply(x, self.gate_up, self.gate_up_bias, offsets))
+        h = GroupedAffine.apply(x, self.gate_up, self.gate_up_bias, offsets)
+        h = ClampedSwiGLU.apply(h, **self.activation)
         return GroupedAffine.apply(h, self.down, self.down_bias, offsets)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        h = ClampedSwiGLU.apply(Affine.apply(x, self.gate_up[e], self.gate_up_bias[e]))
+        h = ClampedSwiGLU.apply(Affine.apply(x, self.gate_up[e], self.gate_up_bias[e]), **self.activation)
         return Affine.apply(h, self.down[e], self.down_bias[e])
 
 
@@ -267,8 +278,8 @@ def require_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def make_experts(kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any) -> Any:
-    """The experts of a kind named in :data:`KINDS`. ValueError for another name."""
+def make_experts(kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: Random, dtype: Any, **more: Any) -> Any:
+    """The experts of a kind named in :data:`KINDS`, with its settings. ValueError for another name."""
     if kind not in KINDS:
         raise ValueError(f"experts must be one of {', '.join(KINDS)}, got {kind!r}")
-    return KINDS[kind](num_experts, d_model, d_ff, rng=rng, dtype=dtype)
+    return KINDS[kind](num_experts, d_model, d_ff, rng=rng, dtype=dtype, **more)

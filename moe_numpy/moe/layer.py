@@ -1,7 +1,8 @@
 """Layers with experts, in place of a dense feed-forward layer: route, dispatch, run the experts, combine."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,10 @@ class Recipe:
     Attributes:
         router: the router's configuration; None for Soft MoE, which has none.
         experts: kind of expert, a name from :data:`moe_numpy.moe.experts.KINDS`.
+        expert_settings: of that kind.
         shared_experts: experts that every token uses besides those it chooses; one network, that many times as wide.
         shared_d_ff: hidden width of that network, if it is not ``shared_experts`` times that of an expert.
+        shared_bias: whether its maps have biases.
         gated_shared: whether the shared experts' answer has the gate weight σ(x · w_s).
         zero_experts: how many experts return their input; they come after the real ones.
         num_groups: if above 0, a layer of two levels: a router for the groups, and one in each group.
@@ -37,8 +40,10 @@ class Recipe:
 
     router: RouterConfig | None
     experts: str = "swiglu"
+    expert_settings: Mapping[str, float] = field(default_factory=dict)
     shared_experts: int = 0
     shared_d_ff: int | None = None
+    shared_bias: bool = False
     gated_shared: bool = False
     zero_experts: int = 0
     num_groups: int = 0
@@ -48,7 +53,7 @@ class Recipe:
         for name in ("shared_experts", "zero_experts", "num_groups", "slots"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("gated_shared", "shared_d_ff"):
+        for name in ("gated_shared", "shared_d_ff", "shared_bias"):
             if getattr(self, name) and not self.shared_experts:
                 raise ValueError(f"{name} needs shared_experts of at least 1, got 0")
 
@@ -92,13 +97,14 @@ class MoE(Module):
         self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
         self.dispatch = dispatch
         self.router = Router(recipe.router, d_model, num_experts + recipe.zero_experts, rng=rng, dtype=dtype)
-        self.experts = make_experts(experts or recipe.experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
+        settings = {**recipe.expert_settings, "rng": rng, "dtype": dtype}
+        self.experts = make_experts(experts or recipe.experts, num_experts, d_model, d_ff, **settings)
         if recipe.zero_experts:
             self.experts = WithZeroExperts(self.experts, num_experts)
         self.shared = self.shared_gate = None
         if recipe.shared_experts:
             width = recipe.shared_d_ff or recipe.shared_experts * d_ff
-            self.shared = FeedForward(d_model, width, rng=rng, dtype=dtype)
+            self.shared = FeedForward(d_model, width, recipe.shared_bias, rng=rng, dtype=dtype)
         if recipe.gated_shared:
             self.shared_gate = Linear(d_model, 1, rng=rng, dtype=dtype)
 

@@ -124,7 +124,8 @@ class Attention(Module):
                 raise ValueError(f"num_heads must divide d_model={d_model}, got {num_heads}; or give d_head")
             d_head = d_model // num_heads
         self.d_head, self.num_kv_heads, self.parts = d_head, num_kv_heads, parts
-        self.frequencies = None if parts.rotary is None else parts.rotary.frequencies(d_head)
+        if parts.rotary is not None:
+            parts.rotary.frequencies(d_head)  # raises for a width without pairs
         widths, biased = (num_heads * d_head, num_kv_heads * d_head), {"bias": parts.bias, "rng": rng, "dtype": dtype}
         self.query = Linear(d_model, widths[0], **biased)
         self.key = Linear(d_model, widths[1], **biased)
@@ -179,7 +180,7 @@ class Attention(Module):
         if norm is not None and norm.over == "head" and not norm.after_rotation:
             x = norm.apply(x, weight)
         if rotary is not None:
-            x = rotary.apply(x, self.frequencies, offset)
+            x = rotary.apply(x, offset)
         return norm.apply(x, weight) if norm is not None and norm.after_rotation else x
 
     def _clipped(self, x: Tensor) -> Tensor:

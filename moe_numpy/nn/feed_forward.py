@@ -6,7 +6,7 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..ops import SwiGLU
-from ..typing import Float
+from ..typing import Float, Random
 from .linear import Linear
 from .module import Module
 
@@ -17,14 +17,15 @@ class FeedForward(Module):
     Args:
         d_model: width of x and y.
         d_ff: hidden width f; the three matrices have 3 · d_model · d_ff entries.
+        bias: whether the three maps have biases.
         rng: draws the weights from N(0, 1/fan-in).
         dtype: of the weights.
     """
 
-    def __init__(self, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32):
-        self.gate = Linear(d_model, d_ff, rng=rng, dtype=dtype)
-        self.up = Linear(d_model, d_ff, rng=rng, dtype=dtype)
-        self.down = Linear(d_ff, d_model, rng=rng, dtype=dtype)
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False, *, rng: Random, dtype: Any = np.float32):
+        self.gate = Linear(d_model, d_ff, bias, rng=rng, dtype=dtype)
+        self.up = Linear(d_model, d_ff, bias, rng=rng, dtype=dtype)
+        self.down = Linear(d_ff, d_model, bias, rng=rng, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         return self.down(SwiGLU.apply(self.gate(x), self.up(x)))

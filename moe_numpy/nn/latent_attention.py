@@ -61,7 +61,7 @@ class LatentAttention(Module):
 
     def __init__(self, d_model: int, num_heads: int, parts: LatentParts, *, rng: Random, dtype: Any = np.float32):
         self.num_heads, self.parts = num_heads, parts
-        self.frequencies = parts.rotary.frequencies(parts.d_rope)
+        parts.rotary.frequencies(parts.d_rope)  # raises for a width without pairs
         settings, biased = {"rng": rng, "dtype": dtype}, {"bias": parts.bias, "rng": rng, "dtype": dtype}
         d_query = parts.d_nope + parts.d_rope
         if parts.query_rank is None:
@@ -88,9 +88,9 @@ class LatentAttention(Module):
         q = heads(q, p.d_nope + p.d_rope)
         down = self.kv_down(x)
         kv = heads(self.kv_up(self.kv_norm(down[..., : p.kv_rank])), p.d_nope + p.d_value)
-        k_rope = p.rotary.apply(heads(down[..., p.kv_rank :], p.d_rope), self.frequencies, offset)
+        k_rope = p.rotary.apply(heads(down[..., p.kv_rank :], p.d_rope), offset)
         k_rope = BroadcastTo.apply(k_rope, shape=(*kv.shape[:3], p.d_rope))
-        q_rope = p.rotary.apply(q[..., p.d_nope :], self.frequencies, offset)
+        q_rope = p.rotary.apply(q[..., p.d_nope :], offset)
         q = Concatenate.apply(q[..., : p.d_nope], q_rope, axis=-1)
         return q, Concatenate.apply(kv[..., : p.d_nope], k_rope, axis=-1), kv[..., p.d_nope :]
 

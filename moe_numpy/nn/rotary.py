@@ -18,12 +18,11 @@ class Linear:
 
     factor: float
 
-    def scaled(self, theta: Frequencies, base: float) -> Frequencies:
-        """The frequencies to use in place of ``theta``."""
+    def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
+        """The frequencies to use in place of ``theta`` for a sequence of this length."""
         return theta / self.factor
 
-    @property
-    def attention_factor(self) -> float:
+    def factor_for(self, length: int) -> float:
         """What queries and keys are multiplied by."""
         return 1.0
 
@@ -41,8 +40,8 @@ class Llama3:
     high: float
     original_context: int
 
-    def scaled(self, theta: Frequencies, base: float) -> Frequencies:
-        """The frequencies to use in place of ``theta``."""
+    def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
+        """The frequencies to use in place of ``theta`` for a sequence of this length."""
         turns = self.original_context * theta / (2 * math.pi)
         if self.high == self.low:
             share = (turns >= self.low).astype(float)
@@ -50,8 +49,7 @@ class Llama3:
             share = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
         return (1 - share) * theta / self.factor + share * theta
 
-    @property
-    def attention_factor(self) -> float:
+    def factor_for(self, length: int) -> float:
         """What queries and keys are multiplied by."""
         return 1.0
 
@@ -79,8 +77,8 @@ class YaRN:
     truncate: bool = True
     attention_factor: float = 1.0
 
-    def scaled(self, theta: Frequencies, base: float) -> Frequencies:
-        """The frequencies to use in place of ``theta``."""
+    def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
+        """The frequencies to use in place of ``theta`` for a sequence of this length."""
         width = 2 * len(theta)
         low, high = (
             width * math.log(self.original_context / (2 * math.pi * turns)) / (2 * math.log(base))
@@ -91,6 +89,42 @@ class YaRN:
         low, high = max(low, 0), min(high, width - 1)
         ramp = np.clip((np.arange(len(theta)) - low) / (high - low or 0.001), 0, 1)
         return theta * (1 - ramp) + theta / self.factor * ramp
+
+    def factor_for(self, length: int) -> float:
+        """What queries and keys are multiplied by."""
+        return self.attention_factor
+
+
+@dataclass(frozen=True)
+class LongRoPE:
+    """θ_j / s_j with one set of s for sequences up to the original context and one for longer ones.
+
+    (Ding et al. 2024, "LongRoPE", section 3.) Queries and keys are multiplied by the factor of the set.
+
+    Attributes:
+        original_context: that of training, in tokens.
+        short: s up to that length, one per pair.
+        long: s above it.
+        short_factor: what queries and keys are multiplied by up to that length.
+        long_factor: above it.
+    """
+
+    original_context: int
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    short_factor: float = 1.0
+    long_factor: float = 1.0
+
+    def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
+        """The frequencies to use in place of ``theta`` for a sequence of this length."""
+        for divisors in (self.short, self.long):
+            if len(divisors) != len(theta):
+                raise ValueError(f"LongRoPE needs one factor for each of {len(theta)} pairs, got {len(divisors)}")
+        return theta / np.array(self.long if length > self.original_context else self.short)
+
+    def factor_for(self, length: int) -> float:
+        """What queries and keys are multiplied by."""
+        return self.long_factor if length > self.original_context else self.short_factor
 
 
 @dataclass(frozen=True)
@@ -107,22 +141,21 @@ class Rotary:
     base: float = 10000.0
     width: int | None = None
     pairing: str = "halves"
-    scaling: Linear | Llama3 | YaRN | None = None
+    scaling: Linear | Llama3 | YaRN | LongRoPE | None = None
 
-    def frequencies(self, d_head: int) -> Frequencies:
-        """θ_j of each pair. ValueError for an odd width, or one above ``d_head``."""
+    def frequencies(self, d_head: int, length: int = 1) -> Frequencies:
+        """θ_j of each pair for sequences of this length. ValueError for an odd width, or one above ``d_head``."""
         width = d_head if self.width is None else self.width
         if width % 2 or not 0 < width <= d_head:
             what = "d_head must be even" if self.width is None else f"width must be even and at most {d_head}"
             raise ValueError(f"{what}, because rotary embedding turns pairs, got {width}")
         theta = self.base ** (-np.arange(0, width, 2) / width)
-        return theta if self.scaling is None else self.scaling.scaled(theta, self.base)
+        return theta if self.scaling is None else self.scaling.scaled(theta, self.base, length)
 
-    def apply(
-        self, x: Float[Tensor, "B H S D"], frequencies: Frequencies | None, offset: int
-    ) -> Float[Tensor, "B H S D"]:
-        """x rotated, its first token at position ``offset``; ``frequencies`` are those of :meth:`frequencies`."""
-        factor = 1.0 if self.scaling is None else self.scaling.attention_factor
-        settings = {"frequencies": frequencies, "factor": factor, "pairing": self.pairing}
-        rotated: Tensor = RotaryEmbedding.apply(x, offset=offset, **settings)
+    def apply(self, x: Float[Tensor, "B H S D"], offset: int) -> Float[Tensor, "B H S D"]:
+        """x rotated, its first token at position ``offset``."""
+        length = offset + x.shape[2]
+        settings = {"frequencies": self.frequencies(x.shape[3], length), "pairing": self.pairing}
+        factor = 1.0 if self.scaling is None else self.scaling.factor_for(length)
+        rotated: Tensor = RotaryEmbedding.apply(x, offset=offset, factor=factor, **settings)
         return rotated

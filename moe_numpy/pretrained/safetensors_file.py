@@ -18,7 +18,7 @@ import mmap
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -71,14 +71,14 @@ class StoredTensor:
             raise PretrainedError(f"{self.file} has been truncated since it was opened")
         return np.ndarray(self.shape, storage, self._mapping, self._offset)
 
-    def float32(self) -> Float[Array, "..."]:
-        """The values in a new array.
+    def float32(self, part: Any = ...) -> Float[Array, "..."]:
+        """The values in a new array, or those of a part: an index or a slice of the first axis.
 
         Raises:
             PretrainedError: the type is not F64, F32, F16 or BF16. Integers, and FP8 without its scales, are no values
                 of weights. Or an F64 is beyond float32.
         """
-        raw = self.raw
+        raw = self.raw[part]
         if self.dtype == "BF16":
             return bfloat16.decode(raw)
         thing = f"{self.file}: tensor {quoted(self.name)}"

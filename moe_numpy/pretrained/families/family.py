@@ -1,0 +1,62 @@
+"""How the models of one family are published: settings, names of tensors, layout of the experts."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...models import TransformerConfig
+from ..fields import Fields
+from ..pieces import Experts, OneByOne, Piece, pieces_of
+
+_COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # in old files; computed from config.json
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One family of published models.
+
+    Attributes:
+        transformer: the model that the settings describe.
+        names: from our names to the published ones; those of a layer without the path to it. A name may stand for all
+            that begins with it and a dot.
+        experts: how they are stored.
+        special: by our name, the pieces of what is neither renamed nor an expert; of the published path of the layer,
+            our whole name and all arrays.
+        layer: the published path of a layer, ``{n}`` its number.
+        prefix: what all published names begin with.
+        further: a pattern of tensors that are no part of the language model.
+        further_layers: whether layers after the last are no part of it either: they predict further tokens.
+    """
+
+    transformer: Callable[[Fields], TransformerConfig]
+    names: Mapping[str, str]
+    experts: Experts = field(default_factory=OneByOne)
+    special: Mapping[str, Callable[[str, str, Mapping[str, Any]], Iterator[Piece]]] = field(default_factory=dict)
+    layer: str = "model.layers.{n}."
+    prefix: str = ""
+    further: str | None = None
+    further_layers: bool = False
+
+    @property
+    def embedding(self) -> str:
+        """The published name of the embedding matrix."""
+        return f"{self.prefix}{self.names['embedding']}.weight"
+
+    @property
+    def output(self) -> str:
+        """The published name of the output matrix, which tied models do not have."""
+        return f"{self.prefix}{self.names['output']}.weight"
+
+    def pieces(self, arrays: Mapping[str, Any]) -> Iterator[Piece]:
+        """Where the published tensors belong in our arrays."""
+        for piece in pieces_of(arrays, self.names, self.layer, self.experts, self.special):
+            yield piece.below(self.prefix)
+
+    def skips(self, name: str, num_layers: int) -> bool:
+        """Whether a published tensor of this name is no part of a model with so many layers."""
+        if _COMPUTED.search(name) or (self.further is not None and re.match(self.further, name)):
+            return True
+        start = self.prefix + self.layer.partition("{n}")[0]
+        number = name.removeprefix(start).partition(".")[0] if name.startswith(start) else ""
+        return self.further_layers and number.isdecimal() and int(number) >= num_layers

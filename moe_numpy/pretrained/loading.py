@@ -1,0 +1,145 @@
+"""A transformer from the files of a published model: every tensor is used or skipped by name, none is guessed."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import Tensor
+from ..models import Transformer
+from ..models.transformer_config import Sparse
+from ..moe import MoE
+from ..nn.module import Unfilled
+from .config import PublishedConfig
+from .errors import PretrainedError, quoted
+from .pieces import EACH, Piece, as_it_is
+from .stored_experts import StoredExperts
+from .tensor_files import TensorFiles
+from .weights import Weights
+
+
+def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None) -> Transformer:
+    """The model in a folder as published: ``config.json`` and safetensors files.
+
+    Args:
+        folder: the folder.
+        dtype: None maps the files: weights stay on the disk until they are used, activations are float32, and nothing
+            can be trained. A floating-point type makes copies of that type, which can be trained.
+
+    Raises:
+        PretrainedError: a file is missing or damaged, or a setting, a tensor, its shape or its type is not what the
+            model's family has; the message names it.
+    """
+    folder = Path(folder)
+    config = PublishedConfig.read(folder)
+    weights = Weights(TensorFiles.open(folder), config.fp8_block)
+    model = Transformer(config, rng=Unfilled(), dtype=np.float32)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    pieces = list(config.pieces({name: tensor.data for name, tensor in tensors.items()}))
+    _require_all(folder, weights, pieces, tensors, config)
+    by_ours: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        by_ours.setdefault(piece.ours, []).append(piece)
+    if dtype is None:
+        _map(model, tensors, by_ours, weights)
+    else:
+        for name, parts in by_ours.items():
+            tensors[name].data = _filled(tensors[name].data, parts, weights, np.dtype(dtype))
+    return model
+
+
+def _require_all(
+    folder: Path, weights: Weights, pieces: Iterable[Piece], tensors: Mapping[str, Tensor], config: PublishedConfig
+) -> None:
+    """PretrainedError for a tensor that is missing, has another shape, or is in the files and nothing of the model."""
+    expected: set[str] = set()
+    for piece in pieces:
+        if piece.published not in weights:
+            raise PretrainedError(f"{folder} lacks tensor {quoted(piece.published)}")
+        shape = piece.published_shape(tensors[piece.ours].data)
+        if weights.shape(piece.published) != shape:
+            raise PretrainedError(
+                f"{weights.file_of(piece.published)}: tensor {quoted(piece.published)} has shape "
+                f"{list(weights.shape(piece.published))}, config.json makes it {list(shape)}"
+            )
+        expected.add(piece.published)
+    output = config.family.output
+    if config.transformer.tied and output in weights:
+        _require_equal(weights, output, config.family.embedding)
+        expected.add(output)
+    left = [name for name in weights if name not in expected and not config.skips(name)]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        where = weights.file_of(left[0])
+        raise PretrainedError(f"{where}: tensor {quoted(left[0])}{more} is no part of a {config.model_type} model")
+
+
+def _require_equal(weights: Weights, output: str, embedding: str) -> None:
+    """PretrainedError if the output matrix of a tied model is stored too, and is not the embedding."""
+    if not np.array_equal(weights.values(output), weights.values(embedding), equal_nan=True):
+        raise PretrainedError(
+            f"{weights.file_of(output)}: tensor {quoted(output)} differs from {quoted(embedding)}, but "
+            "tie_word_embeddings in config.json makes them one"
+        )
+
+
+def _filled(like: Any, parts: list[Piece], weights: Weights, dtype: np.dtype) -> Any:
+    """An array of the shape of ``like`` with the values of all its pieces."""
+    array = np.empty(like.shape, dtype)
+    for piece in parts:
+        for e in range(len(array)) if piece.expert == EACH else [piece.expert]:
+            _put(piece.entries(array, e), weights.values(piece.published, piece.part(e)))
+    return array
+
+
+def _put(view: Any, values: Any) -> None:
+    view[...] = values.reshape(view.shape)
+
+
+def _map(
+    model: Transformer, tensors: Mapping[str, Tensor], by_ours: Mapping[str, list[Piece]], weights: Weights
+) -> None:
+    """Weights become views of the files; experts are read one at a time."""
+    for name, parts in by_ours.items():
+        if ".experts." in name:
+            continue
+        (piece, *others) = parts
+        tensor = tensors[name]
+        if not others and piece.view is as_it_is and tensor.data.ndim > 1 and weights.is_mapped(piece.published):
+            mapped = weights.mapped(piece.published)
+            tensor.data = (mapped if piece.rows is None else mapped[piece.rows]).reshape(tensor.shape)
+        else:
+            tensor.data = _filled(tensor.data, parts, weights, np.dtype(np.float32))
+    for i, layer in enumerate(model.layers):
+        moe, part = layer.feed_forward, model.parts.layers[i].feed_forward
+        if isinstance(moe, MoE) and isinstance(part, Sparse):
+            prefix = f"layers.{i}.feed_forward.experts."
+            of_experts = {name.removeprefix(prefix): by_ours[name] for name in by_ours if name.startswith(prefix)}
+            shapes = {name: tensors[prefix + name].shape[1:] for name in of_experts}
+            sizes = part.num_experts, model.parts.d_model, part.d_ff
+            kind, settings = part.recipe.experts, part.recipe.expert_settings
+            moe.experts = StoredExperts(kind, sizes, settings, _reader(of_experts, shapes, weights))
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    model.activations = np.float32
+    model.eval()
+
+
+def _reader(pieces_of: Mapping[str, list[Piece]], shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> Any:
+    """A function from the number of an expert to its parameters."""
+    parts: dict[str, dict[int | None, list[Piece]]] = {name: defaultdict(list) for name in shapes}
+    for name, pieces in pieces_of.items():
+        for piece in pieces:
+            parts[name][piece.expert].append(piece)
+
+    def read(e: int) -> dict[str, Any]:
+        arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        for name, array in arrays.items():
+            for piece in parts[name][EACH] + parts[name][e]:
+                _put(piece.view(array), weights.values(piece.published, piece.part(e)))
+        return arrays
+
+    return read

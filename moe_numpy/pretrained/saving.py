@@ -1,0 +1,82 @@
+"""A model in the published layout of its family: what other programs read."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..files import write_json_atomically
+from ..kernels import to_host
+from ..models import Transformer
+from .config import FILE, PublishedConfig
+from .pieces import EACH, Piece
+from .tensor_writing import write_tensor_files
+
+
+def save_pretrained(
+    model: Transformer,
+    folder: str | os.PathLike,
+    *,
+    dtype: Literal["BF16", "F32"] | None = None,
+    max_shard_bytes: float = 5e9,
+) -> None:
+    """Write ``config.json`` and safetensors files that transformers loads as the same model.
+
+    Args:
+        model: loaded from a published folder, or converted to a family.
+        folder: made if it does not exist; holds no model yet.
+        dtype: how the weights are stored; None leaves their type.
+        max_shard_bytes: of weights in one file.
+
+    Raises:
+        TypeError: the configuration of the model is not a published one.
+        OSError: the disk failed or is full; nothing half-written stays behind.
+    """
+    config = _config_of(model)
+    folder = Path(folder)
+    write_tensor_files(
+        folder, published_arrays(model, _parameters(model)), dtype=dtype, max_shard_bytes=max_shard_bytes
+    )
+    write_json_atomically(folder / FILE, config.to_json())
+
+
+def published_gradients(model: Transformer) -> dict[str, Any]:
+    """The gradients of the last backward pass by published name, in the published layout; zero where there is none."""
+    arrays = {}
+    for name, tensor in _tensors(model).items():
+        arrays[name] = np.zeros(tensor.shape, tensor.dtype) if tensor.grad is None else to_host(tensor.grad)
+    return dict(published_arrays(model, arrays))
+
+
+def published_arrays(model: Transformer, arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Arrays of our parameters and buffers, given by our names, by published name and in the published layout."""
+    of: dict[str, list[Piece]] = {}
+    for piece in _config_of(model).pieces(arrays):
+        of.setdefault(piece.published, []).append(piece)
+    for name, pieces in of.items():
+        like = arrays[pieces[0].ours]
+        whole = np.empty(pieces[0].published_shape(like), like.dtype)
+        for piece in pieces:
+            array = arrays[piece.ours]
+            for e in range(len(array)) if piece.expert == EACH else [piece.expert]:
+                part = whole[piece.part(e)]
+                part[...] = piece.entries(array, e).reshape(part.shape)
+        yield name, whole
+
+
+def _parameters(model: Transformer) -> dict[str, Any]:
+    return {name: to_host(tensor.data) for name, tensor in _tensors(model).items()}
+
+
+def _tensors(model: Transformer) -> dict[str, Any]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _config_of(model: Transformer) -> PublishedConfig:
+    if not isinstance(model.config, PublishedConfig):
+        raise TypeError(
+            f"a {type(model.config).__name__} is not the configuration of a published model; convert it first"
+        )
+    return model.config

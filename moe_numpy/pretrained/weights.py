@@ -1,0 +1,132 @@
+"""The weights of a published folder by name, whatever number format they are stored in.
+
+NAME                          F32, F16, BF16 or F64
+NAME, NAME_scale_inv          F8_E4M3 and the scales of its blocks (DeepSeek-V3)
+NAME_blocks, NAME_scales      MXFP4 (gpt-oss): matrices [E, out, in]; NAME itself would be their transpose
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..formats import fp8, mxfp4
+from ..typing import Array, Float
+from .errors import PretrainedError, quoted
+from .safetensors_file import StoredTensor
+
+_PLAIN = ("F64", "F32", "F16", "BF16")
+_BLOCKS, _SCALES, _SCALE_INV = "_blocks", "_scales", "_scale_inv"
+
+
+class Weights:
+    """Values by name, decoded when they are read.
+
+    Args:
+        tensors: the stored tensors by name.
+        fp8_block: rows and columns of a block of FP8 weights; None if there should be none.
+
+    Raises:
+        PretrainedError: a tensor has a type without values, scales are missing or left over, or their shape is wrong.
+    """
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], fp8_block: tuple[int, int] | None = None):
+        self._tensors, self._fp8_block = tensors, fp8_block
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        scales = set()
+        for name, tensor in tensors.items():
+            if name.endswith(_BLOCKS):
+                self._shapes[name.removesuffix(_BLOCKS)] = self._packed_shape(name.removesuffix(_BLOCKS))
+                scales.add(name.removesuffix(_BLOCKS) + _SCALES)
+            elif tensor.dtype == "F8_E4M3":
+                self._require_scales(tensor)
+                self._shapes[name] = tensor.shape
+                scales.add(name + _SCALE_INV)
+            elif tensor.dtype in _PLAIN and not name.endswith(_SCALE_INV):
+                self._shapes[name] = tensor.shape
+        for name, tensor in tensors.items():
+            known = name in self._shapes or name in scales or name.removesuffix(_BLOCKS) in self._shapes
+            if not known:
+                raise PretrainedError(
+                    f"{tensor.file}: tensor {quoted(name)} is {tensor.dtype} and belongs to no weight: expected "
+                    f"{', '.join(_PLAIN)}, F8_E4M3 with its scales, or MXFP4 blocks with theirs"
+                )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a weight once it is decoded."""
+        return self._shapes[name]
+
+    def file_of(self, name: str) -> Any:
+        """The file that holds a weight."""
+        return self._tensors[name if name in self._tensors else name + _BLOCKS].file
+
+    def is_mapped(self, name: str) -> bool:
+        """Whether a weight is stored as it is used, so that its file can be mapped into memory."""
+        return name in self._tensors and self._tensors[name].dtype in ("F32", "BF16")
+
+    def mapped(self, name: str) -> Array:
+        """A read-only view of the file: float32, or bfloat16 of the package ml_dtypes."""
+        tensor = self._tensors[name]
+        if tensor.dtype == "F32":
+            return tensor.raw
+        import ml_dtypes
+
+        return tensor.raw.view(ml_dtypes.bfloat16)
+
+    def values(self, name: str, part: Any = ...) -> Float[Array, "..."]:
+        """The values in a new array: float32, or float64 where they are stored so.
+
+        Args:
+            name: of the weight.
+            part: an index or a slice of the first axis; by default all.
+        """
+        if name not in self._tensors:
+            blocks, scales = (self._tensors[name + suffix].raw for suffix in (_BLOCKS, _SCALES))
+            return mxfp4.dequantise(blocks[part], scales[part]).swapaxes(-1, -2)
+        tensor = self._tensors[name]
+        if tensor.dtype == "F8_E4M3":
+            assert self._fp8_block is not None
+            weights = fp8.dequantise(tensor.raw, self._scales_of(name), self._fp8_block)
+            return weights[part]
+        return np.array(tensor.raw[part]) if tensor.dtype == "F64" else tensor.float32(part)
+
+    def _scales_of(self, name: str) -> Any:
+        scales = self._tensors[name + _SCALE_INV]
+        return scales.raw if scales.dtype == "F8_E8M0" else scales.float32()
+
+    def _require_scales(self, tensor: StoredTensor) -> None:
+        thing = f"{tensor.file}: tensor {quoted(tensor.name)}"
+        if self._fp8_block is None:
+            raise PretrainedError(f"{thing} is FP8, but config.json has no quantization_config of FP8 in blocks")
+        scales = self._tensors.get(tensor.name + _SCALE_INV)
+        if scales is None:
+            raise PretrainedError(f"{thing} is FP8 without its scales {quoted(tensor.name + _SCALE_INV)}")
+        rows, columns = self._fp8_block
+        expected = (*tensor.shape[:-2], *(-(-n // b) for n, b in zip(tensor.shape[-2:], (rows, columns), strict=False)))
+        if len(tensor.shape) < 2 or scales.shape != expected:
+            raise PretrainedError(
+                f"{thing} of shape {list(tensor.shape)} in blocks of {rows} x {columns} needs scales {list(expected)}, "
+                f"has {list(scales.shape)}"
+            )
+        if scales.dtype not in (*_PLAIN, "F8_E8M0"):
+            raise PretrainedError(f"{scales.file}: tensor {quoted(scales.name)} is {scales.dtype}: expected scales")
+
+    def _packed_shape(self, name: str) -> tuple[int, ...]:
+        blocks, scales = self._tensors[name + _BLOCKS], self._tensors.get(name + _SCALES)
+        thing = f"{blocks.file}: tensor {quoted(blocks.name)}"
+        if scales is None:
+            raise PretrainedError(f"{thing} is MXFP4 without its scales {quoted(name + _SCALES)}")
+        fits = len(blocks.shape) >= 3 and blocks.shape[-1] == 16 and scales.shape == blocks.shape[:-1]
+        if not fits or blocks.dtype != "U8" or scales.dtype != "U8":
+            raise PretrainedError(
+                f"{thing} is {blocks.dtype} {list(blocks.shape)} with scales {scales.dtype} {list(scales.shape)}: "
+                "expected U8 [..., out, in / 32, 16] and U8 [..., out, in / 32]"
+            )
+        *batch, out, groups, _ = blocks.shape
+        return (*batch, groups * mxfp4.BLOCK, out)
