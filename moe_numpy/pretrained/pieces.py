@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 View = Callable[[Any], Any]
 EACH = -1
@@ -106,6 +106,7 @@ class Together:
             yield Piece(layer + name, prefix + ours, view, EACH)
 
 
+@runtime_checkable
 class Experts(Protocol):
     """A layout of experts: :class:`OneByOne`, :class:`Together`, or a family's own."""
 
