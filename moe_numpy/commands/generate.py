@@ -1,7 +1,5 @@
 """``python -m moe_numpy generate``: continue a prompt, byte by byte."""
 
-import codecs
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +8,7 @@ import typer
 
 from .. import models
 from ..models.generation import sampling_probabilities
+from ..models.text import ByteTokenizer, streamed
 from ..training import Run, encode
 from ..typing import Array, Int
 from .output import JsonOption, given_path, print_json, printable, refusals, with_default
@@ -39,7 +38,7 @@ def generate(
                 "run": str(run),
                 "step": step,
                 "prompt": prompt,
-                "text": "".join(decoded(new)),
+                "text": ByteTokenizer().decode(new),
                 "tokens": tokens,
                 "temperature": temperature,
                 "top_p": top_p,
@@ -48,7 +47,7 @@ def generate(
             print_json(document)
             return
         typer.echo(printable(prompt), nl=False)
-        for piece in decoded(new):
+        for piece in streamed(ByteTokenizer(), new):
             typer.echo(printable(piece), nl=False)
         typer.echo()
 
@@ -60,11 +59,3 @@ def _start(prompt: str) -> Int[Array, " S"]:
         return encode(prompt)
     except ValueError as error:
         raise ValueError(f"prompt: {error}") from error
-
-
-def decoded(new: Iterable[int]) -> Iterator[str]:
-    """Text as soon as its bytes form whole characters; what is not UTF-8 becomes U+FFFD."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for byte in new:
-        yield decoder.decode(bytes([byte]))
-    yield decoder.decode(b"", final=True)

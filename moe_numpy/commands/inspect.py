@@ -15,12 +15,12 @@ from ..instruments.routing_report import (
     SentenceRouting,
     TypicalByte,
     by_byte_class,
-    byte_name,
     most_separating,
     route_sentence,
     separation,
     typical_bytes,
 )
+from ..models.text import ByteTokenizer
 from ..training import Run, encode
 from ..training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
 from .figures import load_history, save_figures
@@ -142,6 +142,7 @@ def _document(
 ) -> dict[str, Any]:
     byte_expert = evaluation.assignments.sum(axis=1)
     names, classes = by_byte_class(byte_expert)
+    name = ByteTokenizer().name
     return {
         "run": str(run.folder),
         "step": step,
@@ -152,7 +153,7 @@ def _document(
         "byte_classes": names,
         "byte_class_expert_by_layer": classes.tolist(),
         "typical_bytes_by_layer": [
-            [[asdict(found) | {"name": byte_name(found.byte)} for found in expert] for expert in typical_bytes(counts)]
+            [[asdict(found) | {"name": name(found.byte)} for found in expert] for expert in typical_bytes(counts)]
             for counts in byte_expert
         ],
         "expert_load": evaluation.expert_load.tolist(),
@@ -167,13 +168,14 @@ def _document(
 
 
 def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]]) -> None:
+    name = ByteTokenizer().name
     print_title(console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)")
     table = plain_table()
     table.add_column("expert", justify="right")
     table.add_column("bytes", no_wrap=True)
     for e, found in enumerate(experts):
         # textwrap, unlike rich, does not break at a no-break space
-        cells = [f"{byte_name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
+        cells = [f"{name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
         lines = textwrap.wrap("   ".join(cells), max(console.width - 8, 10))
         table.add_row(str(e), Text("\n".join(lines).replace("\u00a0", " ") or "none stands out"))
     console.print(table)

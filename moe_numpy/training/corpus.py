@@ -15,6 +15,7 @@ from array_api_compat import array_namespace
 from jaxtyping import Integer, UInt8
 
 from .. import devices
+from ..models.text import utf8
 from ..typing import Array, Int
 
 HELD_OUT_EVERY = 10  # a tenth of the text is for validation
@@ -163,13 +164,7 @@ def encode(text: str) -> Int[Array, " n"]:
     Raises:
         ValueError: the text has no UTF-8 bytes: it came from bytes in another encoding.
     """
-    try:
-        data = text.encode("utf-8", "surrogateescape")  # what Python makes of bytes where the locale is not UTF-8
-        data.decode()
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        wrong = error.object[error.start : error.start + 1]
-        raise ValueError(f"the text is not UTF-8 from position {error.start} on: {wrong!a}") from error
-    return np.frombuffer(data, np.uint8).astype(np.int64)
+    return np.frombuffer(utf8(text), np.uint8).astype(np.int64)
 
 
 def decode(tokens: Integer[Array, " n"]) -> str:
