@@ -40,7 +40,7 @@ class Recipe:
 
     router: RouterConfig | None
     experts: str = "swiglu"
-    expert_settings: Mapping[str, float] = field(default_factory=dict)
+    expert_settings: Mapping[str, float] = field(default_factory=dict, hash=False)
     shared_experts: int = 0
     shared_d_ff: int | None = None
     shared_bias: bool = False
