@@ -12,8 +12,21 @@ from .families import FAMILIES, Family
 from .fields import Fields
 from .pieces import Piece
 from .published_files import read_json
+from .tensor_files import INDEX, SINGLE
 
 FILE = "config.json"
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder looks like a published model, damaged or not; a run has other files."""
+    if (folder / FILE).is_file():
+        try:
+            content = read_json(folder / FILE, dict[str, Any])
+        except PretrainedError:
+            content = {}
+        if "model_type" in content or "training" in content:
+            return "model_type" in content
+    return any((folder / name).exists() for name in (SINGLE, INDEX))
 
 
 @dataclass(frozen=True, eq=False)

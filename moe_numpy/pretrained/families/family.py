@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...models import TransformerConfig
+from ...models import ModelConfig, TransformerConfig
 from ..fields import Fields
 from ..pieces import Experts, OneByOne, Piece, pieces_of
 
@@ -27,6 +27,7 @@ class Family:
         prefix: what all published names begin with.
         further: a pattern of tensors that are no part of the language model.
         written: the settings to write for a model that was read with these.
+        settings_of: the settings that come closest to a configuration of ours; None where none could.
         further_layers: whether layers after the last are no part of it either: they predict further tokens.
     """
 
@@ -38,6 +39,7 @@ class Family:
     prefix: str = ""
     further: str | None = None
     written: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    settings_of: Callable[[ModelConfig], dict[str, Any]] | None = None
     further_layers: bool = False
 
     @property
