@@ -52,7 +52,7 @@ def converted(model: Transformer, family: str) -> Transformer:
 def _differences(path: str, ours: Any, theirs: Any) -> Iterator[str]:
     """What is not the same in two configurations, as sentences."""
     if is_dataclass(ours) and not isinstance(ours, type) and type(ours) is type(theirs):
-        if isinstance(ours, Sparse):
+        if isinstance(ours, Sparse) and isinstance(theirs, Sparse):
             widths = [part.recipe.shared_width(part.d_ff) for part in (ours, theirs)]
             yield from _differences(f"{path}.shared_width", *widths)
         for field in fields(ours):
