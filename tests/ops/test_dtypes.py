@@ -10,7 +10,14 @@ from moe_numpy.gradcheck.cases import all_cases
 
 CASES = {case.name: case for case in all_cases()}
 # Cases with constants of that type.
-OF_FLOAT64 = ("balance_loss", "balance_loss_by_sequence", "cast_to_the_same_type", "attention_with_padding")
+OF_FLOAT64 = (
+    "balance_loss",
+    "balance_loss_by_sequence",
+    "cast_to_the_same_type",
+    "attention_with_padding",
+    "attention_from_parts",
+    "latent_attention",
+)
 
 
 def as_list(outputs):
