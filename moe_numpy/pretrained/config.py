@@ -49,9 +49,7 @@ class PublishedConfig:
     @property
     def model_type(self) -> str:
         """The name of the family."""
-        found = self.values.get("model_type")
-        if not isinstance(found, str):
-            raise PretrainedError(f"{self.file} has no model_type")
+        found: str = Fields(self.values, self.file).take(str, "model_type")
         if found not in FAMILIES:
             raise PretrainedError(f"{self.file}: model_type {quoted(found)} is none of {', '.join(sorted(FAMILIES))}")
         return found

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from .errors import PretrainedError, quoted
 
@@ -113,19 +112,21 @@ class Fields:
         least: float = -math.inf,
         below: float = math.inf,
     ) -> float:
-        """A number that float32 has, within limits."""
+        """A number within limits, neither too large nor too small for float32."""
         value: float = self.take(float, *names, default=default)
         if value is None:
             return value
-        with np.errstate(over="ignore", under="ignore"):
-            single = np.float32(value)
-        limits = {"above": above, "at least": least, "below": below}
-        if not (above < value < below and value >= least and np.isfinite(single) and (single or not value)):
-            limit = " and ".join(f"{word} {x:g}" for word, x in limits.items() if abs(x) < math.inf)
-            raise PretrainedError(
-                f"{self.file}: {self._full(names[0])} must be {limit or 'a number'} that float32 can hold, got {value}"
-            )
+        if not (above < value < below and value >= least):
+            limits = {"above": above, "at least": least, "below": below}
+            wanted = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < math.inf)
+            raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {wanted}, got {value}")
+        if value and not 1e-37 < abs(value) < 1e37:
+            raise PretrainedError(f"{self.file}: {self._full(names[0])} is {value}, which float32 cannot hold")
         return value
+
+    def factor(self, *names: str, default: float) -> float:
+        """A number that activations or scores are multiplied or divided by."""
+        return self.number(*names, default=default, above=0, below=1e6)
 
     def flag(self, *names: str, default: bool = False) -> bool:
         """True or false."""

@@ -41,7 +41,7 @@ def sigmoid_router(
     chosen = fields.size("topk_group", default=top_groups)
     choice: Selection = TopK(k) if num_groups == 1 else GroupLimited(k, num_groups, chosen, "top2")
     gates = (Gate(Renormalize, epsilon=1e-20),) if fields.flag("norm_topk_prob", default=normalize) else ()
-    factor = fields.number("routed_scaling_factor", default=scale, above=0)
+    factor = fields.factor("routed_scaling_factor", default=scale)
     return RouterConfig(
         choice,
         scores=Sigmoid,
@@ -112,7 +112,7 @@ def v2(fields: Fields) -> TransformerConfig:
     k = fields.size("num_experts_per_tok")
     num_groups, top_groups = fields.size("n_group", default=1), fields.size("topk_group", default=1)
     choice: Selection = TopK(k) if method == "greedy" else GroupLimited(k, num_groups, top_groups, "max")
-    scale = fields.number("routed_scaling_factor", default=1.0, above=0)
+    scale = fields.factor("routed_scaling_factor", default=1.0)
     router = RouterConfig(choice, gates=() if scale == 1 else (Scale(scale),))
     bias = fields.flag("mlp_bias")
     experts = read_experts(fields, router, shared=2, bias=bias)

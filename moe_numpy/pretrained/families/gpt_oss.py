@@ -48,7 +48,7 @@ def transformer(fields: Fields) -> TransformerConfig:
     top_k = fields.size("num_experts_per_tok", "experts_per_token", default=4)
     router = RouterConfig(TopK(top_k), scores=None, gates=(Gate(SelectedSoftmax),), bias=True)
     limits = {
-        "alpha": fields.number("swiglu_alpha", default=1.702, above=0),
+        "alpha": fields.factor("swiglu_alpha", default=1.702),
         "limit": fields.number("swiglu_limit", default=7.0, above=0),
     }
     recipe = Recipe(router, experts="gpt_oss", expert_settings=limits)
