@@ -10,7 +10,7 @@ import typer
 
 from ..models import ModelConfig
 from ..moe.recipes import find
-from ..pretrained import PublishedConfig, PublishedTokenizer, is_published
+from ..pretrained import PublishedConfig, PublishedTokenizer, TensorFiles, is_published
 from ..training import Trainer, TrainingConfig, load_corpus, presets
 from ..training.runs import next_free
 from .figures import save_run_figures
@@ -224,7 +224,7 @@ def _continuation(folder: Path, given: dict[str, Any]) -> tuple[PublishedConfig,
         if (folder / "history.jsonl").exists() or (folder / "summary.json").exists():
             raise ValueError(f"--from {folder} is a run; continue it with --resume --out {folder}")
         raise ValueError(f"--from {folder} is not a published model: expected config.json with a model_type")
-    published = PublishedConfig.read(folder)
+    published = PublishedConfig.read(folder, TensorFiles.open(folder))
     window = given.get("context", min(published.context, presets.CONTINUED_CONTEXT))
     if not 1 <= window <= published.context:
         raise ValueError(f"context must be between 1 and {published.context}, that of {folder}, got {window}")

@@ -61,14 +61,14 @@ class Block(Module):
     def __init__(self, config: TransformerConfig, layer: Layer, *, rng: Random, dtype: Any):
         d, settings = config.d_model, {"rng": rng, "dtype": dtype}
         self.norm_first, self.multiplier = config.norm_first, config.residual_multiplier
-        self.attention_norm = config.norm.of_width(d, dtype)
+        self.attention_norm = config.norm.of_width(d, **settings)
         self.attention: Attention | LatentAttention
         heads = layer.attention
         if isinstance(heads, Heads):
             self.attention = Attention(d, heads.num_heads, heads.num_kv_heads, heads.d_head, heads.parts, **settings)
         else:
             self.attention = LatentAttention(d, heads.num_heads, heads.parts, **settings)
-        self.feed_forward_norm = config.norm.of_width(d, dtype)
+        self.feed_forward_norm = config.norm.of_width(d, **settings)
         self.feed_forward: MoE | HierarchicalMoE | SoftMoE | FeedForward
         part = layer.feed_forward
         if isinstance(part, Sparse):
@@ -119,7 +119,7 @@ class Transformer(Module):
         parts, settings = self.parts, {"rng": rng, "dtype": dtype}
         self.embedding = Embedding(parts.vocab_size, parts.d_model, **settings)
         self.layers = [Block(parts, layer, **settings) for layer in parts.layers]
-        self.norm = parts.norm.of_width(parts.d_model, dtype)
+        self.norm = parts.norm.of_width(parts.d_model, **settings)
         self.output: Linear | None = None
         if not parts.tied:
             # Small, so that the first predictions are nearly uniform and the first loss is near ln V.

@@ -7,8 +7,8 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..ops import Affine
-from ..typing import Float
-from .module import Module, Parameter, normal
+from ..typing import Float, Random
+from .module import Module, constant, normal
 
 
 class Linear(Module):
@@ -34,14 +34,14 @@ class Linear(Module):
         bias: bool = False,
         std: float | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         for name, length in (("d_in", d_in), ("d_out", d_out)):
             if not (isinstance(length, int | np.integer) and length >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {length!r}")
         self.weight = normal(rng, (d_out, d_in), 1 / math.sqrt(d_in) if std is None else std, dtype)
-        self.bias = Parameter(np.zeros(d_out, dtype), decay=False) if bias else None
+        self.bias = constant(rng, d_out, 0, dtype) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
         return Affine.apply(x, self.weight, self.bias)

@@ -68,7 +68,7 @@ def initial_model(settings: ModelSettings, training: TrainingConfig, source: Pat
         model = Transformer(settings, rng=np.random.default_rng(training.seed))
         freeze(model, training.freeze)
         return model
-    sizes = Transformer(settings, rng=Unfilled())  # without weights yet
+    sizes = _unfilled(settings)
     frozen = freeze(sizes, training.freeze)
     trained = sum(p.size for p in sizes.parameters() if p.requires_grad)
     require_memory(settings, training, trained=trained, frozen=sizes.num_parameters() - trained)
@@ -82,10 +82,18 @@ def empty_model(settings: ModelSettings) -> Transformer:
     """A model for the weights of a checkpoint."""
     if not isinstance(settings, PublishedConfig):
         return Transformer(settings, rng=np.random.default_rng(0))
-    model = Transformer(settings, rng=Unfilled())
+    model = _unfilled(settings)
     for _, tensor in [*model.named_parameters(), *model.named_buffers()]:
         tensor.data = np.zeros(tensor.shape, np.float32)
     return model
+
+
+def _unfilled(settings: PublishedConfig) -> Transformer:
+    """A model without weights yet, nor memory for them."""
+    try:
+        return Transformer(settings, rng=Unfilled())
+    except (ValueError, OverflowError) as error:  # of a part: sizes that do not divide, and the like
+        raise PretrainedError(f"{settings.file}: {error}") from error
 
 
 def _published(source: Path, settings: PublishedConfig) -> Transformer:

@@ -16,6 +16,8 @@ OF_FLOAT64 = (
     "cast_to_the_same_type",
     "attention_with_padding",
     "attention_from_parts",
+    "attention_normed_over_all_heads",
+    "attention_normed_after_a_long_rotation",
     "latent_attention",
 )
 

@@ -22,9 +22,9 @@ def transformer(fields: Fields) -> TransformerConfig:
         norm=QueryKeyNorm(eps=sizes.eps) if fields.flag("use_qk_norm") else None,
     )
     router = sigmoid_router(fields, top_k=8, groups=1, top_groups=1, normalize=True, scale=1.0)
-    num_dense = fields.size("first_k_dense_replace", default=1, least=0)
+    num_dense = fields.integer("first_k_dense_replace", default=1, least=0)
     fields.skip("num_nextn_predict_layers")
-    experts, dense = read_experts(fields, router, shared=1), Dense(fields.size("intermediate_size"))
+    experts, dense = read_experts(fields, router, shared=1), Dense(fields.integer("intermediate_size"))
     return TransformerConfig(
         *sizes.outside,
         layers=alternating(heads(sizes, parts), lambda i: i >= num_dense, experts, dense, sizes.num_layers),

@@ -15,7 +15,7 @@ def transformer(fields: Fields) -> TransformerConfig:
     sizes = read_sizes(fields, eps=1e-6)
     bias = fields.flag("attention_bias")
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
-    dense = Dense(fields.size("intermediate_size"), fields.flag("mlp_bias"))
+    dense = Dense(fields.integer("intermediate_size"), fields.flag("mlp_bias"))
     attention = heads(sizes, AttentionParts(rotary, bias=bias, output_bias=bias))
     return TransformerConfig(
         *sizes.outside,

@@ -15,7 +15,7 @@ from .family import Family
 def transformer(fields: Fields) -> TransformerConfig:
     """The model that the settings describe."""
     sizes = read_sizes(fields, eps=1e-5, num_kv_heads=8)
-    window = fields.size("sliding_window", default=None)
+    window = fields.integer("sliding_window", default=None)
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=1e6)
     recipe: Recipe = recipes.mixtral(top_k=fields.size("num_experts_per_tok", default=2), balance=0)
     fields.skip("router_jitter_noise")  # of training

@@ -29,17 +29,17 @@ def _layers(
     fields: Fields, sizes: Sizes, parts: AttentionParts, windows: list[int | None], recipe: Recipe
 ) -> tuple[Layer, ...]:
     """Layer i is sparse where (i + 1) is a multiple of ``decoder_sparse_step`` and i not in ``mlp_only_layers``."""
-    step = fields.size("decoder_sparse_step", default=1)
+    step = fields.integer("decoder_sparse_step", default=1)
     dense_layers = fields.take(list[int], "mlp_only_layers", default=[])
     experts = Sparse(recipe, fields.size("moe_intermediate_size"), fields.size("num_experts", "num_local_experts"))
-    dense = Dense(fields.size("intermediate_size"))
+    dense = Dense(fields.integer("intermediate_size"))
     attention = [heads(sizes, replace(parts, window=window)) for window in windows]
     sparse = lambda i: (i + 1) % step == 0 and i not in dense_layers  # noqa: E731
     return alternating(attention, sparse, experts, dense, sizes.num_layers)
 
 
 def _window(fields: Fields) -> int | None:
-    window = fields.size("sliding_window", default=None, least=0)
+    window = fields.integer("sliding_window", default=None, least=0)
     return window if fields.flag("use_sliding_window") and window else None
 
 
@@ -48,7 +48,7 @@ def qwen2(fields: Fields) -> TransformerConfig:
     sizes = read_sizes(fields, eps=1e-6, num_kv_heads=16)
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
     parts = AttentionParts(rotary, bias=fields.flag("qkv_bias", default=True))
-    window, below = _window(fields), fields.size("max_window_layers", default=28, least=0)
+    window, below = _window(fields), fields.integer("max_window_layers", default=28, least=0)
     types = fields.take(list[str], "layer_types", default=None)
     if types is None:
         slides = [window is not None and i < below and (i + 1) % 2 == 1 for i in range(sizes.num_layers)]
