@@ -163,11 +163,12 @@ def train(
                 if out is None:
                     raise ValueError("--resume needs --out runs/NAME, the run to continue")
                 run = held.enter_context(existing_run(out))
-                run, trainer = resumed(run, given, paths, source, from_step)
+                with console.status("Reading the text and the model ..."):
+                    run, trainer = resumed(run, given, paths, source, from_step)
                 console.print(f"Continuing after step {trainer.completed} of {trainer.config.steps}.")
             elif source is not None:
                 folder = Path(os.path.realpath(source))
-                model_config, training_config = _continuation(folder, given)
+                model_config, training_config = _continuation(folder, given, dense)
                 with console.status("Reading the text and the model ..."):
                     corpus = load_corpus(paths, model_config.context, PublishedTokenizer.open(folder).encode_plain)
                     trainer = Trainer(model_config, training_config, corpus, folder)
@@ -196,6 +197,8 @@ def train(
     print_files(console, "Figures", figures)
     print_title(console, "Next")
     print_command(console, "generate", run.folder, "The ")
+    if run.source is not None:
+        print_command(console, "convert", run.folder, f"{run.folder}-published")
 
 
 def _absolute(path: str) -> str:
@@ -214,12 +217,12 @@ def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]
     return presets.model(settings, **model), presets.training(**training)
 
 
-def _continuation(folder: Path, given: dict[str, Any]) -> tuple[PublishedConfig, TrainingConfig]:
+def _continuation(folder: Path, given: dict[str, Any], dense: bool) -> tuple[PublishedConfig, TrainingConfig]:
     """The settings of a published model with what the user gave. ValueError for what the model itself decides."""
-    settings = {name: value for name, value in given.items() if name not in _TRAINING | {"context"}}
-    if settings:
-        names = ", ".join("--dense" if item == ("num_experts", 0) else option(item[0]) for item in settings.items())
-        raise ValueError(f"{names}: with --from, the model is the one that is published; leave that out")
+    names = [option(name) for name in given if name not in _TRAINING | {"context"}]
+    if names:
+        shown = ", ".join("--dense" if dense and name == "--num-experts" else name for name in names)
+        raise ValueError(f"{shown}: with --from, the model is the one that is published; leave that out")
     if not is_published(folder):
         if (folder / "history.jsonl").exists() or (folder / "summary.json").exists():
             raise ValueError(f"--from {folder} is a run; continue it with --resume --out {folder}")

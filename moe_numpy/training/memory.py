@@ -35,7 +35,8 @@ def require_memory(
 ) -> None:
     """ValueError if training on the CPU needs more memory than this machine has.
 
-    Counted are weights, gradients, moments, and per token of a pass the logits and four vectors of width d a layer.
+    Counted are weights, gradients, moments, and what comes on top of them: in a pass, per token the logits and four
+    vectors of width d a layer; or the copy that a checkpoint is written from, if that is more.
 
     Args:
         model: its settings.
@@ -55,7 +56,8 @@ def require_memory(
         parts = model.transformer
         vocab_size, d_model, context, num_layers = parts.vocab_size, parts.d_model, parts.context, len(parts.layers)
     per_token = 4 * (vocab_size + 4 * num_layers * d_model)
-    needs = _TRAINED * trained + _FROZEN * frozen + training.batch_size * context * per_token
+    of_pass, of_checkpoint = training.batch_size * context * per_token, 12 * trained + 4 * frozen
+    needs = _TRAINED * trained + _FROZEN * frozen + max(of_pass, of_checkpoint)
     if needs > has:
         raise ValueError(
             f"training needs at least {needs / 2**30:,.1f} GiB of memory, this machine has {has / 2**30:,.1f}: "
