@@ -77,15 +77,15 @@ class Fields:
             raise PretrainedError(f"{self.file} contradicts itself: {contradiction}")
         return values[0]
 
-    def integer(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
+    def integer(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> Any:
         """An integer of at least ``least``."""
-        value: int = self.take(int, *names, default=default)
+        value = self.take(int, *names, default=default)
         if value is not None and not least <= value <= 2**40:
             wanted = f"at least {least}" if value < least else f"at most {2**40}"
             raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {wanted}, got {value!r:.60}")
         return value
 
-    def size(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
+    def size(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> Any:
         """An integer that is the length of an axis of a tensor, or less."""
         value = self.integer(*names, default=default, least=least)
         if value is not None and value > self.limits.axis:
@@ -97,7 +97,7 @@ class Fields:
 
     def layers(self, *names: str) -> int:
         """The number of layers."""
-        value = self.integer(*names)
+        value: int = self.integer(*names)
         if value > self.limits.layers:
             raise PretrainedError(
                 f"{self.file}: {self._full(names[0])} is {value}, but there are tensors of {self.limits.layers} layers"
@@ -111,9 +111,9 @@ class Fields:
         above: float = -math.inf,
         least: float = -math.inf,
         below: float = math.inf,
-    ) -> float:
+    ) -> Any:
         """A number within limits, neither too large nor too small for float32."""
-        value: float = self.take(float, *names, default=default)
+        value = self.take(float, *names, default=default)
         if value is None:
             return value
         if not (above < value < below and value >= least):
@@ -126,7 +126,8 @@ class Fields:
 
     def factor(self, *names: str, default: float) -> float:
         """A number that activations or scores are multiplied or divided by."""
-        return self.number(*names, default=default, above=0, below=1e6)
+        value: float = self.number(*names, default=default, above=0, below=1e6)
+        return value
 
     def flag(self, *names: str, default: bool = False) -> bool:
         """True or false."""
