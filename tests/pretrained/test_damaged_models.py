@@ -10,6 +10,7 @@ import time
 import tracemalloc
 import warnings
 
+import jaxtyping
 import numpy as np
 import pytest
 from damage import FILES, OTHER, REFUSED, SAME, SETTINGS
@@ -22,24 +23,31 @@ CASES = 600
 SECONDS, BYTES = 2.0, 2_000_000  # for a folder of 60 KB
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_type_checker():
+    """It would take most of the time and of the memory; other tests run the same functions with it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
-    """``intact(number)``: a folder of some family, its logits and the text that they are of."""
-    every, made = models(), {}
+    """``intact(rng)``: a folder of some family in some dialect, its logits and the text that they are of."""
+    last, made = dict(models()), {}  # of each family
 
-    def of(number):
-        family, name = every[number % len(every)]
-        if number not in made:
-            model, folder = recorded(family)[name], tmp_path_factory.mktemp(family)
-            dialect = ("published", "version_5")[number // len(every) % 2]
+    def of(rng):
+        which = family, dialect = rng.choice(sorted(last)), rng.choice(["published", "version_5"])
+        if which not in made:
+            model, folder = recorded(family)[last[family]], tmp_path_factory.mktemp(family)
             prefix = "language_model." if model[dialect]["model_type"] == "llama4" else ""
             drawn = {n: values(n, shape, model["seed"], model["width"]) for n, shape in names_of(model).items()}
             how = {"dtype": "BF16", "max_shard_bytes": 60_000} if dialect == "published" else {}
             write_tensor_files(folder, [(prefix + n, array) for n, array in drawn.items()], **how)
             (folder / "config.json").write_text(json.dumps(model[dialect]))
             ids = texts(model["seed"])[0][:1]
-            made[number] = folder, Transformer.from_pretrained(folder)(ids).logits.data, ids
-        return made[number]
+            made[which] = folder, Transformer.from_pretrained(folder)(ids).logits.data, ids
+        return made[which]
 
     return of
 
@@ -70,7 +78,7 @@ def outcome(folder, logits, ids):
 def test_a_damaged_model_is_refused(intact, tmp_path, part):
     for seed in range(part * CASES // 20, (part + 1) * CASES // 20):
         rng = random.Random(seed)
-        folder, logits, ids = intact(seed * 7 % 113)
+        folder, logits, ids = intact(rng)
         damaged = shutil.copytree(folder, tmp_path / "model")
         way = rng.choice(SETTINGS if rng.random() < 0.6 else FILES)
         *what, allowed = way(rng, damaged)
