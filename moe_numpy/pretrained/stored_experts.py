@@ -62,7 +62,7 @@ class StoredExperts(Module):
         self.one = answer
         one = {name: parameter.shape for name, parameter in template.named_parameters()}
         self.stacks = tuple(_Stack(name, (self.num_experts, *shape[1:]), read) for name, shape in one.items())
-        self._size = self.num_experts * template.num_parameters()
+        self.num_stored = self.num_experts * template.num_parameters()
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """The rows of one expert after the other."""
@@ -71,7 +71,3 @@ class StoredExperts(Module):
             if rows.stop > rows.start:
                 answers.append(self.one(e, x[rows]))
         return Concatenate.apply(*answers, axis=0)
-
-    def num_parameters(self) -> int:
-        """How many numbers the files hold."""
-        return self._size
