@@ -52,11 +52,16 @@ class StoredExperts(Module):
     def __init__(self, kind: str, sizes: tuple[int, int, int], settings: Mapping[str, float], read: Read):
         self.num_experts, d_model, d_ff = sizes
         template: Any = make_experts(kind, 1, d_model, d_ff, rng=Unfilled(), dtype=np.float32, **settings)
+        unfilled = {name: parameter.data for name, parameter in template.named_parameters()}
+        for parameter in template.parameters():  # no graph, which would keep what was read
+            parameter.requires_grad = False
 
         def answer(e: int, x: Tensor) -> Tensor:  # a function, so that the template is no part of the model
             for name, array in read(e).items():
                 getattr(template, name).data = array[None]
             y: Tensor = template(x, np.array([0, x.shape[0]]))
+            for name, nothing in unfilled.items():  # the next one to be read may be of another layer
+                getattr(template, name).data = nothing
             return y
 
         self.one = answer
