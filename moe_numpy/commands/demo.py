@@ -14,10 +14,10 @@ from rich.text import Text
 
 from ..models import ModelConfig
 from ..models import generate as continue_text
+from ..models.text import ByteTokenizer
 from ..training import Trainer, encode, load_corpus, presets
 from ..training.runs import next_free
 from .figures import save_run_figures
-from .generate import decoded
 from .output import (
     JsonOption,
     console_for,
@@ -139,7 +139,7 @@ def _print_samples(console: Console, trainer: Trainer) -> None:
     for domain in trainer.corpus.domains:
         prompt = _PROMPTS[domain.name]
         rng = np.random.default_rng(trainer.config.seed)
-        answer = "".join(decoded(continue_text(trainer.model, encode(prompt), _SAMPLE_BYTES, rng=rng)))
+        answer = ByteTokenizer().decode(continue_text(trainer.model, encode(prompt), _SAMPLE_BYTES, rng=rng))
         start = Text(prompt, "underline") if shows_style else Text(f"[{prompt}]")
         console.print(Text(f"{domain.name}:", "dim"))
         console.print(Padding(start + Text(printable(answer).rstrip()), (0, 0, 0, 4), expand=False))

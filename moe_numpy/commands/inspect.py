@@ -15,12 +15,13 @@ from ..instruments.routing_report import (
     SentenceRouting,
     TypicalByte,
     by_byte_class,
-    byte_name,
     most_separating,
     route_sentence,
     separation,
     typical_bytes,
 )
+from ..models import ModelConfig
+from ..models.text import ByteTokenizer
 from ..training import Run, encode
 from ..training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
 from .figures import load_history, save_figures
@@ -62,6 +63,8 @@ def inspect(
         opened = Run.open(run)
         checkpoint = opened.verified(step)
         config, step = opened.model_config, checkpoint.step
+        if not isinstance(config, ModelConfig):
+            raise ValueError(f"{run} reads tokens, not bytes; write it as a published model first: convert {run} OUT")
         layers = config.routed_layers
         if not layers:
             kind = "has Soft MoE layers: every expert takes a part of every byte, and none is chosen"
@@ -95,7 +98,7 @@ def inspect(
         title = f"Layer {layers[i]}: which experts take which domain ({apart})"
         print_shares(console, title, domains, evaluation.domain_expert[i])
         console.print()
-    byte_expert = evaluation.assignments.sum(axis=1)
+    byte_expert = _by_byte(evaluation)
     names, classes = by_byte_class(byte_expert)
     i = layers.index(telling)
     print_shares(console, f"Layer {telling}: which experts take which kind of byte", names, classes[i])
@@ -108,6 +111,12 @@ def inspect(
     print_files(console, "Figures", figures)
 
 
+def _by_byte(evaluation: Evaluation) -> Any:
+    """How often each byte chose each expert, [L, 256, E]."""
+    assert evaluation.assignments is not None  # of 256 bytes
+    return evaluation.assignments.sum(axis=1)
+
+
 def _save_figures(
     run: Run,
     layers: list[int],
@@ -117,7 +126,7 @@ def _save_figures(
     history: tuple[Any, Any],
 ) -> list[Path]:
     def draw(plots: Any) -> "dict[str, Figure]":
-        names, classes = by_byte_class(evaluation.assignments.sum(axis=1))
+        names, classes = by_byte_class(_by_byte(evaluation))
         figures = {
             "expert_by_domain": plots.expert_by_domain(evaluation.domain_expert, domains, layers),
             "expert_by_byte": plots.expert_by_byte(classes, names, layers),
@@ -140,8 +149,9 @@ def _document(
     routed: SentenceRouting,
     figures: list[Path],
 ) -> dict[str, Any]:
-    byte_expert = evaluation.assignments.sum(axis=1)
+    byte_expert = _by_byte(evaluation)
     names, classes = by_byte_class(byte_expert)
+    name = ByteTokenizer().name
     return {
         "run": str(run.folder),
         "step": step,
@@ -152,7 +162,7 @@ def _document(
         "byte_classes": names,
         "byte_class_expert_by_layer": classes.tolist(),
         "typical_bytes_by_layer": [
-            [[asdict(found) | {"name": byte_name(found.byte)} for found in expert] for expert in typical_bytes(counts)]
+            [[asdict(found) | {"name": name(found.byte)} for found in expert] for expert in typical_bytes(counts)]
             for counts in byte_expert
         ],
         "expert_load": evaluation.expert_load.tolist(),
@@ -167,13 +177,14 @@ def _document(
 
 
 def _print_typical(console: Console, layer: int, experts: list[list[TypicalByte]]) -> None:
+    name = ByteTokenizer().name
     print_title(console, f"Layer {layer}: the most typical bytes of each expert (times its usual share, count)")
     table = plain_table()
     table.add_column("expert", justify="right")
     table.add_column("bytes", no_wrap=True)
     for e, found in enumerate(experts):
         # textwrap, unlike rich, does not break at a no-break space
-        cells = [f"{byte_name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
+        cells = [f"{name(t.byte)} {t.lift:.1f}x ({t.count:,})".replace(" ", "\u00a0") for t in found]
         lines = textwrap.wrap("   ".join(cells), max(console.width - 8, 10))
         table.add_row(str(e), Text("\n".join(lines).replace("\u00a0", " ") or "none stands out"))
     console.print(table)

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from ..autodiff import NonFiniteError
 
-_JOINERS = "\u200c\u200d"  # parts of words in Persian and Indic scripts, and of emoji
+# Parts of words in Persian and Indic scripts, and of emoji: joiners, and the tags that spell a flag.
+_JOINERS = "\u200c\u200d" + "".join(map(chr, range(0xE0020, 0xE0080)))
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 

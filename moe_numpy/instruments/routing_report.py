@@ -26,7 +26,6 @@ BYTE_CLASSES = (
     ("punctuation", b".,:;!?_#$\\"),
 )
 OTHER_BYTES = "other"
-_NAMES = {0x20: "space", 0x0A: "newline", 0x09: "tab", 0x0D: "return"}
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,6 @@ def typical_bytes(byte_expert: Int[Array, "V E"], *, limit: int = 6, min_count: 
         ][:limit]
         for e in range(byte_expert.shape[1])
     ]
-
-
-def byte_name(byte: int) -> str:
-    """A readable name of a byte: ``a``, ``space``, ``newline``, ``0xE2``."""
-    return _NAMES.get(byte) or (chr(byte) if 0x20 < byte < 0x7F else f"0x{byte:02X}")
 
 
 def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:

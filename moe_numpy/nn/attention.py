@@ -7,6 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
+from ..devices import constant_beside
 from ..ops import CausalAttention, Clip, Reshape, RMSNorm, Transpose
 from ..typing import Array, Bool, Float, Random
 from .cache import KeyValueCache
@@ -160,7 +161,7 @@ class Attention(Module):
         k = self._turned(self.key(x), self.key_norm, offset)
         if self.parts.temperature is not None:
             factors = self.parts.temperature.factors(offset + np.arange(x.shape[1]))
-            q = q * Tensor(array_namespace(q.data).asarray(factors[:, None], dtype=q.dtype))
+            q = q * Tensor(constant_beside(q.data, factors[:, None].astype(q.dtype)))
         return q, k, heads(self._clipped(self.value(x)), self.d_head)
 
     def settings(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..instruments.routing_report import SentenceRouting, byte_name, separation
+from ..instruments.routing_report import SentenceRouting, separation
 from ..typing import Array, Float
 from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, layer_numbers, literal, some
 
@@ -114,4 +114,4 @@ def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: s
 
 def _glyph(byte: int) -> str:
     """One character for a byte on an axis."""
-    return {0x20: "␣", 0x0A: "↵", 0x09: "→"}.get(byte) or (literal(byte_name(byte)) if 0x20 < byte < 0x7F else "·")
+    return {0x20: "␣", 0x0A: "↵", 0x09: "→"}.get(byte) or (literal(chr(byte)) if 0x20 < byte < 0x7F else "·")

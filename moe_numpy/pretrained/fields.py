@@ -95,7 +95,7 @@ class Fields:
             )
         return value
 
-    def layers(self, *names: str) -> int:
+    def layers(self, *names: str) -> Any:
         """The number of layers."""
         value: int = self.integer(*names)
         if value > self.limits.layers:

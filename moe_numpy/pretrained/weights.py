@@ -16,6 +16,7 @@ from .errors import PretrainedError, quoted
 from .safetensors_file import StoredTensor
 
 _PLAIN = ("F64", "F32", "F16", "BF16")
+_EXPONENTS = ("F8_E8M0", "U8")  # of scales: powers of two
 _BLOCKS, _SCALES, _SCALE_INV = "_blocks", "_scales", "_scale_inv"
 
 
@@ -113,7 +114,7 @@ class Weights:
 
     def _scales_of(self, name: str) -> Any:
         scales = self._tensors[name + _SCALE_INV]
-        return scales.raw if scales.dtype == "F8_E8M0" else scales.float32()
+        return scales.raw if scales.dtype in _EXPONENTS else scales.float32()
 
     def _require_scales(self, tensor: StoredTensor) -> None:
         thing = f"{tensor.file}: tensor {quoted(tensor.name)}"
@@ -129,7 +130,7 @@ class Weights:
                 f"{thing} of shape {list(tensor.shape)} in blocks of {rows} x {columns} needs scales {list(expected)}, "
                 f"has {list(scales.shape)}"
             )
-        if scales.dtype not in (*_PLAIN, "F8_E8M0"):
+        if scales.dtype not in (*_PLAIN, *_EXPONENTS):
             raise PretrainedError(f"{scales.file}: tensor {quoted(scales.name)} is {scales.dtype}: expected scales")
 
     def _packed_shape(self, name: str) -> tuple[int, ...]:

@@ -1,7 +1,5 @@
 import json
 
-from moe_numpy.commands.generate import decoded
-
 
 def test_text_is_the_same_streamed_and_as_json(cli, trained):
     plain = cli("generate", trained, "the ", "--tokens", 20)
@@ -30,14 +28,6 @@ def test_no_control_character_reaches_the_terminal(cli, trained, monkeypatch):
     assert result.stdout == "[2Jprompt [31mred\tok\n\n"
     document = json.loads(cli("generate", trained, "p", "--json").stdout)
     assert document["text"] == wanted.decode()  # escaped by JSON, nothing lost
-
-
-def test_characters_of_several_bytes_come_whole():
-    assert list(decoded("aé€".encode())) == ["a", "", "é", "", "", "€", ""]
-
-
-def test_bytes_that_are_no_text_become_replacement_characters():
-    assert "".join(decoded(b"a\xffb\xe2\x82")) == "a\ufffdb\ufffd"
 
 
 def test_refusals(refused, trained):

@@ -5,7 +5,6 @@ import pytest
 
 from moe_numpy.instruments.routing_report import (
     by_byte_class,
-    byte_name,
     most_separating,
     route_sentence,
     separation,
@@ -71,13 +70,6 @@ def test_lift_compares_with_the_load_of_the_expert():
 
 def test_an_idle_expert_has_no_typical_bytes():
     assert typical_bytes(counts(a=[50, 0], b=[50, 0])) == [[], []]
-
-
-@pytest.mark.parametrize(
-    ("byte", "name"), [(32, "space"), (10, "newline"), (97, "a"), (0xE2, "0xE2"), (0, "0x00"), (127, "0x7F")]
-)  # fmt: skip
-def test_byte_names_are_printable(byte, name):
-    assert byte_name(byte) == name
 
 
 def test_a_sentence_is_routed_as_the_model_routes_it():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...models import ModelConfig
 from ...models.transformer_config import Dense, Heads, Layer, Sparse
 from ...nn import AttentionParts, Rotary
 from ...nn.rotary import Linear, Llama3, YaRN
@@ -83,6 +84,26 @@ def read_sizes(
         context=fields.integer("max_position_embeddings", default=2048),
         eps=fields.number("rms_norm_eps", default=eps, above=0, below=1),
     )
+
+
+def common_settings(config: ModelConfig, architecture: str) -> dict[str, Any]:
+    """The settings that all families share, for a configuration of ours."""
+    return {
+        "architectures": [architecture],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "max_position_embeddings": config.context,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
 
 
 def rope_settings(fields: Fields, default: Mapping[str, Any] | None = None) -> Fields:

@@ -42,4 +42,4 @@ def transformer(fields: Fields) -> TransformerConfig:
     )
 
 
-FAMILY = Family(transformer, {**LLAMA, **QUERY_KEY_NORMS, **ROUTER, **mlp(), **SHARED})
+FAMILY = Family(transformer, {**LLAMA, **QUERY_KEY_NORMS, **ROUTER, **mlp(), **SHARED}, balance=None)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...models import TransformerConfig
+from ...models import ModelConfig, TransformerConfig
 from ..fields import Fields
 from ..pieces import Experts, OneByOne, Piece, pieces_of
 
@@ -28,6 +28,9 @@ class Family:
         prefix: what all published names begin with.
         further: a pattern of tensors that are no part of the language model.
         written: the settings to write for a model that was read with these.
+        settings_of: the settings that come closest to a configuration of ours; None where none could.
+        balance: the setting that is the coefficient of the balance loss, which transformers takes over all layers at
+            once; None for a family without one there.
         further_layers: whether there may be layers after the last that predict further tokens, no part of it either.
     """
 
@@ -39,6 +42,8 @@ class Family:
     prefix: str = ""
     further: str | None = None
     written: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    settings_of: Callable[[ModelConfig], dict[str, Any]] | None = None
+    balance: str | None = "router_aux_loss_coef"
     further_layers: bool = False
 
     @property

@@ -78,4 +78,5 @@ FAMILY = Family(
         "feed_forward.router.weight": "mlp.gate.wg.weight",
         **mlp("feed_forward.shared", "mlp.shared_mlp"),
     },
+    balance=None,
 )

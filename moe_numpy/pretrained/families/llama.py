@@ -1,10 +1,12 @@
 """Llama (Touvron et al. 2023): dense. What upcycling starts from."""
 
-from ...models import TransformerConfig
+from typing import Any
+
+from ...models import ModelConfig, TransformerConfig
 from ...models.transformer_config import Dense, Norm
 from ...nn import AttentionParts
 from ..fields import Fields
-from .decoder import LLAMA, alternating, heads, mlp, read_rotary, read_sizes
+from .decoder import LLAMA, alternating, common_settings, heads, mlp, read_rotary, read_sizes
 from .family import Family
 
 
@@ -23,4 +25,9 @@ def transformer(fields: Fields) -> TransformerConfig:
     )
 
 
-FAMILY = Family(transformer, {**LLAMA, **mlp()})
+def settings_of(config: ModelConfig) -> dict[str, Any]:
+    """For a configuration of ours, which must be dense."""
+    return common_settings(config, "LlamaForCausalLM") | {"model_type": "llama", "intermediate_size": config.d_ff}
+
+
+FAMILY = Family(transformer, {**LLAMA, **mlp()}, settings_of=settings_of)

@@ -1,14 +1,26 @@
 """Qwen2-MoE (Qwen Team 2024), with a gated shared expert, and Qwen3-MoE (2025), with norms of queries and keys."""
 
 from dataclasses import replace
+from typing import Any
 
-from ...models import TransformerConfig
+from ...models import ModelConfig, TransformerConfig
 from ...models.transformer_config import Dense, Layer, Norm, Sparse
 from ...moe import Recipe
 from ...nn import AttentionParts
 from ...nn.attention import QueryKeyNorm
 from ..fields import Fields
-from .decoder import LLAMA, QUERY_KEY_NORMS, ROUTER, Sizes, alternating, heads, mlp, read_rotary, read_sizes
+from .decoder import (
+    LLAMA,
+    QUERY_KEY_NORMS,
+    ROUTER,
+    Sizes,
+    alternating,
+    common_settings,
+    heads,
+    mlp,
+    read_rotary,
+    read_sizes,
+)
 from .family import Family
 from .olmoe import softmax_router
 
@@ -57,6 +69,26 @@ def qwen2(fields: Fields) -> TransformerConfig:
     )
 
 
+def qwen2_settings_of(config: ModelConfig) -> dict[str, Any]:
+    """For a configuration of ours, whose layers must have a gated shared expert where they are sparse."""
+    recipe = config.layer_recipe
+    router = recipe.router
+    dense = [i for i in range(config.num_layers) if not config.is_sparse(i)]
+    return common_settings(config, "Qwen2MoeForCausalLM") | {
+        "model_type": "qwen2_moe",
+        "qkv_bias": False,
+        "num_experts": max(config.num_experts, 1),
+        "num_experts_per_tok": max(1, int(config.experts_per_token)),
+        "moe_intermediate_size": config.d_ff,
+        "shared_expert_intermediate_size": max(1, recipe.shared_experts) * config.d_ff,
+        "intermediate_size": (config.dense_d_ff or config.active_width) if dense else config.d_ff,
+        "norm_topk_prob": router is not None and len(router.gates) > 0,
+        "mlp_only_layers": dense,
+        "decoder_sparse_step": 1,
+        "use_sliding_window": False,
+    }
+
+
 def layer_types(fields: Fields, types: list[str], num_layers: int, other: str = "sliding_attention") -> list[str]:
     """``layer_types``, one for each layer, ``full_attention`` or the other."""
     if len(types) != num_layers or set(types) - {"full_attention", other}:
@@ -90,5 +122,6 @@ QWEN2 = Family(
         **mlp("feed_forward.shared", "mlp.shared_expert"),
         "feed_forward.shared_gate": "mlp.shared_expert_gate",
     },
+    settings_of=qwen2_settings_of,
 )
 QWEN3 = Family(qwen3, {**LLAMA, **QUERY_KEY_NORMS, **ROUTER, **mlp()})
