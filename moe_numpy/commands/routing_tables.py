@@ -1,0 +1,149 @@
+"""Tables of what experts take, for 80 columns and up to hundreds of experts."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from ..instruments.coactivation import Pair
+from ..instruments.dependence import Explained
+from ..instruments.routed_text import shares
+from ..instruments.routing_report import SentenceRouting
+from ..instruments.typical_tokens import Typical
+from ..typing import Array, Float, Int
+from .output import one_line, plain_table, print_title
+from .shares import print_shares
+
+MANY = 32  # experts; more do not fit as columns
+_GAP = "   "
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[Array, "R E"]) -> None:
+    """Which experts take each row: a column per expert, or, if there are many, the experts of largest lift per row."""
+    if counts.shape[1] <= MANY:
+        print_shares(console, title, rows, shares(counts))
+        return
+    share, load = shares(counts), counts.sum(axis=0) / max(counts.sum(), 1)
+    lift = share / np.where(load > 0, load, 1)
+    print_title(console, f"{title}: the most typical (times usual)")
+    table = plain_table()
+    width = min(max(map(cell_len, rows)), 24)
+    table.add_column("", max_width=width, no_wrap=True)
+    table.add_column("expert, lift, share of the row", no_wrap=True)
+    for r, name in enumerate(rows):
+        enough = counts[r] >= max(10, counts[r].sum() / counts.shape[1] / 4)
+        experts = [e for e in np.argsort(-lift[r], kind="stable") if enough[e] and lift[r, e] > 1]
+        cells = [f"{e:>3} {lift[r, e]:.1f}x {100 * share[r, e]:.0f} %" for e in experts[:10]]
+        (line, *_) = _lines(cells, console.width - width - 3) or ["none stands out"]
+        table.add_row(Text(one_line(name)), line)
+    console.print(table)
+
+
+def print_layers(
+    console: Console,
+    layers: Sequence[int],
+    load: Float[Array, "L E"],
+    apart: Float[Array, " L"] | None,
+    explained: dict[str, list[Explained]],
+) -> None:
+    """One row per layer: its extreme loads, how far its domains are apart, and what explains the choice."""
+    print_title(console, "% of the first choice that each explains beyond chance (by shuffled labels)")
+    table = plain_table()
+    for column in ("layer", "busiest", "idlest", *(["apart"] if apart is not None else []), *explained):
+        table.add_column(column, justify="right", no_wrap=True)
+    for i, layer in enumerate(layers):
+        cells = [f"{100 * load[i].max():.1f} %", f"{100 * load[i].min():.1f} %"]
+        cells += [] if apart is None else [f"{100 * apart[i]:.0f} %"]
+        for of_layer in explained.values():
+            value = of_layer[i]
+            beyond = "-" if np.isnan(value.adjusted) else f"{100 * value.adjusted:.0f}"
+            cells.append(f"{beyond} ({100 * value.chance:.0f})")
+        table.add_row(str(layer), *cells)
+    console.print(table)
+
+
+def print_typical(
+    console: Console, layer: int, experts: Sequence[Sequence[Typical]], name: Callable[[int], str], kind: str
+) -> None:
+    """The most typical tokens of each expert; of many experts, as many as fit one line."""
+    print_title(console, f"Layer {layer}: the most typical {kind} of each expert (times its usual share, count)")
+    table = plain_table()
+    table.add_column("expert", justify="right")
+    table.add_column(kind, no_wrap=True)
+    for e, found in enumerate(experts):
+        lines = _lines([f"{name(t.label)} {t.lift:.1f}x ({t.count:,})" for t in found], max(console.width - 8, 10))
+        shown = lines if len(experts) <= MANY else lines[:1]
+        table.add_row(str(e), Text("\n".join(shown) or "none stands out"))
+    console.print(table)
+
+
+def print_pairs(console: Console, layer: int, pairs: Sequence[Pair]) -> None:
+    """Experts that are chosen together more often than their loads explain."""
+    print_title(console, f"Layer {layer}: experts chosen together more often than their loads explain")
+    if not pairs:
+        console.print("no pair stands out")
+        return
+    cells = [f"{p.experts[0]} + {p.experts[1]}  {p.lift:.1f}x ({p.count:,})" for p in pairs]
+    width = max(map(len, cells)) + 3
+    for line in _lines([cell.ljust(width - 3) for cell in cells], console.width):
+        console.print(line, markup=False)
+
+
+def print_tokens(console: Console, routed: SentenceRouting, layer: int, names: Sequence[str]) -> None:
+    """One row per token: the experts that it chose in a layer and their gate weights, the largest first."""
+    i = routed.layers.index(layer)
+    print_title(console, f"Layer {layer}: the experts of each token and their gate weights")
+    table = plain_table()
+    width = max(map(cell_len, names))
+    table.add_column("token", no_wrap=True, min_width=width)
+    table.add_column("expert gate", no_wrap=True)
+    room = max(console.width - width - 2, 12)
+    for s, name in enumerate(names):
+        experts = np.flatnonzero(routed.asked[i, s])
+        experts = experts[np.argsort(-routed.gate[i, s, experts], kind="stable")]
+        cells = [f"{e:>3} {_gate(float(routed.gate[i, s, e]))}" for e in experts]
+        table.add_row(Text(name), "\n".join(_lines(cells, room)) or "none")
+    console.print(table)
+
+
+def print_sentence(console: Console, routed: SentenceRouting, shown: Sequence[int]) -> None:
+    """Each byte above the digit of its first-choice expert, one row per layer."""
+    visible = {0x20: " ", 0x0A: "\\", 0x09: "\\"}
+    characters = [visible.get(b) or (chr(b) if 0x20 < b < 0x7F else ".") for b in routed.ids]
+    notes = ["\\ is newline"]
+    if routed.gate.shape[2] > 10:
+        notes.append("a is 10, A 36")
+    if routed.dropped.any():
+        notes.append(". was full")
+    print_title(console, f"First-choice expert of each byte ({'; '.join(notes)})")
+    room = max(console.width - 12, 10)
+    for start in range(0, len(characters), room):
+        here = slice(start, start + room)
+        console.print(Text(f"{'':10}" + "".join(characters[here])), soft_wrap=True)
+        for i, number in enumerate(routed.layers):
+            if number in shown:
+                experts = zip(routed.first_choice[i, here], routed.dropped[i, here], strict=True)
+                row = "".join("." if lost else _DIGITS[e % len(_DIGITS)] for e, lost in experts)
+                console.print(Text(f"layer {number:<3} {row}", style="cyan"), soft_wrap=True)
+        console.print()
+
+
+def _gate(weight: float) -> str:
+    return "full" if weight == 0 else f"{weight:.2f}"
+
+
+def _lines(cells: Sequence[str], room: int) -> list[str]:
+    """Cells beside each other in lines of at most ``room`` columns, if a single one is not wider."""
+    if not cells:
+        return []
+    begins, used = [0], cell_len(cells[0])
+    for i, cell in enumerate(cells[1:], 1):
+        used += len(_GAP) + cell_len(cell)
+        if used > room:
+            begins.append(i)
+            used = cell_len(cell)
+    return [_GAP.join(cells[a:b]) for a, b in pairwise([*begins, len(cells)])]
