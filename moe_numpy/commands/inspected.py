@@ -55,6 +55,11 @@ class Inspected:
         """Whether it was trained here, on bytes."""
         return self.step is not None
 
+    @property
+    def unit(self) -> str:
+        """What a token is called."""
+        return "byte" if self.is_run else "token"
+
 
 def open_inspected(
     folder: Path, text: Sequence[Path], tokens: int | None, sentence: str | None, layer: int | None, step: int | None
@@ -120,13 +125,15 @@ def _open_published(
         return _known(tokenizer.encode(text, add_special_tokens=False), model, tokenizer)
 
     lead = _known(_lead(tokenizer, texts[0][:100]), model, tokenizer)
-    length = min(LONGEST_WINDOW, model.context - len(lead))
-    windows = text_windows(texts, encode, tokens=tokens, length=length, lead=lead)
+    window = min(LONGEST_WINDOW, model.context)
+    if len(lead) >= window:
+        raise ValueError(f"{tokenizer.path} begins a text with {len(lead)} tokens, a window has {window}")
+    windows = text_windows(texts, encode, tokens=tokens, length=window - len(lead), lead=lead)
     if not windows:
         raise ValueError("the text has no tokens")
     ids = _known(tokenizer.encode(_SENTENCE if sentence is None else sentence), model, tokenizer)
     scores = 2 * 4 * len(model.routed_layers) * model.num_routes
-    at_once = max(min(_BATCH_TOKENS, _BATCH_BYTES // scores) // (length + len(lead)), 1)
+    at_once = max(min(_BATCH_TOKENS, _BATCH_BYTES // scores) // window, 1)
     shown = ids[: model.context] if sentence is None else ids
     return Inspected(folder, model, tokenizer, domains, windows, at_once, tuple(shown))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -14,7 +15,7 @@ from ..instruments.routed_text import shares
 from ..instruments.routing_report import SentenceRouting
 from ..instruments.typical_tokens import Typical
 from ..typing import Array, Float, Int
-from .output import one_line, plain_table, print_title
+from .output import one_line, plain_table, print_title, sparkline
 from .shares import print_shares
 
 MANY = 32  # experts; more do not fit as columns
@@ -29,15 +30,15 @@ def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[
         return
     share, load = shares(counts), counts.sum(axis=0) / max(counts.sum(), 1)
     lift = share / np.where(load > 0, load, 1)
-    print_title(console, f"{title}: the most typical (times usual)")
+    print_title(console, title)
     table = plain_table()
     width = min(max(map(cell_len, rows)), 24)
     table.add_column("", max_width=width, no_wrap=True)
-    table.add_column("expert, lift, share of the row", no_wrap=True)
+    table.add_column("the most typical experts: times their usual share, % of the row", no_wrap=True)
     for r, name in enumerate(rows):
         enough = counts[r] >= max(10, counts[r].sum() / counts.shape[1] / 4)
         experts = [e for e in np.argsort(-lift[r], kind="stable") if enough[e] and lift[r, e] > 1]
-        cells = [f"{e:>3} {lift[r, e]:.1f}x {100 * share[r, e]:.0f} %" for e in experts[:10]]
+        cells = [f"{e:>3} {lift[r, e]:.1f}x {100 * share[r, e]:.1f}" for e in experts[:10]]
         (line, *_) = _lines(cells, console.width - width - 3) or ["none stands out"]
         table.add_row(Text(one_line(name)), line)
     console.print(table)
@@ -51,7 +52,10 @@ def print_layers(
     explained: dict[str, list[Explained]],
 ) -> None:
     """One row per layer: its extreme loads, how far its domains are apart, and what explains the choice."""
-    print_title(console, "% of the first choice that each explains beyond chance (by shuffled labels)")
+    print_title(console, "Layers: extremes of load, and what explains the first choice of an expert")
+    if apart is not None:
+        console.print("apart: the two most similar domains.", end=" ", style="dim")
+    console.print("Then % of its entropy beyond chance (of shuffled labels).", style="dim")
     table = plain_table()
     for column in ("layer", "busiest", "idlest", *(["apart"] if apart is not None else []), *explained):
         table.add_column(column, justify="right", no_wrap=True)
@@ -91,6 +95,29 @@ def print_pairs(console: Console, layer: int, pairs: Sequence[Pair]) -> None:
     width = max(map(len, cells)) + 3
     for line in _lines([cell.ljust(width - 3) for cell in cells], console.width):
         console.print(line, markup=False)
+
+
+def print_load(console: Console, layers: list[int], shown: list[int], steps: Any, load: Any) -> None:
+    """The largest and the smallest share of an expert over training, one line per layer; nothing without a history."""
+    if len(steps) == 0:
+        return
+    num_experts = load.shape[2]
+    parts = np.array_split(np.arange(len(steps)), min(16, len(steps)))
+    fair = 100 / num_experts
+    print_title(console, f"Load while training, steps {steps[0]} to {steps[-1]} (fair share {fair:.1f} %)")
+    table = plain_table()
+    for column in ("layer", "busiest expert", "idlest expert"):
+        table.add_column(column, no_wrap=True)
+    for number in shown:
+        of_layer = load[:, layers.index(number)]
+        cells = []
+        for extreme in (of_layer.max(axis=1), of_layer.min(axis=1)):
+            means = [extreme[part].mean() for part in parts]
+            line = sparkline(means, console, top=max(of_layer.max(), 2 / num_experts))
+            cells.append(f"{line} {100 * means[0]:.0f} to {100 * means[-1]:.0f} %")
+        table.add_row(str(number), *cells)
+    console.print(table)
+    console.print()
 
 
 def print_tokens(console: Console, routed: SentenceRouting, layer: int, names: Sequence[str]) -> None:
