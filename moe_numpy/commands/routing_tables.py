@@ -19,7 +19,6 @@ from .output import one_line, plain_table, print_title, sparkline
 from .shares import print_shares
 
 MANY = 32  # experts; more do not fit as columns
-_GAP = "   "
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -53,9 +52,8 @@ def print_layers(
 ) -> None:
     """One row per layer: its extreme loads, how far its domains are apart, and what explains the choice."""
     print_title(console, "Layers: extremes of load, and what explains the first choice of an expert")
-    if apart is not None:
-        console.print("apart: the two most similar domains.", end=" ", style="dim")
-    console.print("Then % of its entropy beyond chance (of shuffled labels).", style="dim")
+    closest = "" if apart is None else "apart: the two closest domains. "
+    console.print(f"{closest}Labels: % beyond chance (% of shuffled ones)", style="dim")
     table = plain_table()
     for column in ("layer", "busiest", "idlest", *(["apart"] if apart is not None else []), *explained):
         table.add_column(column, justify="right", no_wrap=True)
@@ -128,12 +126,13 @@ def print_tokens(console: Console, routed: SentenceRouting, layer: int, names: S
     width = max(map(cell_len, names))
     table.add_column("token", no_wrap=True, min_width=width)
     table.add_column("expert gate", no_wrap=True)
-    room = max(console.width - width - 2, 12)
+    room = max(console.width - max(width, len("token")) - 2, 12)
+    digits = len(str(routed.gate.shape[2] - 1))
     for s, name in enumerate(names):
         experts = np.flatnonzero(routed.asked[i, s])
         experts = experts[np.argsort(-routed.gate[i, s, experts], kind="stable")]
-        cells = [f"{e:>3} {_gate(float(routed.gate[i, s, e]))}" for e in experts]
-        table.add_row(Text(name), "\n".join(_lines(cells, room)) or "none")
+        cells = [f"{e:>{digits}} {_gate(float(routed.gate[i, s, e]))}" for e in experts]
+        table.add_row(Text(name), "\n".join(_lines(cells, room, "  ")) or "none")
     console.print(table)
 
 
@@ -160,17 +159,18 @@ def print_sentence(console: Console, routed: SentenceRouting, shown: Sequence[in
 
 
 def _gate(weight: float) -> str:
-    return "full" if weight == 0 else f"{weight:.2f}"
+    """.41, 1.25; ``full`` where the expert had no place."""
+    return "full" if weight == 0 else f"{weight:.2f}".removeprefix("0")
 
 
-def _lines(cells: Sequence[str], room: int) -> list[str]:
+def _lines(cells: Sequence[str], room: int, gap: str = "   ") -> list[str]:
     """Cells beside each other in lines of at most ``room`` columns, if a single one is not wider."""
     if not cells:
         return []
     begins, used = [0], cell_len(cells[0])
     for i, cell in enumerate(cells[1:], 1):
-        used += len(_GAP) + cell_len(cell)
+        used += len(gap) + cell_len(cell)
         if used > room:
             begins.append(i)
             used = cell_len(cell)
-    return [_GAP.join(cells[a:b]) for a, b in pairwise([*begins, len(cells)])]
+    return [gap.join(cells[a:b]) for a, b in pairwise([*begins, len(cells)])]

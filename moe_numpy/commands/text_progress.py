@@ -31,7 +31,7 @@ def text_progress(console: Console, total: int) -> Iterator[Callable[[int], None
         nonlocal printed
         now = time.monotonic()
         spent = now - began
-        if spent > _QUIET and now - printed > spent / 10:
+        if spent > _QUIET and now - printed > spent / 10 and tokens < total:
             printed = now
             left = spent * (total - tokens) / tokens
             console.print(f"routed {tokens:,} of {total:,} tokens, {left:.0f} s left", soft_wrap=True)

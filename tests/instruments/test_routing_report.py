@@ -8,7 +8,7 @@ from moe_numpy.instruments.routing_report import (
     most_separating,
     route_sentence,
     separation,
-    typical_bytes,
+    typical_labels,
 )
 from moe_numpy.models import ModelConfig, Transformer
 
@@ -59,17 +59,17 @@ def test_every_byte_is_in_exactly_one_class():
 
 def test_lift_compares_with_the_load_of_the_expert():
     table = counts(a=[30, 30], b=[0, 60], c=[40, 0])  # expert 0 takes 70 of 160
-    first, second = typical_bytes(table, min_count=20)
+    first, second = typical_labels(table, min_count=20)
     assert [(chr(t.byte), t.count) for t in first] == [("c", 40), ("a", 30)]
     assert first[0].lift == pytest.approx(1 / (70 / 160))
     assert first[1].lift == pytest.approx(0.5 / (70 / 160))
     assert [(chr(t.byte), t.count) for t in second] == [("b", 60)]  # a has a lift below 1
-    assert [chr(t.byte) for t in typical_bytes(table, min_count=35)[0]] == ["c"]
-    assert [chr(t.byte) for t in typical_bytes(table, limit=1)[0]] == ["c"]
+    assert [chr(t.byte) for t in typical_labels(table, min_count=35)[0]] == ["c"]
+    assert [chr(t.byte) for t in typical_labels(table, limit=1)[0]] == ["c"]
 
 
-def test_an_idle_expert_has_no_typical_bytes():
-    assert typical_bytes(counts(a=[50, 0], b=[50, 0])) == [[], []]
+def test_an_idle_expert_has_no_typical_labels():
+    assert typical_labels(counts(a=[50, 0], b=[50, 0])) == [[], []]
 
 
 def test_a_sentence_is_routed_as_the_model_routes_it():
