@@ -40,7 +40,8 @@ def co_activation(
         axes.set_title(f"layer {layer}", fontsize=10)
         for set_ticks in (axes.set_xticks, axes.set_yticks):
             set_ticks(some(num_experts, 9))
-        axes.set_xlabel("expert")
+        if i >= num_layers - columns:
+            axes.set_xlabel("expert")
         if i % columns == 0:
             axes.set_ylabel("expert")
     bar = figure.colorbar(image, ax=panels, pad=0.015, shrink=0.8, extend="both")
