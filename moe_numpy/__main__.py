@@ -8,6 +8,7 @@ import typer
 
 from . import __version__
 from .commands.bench import bench
+from .commands.convert import convert
 from .commands.count import count
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -49,7 +50,7 @@ def main(
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, gradcheck, recipes, count):
+for command in (demo, train, generate, inspect, convert, gradcheck, recipes, count):
     app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)

@@ -1,5 +1,6 @@
 """Where arrays live: "cpu", or "cuda", an NVIDIA GPU, through CuPy, which is imported on first use."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,21 @@ def float_type(name: str) -> Any:
 def put(x: Any, device: str) -> Any:
     """x copied to a device, or x itself if it is there. DeviceError as for :func:`namespace`."""
     return to_host(x) if device == "cpu" else namespace(device).asarray(x)
+
+
+def constant_beside(x: Any, constant: Any) -> Any:
+    """An array of NumPy that never changes, in the library and on the device of x; copied there once.
+
+    A copy from the host cannot be part of a recorded CUDA graph.
+    """
+    if on_host(x):
+        return constant
+    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), x.device)
+
+
+@lru_cache(maxsize=256)
+def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: Any) -> Any:
+    return xp.asarray(np.frombuffer(content, dtype).reshape(shape))
 
 
 def on_host(x: Any) -> bool:

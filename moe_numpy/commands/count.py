@@ -27,7 +27,10 @@ from ..accounting import (
     weight_bytes,
 )
 from ..accounting.parameters import Parameters
-from ..models import ModelConfig, Transformer
+from ..models import Transformer
+from ..nn import FeedForward
+from ..pretrained import from_pretrained, is_published
+from ..pretrained.stored_experts import StoredExperts
 from ..training import Run, TrainingConfig
 from ..training.memory import require_memory
 from .output import JsonOption, command_line, console_for, one_line, print_json, print_title, refusals
@@ -38,7 +41,9 @@ _CONTEXT = 4096
 def count(
     model: Annotated[
         str | None,
-        typer.Argument(help="A published model or a run folder.", show_default="all published models"),
+        typer.Argument(
+            help="The name of a published model, its folder, or a run folder.", show_default="all published models"
+        ),
     ] = None,
     context: Annotated[
         int | None,
@@ -70,10 +75,11 @@ def count(
             ]
         else:
             architecture, entry, default_context = _find(model)
-            if isinstance(architecture, ModelConfig):
-                given = [name for name, value in (("devices", devices), ("device-limit", device_limit)) if value]
+            if isinstance(architecture, Transformer):
+                options = {"context": context, "dtype": dtype, "devices": devices, "device-limit": device_limit}
+                given = [name for name, value in options.items() if value]
                 if given:
-                    raise ValueError(f"--{given[0]} needs layers that can be counted, not {architecture.recipe}")
+                    raise ValueError(f"--{given[0]} needs layers whose costs are counted; those of {model} are not")
                 document = {"model": model, **_measured_sizes(architecture), "stated": None}
             else:
                 document = {
@@ -90,18 +96,21 @@ def count(
         _print_document(console, document, architecture)
 
 
-def _find(model: str) -> tuple[Architecture | ModelConfig, PublishedModel | None, int]:
+def _find(model: str) -> tuple[Architecture | Transformer, PublishedModel | None, int]:
     """The architecture, its published entry if any, and the default context.
 
-    The configuration instead, for a run that no architecture can express.
+    The model itself instead, for a published folder and for a run that no architecture can express.
     """
     is_path = Path(model).name != model or Path(model).is_dir()
     if is_path and model.lower() not in PUBLISHED:
+        if is_published(Path(model)):
+            return from_pretrained(model), None, _CONTEXT
         config = Run.open(Path(model)).model_config
         try:
             return architecture_of(config), None, config.context
         except ValueError:
-            return config, None, config.context
+            require_memory(config, TrainingConfig())
+            return Transformer(config, rng=np.random.default_rng(0)), None, config.context
     entry = published(model)
     return entry.architecture, entry, _CONTEXT
 
@@ -119,13 +128,13 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _measured_sizes(config: ModelConfig) -> dict[str, Any]:
+def _measured_sizes(model: Transformer) -> dict[str, Any]:
     """What :func:`_sizes` counts, from the parameters of the model itself: its layers are no Architecture."""
-    require_memory(config, TrainingConfig())
-    model = Transformer(config, rng=np.random.default_rng(0))
     parts = {field.name: 0 for field in fields(Parameters)}
     for name, parameter in model.named_parameters():
-        parts[_part(name, config)] += parameter.data.size
+        parts[_part(name, model)] += parameter.data.size
+    stored = sum(m.num_parameters() for _, m in model.named_modules() if isinstance(m, StoredExperts))
+    parts["experts"] += stored
     total, active = sum(parts.values()), model.active_parameters()
     return {
         "total": total,
@@ -140,14 +149,14 @@ def _measured_sizes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _part(name: str, config: ModelConfig) -> str:
+def _part(name: str, model: Transformer) -> str:
     """The field of Parameters that a parameter of this name belongs to."""
     if not name.startswith("layers."):
         return {"embedding": "embedding", "output": "output"}.get(name.partition(".")[0], "norms")
     _, layer, module, rest = name.split(".", 3)
     if module != "feed_forward":
         return "norms" if module.endswith("norm") else "attention"
-    if not config.is_sparse(int(layer)):
+    if isinstance(model.layers[int(layer)].feed_forward, FeedForward):
         return "dense"
     if "experts" in rest.split("."):
         return "experts"
@@ -226,11 +235,11 @@ def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
     console.print(f"One in detail: {command_line('count', documents[0]['model'])}", markup=False, soft_wrap=True)
 
 
-def _print_document(console: Console, document: dict[str, Any], architecture: Architecture | ModelConfig) -> None:
+def _print_document(console: Console, document: dict[str, Any], architecture: Architecture | Transformer) -> None:
     print_title(console, one_line(document["model"]))
     _print_parts(console, document)
-    if isinstance(architecture, ModelConfig):
-        console.print(f"FLOPs and bytes of the layers of {architecture.recipe} are not counted.", markup=False)
+    if isinstance(architecture, Transformer):
+        console.print("FLOPs and bytes of these layers are not counted.")
         return
     if architecture.num_encoder_layers:
         console.print("Encoder and decoder: a token is one source token and one target token together.\n")

@@ -1,4 +1,4 @@
-"""``python -m moe_numpy generate``: continue a prompt, byte by byte."""
+"""``python -m moe_numpy generate``: continue a prompt, token by token."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,37 +8,52 @@ import typer
 
 from .. import models
 from ..models.generation import sampling_probabilities
-from ..models.text import ByteTokenizer, streamed
-from ..training import Run, encode
+from ..models.text import streamed
+from ..pretrained import PublishedTokenizer
+from ..pretrained.chat import ChatTemplate
 from ..typing import Array, Int
+from .opening import Opened, open_model, require_tokens
 from .output import JsonOption, given_path, print_json, printable, refusals, with_default
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(parser=given_path, metavar="RUN", help="Run folder.")],
+    model: Annotated[
+        Path, typer.Argument(parser=given_path, metavar="MODEL", help="Run folder, or a published model's folder.")
+    ],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
-    tokens: Annotated[int, typer.Option(min=0, help="Bytes to write.")] = 300,
-    temperature: Annotated[float, typer.Option(help="0: always the most likely byte.")] = 0.8,
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens to write; those of a run are bytes.")] = 300,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.8,
     top_p: Annotated[
-        float, typer.Option(help="Draw from the most likely bytes that together have this probability.")
+        float, typer.Option(help="Draw from the most likely tokens that together have this probability.")
     ] = 0.95,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is what a user says; the model's chat template surrounds it.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
     json: JsonOption = False,
 ) -> None:
-    """Continue a prompt with a trained model."""
+    """Continue a prompt with a model trained here or published."""
     with refusals():
-        model, step = Run.open(run).model(step)
-        start = _start(prompt)
+        opened = open_model(model, step)
+        start = _start(opened, model, prompt, chat)
         sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses values out of range
-    new = models.generate(model, start, tokens, rng=np.random.default_rng(seed), temperature=temperature, top_p=top_p)
+    new = models.generate(
+        opened.model,
+        start,
+        tokens,
+        rng=np.random.default_rng(seed),
+        temperature=temperature,
+        top_p=top_p,
+        end_ids=opened.tokenizer.end_ids,
+    )
     with refusals():
         if json:
             document = {
-                "run": str(run),
-                "step": step,
+                "run": str(model),
+                "step": opened.step,
                 "prompt": prompt,
-                "text": ByteTokenizer().decode(new),
+                "text": opened.tokenizer.decode(new),
                 "tokens": tokens,
                 "temperature": temperature,
                 "top_p": top_p,
@@ -47,15 +62,26 @@ def generate(
             print_json(document)
             return
         typer.echo(printable(prompt), nl=False)
-        for piece in streamed(ByteTokenizer(), new):
+        if chat:
+            typer.echo("\n")
+        for piece in streamed(opened.tokenizer, new):
             typer.echo(printable(piece), nl=False)
         typer.echo()
 
 
-def _start(prompt: str) -> Int[Array, " S"]:
+def _start(opened: Opened, folder: Path, prompt: str, chat: bool) -> Int[Array, " S"]:
+    """The tokens to continue. ValueError if there are none, or if the model cannot read them."""
     if not prompt:
         raise ValueError("the prompt is empty; give at least one byte to continue")
+    if chat and opened.is_run:
+        raise ValueError(f"--chat: {folder} is a run, which has no chat template")
     try:
-        return encode(prompt)
+        if chat:
+            text = ChatTemplate.open(folder).render([{"role": "user", "content": prompt}])
+            ids = PublishedTokenizer.open(folder).encode(text, add_special_tokens=False)
+        else:
+            ids = opened.tokenizer.encode(prompt)
     except ValueError as error:
         raise ValueError(f"prompt: {error}") from error
+    require_tokens(ids, opened.model, folder)
+    return np.array(ids, np.int64)

@@ -112,4 +112,4 @@ def _rows_of_blocks(weights: Shaped[Array, "*batch out in"], block: tuple[int, i
 
 def _along_columns(scales: Float[Array, "*batch columns"], rows: Array, block: tuple[int, int]) -> Array:
     """The scale of each column, as a row."""
-    return np.repeat(scales, block[1], axis=-1)[..., None, : rows.shape[-1]]
+    return np.repeat(scales, min(block[1], rows.shape[-1]), axis=-1)[..., None, : rows.shape[-1]]

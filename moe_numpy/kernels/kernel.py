@@ -174,15 +174,15 @@ def is_narrow(x: Any) -> bool:
 def _in_float32(kernel: Kernel[..., Any], *arguments: Any, **settings: Any) -> Any:
     """The definition on wider copies; its floating-point results are rounded to the narrow type, unless ``wide``.
 
-    Where narrow arrays meet float32 or float64 ones, as stored weights do, results are as wide as those.
+    The first array of floats decides: wide rows stay wide beside narrow weights, as those are stored.
     """
     results = kernel.definition(*[x.astype(np.float32) if is_narrow(x) else x for x in arguments], **settings)
-    narrow = next((x.dtype for x in arguments if is_narrow(x)), None)
-    if narrow is None or any(isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64) for x in arguments):
-        return results  # the first is where they are in lists, which are changed in place
+    floats = [x.dtype for x in arguments if is_narrow(x) or (isinstance(x, np.ndarray) and x.dtype.kind == "f")]
+    if not floats or floats[0].itemsize >= 4:  # none: they are in lists, which are changed in place
+        return results
     several = results if isinstance(results, tuple) else (results,)
     kept = [i in kernel.wide or y is None or y.dtype.kind != "f" for i, y in enumerate(several)]
-    rounded = tuple(y if keep else y.astype(narrow) for y, keep in zip(several, kept, strict=True))
+    rounded = tuple(y if keep else y.astype(floats[0]) for y, keep in zip(several, kept, strict=True))
     return rounded if isinstance(results, tuple) else rounded[0]
 
 

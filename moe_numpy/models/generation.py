@@ -1,7 +1,7 @@
 """Sampling text from a model, one byte at a time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -50,33 +50,46 @@ def generate(
     rng: np.random.Generator,
     temperature: float = 0.8,
     top_p: float = 0.95,
+    end_ids: Collection[int] = (),
 ) -> Iterator[int]:
     """Continue the prompt, yielding each new token as soon as it is drawn.
 
     Keys and values of earlier positions are cached. When the context is full, the cache is rebuilt from the later half
     of it, so the text can have any length.
 
+    Args:
+        model: it is in evaluation meanwhile.
+        prompt: token ids.
+        num_tokens: how many to draw.
+        rng: draws them.
+        temperature: see :func:`sampling_probabilities`.
+        top_p: likewise.
+        end_ids: the text ends before the first of these.
+
     Raises:
         ValueError: the prompt is empty, or a setting out of range.
         NonFiniteError: the model gives a logit that is NaN or infinite.
     """
     if len(prompt) == 0:
-        raise ValueError("the prompt is empty; give at least one byte to continue")
+        raise ValueError("the prompt is empty; give at least one token to continue")
     was_training = model.training
     model.eval()
     context = model.context
+    capacity = min(context, len(prompt) + num_tokens)
     text = prompt.tolist()
     caches = None
     unseen: list[int] = []
     try:
         for _ in range(num_tokens):
             if caches is None or caches[0].length + len(unseen) > context:
-                caches = model.new_caches(1)
+                caches = model.new_caches(1, capacity)
                 unseen = text[-max(context // 2, 1) :] if len(text) > context else text
             with no_grad(), np.errstate(all="ignore"):  # a non-finite logit is found below
                 logits = model(model.namespace.asarray([unseen]), caches=caches).logits.data[0, -1]
             p = sampling_probabilities(to_host(logits), temperature, top_p)
             token = int(rng.choice(len(p), p=p))
+            if token in end_ids:
+                return
             text.append(token)
             unseen = [token]
             yield token

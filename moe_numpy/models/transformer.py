@@ -53,14 +53,14 @@ class Block(Module):
     def __init__(self, config: TransformerConfig, layer: Layer, *, rng: Random, dtype: Any):
         d, settings = config.d_model, {"rng": rng, "dtype": dtype}
         self.norm_first, self.multiplier = config.norm_first, config.residual_multiplier
-        self.attention_norm = config.norm.of_width(d, dtype)
+        self.attention_norm = config.norm.of_width(d, **settings)
         self.attention: Attention | LatentAttention
         heads = layer.attention
         if isinstance(heads, Heads):
             self.attention = Attention(d, heads.num_heads, heads.num_kv_heads, heads.d_head, heads.parts, **settings)
         else:
             self.attention = LatentAttention(d, heads.num_heads, heads.parts, **settings)
-        self.feed_forward_norm = config.norm.of_width(d, dtype)
+        self.feed_forward_norm = config.norm.of_width(d, **settings)
         self.feed_forward: MoE | HierarchicalMoE | SoftMoE | FeedForward
         part = layer.feed_forward
         if isinstance(part, Sparse):
@@ -111,7 +111,7 @@ class Transformer(Module):
         parts, settings = self.parts, {"rng": rng, "dtype": dtype}
         self.embedding = Embedding(parts.vocab_size, parts.d_model, **settings)
         self.layers = [Block(parts, layer, **settings) for layer in parts.layers]
-        self.norm = parts.norm.of_width(parts.d_model, dtype)
+        self.norm = parts.norm.of_width(parts.d_model, **settings)
         self.output: Linear | None = None
         if not parts.tied:
             # Small, so that the first predictions are nearly uniform and the first loss is near ln V.
@@ -198,9 +198,14 @@ class Transformer(Module):
             )
         return tokens
 
-    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
-        """An empty key/value cache for each layer, as long as the context."""
-        settings = batch_size, self.context, self.activations or self.embedding.weight.dtype, self.namespace
+    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[KeyValueCache]:
+        """An empty key/value cache for each layer, for ``capacity`` tokens; by default as long as the context."""
+        settings = (
+            batch_size,
+            self.context if capacity is None else capacity,
+            self.activations or self.embedding.weight.dtype,
+            self.namespace,
+        )
         return [layer.attention.new_cache(*settings) for layer in self.layers]
 
     @property

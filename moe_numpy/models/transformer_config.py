@@ -61,11 +61,11 @@ class Norm:
         if self.kind not in ("rms", "layer"):
             raise ValueError(f"norm must be rms or layer, got {self.kind!r}")
 
-    def of_width(self, d_model: int, dtype: Any) -> RMSNorm | LayerNorm:
+    def of_width(self, d_model: int, *, rng: Any, dtype: Any) -> RMSNorm | LayerNorm:
         """The layer for vectors of this length."""
         if self.kind == "rms":
-            return RMSNorm(d_model, self.eps, dtype=dtype)
-        return LayerNorm(d_model, self.eps, self.bias, dtype=dtype)
+            return RMSNorm(d_model, self.eps, rng=rng, dtype=dtype)
+        return LayerNorm(d_model, self.eps, self.bias, rng=rng, dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor, decisions
 from ..kernels import kernel, to_host
-from ..nn import Module, Parameter
-from ..nn.module import normal
+from ..nn import Module
+from ..nn.module import constant, normal
 from ..ops import GELU, Affine, Concatenate, ReLU, SwiGLU
 from ..ops.activations import swiglu, swiglu_gradient
 from ..typing import Array, Float, Int, Random
@@ -199,9 +199,9 @@ class GptOssExperts(Module):
     ):
         self.activation = {"alpha": alpha, "limit": limit}
         self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
-        self.gate_up_bias = Parameter(np.zeros((num_experts, 2 * d_ff), dtype), decay=False)
+        self.gate_up_bias = constant(rng, (num_experts, 2 * d_ff), 0, dtype)
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
-        self.down_bias = Parameter(np.zeros((num_experts, d_model), dtype), decay=False)
+        self.down_bias = constant(rng, (num_experts, d_model), 0, dtype)
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         h = GroupedAffine.apply(x, self.gate_up, self.gate_up_bias, offsets)
@@ -250,9 +250,9 @@ class MLPExperts(Module):
     ):
         self.activation = activation
         self.first = normal(rng, (num_experts, d_ff, d_model), d_model**-0.5, dtype)
-        self.first_bias = Parameter(np.zeros((num_experts, d_ff), dtype), decay=False)
+        self.first_bias = constant(rng, (num_experts, d_ff), 0, dtype)
         self.second = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
-        self.second_bias = Parameter(np.zeros((num_experts, d_model), dtype), decay=False)
+        self.second_bias = constant(rng, (num_experts, d_model), 0, dtype)
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         hidden = self.activation.apply(GroupedAffine.apply(x, self.first, self.first_bias, offsets))

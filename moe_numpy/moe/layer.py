@@ -40,7 +40,7 @@ class Recipe:
 
     router: RouterConfig | None
     experts: str = "swiglu"
-    expert_settings: Mapping[str, float] = field(default_factory=dict)
+    expert_settings: Mapping[str, float] = field(default_factory=dict, hash=False)
     shared_experts: int = 0
     shared_d_ff: int | None = None
     shared_bias: bool = False
@@ -48,6 +48,10 @@ class Recipe:
     zero_experts: int = 0
     num_groups: int = 0
     slots: int = 0
+
+    def shared_width(self, d_ff: int) -> int:
+        """The hidden width of the shared experts together, beside experts of width ``d_ff``."""
+        return self.shared_d_ff or self.shared_experts * d_ff
 
     def __post_init__(self) -> None:
         for name in ("shared_experts", "zero_experts", "num_groups", "slots"):
@@ -103,8 +107,7 @@ class MoE(Module):
             self.experts = WithZeroExperts(self.experts, num_experts)
         self.shared = self.shared_gate = None
         if recipe.shared_experts:
-            width = recipe.shared_d_ff or recipe.shared_experts * d_ff
-            self.shared = FeedForward(d_model, width, recipe.shared_bias, rng=rng, dtype=dtype)
+            self.shared = FeedForward(d_model, recipe.shared_width(d_ff), recipe.shared_bias, rng=rng, dtype=dtype)
         if recipe.gated_shared:
             self.shared_gate = Linear(d_model, 1, rng=rng, dtype=dtype)
 
@@ -138,10 +141,10 @@ class MoE(Module):
 
     def active_parameters(self) -> int:
         """The active parameters per token, on average: all but those of the experts that it does not choose."""
-        of_experts = self.experts.num_parameters()
-        of_one = of_experts // self.num_experts
+        own = sum(p.size for p in self.experts.parameters())
+        of_one = self.experts.num_parameters() // self.num_experts
         real = self.num_experts / self.router.num_experts  # the rest are zero-computation experts
-        return self.num_parameters() - of_experts + round(self.router.per_token * real * of_one)
+        return self.num_parameters() - own + round(self.router.per_token * real * of_one)
 
 
 class HierarchicalMoE(Module):

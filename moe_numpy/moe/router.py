@@ -13,7 +13,7 @@ import numpy as np
 from ..autodiff import Function, Tensor
 from ..kernels import count, sort_by_key, take_rows
 from ..nn import Buffer, Module, Parameter
-from ..nn.module import after_forward, normal
+from ..nn.module import after_forward, constant, normal
 from ..ops import Affine, Softmax
 from ..ops.arithmetic import at_least_float32
 from ..typing import Array, Float, Int
@@ -111,7 +111,7 @@ class Router(Module):
         self.config = config
         self.num_experts = num_experts
         self.weight = normal(rng, (num_experts, d_model), d_model**-0.5, dtype)
-        self.bias = Parameter(np.zeros(num_experts, dtype), decay=False) if config.bias else None
+        self.bias = constant(rng, num_experts, 0, dtype) if config.bias else None
         learned = config.noise is not None and config.noise.learned
         self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype), decay=True) if learned else None
         self.balancer_state: Any = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))

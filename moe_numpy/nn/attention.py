@@ -7,11 +7,12 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
+from ..devices import constant_beside
 from ..ops import CausalAttention, Clip, Reshape, RMSNorm, Transpose
 from ..typing import Array, Bool, Float, Random
 from .cache import KeyValueCache
 from .linear import Linear
-from .module import Module, Parameter
+from .module import Module, Parameter, constant
 from .padding import padding_of
 from .rotary import Rotary
 
@@ -125,7 +126,7 @@ class Attention(Module):
             d_head = d_model // num_heads
         self.d_head, self.num_kv_heads, self.parts = d_head, num_kv_heads, parts
         if parts.rotary is not None:
-            parts.rotary.frequencies(d_head)  # raises for a width without pairs
+            parts.rotary.require(d_head)
         widths, biased = (num_heads * d_head, num_kv_heads * d_head), {"bias": parts.bias, "rng": rng, "dtype": dtype}
         self.query = Linear(d_model, widths[0], **biased)
         self.key = Linear(d_model, widths[1], **biased)
@@ -134,9 +135,9 @@ class Attention(Module):
         self.query_norm = self.key_norm = self.sinks = None
         if parts.norm is not None and parts.norm.weighted:
             lengths = widths if parts.norm.over == "width" else (d_head, d_head)
-            self.query_norm, self.key_norm = (Parameter(np.ones(n, dtype), decay=False) for n in lengths)
+            self.query_norm, self.key_norm = (constant(rng, n, 1, dtype) for n in lengths)
         if parts.sinks:
-            self.sinks = Parameter(np.zeros(num_heads, dtype), decay=False)
+            self.sinks = constant(rng, num_heads, 0, dtype)
 
     def forward(
         self, x: Float[Tensor, "B S d"], cache: KeyValueCache | None = None, mask: Bool[Array, "B S"] | None = None
@@ -160,7 +161,7 @@ class Attention(Module):
         k = self._turned(self.key(x), self.key_norm, offset)
         if self.parts.temperature is not None:
             factors = self.parts.temperature.factors(offset + np.arange(x.shape[1]))
-            q = q * Tensor(array_namespace(q.data).asarray(factors[:, None], dtype=q.dtype))
+            q = q * Tensor(constant_beside(q.data, factors[:, None].astype(q.dtype)))
         return q, k, heads(self._clipped(self.value(x)), self.d_head)
 
     def settings(self) -> dict[str, Any]:

@@ -61,17 +61,17 @@ class LatentAttention(Module):
 
     def __init__(self, d_model: int, num_heads: int, parts: LatentParts, *, rng: Random, dtype: Any = np.float32):
         self.num_heads, self.parts = num_heads, parts
-        parts.rotary.frequencies(parts.d_rope)  # raises for a width without pairs
+        parts.rotary.require(parts.d_rope)
         settings, biased = {"rng": rng, "dtype": dtype}, {"bias": parts.bias, "rng": rng, "dtype": dtype}
         d_query = parts.d_nope + parts.d_rope
         if parts.query_rank is None:
             self.query = Linear(d_model, num_heads * d_query, **settings)
         else:
             self.query_down = Linear(d_model, parts.query_rank, **biased)
-            self.query_norm = RMSNorm(parts.query_rank, parts.eps, dtype=dtype)
+            self.query_norm = RMSNorm(parts.query_rank, parts.eps, **settings)
             self.query_up = Linear(parts.query_rank, num_heads * d_query, **settings)
         self.kv_down = Linear(d_model, parts.kv_rank + parts.d_rope, **biased)
-        self.kv_norm = RMSNorm(parts.kv_rank, parts.eps, dtype=dtype)
+        self.kv_norm = RMSNorm(parts.kv_rank, parts.eps, **settings)
         self.kv_up = Linear(parts.kv_rank, num_heads * (parts.d_nope + parts.d_value), **settings)
         self.output = Linear(num_heads * parts.d_value, d_model, **biased)
 

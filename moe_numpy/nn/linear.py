@@ -8,7 +8,7 @@ import numpy as np
 from ..autodiff import Tensor
 from ..ops import Affine
 from ..typing import Float
-from .module import Module, Parameter, normal
+from .module import Module, constant, normal
 
 
 class Linear(Module):
@@ -41,7 +41,7 @@ class Linear(Module):
             if not (isinstance(length, int | np.integer) and length >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {length!r}")
         self.weight = normal(rng, (d_out, d_in), 1 / math.sqrt(d_in) if std is None else std, dtype)
-        self.bias = Parameter(np.zeros(d_out, dtype), decay=False) if bias else None
+        self.bias = constant(rng, d_out, 0, dtype) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
         return Affine.apply(x, self.weight, self.bias)

@@ -317,3 +317,10 @@ def normal(rng: Random | Unfilled, shape: tuple[int, ...], std: float, dtype: An
     if not isinstance(rng, np.random.Generator | devices.DeviceGenerator):
         raise TypeError(f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r:.60}")
     return Parameter((std * rng.standard_normal(shape)).astype(dtype), decay=True)
+
+
+def constant(rng: Any, shape: int | tuple[int, ...], value: float, dtype: Any = np.float32) -> Parameter:
+    """A Parameter with this value everywhere, to which no weight decay applies; with Unfilled, one without memory."""
+    if isinstance(rng, Unfilled):
+        return Parameter(np.broadcast_to(np.full((), value, dtype), shape), decay=False)
+    return Parameter(np.full(shape, value, dtype), decay=False)

@@ -7,7 +7,7 @@ import numpy as np
 from .. import ops
 from ..autodiff import Tensor
 from ..typing import Float
-from .module import Module, Parameter
+from .module import Module, constant
 
 
 class RMSNorm(Module):
@@ -16,11 +16,12 @@ class RMSNorm(Module):
     Args:
         d_model: length of the vectors.
         eps: ε.
+        rng: of the model; nothing is drawn.
         dtype: type of w, which starts at 1.
     """
 
-    def __init__(self, d_model: int, eps: float = 1e-6, *, dtype: Any = np.float32):
-        self.weight = Parameter(np.ones(d_model, dtype), decay=False)
+    def __init__(self, d_model: int, eps: float = 1e-6, *, rng: Any = None, dtype: Any = np.float32):
+        self.weight = constant(rng, d_model, 1, dtype)
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -34,12 +35,13 @@ class LayerNorm(Module):
         d_model: length of the vectors.
         eps: ε.
         bias: whether there is a b.
+        rng: of the model; nothing is drawn.
         dtype: type of w, which starts at 1, and b, which starts at 0.
     """
 
-    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True, *, dtype: Any = np.float32):
-        self.weight = Parameter(np.ones(d_model, dtype), decay=False)
-        self.bias = Parameter(np.zeros(d_model, dtype), decay=False) if bias else None
+    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True, *, rng: Any = None, dtype: Any = np.float32):
+        self.weight = constant(rng, d_model, 1, dtype)
+        self.bias = constant(rng, d_model, 0, dtype) if bias else None
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

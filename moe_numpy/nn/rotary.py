@@ -12,11 +12,21 @@ from ..typing import Float
 Frequencies = Float[np.ndarray, " half"]
 
 
+def _require_positive(what: str, **settings: float) -> None:
+    """ValueError for a setting that is not a finite number above 0."""
+    for name, value in settings.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{what}: {name} must be above 0 and finite, got {value}")
+
+
 @dataclass(frozen=True)
 class Linear:
     """θ / factor: positions are squeezed into the context of training (Chen et al. 2023, section 2.3)."""
 
     factor: float
+
+    def __post_init__(self) -> None:
+        _require_positive("linear scaling", factor=self.factor)
 
     def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
         """The frequencies to use in place of ``theta`` for a sequence of this length."""
@@ -39,6 +49,11 @@ class Llama3:
     low: float
     high: float
     original_context: int
+
+    def __post_init__(self) -> None:
+        _require_positive("Llama 3 scaling", factor=self.factor, low=self.low, high=self.high)
+        if self.high < self.low:
+            raise ValueError(f"Llama 3 scaling: high must be at least low={self.low}, got {self.high}")
 
     def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
         """The frequencies to use in place of ``theta`` for a sequence of this length."""
@@ -76,6 +91,11 @@ class YaRN:
     beta_slow: float = 1
     truncate: bool = True
     attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("YaRN", factor=self.factor, beta_slow=self.beta_slow, attention_factor=self.attention_factor)
+        if not self.beta_slow <= self.beta_fast < math.inf:
+            raise ValueError(f"YaRN: beta_fast must be at least beta_slow={self.beta_slow}, got {self.beta_fast}")
 
     def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
         """The frequencies to use in place of ``theta`` for a sequence of this length."""
@@ -115,11 +135,20 @@ class LongRoPE:
     short_factor: float = 1.0
     long_factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        _require_positive("LongRoPE", short_factor=self.short_factor, long_factor=self.long_factor)
+        for divisor in (*self.short, *self.long):
+            _require_positive("LongRoPE", s=divisor)
+
+    def require(self, pairs: int) -> None:
+        """ValueError unless there are so many factors of each kind."""
+        for divisors in (self.short, self.long):
+            if len(divisors) != pairs:
+                raise ValueError(f"LongRoPE needs one factor for each of {pairs} pairs, got {len(divisors)}")
+
     def scaled(self, theta: Frequencies, base: float, length: int) -> Frequencies:
         """The frequencies to use in place of ``theta`` for a sequence of this length."""
-        for divisors in (self.short, self.long):
-            if len(divisors) != len(theta):
-                raise ValueError(f"LongRoPE needs one factor for each of {len(theta)} pairs, got {len(divisors)}")
+        self.require(len(theta))
         return theta / np.array(self.long if length > self.original_context else self.short)
 
     def factor_for(self, length: int) -> float:
@@ -143,12 +172,23 @@ class Rotary:
     pairing: str = "halves"
     scaling: Linear | Llama3 | YaRN | LongRoPE | None = None
 
-    def frequencies(self, d_head: int, length: int = 1) -> Frequencies:
-        """θ_j of each pair for sequences of this length. ValueError for an odd width, or one above ``d_head``."""
+    def __post_init__(self) -> None:
+        if not 1 < self.base < math.inf:
+            raise ValueError(f"the base of a rotation must be above 1 and finite, got {self.base}")
+
+    def require(self, d_head: int) -> int:
+        """How many entries of such a head turn. ValueError for an odd number, or one above ``d_head``."""
         width = d_head if self.width is None else self.width
         if width % 2 or not 0 < width <= d_head:
             what = "d_head must be even" if self.width is None else f"width must be even and at most {d_head}"
             raise ValueError(f"{what}, because rotary embedding turns pairs, got {width}")
+        if isinstance(self.scaling, LongRoPE):
+            self.scaling.require(width // 2)
+        return width
+
+    def frequencies(self, d_head: int, length: int = 1) -> Frequencies:
+        """θ_j of each pair for sequences of this length; see :meth:`require`."""
+        width = self.require(d_head)
         theta = self.base ** (-np.arange(0, width, 2) / width)
         return theta if self.scaling is None else self.scaling.scaled(theta, self.base, length)
 

@@ -7,6 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function
+from ..devices import constant_beside
 from ..kernels import kernel
 from ..typing import Array, Float, Int
 
@@ -63,7 +64,7 @@ class RotaryEmbedding(Function):
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing must be {' or '.join(PAIRINGS)}, got {pairing!r}")
         xp = array_namespace(x)
-        angle = (offset + xp.arange(length, dtype=xp.float64))[:, None] * xp.asarray(frequencies)
+        angle = (offset + xp.arange(length, dtype=xp.float64))[:, None] * constant_beside(x, frequencies)
         cos, sin = (factor * xp.cos(angle)).astype(x.dtype), (factor * xp.sin(angle)).astype(x.dtype)
         self.pairing = pairing
         self.save(cos, sin)
@@ -196,7 +197,7 @@ class CausalAttention(Function):
         self.scale = 1 / math.sqrt(d) if scale is None else scale
         queries = _fold(q, num_kv_heads)
         first = _first_key(length, num_keys, window, chunk)
-        first = None if first is None else array_namespace(q).asarray(first)
+        first = None if first is None else constant_beside(q, first)
         rows = None if sinks is None else sinks.reshape(num_kv_heads, -1).repeat(length, axis=1)
         o, e, total = causal_attention(queries, k, v, length, self.scale, first, rows)
         self.num_inputs = 3 if sinks is None else 4

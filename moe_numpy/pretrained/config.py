@@ -1,6 +1,6 @@
 """``config.json`` of a published model: which family it is, and what its settings make of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,25 @@ from typing import Any
 from ..models import TransformerConfig
 from .errors import PretrainedError, quoted
 from .families import FAMILIES, Family
-from .fields import Fields
+from .fields import Fields, Limits
 from .pieces import Piece
-from .published_files import read_json
+from .published_files import SETTINGS_LIMIT, read_json
+from .safetensors_file import StoredTensor
+from .tensor_files import INDEX, SINGLE
 
 FILE = "config.json"
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder looks like a published model, damaged or not; a run has other files."""
+    if (folder / FILE).is_file():
+        try:
+            content = read_json(folder / FILE, dict[str, Any])
+        except PretrainedError:
+            content = {}
+        if "model_type" in content or "training" in content:
+            return "model_type" in content
+    return any((folder / name).exists() for name in (SINGLE, INDEX))
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,28 +37,32 @@ class PublishedConfig:
     Attributes:
         values: the content of ``config.json``.
         file: where it is.
+        limits: of the sizes among them.
     """
 
     values: Mapping[str, Any]
     file: Path = field(default=Path(FILE))
+    limits: Limits = field(default=Limits())
 
     @classmethod
-    def read(cls, folder: Path) -> "PublishedConfig":
-        """The configuration in a folder.
+    def read(cls, folder: Path, tensors: Mapping[str, StoredTensor]) -> "PublishedConfig":
+        """The configuration in a folder with these tensors, which limit its sizes before anything has these sizes.
 
         Raises:
             PretrainedError: it is missing, damaged, of an unknown family, or a setting is not understood.
         """
-        config = cls(read_json(folder / FILE, dict[str, Any]), folder / FILE)
+        config = cls(read_json(folder / FILE, dict[str, Any], SETTINGS_LIMIT), folder / FILE)
+        axis = max(
+            (length for tensor in tensors.values() if 0 not in tensor.shape for length in tensor.shape), default=0
+        )
+        config = replace(config, limits=Limits(axis, config.family.num_layers(tensors)))
         config.transformer  # noqa: B018 (raises)
         return config
 
     @property
     def model_type(self) -> str:
         """The name of the family."""
-        found = self.values.get("model_type")
-        if not isinstance(found, str):
-            raise PretrainedError(f"{self.file} has no model_type")
+        found: str = Fields(self.values, self.file).take(str, "model_type")
         if found not in FAMILIES:
             raise PretrainedError(f"{self.file}: model_type {quoted(found)} is none of {', '.join(sorted(FAMILIES))}")
         return found
@@ -57,7 +75,8 @@ class PublishedConfig:
     @cached_property
     def transformer(self) -> TransformerConfig:
         """The model, layer by layer."""
-        fields = Fields(self.values, self.file)
+        fields = Fields(self.values, self.file, limits=self.limits)
+        fields.skip("quantization_config")  # see fp8_block
         try:
             transformer = self.family.transformer(fields)
         except PretrainedError:
@@ -71,20 +90,17 @@ class PublishedConfig:
         """Where the published tensors belong in the parameters and buffers of the model, given by name."""
         return self.family.pieces(arrays)
 
-    def skips(self, name: str) -> bool:
-        """Whether a published tensor of this name is no part of the model."""
-        return self.family.skips(name, len(self.transformer.layers))
+    def skipped(self, names: Iterable[str]) -> set[str]:
+        """Those of the tensors of a folder that are no part of the model."""
+        return self.family.skipped(names, len(self.transformer.layers))
 
     @property
     def fp8_block(self) -> tuple[int, int] | None:
         """Rows and columns of a block of FP8 weights; None without a ``quantization_config`` of that kind."""
-        settings = self.values.get("quantization_config")
-        if settings is None:
+        fields = Fields(self.values, self.file).part("quantization_config")
+        if fields is None or fields.expect("quant_method", "fp8", "mxfp4") != "fp8":
             return None
-        fields = Fields(settings, self.file, "quantization_config") if isinstance(settings, dict) else None
-        method = fields and fields.expect("quant_method", "fp8", "mxfp4")
-        if fields is None or method != "fp8":
-            return None
+        fields.expect("fmt", "e4m3", "float8_e4m3fn", default="e4m3")
         block = fields.take(tuple[int, int], "weight_block_size")
         if min(block) < 1:
             fields.refuse("weight_block_size", "rows and columns must be at least 1")

@@ -4,7 +4,9 @@ A setting that is not understood would change the numbers in silence, so a field
 except for those that are known to change no number here.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +25,24 @@ _NO_DIFFERENCE = """
     experts_implementation for_llm_compressor gradient_checkpointing hidden_dropout id2label initializer_range
     is_decoder is_encoder_decoder keys_to_ignore_at_inference label2id max_length model_type moe_dropout_prob
     output_attentions output_hidden_states output_router_logits pad_token_id prefix pretraining_tp problem_type
-    quantization_config resid_pdrop return_dict router_aux_loss_coef router_z_loss_coef sep_token_id seq_aux
+    resid_pdrop return_dict router_aux_loss_coef router_z_loss_coef sep_token_id seq_aux
     task_specific_params temperature tokenizer_class top_p torch_dtype torchscript transformers.js_config
     transformers_version use_cache
 """
 HARMLESS = frozenset(_NO_DIFFERENCE.split())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the tensors leave possible, so that no setting makes a model larger than its files.
+
+    Attributes:
+        axis: the length of the longest axis of a tensor.
+        layers: of how many layers there are tensors.
+    """
+
+    axis: int = 2**40
+    layers: int = 10_000
 
 
 class Fields:
@@ -37,10 +52,11 @@ class Fields:
         values: the settings.
         file: where they are from, for messages.
         within: the name of the part.
+        limits: of the sizes among them.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: Path, within: str = ""):
-        self.values, self.file, self.within = values, file, within
+    def __init__(self, values: Mapping[str, Any], file: Path, within: str = "", limits: Limits = Limits()):
+        self.values, self.file, self.within, self.limits = values, file, within, limits
         self._read: set[str] = set()
 
     def take(self, type: Any, *names: str, default: Any = _REQUIRED) -> Any:
@@ -61,20 +77,56 @@ class Fields:
             raise PretrainedError(f"{self.file} contradicts itself: {contradiction}")
         return values[0]
 
-    def size(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
-        """An integer of at least ``least``, and not above what any model has."""
+    def integer(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
+        """An integer of at least ``least``."""
         value: int = self.take(int, *names, default=default)
         if value is not None and not least <= value <= 2**40:
-            raise PretrainedError(f"{self.file}: {self._full(names[0])} must be at least {least}, got {value}")
+            wanted = f"at least {least}" if value < least else f"at most {2**40}"
+            raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {wanted}, got {value!r:.60}")
         return value
 
-    def number(self, *names: str, default: Any = _REQUIRED, above: float | None = None) -> float:
-        """A finite number, larger than ``above`` if that is given."""
-        value: float = self.take(float, *names, default=default)
-        if value is not None and not (abs(value) < 1e300 and (above is None or value > above)):
-            limit = "finite" if above is None else f"above {above:g}"
-            raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {limit}, got {value}")
+    def size(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
+        """An integer that is the length of an axis of a tensor, or less."""
+        value = self.integer(*names, default=default, least=least)
+        if value is not None and value > self.limits.axis:
+            raise PretrainedError(
+                f"{self.file}: {self._full(names[0])} is {value}, but no axis of a tensor is longer than "
+                f"{self.limits.axis}"
+            )
         return value
+
+    def layers(self, *names: str) -> int:
+        """The number of layers."""
+        value = self.integer(*names)
+        if value > self.limits.layers:
+            raise PretrainedError(
+                f"{self.file}: {self._full(names[0])} is {value}, but there are tensors of {self.limits.layers} layers"
+            )
+        return value
+
+    def number(
+        self,
+        *names: str,
+        default: Any = _REQUIRED,
+        above: float = -math.inf,
+        least: float = -math.inf,
+        below: float = math.inf,
+    ) -> float:
+        """A number within limits, neither too large nor too small for float32."""
+        value: float = self.take(float, *names, default=default)
+        if value is None:
+            return value
+        if not (above < value < below and value >= least):
+            limits = {"above": above, "at least": least, "below": below}
+            wanted = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if abs(limit) < math.inf)
+            raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {wanted}, got {value}")
+        if value and not 1e-37 < abs(value) < 1e37:
+            raise PretrainedError(f"{self.file}: {self._full(names[0])} is {value}, which float32 cannot hold")
+        return value
+
+    def factor(self, *names: str, default: float) -> float:
+        """A number that activations or scores are multiplied or divided by."""
+        return self.number(*names, default=default, above=0, below=1e6)
 
     def flag(self, *names: str, default: bool = False) -> bool:
         """True or false."""
@@ -84,7 +136,7 @@ class Fields:
     def expect(self, name: str, *allowed: Any, default: Any = _REQUIRED) -> Any:
         """A setting for which only these values are supported. PretrainedError for another."""
         value = self.take(Any, name, default=default)
-        if value not in allowed:
+        if not any(type(value) is type(other) and value == other for other in allowed):
             expected = " or ".join(map(repr, allowed))
             raise PretrainedError(f"{self.file}: {self._full(name)} is {value!r:.60}, only {expected} is supported")
         return value
@@ -92,7 +144,7 @@ class Fields:
     def part(self, name: str) -> "Fields | None":
         """Settings within this setting; None if it is not set."""
         values = self.take(dict[str, Any], name, default=None)
-        return None if values is None else Fields(values, self.file, self._full(name))
+        return None if values is None else Fields(values, self.file, self._full(name), self.limits)
 
     def skip(self, *names: str) -> None:
         """Leave these: they change no number here."""

@@ -2,13 +2,14 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..autodiff import Tensor
+from ..autodiff.arrays import is_float
 from ..models import Transformer
 from ..models.transformer_config import Sparse
 from ..moe import MoE
@@ -19,6 +20,8 @@ from .pieces import EACH, Piece, as_it_is
 from .stored_experts import StoredExperts
 from .tensor_files import TensorFiles
 from .weights import Weights
+
+_ROWS = 1024  # compared at a time
 
 
 def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None) -> Transformer:
@@ -33,15 +36,20 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None) -> Transfor
         PretrainedError: a file is missing or damaged, or a setting, a tensor, its shape or its type is not what the
             model's family has; the message names it.
     """
+    if dtype is not None and not is_float(np.dtype(dtype)):
+        raise TypeError(f"dtype must be a floating-point type, got {dtype}")
     folder = Path(folder)
-    config = PublishedConfig.read(folder)
-    weights = Weights(TensorFiles.open(folder), config.fp8_block)
-    model = Transformer(config, rng=Unfilled(), dtype=np.float32)
+    files = TensorFiles.open(folder)
+    config = PublishedConfig.read(folder, files)
+    skipped = config.skipped(files)
+    weights = Weights({name: tensor for name, tensor in files.items() if name not in skipped}, config.fp8_block)
+    try:
+        model = Transformer(config, rng=Unfilled(), dtype=np.float32)  # sizes, and not yet any memory
+    except (ValueError, OverflowError) as error:  # of a part: sizes that do not divide, and the like
+        raise PretrainedError(f"{config.file}: {error}") from error
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    pieces = list(config.pieces({name: tensor.data for name, tensor in tensors.items()}))
-    _require_all(folder, weights, pieces, tensors, config)
     by_ours: dict[str, list[Piece]] = {}
-    for piece in pieces:
+    for piece in _checked(folder, weights, tensors, config):
         by_ours.setdefault(piece.ours, []).append(piece)
     if dtype is None:
         _map(model, tensors, by_ours, weights)
@@ -51,12 +59,10 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None) -> Transfor
     return model
 
 
-def _require_all(
-    folder: Path, weights: Weights, pieces: Iterable[Piece], tensors: Mapping[str, Tensor], config: PublishedConfig
-) -> None:
-    """PretrainedError for a tensor that is missing, has another shape, or is in the files and nothing of the model."""
+def _checked(folder: Path, weights: Weights, tensors: Mapping[str, Tensor], config: PublishedConfig) -> Iterator[Piece]:
+    """The pieces of the model. PretrainedError if a tensor is missing, has another shape, or is no part of it."""
     expected: set[str] = set()
-    for piece in pieces:
+    for piece in config.pieces({name: tensor.data for name, tensor in tensors.items()}):
         if piece.published not in weights:
             raise PretrainedError(f"{folder} lacks tensor {quoted(piece.published)}")
         shape = piece.published_shape(tensors[piece.ours].data)
@@ -66,11 +72,12 @@ def _require_all(
                 f"{list(weights.shape(piece.published))}, config.json makes it {list(shape)}"
             )
         expected.add(piece.published)
+        yield piece
     output = config.family.output
     if config.transformer.tied and output in weights:
         _require_equal(weights, output, config.family.embedding)
         expected.add(output)
-    left = [name for name in weights if name not in expected and not config.skips(name)]
+    left = [name for name in weights if name not in expected]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         where = weights.file_of(left[0])
@@ -79,7 +86,12 @@ def _require_all(
 
 def _require_equal(weights: Weights, output: str, embedding: str) -> None:
     """PretrainedError if the output matrix of a tied model is stored too, and is not the embedding."""
-    if not np.array_equal(weights.values(output), weights.values(embedding), equal_nan=True):
+    rows = weights.shape(output)[:1] + weights.shape(embedding)[:1]
+    parts = [slice(start, start + _ROWS) for start in range(0, max(rows, default=0), _ROWS)]
+    same = weights.shape(output) == weights.shape(embedding)
+    if not same or not all(
+        np.array_equal(weights.values(output, part), weights.values(embedding, part), equal_nan=True) for part in parts
+    ):
         raise PretrainedError(
             f"{weights.file_of(output)}: tensor {quoted(output)} differs from {quoted(embedding)}, but "
             "tie_word_embeddings in config.json makes them one"
@@ -91,12 +103,19 @@ def _filled(like: Any, parts: list[Piece], weights: Weights, dtype: np.dtype) ->
     array = np.empty(like.shape, dtype)
     for piece in parts:
         for e in range(len(array)) if piece.expert == EACH else [piece.expert]:
-            _put(piece.entries(array, e), weights.values(piece.published, piece.part(e)))
+            _put(piece.entries(array, e), weights, piece, e)
     return array
 
 
-def _put(view: Any, values: Any) -> None:
-    view[...] = values.reshape(view.shape)
+def _put(view: Any, weights: Weights, piece: Piece, e: int | None) -> None:
+    """Copy a piece, or the part of expert e, into a view of our array."""
+    values = weights.values(piece.published, piece.part(e))
+    try:
+        with np.errstate(over="raise", under="ignore", invalid="ignore"):
+            view[...] = values.reshape(view.shape)
+    except FloatingPointError as error:
+        thing = f"{weights.file_of(piece.published)}: tensor {quoted(piece.published)}"
+        raise PretrainedError(f"{thing} has a value beyond the largest of {view.dtype}") from error
 
 
 def _map(
@@ -139,7 +158,7 @@ def _reader(pieces_of: Mapping[str, list[Piece]], shapes: Mapping[str, tuple[int
         arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
         for name, array in arrays.items():
             for piece in parts[name][EACH] + parts[name][e]:
-                _put(piece.view(array), weights.values(piece.published, piece.part(e)))
+                _put(piece.view(array), weights, piece, e)
         return arrays
 
     return read

@@ -13,6 +13,7 @@ import msgspec
 from .errors import PretrainedError, quoted
 
 JSON_LIMIT = 32_000_000  # bytes, of headers too: 250,000 tensors; as Python objects they can take 20 times as many
+SETTINGS_LIMIT = 1_000_000  # bytes of config.json
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -42,17 +43,18 @@ def open_published(path: Path) -> Iterator[BinaryIO]:
         raise PretrainedError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def read_json(path: Path, type: Any) -> Any:
+def read_json(path: Path, type: Any, limit: int = JSON_LIMIT) -> Any:
     """The JSON of a file as a value of this type.
 
     Raises:
-        PretrainedError: it cannot be opened, is larger than ``JSON_LIMIT``, is not JSON or of another type, or has a
+        PretrainedError: it cannot be opened, has more than ``limit`` bytes, is not JSON or of another type, or has a
             name twice in one object.
     """
     with open_published(path) as file:
-        content = file.read(JSON_LIMIT + 1)
-    if len(content) > JSON_LIMIT:
-        raise PretrainedError(f"{path} has more than {JSON_LIMIT:,} bytes, too many for JSON")
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise PretrainedError(f"{path} has {size:,} bytes, above the limit of {limit:,}")
+        content = file.read(size)
     value = decode_json(content, type, str(path))
     refuse_repeated_names(content, str(path))
     return value

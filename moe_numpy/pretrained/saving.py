@@ -1,18 +1,22 @@
 """A model in the published layout of its family: what other programs read."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
-from ..files import write_json_atomically
+from ..files import write_atomically, write_json_atomically
 from ..kernels import to_host
 from ..models import Transformer
 from .config import FILE, PublishedConfig
+from .errors import PretrainedError
 from .pieces import EACH, Piece
 from .stored_experts import StoredExperts
+from .tensor_files import INDEX, SUFFIX
 from .tensor_writing import write_tensor_files
 
 
@@ -22,6 +26,7 @@ def save_pretrained(
     *,
     dtype: Literal["BF16", "F32"] | None = None,
     max_shard_bytes: float = 5e9,
+    beside: Mapping[str, str | bytes] = MappingProxyType({}),
 ) -> None:
     """Write ``config.json`` and safetensors files that transformers loads as the same model.
 
@@ -30,6 +35,7 @@ def save_pretrained(
         folder: made if it does not exist; holds no model yet.
         dtype: how the weights are stored; None leaves their type.
         max_shard_bytes: of weights in one file.
+        beside: further files by name, such as those of the tokenizer.
 
     Raises:
         TypeError: the configuration of the model is not a published one.
@@ -38,10 +44,20 @@ def save_pretrained(
     """
     config = _config_of(model)
     folder = Path(folder)
-    write_tensor_files(
-        folder, published_arrays(model, _parameters(model)), dtype=dtype, max_shard_bytes=max_shard_bytes
-    )
-    write_json_atomically(folder / FILE, config.to_json())
+    if (folder / FILE).exists():
+        raise PretrainedError(f"{folder / FILE} exists: choose another folder, or delete it")
+    arrays = published_arrays(model, _parameters(model))
+    write_tensor_files(folder, arrays, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    try:
+        write_json_atomically(folder / FILE, config.to_json())
+        write_atomically({folder / name: content for name, content in beside.items()})
+    except BaseException:  # a full disk, a signal
+        for path in [*folder.glob(f"*{SUFFIX}"), *(folder / name for name in (INDEX, FILE, *beside))]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def published_gradients(model: Transformer) -> dict[str, Any]:

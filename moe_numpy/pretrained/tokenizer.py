@@ -42,7 +42,7 @@ class PublishedTokenizer:
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self._special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._is_bytes = token_text.is_bytes(decoder)
-        self._bytes_of_character = _bytes_of_character()
+        self._bytes_of_character = bytes_of_character()
         self._joining = token_text.joining(decoder)
         apart = (id for id in range(self.vocab_size) if not self._joins(id))
         self._anchor = next((id for id in apart if self.decode([id])), None)
@@ -150,7 +150,7 @@ class _Decoder(msgspec.Struct):
     decoder: Any = None
 
 
-def _bytes_of_character() -> dict[str, int]:
+def bytes_of_character() -> dict[str, int]:
     """Byte-level vocabularies write each byte as a visible character: itself, or the next one from U+0100 on.
 
     Radford et al. 2019 (GPT-2), ``bytes_to_unicode``.

@@ -35,8 +35,11 @@ class Weights:
         self._tensors, self._fp8_block = tensors, fp8_block
         self._shapes: dict[str, tuple[int, ...]] = {}
         scales = set()
+        self._require_one_kind()
         for name, tensor in tensors.items():
             if name.endswith(_BLOCKS):
+                if name.removesuffix(_BLOCKS) in tensors:
+                    raise PretrainedError(f"{tensor.file}: tensor {quoted(name)} is there without {_BLOCKS} too")
                 self._shapes[name.removesuffix(_BLOCKS)] = self._packed_shape(name.removesuffix(_BLOCKS))
                 scales.add(name.removesuffix(_BLOCKS) + _SCALES)
             elif tensor.dtype == "F8_E4M3":
@@ -101,6 +104,13 @@ class Weights:
             weights = fp8.dequantise(tensor.raw, self._scales_of(name), self._fp8_block)
             return weights[part]
         return np.array(tensor.raw[part]) if tensor.dtype == "F64" else tensor.float32(part)
+
+    def _require_one_kind(self) -> None:
+        """PretrainedError for F16 beside BF16, which no model has: the bits of one make no sense as the other."""
+        last = {tensor.dtype: tensor for tensor in self._tensors.values()}
+        if "F16" in last and "BF16" in last:
+            one, other = last["F16"], last["BF16"]
+            raise PretrainedError(f"{one.file}: tensor {quoted(one.name)} is F16, but {quoted(other.name)} is BF16")
 
     def _scales_of(self, name: str) -> Any:
         scales = self._tensors[name + _SCALE_INV]

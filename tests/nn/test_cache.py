@@ -34,3 +34,14 @@ def test_other_shapes_and_types_are_refused(other):
     with pytest.raises(ValueError, match=r"the cache takes float32 keys of shape \(1, 2, 3, 4\), got float"):
         cache.append(*tokens(3, **other))
     assert cache.length == 0
+
+
+def test_room_for_a_long_context_grows_with_the_text():
+    cache = KeyValueCache((1, 2, 10**12, 4))
+    start = 0
+    for n in (4000, 200, 1, 9000):
+        k, v = cache.append(*tokens(n, start=start))
+        start += n
+    np.testing.assert_array_equal(k[0, 1, :, 0], np.arange(start))
+    np.testing.assert_array_equal(v, -k)
+    assert cache.keys.shape[2] < 2 * start

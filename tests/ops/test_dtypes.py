@@ -10,7 +10,16 @@ from moe_numpy.gradcheck.cases import all_cases
 
 CASES = {case.name: case for case in all_cases()}
 # Cases with constants of that type.
-OF_FLOAT64 = ("balance_loss", "balance_loss_by_sequence", "cast_to_the_same_type", "attention_with_padding")
+OF_FLOAT64 = (
+    "balance_loss",
+    "balance_loss_by_sequence",
+    "cast_to_the_same_type",
+    "attention_with_padding",
+    "attention_from_parts",
+    "attention_normed_over_all_heads",
+    "attention_normed_after_a_long_rotation",
+    "latent_attention",
+)
 
 
 def as_list(outputs):

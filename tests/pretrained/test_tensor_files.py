@@ -334,4 +334,4 @@ def test_contents_are_the_same_in_one_file_and_in_shards(tmp_path):
 def test_an_index_that_is_too_large(tmp_path):
     (tmp_path / INDEX).touch()
     os.truncate(tmp_path / INDEX, 10**9)
-    refused(tmp_path, INDEX, "more than 32,000,000 bytes")
+    refused(tmp_path, INDEX, "1,000,000,000 bytes, above the limit of 32,000,000")

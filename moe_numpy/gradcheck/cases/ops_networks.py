@@ -7,7 +7,7 @@ import numpy as np
 
 from ...nn import Attention, AttentionParts, LatentAttention, LatentParts, Rotary
 from ...nn.attention import QueryKeyNorm, Temperature
-from ...nn.rotary import YaRN
+from ...nn.rotary import LongRoPE, YaRN
 from ...ops import (
     GELU,
     CausalAttention,
@@ -108,6 +108,11 @@ def rms_norm_large_eps(rng: np.random.Generator) -> Built:
 
 
 @case(LayerNorm)
+def layer_norm_without_bias(rng: np.random.Generator) -> Built:
+    return lambda x, w: LayerNorm.apply(x, w, None), [rng.standard_normal((3, 5)), rng.standard_normal(5)]
+
+
+@case(LayerNorm)
 def layer_norm(rng: np.random.Generator) -> Built:
     return LayerNorm.apply, [rng.standard_normal((2, 3, 4)), rng.standard_normal(4), rng.standard_normal(4)]
 
@@ -184,6 +189,20 @@ def attention_from_parts(rng: np.random.Generator) -> Built:
     )
     layer = Attention(4, 2, 1, 4, parts, rng=rng, dtype=np.float64)
     return lambda x: layer(x), [rng.standard_normal((2, 5, 4))]
+
+
+@case(CausalAttention, RMSNorm)
+def attention_normed_over_all_heads(rng: np.random.Generator) -> Built:
+    layer = Attention(4, 2, 1, 4, AttentionParts(norm=QueryKeyNorm("width")), rng=rng, dtype=np.float64)
+    return lambda x: layer(x), [rng.standard_normal((2, 4, 4))]
+
+
+@case(CausalAttention, RMSNorm, RotaryEmbedding)
+def attention_normed_after_a_long_rotation(rng: np.random.Generator) -> Built:
+    rotary = Rotary(scaling=LongRoPE(2, (1.0, 2.0), (3.0, 4.0), 1.1, 1.2))
+    parts = AttentionParts(rotary, norm=QueryKeyNorm(after_rotation=True, weighted=False), chunk=3)
+    layer = Attention(4, 2, 1, 4, parts, rng=rng, dtype=np.float64)
+    return lambda x: layer(x), [rng.standard_normal((2, 4, 4))]
 
 
 @case(CausalAttention, Concatenate)

@@ -23,10 +23,12 @@ def transformer(fields: Fields) -> TransformerConfig:
     transformers 5.23 does not read it there.
     """
     d_model, num_heads = fields.size("d_model", "hidden_size"), fields.size("n_heads", "num_attention_heads")
-    context = fields.size("max_seq_len", "max_position_embeddings", default=2048)
-    attention, network = (fields.part(name) or Fields({}, fields.file, name) for name in ("attn_config", "ffn_config"))
+    context = fields.integer("max_seq_len", "max_position_embeddings", default=2048)
+    attention, network = (
+        fields.part(name) or Fields({}, fields.file, name, fields.limits) for name in ("attn_config", "ffn_config")
+    )
     fields.skip("emb_pdrop")
-    base = attention.number("rope_theta", default=10000.0, above=0)
+    base = attention.number("rope_theta", default=10000.0, above=1)
     clip = attention.number("clip_qkv", default=None, above=0)
     parts = AttentionParts(read_rotary(fields, d_model // num_heads, context, base=base), clip=clip)
     if parts.rotary is not None and parts.rotary.base != base:
@@ -47,7 +49,7 @@ def transformer(fields: Fields) -> TransformerConfig:
         part.finish()
     fields.expect("num_key_value_heads", heads.num_kv_heads, default=heads.num_kv_heads)
     fields.expect("tie_word_embeddings", False, default=False)
-    num_layers = fields.size("n_layers", "num_hidden_layers")
+    num_layers = fields.layers("n_layers", "num_hidden_layers")
     return TransformerConfig(
         fields.size("vocab_size"),
         d_model,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...models import ModelConfig
 from ...models.transformer_config import Dense, Heads, Layer, Sparse
 from ...nn import AttentionParts, Rotary
 from ...nn.rotary import Linear, Llama3, YaRN
@@ -68,18 +69,41 @@ def read_sizes(
     else:
         fields.skip("hidden_act")
     d_model, num_heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    num_kv_heads = fields.size("num_key_value_heads", default=num_kv_heads or num_heads)
+    if num_heads % num_kv_heads:
+        fields.refuse("num_attention_heads", f"must be a multiple of num_key_value_heads, {num_kv_heads}")
     if d_head is None:
         d_head = max(1, d_model // num_heads)
     return Sizes(
         vocab_size=fields.size("vocab_size"),
         d_model=d_model,
-        num_layers=fields.size("num_hidden_layers"),
+        num_layers=fields.layers("num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=fields.size("num_key_value_heads", default=num_kv_heads or num_heads),
+        num_kv_heads=num_kv_heads,
         d_head=fields.size("head_dim", "attention_head_dim", default=d_head),
-        context=fields.size("max_position_embeddings", default=2048),
-        eps=fields.number("rms_norm_eps", default=eps, above=0),
+        context=fields.integer("max_position_embeddings", default=2048),
+        eps=fields.number("rms_norm_eps", default=eps, above=0, below=1),
     )
+
+
+def common_settings(config: ModelConfig, architecture: str) -> dict[str, Any]:
+    """The settings that all families share, for a configuration of ours."""
+    return {
+        "architectures": [architecture],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "max_position_embeddings": config.context,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
 
 
 def rope_settings(fields: Fields, default: Mapping[str, Any] | None = None) -> Fields:
@@ -91,13 +115,13 @@ def rope_settings(fields: Fields, default: Mapping[str, Any] | None = None) -> F
             fields.refuse("rope_scaling", f"rope_parameters is {dict(new.values)!r:.80}; they must agree")
     part = new or old
     rope = dict(part.values if part else default or {})
-    theta, inside = fields.number("rope_theta", default=None, above=0), rope.get("rope_theta")
+    theta, inside = fields.number("rope_theta", default=None, above=1), rope.get("rope_theta")
     if theta is not None and inside is not None and theta != inside:
         fields.refuse("rope_theta", f"rope_parameters says {inside!r}")
     rope["rope_theta"] = theta if inside is None else inside
     if "rope_type" in rope:
         rope.pop("type", None)
-    return Fields(rope, fields.file, part.within if part else "rope_scaling")
+    return Fields(rope, fields.file, part.within if part else "rope_scaling", fields.limits)
 
 
 def read_rotary(
@@ -120,7 +144,7 @@ def read_rotary(
     if share is None and stated not in (None, 1):
         fields.refuse("partial_rotary_factor", "heads of this family rotate whole")
     share = stated or share or 1.0
-    base = rope.number("rope_theta", default=base, above=0)
+    base = rope.number("rope_theta", default=base, above=1)
     kind = rope.take(str, "rope_type", "type", default="default")
     scalings: dict[str, Callable[[Fields, int], Any]] = {
         "default": lambda rope, context: None,
@@ -140,7 +164,7 @@ def _llama3(rope: Fields, context: int) -> Llama3:
         rope.number("factor", above=0),
         rope.number("low_freq_factor", above=0),
         rope.number("high_freq_factor", above=0),
-        rope.size("original_max_position_embeddings", default=context),
+        rope.integer("original_max_position_embeddings", default=context),
     )
 
 
@@ -150,17 +174,17 @@ def mscale(factor: float, strength: float = 1.0) -> float:
 
 
 def _yarn(rope: Fields, context: int) -> YaRN:
-    original = rope.size("original_max_position_embeddings", default=context)
+    original = rope.integer("original_max_position_embeddings", default=context)
     factor = rope.number("factor", default=context / original, above=0)
-    ours, all_dim = rope.number("mscale", default=0.0), rope.number("mscale_all_dim", default=0.0)
+    ours, all_dim = rope.number("mscale", default=0.0, least=0), rope.number("mscale_all_dim", default=0.0, least=0)
     default = mscale(factor, ours) / mscale(factor, all_dim) if ours and all_dim else mscale(factor)
     return YaRN(
         factor,
         original,
-        rope.number("beta_fast", default=32.0) or 32.0,
-        rope.number("beta_slow", default=1.0) or 1.0,
+        rope.number("beta_fast", default=32.0, least=0) or 32.0,
+        rope.number("beta_slow", default=1.0, least=0) or 1.0,
         rope.flag("truncate", default=True),
-        rope.number("attention_factor", default=default) or default,
+        rope.number("attention_factor", default=default, least=0) or default,
     )
 
 

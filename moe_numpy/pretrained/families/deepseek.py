@@ -41,7 +41,7 @@ def sigmoid_router(
     chosen = fields.size("topk_group", default=top_groups)
     choice: Selection = TopK(k) if num_groups == 1 else GroupLimited(k, num_groups, chosen, "top2")
     gates = (Gate(Renormalize, epsilon=1e-20),) if fields.flag("norm_topk_prob", default=normalize) else ()
-    factor = fields.number("routed_scaling_factor", default=scale)
+    factor = fields.factor("routed_scaling_factor", default=scale)
     return RouterConfig(
         choice,
         scores=Sigmoid,
@@ -65,7 +65,7 @@ def _attention(fields: Fields, sizes: Sizes, pairing: str) -> LatentHeads:
     rope = rope_settings(fields)
     scale = (d_nope + d_rope) ** -0.5
     if rope.values.get("rope_type", rope.values.get("type")) not in (None, "default"):
-        strength = rope.number("mscale_all_dim", default=0.0)
+        strength = rope.number("mscale_all_dim", default=0.0, least=0)
         scale *= mscale(rope.number("factor", default=1.0), strength) ** 2 if strength else 1
     rotary: Rotary = read_rotary(fields, d_rope, sizes.context, base=10000.0, pairing=pairing)
     return LatentHeads(
@@ -86,8 +86,8 @@ def _attention(fields: Fields, sizes: Sizes, pairing: str) -> LatentHeads:
 def _transformer(
     fields: Fields, sizes: Sizes, attention: LatentHeads, experts: Sparse, first: int, bias: bool
 ) -> TransformerConfig:
-    dense = Dense(fields.size("intermediate_size"), bias)
-    num_dense = fields.size("first_k_dense_replace", default=first, least=0)
+    dense = Dense(fields.integer("intermediate_size"), bias)
+    num_dense = fields.integer("first_k_dense_replace", default=first, least=0)
     each = [attention] * sizes.num_layers
     return TransformerConfig(
         *sizes.outside,
@@ -112,7 +112,7 @@ def v2(fields: Fields) -> TransformerConfig:
     k = fields.size("num_experts_per_tok")
     num_groups, top_groups = fields.size("n_group", default=1), fields.size("topk_group", default=1)
     choice: Selection = TopK(k) if method == "greedy" else GroupLimited(k, num_groups, top_groups, "max")
-    scale = fields.number("routed_scaling_factor", default=1.0)
+    scale = fields.factor("routed_scaling_factor", default=1.0)
     router = RouterConfig(choice, gates=() if scale == 1 else (Scale(scale),))
     bias = fields.flag("mlp_bias")
     experts = read_experts(fields, router, shared=2, bias=bias)

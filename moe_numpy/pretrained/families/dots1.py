@@ -19,8 +19,8 @@ def transformer(fields: Fields) -> TransformerConfig:
     bias = fields.flag("attention_bias")
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
     parts = AttentionParts(rotary, bias=bias, output_bias=bias, norm=QueryKeyNorm(eps=sizes.eps))
-    window = fields.size("sliding_window", default=None)
-    below = fields.size("max_window_layers", default=62, least=0)
+    window = fields.integer("sliding_window", default=None)
+    below = fields.integer("max_window_layers", default=62, least=0)
     types = fields.take(list[str], "layer_types", default=None)
     if types is None:
         if "sliding_window" not in fields.values and below < sizes.num_layers:
@@ -32,8 +32,8 @@ def transformer(fields: Fields) -> TransformerConfig:
     fields.skip("use_sliding_window")  # transformers does not read it either
     attention = [heads(sizes, replace(parts, window=window if slide else None)) for slide in slides]
     router = sigmoid_router(fields, top_k=None, groups=1, top_groups=1, normalize=False, scale=1.0)
-    num_dense = fields.size("first_k_dense_replace", default=0, least=0)
-    experts, dense = read_experts(fields, router, shared=None), Dense(fields.size("intermediate_size"))
+    num_dense = fields.integer("first_k_dense_replace", default=0, least=0)
+    experts, dense = read_experts(fields, router, shared=None), Dense(fields.integer("intermediate_size"))
     return TransformerConfig(
         *sizes.outside,
         layers=alternating(attention, lambda i: i >= num_dense, experts, dense, sizes.num_layers),

@@ -35,11 +35,11 @@ def transformer(fields: Fields) -> TransformerConfig:
     num_shared = fields.size("moe_num_shared_experts", default=2, least=0)
     recipe = Recipe(router, shared_experts=num_shared, shared_bias=bias and num_shared > 0)
     experts = Sparse(recipe, d_ff, fields.size("moe_num_experts", default=64))
-    dense = Dense(fields.size("intermediate_size"), bias)
-    start = fields.size("moe_layer_start_index", default=1, least=0)
+    dense = Dense(fields.integer("intermediate_size"), bias)
+    start = fields.integer("moe_layer_start_index", default=1, least=0)
     end = fields.take(int, "moe_layer_end_index", default=-1)
     last = sizes.num_layers - 1 if end == -1 else end
-    interval = fields.size("moe_layer_interval", default=1)
+    interval = fields.integer("moe_layer_interval", default=1)
     tied = fields.flag("tie_word_embeddings", default=True)
     sparse = lambda i: start <= i <= last and (i + 1) % interval == 0  # noqa: E731
     return TransformerConfig(

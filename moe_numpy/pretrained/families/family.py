@@ -1,15 +1,16 @@
 """How the models of one family are published: settings, names of tensors, layout of the experts."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...models import TransformerConfig
+from ...models import ModelConfig, TransformerConfig
 from ..fields import Fields
 from ..pieces import Experts, OneByOne, Piece, pieces_of
 
 _COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # in old files; computed from config.json
+_PREDICTS = ".eh_proj.weight"  # only a layer that predicts a further token has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,8 @@ class Family:
         prefix: what all published names begin with.
         further: a pattern of tensors that are no part of the language model.
         written: the settings to write for a model that was read with these.
-        further_layers: whether layers after the last are no part of it either: they predict further tokens.
+        settings_of: the settings that come closest to a configuration of ours; None where none could.
+        further_layers: whether there may be layers after the last that predict further tokens, no part of it either.
     """
 
     transformer: Callable[[Fields], TransformerConfig]
@@ -38,6 +40,7 @@ class Family:
     prefix: str = ""
     further: str | None = None
     written: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    settings_of: Callable[[ModelConfig], dict[str, Any]] | None = None
     further_layers: bool = False
 
     @property
@@ -55,10 +58,22 @@ class Family:
         for piece in pieces_of(arrays, self.names, self.layer, self.experts, self.special):
             yield piece.below(self.prefix)
 
-    def skips(self, name: str, num_layers: int) -> bool:
-        """Whether a published tensor of this name is no part of a model with so many layers."""
-        if _COMPUTED.search(name) or (self.further is not None and re.match(self.further, name)):
-            return True
+    def num_layers(self, names: Iterable[str]) -> int:
+        """Of how many layers these published tensors are."""
+        return len({self._layer_of(name) for name in names} - {None})
+
+    def skipped(self, names: Iterable[str], num_layers: int) -> set[str]:
+        """Those of these published tensors that are no part of a model with so many layers."""
+        names = list(names)
+        predicting = {self._layer_of(name) for name in names if self.further_layers and name.endswith(_PREDICTS)}
+        further = {number for number in predicting if number is not None and number >= num_layers}
+        return {name for name in names if self._is_further(name) or self._layer_of(name) in further}
+
+    def _is_further(self, name: str) -> bool:
+        return bool(_COMPUTED.search(name) or (self.further is not None and re.match(self.further, name)))
+
+    def _layer_of(self, name: str) -> int | None:
+        """The number of the layer in a published name."""
         start = self.prefix + self.layer.partition("{n}")[0]
         number = name.removeprefix(start).partition(".")[0] if name.startswith(start) else ""
-        return self.further_layers and number.isdecimal() and int(number) >= num_layers
+        return int(number) if number.isdecimal() and len(number) < 10 else None

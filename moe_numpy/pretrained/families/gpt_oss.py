@@ -27,7 +27,7 @@ def transformer(fields: Fields) -> TransformerConfig:
     fields.skip("initial_context_length")
     sizes = read_sizes(fields, eps=1e-5, num_kv_heads=8, d_head=64, swiglu=False)
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=150000.0, default=_ROPE)
-    window = fields.size("sliding_window", default=128)
+    window = fields.integer("sliding_window", default=128)
     types = fields.take(list[str], "layer_types", default=None)
     if types is None:
         types = ["sliding_attention" if i % 2 == 0 else "full_attention" for i in range(sizes.num_layers)]
@@ -48,8 +48,8 @@ def transformer(fields: Fields) -> TransformerConfig:
     top_k = fields.size("num_experts_per_tok", "experts_per_token", default=4)
     router = RouterConfig(TopK(top_k), scores=None, gates=(Gate(SelectedSoftmax),), bias=True)
     limits = {
-        "alpha": fields.number("swiglu_alpha", default=1.702),
-        "limit": fields.number("swiglu_limit", default=7.0),
+        "alpha": fields.factor("swiglu_alpha", default=1.702),
+        "limit": fields.number("swiglu_limit", default=7.0, above=0),
     }
     recipe = Recipe(router, experts="gpt_oss", expert_settings=limits)
     experts = Sparse(recipe, fields.size("intermediate_size"), fields.size("num_local_experts", default=128))

@@ -24,7 +24,7 @@ def transformer(fields: Fields, *, shared: bool) -> TransformerConfig:
         read_rotary(fields, sizes.d_head, sizes.context, base=10000.0),
         bias=bias,
         output_bias=bias,
-        scale=fields.number("attention_multiplier", default=1.0),
+        scale=fields.factor("attention_multiplier", default=1.0),
     )
     top_k = fields.size("num_experts_per_tok", default=2)
     router = RouterConfig(TopK(top_k), scores=None, gates=(Gate(SelectedSoftmax),))
@@ -36,9 +36,9 @@ def transformer(fields: Fields, *, shared: bool) -> TransformerConfig:
         layers=alternating(heads(sizes, parts), lambda i: True, experts, None, sizes.num_layers),
         norm=Norm(eps=sizes.eps),
         tied=fields.flag("tie_word_embeddings"),
-        embedding_multiplier=fields.number("embedding_multiplier", default=1.0),
-        residual_multiplier=fields.number("residual_multiplier", default=1.0),
-        logit_divisor=fields.number("logits_scaling", default=1.0),
+        embedding_multiplier=fields.factor("embedding_multiplier", default=1.0),
+        residual_multiplier=fields.factor("residual_multiplier", default=1.0),
+        logit_divisor=fields.factor("logits_scaling", default=1.0),
     )
 
 

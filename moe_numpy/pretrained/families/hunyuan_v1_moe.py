@@ -35,7 +35,9 @@ def _rotary(fields: Fields, sizes: Sizes) -> Rotary:
     if rope.values.get("rope_type", rope.values.get("type")) != "dynamic":
         return read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
     alpha = rope.number("alpha", above=0)
-    base = rope.number("rope_theta", default=10000.0, above=0)
+    if sizes.d_head < 4 or sizes.d_head % 2:
+        fields.refuse("rope_scaling", f"alpha needs an even head_dim of at least 4, got {sizes.d_head}")
+    base = rope.number("rope_theta", default=10000.0, above=1)
     return Rotary(base * alpha ** (sizes.d_head / (sizes.d_head - 2)))
 
 

@@ -1,10 +1,12 @@
 """Llama (Touvron et al. 2023): dense. What upcycling starts from."""
 
-from ...models import TransformerConfig
+from typing import Any
+
+from ...models import ModelConfig, TransformerConfig
 from ...models.transformer_config import Dense, Norm
 from ...nn import AttentionParts
 from ..fields import Fields
-from .decoder import LLAMA, alternating, heads, mlp, read_rotary, read_sizes
+from .decoder import LLAMA, alternating, common_settings, heads, mlp, read_rotary, read_sizes
 from .family import Family
 
 
@@ -13,7 +15,7 @@ def transformer(fields: Fields) -> TransformerConfig:
     sizes = read_sizes(fields, eps=1e-6)
     bias = fields.flag("attention_bias")
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
-    dense = Dense(fields.size("intermediate_size"), fields.flag("mlp_bias"))
+    dense = Dense(fields.integer("intermediate_size"), fields.flag("mlp_bias"))
     attention = heads(sizes, AttentionParts(rotary, bias=bias, output_bias=bias))
     return TransformerConfig(
         *sizes.outside,
@@ -23,4 +25,9 @@ def transformer(fields: Fields) -> TransformerConfig:
     )
 
 
-FAMILY = Family(transformer, {**LLAMA, **mlp()})
+def settings_of(config: ModelConfig) -> dict[str, Any]:
+    """For a configuration of ours, which must be dense."""
+    return common_settings(config, "LlamaForCausalLM") | {"model_type": "llama", "intermediate_size": config.d_ff}
+
+
+FAMILY = Family(transformer, {**LLAMA, **mlp()}, settings_of=settings_of)

@@ -21,17 +21,20 @@ def transformer(fields: Fields) -> TransformerConfig:
     sizes = read_sizes(fields, eps=1e-5, num_kv_heads=8, d_head=128)
     n, bias = sizes.num_layers, fields.flag("attention_bias")
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=500000.0, pairing="neighbours")
-    interval = fields.size("no_rope_layer_interval", default=4)
+    interval = fields.integer("no_rope_layer_interval", default=4)
     rotates = fields.take(list[int], "no_rope_layers", default=None) or [int((i + 1) % interval > 0) for i in range(n)]
     if len(rotates) != n or set(rotates) - {0, 1}:
         fields.refuse("no_rope_layers", f"expected 0 or 1 for each of {n} layers")
     types = fields.take(list[str], "layer_types", default=None)
     if types is None:
         types = ["chunked_attention" if rotate else "full_attention" for rotate in rotates]
-    chunk = fields.size("attention_chunk_size", default=8192)
+    chunk = fields.integer("attention_chunk_size", default=8192)
     norm = QueryKeyNorm(after_rotation=True, weighted=False, eps=sizes.eps)
     norm_or_none = norm if fields.flag("use_qk_norm", default=True) else None
-    strength, every = fields.number("attn_scale", default=0.1), fields.number("floor_scale", default=8192.0, above=0)
+    strength, every = (
+        fields.number("attn_scale", default=0.1, least=0),
+        fields.number("floor_scale", default=8192.0, above=0),
+    )
     tuned = fields.take(bool | int, "attn_temperature_tuning", default=True)
     temperature = Temperature(strength, every) if tuned else None
     parts = AttentionParts(rotary, bias=bias, output_bias=bias, norm=norm_or_none)
@@ -41,12 +44,12 @@ def transformer(fields: Fields) -> TransformerConfig:
         heads(sizes, replace(parts if rotate else without, chunk=chunk if kind == "chunked_attention" else None))
         for rotate, kind in zip(rotates, kinds, strict=True)
     ]
-    step = fields.size("interleave_moe_layer_step", default=1)
+    step = fields.integer("interleave_moe_layer_step", default=1)
     sparse = fields.take(list[int], "moe_layers", default=list(range(step - 1, n, step)))
     fields.skip("router_jitter_noise")
     recipe = recipes.llama4(top_k=fields.size("num_experts_per_tok", default=1), balance=0)
     experts = Sparse(recipe, fields.size("intermediate_size"), fields.size("num_local_experts", default=16))
-    dense = Dense(fields.size("intermediate_size_mlp", default=16384))
+    dense = Dense(fields.integer("intermediate_size_mlp", default=16384))
     return TransformerConfig(
         *sizes.outside,
         layers=alternating(attention, lambda i: i in sparse, experts, dense, n),
@@ -61,8 +64,11 @@ def language_model(fields: Fields) -> TransformerConfig:
     if text is None:
         fields.refuse("text_config", "a llama4 model has its language model there")
     assert text is not None
-    fields.skip("vision_config", "boi_token_index", "eoi_token_index", "image_token_index", "tie_word_embeddings")
+    fields.skip("vision_config", "boi_token_index", "eoi_token_index", "image_token_index")
     model = transformer(text)
+    tied = fields.flag("tie_word_embeddings", default=model.tied)
+    if tied != model.tied:
+        fields.refuse("tie_word_embeddings", f"text_config makes it {model.tied}")
     text.finish()
     return model
 

@@ -22,19 +22,19 @@ def _rotary(fields: Fields, context: int) -> Rotary:
     transformers 5.23 always uses the short ones.
     """
     rope = rope_settings(fields)
-    base = rope.number("rope_theta", default=1e6, above=0)
+    base = rope.number("rope_theta", default=1e6, above=1)
     kind = rope.take(str, "rope_type", "type", default="default")
     scaling: Any = None
-    original = fields.size("original_max_position_embeddings", default=None)
+    original = fields.integer("original_max_position_embeddings", default=None)
     if kind in ("longrope", "su"):
-        inside = rope.size("original_max_position_embeddings", default=context)
+        inside = rope.integer("original_max_position_embeddings", default=context)
         rope.skip("attention_factor", "factor")  # the two below are used in their place
         scaling = LongRoPE(
             original or inside,
             rope.take(tuple[float, ...], "short_factor"),
             rope.take(tuple[float, ...], "long_factor"),
-            rope.number("short_mscale"),
-            rope.number("long_mscale"),
+            rope.number("short_mscale", above=0),
+            rope.number("long_mscale", above=0),
         )
     elif kind != "default":
         fields.refuse("rope_scaling", "of the types of rotation only default, longrope are supported in phimoe")
@@ -50,11 +50,11 @@ def transformer(fields: Fields) -> TransformerConfig:
         _rotary(fields, sizes.context),
         bias=bias,
         output_bias=bias,
-        window=fields.size("sliding_window", default=None),
+        window=fields.integer("sliding_window", default=None),
     )
     fields.expect("num_experts_per_tok", 2, default=2)
     fields.skip("input_jitter_noise")
-    epsilon = fields.number("router_jitter_noise", default=0.01)
+    epsilon = fields.number("router_jitter_noise", default=0.01, least=0, below=1)
     router = RouterConfig(TopK(2), scores=partial(SparseMixer.apply, epsilon=epsilon), choose_by="logits", gates=())
     experts = Sparse(Recipe(router), fields.size("intermediate_size"), fields.size("num_local_experts", default=16))
     return TransformerConfig(

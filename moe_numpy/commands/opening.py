@@ -1,0 +1,52 @@
+"""The model that a path on the command line names: a run trained here, or a published folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..models import Transformer
+from ..models.text import ByteTokenizer, Tokenizer
+from ..pretrained import PublishedTokenizer, from_pretrained, is_published
+from ..training import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model to use.
+
+    Attributes:
+        model: in evaluation.
+        tokenizer: of its text.
+        step: the completed steps of a run; None for a published model.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    step: int | None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it was trained here."""
+        return self.step is not None
+
+
+def open_model(folder: Path, step: int | None = None) -> Opened:
+    """The model of a run folder, of its newest checkpoint or the one of ``step``; or that of a published folder.
+
+    Raises:
+        ValueError: it is neither, cannot be read, or a step is asked of a published model.
+    """
+    if not is_published(folder):
+        model, step = Run.open(folder).model(step)
+        return Opened(model.eval(), ByteTokenizer(), step)  # type: ignore[arg-type]
+    if step is not None:
+        raise ValueError(f"--step {step}: {folder} is a published model, which has no checkpoints")
+    return Opened(from_pretrained(folder), PublishedTokenizer.open(folder), None)
+
+
+def require_tokens(ids: Sequence[int], model: Transformer, folder: Path) -> None:
+    """ValueError if a text has no tokens, more than the context, or one that the model does not have."""
+    if not ids:
+        raise ValueError("the text has no tokens; give at least one to continue")
+    if max(ids) >= model.vocab_size:
+        raise ValueError(f"{folder}: the text has token {max(ids)}, the model has vocab_size={model.vocab_size}")
