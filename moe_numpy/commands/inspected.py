@@ -9,9 +9,7 @@ from ..instruments.routed_text import TextWindow
 from ..instruments.text_windows import LONGEST_WINDOW, text_windows
 from ..models import Transformer
 from ..models.text import ByteTokenizer, Tokenizer
-from ..pretrained import PretrainedError, from_pretrained
-from ..pretrained.config import PublishedConfig
-from ..pretrained.tokenizer import PublishedTokenizer
+from ..pretrained import PretrainedError, PublishedTokenizer, from_pretrained, is_published
 from ..training import Run, default_corpus
 from ..training.evaluation import WINDOWS_PER_DOMAIN
 from ..training.user_text import read_texts
@@ -113,13 +111,12 @@ def _open_run(
 def _open_published(
     folder: Path, text: Sequence[Path], tokens: int, sentence: str | None, layer: int | None
 ) -> Inspected:
-    config = PublishedConfig.read(folder).transformer
-    if not any(hasattr(part.feed_forward, "recipe") for part in config.layers):
+    model = from_pretrained(folder)
+    if not model.routed_layers:
         raise ValueError(f"{folder} is dense: it has no experts to inspect")
+    _require_layer(layer, model.routed_layers)
     tokenizer = _tokenizer(folder)
     domains, texts = _texts(text)
-    model = from_pretrained(folder)
-    _require_layer(layer, model.routed_layers)
 
     def encode(text: str) -> list[int]:
         return _known(tokenizer.encode(text, add_special_tokens=False), model, tokenizer)
@@ -172,16 +169,6 @@ def _known(ids: list[int], model: Transformer, tokenizer: PublishedTokenizer) ->
             f"{model.vocab_size:,} tokens"
         )
     return ids
-
-
-def is_published(folder: Path) -> bool:
-    """STUB."""
-    import json
-
-    try:
-        return '"model_type"' in (folder / "config.json").read_text()
-    except (OSError, ValueError):
-        return False
 
 
 def _require_layer(layer: int | None, layers: list[int]) -> None:

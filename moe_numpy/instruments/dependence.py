@@ -15,13 +15,16 @@ _SHUFFLES = 10
 
 
 def entropy(*labels: Int[Array, "..."]) -> float:
-    """H = -Σ p log₂ p, in bits, of one label, or of several jointly; p are shares of the counts."""
-    return _bits(_codes(*labels))
+    """H = -Σ p log₂ p, in bits, of one label, or of several jointly; p are the shares of their values."""
+    _, count = np.unique(_joint(*labels), return_counts=True)
+    p = count / count.sum()
+    return float(-(p * np.log2(p)).sum())
 
 
 def explained(x: Int[Array, "..."], *y: Int[Array, "..."]) -> float:
     """I(x; y) / H(x), y one label or several jointly: 1 if y determines x. 0 where x is constant."""
-    return _share(entropy(x), entropy(*y), entropy(x, *y))
+    mutual = entropy(x) + entropy(*y) - entropy(x, *y)
+    return mutual / entropy(x) if entropy(x) > 0 else 0.0
 
 
 def adjusted(share: float, chance: float) -> float:
@@ -71,38 +74,38 @@ def explained_beyond_chance(
         rng: shuffles.
         within: shuffle inside each window instead, for labels that every window has, such as positions.
     """
-    x, y = _codes(x), _codes(y)
-    of_x, of_y, width = _bits(x), _bits(y), int(x.max(initial=0)) + 1
+    x, y = _numbered(x), _numbered(y)
+    of_x, of_y, width = entropy(x), entropy(y), x.max(initial=0) + 1
+
+    def share(y: Int[Array, " N"]) -> float:
+        return (of_x + of_y - entropy(x + width * y)) / of_x if of_x > 0 else 0.0
+
     count = int(window[-1]) + 1 if len(window) else 0
-    inside = within or count == 1
     chance = []
     for _ in range(_SHUFFLES):
-        order = np.lexsort((rng.random(len(y)), window)) if inside else _windows_shuffled(window, count, rng)
-        chance.append(_share(of_x, of_y, _bits(x + width * y[order])))
-    return Explained(_share(of_x, of_y, _bits(x + width * y)), float(np.mean(chance)))
+        one_by_one = within or count == 1
+        order = np.lexsort((rng.random(len(y)), window)) if one_by_one else _other_windows(window, count, rng)
+        chance.append(share(y[order]))
+    return Explained(share(y), float(np.mean(chance)))
 
 
-def _windows_shuffled(window: Int[Array, " N"], count: int, rng: np.random.Generator) -> Int[Array, " N"]:
-    """The order of tokens in which no window follows where it was: it gets the labels of another."""
+def _other_windows(window: Int[Array, " N"], count: int, rng: np.random.Generator) -> Int[Array, " N"]:
+    """An order of the tokens that puts each window in the place of another."""
     place = np.empty(count, np.int64)
     cycle = rng.permutation(count)
     place[cycle] = np.roll(cycle, 1)
     return np.argsort(place[window], kind="stable")
 
 
-def _share(of_x: float, of_y: float, of_both: float) -> float:
-    return float((of_x + of_y - of_both) / of_x) if of_x > 0 else 0.0
-
-
-def _codes(*labels: Int[Array, "..."]) -> Int[Array, " N"]:
-    """One number per combination of labels, from 0 on without gaps, in the order of the last label first."""
-    joint = np.zeros(labels[0].size, np.int64)
-    for label in labels:
-        code = np.unique(label.reshape(-1), return_inverse=True)[1]
-        joint = np.unique(joint + code * (joint.max(initial=0) + 1), return_inverse=True)[1]
+def _joint(*labels: Int[Array, "..."]) -> Int[Array, " N"]:
+    """One number per combination of labels; the last label counts most."""
+    joint = labels[0].reshape(-1)
+    for label in labels[1:]:
+        joint = _numbered(joint)
+        joint = joint + _numbered(label.reshape(-1)) * (joint.max(initial=0) + 1)
     return joint
 
 
-def _bits(codes: Int[Array, " N"]) -> float:
-    p = np.unique(codes, return_counts=True)[1] / codes.size
-    return float(-(p * np.log2(p)).sum())
+def _numbered(label: Int[Array, " N"]) -> Int[Array, " N"]:
+    """The values of a label in order: 0, 1, 2, ... without gaps."""
+    return np.unique(label, return_inverse=True)[1]
