@@ -131,7 +131,7 @@ class SwiGLUExperts(Module):
     Parameters ``gate_up`` [E, 2f, d] and ``down`` [E, d, f], drawn from N(0, 1/fan-in).
     """
 
-    def __init__(self, num_experts: int, d_model: int, d_ff: int, *, rng: np.random.Generator, dtype: Any = np.float32):
+    def __init__(self, num_experts: int, d_model: int, d_ff: int, *, rng: Random, dtype: Any = np.float32):
         self.gate_up = normal(rng, (num_experts, 2 * d_ff, d_model), d_model**-0.5, dtype)
         self.down = normal(rng, (num_experts, d_model, d_ff), d_ff**-0.5, dtype)
 
@@ -245,7 +245,7 @@ class MLPExperts(Module):
         d_ff: int,
         *,
         activation: type[ReLU | GELU] = ReLU,
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         self.activation = activation

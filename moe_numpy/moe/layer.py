@@ -89,7 +89,7 @@ class MoE(Module):
         *,
         experts: str | None = None,
         dispatch: str = "sorted",
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts)
@@ -163,7 +163,7 @@ class HierarchicalMoE(Module):
         recipe: Recipe,
         *,
         dispatch: str = "sorted",
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts)
@@ -242,7 +242,7 @@ def make_layer(
     num_experts: int,
     *,
     dispatch: str = "sorted",
-    rng: np.random.Generator,
+    rng: Random,
     dtype: Any = np.float32,
 ) -> "MoE | HierarchicalMoE | SoftMoE":
     """The layer that a recipe describes. TypeError for anything but a Recipe."""

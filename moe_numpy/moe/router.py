@@ -16,7 +16,7 @@ from ..nn import Buffer, Module, Parameter
 from ..nn.module import after_forward, constant, normal
 from ..ops import Affine, Softmax
 from ..ops.arithmetic import at_least_float32
-from ..typing import Array, Float, Int
+from ..typing import Array, Float, Int, Random
 from .balancers import Balancer
 from .capacity import Capacity, KeepAssignments
 from .gates import Gate, PickScores, Renormalize
@@ -104,7 +104,7 @@ class Router(Module):
         d_model: int,
         num_experts: int,
         *,
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         config.selection.validate(num_experts)

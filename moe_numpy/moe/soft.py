@@ -42,7 +42,7 @@ class SoftMoE(Module):
         slots: int = 1,
         *,
         experts: str = "swiglu",
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts, slots=slots)

@@ -7,7 +7,7 @@ from jaxtyping import Integer
 
 from ..autodiff import Tensor
 from ..ops import EmbeddingLookup
-from ..typing import Array, Float
+from ..typing import Array, Float, Random
 from .module import Module, normal
 
 
@@ -28,7 +28,7 @@ class Embedding(Module):
         d_model: int,
         std: float = 0.02,
         *,
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         self.weight = normal(rng, (num_embeddings, d_model), std, dtype)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..ops import Affine
-from ..typing import Float
+from ..typing import Float, Random
 from .module import Module, constant, normal
 
 
@@ -34,7 +34,7 @@ class Linear(Module):
         bias: bool = False,
         std: float | None = None,
         *,
-        rng: np.random.Generator,
+        rng: Random,
         dtype: Any = np.float32,
     ):
         for name, length in (("d_in", d_in), ("d_out", d_out)):

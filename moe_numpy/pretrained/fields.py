@@ -77,7 +77,7 @@ class Fields:
             raise PretrainedError(f"{self.file} contradicts itself: {contradiction}")
         return values[0]
 
-    def integer(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
+    def integer(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> Any:
         """An integer of at least ``least``."""
         value: int = self.take(int, *names, default=default)
         if value is not None and not least <= value <= 2**40:
@@ -85,7 +85,7 @@ class Fields:
             raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {wanted}, got {value!r:.60}")
         return value
 
-    def size(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> int:
+    def size(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> Any:
         """An integer that is the length of an axis of a tensor, or less."""
         value = self.integer(*names, default=default, least=least)
         if value is not None and value > self.limits.axis:
@@ -95,7 +95,7 @@ class Fields:
             )
         return value
 
-    def layers(self, *names: str) -> int:
+    def layers(self, *names: str) -> Any:
         """The number of layers."""
         value = self.integer(*names)
         if value > self.limits.layers:
@@ -111,7 +111,7 @@ class Fields:
         above: float = -math.inf,
         least: float = -math.inf,
         below: float = math.inf,
-    ) -> float:
+    ) -> Any:
         """A number within limits, neither too large nor too small for float32."""
         value: float = self.take(float, *names, default=default)
         if value is None:
