@@ -36,7 +36,7 @@ class SentenceRouting:
         asked: whether the token asked for the expert.
     """
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     layers: tuple[int, ...]
     gate: Float[Array, "L S E"]
     asked: Bool[Array, "L S E"]
