@@ -23,8 +23,8 @@ def entropy(*labels: Int[Array, "..."]) -> float:
 
 def explained(x: Int[Array, "..."], *y: Int[Array, "..."]) -> float:
     """I(x; y) / H(x), y one label or several jointly: 1 if y determines x. 0 where x is constant."""
-    mutual = entropy(x) + entropy(*y) - entropy(x, *y)
-    return mutual / entropy(x) if entropy(x) > 0 else 0.0
+    of_x = entropy(x)
+    return (of_x + entropy(*y) - entropy(x, *y)) / of_x if of_x > 0 else 0.0
 
 
 def adjusted(share: float, chance: float) -> float:
