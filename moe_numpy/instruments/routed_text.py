@@ -124,13 +124,9 @@ def route_text(
     try:
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
-            is_text = np.concatenate([np.arange(len(w.ids)) >= w.lead for w in batch])
-            number = np.where(is_text, np.cumsum(is_text) - 1, -1)
-            with no_grad():
-                routings = model.hidden(*_padded(model, batch))[1]
-            for part, routing in zip(parts, (r for r in routings if r is not None), strict=True):
-                part.append(_choices(routing, number, model.num_routes))
-            counted += int(is_text.sum())
+            for part, choices in zip(parts, _of_batch(model, batch), strict=True):
+                part.append(choices)
+            counted += sum(len(w.ids) - w.lead for w in batch)
             done(counted)
     finally:
         model.train(was_training)
@@ -146,6 +142,15 @@ def route_text(
         num_experts=model.num_routes,
         choices=tuple(_joined(part) for part in parts),
     )
+
+
+def _of_batch(model: Transformer, batch: Sequence[TextWindow]) -> list[Choices]:
+    """The choices in each layer; the scores of all experts are forgotten."""
+    is_text = np.concatenate([np.arange(len(w.ids)) >= w.lead for w in batch])
+    number = np.where(is_text, np.cumsum(is_text) - 1, -1)
+    with no_grad():
+        _, routings = model.hidden(*_padded(model, batch))
+    return [_choices(routing, number, model.num_routes) for routing in routings if routing is not None]
 
 
 def _padded(model: Transformer, batch: Sequence[TextWindow]) -> tuple[Any, Any, Any, Any]:
