@@ -30,11 +30,10 @@ from .routing_tables import (
     print_layers,
     print_load,
     print_pairs,
-    print_sentence,
     print_takers,
-    print_tokens,
     print_typical,
 )
+from .sentence_tables import print_sentence, print_tokens
 from .shares import fair_share_note, print_shares
 from .text_progress import text_progress
 

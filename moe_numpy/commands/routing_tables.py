@@ -1,7 +1,6 @@
 """Tables of what experts take, for 80 columns and up to hundreds of experts."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,12 @@ from rich.text import Text
 from ..instruments.coactivation import Pair
 from ..instruments.dependence import Explained
 from ..instruments.routed_text import shares
-from ..instruments.routing_report import SentenceRouting
 from ..instruments.typical_tokens import Typical
 from ..typing import Array, Float, Int
-from .output import one_line, plain_table, print_title, sparkline
+from .output import one_line, plain_table, print_title, side_by_side, sparkline
 from .shares import print_shares
 
 MANY = 32  # experts; more do not fit as columns
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[Array, "R E"]) -> None:
@@ -38,7 +35,7 @@ def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[
         enough = counts[r] >= max(10, counts[r].sum() / counts.shape[1] / 4)
         experts = [e for e in np.argsort(-lift[r], kind="stable") if enough[e] and lift[r, e] > 1]
         cells = [f"{e:>3} {lift[r, e]:.1f}x {100 * share[r, e]:.1f}" for e in experts[:10]]
-        (line, *_) = _lines(cells, console.width - width - 3) or ["none stands out"]
+        (line, *_) = side_by_side(cells, console.width - width - 3) or ["none stands out"]
         table.add_row(Text(one_line(name)), line)
     console.print(table)
 
@@ -77,7 +74,9 @@ def print_typical(
     table.add_column("expert", justify="right")
     table.add_column(kind, no_wrap=True)
     for e, found in enumerate(experts):
-        lines = _lines([f"{name(t.label)} {t.lift:.1f}x ({t.count:,})" for t in found], max(console.width - 8, 10))
+        lines = side_by_side(
+            [f"{name(t.label)} {t.lift:.1f}x ({t.count:,})" for t in found], max(console.width - 8, 10)
+        )
         shown = lines if len(experts) <= MANY else lines[:1]
         table.add_row(str(e), Text("\n".join(shown) or "none stands out"))
     console.print(table)
@@ -91,7 +90,7 @@ def print_pairs(console: Console, layer: int, pairs: Sequence[Pair]) -> None:
         return
     cells = [f"{p.experts[0]} + {p.experts[1]}  {p.lift:.1f}x ({p.count:,})" for p in pairs]
     width = max(map(len, cells)) + 3
-    for line in _lines([cell.ljust(width - 3) for cell in cells], console.width):
+    for line in side_by_side([cell.ljust(width - 3) for cell in cells], console.width):
         console.print(line, markup=False)
 
 
@@ -116,61 +115,3 @@ def print_load(console: Console, layers: list[int], shown: list[int], steps: Any
         table.add_row(str(number), *cells)
     console.print(table)
     console.print()
-
-
-def print_tokens(console: Console, routed: SentenceRouting, layer: int, names: Sequence[str]) -> None:
-    """One row per token: the experts that it chose in a layer and their gate weights, the largest first."""
-    i = routed.layers.index(layer)
-    print_title(console, f"Layer {layer}: the experts of each token and their gate weights")
-    table = plain_table()
-    width = max(map(cell_len, names))
-    table.add_column("token", no_wrap=True, min_width=width)
-    table.add_column("expert gate", no_wrap=True)
-    room = max(console.width - max(width, len("token")) - 2, 12)
-    digits = len(str(routed.gate.shape[2] - 1))
-    for s, name in enumerate(names):
-        experts = np.flatnonzero(routed.asked[i, s])
-        experts = experts[np.argsort(-routed.gate[i, s, experts], kind="stable")]
-        cells = [f"{e:>{digits}} {_gate(float(routed.gate[i, s, e]))}" for e in experts]
-        table.add_row(Text(name), "\n".join(_lines(cells, room, "  ")) or "none")
-    console.print(table)
-
-
-def print_sentence(console: Console, routed: SentenceRouting, shown: Sequence[int]) -> None:
-    """Each byte above the digit of its first-choice expert, one row per layer."""
-    visible = {0x20: " ", 0x0A: "\\", 0x09: "\\"}
-    characters = [visible.get(b) or (chr(b) if 0x20 < b < 0x7F else ".") for b in routed.ids]
-    notes = ["\\ is newline"]
-    if routed.gate.shape[2] > 10:
-        notes.append("a is 10, A 36")
-    if routed.dropped.any():
-        notes.append(". was full")
-    print_title(console, f"First-choice expert of each byte ({'; '.join(notes)})")
-    room = max(console.width - 12, 10)
-    for start in range(0, len(characters), room):
-        here = slice(start, start + room)
-        console.print(Text(f"{'':10}" + "".join(characters[here])), soft_wrap=True)
-        for i, number in enumerate(routed.layers):
-            if number in shown:
-                experts = zip(routed.first_choice[i, here], routed.dropped[i, here], strict=True)
-                row = "".join("." if lost else _DIGITS[e % len(_DIGITS)] for e, lost in experts)
-                console.print(Text(f"layer {number:<3} {row}", style="cyan"), soft_wrap=True)
-        console.print()
-
-
-def _gate(weight: float) -> str:
-    """.41, 1.25; ``full`` where the expert had no place."""
-    return "full" if weight == 0 else f"{weight:.2f}".removeprefix("0")
-
-
-def _lines(cells: Sequence[str], room: int, gap: str = "   ") -> list[str]:
-    """Cells beside each other in lines of at most ``room`` columns, if a single one is not wider."""
-    if not cells:
-        return []
-    begins, used = [0], cell_len(cells[0])
-    for i, cell in enumerate(cells[1:], 1):
-        used += len(gap) + cell_len(cell)
-        if used > room:
-            begins.append(i)
-            used = cell_len(cell)
-    return [gap.join(cells[a:b]) for a, b in pairwise([*begins, len(cells)])]

@@ -67,6 +67,7 @@ def test_tokens_of_a_window_that_belong_together_do_not_make_chance_look_small()
     label = np.random.default_rng(4).integers(EXPERTS, size=WINDOWS)[WINDOW]
     assert abs(beyond(topic, label).adjusted) < 0.1  # of 64 independent windows, not of 2048 tokens
     assert beyond(topic, label).chance > 0.1
+    assert beyond(topic, topic).adjusted == pytest.approx(1)
 
 
 def test_windows_may_differ_in_length_and_there_may_be_one():
