@@ -1,28 +1,21 @@
 """``python -m moe_numpy convert``: write a model in the layout of a published family, for other programs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..pretrained import from_pretrained, is_published, save_pretrained
+from ..models import Transformer
+from ..pretrained import PublishedConfig, from_pretrained, is_published, save_pretrained
 from ..pretrained.byte_tokenizer import byte_tokenizer
 from ..pretrained.converting import converted, targets
-from ..pretrained.small_files import read_bytes
+from ..pretrained.text_files import text_files
 from ..pretrained.tokenizer import FILE
 from ..training import Run
 from .output import JsonOption, console_for, given_path, print_command, print_json, refusals, with_default
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
-_OF_TEXT = (
-    FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "added_tokens.json",
-)
-_LARGEST = 512 << 20  # bytes of a tokenizer
 
 
 def convert(
@@ -32,7 +25,10 @@ def convert(
     out: Annotated[Path, typer.Argument(parser=given_path, metavar="OUT", help="Folder to write; must not hold one.")],
     to: Annotated[
         str | None,
-        typer.Option(help=f"With a run: the family, one of {', '.join(targets())}; the model must fit its parts."),
+        typer.Option(
+            help=f"With a run: the family, one of {', '.join(targets())}; the model must fit its parts. One that began "
+            "with a published model keeps its family."
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help=with_default(f"Type of the weights: {', '.join(_DTYPES)}.", "as they are"))
@@ -49,15 +45,13 @@ def convert(
     with refusals():
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-        beside: dict[str, str | bytes]
+        beside: Mapping[str, str | bytes]
         if is_published(model):
             if to is not None or step is not None:
                 raise ValueError(f"{'--to' if to else '--step'} is for runs; {model} is published already")
-            opened, beside = from_pretrained(model), _files_of_text(model)
+            opened, beside = from_pretrained(model), text_files(model)
         else:
-            if to is None:
-                raise ValueError(f"--to is needed: the family to become, one of {', '.join(targets())}")
-            opened, beside = converted(Run.open(model).model(step)[0], to), {FILE: byte_tokenizer()}
+            opened, beside = _from_run(Run.open(model), to, step)
         with console.status(f"Writing {out} ..."):
             stored: Any = None if dtype is None else _DTYPES[dtype]
             save_pretrained(opened, out, dtype=stored, beside=beside)
@@ -71,6 +65,13 @@ def convert(
     print_command(console, "generate", out, "The ")
 
 
-def _files_of_text(folder: Path) -> dict[str, str | bytes]:
-    """The tokenizer of a published model, and what belongs to it."""
-    return {name: read_bytes(folder / name, _LARGEST) for name in _OF_TEXT if (folder / name).is_file()}
+def _from_run(run: Run, to: str | None, step: int | None) -> tuple[Transformer, Mapping[str, str | bytes]]:
+    """The model of a run in a published family, and the files about its text."""
+    if isinstance(run.model_config, PublishedConfig):
+        family = run.model_config.model_type
+        if to not in (None, family):
+            raise ValueError(f"--to {to}: {run.folder} began with a {family} model and stays one; leave that out")
+        return run.model(step)[0], text_files(run.tokenizer_folder)
+    if to is None:
+        raise ValueError(f"--to is needed: the family to become, one of {', '.join(targets())}")
+    return converted(run.model(step)[0], to), {FILE: byte_tokenizer()}

@@ -27,8 +27,9 @@ from ..accounting import (
     weight_bytes,
 )
 from ..accounting.parameters import Parameters
-from ..models import Transformer
+from ..models import ModelConfig, Transformer
 from ..nn import FeedForward
+from ..nn.module import Unfilled
 from ..pretrained import from_pretrained, is_published
 from ..pretrained.stored_experts import StoredExperts
 from ..training import Run, TrainingConfig
@@ -106,6 +107,8 @@ def _find(model: str) -> tuple[Architecture | Transformer, PublishedModel | None
         if is_published(Path(model)):
             return from_pretrained(model), None, _CONTEXT
         config = Run.open(Path(model)).model_config
+        if not isinstance(config, ModelConfig):
+            return Transformer(config, rng=Unfilled()), None, config.context
         try:
             return architecture_of(config), None, config.context
         except ValueError:

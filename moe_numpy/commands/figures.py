@@ -17,7 +17,7 @@ def save_run_figures(run: Run, summary: Mapping[str, Any]) -> list[Path]:
     """Draw the learning curves and, for a sparse model, its routing at the end and over training."""
 
     def draw(plots: Any) -> "dict[str, Figure]":
-        figures = {"learning_curves": plots.learning_curves(_curves(run))}
+        figures = {"learning_curves": plots.learning_curves(_curves(run), summary["unit"])}
         layers = summary["sparse_layers"]
         if layers:
             domain_expert, load = np.array(summary["domain_expert_by_layer"]), np.array(summary["expert_load"])

@@ -21,7 +21,9 @@ def generate(
         Path, typer.Argument(parser=given_path, metavar="MODEL", help="Run folder, or a published model's folder.")
     ],
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
-    tokens: Annotated[int, typer.Option(min=0, help="Tokens to write; those of a run are bytes.")] = 300,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens to write; bytes, unless a published model brought its own.")
+    ] = 300,
     temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.8,
     top_p: Annotated[
         float, typer.Option(help="Draw from the most likely tokens that together have this probability.")
@@ -73,12 +75,12 @@ def _start(opened: Opened, folder: Path, prompt: str, chat: bool) -> Int[Array, 
     """The tokens to continue. ValueError if there are none, or if the model cannot read them."""
     if not prompt:
         raise ValueError("the prompt is empty; give at least one byte to continue")
-    if chat and opened.is_run:
-        raise ValueError(f"--chat: {folder} is a run, which has no chat template")
+    if chat and opened.text_folder is None:
+        raise ValueError(f"--chat: {folder} is a run that reads bytes, which has no chat template")
     try:
-        if chat:
-            text = ChatTemplate.open(folder).render([{"role": "user", "content": prompt}])
-            ids = PublishedTokenizer.open(folder).encode(text, add_special_tokens=False)
+        if chat and opened.text_folder is not None:
+            text = ChatTemplate.open(opened.text_folder).render([{"role": "user", "content": prompt}])
+            ids = PublishedTokenizer.open(opened.text_folder).encode_plain(text)
         else:
             ids = opened.tokenizer.encode(prompt)
     except ValueError as error:

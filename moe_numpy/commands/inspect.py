@@ -80,7 +80,7 @@ def inspect(
                 routed = route_text(opened.model, opened.windows, opened.batch_size, done)
             seconds = time.monotonic() - began
     with console.status("Counting ..."):
-        min_count = MIN_COUNT if opened.is_run else _MIN_COUNT
+        min_count = MIN_COUNT if opened.is_bytes else _MIN_COUNT
         found = findings_of(routed, len(opened.domains), min_count=min_count)
     with console.status("Drawing ..."):
         figures = save_inspect_figures(opened, found, routed_sentence, layer, out)
@@ -88,7 +88,7 @@ def inspect(
     if json:
         print_json(document_of(opened, found, routed_sentence, detailed, figures))
         return
-    shown = list(routed.layers) if layer is None and opened.is_run else [detailed]
+    shown = list(routed.layers) if layer is None and opened.is_bytes else [detailed]
     _print_head(console, opened, found, seconds)
     _print_layer(console, opened, found, shown, detailed)
     _print_text(console, opened, routed_sentence, shown, detailed)
@@ -129,7 +129,7 @@ def _print_layer(console: Console, opened: Inspected, found: Findings, shown: li
     title = f"Layer {detailed}: which experts take which position in the window"
     print_takers(console, title, found.position_names, found.position_expert[i])
     console.print()
-    if opened.is_run:
+    if opened.is_bytes:
         names, classes = by_byte_class(routed.counts(routed.ids, opened.model.vocab_size))
         print_shares(console, f"Layer {detailed}: which experts take which kind of byte", names, classes[i])
         console.print()
@@ -144,7 +144,7 @@ def _print_layer(console: Console, opened: Inspected, found: Findings, shown: li
 def _print_text(
     console: Console, opened: Inspected, sentence: SentenceRouting, shown: list[int], detailed: int
 ) -> None:
-    if opened.is_run:
+    if opened.is_bytes:
         print_sentence(console, sentence, shown)
         return
     print_tokens(console, sentence, detailed, [opened.tokenizer.name(id) for id in sentence.ids])

@@ -19,12 +19,12 @@ def document_of(
 ) -> dict[str, Any]:
     """All layers; the experts of each token of the sentence in one."""
     routed = found.routed
-    model: dict[str, Any] = {"model": str(opened.folder)}
+    model: dict[str, Any] = {"run" if opened.is_run else "model": str(opened.folder)}
     if opened.is_run:
+        model["step"] = opened.step
+    if opened.is_bytes:
         names, classes = by_byte_class(routed.counts(routed.ids, opened.model.vocab_size))
-        model = {
-            "run": str(opened.folder),
-            "step": opened.step,
+        model |= {
             "byte_classes": names,
             "byte_class_expert_by_layer": classes.tolist(),
             "typical_bytes_by_layer": _typical(opened, found, "byte"),
@@ -68,7 +68,7 @@ def _sentence(opened: Inspected, sentence: SentenceRouting, layer: int) -> dict[
         for gate, asked in zip(sentence.gate[i], sentence.asked[i], strict=True)
     ]
     return {
-        "bytes" if opened.is_run else "tokens": list(sentence.ids),
+        "bytes" if opened.is_bytes else "tokens": list(sentence.ids),
         "names": [opened.tokenizer.name(id) for id in sentence.ids],
         "first_choice_by_layer": sentence.first_choice.tolist(),
         "dropped_by_layer": sentence.dropped.tolist(),

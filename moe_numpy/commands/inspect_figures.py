@@ -15,14 +15,14 @@ from .inspected import Inspected
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LAYERS = 4  # of a published model
+_LAYERS = 4  # of a model that was published
 _TOKENS = 16
 
 
 def save_inspect_figures(
     opened: Inspected, found: Findings, sentence: SentenceRouting, layer: int | None, out: Path | None
 ) -> list[Path]:
-    """Draw and write them: all layers of a run, some of a published model. None without a folder to write to."""
+    """Draw and write them: all layers of a model of bytes, some of a published one. Nothing without a folder."""
     folder = opened.folder if out is None and opened.is_run else out
     if folder is None:
         return []
@@ -33,7 +33,7 @@ def save_inspect_figures(
 
     def draw(plots: Any) -> "dict[str, Figure]":
         figures = {"expert_by_domain": plots.expert_by_domain(found.domain_shares[at], opened.domains, numbers)}
-        if opened.is_run:
+        if opened.is_bytes:
             names, classes = by_byte_class(routed.counts(routed.ids, opened.model.vocab_size)[at])
             figures["expert_by_byte"] = plots.expert_by_byte(classes, names, numbers)
         else:
@@ -44,7 +44,7 @@ def save_inspect_figures(
         figures["expert_by_position"] = plots.expert_by_position(by_position, found.position_names, numbers)
         dropped = routed.dropped.sum(axis=1) / np.maximum(routed.load.sum(axis=1), 1)
         figures["expert_load"] = plots.expert_load(
-            shares(routed.load[at]), dropped[at] if opened.is_run else None, numbers
+            shares(routed.load[at]), dropped[at] if opened.is_bytes else None, numbers
         )
         if found.together.any():
             expected = np.stack([expected_together(found.together[i]) for i in at])
@@ -53,7 +53,7 @@ def save_inspect_figures(
         figures["explained_by_layer"] = plots.explained_by_layer(beyond, list(found.explained), layers)
         if len(opened.history[0]):
             figures["load_over_training"] = plots.load_over_training(*opened.history, layers)
-        tokens = None if opened.is_run else [opened.tokenizer.name(id) for id in sentence.ids]
+        tokens = None if opened.is_bytes else [opened.tokenizer.name(id) for id in sentence.ids]
         figures["sentence_routing"] = plots.sentence_routing(sentence.of_layers(numbers), tokens)
         return figures
 
@@ -61,7 +61,7 @@ def save_inspect_figures(
 
 
 def _drawn(opened: Inspected, layers: list[int], layer: int | None) -> list[int]:
-    if opened.is_run:
+    if opened.is_bytes:
         return list(range(len(layers)))
     if layer is not None:
         return [layers.index(layer)]

@@ -1,9 +1,11 @@
 """What ``inspect`` looks at: a run or a published model, the text to route, and one text token by token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..instruments.routed_text import TextWindow
 from ..instruments.text_windows import LONGEST_WINDOW, text_windows
@@ -11,6 +13,7 @@ from ..models import Transformer
 from ..models.text import ByteTokenizer, Tokenizer
 from ..pretrained import PretrainedError, PublishedTokenizer, from_pretrained, is_published
 from ..training import Run, default_corpus
+from ..training.encoding import pieces
 from ..training.evaluation import WINDOWS_PER_DOMAIN
 from ..training.user_text import read_texts
 from .figures import load_history
@@ -50,13 +53,18 @@ class Inspected:
 
     @property
     def is_run(self) -> bool:
-        """Whether it was trained here, on bytes."""
+        """Whether it was trained here."""
         return self.step is not None
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether its tokens are bytes, as those of a model made here."""
+        return isinstance(self.tokenizer, ByteTokenizer)
 
     @property
     def unit(self) -> str:
         """What a token is called."""
-        return "byte" if self.is_run else "token"
+        return "byte" if self.is_bytes else "token"
 
 
 def open_inspected(
@@ -85,27 +93,27 @@ def _open_run(
         kind = "has Soft MoE layers: every expert takes a part of every byte, and none is chosen"
         raise ValueError(f"{folder} {kind if config.num_experts else 'is dense: it has no experts to inspect'}")
     _require_layer(layer, config.routed_layers)
-    tokenizer = ByteTokenizer()
-    ids = _SENTENCE.encode()[: config.context] if sentence is None else tokenizer.encode(sentence)
+    tokenizer = run.tokenizer()
     if text:
         domains, texts = _texts(text)
-        windows = text_windows(
-            texts, tokenizer.encode, tokens=tokens or TOKENS, length=min(config.context, LONGEST_WINDOW)
-        )
     else:
         corpus = run.corpus()
         run.require_text(corpus, checkpoint)
         domains = [domain.name for domain in corpus.domains]
-        if tokens is None:
-            held_out = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)
-            windows = [TextWindow(w, int(d)) for w, d in zip(held_out.tokens, held_out.domain, strict=True)]
-        else:
-            held = [domain.validation.tobytes() for domain in corpus.domains]
-            windows = text_windows(held, list, tokens=tokens, length=config.context)
     history, model = load_history(run), run.model_of(checkpoint)
-    return Inspected(
-        folder, model, tokenizer, domains, windows, _RUN_BATCH, tuple(ids), checkpoint.step, history
-    )  # fmt: skip
+    length = min(config.context, LONGEST_WINDOW)
+    if text:
+        windows = text_windows(texts, _encoder(tokenizer, model), tokens=tokens or TOKENS, length=length)
+    elif tokens is None:
+        held_out = corpus.validation_windows(config.context, limit=WINDOWS_PER_DOMAIN)
+        windows = [TextWindow(w, int(d)) for w, d in zip(held_out.tokens, held_out.domain, strict=True)]
+        length = config.context
+    else:
+        held = [domain.validation for domain in corpus.domains]
+        windows = text_windows(held, np.ndarray.tolist, tokens=tokens, length=length)
+    ids = _sentence(tokenizer, model, sentence, config.context)
+    at_once = _RUN_BATCH if isinstance(tokenizer, ByteTokenizer) else _batch_size(model, length)
+    return Inspected(folder, model, tokenizer, domains, windows, at_once, ids, checkpoint.step, history)
 
 
 def _open_published(
@@ -117,22 +125,44 @@ def _open_published(
     _require_layer(layer, model.routed_layers)
     tokenizer = _tokenizer(folder)
     domains, texts = _texts(text)
-
-    def encode(text: str) -> list[int]:
-        return _known(tokenizer.encode(text, add_special_tokens=False), model, tokenizer)
-
-    lead = _known(_lead(tokenizer, texts[0][:100]), model, tokenizer)
+    lead = _lead(tokenizer, texts[0][:100])
+    _require_known(lead, model, tokenizer)
     window = min(LONGEST_WINDOW, model.context)
     if len(lead) >= window:
         raise ValueError(f"{tokenizer.path} begins a text with {len(lead)} tokens, a window has {window}")
-    windows = text_windows(texts, encode, tokens=tokens, length=window - len(lead), lead=lead)
+    length = window - len(lead)
+    windows = text_windows(texts, _encoder(tokenizer, model), tokens=tokens, length=length, lead=lead)
     if not windows:
         raise ValueError("the text has no tokens")
-    ids = _known(tokenizer.encode(_SENTENCE if sentence is None else sentence), model, tokenizer)
-    scores = 2 * 4 * len(model.routed_layers) * model.num_routes
-    at_once = max(min(_BATCH_TOKENS, _BATCH_BYTES // scores) // window, 1)
-    shown = ids[: model.context] if sentence is None else ids
-    return Inspected(folder, model, tokenizer, domains, windows, at_once, tuple(shown))
+    ids = _sentence(tokenizer, model, sentence, model.context)
+    return Inspected(folder, model, tokenizer, domains, windows, _batch_size(model, window), ids)
+
+
+def _batch_size(model: Transformer, length: int) -> int:
+    """How many windows share a batch."""
+    scores = 2 * 4 * len(model.routed_layers) * model.num_routes  # bytes per token, with the logits
+    return max(min(_BATCH_TOKENS, _BATCH_BYTES // scores) // length, 1)
+
+
+def _encoder(tokenizer: Tokenizer, model: Transformer) -> Callable[[str], list[int]]:
+    """A function that encodes a text without the special tokens around it, and refuses ids beyond the model's."""
+    if not isinstance(tokenizer, PublishedTokenizer):
+        return tokenizer.encode
+
+    def encode(text: str) -> list[int]:
+        ids = [id for piece in pieces(text) for id in tokenizer.encode_plain(piece)]
+        _require_known(ids, model, tokenizer)
+        return ids
+
+    return encode
+
+
+def _sentence(tokenizer: Tokenizer, model: Transformer, sentence: str | None, context: int) -> tuple[int, ...]:
+    """The tokens of the text to show token by token; the default one is cut to the context."""
+    ids = tokenizer.encode(_SENTENCE)[:context] if sentence is None else tokenizer.encode(sentence)
+    if isinstance(tokenizer, PublishedTokenizer):
+        _require_known(ids, model, tokenizer)
+    return tuple(ids)
 
 
 def _tokenizer(folder: Path) -> PublishedTokenizer:
@@ -155,20 +185,19 @@ def _texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
 
 def _lead(tokenizer: PublishedTokenizer, text: str) -> list[int]:
     """The ids that the tokenizer puts before a text."""
-    bare, full = tokenizer.encode(text, add_special_tokens=False), tokenizer.encode(text)
+    bare, full = tokenizer.encode_plain(text), tokenizer.encode(text)
     starts = (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare)
     return full[: next(starts, 0)]
 
 
-def _known(ids: list[int], model: Transformer, tokenizer: PublishedTokenizer) -> list[int]:
-    """The same ids. ValueError for one that the model has no row for."""
+def _require_known(ids: Sequence[int], model: Transformer, tokenizer: PublishedTokenizer) -> None:
+    """ValueError for an id that the model has no row for."""
     largest = max(ids, default=0)
     if largest >= model.vocab_size:
         raise ValueError(
             f"{tokenizer.path} makes {tokenizer.name(largest)} token {largest:,} of the text, the model has only "
             f"{model.vocab_size:,} tokens"
         )
-    return ids
 
 
 def _require_layer(layer: int | None, layers: list[int]) -> None:

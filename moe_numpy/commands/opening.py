@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..models import Transformer
-from ..models.text import ByteTokenizer, Tokenizer
+from ..models.text import Tokenizer
 from ..pretrained import PublishedTokenizer, from_pretrained, is_published
 from ..training import Run
 
@@ -18,11 +18,13 @@ class Opened:
         model: in evaluation.
         tokenizer: of its text.
         step: the completed steps of a run; None for a published model.
+        text_folder: where a published tokenizer and its chat template are; None where tokens are bytes.
     """
 
     model: Transformer
     tokenizer: Tokenizer
     step: int | None
+    text_folder: Path | None
 
     @property
     def is_run(self) -> bool:
@@ -37,11 +39,14 @@ def open_model(folder: Path, step: int | None = None) -> Opened:
         ValueError: it is neither, cannot be read, or a step is asked of a published model.
     """
     if not is_published(folder):
-        model, step = Run.open(folder).model(step)
-        return Opened(model.eval(), ByteTokenizer(), step)  # type: ignore[arg-type]
+        run = Run.open(folder)
+        tokenizer = run.tokenizer()
+        model, step = run.model(step)
+        text_folder = None if run.source is None else run.tokenizer_folder
+        return Opened(model.eval(), tokenizer, step, text_folder)  # type: ignore[arg-type]
     if step is not None:
         raise ValueError(f"--step {step}: {folder} is a published model, which has no checkpoints")
-    return Opened(from_pretrained(folder), PublishedTokenizer.open(folder), None)
+    return Opened(from_pretrained(folder), PublishedTokenizer.open(folder), None, folder)
 
 
 def require_tokens(ids: Sequence[int], model: Transformer, folder: Path) -> None:

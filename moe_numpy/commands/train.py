@@ -1,26 +1,23 @@
-"""``python -m moe_numpy train``: train a model on the built-in text or your own, or continue a run."""
+"""``python -m moe_numpy train``: train a new or a published model on text, or continue a run."""
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 
-from ..instruments.gradient_paths import gradient_paths
 from ..models import ModelConfig
 from ..moe.recipes import find
-from ..training import Corpus, Run, Trainer, TrainingConfig, load_corpus, presets
+from ..pretrained import PublishedConfig, PublishedTokenizer, TensorFiles, is_published
+from ..training import Trainer, TrainingConfig, load_corpus, presets
 from ..training.runs import next_free
 from .figures import save_run_figures
 from .output import (
     JsonOption,
     console_for,
     given_path,
-    note,
-    one_line,
     print_command,
     print_files,
     print_json,
@@ -28,11 +25,13 @@ from .output import (
     refusals,
     with_default,
 )
+from .resuming import option, resumed
 from .run_training import existing_run, new_run, run_training
+from .training_start import print_left_out, print_start
 
-_LISTED = 20  # files that were left out, per domain and reason
-_MOST_PROBED = 256  # experts of a layer whose router is probed for a gradient before training
-_TRAINING = {"steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype"}
+_TRAINING = {
+    "steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype", "freeze"
+}  # fmt: skip
 _RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
 
 
@@ -65,7 +64,25 @@ def train(
         bool,
         typer.Option("--dense", help="No experts: one network, top-k times as wide.", rich_help_panel="Model"),
     ] = False,
-    context: Annotated[int | None, _model("Longest sequence, in bytes.", ModelConfig.context)] = None,
+    context: Annotated[int | None, _model("Longest sequence, in tokens.", ModelConfig.context)] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            parser=given_path,
+            metavar="PATH",
+            help="Folder of a published model to train further, in float32, on the tokens of its tokenizer.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Parameters to leave as they are, such as 'layers.*.attention.*'; repeatable.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     text: Annotated[
         list[str] | None, _training("File or folder, one domain each; repeatable.", "built-in text")
     ] = None,
@@ -74,7 +91,13 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, _training("Sequences per pass.", TrainingConfig.batch_size)] = None,
     accumulate: Annotated[int | None, _training("Passes per step.", TrainingConfig.accumulate)] = None,
-    learning_rate: Annotated[float | None, _training("Peak learning rate.", TrainingConfig.learning_rate)] = None,
+    learning_rate: Annotated[
+        float | None,
+        _training(
+            "Peak learning rate.",
+            f"{TrainingConfig.learning_rate:g}; with --from {presets.CONTINUED_LEARNING_RATE:g}",
+        ),
+    ] = None,
     seed: Annotated[int | None, _training("Of weights, data and noise.", TrainingConfig.seed, min=0)] = None,
     checkpoint_every: Annotated[
         int | None, _training("Steps between checkpoints.", TrainingConfig.checkpoint_every)
@@ -88,7 +111,9 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            parser=given_path, metavar="PATH", help=with_default("Run folder.", "runs/RECIPE or the next free name")
+            parser=given_path,
+            metavar="PATH",
+            help=with_default("Run folder.", "runs/RECIPE, or of --from the name; the next that is free"),
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit.")] = False,
@@ -97,7 +122,11 @@ def train(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Train a model on the built-in text or your own; Ctrl-C and SIGTERM save, --resume continues."""
+    """Train a model on the built-in text or your own; Ctrl-C and SIGTERM save, --resume continues.
+
+    --from continues training a published model. Its configuration decides what the model is; the default learning rate
+    is lower.
+    """
     console = console_for(json)
     options = {
         "recipe": recipe,
@@ -117,8 +146,10 @@ def train(
         "checkpoint_every": checkpoint_every,
         "device": device,
         "dtype": dtype,
+        "freeze": tuple(freeze) if freeze else None,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    model_config: ModelConfig | PublishedConfig
     with ExitStack() as held:
         with refusals():
             paths = [_absolute(path) for path in text or []]
@@ -131,26 +162,43 @@ def train(
             if resume:
                 if out is None:
                     raise ValueError("--resume needs --out runs/NAME, the run to continue")
-                run, trainer = _resumed(held.enter_context(existing_run(out)), given, paths, from_step)
+                run = held.enter_context(existing_run(out))
+                with console.status("Reading the text and the model ..."):
+                    run, trainer = resumed(run, given, paths, source, from_step)
                 console.print(f"Continuing after step {trainer.completed} of {trainer.config.steps}.")
+            elif source is not None:
+                folder = Path(os.path.realpath(source))
+                model_config, training_config = _continuation(folder, given, dense)
+                with console.status("Reading the text and the model ..."):
+                    corpus = load_corpus(paths, model_config.context, PublishedTokenizer.open(folder).encode_plain)
+                    trainer = Trainer(model_config, training_config, corpus, folder)
+                print_left_out(console, corpus)
+                to = out or next_free(Path("runs") / folder.name)
+                run = held.enter_context(new_run(to, model_config, training_config, paths, str(folder)))
             else:
                 model_config, training_config = _configurations(given)
+                name = "dense" if dense else model_config.recipe.rpartition(":")[2]
                 corpus = load_corpus(paths, model_config.context)
-                _print_left_out(console, corpus)
+                print_left_out(console, corpus)
                 trainer = Trainer(model_config, training_config, corpus)
-                folder = out or next_free(Path("runs") / ("dense" if dense else model_config.recipe.rpartition(":")[2]))
-                run = held.enter_context(new_run(folder, model_config, training_config, paths))
-        _print_start(console, run, trainer)
+                to = out or next_free(Path("runs") / name)
+                run = held.enter_context(new_run(to, model_config, training_config, paths))
+        print_start(console, run, trainer)
         label = "MoE" if run.model_config.num_experts else "dense"
         summary = run_training(run, trainer, console, label=label)
         figures = save_run_figures(run, summary)
     if json:
         print_json(summary)
         return
-    console.print(f"Validation loss {summary['val_loss']:.3f} nats/byte = {summary['val_bits_per_byte']:.3f} bits/byte")
+    console.print(
+        f"Validation loss {summary['val_loss']:.3f} nats/{summary['unit']} = "
+        f"{summary['val_bits_per_byte']:.3f} bits/byte"
+    )
     print_files(console, "Figures", figures)
     print_title(console, "Next")
     print_command(console, "generate", run.folder, "The ")
+    if run.source is not None:
+        print_command(console, "convert", run.folder, f"{run.folder}-published")
 
 
 def _absolute(path: str) -> str:
@@ -169,86 +217,24 @@ def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]
     return presets.model(settings, **model), presets.training(**training)
 
 
+def _continuation(folder: Path, given: dict[str, Any], dense: bool) -> tuple[PublishedConfig, TrainingConfig]:
+    """The settings of a published model with what the user gave. ValueError for what the model itself decides."""
+    names = [option(name) for name in given if name not in _TRAINING | {"context"}]
+    if names:
+        shown = ", ".join("--dense" if dense and name == "--num-experts" else name for name in names)
+        raise ValueError(f"{shown}: with --from, the model is the one that is published; leave that out")
+    if not is_published(folder):
+        if (folder / "history.jsonl").exists() or (folder / "summary.json").exists():
+            raise ValueError(f"--from {folder} is a run; continue it with --resume --out {folder}")
+        raise ValueError(f"--from {folder} is not a published model: expected config.json with a model_type")
+    published = PublishedConfig.read(folder, TensorFiles.open(folder))
+    window = given.get("context", min(published.context, presets.CONTINUED_CONTEXT))
+    if not 1 <= window <= published.context:
+        raise ValueError(f"context must be between 1 and {published.context}, that of {folder}, got {window}")
+    training = {name: value for name, value in given.items() if name in _TRAINING}
+    return replace(published, window=window), presets.continued(**training)
+
+
 def _may_be_unlimited(recipe: str) -> bool:
     """Whether a recipe works without a capacity: where experts choose, it does not."""
     return get_type_hints(find(recipe).build).get("capacity_factor") is not float
-
-
-def _resumed(run: Run, given: dict[str, Any], paths: list[str], from_step: int | None) -> tuple[Run, Trainer]:
-    """The run as it continues, and its trainer. ValueError if it was configured differently from what was given."""
-    _require_same(run, given, paths)
-    step = run.newest_step() if from_step is None else from_step  # None: it ended before its first checkpoint
-    if step is not None:
-        run.verified(step)  # before a model of its configuration is allocated
-    run = run.with_steps(given.get("steps", run.training_config.steps))
-    if run.training_config.steps < (step or 0):
-        raise ValueError(f"--steps {run.training_config.steps} is less than the {step} completed in {run.folder}")
-    twin = run.dense_twin()
-    if twin is not None:
-        twin.summary(), twin.history()  # the results contain them; refused now if they are damaged
-    config = replace(run.training_config, device=given.get("device", run.training_config.device))
-    trainer = Trainer(run.model_config, config, run.corpus())
-    if step is None:
-        run.rewind(0)
-    else:
-        trainer.resume(run, step)
-    run.write_config()
-    return run, trainer
-
-
-def _require_same(run: Run, given: dict[str, Any], paths: list[str]) -> None:
-    published = find(run.model_config.recipe)
-    stored = published.settings | dict(published.small) | dict(run.model_config.recipe_settings)
-    stored |= run.model_config.to_json() | asdict(run.training_config)
-    if "capacity_factor" in stored:
-        stored["capacity_factor"] = stored["capacity_factor"] or 0
-    conflicts = [
-        f"--{name.replace('_', '-')} {value} (the run has {stored.get(name)})"
-        for name, value in given.items()
-        if value != stored.get(name) and name not in ("device", "steps")
-    ]
-    if paths and tuple(paths) != run.text:
-        has = " ".join(run.text) or "the built-in text"
-        conflicts.append(f"--text {' '.join(paths)} (the run has {has})")
-    if conflicts:
-        raise ValueError(f"{run.folder} was configured differently: {', '.join(conflicts)}; leave that out")
-
-
-def _print_left_out(console: Console, corpus: Corpus) -> None:
-    """What of the user's folders was read, and what was not, by reason."""
-    for domain in corpus.domains:
-        size = domain.train.size + domain.validation.size
-        if domain.left_out:
-            lost = sum(each.size for each in domain.left_out)
-            of = f" ({lost:,} bytes)" if lost else ""
-            _say(console, f"{one_line(domain.name)}: {domain.files} files, {size:,} bytes; left out{of}:")
-        for reason in dict.fromkeys(each.reason for each in domain.left_out):
-            paths = [one_line(each.path) for each in domain.left_out if each.reason == reason]
-            _say(
-                console,
-                f"  {reason}: {', '.join(paths[:_LISTED])}"
-                + (f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""),
-            )
-
-
-def _print_start(console: Console, run: Run, trainer: Trainer) -> None:
-    model = trainer.model
-    domains = ", ".join(f"{one_line(d.name)} ({d.train.size:,} bytes)" for d in trainer.corpus.domains)
-    _say(
-        console,
-        f"{one_line(run.folder)}: {model.num_parameters():,} parameters, {model.active_parameters():,} active per "
-        f"token; domains {domains}",
-    )
-    config = run.model_config
-    if (
-        0 < config.num_experts <= _MOST_PROBED
-        and not gradient_paths(config.layer_recipe, num_experts=config.num_experts).task_reaches_router
-    ):
-        note(
-            f"no gradient of the task reaches the router of {config.recipe} with these settings: what it chooses "
-            "does not learn from the loss"
-        )
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)

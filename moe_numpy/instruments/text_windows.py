@@ -13,7 +13,7 @@ _CHARACTERS = 8  # of text per token of a window, so that a window is seldom sho
 
 
 def text_windows(
-    texts: Sequence[str | bytes],
+    texts: Sequence[Any],
     encode: Callable[[Any], list[int]],
     *,
     tokens: int,
@@ -25,7 +25,7 @@ def text_windows(
     A text that is not much longer than its part is encoded whole; of a longer one, excerpts are.
 
     Args:
-        texts: one per domain.
+        texts: one per domain; strings, or anything that ``encode`` takes slices of.
         encode: a text as token ids.
         tokens: the most to take of all texts together.
         length: the longest window, ``lead`` not included.
@@ -48,7 +48,7 @@ def text_windows(
     return [w for w in chain.from_iterable(zip_longest(*windows)) if w is not None]
 
 
-def _spread(text: str | bytes, encode: Callable[[Any], list[int]], tokens: int, length: int) -> list[list[int]]:
+def _spread(text: Any, encode: Callable[[Any], list[int]], tokens: int, length: int) -> list[list[int]]:
     """At most ``tokens`` tokens in windows of at most ``length``, evenly spread over a text; none is empty."""
     count, excerpt = tokens // length, _CHARACTERS * length
     if len(text) <= count * excerpt:

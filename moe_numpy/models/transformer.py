@@ -11,6 +11,7 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..autodiff.tensor import as_array
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
+from ..moe.losses import balance_of_traces
 from ..nn import Attention, Embedding, FeedForward, KeyValueCache, LatentAttention, Linear, Module
 from ..nn.padding import padding_of
 from ..ops import Affine, Cast
@@ -20,15 +21,22 @@ from .transformer_config import Heads, Layer, Sparse, TransformerConfig
 
 @dataclass(frozen=True)
 class Output:
-    """Logits for the next token, and how each layer routed; None for a layer without a router."""
+    """Logits for the next token, and how each layer routed; None for a layer without a router.
+
+    ``balance_coefficient`` is that of the configuration.
+    """
 
     logits: Float[Tensor, "B S V"]
     routings: tuple[Routing | None, ...]
+    balance_coefficient: float = 0.0
 
     @property
     def auxiliary_loss(self) -> Tensor | None:
-        """The sum of the layers' auxiliary losses, coefficients included; None where there are none."""
+        """The sum of the auxiliary losses of and over the layers, coefficients included; None where there are none."""
         total = None
+        traces = [routing.trace for routing in self.routings if routing is not None]
+        if self.balance_coefficient and traces:
+            total = self.balance_coefficient * balance_of_traces(traces)
         for routing in self.routings:
             if routing is not None and routing.auxiliary_loss is not None:
                 total = routing.auxiliary_loss if total is None else total + routing.auxiliary_loss
@@ -148,7 +156,7 @@ class Transformer(Module):
                 another shape or comes with caches, or the caches are not one per layer.
         """
         x, routings = self.hidden(tokens, caches, rng, mask)
-        return Output(self._logits(x), routings)
+        return Output(self._logits(x), routings, self.parts.balance_coefficient)
 
     def hidden(
         self,

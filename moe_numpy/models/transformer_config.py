@@ -92,6 +92,8 @@ class TransformerConfig:
         embedding_multiplier: embeddings are multiplied by it (Granite).
         residual_multiplier: m above (Granite).
         logit_divisor: logits are divided by it (Granite).
+        balance_coefficient: of the balance loss that is taken over all layers at once, see
+            :func:`moe_numpy.moe.losses.balance_of_traces`; those of single layers are part of their recipes.
     """
 
     vocab_size: int
@@ -105,6 +107,7 @@ class TransformerConfig:
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logit_divisor: float = 1.0
+    balance_coefficient: float = 0.0
 
     def __post_init__(self) -> None:
         require_sizes(vocab_size=self.vocab_size, d_model=self.d_model, context=self.context, layers=len(self.layers))
@@ -113,3 +116,29 @@ class TransformerConfig:
     def transformer(self) -> "TransformerConfig":
         """Itself: what :class:`Transformer` asks every configuration for."""
         return self
+
+    @property
+    def sparse_layers(self) -> list[Sparse]:
+        """The layers with experts, in order."""
+        return [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Sparse)]
+
+    @property
+    def num_experts(self) -> int:
+        """E, of the layer with the most; 0 in a dense model."""
+        return max((part.num_experts for part in self.sparse_layers), default=0)
+
+    @property
+    def routed_layers(self) -> list[int]:
+        """The indices of the layers with a router."""
+        return [i for i, layer in enumerate(self.layers) if _routes(layer.feed_forward)]
+
+    @property
+    def num_routes(self) -> int:
+        """The options of a router: experts, zero-computation ones included, or groups; 0 without routers."""
+        return max((_routes(layer.feed_forward) for layer in self.layers), default=0)
+
+
+def _routes(part: Dense | Sparse) -> int:
+    if not isinstance(part, Sparse) or part.recipe.router is None:
+        return 0
+    return part.recipe.num_groups or part.num_experts + part.recipe.zero_experts

@@ -3,6 +3,7 @@
 Without them a router collapses: an expert that is chosen often learns more and is chosen more often.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +132,17 @@ def balance_of_layers(probabilities: list[Tensor], loads: list[Any]) -> Tensor:
     for p in probabilities[1:]:
         mean_p = mean_p + p.sum(axis=0)
     return (mean_p * xp.asarray(f, dtype=mean_p.dtype)).sum() * (num_experts / tokens)
+
+
+def balance_of_traces(traces: Sequence[RoutingTrace]) -> Tensor:
+    """:func:`balance_of_layers` as transformers has it for Mixtral and most families since.
+
+    Whatever a router computes and chooses by, P is a softmax of its logits, and f counts the k largest of them.
+    """
+    probabilities = [trace.probabilities(None) for trace in traces]
+    chosen = [top_k_candidates(p.data, int(t.per_token)) for p, t in zip(probabilities, traces, strict=True)]
+    loads = [count(c.expert, p.shape[1]) for c, p in zip(chosen, probabilities, strict=True)]
+    return balance_of_layers(probabilities, loads)
 
 
 class RouterZLoss(Function):

@@ -15,7 +15,7 @@ from .style import BLUE, GREY, ORANGE, STYLES, columns_for, grid, layer_numbers,
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The losses of one run in nats per byte: training at every step, validation at some."""
+    """The losses of one run in nats per byte or token: training at every step, validation at some."""
 
     label: str
     step: Int[Array, " N"]
@@ -23,8 +23,8 @@ class Curve:
     validation: dict[int, float]
 
 
-def learning_curves(curves: Sequence[Curve]) -> Figure:
-    """Loss against steps, the second half enlarged on the right; points are validation."""
+def learning_curves(curves: Sequence[Curve], unit: str = "byte") -> Figure:
+    """Loss per ``unit`` against steps, the second half enlarged on the right; points are validation."""
     figure, (whole, late) = grid(2, 2, height=4.4, title="Loss while training")
     for curve, style in zip(curves, STYLES, strict=False):
         smooth = smoothed(curve.loss)
@@ -46,7 +46,7 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
             )
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)
-    whole.set_ylabel("nats per byte")
+    whole.set_ylabel(f"nats per {unit}")
     whole.set_ylim(bottom=0)
     half = max(int(curve.step[-1]) for curve in curves) / 2
     lows, highs = zip(*(_range_from(curve, half) for curve in curves), strict=True)
@@ -56,7 +56,7 @@ def learning_curves(curves: Sequence[Curve]) -> Figure:
     late.set_ylim(min(lows) - margin, max(highs) + margin)
     late.set_title("second half", fontsize=10)
     bits = late.secondary_yaxis("right", functions=(_nats_to_bits, _bits_to_nats))
-    bits.set_ylabel("bits per byte")
+    bits.set_ylabel(f"bits per {unit}")
     whole.legend(frameon=False, fontsize=9, loc="upper right")
     return figure
 

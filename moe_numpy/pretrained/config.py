@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..models import TransformerConfig
 from .errors import PretrainedError, quoted
 from .families import FAMILIES, Family
@@ -38,11 +40,13 @@ class PublishedConfig:
         values: the content of ``config.json``.
         file: where it is.
         limits: of the sizes among them.
+        window: the longest sequence, where that is less than published; rotary settings stay those of the whole.
     """
 
     values: Mapping[str, Any]
     file: Path = field(default=Path(FILE))
     limits: Limits = field(default=Limits())
+    window: int | None = field(default=None, kw_only=True)
 
     @classmethod
     def read(cls, folder: Path, tensors: Mapping[str, StoredTensor]) -> "PublishedConfig":
@@ -56,6 +60,22 @@ class PublishedConfig:
             (length for tensor in tensors.values() if 0 not in tensor.shape for length in tensor.shape), default=0
         )
         config = replace(config, limits=Limits(axis, config.family.num_layers(tensors)))
+        config.transformer  # noqa: B018 (raises)
+        return config
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], file: Path) -> "PublishedConfig":
+        """Read :meth:`to_json` back, from a file.
+
+        Raises:
+            PretrainedError: an entry is missing or of another type, a setting is not understood, or the context is not
+                within the published one.
+        """
+        try:
+            described = msgspec.convert(values, _Json)
+        except msgspec.ValidationError as error:
+            raise PretrainedError(f"{file} is damaged: {error} - of the model") from error
+        config = cls(described.published, file, window=described.context)
         config.transformer  # noqa: B018 (raises)
         return config
 
@@ -84,7 +104,52 @@ class PublishedConfig:
         except ValueError as error:  # of a part: sizes that do not divide, and the like
             raise PretrainedError(f"{self.file}: {error}") from error
         fields.finish()
-        return transformer
+        return replace(transformer, context=self._context(transformer), balance_coefficient=self._balance())
+
+    def _context(self, transformer: TransformerConfig) -> int:
+        if self.window is None:
+            return transformer.context
+        if not 1 <= self.window <= transformer.context:
+            raise PretrainedError(
+                f"{self.file}: context must be between 1 and {transformer.context}, for which the model was published, "
+                f"got {self.window}"
+            )
+        return self.window
+
+    def _balance(self) -> float:
+        """The coefficient of the balance loss over all layers; 0 if the family or the file has none."""
+        if self.family.balance is None:
+            return 0.0
+        *parts, name = self.family.balance.split(".")
+        fields: Fields | None = Fields(self.values, self.file)
+        for part in parts:
+            fields = fields and fields.part(part)
+        return 0.0 if fields is None else fields.number(name, default=0.0, least=0)
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.transformer.context
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.transformer.vocab_size
+
+    @property
+    def num_experts(self) -> int:
+        """E, of the layer with the most; 0 in a dense model."""
+        return self.transformer.num_experts
+
+    @property
+    def routed_layers(self) -> list[int]:
+        """The indices of the layers with a router."""
+        return self.transformer.routed_layers
+
+    @property
+    def num_routes(self) -> int:
+        """The options of a router."""
+        return self.transformer.num_routes
 
     def pieces(self, arrays: Mapping[str, Any]) -> Iterator[Piece]:
         """Where the published tensors belong in the parameters and buffers of the model, given by name."""
@@ -109,8 +174,15 @@ class PublishedConfig:
     def written(self) -> "PublishedConfig":
         """The settings to write with the model: without a ``quantization_config``, since weights are floats here."""
         values = {name: value for name, value in self.values.items() if name != "quantization_config"}
-        return replace(self, values=self.family.written(values))
+        return replace(self, values=self.family.written(values), window=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as they are."""
-        return dict(self.values)
+        """A dictionary of plain values: the settings as published, and the context."""
+        return {"published": dict(self.values), "context": self.context}
+
+
+class _Json(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What :meth:`PublishedConfig.to_json` gives."""
+
+    published: dict[str, Any]
+    context: int

@@ -13,7 +13,7 @@ from .config import PublishedConfig
 from .errors import PretrainedError
 from .families import FAMILIES
 
-_OF_TRAINING = {"losses", "noise", "balancer"}  # of a router; without effect on what it chooses in evaluation
+_OF_TRAINING = {"losses", "noise", "balancer", "balance_coefficient"}  # without effect in evaluation
 _SHARED = {"shared_experts", "shared_d_ff"}  # together they make a width
 
 

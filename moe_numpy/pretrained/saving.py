@@ -49,7 +49,7 @@ def save_pretrained(
     arrays = published_arrays(model, _parameters(model))
     write_tensor_files(folder, arrays, dtype=dtype, max_shard_bytes=max_shard_bytes)
     try:
-        write_json_atomically(folder / FILE, config.to_json())
+        write_json_atomically(folder / FILE, dict(config.values))
         write_atomically({folder / name: content for name, content in beside.items()})
     except BaseException:  # a full disk, a signal
         for path in [*folder.glob(f"*{SUFFIX}"), *(folder / name for name in (INDEX, FILE, *beside))]:

@@ -91,6 +91,10 @@ class PublishedTokenizer:
         with _faults(f"{self.path} cannot encode the text"):
             return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_plain(self, text: str) -> list[int]:
+        """The ids of a text in the middle of others: without special tokens added."""
+        return self.encode(text, add_special_tokens=False)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens included. An id without a token has no text.
 

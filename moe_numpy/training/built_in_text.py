@@ -11,27 +11,34 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..typing import Array
-from .corpus import HELD_OUT_EVERY, Corpus, CorpusError, Domain, hold_out
+from .corpus import HELD_OUT_EVERY, Corpus, CorpusError, Domain
+from .encoding import Encode, domain_of, domain_of_blocks
 
 _CODE_BYTES = 1_500_000
 _ARITHMETIC_LINES = 36_000
 _ARITHMETIC_SEED = 1
 
 
-def default_corpus() -> Corpus:
+def default_corpus(encode: Encode | None = None) -> Corpus:
     """Three domains with no download: prose, code and arithmetic.
 
     prose is the text behind ``help("topics")``, code the standard library's modules; both differ between Python
     versions. arithmetic is generated, always the same.
 
+    Args:
+        encode: makes tokens of a text; by default they are its bytes.
+
     Raises:
         CorpusError: this Python lacks one of them.
     """
+    train, validation = _arithmetic(np.random.default_rng(_ARITHMETIC_SEED))
     return Corpus(
         [
-            Domain("prose", *hold_out(_prose())),
-            Domain("code", *hold_out(_code(Path(sysconfig.get_path("stdlib"))))),
-            Domain("arithmetic", *_arithmetic(np.random.default_rng(_ARITHMETIC_SEED))),
+            domain_of("prose", _prose(), encode),
+            domain_of("code", _code(Path(sysconfig.get_path("stdlib"))), encode),
+            Domain("arithmetic", train, validation)
+            if encode is None
+            else domain_of_blocks("arithmetic", [train.tobytes()], [validation.tobytes()], encode),
         ]
     )
 

@@ -1,7 +1,7 @@
 """The configuration of training: plain values only, so that it can be stored as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class TrainingConfig:
         checkpoint_every: steps between checkpoints.
         device: ``"cpu"`` or ``"cuda"``.
         dtype: of weights and activations, ``"float32"`` or, on cuda, ``"bfloat16"``; the optimizer computes in float32.
+        freeze: patterns of the names of parameters that are not trained, see
+            :func:`moe_numpy.training.freezing.freeze`.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -45,6 +47,7 @@ class TrainingConfig:
     checkpoint_every: int = 100
     device: str = "cpu"
     dtype: str = "float32"
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -70,7 +73,12 @@ class TrainingConfig:
         if self.dtype == "bfloat16" and self.device == "cpu":
             raise ValueError("dtype bfloat16 needs device cuda: CPUs multiply bfloat16 matrices slowly; use float32")
 
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values; without ``freeze`` where nothing is frozen, as earlier versions wrote it."""
+        values = asdict(self)
+        return values if self.freeze else {name: value for name, value in values.items() if name != "freeze"}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingConfig":
-        """Read ``dataclasses.asdict`` back. ValueError for an unknown name or a value of another type."""
+        """Read :meth:`to_json` back. ValueError for an unknown name or a value of another type."""
         return read_settings(cls, values, "training")

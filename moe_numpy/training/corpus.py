@@ -1,13 +1,13 @@
-"""Text as bytes, in domains, and windows of it to train and validate on.
+"""Text as bytes or other tokens, in domains, and windows of it to train and validate on.
 
-A byte is a token, so the vocabulary has 256 entries and no tokenizer to train. Each domain is split into training and
-validation text once. The windows of a step are a function of (seed, step) alone, so a resumed run needs no generator
-state to see the same data.
+By default a byte is a token, so the vocabulary has 256 entries and no tokenizer to train; a published model brings its
+own. Each domain is split into training and validation text once. The windows of a step are a function of (seed, step)
+alone, so a resumed run needs no generator state to see the same data.
 """
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,13 +37,17 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """One kind of text, from ``files`` files. ``train`` and ``validation`` do not overlap."""
+    """One kind of text, from ``files`` files. ``train`` and ``validation`` do not overlap.
+
+    ``bytes_per_token`` is that of the validation text; None where tokens are bytes.
+    """
 
     name: str
-    train: UInt8[Array, " n"]
-    validation: UInt8[Array, " m"]
+    train: Integer[Array, " n"]
+    validation: Integer[Array, " m"]
     files: int = 1
     left_out: tuple[LeftOut, ...] = ()
+    bytes_per_token: float | None = None
 
     @property
     def skipped(self) -> int:
@@ -53,11 +57,15 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """B windows of S bytes: ``targets[b, s]`` follows ``tokens[b, s]``; ``domain[b]``, on the host, is their domain."""
+    """B windows of S tokens: ``targets[b, s]`` follows ``tokens[b, s]``; ``domain[b]``, on the host, is their domain.
+
+    ``bytes_per_token`` is the mean over the domains.
+    """
 
     tokens: Int[Array, "B S"]
     targets: Int[Array, "B S"]
     domain: Int[Array, " B"]
+    bytes_per_token: float = 1.0
 
 
 class Corpus:
@@ -87,7 +95,7 @@ class Corpus:
             device: where the windows live; the text is copied there once.
 
         Raises:
-            ValueError: a size below 1, a negative step or seed, or a domain shorter than ``context + 1`` bytes.
+            ValueError: a size below 1, a negative step or seed, or a domain shorter than ``context + 1`` tokens.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -110,7 +118,7 @@ class Corpus:
             limit: the most windows per domain, evenly spread over its validation text; None for all.
 
         Raises:
-            ValueError: ``context`` or ``limit`` below 1, or a domain shorter than ``context + 1`` bytes.
+            ValueError: ``context`` or ``limit`` below 1, or a domain shorter than ``context + 1`` tokens.
         """
         self._require_a_window(context)
         if limit is not None and limit < 1:
@@ -120,23 +128,34 @@ class Corpus:
         starts = np.arange(count) * available // count * context
         positions = starts[:, None] + np.arange(context + 1)
         windows = np.stack([d.validation[positions] for d in self.domains], axis=1)
-        return _windows(windows.reshape(-1, context + 1), np.tile(np.arange(len(self.domains)), count))
+        flat, domain = windows.reshape(-1, context + 1), np.tile(np.arange(len(self.domains)), count)
+        return replace(_windows(flat, domain), bytes_per_token=self.bytes_per_token)
 
     @property
-    def largest_byte(self) -> int:
+    def unit(self) -> str:
+        """What its tokens are: ``"byte"`` or ``"token"``."""
+        return "byte" if all(domain.bytes_per_token is None for domain in self.domains) else "token"
+
+    @property
+    def bytes_per_token(self) -> float:
+        """The mean over the domains, of validation text."""
+        return float(np.mean([1.0 if d.bytes_per_token is None else d.bytes_per_token for d in self.domains]))
+
+    @property
+    def largest_token(self) -> int:
         """The highest token id that occurs; a model's vocabulary must contain it."""
         return max(int(text.max(initial=0)) for d in self.domains for text in (d.train, d.validation))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all names and bytes: a run continues only on the text that it began with."""
+        """SHA-256 of all names and tokens: a run continues only on the text that it began with."""
         digest = hashlib.sha256()
         for domain in self.domains:
             for part in (domain.name.encode(), domain.train.tobytes(), domain.validation.tobytes()):
                 digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
 
-    def _text_on(self, device: str) -> UInt8[Array, " n"]:
+    def _text_on(self, device: str) -> Integer[Array, " n"]:
         """The training text of all domains, concatenated; copied to a device once."""
         if device not in self._texts:
             self._texts[device] = devices.put(np.concatenate([domain.train for domain in self.domains]), device)
@@ -149,12 +168,12 @@ class Corpus:
             for part, text in (("training", domain.train), ("validation", domain.validation)):
                 if text.size <= context:
                     raise ValueError(
-                        f"domain {domain.name!r} has {text.size} bytes of {part} text; a window of "
+                        f"domain {domain.name!r} has {text.size} {self.unit}s of {part} text; a window of "
                         f"context={context} needs {context + 1}"
                     )
 
 
-def _windows(windows: UInt8[Array, "B W"], domain: Int[Array, " B"]) -> Windows:
+def _windows(windows: Integer[Array, "B W"], domain: Int[Array, " B"]) -> Windows:
     return Windows(windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64), domain)
 
 
@@ -183,7 +202,16 @@ def bytes_needed(context: int) -> int:
 
 def hold_out(text: bytes) -> tuple[UInt8[Array, " n"], UInt8[Array, " m"]]:
     """Training and validation text. Validation blocks are spread: the end of a text is seldom like its start."""
-    blocks = np.array_split(np.frombuffer(text, np.uint8), _HELD_OUT_BLOCKS * HELD_OUT_EVERY)
-    held_out = range(HELD_OUT_EVERY // 2, len(blocks), HELD_OUT_EVERY)
-    train = [block for i, block in enumerate(blocks) if i not in held_out]
-    return np.concatenate(train), np.concatenate([blocks[i] for i in held_out])
+    train, validation = (np.concatenate(part) for part in held_out_blocks(text))
+    return train, validation
+
+
+def held_out_blocks(text: bytes) -> tuple[list[UInt8[Array, " n"]], list[UInt8[Array, " m"]]]:
+    """The blocks of training and of validation text, each contiguous, in order."""
+    bytes_ = np.frombuffer(text, np.uint8)
+    sizes = [block.size for block in np.array_split(bytes_, _HELD_OUT_BLOCKS * HELD_OUT_EVERY)]
+    ends = np.cumsum(sizes)
+    first = HELD_OUT_EVERY // 2
+    cuts = [at for i in range(first, len(sizes), HELD_OUT_EVERY) for at in (ends[i] - sizes[i], ends[i])]
+    blocks = np.split(bytes_, cuts)
+    return blocks[::2], blocks[1::2]

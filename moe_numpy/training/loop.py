@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,15 +13,15 @@ import numpy as np
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
 from ..devices import float_type, generator
-from ..models import ModelConfig, Transformer
 from ..moe.router import Router
 from ..ops import CrossEntropy
 from .config import TrainingConfig
 from .corpus import Corpus
+from .freezing import matching
 from .interrupts import interrupts
-from .memory import require_memory
 from .optimizers import AdamW, clip_factor, sum_of_squares
 from .record import StepRecord
+from .run_model import ModelSettings, initial_model
 from .runs import Run
 from .schedule import WarmupCosine
 
@@ -40,10 +41,12 @@ class Trainer:
         model_config: the model to build.
         config: how to train it, and where.
         corpus: the text.
+        source: the folder of the published model whose weights it begins with. Those of a published ``model_config``
+            without it are zero until :meth:`resume`.
 
     Raises:
-        ValueError: the text has bytes that the model has no token for, the device is not available (DeviceError), or
-            this machine has too little memory.
+        ValueError: the text has tokens that the model does not have, the device is not available (DeviceError), this
+            machine has too little memory, nothing is left to train, or the published model cannot be read.
     """
 
     stopped_by: signal.Signals | None = None
@@ -52,16 +55,20 @@ class Trainer:
     not_recorded: str | None = None
     """Why the steps on a GPU run launch by launch; None if they are replayed, are still to be recorded, or on a CPU."""
 
-    def __init__(self, model_config: ModelConfig, config: TrainingConfig, corpus: Corpus):
-        highest = corpus.largest_byte
+    def __init__(self, model_config: ModelSettings, config: TrainingConfig, corpus: Corpus, source: Path | None = None):
+        highest = corpus.largest_token
         if highest >= model_config.vocab_size:
-            raise ValueError(f"the text has a byte {highest}: vocab_size={model_config.vocab_size} is too small")
-        require_memory(model_config, config)
+            raise ValueError(
+                f"the text has a {corpus.unit} {highest}: vocab_size={model_config.vocab_size} is too small"
+            )
         self.config = config
         self.corpus = corpus
-        self.model = Transformer(model_config, rng=np.random.default_rng(config.seed))
+        self.model = initial_model(model_config, config, source)
         self.model.to(config.device, float_type(config.dtype))
-        self.optimizer = AdamW(self.model.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        named: Any = self.model.named_parameters()
+        if config.freeze:  # no moments for the others
+            named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        self.optimizer = AdamW(named, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = WarmupCosine(config.learning_rate, config.warmup, config.steps)
         self.completed = 0
         self._graph: Any = None
@@ -69,7 +76,7 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """Bytes per optimizer step."""
+        """Tokens per optimizer step."""
         return self.config.accumulate * self.config.batch_size * self.model.context
 
     def step(self) -> StepRecord:
@@ -87,7 +94,10 @@ class Trainer:
             self._explain_non_finite(report.loss, norm)
         learning_rate = self.schedule(self.completed)
         self.optimizer.step(lr=learning_rate, gradient_scale=clip_factor(norm, self.config.max_norm))
+        frozen = self._frozen_state()
         self.model.after_step()
+        for buffer, array in frozen:
+            buffer.data[...] = array
         self.completed += 1
         return StepRecord(
             step=self.completed,
@@ -140,6 +150,13 @@ class Trainer:
     def resume(self, run: Run, step: int | None = None) -> None:
         """Continue from the newest checkpoint of a run, or from the one of ``step``; see :meth:`Run.restore`."""
         self.completed = run.restore(self.model, self.optimizer, self.corpus, step)
+
+    def _frozen_state(self) -> list[tuple[Any, Any]]:
+        """The state of routers that is frozen, and copies of it."""
+        if not self.config.freeze:
+            return []
+        frozen = matching((name for name, _ in self.model.named_buffers()), self.config.freeze)
+        return [(buffer, buffer.data.copy()) for name, buffer in self.model.named_buffers() if name in frozen]
 
     def _forward_and_backward(self) -> "_Results":
         """The passes of this step, replayed from a recording where there is one."""

@@ -8,7 +8,7 @@ class StepRecord:
     """What one optimizer step did: a record of the run's history."""
 
     step: int  # completed steps, this one included
-    loss: float  # cross-entropy in nats per byte
+    loss: float  # cross-entropy in nats per token
     auxiliary_loss: float
     learning_rate: float
     gradient_norm: float

@@ -7,8 +7,10 @@ runs/NAME/checkpoint-*       weights and optimizer state
 runs/NAME/summary.json       the results, written at the end
 runs/NAME/*.png              figures
 runs/NAME/dense/             the run of the dense twin, if one was trained
+runs/NAME/tokenizer/         of a run that began with a published model: its files about text, and its config.json
 """
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from ..files import (
     TEMPORARY_SUFFIX,
@@ -26,20 +27,25 @@ from ..files import (
     sync,
     truncate_history,
     with_checksum,
+    write_atomically,
     write_json_atomically,
 )
 from ..models import ModelConfig, Transformer
+from ..models.text import ByteTokenizer, Tokenizer
+from ..pretrained import PretrainedError, PublishedConfig, PublishedTokenizer
+from ..pretrained.text_files import TEXT_FILES, text_files
 from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .corpus import Corpus
 from .memory import least_parameters
 from .optimizers import AdamW
 from .record import StepRecord
+from .run_model import ModelSettings, empty_model, plain_settings, read_model_settings
 from .user_text import load_corpus
 from .versions import versions
 
 _CONFIG, _SUMMARY, _DENSE_TWIN = "config.json", "summary.json", "dense"
-_HISTORY, _VALIDATION = "history.jsonl", "validation.json"
+_HISTORY, _VALIDATION, _TOKENIZER = "history.jsonl", "validation.json", "tokenizer"
 _MODEL, _OPTIMIZER = "model.", "optimizer."  # what the names of a checkpoint's arrays begin with
 
 
@@ -55,6 +61,7 @@ class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: tuple[str, ...]
     steps_before: tuple[int, ...] = ()
     versions: dict[str, str] = {}
+    source: str | None = msgspec.field(default=None, name="from")
 
 
 class _Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,34 +91,59 @@ class Run:
         text: the files and folders; empty for the built-in text.
         steps_before: the numbers of steps that it was to have before :meth:`with_steps`.
         versions: those that it began with.
+        source: the folder of the published model whose weights it began with; None for random weights.
     """
 
     folder: Path
-    model_config: ModelConfig
+    model_config: ModelSettings
     training_config: TrainingConfig
     text: tuple[str, ...]
     steps_before: tuple[int, ...] = ()
     versions: dict[str, str] = field(default_factory=versions, compare=False)
+    source: str | None = None
 
     @classmethod
-    def start(cls, folder: Path, model: ModelConfig, training: TrainingConfig, text: Sequence[str] = ()) -> "Run":
-        """Create a run folder with its configuration.
+    def start(
+        cls,
+        folder: Path,
+        model: ModelSettings,
+        training: TrainingConfig,
+        text: Sequence[str] = (),
+        source: str | None = None,
+    ) -> "Run":
+        """Create a run folder with its configuration, and a copy of the tokenizer of a published model.
 
         Raises:
-            FileExistsError: the folder holds a run already.
-            ValueError: a path of the text or of the recipe is not UTF-8.
+            FileExistsError: the folder holds a run already, or a tokenizer.
+            ValueError: a path is not UTF-8, or a file of the published model cannot be read.
         """
         if (folder / _CONFIG).exists():
             raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
-        for path in (*text, model.recipe):
+        for path in (*text, source or "", model.recipe if isinstance(model, ModelConfig) else ""):
             try:
                 path.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"{path!a} is not UTF-8, and config.json could not name it; rename it") from error
+        run = cls(folder, model, training, tuple(text), source=source)
+        if source is not None and run.tokenizer_folder.exists():
+            raise FileExistsError(f"{run.tokenizer_folder} is in the way; delete it, or choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder, model, training, tuple(text))
-        run.write_config()
+        try:
+            if source is not None:
+                run._copy_tokenizer(Path(source))
+            run.write_config()
+        except BaseException:  # a full disk, a signal
+            run.discard_if_untrained()
+            raise
         return run
+
+    def _copy_tokenizer(self, source: Path) -> None:
+        files = text_files(source)
+        self.tokenizer_folder.mkdir()
+        write_atomically({self.tokenizer_folder / name: content for name, content in files.items()})
+        settings = plain_settings(self.model_config)
+        published = {n.removeprefix("published."): v for n, v in settings.items() if n.startswith("published.")}
+        write_json_atomically(self.tokenizer_folder / _CONFIG, published)  # it may say which ids end a text
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -130,12 +162,16 @@ class Run:
         except ValueError as error:
             raise RunError(str(error)) from error
         try:
-            model, training = ModelConfig.from_json(config.model), TrainingConfig.from_json(config.training)
+            model, training = read_model_settings(config.model, path), TrainingConfig.from_json(config.training)
         except msgspec.ValidationError as error:
             raise RunError(f"{path} is damaged, an entry is missing or malformed: {error}") from error
+        except PretrainedError as error:  # which names the file
+            raise RunError(str(error)) from error
         except ValueError as error:
             raise RunError(f"{path}: {error}") from error
-        return cls(folder, model, training, config.text, config.steps_before, config.versions)
+        if isinstance(model, PublishedConfig) != (config.source is not None):
+            raise RunError(f'{path} is damaged: a published model comes with "from", where it began')
+        return cls(folder, model, training, config.text, config.steps_before, config.versions, config.source)
 
     def with_steps(self, steps: int) -> "Run":
         """The same run with another number of steps in all; in its folder after :meth:`write_config`.
@@ -149,13 +185,25 @@ class Run:
 
     def write_config(self) -> None:
         """Replace the configuration in the folder."""
-        settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
+        settings = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
         rest = {"text": self.text, "steps_before": self.steps_before, "versions": self.versions}
-        write_json_atomically(self.folder / _CONFIG, settings | rest)
+        began = {} if self.source is None else {"from": self.source}
+        write_json_atomically(self.folder / _CONFIG, settings | rest | began)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer of a published model is, with its chat template."""
+        return self.folder / _TOKENIZER
+
+    def tokenizer(self) -> Tokenizer:
+        """That of its text: bytes, or the published one. PretrainedError if its files are missing or damaged."""
+        return ByteTokenizer() if self.source is None else PublishedTokenizer.open(self.tokenizer_folder)
 
     def corpus(self) -> Corpus:
         """The text of the run, read again. CorpusError if it is no longer there."""
-        return load_corpus(self.text, self.model_config.context)
+        tokenizer = self.tokenizer()
+        encode = tokenizer.encode_plain if isinstance(tokenizer, PublishedTokenizer) else None
+        return load_corpus(self.text, self.model_config.context, encode)
 
     def save(self, step: int, model: Transformer, optimizer: AdamW, fingerprint: str) -> None:
         """Write the checkpoint of ``step`` completed steps on the text of this fingerprint.
@@ -166,7 +214,7 @@ class Run:
         arrays |= {_OPTIMIZER + name: array for name, array in optimizer.state_dict().items()}
         if (self.folder / _HISTORY).exists():
             sync(self.folder / _HISTORY)
-        settings = {"model": self.model_config.to_json(), "training": asdict(self.training_config)}
+        settings = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         meta = {"text": fingerprint, "versions": versions(), "frozen": frozen} | settings
         save_checkpoint(self.folder, step, arrays, meta)
@@ -191,7 +239,7 @@ class Run:
         if msgspec.convert(checkpoint.meta, _Meta).text not in (None, corpus.fingerprint):
             raise ValueError(
                 f"the text has changed since {self.folder} began, or is that of another Python version; "
-                "a run continues only on the bytes that it began with"
+                "a run continues only on the text that it began with"
             )
 
     def restore(self, model: Transformer, optimizer: AdamW, corpus: Corpus, step: int | None = None) -> int:
@@ -236,8 +284,12 @@ class Run:
         return self.model_of(checkpoint), checkpoint.step
 
     def model_of(self, checkpoint: Checkpoint) -> Transformer:
-        """The model of a checkpoint. CheckpointError if it is of another model."""
-        model = Transformer(self.model_config, rng=np.random.default_rng(self.training_config.seed))
+        """The model of a checkpoint. CheckpointError if it is of another model.
+
+        A published one has the context that it was published with, however short the windows of training are.
+        """
+        config = self.model_config
+        model = empty_model(replace(config, window=None) if isinstance(config, PublishedConfig) else config)
         self._load_weights(model, checkpoint)
         return model
 
@@ -270,7 +322,7 @@ class Run:
         append_jsonl(self.folder / _HISTORY, with_checksum(record))
 
     def validation(self) -> dict[int, float]:
-        """Validation loss in nats per byte by step; empty if none was measured. RunError if the file is damaged."""
+        """Validation loss in nats per token by step; empty if none was measured. RunError if the file is damaged."""
         path = self.folder / _VALIDATION
         if not path.exists():
             return {}
@@ -302,8 +354,9 @@ class Run:
         return Run.open(folder) if folder.is_dir() else None
 
     def start_dense_twin(self) -> "Run":
-        """Create the run of the dense twin, with the same training and text."""
+        """Create the run of the dense twin, with the same training and text; of a model that was made here."""
         folder = self.folder / _DENSE_TWIN
+        assert isinstance(self.model_config, ModelConfig)
         return Run.start(folder, self.model_config.dense_twin(), self.training_config, self.text)
 
     def discard_if_untrained(self) -> None:
@@ -311,6 +364,11 @@ class Run:
         if self.newest_step() is None:
             for name in (_VALIDATION, _HISTORY, _CONFIG):
                 (self.folder / name).unlink(missing_ok=True)
+            if self.source is not None and self.tokenizer_folder.is_dir():
+                for name in (*TEXT_FILES, _CONFIG):
+                    (self.tokenizer_folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something else is in it
+                    self.tokenizer_folder.rmdir()
 
     def remove_temporaries(self) -> None:
         """Delete what a crash left half-written. Only for the one process that has locked the folder."""
@@ -323,20 +381,22 @@ class Run:
         """How the configuration differs from the one that a checkpoint was saved with, or from its size."""
         try:
             meta = msgspec.convert(checkpoint.meta, _Meta)
-            pairs: list[tuple[Any, Any]] = []
+            pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
             if meta.model is not None:
-                pairs.append((self.model_config, ModelConfig.from_json(meta.model)))
+                theirs = read_model_settings(meta.model, self.folder / _CONFIG)
+                pairs.append((plain_settings(self.model_config), plain_settings(theirs)))
             if meta.training is not None:
                 saved = TrainingConfig.from_json(meta.training)
                 steps = self.training_config.steps if saved.steps in self.steps_before else saved.steps
-                pairs.append((self.training_config, replace(saved, steps=steps, device=self.training_config.device)))
+                saved = replace(saved, steps=steps, device=self.training_config.device)
+                pairs.append((asdict(self.training_config), asdict(saved)))
         except ValueError as error:
             return [str(error)]
         found = [
-            f"{name} {value!r} (the checkpoint has {asdict(theirs)[name]!r})"
+            f"{name} {ours.get(name)!r:.200} (the checkpoint has {theirs.get(name)!r:.200})"
             for ours, theirs in pairs
-            for name, value in asdict(ours).items()
-            if value != asdict(theirs)[name]
+            for name in ours | theirs
+            if ours.get(name) != theirs.get(name)
         ]
         stored = sum(array.size for array in _below(_MODEL, checkpoint.arrays).values())
         if not found and least_parameters(self.model_config) > 4 * stored:  # tied parameters are stored once

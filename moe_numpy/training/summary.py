@@ -15,9 +15,9 @@ _LAST_STEPS = 20
 def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Evaluation) -> dict[str, Any]:
     """The results of a run.
 
-    Losses are in nats per byte; ``train_loss`` is the mean over the last 20 steps. ``seconds`` counts
-    optimizer steps only, resumed ones included. ``expert_load``, ``domain_expert`` and
-    ``dropped_fraction`` are counted on validation text, the first two before dropping.
+    Losses are in nats per ``unit``, a byte or a token; ``train_loss`` is the mean over the last 20 steps. ``seconds``
+    counts optimizer steps only, resumed ones included. ``expert_load``, ``domain_expert`` and ``dropped_fraction`` are
+    counted on validation text, the first two before dropping.
 
     Args:
         run: its history, and its dense twin if there is one.
@@ -35,6 +35,7 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
     dense = None if twin is None else twin.summary()
     return {
         "steps": trainer.completed,
+        "unit": trainer.corpus.unit,
         "tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,

@@ -8,21 +8,28 @@ from typing import NamedTuple, NoReturn
 
 from ..files import read_regular
 from .built_in_text import default_corpus
-from .corpus import Corpus, CorpusError, Domain, LeftOut, bytes_needed, hold_out
+from .corpus import Corpus, CorpusError, LeftOut, bytes_needed
+from .encoding import Encode, domain_of
 
 
-def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int) -> Corpus:
+def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int, encode: Encode | None = None) -> Corpus:
     """The given files and folders, or the built-in text if there are none; each domain fills a window of ``context``.
+
+    Args:
+        paths: files and folders.
+        context: of the windows.
+        encode: makes tokens of a text; by default they are its bytes.
 
     Raises:
         ValueError: a domain is too short (CorpusError for the user's own).
     """
-    corpus = text_corpus(paths, min_bytes=bytes_needed(context)) if paths else default_corpus()
+    least = bytes_needed(context) if encode is None else 1  # how many tokens that is shows when they are encoded
+    corpus = text_corpus(paths, min_bytes=least, encode=encode) if paths else default_corpus(encode)
     corpus.validation_windows(context, limit=1)  # refuses a domain that cannot fill one
     return corpus
 
 
-def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> Corpus:
+def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int, encode: Encode | None = None) -> Corpus:
     """The user's own text: each file or folder is one domain, named after it.
 
     Folders are read recursively in sorted order, without hidden files and folders, links to folders, and files that
@@ -31,13 +38,14 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int) -> C
     Args:
         paths: files and folders, none inside another.
         min_bytes: the least that each must hold.
+        encode: makes tokens of a text; by default they are its bytes.
 
     Raises:
         CorpusError: paths that do not exist, cannot be read, are empty, not text, too short or overlap; the
             message lists all of them.
     """
     texts = read_texts(paths, min_bytes=min_bytes, use="train on")
-    return Corpus(Domain(text.name, *hold_out(text.content), text.files, text.left_out) for text in texts)
+    return Corpus(domain_of(text.name, text.content, encode, text.files, text.left_out) for text in texts)
 
 
 class Text(NamedTuple):

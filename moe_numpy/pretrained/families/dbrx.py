@@ -107,4 +107,5 @@ FAMILY = Family(
     {f"attention.{kind}.weight": _projection for kind in ("query", "key", "value")},
     layer="transformer.blocks.{n}.",
     written=_with_rope_theta,
+    balance="ffn_config.moe_loss_weight",
 )

@@ -129,5 +129,5 @@ def v3(fields: Fields) -> TransformerConfig:
     return _transformer(fields, sizes, _attention(fields, sizes, pairing), experts, 3, False)
 
 
-V2 = Family(v2, {**OUTSIDE, **NORMS, **LATENTS, **ROUTER, **mlp(), **SHARED})
+V2 = Family(v2, {**OUTSIDE, **NORMS, **LATENTS, **ROUTER, **mlp(), **SHARED}, balance=None)
 V3 = replace(V2, transformer=v3, further_layers=True)

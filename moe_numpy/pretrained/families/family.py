@@ -29,6 +29,8 @@ class Family:
         further: a pattern of tensors that are no part of the language model.
         written: the settings to write for a model that was read with these.
         settings_of: the settings that come closest to a configuration of ours; None where none could.
+        balance: the setting that is the coefficient of the balance loss, which transformers takes over all layers at
+            once; None for a family without one there.
         further_layers: whether there may be layers after the last that predict further tokens, no part of it either.
     """
 
@@ -41,6 +43,7 @@ class Family:
     further: str | None = None
     written: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     settings_of: Callable[[ModelConfig], dict[str, Any]] | None = None
+    balance: str | None = "router_aux_loss_coef"
     further_layers: bool = False
 
     @property

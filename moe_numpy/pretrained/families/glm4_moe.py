@@ -62,5 +62,6 @@ FAMILY = Family(
     transformer,
     {**LLAMA, **QUERY_KEY_NORMS, **ROUTER, **mlp(), **SHARED},
     settings_of=settings_of,
+    balance=None,
     further_layers=True,
 )

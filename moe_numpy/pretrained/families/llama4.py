@@ -87,6 +87,7 @@ TEXT = Family(
         "feed_forward.router.weight": "feed_forward.router.weight",
     },
     Together({"gate_up": "feed_forward.experts.gate_up_proj", "down": "feed_forward.experts.down_proj"}),
+    balance=None,
 )
 WITH_IMAGES = replace(
     TEXT,

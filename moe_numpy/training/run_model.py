@@ -1,0 +1,105 @@
+"""The model of a run, made here or published: its settings, and its first weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..models import ModelConfig, Transformer
+from ..models.transformer import Configuration
+from ..nn.module import Unfilled
+from ..pretrained import PretrainedError, PublishedConfig, from_pretrained
+from .config import TrainingConfig
+from .freezing import freeze
+from .memory import require_memory
+
+
+class ModelSettings(Configuration, Protocol):
+    """What a run asks of the settings of its model: a :class:`ModelConfig` or a :class:`PublishedConfig`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens: that of the windows of text."""
+
+    @property
+    def num_experts(self) -> int:
+        """E; 0 for a dense model."""
+
+    @property
+    def routed_layers(self) -> list[int]:
+        """The indices of the layers with a router."""
+
+    @property
+    def num_routes(self) -> int:
+        """The options of a router."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values, for :func:`read_model_settings`."""
+
+
+def read_model_settings(values: Mapping[str, Any], file: Path) -> ModelSettings:
+    """Read ``to_json()`` back, from a file. ValueError for an unknown name or a wrong value."""
+    return PublishedConfig.from_json(values, file) if "published" in values else ModelConfig.from_json(values)
+
+
+def plain_settings(settings: ModelSettings) -> dict[str, Any]:
+    """The settings by name, to compare."""
+    values = settings.to_json()
+    published = values.pop("published", {})
+    return values | {f"published.{name}": value for name, value in published.items()}
+
+
+def initial_model(settings: ModelSettings, training: TrainingConfig, source: Path | None = None) -> Transformer:
+    """A model to train, on the host: with random weights, or those of the published model in ``source``.
+
+    Parameters are frozen as ``training`` says. Without ``source``, those of a published model wait for a checkpoint.
+
+    Raises:
+        ValueError: this machine has too little memory, a pattern matches no parameter or they match all, or the folder
+            cannot be read or holds another model (PretrainedError).
+    """
+    require_memory(settings, training)
+    if not isinstance(settings, PublishedConfig):
+        model = Transformer(settings, rng=np.random.default_rng(training.seed))
+        freeze(model, training.freeze)
+        return model
+    sizes = _unfilled(settings)
+    frozen = freeze(sizes, training.freeze)
+    trained = sum(p.size for p in sizes.parameters() if p.requires_grad)
+    require_memory(settings, training, trained=trained, frozen=sizes.num_parameters() - trained)
+    model = empty_model(settings) if source is None else _published(source, settings)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name not in frozen
+    return model
+
+
+def empty_model(settings: ModelSettings) -> Transformer:
+    """A model for the weights of a checkpoint."""
+    if not isinstance(settings, PublishedConfig):
+        return Transformer(settings, rng=np.random.default_rng(0))
+    model = _unfilled(settings)
+    for _, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        tensor.data = np.zeros(tensor.shape, np.float32)
+    return model
+
+
+def _unfilled(settings: PublishedConfig) -> Transformer:
+    """A model without weights yet, nor memory for them."""
+    try:
+        return Transformer(settings, rng=Unfilled())
+    except (ValueError, OverflowError) as error:  # of a part: sizes that do not divide, and the like
+        raise PretrainedError(f"{settings.file}: {error}") from error
+
+
+def _published(source: Path, settings: PublishedConfig) -> Transformer:
+    model = from_pretrained(source, dtype=np.float32)
+    found = model.config
+    if not isinstance(found, PublishedConfig) or dict(found.values) != dict(settings.values):
+        raise PretrainedError(f"{source / 'config.json'} has other settings than the run began with")
+    model.config, model.parts = settings, settings.transformer  # of which only the context may differ
+    return model
