@@ -141,10 +141,10 @@ class MoE(Module):
 
     def active_parameters(self) -> int:
         """The active parameters per token, on average: all but those of the experts that it does not choose."""
-        own = sum(p.size for p in self.experts.parameters())
-        of_one = self.experts.num_parameters() // self.num_experts
+        of_experts = self.experts.num_parameters()
+        of_one = of_experts // self.num_experts
         real = self.num_experts / self.router.num_experts  # the rest are zero-computation experts
-        return self.num_parameters() - own + round(self.router.per_token * real * of_one)
+        return self.num_parameters() - of_experts + round(self.router.per_token * real * of_one)
 
 
 class HierarchicalMoE(Module):

@@ -69,6 +69,7 @@ class Module:
     """
 
     training = True
+    num_stored = 0  # numbers of parameters that stay in files
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -123,8 +124,9 @@ class Module:
             yield parameter
 
     def num_parameters(self) -> int:
-        """How many numbers the parameters hold, frozen ones included."""
-        return sum(p.size for p in self.parameters())
+        """How many numbers the parameters hold, frozen ones and those that stay in files included."""
+        stored = sum(module.num_stored for _, module in self.named_modules())
+        return stored + sum(p.size for p in self.parameters())
 
     def zero_grad(self) -> None:
         """Set every ``.grad`` to None. It may come between forward and backward, so it forgets nothing else."""

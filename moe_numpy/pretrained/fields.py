@@ -79,7 +79,7 @@ class Fields:
 
     def integer(self, *names: str, default: Any = _REQUIRED, least: int = 1) -> Any:
         """An integer of at least ``least``."""
-        value: int = self.take(int, *names, default=default)
+        value = self.take(int, *names, default=default)
         if value is not None and not least <= value <= 2**40:
             wanted = f"at least {least}" if value < least else f"at most {2**40}"
             raise PretrainedError(f"{self.file}: {self._full(names[0])} must be {wanted}, got {value!r:.60}")
@@ -97,7 +97,7 @@ class Fields:
 
     def layers(self, *names: str) -> Any:
         """The number of layers."""
-        value = self.integer(*names)
+        value: int = self.integer(*names)
         if value > self.limits.layers:
             raise PretrainedError(
                 f"{self.file}: {self._full(names[0])} is {value}, but there are tensors of {self.limits.layers} layers"
@@ -113,7 +113,7 @@ class Fields:
         below: float = math.inf,
     ) -> Any:
         """A number within limits, neither too large nor too small for float32."""
-        value: float = self.take(float, *names, default=default)
+        value = self.take(float, *names, default=default)
         if value is None:
             return value
         if not (above < value < below and value >= least):
@@ -126,7 +126,8 @@ class Fields:
 
     def factor(self, *names: str, default: float) -> float:
         """A number that activations or scores are multiplied or divided by."""
-        return self.number(*names, default=default, above=0, below=1e6)
+        value: float = self.number(*names, default=default, above=0, below=1e6)
+        return value
 
     def flag(self, *names: str, default: bool = False) -> bool:
         """True or false."""

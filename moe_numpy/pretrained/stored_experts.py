@@ -52,17 +52,22 @@ class StoredExperts(Module):
     def __init__(self, kind: str, sizes: tuple[int, int, int], settings: Mapping[str, float], read: Read):
         self.num_experts, d_model, d_ff = sizes
         template: Any = make_experts(kind, 1, d_model, d_ff, rng=Unfilled(), dtype=np.float32, **settings)
+        unfilled = {name: parameter.data for name, parameter in template.named_parameters()}
+        for parameter in template.parameters():  # no graph, which would keep what was read
+            parameter.requires_grad = False
 
         def answer(e: int, x: Tensor) -> Tensor:  # a function, so that the template is no part of the model
             for name, array in read(e).items():
                 getattr(template, name).data = array[None]
             y: Tensor = template(x, np.array([0, x.shape[0]]))
+            for name, nothing in unfilled.items():  # the next one to be read may be of another layer
+                getattr(template, name).data = nothing
             return y
 
         self.one = answer
         one = {name: parameter.shape for name, parameter in template.named_parameters()}
         self.stacks = tuple(_Stack(name, (self.num_experts, *shape[1:]), read) for name, shape in one.items())
-        self._size = self.num_experts * template.num_parameters()
+        self.num_stored = self.num_experts * template.num_parameters()
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """The rows of one expert after the other."""
@@ -71,7 +76,3 @@ class StoredExperts(Module):
             if rows.stop > rows.start:
                 answers.append(self.one(e, x[rows]))
         return Concatenate.apply(*answers, axis=0)
-
-    def num_parameters(self) -> int:
-        """How many numbers the files hold."""
-        return self._size

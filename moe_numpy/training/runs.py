@@ -350,10 +350,6 @@ class Run:
         """Replace the results."""
         write_json_atomically(self.folder / _SUMMARY, summary)
 
-    def figure(self, name: str) -> Path:
-        """Where the figure of this name belongs."""
-        return self.folder / f"{name}.png"
-
     def dense_twin(self) -> "Run | None":
         """The run of the dense twin; None if none was started."""
         folder = self.folder / _DENSE_TWIN

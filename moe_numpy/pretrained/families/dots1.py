@@ -29,7 +29,7 @@ def transformer(fields: Fields) -> TransformerConfig:
     else:
         slides = [kind != "full_attention" for kind in layer_types(fields, types, sizes.num_layers)]
         window = window or 4096
-    fields.skip("use_sliding_window")  # transformers does not read it either
+    fields.flag("use_sliding_window")  # not used in transformers either
     attention = [heads(sizes, replace(parts, window=window if slide else None)) for slide in slides]
     router = sigmoid_router(fields, top_k=None, groups=1, top_groups=1, normalize=False, scale=1.0)
     num_dense = fields.integer("first_k_dense_replace", default=0, least=0)

@@ -38,6 +38,8 @@ def _rotary(fields: Fields, sizes: Sizes) -> Rotary:
     if sizes.d_head < 4 or sizes.d_head % 2:
         fields.refuse("rope_scaling", f"alpha needs an even head_dim of at least 4, got {sizes.d_head}")
     base = rope.number("rope_theta", default=10000.0, above=1)
+    rope.skip("rope_type", "type", "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+    rope.finish()
     return Rotary(base * alpha ** (sizes.d_head / (sizes.d_head - 2)))
 
 

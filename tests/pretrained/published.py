@@ -1,0 +1,72 @@
+"""Tiny published models without their files: settings, the tensors' names and shapes, and what transformers computes.
+
+``configs/FAMILY.json`` holds, by the name of a configuration; ``parity/models/record.py`` wrote it:
+
+    published    config.json as the publisher would have written it
+    version_5    the same as transformers 5 writes it; both without what changes no number
+    seed, width  of the weights: each tensor has values of its own, drawn by its name
+    tensors      {name with * for numbers: [shape, slope, numbers of each *]}
+    sums         Σ_v C_tv logits_tv for each position t of the second text
+
+f = Σ C logits over both texts, with random C. A slope is the derivative of f along a random direction, drawn by name,
+of all tensors with that name together: it changes if a tensor is read or written transposed, or in another's place.
+"""
+
+import itertools
+import json
+import re
+import zlib
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+CONFIGS = Path(__file__).parent / "configs"
+LENGTH = 24
+
+
+def models():
+    """(family, name) of all."""
+    return [(path.stem, name) for path in sorted(CONFIGS.glob("*.json")) for name in recorded(path.stem)]
+
+
+def recorded(family):
+    """What is recorded of a family, by the name of the configuration."""
+    return json.loads((CONFIGS / f"{family}.json").read_text())
+
+
+def pattern(name):
+    """The name with * for its numbers."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def names_of(model):
+    """The names and shapes of all tensors."""
+    found = {}
+    for like, (shape, _, numbers) in model["tensors"].items():
+        for chosen in itertools.product(*numbers):
+            found[like.replace("*", "{}").format(*chosen)] = tuple(shape)
+    return found
+
+
+def values(name, shape, seed, width):
+    """The values of a tensor, all of them bfloat16."""
+    array = 1.7 / width**0.5 * _rng(name, seed).standard_normal(shape)
+    if "norm" in name and name.endswith("weight") and len(shape) == 1:
+        array += 1
+    return array.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def direction(name, shape, seed):
+    """The direction of its slope."""
+    return _rng(f"direction of {name}", seed).standard_normal(shape)
+
+
+def texts(seed):
+    """Two texts, and C."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(2, 64, (2, LENGTH)), rng.standard_normal((2, LENGTH, 64))
+
+
+def _rng(name, seed):
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
