@@ -17,7 +17,7 @@ from .corpus import Windows
 
 WINDOWS_PER_DOMAIN = 48  # what losses and routing tables of a run are measured on
 _LARGEST_TABLE = 1 << 26  # numbers: half a GiB
-_LOGITS = 1 << 26  # of one forward pass
+_LOGITS = 1 << 25  # of one forward pass
 
 
 @dataclass(frozen=True, eq=False)
