@@ -23,6 +23,7 @@ DEEPSEEK = COMMON | {
     "q_lora_rank": None, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 6, "n_group": 4, "topk_group": 2,
     "routed_scaling_factor": 2.5, "norm_topk_prob": True,
 }  # fmt: skip
+MINIMAX = MIXTRAL | {"model_type": "minimax_m2", "head_dim": 8, "rotary_dim": 4}
 FAMILIES = {"mixtral": MIXTRAL, "llama": LLAMA, "deepseek_v3": DEEPSEEK}
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
 

@@ -7,6 +7,7 @@ from ..models import ModelConfig
 from ..moe.balancers import LossFreeBias
 from ..pretrained import PublishedConfig
 from ..training import Corpus, Run, Trainer
+from ..training.freezing import matching
 from .output import note, one_line
 
 _LISTED = 20  # files that were left out, per domain and reason
@@ -44,7 +45,7 @@ def print_start(console: Console, run: Run, trainer: Trainer) -> None:
         frozen = sum(p.size for p in model.parameters() if not p.requires_grad)
         _say(console, f"Frozen: {frozen:,} of the parameters")
     if isinstance(config, PublishedConfig) and config.num_experts:
-        _say(console, f"Loss: {_losses_of(config)}")
+        _say(console, f"Loss: {_losses_of(config, trainer)}")
     parts = config.transformer.sparse_layers[:1]  # of the others the recipe is the same
     if parts and parts[0].num_experts <= _MOST_PROBED:
         recipe, num_experts = parts[0].recipe, parts[0].num_experts
@@ -53,16 +54,16 @@ def print_start(console: Console, run: Run, trainer: Trainer) -> None:
             note(f"no gradient of the task reaches the router {of}: what it chooses does not learn from the loss")
 
 
-def _losses_of(config: PublishedConfig) -> str:
+def _losses_of(config: PublishedConfig, trainer: Trainer) -> str:
     """What a published model with experts is trained on, and how its routers are balanced."""
     transformer = config.transformer
-    coefficient, balancer = transformer.balance_coefficient, transformer.sparse_layers[0].recipe.router
+    coefficient, router = transformer.balance_coefficient, transformer.sparse_layers[0].recipe.router
     balance = f"{coefficient:g} times the balance loss over all layers" if coefficient else "no balance loss"
     words = f"next-token cross-entropy and {balance}, as config.json and transformers have it"
-    if balancer is not None and isinstance(balancer.balancer, LossFreeBias):
-        words += (
-            f"; the bias that each expert is chosen with moves by {balancer.balancer.rate:g} a step, without a loss"
-        )
+    balancer = None if router is None else router.balancer
+    states = {name for name, _ in trainer.model.named_buffers()}
+    if isinstance(balancer, LossFreeBias) and states - matching(states, trainer.config.freeze):
+        words += f"; the bias that each expert is chosen with moves by {balancer.rate:g} a step, without a loss"
     return words
 
 

@@ -123,6 +123,7 @@ def test_how_it_is_balanced_is_told(cli, short, values, words):
     shutil.rmtree("model")
     make_published(Path("model"), values)
     assert words in cli(*short).stdout
+    assert "moves by" not in cli(*short, "--freeze", "*.router.*").stdout
 
 
 def test_a_dense_model_has_no_experts_to_report(cli, short):
