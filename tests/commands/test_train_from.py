@@ -271,3 +271,16 @@ def test_parameters_of_a_new_model_can_be_frozen_too(cli, refused, tiny):
     same = {name for name in start if np.array_equal(start[name], end[name])}
     assert same == {name for name in start if ".attention." in name}
     assert "leaves no parameter to train" in refused(*tiny, "--freeze", "*", "--out", "other")
+
+
+@pytest.mark.parametrize("odd", ["loop", "pipe", "/dev/null", "folder", "a/b", "\x1b[2J", "a\nb", "notes.txt"])
+def test_an_odd_folder_is_one_line(refused, short, odd):
+    os.symlink("loop", "loop")
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    os.mkfifo("folder/config.json")
+    said = refused("train", "--from", odd, *short[3:])
+    assert "is not a published model: expected config.json with a model_type" in said
+    assert len(said.splitlines()) == 1
+    assert "\x1b" not in said
+    assert not Path("runs").exists()
