@@ -1,4 +1,4 @@
-"""The PNGs of a run folder."""
+"""Figures as PNGs in a folder."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,11 +27,11 @@ def save_run_figures(run: Run, summary: Mapping[str, Any]) -> list[Path]:
             figures["load_over_training"] = plots.load_over_training(*load_history(run), layers)
         return figures
 
-    return save_figures(run, draw)
+    return save_figures(run.folder, draw)
 
 
-def save_figures(run: Run, draw: "Callable[[Any], dict[str, Figure]]") -> list[Path]:
-    """Draw with :mod:`moe_numpy.plots` and write figures by name; return their paths.
+def save_figures(folder: Path, draw: "Callable[[Any], dict[str, Figure]]") -> list[Path]:
+    """Draw with :mod:`moe_numpy.plots` and write figures by name into a folder; return their paths.
 
     What cannot be drawn or written is told on stderr: the numbers are there without it.
     """
@@ -46,11 +46,13 @@ def save_figures(run: Run, draw: "Callable[[Any], dict[str, Figure]]") -> list[P
     saved = []
     for name, figure in draw(plots).items():
         try:
-            plots.save(figure, run.figure(name))
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{name}.png"
+            plots.save(figure, path)
         except OSError as error:
             note(f"a figure was not saved: {reason(error)}")
         else:
-            saved.append(run.figure(name))
+            saved.append(path)
     return saved
 
 

@@ -5,10 +5,12 @@ import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -114,6 +116,19 @@ def print_title(console: Console, title: str) -> None:
 def plain_table() -> Table:
     """A table without lines, aligned with the text above it."""
     return Table(box=None, pad_edge=False, header_style="dim")
+
+
+def side_by_side(cells: Sequence[str], room: int, gap: str = "   ") -> list[str]:
+    """Cells beside each other in lines of at most ``room`` columns, if a single one is not wider."""
+    if not cells:
+        return []
+    begins, used = [0], cell_len(cells[0])
+    for i, cell in enumerate(cells[1:], 1):
+        used += len(gap) + cell_len(cell)
+        if used > room:
+            begins.append(i)
+            used = cell_len(cell)
+    return [gap.join(cells[a:b]) for a, b in pairwise([*begins, len(cells)])]
 
 
 def print_files(console: Console, title: str, paths: Sequence[Path]) -> None:

@@ -1,9 +1,6 @@
-"""Reading what a router learned: which domains, kinds of bytes and single bytes each expert takes.
+"""Reading what a router learned: how far its domains are apart, kinds of bytes, and the routing of one text."""
 
-The tables come from one count, the assignments that each byte of each domain asked for
-(:class:`moe_numpy.training.evaluation.Evaluation`).
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,33 +25,18 @@ BYTE_CLASSES = (
 OTHER_BYTES = "other"
 
 
-@dataclass(frozen=True)
-class TypicalByte:
-    """A byte that an expert takes more often than its load explains.
-
-    Attributes:
-        byte: 0 to 255.
-        lift: p(expert | byte) / p(expert); 1 if the byte makes no difference.
-        count: the assignments of this byte to this expert.
-    """
-
-    byte: int
-    lift: float
-    count: int
-
-
 @dataclass(frozen=True, eq=False)
 class SentenceRouting:
-    """How one text was routed, byte by byte. L layers with experts, S bytes, E experts.
+    """How one text was routed, token by token. L layers with experts, S tokens, E experts.
 
     Attributes:
-        text: the bytes.
+        ids: the tokens.
         layers: which layers of the model they are.
         gate: gate weights, 0 where an expert was not asked or had no place.
-        asked: whether the byte asked for the expert.
+        asked: whether the token asked for the expert.
     """
 
-    text: bytes
+    ids: Sequence[int]
     layers: tuple[int, ...]
     gate: Float[Array, "L S E"]
     asked: Bool[Array, "L S E"]
@@ -66,8 +48,13 @@ class SentenceRouting:
 
     @property
     def dropped(self) -> Bool[Array, "L S"]:
-        """Whether a byte found no expert at all."""
+        """Whether a token found no expert at all."""
         return ~(self.gate > 0).any(axis=2)
+
+    def of_layers(self, numbers: Sequence[int]) -> "SentenceRouting":
+        """The same of some layers only."""
+        at = [self.layers.index(number) for number in numbers]
+        return SentenceRouting(self.ids, tuple(numbers), self.gate[at], self.asked[at])
 
 
 def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
@@ -99,44 +86,29 @@ def by_byte_class(byte_expert: Int[Array, "L V E"]) -> tuple[list[str], Float[Ar
     return [names[i] for i in occurs], counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
 
 
-def typical_bytes(byte_expert: Int[Array, "V E"], *, limit: int = 6, min_count: int = 20) -> list[list[TypicalByte]]:
-    """For each expert of one layer the bytes of largest lift, if it took them ``min_count`` times."""
-    asked_by_byte = np.maximum(byte_expert.sum(axis=1, keepdims=True), 1)
-    load = byte_expert.sum(axis=0) / max(byte_expert.sum(), 1)
-    lift = byte_expert / asked_by_byte / np.where(load > 0, load, 1)
-    return [
-        [
-            TypicalByte(int(b), float(lift[b, e]), int(byte_expert[b, e]))
-            for b in np.argsort(-lift[:, e], kind="stable")
-            if byte_expert[b, e] >= min_count and lift[b, e] > 1
-        ][:limit]
-        for e in range(byte_expert.shape[1])
-    ]
-
-
-def route_sentence(model: Transformer, text: bytes) -> SentenceRouting:
-    """Run one text through the model alone, without noise.
+def route_sentence(model: Transformer, ids: Sequence[int]) -> SentenceRouting:
+    """Run one text through the model alone, without noise. Bytes are the ids of a model trained on bytes.
 
     Raises:
         ValueError: the text is empty or longer than the context, or the model has no experts.
     """
-    if not 0 < len(text) <= model.context:
-        raise ValueError(f"the sentence must have 1 to context={model.context} bytes, got {len(text)}")
+    if not 0 < len(ids) <= model.context:
+        raise ValueError(f"the sentence must have 1 to context={model.context} tokens, got {len(ids)}")
     layers = tuple(model.routed_layers)
     if not layers:
         raise ValueError("the model is dense: there is no routing to look at")
     was_training = model.training
     model.eval()
     with no_grad():
-        output = model(model.namespace.asarray(np.frombuffer(text, np.uint8).astype(np.int64)[None]))
+        _, routings = model.hidden(model.namespace.asarray(np.array([list(ids)], np.int64)))
     model.train(was_training)
-    shape = len(layers), len(text), model.num_routes
+    shape = len(layers), len(ids), model.num_routes
     gate: Any = np.zeros(shape, np.float32)
     asked: Any = np.zeros(shape, bool)
-    for layer, routing in enumerate(r for r in output.routings if r is not None):
+    for layer, routing in enumerate(r for r in routings if r is not None):
         lost = routing.statistics.dropped
         token, expert = to_host(routing.token), to_host(routing.expert)
         gate[layer, token, expert] = to_host(routing.gate.data)
         asked[layer, token, expert] = True
         asked[layer, to_host(lost.token), to_host(lost.expert)] = True
-    return SentenceRouting(text, layers, gate, asked)
+    return SentenceRouting(tuple(ids), layers, gate, asked)

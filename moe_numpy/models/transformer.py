@@ -155,6 +155,17 @@ class Transformer(Module):
             ValueError: the tokens are not a batch of sequences, a sequence is longer than the context, or the mask has
                 another shape or comes with caches, or the caches are not one per layer.
         """
+        x, routings = self.hidden(tokens, caches, rng, mask)
+        return Output(self._logits(x), routings, self.parts.balance_coefficient)
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B S"] | list[list[int]],
+        caches: list[KeyValueCache] | None = None,
+        rng: Random | None = None,
+        mask: Bool[Array, "B S"] | None = None,
+    ) -> tuple[Float[Tensor, "B S d"], tuple[Routing | None, ...]]:
+        """What the logits are computed from, and the routings: :meth:`forward` without V numbers per token."""
         tokens = self._ids(tokens)
         padding = padding_of(mask, tokens.shape)
         mask = None if padding is None else padding.mask  # on the host: the layers do not wait for it again
@@ -174,7 +185,7 @@ class Transformer(Module):
         for i, layer in enumerate(self.layers):
             x, routing = layer(x, tokens, caches[i] if caches else None, rng, mask)
             routings.append(routing)
-        return Output(self._logits(self.norm(x)), tuple(routings), self.parts.balance_coefficient)
+        return self.norm(x), tuple(routings)
 
     def _logits(self, x: Float[Tensor, "B S d"]) -> Float[Tensor, "B S V"]:
         logits = Affine.apply(x, self.embedding.weight, None) if self.output is None else self.output(x)

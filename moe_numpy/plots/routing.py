@@ -31,6 +31,21 @@ def expert_by_byte(
     return _share_maps(shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)")
 
 
+def expert_by_token(shares: Float[Array, "L R E"], names: Sequence[str], layers: Sequence[int] | None = None) -> Figure:
+    """Which expert takes which token, one panel per layer."""
+    titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
+    return _share_maps(shares, names, titles, "Which experts take the most frequent tokens (each row sums to 100 %)")
+
+
+def expert_by_position(
+    shares: Float[Array, "L P E"], positions: Sequence[str], layers: Sequence[int] | None = None
+) -> Figure:
+    """Which expert takes which positions of a window, one panel per layer."""
+    titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
+    title = "Which experts take which position in the window (each row sums to 100 %)"
+    return _share_maps(shares, positions, titles, title)
+
+
 def expert_load(
     load: Float[Array, "L E"],
     dropped: Float[Array, " L"] | None = None,
@@ -58,21 +73,23 @@ def expert_load(
     return figure
 
 
-def sentence_routing(routing: SentenceRouting) -> Figure:
-    """The gate weights of one text, one panel per layer, one column per byte."""
+def sentence_routing(routing: SentenceRouting, names: Sequence[str] | None = None) -> Figure:
+    """The gate weights of one text, one panel per layer, one column per token; without names, tokens are bytes."""
     num_layers, length, num_experts = routing.gate.shape
-    height = 1.1 + num_layers * (0.45 + max(1.0, min(3.0, 0.14 * num_experts)))
+    height = 1.1 + num_layers * (0.45 + max(1.0, min(4.0, 0.14 * num_experts)))
     title = "Routing of one text: brighter means a larger gate weight"
     figure, panels = grid(num_layers, 1, height=height, title=title)
     size = min(10.0, 700 / length)
+    labels = [_glyph(b) for b in routing.ids] if names is None else [literal(name) for name in names]
     image = None
     for i, axes in enumerate(panels):
         image = axes.imshow(
-            routing.gate[i].T, aspect="auto", cmap="cividis", vmin=0, vmax=max(routing.gate.max(), 1e-6)
-        )
+            routing.gate[i].T, aspect="auto", cmap="cividis", vmin=0, vmax=max(routing.gate.max(), 1e-6),
+            interpolation="nearest",
+        )  # fmt: skip
         lost = np.argwhere(routing.asked[i] & (routing.gate[i] == 0))
         axes.plot(lost[:, 0], lost[:, 1], "x", color="white", markersize=size / 2)
-        axes.set_xticks(range(length), [_glyph(b) for b in routing.text], fontsize=size, family="monospace")
+        axes.set_xticks(range(length), labels, fontsize=size, family="monospace", rotation=0 if names is None else 90)
         axes.tick_params(axis="x", length=0)
         axes.set_yticks(some(num_experts, 8))
         axes.set_ylabel("expert")
@@ -94,7 +111,9 @@ def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: s
     top = max(shares.max(), 2 / num_experts)
     image = None
     for i, axes in enumerate(panels):
-        image = axes.imshow(100 * shares[i], aspect="auto", cmap="cividis", vmin=0, vmax=100 * top)
+        image = axes.imshow(
+            100 * shares[i], aspect="auto", cmap="cividis", vmin=0, vmax=100 * top, interpolation="nearest"
+        )
         axes.set_title(names[i], fontsize=10)
         axes.set_yticks(range(num_rows), labels if i % columns == 0 else [""] * num_rows)
         axes.tick_params(length=0)

@@ -47,8 +47,8 @@ def layer_numbers(layers: Sequence[int] | None, count: int) -> Sequence[int]:
 
 
 def expert_ticks(axes: Axes, num_experts: int) -> None:
-    """Number the experts along the horizontal axis, at most 16 of them."""
-    axes.set_xticks(some(num_experts, MAX_NUMBERED))
+    """Number the experts along the horizontal axis: at most 16 of them, 10 if numbers have three digits."""
+    axes.set_xticks(some(num_experts, MAX_NUMBERED if num_experts <= 100 else 10))
 
 
 def literal(text: str) -> str:

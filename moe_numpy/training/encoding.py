@@ -47,11 +47,11 @@ def domain_of_blocks(
 
 def _ids(texts: Iterable[str], encode: Encode) -> Int32[Array, " n"]:
     """The tokens of texts, each by itself."""
-    ids = [np.array(encode(piece), np.int32) for text in texts for piece in _pieces(text)]
+    ids = [np.array(encode(piece), np.int32) for text in texts for piece in pieces(text)]
     return np.concatenate([np.zeros(0, np.int32), *ids])
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces(text: str) -> Iterator[str]:
     """The text in parts of some length that end at line breaks, if it has any."""
     start = 0
     while start < len(text):

@@ -4,11 +4,11 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..files import read_regular
 from .built_in_text import default_corpus
-from .corpus import Corpus, CorpusError, Domain, LeftOut, bytes_needed
+from .corpus import Corpus, CorpusError, LeftOut, bytes_needed
 from .encoding import Encode, domain_of
 
 
@@ -44,13 +44,37 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int, enco
         CorpusError: paths that do not exist, cannot be read, are empty, not text, too short or overlap; the
             message lists all of them.
     """
+    texts = read_texts(paths, min_bytes=min_bytes, use="train on")
+    return Corpus(domain_of(text.name, text.content, encode, text.files, text.left_out) for text in texts)
+
+
+class Text(NamedTuple):
+    """The whole text of a file or folder; see :class:`Domain` for the rest."""
+
+    name: str
+    content: bytes
+    files: int
+    left_out: tuple[LeftOut, ...]
+
+
+def read_texts(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int, use: str) -> list[Text]:
+    """Files and folders, as :func:`text_corpus` reads them, without holding anything out.
+
+    Args:
+        paths: files and folders, none inside another.
+        min_bytes: the least that each must hold.
+        use: what cannot be done with a wrong text, for the error.
+
+    Raises:
+        CorpusError: as :func:`text_corpus`.
+    """
     roots = [Path(path) for path in paths]
     problems = [] if roots else ["no path was given"]
     problems += ["'': an empty path" for path in paths if not os.fspath(path)]
     for a, b in itertools.combinations(roots, 2):
         if _resolved(a).is_relative_to(_resolved(b)) or _resolved(b).is_relative_to(_resolved(a)):
-            problems.append(f"{a} and {b} overlap: validation text of one would be training text of the other")
-    domains: dict[str, Domain] = {}
+            problems.append(f"{a} and {b} overlap: text of one would be text of the other too")
+    texts: dict[str, Text] = {}
     for root in roots:
         try:
             text, files, left_out = _read_folder(root) if root.is_dir() else (_read_file(root), 1, ())
@@ -63,11 +87,11 @@ def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int, enco
         except CorpusError as error:
             problems.append(str(error))
         else:
-            name = _name(root, domains)
-            domains[name] = domain_of(name, text, encode, files, left_out)
+            name = _name(root, texts)
+            texts[name] = Text(name, text, files, left_out)
     if problems:
-        raise CorpusError(f"cannot train on this text: {'; '.join(problems)}")
-    return Corpus(domains.values())
+        raise CorpusError(f"cannot {use} this text: {'; '.join(problems)}")
+    return list(texts.values())
 
 
 def _read_file(file: Path) -> bytes:

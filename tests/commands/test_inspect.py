@@ -7,7 +7,10 @@ import pytest
 
 from moe_numpy.training import Run
 
-FIGURES = ["expert_by_domain", "expert_by_byte", "expert_load", "load_over_training", "sentence_routing"]
+FIGURES = [
+    "expert_by_domain", "expert_by_byte", "expert_by_position", "expert_load", "co_activation", "explained_by_layer",
+    "load_over_training", "sentence_routing",
+]  # fmt: skip
 FIGURES = [f"{name}.png" for name in FIGURES]
 
 
@@ -19,7 +22,7 @@ def run(trained):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("moe_numpy.commands.inspect._save_figures", lambda *a: [])
+    monkeypatch.setattr("moe_numpy.commands.inspect.save_inspect_figures", lambda *a: [])
 
 
 def test_json_is_one_document_with_every_table(cli, run):
@@ -55,6 +58,7 @@ def test_tables_fit_80_columns_and_name_what_they_show(cli, run):
     assert result.exit_code == 0
     assert all(len(line.rstrip()) <= 80 for line in result.stdout.splitlines() if ".png" not in line)
     for title in (
+        "what explains the first choice", "which position in the window", "chosen together more often",
         "Layer 0: which experts take which domain", "Layer 1: which experts take which domain",
         "which kind of byte", "the most typical bytes of each expert", "Load while training, steps 1 to 6",
         "First-choice expert of each byte (\\ is newline)", "fair share 25.0",
@@ -82,6 +86,24 @@ def test_one_layer_on_request(cli, run):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_other_text_and_less_of_it(cli, run, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("no more than this")
+    document = json.loads(cli("inspect", run, "--text", "other", "--json").stdout)
+    assert (document["domains"], document["tokens"]) == (["other"], 17)
+    document = json.loads(cli("inspect", run, "--tokens", 40, "--json").stdout)
+    assert document["domains"] == ["words", "sums"]
+    assert 30 <= document["tokens"] <= 40
+
+
+def test_figures_go_elsewhere_on_request(cli, run):
+    (run / "expert_load.png").unlink()
+    document = json.loads(cli("inspect", run, "--out", "pngs", "--json").stdout)
+    assert document["figures"] == [f"pngs/{name}" for name in FIGURES]
+    assert not (run / "expert_load.png").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_many_experts_take_several_tables_and_letters(cli, tiny, monkeypatch):
     monkeypatch.setattr("moe_numpy.commands.train.save_run_figures", lambda run, summary: [])
     arguments = ["24" if a == "4" else a for a in tiny]
@@ -100,7 +122,7 @@ def test_a_default_sentence_longer_than_the_context_is_cut(cli, run):
 
 def test_refusals(cli, refused, run, tiny):
     assert "--layer must be one of the layers with experts, [0, 1], got 2" in refused("inspect", run, "--layer", 2)
-    assert "1 to context=16 bytes, got 17" in refused("inspect", run, "--sentence", "a" * 17)
+    assert "1 to context=16 tokens, got 17" in refused("inspect", run, "--sentence", "a" * 17)
     assert "got 0" in refused("inspect", run, "--sentence", "")
     assert "no checkpoint of step 1" in refused("inspect", run, "--step", 1)
     words = Path(Run.open(run).text[0])

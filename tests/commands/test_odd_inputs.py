@@ -43,7 +43,7 @@ REQUIRED = {
     "demo": ["demo"],
     "doctor": ["doctor"],
 }
-POSITIONS = {("generate", "run"): 1, ("generate", "prompt"): 2, ("inspect", "run"): 1, ("gradcheck", "pattern"): 1,
+POSITIONS = {("generate", "run"): 1, ("generate", "prompt"): 2, ("inspect", "model"): 1, ("gradcheck", "pattern"): 1,
              ("recipes", "name"): 1, ("count", "model"): 1}  # fmt: skip
 OPTIONS = [
     (name, option.name)
@@ -81,7 +81,7 @@ def room(tmp_path, trained, monkeypatch):
     monkeypatch.setattr("moe_numpy.models.generate", lambda *a, **k: islice(real(*a, **k), 3))
     monkeypatch.setattr("moe_numpy.commands.train.run_training", not_trained)
     monkeypatch.setattr("moe_numpy.commands.demo.run_training", not_trained)
-    monkeypatch.setattr("moe_numpy.commands.inspect._save_figures", lambda *a: [])
+    monkeypatch.setattr("moe_numpy.commands.inspect.save_inspect_figures", lambda *a: [])
     return {path.name for path in tmp_path.iterdir()}
 
 

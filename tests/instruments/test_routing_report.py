@@ -8,7 +8,6 @@ from moe_numpy.instruments.routing_report import (
     most_separating,
     route_sentence,
     separation,
-    typical_bytes,
 )
 from moe_numpy.models import ModelConfig, Transformer
 
@@ -57,21 +56,6 @@ def test_every_byte_is_in_exactly_one_class():
         assert len(by_byte_class(one)[0]) == 1
 
 
-def test_lift_compares_with_the_load_of_the_expert():
-    table = counts(a=[30, 30], b=[0, 60], c=[40, 0])  # expert 0 takes 70 of 160
-    first, second = typical_bytes(table, min_count=20)
-    assert [(chr(t.byte), t.count) for t in first] == [("c", 40), ("a", 30)]
-    assert first[0].lift == pytest.approx(1 / (70 / 160))
-    assert first[1].lift == pytest.approx(0.5 / (70 / 160))
-    assert [(chr(t.byte), t.count) for t in second] == [("b", 60)]  # a has a lift below 1
-    assert [chr(t.byte) for t in typical_bytes(table, min_count=35)[0]] == ["c"]
-    assert [chr(t.byte) for t in typical_bytes(table, limit=1)[0]] == ["c"]
-
-
-def test_an_idle_expert_has_no_typical_bytes():
-    assert typical_bytes(counts(a=[50, 0], b=[50, 0])) == [[], []]
-
-
 def test_a_sentence_is_routed_as_the_model_routes_it():
     model = Transformer(SPARSE, rng=np.random.default_rng(0))
     routed = route_sentence(model, b"abc abc")
@@ -96,9 +80,17 @@ def test_a_dropped_byte_shows_the_expert_that_it_asked_for():
     assert (routed.gate[routed.dropped] == 0).all()
 
 
+def test_some_layers_of_a_sentence():
+    routed = route_sentence(Transformer(SPARSE, rng=np.random.default_rng(0)), b"abc")
+    last = routed.of_layers([2])
+    assert (last.ids, last.layers) == ((97, 98, 99), (2,))
+    np.testing.assert_array_equal(last.gate, routed.gate[1:])
+    np.testing.assert_array_equal(last.first_choice, routed.first_choice[1:])
+
+
 def test_refusals():
     model = Transformer(SPARSE, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="1 to context=12 bytes, got 0"):
+    with pytest.raises(ValueError, match="1 to context=12 tokens, got 0"):
         route_sentence(model, b"")
     with pytest.raises(ValueError, match="got 13"):
         route_sentence(model, b"x" * 13)

@@ -137,6 +137,13 @@ def test_sentence_routing_marks_what_was_dropped():
     assert pixels(figure) == 1200
 
 
+def test_sentence_routing_names_tokens_of_many_characters():
+    weight = np.full((1, 2, 384), 1 / 384, np.float32)
+    figure = plots.sentence_routing(SentenceRouting((5, 9), (0,), weight, weight > 0), ["␣the", "$1\\n"])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["␣the", r"\$1\n"]
+    assert pixels(figure) == 1200
+
+
 def test_smoothing_keeps_a_constant_and_a_mean():
     assert smoothed(np.full(200, 3.0)) == pytest.approx(3)
     values = np.arange(200.0)
