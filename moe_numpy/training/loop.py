@@ -19,9 +19,10 @@ from .config import TrainingConfig
 from .corpus import Corpus
 from .freezing import matching
 from .interrupts import interrupts
+from .model_settings import ModelSettings
 from .optimizers import AdamW, clip_factor, sum_of_squares
 from .record import StepRecord
-from .run_model import ModelSettings, initial_model
+from .run_model import initial_model
 from .runs import Run
 from .schedule import WarmupCosine
 

@@ -5,15 +5,15 @@ import os
 from pathlib import Path
 
 from ..models import ModelConfig
-from ..models.transformer import Configuration
 from ..models.transformer_config import Sparse
 from .config import TrainingConfig
+from .model_settings import ModelSettings
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 _TRAINED, _FROZEN = 16, 4  # bytes of a parameter in float32: weight, gradient and two moments; weight
 
 
-def least_parameters(config: Configuration) -> int:
+def least_parameters(config: ModelSettings) -> int:
     """A number of parameters that no model of this configuration falls below: 2Vd + L·2d² + (E or 1)·2df a layer.
 
     Dense layers beside sparse ones, routers and the third matrix of SwiGLU are left out; of a published model,
@@ -31,7 +31,7 @@ def least_parameters(config: Configuration) -> int:
 
 
 def require_memory(
-    model: Configuration, training: TrainingConfig, *, trained: int | None = None, frozen: int = 0
+    model: ModelSettings, training: TrainingConfig, *, trained: int | None = None, frozen: int = 0
 ) -> None:
     """ValueError if training on the CPU needs more memory than this machine has.
 

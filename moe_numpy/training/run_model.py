@@ -1,57 +1,16 @@
-"""The model of a run, made here or published: its settings, and its first weights."""
+"""The model of a run with its first weights: random ones, those of a published model, or room for a checkpoint's."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
-from ..models import ModelConfig, Transformer
-from ..models.transformer import Configuration
+from ..models import Transformer
 from ..nn.module import Unfilled
 from ..pretrained import PretrainedError, PublishedConfig, from_pretrained
 from .config import TrainingConfig
 from .freezing import freeze
 from .memory import require_memory
-
-
-class ModelSettings(Configuration, Protocol):
-    """What a run asks of the settings of its model: a :class:`ModelConfig` or a :class:`PublishedConfig`."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-
-    @property
-    def context(self) -> int:
-        """The longest sequence, in tokens: that of the windows of text."""
-
-    @property
-    def num_experts(self) -> int:
-        """E; 0 for a dense model."""
-
-    @property
-    def routed_layers(self) -> list[int]:
-        """The indices of the layers with a router."""
-
-    @property
-    def num_routes(self) -> int:
-        """The options of a router."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain values, for :func:`read_model_settings`."""
-
-
-def read_model_settings(values: Mapping[str, Any], file: Path) -> ModelSettings:
-    """Read ``to_json()`` back, from a file. ValueError for an unknown name or a wrong value."""
-    return PublishedConfig.from_json(values, file) if "published" in values else ModelConfig.from_json(values)
-
-
-def plain_settings(settings: ModelSettings) -> dict[str, Any]:
-    """The settings by name, to compare."""
-    values = settings.to_json()
-    published = values.pop("published", {})
-    return values | {f"published.{name}": value for name, value in published.items()}
+from .model_settings import ModelSettings
 
 
 def initial_model(settings: ModelSettings, training: TrainingConfig, source: Path | None = None) -> Transformer:

@@ -38,9 +38,10 @@ from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_che
 from .config import TrainingConfig
 from .corpus import Corpus
 from .memory import least_parameters
+from .model_settings import ModelSettings, plain_settings, read_model_settings
 from .optimizers import AdamW
 from .record import StepRecord
-from .run_model import ModelSettings, empty_model, plain_settings, read_model_settings
+from .run_model import empty_model
 from .user_text import load_corpus
 from .versions import versions
 
@@ -115,8 +116,11 @@ class Run:
 
         Raises:
             FileExistsError: the folder holds a run already, or a tokenizer.
-            ValueError: a path is not UTF-8, or a file of the published model cannot be read.
+            ValueError: a path is not UTF-8, a file of the published model cannot be read, or ``source`` is given for
+                another model, or not for a published one.
         """
+        if isinstance(model, PublishedConfig) != (source is not None):
+            raise ValueError(f"source is for published models and needed for them, got {source!r}")
         if (folder / _CONFIG).exists():
             raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
         for path in (*text, source or "", model.recipe if isinstance(model, ModelConfig) else ""):
@@ -129,21 +133,19 @@ class Run:
             raise FileExistsError(f"{run.tokenizer_folder} is in the way; delete it, or choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            if source is not None:
-                run._copy_tokenizer(Path(source))
+            if isinstance(model, PublishedConfig) and source is not None:
+                run._copy_tokenizer(Path(source), model)
             run.write_config()
         except BaseException:  # a full disk, a signal
             run.discard_if_untrained()
             raise
         return run
 
-    def _copy_tokenizer(self, source: Path) -> None:
+    def _copy_tokenizer(self, source: Path, model: PublishedConfig) -> None:
         files = text_files(source)
         self.tokenizer_folder.mkdir()
         write_atomically({self.tokenizer_folder / name: content for name, content in files.items()})
-        settings = plain_settings(self.model_config)
-        published = {n.removeprefix("published."): v for n, v in settings.items() if n.startswith("published.")}
-        write_json_atomically(self.tokenizer_folder / _CONFIG, published)  # it may say which ids end a text
+        write_json_atomically(self.tokenizer_folder / _CONFIG, model.values)  # it may say which ids end a text
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

@@ -10,7 +10,6 @@ import time
 import tracemalloc
 import warnings
 
-import jaxtyping
 import numpy as np
 import pytest
 from damage import FILES, OTHER, REFUSED, SAME, SETTINGS
@@ -19,16 +18,8 @@ from published import models, names_of, recorded, texts, values
 from moe_numpy.models import Transformer
 from moe_numpy.pretrained import PretrainedError, write_tensor_files
 
-CASES = 600
+CASES = 520
 SECONDS, BYTES = 2.0, 2_000_000  # for a folder of 60 KB
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_type_checker():
-    """It would take most of the time and of the memory; other tests run the same functions with it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +65,7 @@ def outcome(folder, logits, ids):
     return SAME if np.array_equal(found, logits) else OTHER, ""
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("part", range(20))
 def test_a_damaged_model_is_refused(intact, tmp_path, part):
     for seed in range(part * CASES // 20, (part + 1) * CASES // 20):

@@ -69,6 +69,7 @@ def test_logits_and_slopes_of_transformers(family, name, folders):
         np.testing.assert_allclose(slopes[like], slope, rtol=1e-6, atol=1e-9 * largest, err_msg=like)
 
 
+@pytest.mark.usefixtures("unchecked")
 @every_model
 def test_dialects_and_files_are_one_model(family, name, folders):
     model, version_5, published = folders(family, name)
@@ -82,6 +83,7 @@ def test_dialects_and_files_are_one_model(family, name, folders):
     assert len(TensorFiles.open(published)) == len(TensorFiles.open(version_5))
 
 
+@pytest.mark.usefixtures("unchecked")
 @every_model
 def test_written_back(family, name, folders, tmp_path):
     """From the published folder, mapped: the names, shapes and values of transformers' own file, in their types."""
@@ -93,6 +95,7 @@ def test_written_back(family, name, folders, tmp_path):
         np.testing.assert_array_equal(written[tensor].float32(), array, err_msg=tensor)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family", sorted({family for family, _ in models()}))
 def test_a_model_made_from_its_settings(family, tmp_path):
     """Random weights everywhere, written and read: the same bits, also of what routers keep besides their weights."""

@@ -190,7 +190,7 @@ def configure(folder, change):
         (lambda c: c["model"].pop("context"), "missing required field `context`"),
         (lambda c: c["model"].update(more=1), "unknown field `more`"),
         (lambda c: c["model"].update(published=[]), r"Expected `object`, got `array`"),
-        (lambda c: c["model"]["published"].update(hidden_size=17), "hidden_size|num_attention_heads|width"),
+        (lambda c: c["model"]["published"].update(hidden_size=-16), "hidden_size must be at least 1, got -16"),
         (lambda c: c["model"]["published"].update(sliding="x"), "sets 'sliding', not understood"),
         (lambda c: c["model"]["published"].update(model_type="unheard"), "model_type 'unheard' is none of"),
         (lambda c: c["model"]["published"].update(num_hidden_layers=10**9), "num_hidden_layers"),
@@ -296,7 +296,7 @@ def test_memory_is_asked_for_before_any_weight_is_read(folders, text, tmp_path, 
     monkeypatch.setattr(memory, "_memory", lambda: 28 * sizes)
     with pytest.raises(TypeError):  # from_pretrained is called
         start(folders["mixtral"], tmp_path / "run", text)
-    monkeypatch.setattr(memory, "_memory", lambda: 12 * sizes)
+    monkeypatch.setattr(memory, "_memory", lambda: 16 * sizes)
     with pytest.raises(TypeError):  # frozen weights have neither gradients nor moments
         start(folders["mixtral"], tmp_path / "run", text, replace(TRAINING, freeze=("layers.*", "embedding.*")))
 
