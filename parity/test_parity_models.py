@@ -21,8 +21,7 @@ from safetensors.numpy import load_file
 
 from moe_numpy import pretrained
 from moe_numpy.models import Transformer, generate
-from moe_numpy.moe.losses import balance_of_layers
-from moe_numpy.ops import CrossEntropy, Softmax
+from moe_numpy.ops import CrossEntropy
 
 CASES = [pytest.param(*case, id=" ".join(case)) for case in cases()]
 LOGITS = {"float32": 1e-4, "float64": 1e-9}
@@ -120,10 +119,12 @@ def test_gradients(family, name, dtype, folders, check):
     ids = folder.numbers["ids"]
     output = model(ids)
     loss = CrossEntropy.apply(output.logits[:, :-1], ids[:, 1:])
-    if folder.numbers["balance_coefficient"]:
-        balance = balance_loss(output.routings)
-        check(family, dtype, {"loss balance": difference(balance.data, folder.numbers["balance_loss"])}, 1e-5)
-        loss = loss + float(folder.numbers["balance_coefficient"]) * balance
+    auxiliary, coefficient = output.auxiliary_loss, float(folder.numbers["balance_coefficient"])
+    assert (auxiliary is None) == (coefficient == 0)
+    if auxiliary is not None:
+        expected = coefficient * folder.numbers["balance_loss"]
+        check(family, dtype, {"loss balance": difference(auxiliary.data, expected)}, 1e-5)
+        loss = loss + auxiliary
     check(family, dtype, {"loss": difference(loss.data, folder.numbers["loss"])}, 1e-5)
     loss.backward()
 
@@ -172,16 +173,6 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest difference."""
     assert ours.shape == theirs.shape
     return float(np.abs(ours.astype(np.float64) - theirs).max())
-
-
-def balance_loss(routings):
-    """The loss of transformers: over all routed layers at once, choices counted without any correction bias."""
-    traces = [routing.trace for routing in routings if routing is not None]
-    chosen = [np.argsort(-trace.logits.data, kind="stable")[:, : int(trace.per_token)] for trace in traces]
-    loads = [
-        np.bincount(k.reshape(-1), minlength=trace.logits.shape[1]) for k, trace in zip(chosen, traces, strict=True)
-    ]
-    return balance_of_layers([Softmax.apply(trace.logits, axis=-1) for trace in traces], loads)
 
 
 def trained(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
