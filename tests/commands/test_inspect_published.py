@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.cells import cell_len
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.pretrained import from_pretrained, save_pretrained
 from moe_numpy.pretrained.converting import converted
 
+tokenizers = pytest.importorskip("tokenizers")
 TEXT = "The cat sat on the mat, and the dog did not. 12 + 30 = 42; naïve 日本 \\ " * 80
 FIGURES = [
     "expert_by_domain", "expert_by_token", "expert_by_position", "expert_load", "co_activation", "explained_by_layer",
@@ -27,15 +27,15 @@ def publish(folder, *, num_experts=4, top_k=2, num_layers=2, vocab_size=400, fam
         recipe_settings={"top_k": top_k} if num_experts else {}, vocab_size=vocab_size,
     )  # fmt: skip
     save_pretrained(converted(Transformer(config, rng=np.random.default_rng(0)), family), folder)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=300, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([TEXT], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer.save(str(folder / "tokenizer.json"))
     return tokenizer
 
@@ -83,7 +83,7 @@ def test_json_has_every_table_and_nothing_is_written(document, folder):
 
 
 def test_each_token_of_a_small_text_is_counted_once(document, folder):
-    tokenizer = Tokenizer.from_file("few/tokenizer.json")
+    tokenizer = tokenizers.Tokenizer.from_file("few/tokenizer.json")
     found = document("few", "--text", "notes", "--text", "sums.txt", "--tokens", 10**6)
     texts = TEXT, Path("sums.txt").read_text()
     assert found["tokens"] == sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
@@ -189,8 +189,46 @@ def test_tokens_that_the_model_does_not_have(refused, folder):
 
 
 def test_a_text_without_tokens(refused, folder):
-    tokenizer = Tokenizer(models.WordLevel({"cat": 0, "<unk>": 1}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "<unk>": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer.save("few/tokenizer.json")
     Path("blank.txt").write_text(" \n ")
     assert "the text has no tokens" in refused("inspect", "few", "--text", "blank.txt")
+
+
+def test_a_run_of_a_published_model_has_its_tokens(cli, folder):
+    arguments = [
+        "train",
+        "--from",
+        "few",
+        "--text",
+        "notes",
+        "--steps",
+        "2",
+        "--context",
+        "16",
+        "--batch-size",
+        "2",
+        "--out",
+        "run",
+    ]
+    result = cli(*arguments)
+    assert result.exit_code == 0, result.output
+    result = cli("inspect", "run", "--sentence", "The cat")
+    assert result.exit_code == 0, result.output
+    assert "run after step 2: 4 experts, 2 per token." in result.stdout
+    assert "run/expert_by_token.png" in result.stdout
+    document = json.loads(cli("inspect", "run", "--text", "sums.txt", "--tokens", 40, "--json").stdout)
+    assert (document["run"], document["step"], document["domains"]) == ("run", 2, ["sums"])
+    assert 0 < document["tokens"] <= 40
+    assert "byte_classes" not in document
+
+
+def test_a_converted_run_is_the_run(cli, trained):
+    assert cli("convert", trained, "out", "--to", "mixtral").exit_code == 0
+    text = trained.parent / "sums.txt"
+    arguments = ("--text", text, "--out", "pngs", "--json")
+    ours, theirs = (json.loads(cli("inspect", each, *arguments).stdout) for each in (trained, "out"))
+    assert ours["tokens"] == theirs["tokens"] == len(text.read_bytes())
+    for name in ("expert_load", "position_expert_by_layer", "explained_by_layer", "chosen_together_by_layer"):
+        assert ours[name] == theirs[name]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from published import recorded
 
 from moe_numpy.pretrained import PretrainedError
 from moe_numpy.pretrained.config import PublishedConfig
@@ -123,7 +124,7 @@ def test_number_formats():
     assert PublishedConfig({}).fp8_block is None
     assert PublishedConfig({"quantization_config": {"quant_method": "mxfp4"}}).fp8_block is None
     blocks = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 64]}
-    config = PublishedConfig({"model_type": "mixtral", "quantization_config": blocks})
+    config = PublishedConfig(recorded("mixtral")["plain"]["published"] | {"quantization_config": blocks})
     assert config.fp8_block == (128, 64)
     assert "quantization_config" not in config.written().to_json()
 
