@@ -9,12 +9,13 @@ so the definition in NumPy serves here, on unwrapped arrays.
 
 import sys
 import types
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import array_api_compat
 import jaxtyping
 import numpy as np
 import pytest
+from published_models import DEEPSEEK, MINIMAX, MIXTRAL, make_published
 
 from moe_numpy import devices, ops
 from moe_numpy.autodiff import Tensor
@@ -24,6 +25,7 @@ from moe_numpy.kernels.kernel import GPU_IMPLEMENTATIONS
 from moe_numpy.models import ModelConfig, Transformer, generate
 from moe_numpy.moe import MoE, make_layer, recipes
 from moe_numpy.ops import CrossEntropy
+from moe_numpy.pretrained import PublishedConfig, TensorFiles
 from moe_numpy.training import (
     AdamW,
     Corpus,
@@ -358,6 +360,24 @@ def test_the_trainer(recipe, cuda):
         assert record.expert_load == expected.expert_load
         assert record.dropped_fraction == expected.dropped_fraction
     assert all(isinstance(p.data, Device) for p in other.model.parameters())
+
+
+@pytest.mark.parametrize("values", [MIXTRAL, MINIMAX, DEEPSEEK], ids=["mixtral", "minimax_m2", "deepseek_v3"])
+def test_the_trainer_of_a_published_model(values, cuda, fetched, tmp_path):
+    make_published(tmp_path, values, tokenizer="{}")
+    settings = replace(PublishedConfig.read(tmp_path, TensorFiles.open(tmp_path)), window=12)
+    corpus, freeze = trainer("cpu").corpus, ("layers.1.feed_forward.router.*", "embedding.*")
+    training = TrainingConfig(steps=4, warmup=1, batch_size=2, freeze=freeze)
+    host, other = (Trainer(settings, replace(training, device=d), corpus, tmp_path) for d in ("cpu", "cuda"))
+    fetched.clear()
+    expected, record = host.step(), other.step()
+    layers = len(settings.routed_layers)
+    assert fetched == [(1 + 2 + layers * settings.num_experts,)]
+    assert record.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert record.auxiliary_loss == pytest.approx(expected.auxiliary_loss, rel=1e-5)
+    assert record.expert_load == expected.expert_load
+    for (name, a), (_, b) in zip(host.model.named_buffers(), other.model.named_buffers(), strict=True):
+        np.testing.assert_allclose(to_host(b.data), a.data, err_msg=name)
 
 
 def test_one_array_a_step_comes_to_the_host(cuda, fetched):
