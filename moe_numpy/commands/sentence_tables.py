@@ -19,7 +19,7 @@ def print_tokens(console: Console, routed: SentenceRouting, layer: int, names: S
     print_title(console, f"Layer {layer}: the experts of each token and their gate weights")
     table = plain_table()
     width = max(map(cell_len, names))
-    table.add_column("token", no_wrap=True, min_width=width)
+    table.add_column("token", no_wrap=True)
     table.add_column("expert gate", no_wrap=True)
     room = max(console.width - max(width, len("token")) - 2, 12)
     digits = len(str(routed.gate.shape[2] - 1))
@@ -27,7 +27,7 @@ def print_tokens(console: Console, routed: SentenceRouting, layer: int, names: S
         experts = np.flatnonzero(routed.asked[i, s])
         experts = experts[np.argsort(-routed.gate[i, s, experts], kind="stable")]
         cells = [f"{e:>{digits}} {_gate(float(routed.gate[i, s, e]))}" for e in experts]
-        table.add_row(Text(name), "\n".join(side_by_side(cells, room, "  ")) or "none")
+        table.add_row(Text(name + " " * (width - cell_len(name))), "\n".join(side_by_side(cells, room, "  ")) or "none")
     console.print(table)
 
 
