@@ -10,7 +10,7 @@ install = @echo "Installing into $(1): a few minutes the first time"; \
 LOWEST_PYTHON ?= python3.11
 LOWEST_TESTS ?= tests/exercises tests/kernels tests/training tests/test_files.py tests/pretrained tests/commands \
   tests/ops/test_dtypes.py $(addprefix --ignore tests/, commands/test_gradcheck_command.py commands/test_bench.py \
-  pretrained/test_damaged_folders.py pretrained/test_damaged_models.py pretrained/test_published_models.py)
+  pretrained/test_damaged_folders.py pretrained/test_damaged_models.py pretrained/test_whole_models.py)
 
 .PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lowest lab clean
 

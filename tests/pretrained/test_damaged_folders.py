@@ -13,7 +13,7 @@ from folders import contents, header_of, put, sharded, single
 
 from moe_numpy.pretrained import PretrainedError
 
-CASES = 1500
+CASES = 1000
 
 
 def some_file(random, folder):
