@@ -75,14 +75,13 @@ def generate(
     was_training = model.training
     model.eval()
     context = model.context
-    capacity = min(context, len(prompt) + num_tokens)
     text = prompt.tolist()
     caches = None
     unseen: list[int] = []
     try:
         for _ in range(num_tokens):
             if caches is None or caches[0].length + len(unseen) > context:
-                caches = model.new_caches(1, capacity)
+                caches = model.new_caches(1)
                 unseen = text[-max(context // 2, 1) :] if len(text) > context else text
             with no_grad(), np.errstate(all="ignore"):  # a non-finite logit is found below
                 logits = model(model.namespace.asarray([unseen]), caches=caches).logits.data[0, -1]

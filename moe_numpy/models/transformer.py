@@ -206,14 +206,9 @@ class Transformer(Module):
             )
         return tokens
 
-    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[KeyValueCache]:
-        """An empty key/value cache for each layer, for ``capacity`` tokens; by default as long as the context."""
-        settings = (
-            batch_size,
-            self.context if capacity is None else capacity,
-            self.activations or self.embedding.weight.dtype,
-            self.namespace,
-        )
+    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
+        """An empty key/value cache for each layer, for at most as many tokens as the context."""
+        settings = batch_size, self.context, self.activations or self.embedding.weight.dtype, self.namespace
         return [layer.attention.new_cache(*settings) for layer in self.layers]
 
     @property
