@@ -1,6 +1,6 @@
 """Where arrays live: "cpu", or "cuda", an NVIDIA GPU, through CuPy, which is imported on first use."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -75,17 +75,17 @@ def put(x: Any, device: str) -> Any:
 
 
 def constant_beside(x: Any, constant: Any) -> Any:
-    """An array of NumPy that never changes, in the library and on the device of x; copied there once.
+    """An array of NumPy that never changes, in the library and on the device of x; copied there once and kept.
 
-    A copy from the host cannot be part of a recorded CUDA graph.
+    A copy from the host cannot be part of a recorded CUDA graph, which goes on reading the memory it was recorded with.
     """
     if on_host(x):
         return constant
-    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), x.device)
+    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), int(x.device))
 
 
-@lru_cache(maxsize=256)
-def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: Any) -> Any:
+@cache
+def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: int) -> Any:
     return xp.asarray(np.frombuffer(content, dtype).reshape(shape))
 
 

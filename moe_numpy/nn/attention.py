@@ -7,9 +7,8 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
-from ..devices import constant_beside
 from ..ops import CausalAttention, Clip, Reshape, RMSNorm, Transpose
-from ..typing import Array, Bool, Float, Random
+from ..typing import Array, Bool, Float, Int, Random
 from .cache import KeyValueCache
 from .linear import Linear
 from .module import Module, Parameter, constant
@@ -52,9 +51,10 @@ class Temperature:
     strength: float
     interval: float
 
-    def factors(self, position: Any) -> Any:
+    def factors(self, position: Int[Array, " S"]) -> Float[Array, " S"]:
         """One factor for each position."""
-        return 1 + self.strength * np.log1p(np.floor((position + 1) / self.interval))
+        xp = array_namespace(position)
+        return 1 + self.strength * xp.log1p(xp.floor((position + 1) / self.interval))
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ class Attention(Module):
         q = self._turned(self.query(x), self.query_norm, offset)
         k = self._turned(self.key(x), self.key_norm, offset)
         if self.parts.temperature is not None:
-            factors = self.parts.temperature.factors(offset + np.arange(x.shape[1]))
-            q = q * Tensor(constant_beside(q.data, factors[:, None].astype(q.dtype)))
+            positions = offset + array_namespace(q.data).arange(x.shape[1])
+            q = q * Tensor(self.parts.temperature.factors(positions)[:, None].astype(q.dtype))
         return q, k, heads(self._clipped(self.value(x)), self.d_head)
 
     def settings(self) -> dict[str, Any]:

@@ -196,8 +196,7 @@ class CausalAttention(Function):
             raise ValueError(f"sinks must be one per query head, shape {q.shape[1:2]}, got {sinks.shape}")
         self.scale = 1 / math.sqrt(d) if scale is None else scale
         queries = _fold(q, num_kv_heads)
-        first = _first_key(length, num_keys, window, chunk)
-        first = None if first is None else constant_beside(q, first)
+        first = _first_key(array_namespace(q), length, num_keys, window, chunk)
         rows = None if sinks is None else sinks.reshape(num_kv_heads, -1).repeat(length, axis=1)
         o, e, total = causal_attention(queries, k, v, length, self.scale, first, rows)
         self.num_inputs = 3 if sinks is None else 4
@@ -215,18 +214,20 @@ class CausalAttention(Function):
         return (dq.reshape(batch, num_heads, length, k.shape[3]), dk, dv, dsinks)[: self.num_inputs]
 
 
-def _first_key(length: int, num_keys: int, window: int | None, chunk: int | None) -> Int[np.ndarray, " S"] | None:
+def _first_key(xp: Any, length: int, num_keys: int, window: int | None, chunk: int | None) -> Int[Array, " S"] | None:
     """The first key that each query sees; None if each sees the first of all."""
     for name, value in (("window", window), ("chunk", chunk)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    position = np.arange(num_keys - length, num_keys)
-    first = np.zeros(length, int)
+    if num_keys <= min(window or num_keys, chunk or num_keys):
+        return None
+    position = xp.arange(num_keys - length, num_keys)
+    first = xp.zeros_like(position)
     if window is not None:
-        first = np.maximum(first, position - window + 1)
+        first = xp.maximum(first, position - window + 1)
     if chunk is not None:
-        first = np.maximum(first, position // chunk * chunk)
-    return first if first.any() else None
+        first = xp.maximum(first, position // chunk * chunk)
+    return first
 
 
 def _fold(x: Float[Array, "B H S D"], num_kv_heads: int) -> Float[Array, "B Hkv GS D"]:
