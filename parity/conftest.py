@@ -10,18 +10,26 @@ MEASURED: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultd
 
 
 @pytest.fixture
-def check():
+def check(record_property):
     """``check(name, dtype, differences, tolerance)`` notes the differences and fails if one is above the tolerance."""
 
     def note_and_assert(name: str, dtype: str, differences: dict[str, float], tolerance: float) -> None:
-        row = MEASURED[name, dtype]
-        for what, value in differences.items():
-            column = what.split()[0]
-            row[column] = max(row[column], value)
+        record_property("measured", [name, dtype, {what: float(value) for what, value in differences.items()}])
         too_far = {what: value for what, value in differences.items() if not value <= tolerance}
         assert not too_far, f"{name} in {dtype}: more than {tolerance:g} apart: {too_far}"
 
     return note_and_assert
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect what each test noted, in whichever process it ran."""
+    for key, measured in report.user_properties if report.when == "call" else ():
+        if key == "measured":
+            name, dtype, differences = measured
+            row = MEASURED[name, dtype]
+            for what, value in differences.items():
+                column = what.split()[0]
+                row[column] = max(row[column], value)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -23,7 +23,8 @@ from moe_numpy import pretrained
 from moe_numpy.models import Transformer, generate
 from moe_numpy.ops import CrossEntropy
 
-CASES = [pytest.param(*case, id=" ".join(case)) for case in cases()]
+# All tests of one model run in one process, which makes the model once.
+CASES = [pytest.param(*case, id=" ".join(case), marks=pytest.mark.xdist_group(" ".join(case))) for case in cases()]
 LOGITS = {"float32": 1e-4, "float64": 1e-9}
 GRADIENTS = {"float32": (1e-4, 1e-3), "float64": (1e-7, 1e-7)}  # tolerance; entries below this are no scale
 # transformers 5.23 ignores the rope_theta in DBRX's attn_config, and reads Llama 4 with images by another class.

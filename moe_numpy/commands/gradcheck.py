@@ -4,7 +4,8 @@ import json as json_format
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -18,8 +19,10 @@ from rich.table import Table
 
 from ..autodiff import Function
 from ..gradcheck import Report, cases
+from .processes import over_all_cores
 
 _PIPE_WIDTH = 120
+_FEW = 8  # cases; they take less time than processes take to start
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,20 @@ def gradcheck(
 
     A Function without a case fails. The exit code is 0 only if everything passes.
     """
-    checks = _select(pattern)
+    checks, began = _select(pattern), time.perf_counter()
     if json:
         rows = list(_run(checks, seed))
-        summary = _summary(rows)
+        summary = _summary(rows, time.perf_counter() - began)
         print(json_format.dumps({"rows": [row.as_json() for row in rows], "summary": summary}, indent=2))
     else:
         console = _console()
         rows = []
-        with Live(console=console, transient=True) as live:
-            for row in _run(checks, seed):
+        with Live(console=console, transient=True) as live, closing(_run(checks, seed)) as done:
+            for row in done:
                 rows.append(row)
                 room = max(console.height - 6, 1)
                 live.update(_table(rows[-room:], console, title=f"{len(rows)} of {len(checks)}"))
-        summary = _summary(rows)
+        summary = _summary(rows, time.perf_counter() - began)
         console.print(_table(rows, console))
         _print_failures(rows, console)
         _print_summary(summary, console)
@@ -134,18 +137,33 @@ def _matches(name: str, pattern: str) -> bool:
     return pattern in name or fnmatch(name, pattern)
 
 
-def _run(checks: list[_Check], seed: int) -> Iterator[_Row]:
+def _run(checks: list[_Check], seed: int) -> Generator[_Row, None, None]:
+    """In order; more than a few over all cores."""
+    cases_to_run = [check.case for check in checks if check.case]
+    if len(cases_to_run) > _FEW:
+        outcomes = over_all_cores(_named, [(case.name, seed) for case in cases_to_run])
+    else:
+        outcomes = (_timed(case, seed) for case in cases_to_run)
     for check in checks:
-        start = time.perf_counter()
-        if check.case is None:
-            advice = "write one in moe_numpy/gradcheck/cases/"
-            report = Report(problems=[f"{check.function_names} has no gradient case; {advice}"])
+        if check.case:
+            yield _Row(check, *next(outcomes))
         else:
-            report = cases.run_case(check.case, seed)
-        yield _Row(check, report, time.perf_counter() - start)
+            advice = "write one in moe_numpy/gradcheck/cases/"
+            yield _Row(check, Report(problems=[f"{check.function_names} has no gradient case; {advice}"]), 0.0)
 
 
-def _summary(rows: list[_Row]) -> dict[str, Any]:
+def _named(case: tuple[str, int]) -> tuple[Report, float]:
+    """The outcome of the case of this name with this seed, in a process that has to find it."""
+    name, seed = case
+    return _timed(next(c for c in cases.all_cases() if c.name == name), seed)
+
+
+def _timed(case: cases.Case, seed: int) -> tuple[Report, float]:
+    start = time.perf_counter()
+    return cases.run_case(case, seed), time.perf_counter() - start
+
+
+def _summary(rows: list[_Row], seconds: float) -> dict[str, Any]:
     passed = [row for row in rows if row.report.passed]
     return {
         "checks": len(rows),
@@ -156,7 +174,7 @@ def _summary(rows: list[_Row]) -> dict[str, Any]:
         "moved": sum(row.report.moved for row in rows),
         "skipped": sum(row.report.skipped for row in rows),
         "max_relative_error": max((row.report.max_error for row in passed), default=0.0),
-        "seconds": round(sum(row.seconds for row in rows), 3),
+        "seconds": round(seconds, 3),
     }
 
 
