@@ -7,7 +7,10 @@ from moe_numpy.autodiff import Tensor, substitute
 from moe_numpy.gradcheck.cases import all_cases
 from moe_numpy.ops import CrossEntropy, GetItem, Multiply, TakeAlongAxis, Where
 
-CASES = {case.name: case for case in all_cases()}
+pytestmark = pytest.mark.no_cover
+
+# Only arrays of the first Function are changed: a case for each way to dispatch says nothing new.
+CASES = {case.name: case for case in all_cases() if not case.name.endswith(("_loop", "_onehot", "_padded"))}
 
 
 def arrays_in(x):

@@ -7,6 +7,8 @@ from exercises.catalog import find
 from exercises.grading.grade import grade_here, grade_source
 from exercises.mistakes import collected, edits
 
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.parametrize("number", [5, 9, 18, 22, 28])
 def test_a_slip_on_top_of_a_mistake_gets_no_false_name(number):

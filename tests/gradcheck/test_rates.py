@@ -1,7 +1,10 @@
 """False alarms and misses over the two zoos, one seed here; measure_right.py and measure_wrong.py take more."""
 
+import pytest
 from measure_right import false_alarms
 from measure_wrong import misses
+
+pytestmark = pytest.mark.no_cover
 
 
 def test_right_functions_pass():

@@ -11,6 +11,8 @@ from moe_numpy.gradcheck.draws import cotangents, own_generator
 from moe_numpy.gradcheck.ladder import HIDDEN
 from moe_numpy.gradcheck.point import Point
 
+pytestmark = pytest.mark.no_cover
+
 X = np.random.default_rng(3).standard_normal((4, 5))
 
 

@@ -18,6 +18,8 @@ from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import ExpertChoice, RandomSecond, TopK
 from moe_numpy.ops import Sigmoid
 
+pytestmark = pytest.mark.no_cover
+
 D, E = 4, 8
 OF_SEQUENCES = {"expert_choice", "mixture_of_depths", "deepseek_v2", "deepseek_v3", "soft_moe"}
 RECIPE = {name: published(**published.small) for name, published in RECIPES.items()}

@@ -14,6 +14,8 @@ from moe_numpy.moe.dispatch import STRATEGIES
 from moe_numpy.moe.losses import SwitchBalance
 from moe_numpy.moe.recipes import RECIPES, find
 
+pytestmark = pytest.mark.no_cover
+
 D, F, E = 4, 3, 8
 BATCH, LENGTH = 2, 6
 WITH_ROUTER = [name for name in RECIPES if name != "soft_moe"]

@@ -7,6 +7,8 @@ from moe_numpy.autodiff import Tensor
 from moe_numpy.gradcheck import gradcheck
 from moe_numpy.ops import Affine, MatMul
 
+pytestmark = pytest.mark.no_cover
+
 
 @settings(max_examples=40, deadline=None)
 @given(shapes=mutually_broadcastable_shapes(signature="(m?,n),(n,p?)->(m?,p?)", max_dims=2, max_side=3))

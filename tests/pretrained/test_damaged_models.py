@@ -18,6 +18,8 @@ from published import models, names_of, recorded, texts, values
 from moe_numpy.models import Transformer
 from moe_numpy.pretrained import PretrainedError, write_tensor_files
 
+pytestmark = pytest.mark.no_cover
+
 CASES = 520
 SECONDS, BYTES = 2.0, 2_000_000  # for a folder of 60 KB
 

@@ -17,6 +17,8 @@ from moe_numpy.training.loop import Trainer
 from moe_numpy.training.optimizers import AdamW
 from moe_numpy.training.runs import Run
 
+pytestmark = pytest.mark.no_cover
+
 TINY = ModelConfig(
     d_model=8,
     num_layers=2,

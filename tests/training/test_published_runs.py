@@ -14,6 +14,8 @@ from moe_numpy.training import CheckpointError, Run, RunError, Trainer, Training
 from moe_numpy.training.checkpoints import load_checkpoint
 from moe_numpy.training.evaluation import evaluate
 
+pytestmark = pytest.mark.no_cover
+
 pytest.importorskip("tokenizers")
 TRAINING = TrainingConfig(steps=4, warmup=1, batch_size=2, checkpoint_every=2, learning_rate=0.003)
 TEXT = "the cat sat on the mat, and the dog did not. é 日本\n" * 90
