@@ -29,11 +29,13 @@ lab: .venv/learner
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 test: .venv/developer
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov
 
-# Every notebook from a clean kernel, within its limits. Their outputs are written by notebooks/regenerate.py.
+# Every notebook from a clean kernel, within its limits; those that measure time have the machine to themselves. Their
+# outputs are written by notebooks/regenerate.py.
 notebooks: .venv/developer
-	$(BIN)/python -m pytest notebooks --durations=12
+	$(BIN)/python -m pytest notebooks --durations=9 -m "not alone" -n auto --dist worksteal
+	$(BIN)/python -m pytest notebooks --durations=3 -m alone
 
 # On a machine with a GPU. Where nothing can be installed: make test-gpu PYTEST="python3 -m pytest". Shapes are not
 # checked at run time there.
@@ -42,11 +44,11 @@ test-gpu: $(if $(PYTEST),,.venv/gpu)
 
 # Equality with transformers and torch; they live in an environment of their own.
 parity: .venv-parity/ready
-	.venv-parity/bin/python -m pytest parity
+	.venv-parity/bin/python -m pytest parity -n auto --dist loadgroup
 
 # The lowest versions that pyproject.toml promises, on the lowest Python, where versions matter.
 lowest: .venv-lowest/ready
-	NUMBA_CACHE_DIR="$(CURDIR)/.venv-lowest/numba" OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto $(LOWEST_TESTS)
+	NUMBA_CACHE_DIR="$(CURDIR)/.venv-lowest/numba" OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist worksteal $(LOWEST_TESTS)
 
 lint: .venv/developer
 	$(BIN)/ruff check

@@ -12,6 +12,10 @@ from execution import execute
 from rules import HERE, NAMES, PICTURES, PROJECT, noise, objections
 
 THREADS, SECONDS, BYTES = 2, 60, 2**30
+MEASURE_TIME = ("00_why_sparse", "04_experts_and_dispatch", "10_speed")
+RUNS = [
+    pytest.param(name, marks=pytest.mark.alone if name in MEASURE_TIME else ()) for name in NAMES
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,7 +39,7 @@ def test_the_readme_links_it_and_shows_a_small_picture(name):
         assert image.width == 320
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_it_runs_from_a_clean_kernel(name, record_property):
     done = execute(HERE / f"{name}.ipynb", threads=THREADS)
     record_property("seconds", round(done.seconds, 1))

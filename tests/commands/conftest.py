@@ -2,6 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moe_numpy.__main__ import app
+from moe_numpy.files import write_atomically
 
 TINY = [
     "--d-model",
@@ -37,6 +38,18 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def drawn():
+    """For tests whose figures are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _not_drawn(request, monkeypatch):
+    """Other figures are made and their files written, empty: drawing takes longer than all the rest."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("moe_numpy.plots.save", lambda figure, path: write_atomically({path: b""}))
 
 
 @pytest.fixture

@@ -156,16 +156,20 @@ def test_a_summary_of_what_was_read_and_left_out(cli, tiny):
     assert output.index("left out") < output.index("step 1/1")
 
 
-@pytest.mark.parametrize("name", ["a$b$c", "漢字", "tab\tand\nline", "\x1b[31mred", "{x}_[b]"])
-def test_odd_names_are_drawn_and_printed_as_they_are(cli, tiny, monkeypatch, name):
+@pytest.mark.usefixtures("drawn")
+def test_odd_names_are_drawn_and_printed_as_they_are(cli, tiny, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(Path(tiny[-1]).parent)
-    Path(name).write_text("words and more words " * 60)
-    result = cli(*tiny, "--text", name, "--steps", 1, "--out", f"run {name}")
+    names = ["a$b$c", "漢字", "tab\tand\nline", "\x1b[31mred", "{x}_[b]"]
+    for name in names:
+        Path(name).write_text("words and more words " * 60)
+    run = Path(f"run {' '.join(names)}")
+    texts = [part for name in names for part in ("--text", name)]
+    result = cli(*tiny, *texts, "--steps", 1, "--out", run)
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
-    assert (Path(f"run {name}") / "expert_by_domain.png").exists()
-    assert cli("inspect", f"run {name}").exit_code == 0
+    assert (run / "expert_by_domain.png").exists()
+    assert cli("inspect", run).exit_code == 0
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(cli, tiny, monkeypatch):

@@ -36,6 +36,7 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(demo_module, "save_run_figures", lambda run, summary: [])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_demo_shows_all_that_was_learned(cli):
     result = cli("demo")
     assert result.exit_code == 0, result.output

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from moe_numpy.autodiff import Function
-from moe_numpy.commands.gradcheck import gradcheck
+from moe_numpy.commands.gradcheck import _FEW, gradcheck
 from moe_numpy.gradcheck import cases
 from moe_numpy.gradcheck.cases import Case
 
@@ -162,18 +162,17 @@ def test_symbols_only_where_they_can_be_printed(known):
     assert "✓" not in result.stdout
 
 
-@pytest.mark.parametrize(("pattern", "least"), [("ops", 60), ("*_sorted", 25)])
-def test_every_op_and_every_recipe_passes(pattern, least):
-    """In a process of its own: without the run-time shape checks it takes seconds. `make gradcheck` checks the rest."""
+def test_real_cases_pass_over_all_cores():
+    """As from a shell. `make gradcheck` checks all cases; those of the ops are in test_ops_cases.py too."""
     program = "import typer; from moe_numpy.commands.gradcheck import gradcheck; typer.run(gradcheck)"
     result = subprocess.run(
-        [sys.executable, "-c", program, pattern, "--json"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, "loss_", "--json"], capture_output=True, text=True, check=False
     )
     document = json.loads(result.stdout)
     assert [row for row in document["rows"] if not row["passed"]] == []
     assert result.returncode == 0
     assert document["summary"]["max_relative_error"] < 1e-6
-    assert document["summary"]["checks"] >= least
+    assert document["summary"]["checks"] > _FEW
 
 
 def test_no_function_of_the_package_is_without_a_case():

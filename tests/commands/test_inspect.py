@@ -25,6 +25,7 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("moe_numpy.commands.inspect.save_inspect_figures", lambda *a: [])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_json_is_one_document_with_every_table(cli, run):
     for name in FIGURES:
         (run / name).unlink(missing_ok=True)

@@ -129,8 +129,9 @@ def test_one_row_per_token_with_all_its_experts(cli, document, folder):
         assert cells[1::2] == [f"{each['gate']:.2f}".removeprefix("0") for each in experts]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_figures_go_where_they_are_told(document, folder):
-    found = document("many", "--text", "notes", "--text", "sums.txt", "--out", "new/pngs")
+    found = document("few", "--text", "notes", "--text", "sums.txt", "--out", "new/pngs")
     assert found["figures"] == [f"new/pngs/{name}.png" for name in FIGURES]
     assert all(Path(figure).read_bytes().startswith(b"\x89PNG") for figure in found["figures"])
 

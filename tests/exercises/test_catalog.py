@@ -58,6 +58,7 @@ def test_an_unknown_number_is_refused():
         find(99)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("number", numbers())
 def test_every_wrong_solution_fails_a_check(number):
     exercise = find(number)
