@@ -16,7 +16,7 @@ a whole process.
 
 from .compiling import compiled_loops_in, must_compile
 from .kernel import asked_for_cpu, in_use, kernel, library_of, registry, substitute, use
-from .rows import add_along_rows, add_rows, max_by_key, scatter, sum_by_key, take_rows, to_host
+from .rows import add_along_rows, add_rows, max_by_key, scatter, sum_by_key, take_rows, to_host, where_true
 from .sorting import count, offsets_of, position_by_key, sort_by_key, stable_order, tokens_and_ranks, top_k
 
 __all__ = [
@@ -43,4 +43,5 @@ __all__ = [
     "tokens_and_ranks",
     "top_k",
     "use",
+    "where_true",
 ]

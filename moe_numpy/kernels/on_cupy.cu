@@ -380,8 +380,9 @@ __global__ void expert_sums(const REAL* values, const index_t* offsets, REAL* to
     total[blockIdx.y * width + j] = REAL(sum);
 }
 
-// y_n += b_e: one block per row, which finds its expert by bisection.
+// y_n += b_e: one block per row, which finds its expert by bisection. Rows of no expert stay as they are.
 __global__ void add_expert_bias(REAL* y, const REAL* bias, const index_t* offsets, index_t num_experts, index_t width) {
+    if (blockIdx.x >= offsets[num_experts]) return;
     index_t low = 0, high = num_experts - 1;  // the last e with offsets[e] <= n
     while (low < high) {
         index_t middle = (low + high + 1) / 2;

@@ -4,8 +4,7 @@ Each function computes what the kernel of its name defines, up to the order of s
 atomic additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in
 float32 between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it
 may add the parts in bfloat16, as in other libraries). Nothing here waits for the device except for what the host must
-know: :func:`to_host`. All shapes follow from shapes: a step whose router drops nothing can be recorded as a CUDA
-graph.
+know: :func:`to_host`. All shapes follow from shapes, so that a training step can be recorded as a CUDA graph.
 
 A wrong index never touches other memory, but it is found late or never: a row that does not exist reads as row 0 and is
 not written; a key that does not exist is left out of the sort, so the offsets do not end with the rows, and grouped
@@ -24,7 +23,7 @@ import cupy as cp
 import numpy as np
 from jaxtyping import Integer
 
-from ..typing import Array, Float, Int, Shaped
+from ..typing import Array, Bool, Float, Int, Shaped
 from . import attention, cublas, grouped_gemm
 from .kernel import registry
 
@@ -125,6 +124,11 @@ def to_host(x: Shaped[Array, "..."]) -> Any:
     if cp.cuda.get_current_stream().is_capturing():
         raise RuntimeError("what follows depends on values that have to come to the host")
     return x.get()
+
+
+def where_true(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Bool[Array, " M"] | None]:
+    """All indices, and the mask."""
+    return cp.arange(len(mask)), mask
 
 
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:

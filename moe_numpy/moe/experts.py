@@ -3,6 +3,8 @@
 Rows arrive sorted by expert; ``offsets[e]:offsets[e+1]`` are those of expert e. A grouped product multiplies each
 expert's rows by that expert's matrix and writes into one buffer for all. ``one(e, x)`` runs a single expert with
 ordinary ops: what ``forward`` must equal.
+
+Rows after the last offset belong to no expert: their answers are zero, and they change no gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,16 +33,18 @@ def rows_of_experts(offsets: Int[Array, " E1"]) -> list[slice]:
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """y[n] = W_e x[n] for every row n of expert e."""
-    return np.concatenate([x[rows] @ weight[e].T for e, rows in enumerate(rows_of_experts(offsets))])
+    """y[n] = W_e x[n] for every row n of expert e; zero for a row of none."""
+    y = np.concatenate([x[rows] @ weight[e].T for e, rows in enumerate(rows_of_experts(offsets))])
+    return np.pad(y, [(0, len(x) - len(y)), (0, 0)])
 
 
 @kernel
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """dx[n] = W_eᵀ dy[n]."""
-    return np.concatenate([grad[rows] @ weight[e] for e, rows in enumerate(rows_of_experts(offsets))])
+    """dx[n] = W_eᵀ dy[n]; zero for a row of no expert."""
+    dx = np.concatenate([grad[rows] @ weight[e] for e, rows in enumerate(rows_of_experts(offsets))])
+    return np.pad(dx, [(0, len(grad) - len(dx)), (0, 0)])
 
 
 @kernel
@@ -91,8 +95,9 @@ class GroupedSwiGLU(Function):
 def add_expert_bias(
     y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """y[n] + b_e for every row n of expert e. The result may be y itself, changed in place."""
-    return y + np.repeat(bias, np.diff(offsets), axis=0)
+    """y[n] + b_e for every row n of expert e, y[n] for a row of none. The result may be y itself, changed in place."""
+    b = np.repeat(bias, np.diff(offsets), axis=0)
+    return y + np.pad(b, [(0, len(y) - len(b)), (0, 0)])
 
 
 @kernel
