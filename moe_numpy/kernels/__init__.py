@@ -1,7 +1,7 @@
 """The hot loops: a plain definition each, and fast implementations of the same name.
 
 - ``kernel.py`` has the decorator ``@kernel``, which chooses what runs.
-- ``sorting.py`` and ``rows.py`` define the kernels without a derivative. The other definitions stand above the
+- ``sorting.py``, ``rows.py`` and ``random_numbers.py`` define the kernels without a derivative. The other definitions stand above the
   Functions that use them, in ``ops/`` and ``moe/``.
 - ``on_numba.py`` runs on all cores of a CPU: compiled loops (``loops.py``), matrix multiplications side by side
   (``threads.py``), recycled memory (``workspace.py``).
@@ -16,6 +16,7 @@ a whole process.
 
 from .compiling import compiled_loops_in, must_compile
 from .kernel import asked_for_cpu, in_use, kernel, library_of, registry, substitute, use
+from .random_numbers import uniforms
 from .rows import add_along_rows, add_rows, max_by_key, scatter, sum_by_key, take_rows, to_host, where_true
 from .sorting import count, offsets_of, position_by_key, sort_by_key, stable_order, tokens_and_ranks, top_k
 
@@ -42,6 +43,7 @@ __all__ = [
     "to_host",
     "tokens_and_ranks",
     "top_k",
+    "uniforms",
     "use",
     "where_true",
 ]

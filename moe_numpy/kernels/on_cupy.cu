@@ -253,6 +253,24 @@ __global__ void scatter(const REAL* x, const index_t* index, REAL* y, index_t n,
     if (i < n && index[i] >= 0 && index[i] < size) y[index[i]] = x[i];
 }
 
+// ---- random numbers -------------------------------------------------------------------------------------------------
+
+// Philox4x32-10: thread i makes y[2 i] and y[2 i + 1] of the four words for the counter (i, its upper half, draw, 0).
+__global__ void uniforms(const index_t* key, index_t draw, double* y, index_t size) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (2 * i >= size) return;
+    unsigned a = (unsigned)i, b = (unsigned)(i >> 32), c = (unsigned)draw, d = 0;
+    unsigned k = (unsigned)key[0], m = (unsigned)key[1];
+    for (int round = 0; round < 10; round++) {
+        unsigned one = 0xD2511F53u * a, above_one = __umulhi(0xD2511F53u, a);
+        unsigned other = 0xCD9E8D57u * c, above_other = __umulhi(0xCD9E8D57u, c);
+        a = above_other ^ b ^ k, b = other, c = above_one ^ d ^ m, d = one;
+        k += 0x9E3779B9u, m += 0xBB67AE85u;
+    }
+    y[2 * i] = double((unsigned long long)a << 21 | b >> 11) * 0x1p-53;
+    if (2 * i + 1 < size) y[2 * i + 1] = double((unsigned long long)c << 21 | d >> 11) * 0x1p-53;
+}
+
 // ---- rows to experts and back: one block per row, VEC entries per thread --------------------------------------------
 
 __global__ void take_rows(const REAL* x, const index_t* index, REAL* y, index_t rows, index_t d, bool aligned) {

@@ -119,6 +119,13 @@ def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width
     return y
 
 
+def uniforms(key: Integer[Array, " 2"], draw: int, size: int) -> Float[Array, " size"]:
+    """One thread for two numbers."""
+    y = cp.empty(size, np.float64)
+    _each("uniforms", np.float32, -(-size // 2), _index(key), draw, y, size)
+    return y
+
+
 def to_host(x: Shaped[Array, "..."]) -> Any:
     """A copy, for which the host waits."""
     if cp.cuda.get_current_stream().is_capturing():

@@ -16,7 +16,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor, decisions
-from ..kernels import kernel, to_host
+from ..kernels import kernel, to_host, where_true
 from ..nn import Module
 from ..nn.module import constant, normal
 from ..ops import GELU, Affine, Concatenate, ReLU, SwiGLU
@@ -229,8 +229,13 @@ class WithZeroExperts(Module):
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """The rows of real experts come first."""
-        end = int(to_host(offsets)[self.num_real])
-        return Concatenate.apply(self.real(x[:end], offsets[: self.num_real + 1]), x[end:], axis=0)
+        xp, of_real = array_namespace(offsets), offsets[: self.num_real + 1]
+        first, listed = where_true(xp.arange(x.shape[0]) < of_real[-1])
+        if listed is None:
+            end = len(first)
+            return Concatenate.apply(self.real(x[:end], of_real), x[end:], axis=0)
+        others = xp.where(listed, 0.0, 1.0)[:, None]
+        return self.real(x, of_real) + x * others.astype(x.dtype)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return self.real.one(e, x) if e < self.num_real else x

@@ -171,6 +171,16 @@ def add_along_rows(rng, dtype, view):
 
 
 @case
+def uniforms(rng, dtype, view):
+    return view(np.array([0xA4093822, 0x299F31D0])), 3, 1001
+
+
+@case
+def uniforms__none(rng, dtype, view):
+    return np.array([1, 2]), 0, 0
+
+
+@case
 def where_true(rng, dtype, view):
     return (view(rng.random(T) < 0.5),)
 
