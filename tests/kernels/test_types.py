@@ -49,6 +49,8 @@ def test_other_types_are_refused_in_one_sentence(name, change, implementation):
     for i, x in enumerate(arguments):
         if not isinstance(x, np.ndarray | list) or (isinstance(x, list) and not isinstance(x[0], np.ndarray)):
             continue
+        if not isinstance(x, list) and x.dtype == bool:  # of one byte
+            continue
         odd = [*x[:-1], change(x[-1])] if isinstance(x, list) else change(x)
         changed = *arguments[:i], odd, *arguments[i + 1 :]
         with kernels.use(implementation):
