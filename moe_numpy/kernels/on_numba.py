@@ -19,7 +19,10 @@ from .kernel import registry
 from .threads import blocks, one_thread_products, run
 from .workspace import empty
 
-AS_DEFINED = ("add_along_rows", "count", "normal_cdf", "offsets_of", "scatter", "to_host", "tokens_and_ranks")
+AS_DEFINED = (
+    "add", "add_along_rows", "count", "normal_cdf", "offsets_of", "reshaped", "scatter", "to_host", "tokens_and_ranks",
+    "wide_product",
+)  # fmt: skip
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
 _MANY = 64  # a larger k is found by sorting
