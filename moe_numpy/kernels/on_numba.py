@@ -20,8 +20,8 @@ from .threads import blocks, one_thread_products, run
 from .workspace import empty
 
 AS_DEFINED = (
-    "add_along_rows", "count", "normal_cdf", "offsets_of", "scatter", "to_host", "tokens_and_ranks", "uniforms",
-    "where_true",
+    "add", "add_along_rows", "count", "normal_cdf", "offsets_of", "reshaped", "scatter", "to_host", "tokens_and_ranks",
+    "uniforms", "where_true", "wide_product",
 )  # fmt: skip
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache

@@ -15,7 +15,7 @@ from ..autodiff import Function, Tensor
 from ..kernels import sort_by_key, take_rows, where_true
 from ..nn import Buffer, Module, Parameter
 from ..nn.module import after_forward, constant, normal
-from ..ops import Affine, Softmax
+from ..ops import Affine, Softmax, WideAffine
 from ..ops.arithmetic import at_least_float32
 from ..typing import Array, Bool, Float, Int, Random
 from .balancers import Balancer
@@ -175,14 +175,14 @@ class Router(Module):
     def _logits(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """h [T, E], h with noise, and the noise's standard deviation where it is normal."""
         noise = self.config.noise if batch.training else None
+        if noise is None:
+            narrow = min(x.dtype.itemsize, self.weight.dtype.itemsize) < 4
+            h = (WideAffine if narrow else Affine).apply(x, self.weight, self.bias)
+            return h, h, None
         weight, bias, noise_weight = (
             None if p is None else at_least_float32(p) for p in (self.weight, self.bias, self.noise_weight)
         )
-        x = at_least_float32(x)
-        if noise is None:
-            h = Affine.apply(x, weight, bias)
-            return h, h, None
-        x = noise.on_input(x, batch.need_rng(noise))
+        x = noise.on_input(at_least_float32(x), batch.need_rng(noise))
         h = Affine.apply(x, weight, bias)
         return h, *noise.on_logits(h, x, noise_weight, batch.need_rng(noise))
 

@@ -398,7 +398,7 @@ def test_a_run_without_a_step_leaves_what_was_there(tmp_path, existed):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_why_steps_are_not_recorded_is_said_once(cli, tmp_path, monkeypatch):
+def test_why_steps_are_not_recorded_is_said_once(cli, tiny, monkeypatch):
     """A stand-in for a GPU: the second step finds an obstacle."""
     original = Trainer.step
 
@@ -408,7 +408,7 @@ def test_why_steps_are_not_recorded_is_said_once(cli, tmp_path, monkeypatch):
         return original(self)
 
     monkeypatch.setattr(Trainer, "step", step)
-    result = cli("train", *TINY, "--out", tmp_path / "run")
+    result = cli(*tiny)
     assert result.exit_code == 0, result.output
     line = "Steps run launch by launch, not as one CUDA graph: x[0] has to come to the host\n"
     assert result.output.count(line) == 1

@@ -53,7 +53,7 @@ def signatures(code):
     return {name: [p.rpartition(" ")[0].removeprefix("const ") for p in given.split(",")] for name, given in loops}
 
 
-MOVING = {"take", "take_rows", "scatter"}  # entries of any type, by their bytes
+MOVING = {"dense", "take", "take_rows", "scatter"}  # entries of any type, by their bytes
 
 
 class RawModule:
@@ -65,7 +65,13 @@ class RawModule:
         self.signatures = signatures(re.sub(r"\s+", " ", code).replace(", ", ","))
         defined = dict(option.removeprefix("-D").split("=") for option in options if option.startswith("-D"))
         c = {"index_t": "int64", "unsigned long long": "int64", "double": "float64", "float": "float32", "bool": "bool"}
-        c |= {"__nv_bfloat16": "bfloat16", "bf16": "bfloat16", "int": "int32"}
+        c |= {
+            "__nv_bfloat16": "bfloat16",
+            "bf16": "bfloat16",
+            "unsigned short": "bfloat16",
+            "int": "int32",
+            "unsigned": "uint32",
+        }
         self.types = c | {name: c[value] for name, value in defined.items() if value in c}
 
     def get_function(self, name):
@@ -129,7 +135,18 @@ def gemm(a_turned, b_turned, m, n, k, alpha, *rest):
     entries(c, dtype_of(c_kind), (m, n), (1, c_step))[...] = number(alpha, compute) * (left @ right)
 
 
-FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "broadcast_to", "cumsum", "repeat", "tile", "zeros"]
+FUNCTIONS = [
+    "argsort",
+    "arange",
+    "ascontiguousarray",
+    "asarray",
+    "broadcast_to",
+    "concatenate",
+    "cumsum",
+    "repeat",
+    "tile",
+    "zeros",
+]
 
 
 def batched_gemm(a_turned, b_turned, m, n, k, alpha, *rest):
@@ -225,7 +242,8 @@ def test_every_loop_is_launched(on_cupy):
     for cases in CASES.values():
         for case in cases:
             name, build = case.values
-            call(on_cupy, name, on_device(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray)))
+            dtype = float_type("bfloat16" if name == "wide_product" else "float32")
+            call(on_cupy, name, on_device(build(np.random.default_rng(0), dtype, np.asarray)))
     assert RawModule.launched == set(signatures(SOURCE.with_suffix(".cu").read_text()))
 
 
