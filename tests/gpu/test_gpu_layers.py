@@ -47,7 +47,7 @@ def test_every_recipe_is_that_of_the_cpu(recipe, training):
         noise = np.random.default_rng(5)  # drawn on the host for both, so that both see the same
         result, routing = run(layer, x, g, device, rng=noise, token_ids=devices.put(ids, device))
         results.append(result)
-        routings.append(routing)
+        routings.append(routing and routing.only_kept())
     if routings[0] is not None:
         for name in ("token", "expert", "offsets"):
             host, other = (to_host(getattr(r, name)) for r in routings)

@@ -11,6 +11,7 @@ from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
 from moe_numpy.gradcheck.cases import all_cases, run_case
 from moe_numpy.moe import Recipe, RouterConfig, make_layer
+from moe_numpy.moe.balancers import AdaptiveL1, LossFreeBias
 from moe_numpy.moe.capacity import DROP, Capacity, LeaveOut
 from moe_numpy.moe.dispatch import STRATEGIES
 from moe_numpy.moe.gates import DivideByAtLeast, Gate, PNormalize, Renormalize, Scale, SelectedSoftmax
@@ -18,7 +19,6 @@ from moe_numpy.moe.losses import Importance, Load, SwitchBalance, ZLoss
 from moe_numpy.moe.noise import ShazeerNoise
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import ExpertChoice, RandomSecond, TopK
-from moe_numpy.moe.balancers import AdaptiveL1, LossFreeBias
 
 B, S, D, F, E = 3, 7, 6, 5, 8
 TIGHT = Capacity(0.6)
@@ -148,7 +148,9 @@ def test_nothing_changes_in_any_strategy(name, dispatch):
     compare(CASES[name], dispatch=dispatch)
 
 
-DROPPING = [c for c in all_cases() if re.match(r"drop_by_(position|batch_priority)|switch_(sorted|with_pad)|gshard_so", c.name)]
+DROPPING = [
+    c for c in all_cases() if re.match(r"drop_by_(position|batch_priority)|switch_(sorted|with_pad)|gshard_so", c.name)
+]
 
 
 @pytest.mark.parametrize("case", DROPPING, ids=[c.name for c in DROPPING])
