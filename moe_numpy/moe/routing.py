@@ -155,7 +155,7 @@ class Statistics:
     @property
     def dropped_fraction(self) -> float:
         """Dropped assignments over all assignments."""
-        return len(self.dropped) / max(int(to_host(self.load).sum()), 1)
+        return int(to_host(self.num_dropped)) / max(int(to_host(self.load).sum()), 1)
 
 
 @dataclass(frozen=True)
