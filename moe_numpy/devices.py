@@ -83,11 +83,11 @@ def constant_beside(x: Any, constant: Any) -> Any:
     """
     if on_host(x):
         return constant
-    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), int(x.device))
+    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), str(x.device))
 
 
 @cache
-def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: int) -> Any:
+def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: str) -> Any:
     return xp.asarray(np.frombuffer(content, dtype).reshape(shape))
 
 

@@ -748,15 +748,16 @@ __global__ void squares(Table table, double* sums) {
 
 // θ, gradient, m, v and the rounded θ of every parameter; the last is null where there is none. θ, m and v are of type
 // ACC, the others may be narrower.
-__global__ void adamw(Table table, double gradient_scale, double beta1, double beta2, double root, double rate,
-                      double eps) {
+__global__ void adamw(Table table, const double* now, double beta1, double beta2, double eps) {
+    double scale = now[0], lr = now[1], rate = lr / now[2], root = 1 / sqrt(now[3]);
+    if (!isfinite(scale)) return;
     int of = table.whose(blockIdx.x);
     ACC* __restrict__ p = (ACC*)table.array[0][of];
     ACC* __restrict__ m = (ACC*)table.array[2][of];
     ACC* __restrict__ v = (ACC*)table.array[3][of];
     const REAL* __restrict__ grad = (const REAL*)table.array[1][of];
     REAL* __restrict__ rounded = (REAL*)table.array[4][of];
-    ACC keep = ACC(table.number[of]);
+    ACC keep = ACC(1 - lr * table.number[of]);
     index_t begin = (index_t)(blockIdx.x - table.first[of]) * CHUNK, end = min(begin + CHUNK, table.size[of]);
     bool aligned = ((index_t)p | (index_t)m | (index_t)v | (index_t)grad | (index_t)rounded) % 16 == 0;
     for (index_t i = begin + threadIdx.x * FEW; i < end; i += blockDim.x * FEW) {
@@ -768,7 +769,7 @@ __global__ void adamw(Table table, double gradient_scale, double beta1, double b
         second.load(v + i, end - i, whole);
         g.load(grad + i, end - i, whole);
         for (int j = 0; j < FEW; j++) {
-            ACC d = ACC(g.v[j]) * ACC(gradient_scale);
+            ACC d = ACC(g.v[j]) * ACC(scale);
             first.v[j] = ACC(beta1) * first.v[j] + ACC(1 - beta1) * d;
             second.v[j] = ACC(beta2) * second.v[j] + ACC(1 - beta2) * d * d;
             q.v[j] = q.v[j] * keep - ACC(rate) * first.v[j] / (sqrt(second.v[j]) * ACC(root) + ACC(eps));

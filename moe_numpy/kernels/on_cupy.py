@@ -523,18 +523,14 @@ def adamw(
     second: list[Shaped[Array, "..."]],
     decay: list[float],
     rounded: list[Shaped[Array, "..."] | None],
+    now: Float[Array, "4"],
     *,
-    gradient_scale: float,
     betas: tuple[float, float],
-    corrections: tuple[float, float],
-    lr: float,
     eps: float,
 ) -> None:
     """All parameters in one launch. Gradients may be bfloat16."""
-    (beta1, beta2), (c1, c2) = betas, corrections
-    numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
     by_type: dict[str, list[tuple[tuple[Any, ...], float]]] = {}
-    for p, grad, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
+    for p, grad, m, v, rate, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
         if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
             raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
         if not p.dtype == m.dtype == v.dtype == _sum_type(p.dtype):
@@ -544,10 +540,11 @@ def adamw(
         grad = cp.ascontiguousarray(grad if _sum_type(grad.dtype) == p.dtype else _as(p.dtype, grad))
         if narrow is not None and not (narrow.flags.c_contiguous and narrow.dtype == grad.dtype):
             raise ValueError("adamw: a rounded parameter must be contiguous and of the type of its gradient")
-        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v, narrow), float(keep)))
+        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v, narrow), float(rate)))
     for mine in by_type.values():
-        arrays, keeps = zip(*mine, strict=True)
-        for table, blocks in _tables(arrays, keeps):
+        arrays, rates = zip(*mine, strict=True)
+        for table, blocks in _tables(arrays, rates):
+            numbers = cp.ascontiguousarray(now), *map(float, (*betas, eps))
             _launch("adamw", arrays[0][1].dtype, (blocks,), (_THREADS,), table, *numbers)
 
 

@@ -390,16 +390,17 @@ def adamw(
     second: list[Shaped[Array, "..."]],
     decay: list[float],
     rounded: list[Shaped[Array, "..."] | None],
+    now: Float[Array, "4"],
     *,
-    gradient_scale: float,
     betas: tuple[float, float],
-    corrections: tuple[float, float],
-    lr: float,
     eps: float,
 ) -> None:
     """One pass over all entries, blocks of all parameters side by side."""
-    (beta1, beta2), (c1, c2) = betas, corrections
-    numbers = (gradient_scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
+    scale, lr, c1, c2 = now.tolist()
+    if not math.isfinite(scale):
+        return
+    beta1, beta2 = betas
+    numbers = (scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
     flat = []
     for p, grad, m, v in zip(parameters, gradients, first, second, strict=True):
         in_place = [x.reshape(-1) for x in (p, m, v)]
@@ -411,7 +412,7 @@ def adamw(
     def block(item: tuple[int, slice]) -> None:
         i, part = item
         number = flat[i][2].dtype.type
-        loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
+        loops.adamw(*(x[part] for x in flat[i]), number(1 - lr * decay[i]), *(number(x) for x in numbers))
 
     run(block, work)
     for p, narrow in zip(parameters, rounded, strict=True):

@@ -16,7 +16,7 @@ CHANGES = [lambda x: x.astype(x.dtype.newbyteorder(">")), lambda x: x.astype(np.
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
-@pytest.mark.parametrize(("name", "build"), [c for c in ALL if c.id != "adamw"])  # it has float32 masters
+@pytest.mark.parametrize(("name", "build"), [c for c in ALL if not c.id.startswith("adamw")])  # it has float32 masters
 def test_narrow_floats_are_computed_with_as_float32(name, build, dtype, implementation):
     found = run(implementation, name, build, dtype, lambda x: x)
     expected = run(
