@@ -145,6 +145,9 @@ def _cases(rng: np.random.Generator) -> Iterator[tuple[Callable[..., Any], list[
     o, e, total = causal_attention(*heads, S, 0.125)
     yield causal_attention_gradient, [o, *heads, o, e, total, S, 0.125]
     yield sum_of_squares, [[gate_up]]
-    settings = {"gradient_scale": 1.0, "betas": (0.9, 0.95), "corrections": (0.1, 0.05), "lr": 1e-4, "eps": 1e-8}
+    settings = {"betas": (0.9, 0.95), "eps": 1e-8}
     moments = [np.zeros_like(gate_up)], [np.ones_like(gate_up)]
-    yield adamw, [[gate_up], [normal(*gate_up.shape)], *moments, [1.0], [None], settings]
+    yield (
+        adamw,
+        [[gate_up], [normal(*gate_up.shape)], *moments, [0.1], [None], np.array([1.0, 1e-4, 0.1, 0.05]), settings],
+    )

@@ -4,8 +4,6 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import MoE
 from moe_numpy.moe.experts import grouped_product, grouped_product_input_gradient, grouped_product_weight_gradient
@@ -16,34 +14,46 @@ PRODUCTS_PER_SECOND = {"bfloat16": 0.79e15, "float32": 60e12}  # of an 8192 x 81
 _ROUNDS = 20
 
 
-def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str, float]:
+def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str, Any]:
     """Milliseconds: the floor of the six products, ours (``gemm_ms``), and with ``against`` torch's ``_grouped_mm``.
 
-    Each side is one CUDA graph, so that the host plays no part; in turn, medians.
+    They are measured kind by kind, two products each; ``gemm_ratios`` has ours over torch's of each kind: forward,
+    gradient of the input, gradient of the weights. Each side is one CUDA graph, so that the host plays no part; in
+    turn, medians.
     """
     _, routing = layer(Tensor(x))
     offsets, rows = routing.offsets, x[routing.token]
     gate_up, down = layer.experts.gate_up.data, layer.experts.down.data
     hidden = grouped_product(rows, gate_up, offsets)
     active = hidden[:, : down.shape[2]].copy()
-
-    def ours() -> list[Any]:
-        return [
-            grouped_product(rows, gate_up, offsets),
-            grouped_product(active, down, offsets),
+    kinds: tuple[Callable[[], Any], ...] = (
+        lambda: (grouped_product(rows, gate_up, offsets), grouped_product(active, down, offsets)),
+        lambda: (
             grouped_product_input_gradient(rows, down, offsets),
-            grouped_product_weight_gradient(rows, active, offsets),
             grouped_product_input_gradient(hidden, gate_up, offsets),
+        ),
+        lambda: (
+            grouped_product_weight_gradient(rows, active, offsets),
             grouped_product_weight_gradient(hidden, rows, offsets),
-        ]
-
-    replays = {"gemm_ms": place.recorded(ours)}
-    if against == "torch" and place.dtype == "bfloat16":
-        replays["peer_gemm_ms"] = _torch_products(*map(place.tensor, (rows, active, hidden, gate_up, down, offsets)))
-    ms = _device_times(replays)
-    if "peer_gemm_ms" in ms:
-        ms["gemm_ratio"] = ms["gemm_ms"] / ms["peer_gemm_ms"]
-    return {"floor_ms": _floor(len(rows), gate_up, down, place), **ms}
+        ),
+    )
+    floor = _floor(len(rows), gate_up, down, place)
+    if against != "torch" or place.dtype != "bfloat16":
+        return {"floor_ms": floor, "gemm_ms": sum(_device_times([place.recorded(kind)])[0] for kind in kinds)}
+    peers = _torch_products(*map(place.tensor, (rows, active, hidden, gate_up, down, offsets)))
+    times = [
+        _device_times([place.recorded(mine), _torch_recorded(theirs)])
+        for mine, theirs in zip(kinds, peers, strict=True)
+    ]
+    ours, theirs = map(sum, zip(*times, strict=True))
+    ratios = [round(mine / other, 2) for mine, other in times]
+    return {
+        "floor_ms": floor,
+        "gemm_ms": ours,
+        "peer_gemm_ms": theirs,
+        "gemm_ratio": ours / theirs,
+        "gemm_ratios": ratios,
+    }
 
 
 def _floor(num_rows: int, gate_up: Any, down: Any, place: Place) -> float:
@@ -59,20 +69,26 @@ def _floor(num_rows: int, gate_up: Any, down: Any, place: Place) -> float:
     return 1e3 * max(flops / PRODUCTS_PER_SECOND[place.dtype], entries * size / bytes_per_second)
 
 
-def _torch_products(rows: Any, active: Any, hidden: Any, gate_up: Any, down: Any, offsets: Any) -> Callable[[], None]:
+def _torch_products(
+    rows: Any, active: Any, hidden: Any, gate_up: Any, down: Any, offsets: Any
+) -> tuple[Callable[[], Any], ...]:
+    """The same products, kind by kind."""
     import torch
 
-    ends = offsets[1:].to(torch.int32)
+    multiply, ends = torch._grouped_mm, offsets[1:].to(torch.int32)
+    return (
+        lambda: (
+            multiply(rows, gate_up.transpose(1, 2), offs=ends),
+            multiply(active, down.transpose(1, 2), offs=ends),
+        ),
+        lambda: (multiply(rows, down, offs=ends), multiply(hidden, gate_up, offs=ends)),
+        lambda: (multiply(rows.t(), active, offs=ends), multiply(hidden.t(), rows, offs=ends)),
+    )
 
-    def run() -> list[Any]:
-        return [
-            torch._grouped_mm(rows, gate_up.transpose(1, 2), offs=ends),
-            torch._grouped_mm(active, down.transpose(1, 2), offs=ends),
-            torch._grouped_mm(rows, down, offs=ends),
-            torch._grouped_mm(rows.t(), active, offs=ends),
-            torch._grouped_mm(hidden, gate_up, offs=ends),
-            torch._grouped_mm(hidden.t(), rows, offs=ends),
-        ]
+
+def _torch_recorded(run: Callable[[], Any]) -> Callable[[], None]:
+    """One CUDA graph of torch's."""
+    import torch
 
     with torch.no_grad():
         run()
@@ -87,13 +103,13 @@ def _torch_products(rows: Any, active: Any, hidden: Any, gate_up: Any, down: Any
     return replay
 
 
-def _device_times(replays: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def _device_times(replays: list[Callable[[], Any]]) -> list[float]:
     """Medians by the device's own clock."""
     import cupy
 
-    taken: dict[str, list[float]] = {name: [] for name in replays}
+    taken: list[list[float]] = [[] for _ in replays]
     for _ in range(_ROUNDS):
-        for name, replay in replays.items():
+        for replay, times in zip(replays, taken, strict=True):
             replay()
             begin, end = cupy.cuda.Event(), cupy.cuda.Event()
             cupy.cuda.Device().synchronize()
@@ -101,5 +117,5 @@ def _device_times(replays: dict[str, Callable[[], Any]]) -> dict[str, float]:
             replay()
             end.record()
             end.synchronize()
-            taken[name].append(cupy.cuda.get_elapsed_time(begin, end))
-    return {name: float(np.float64(statistics.median(times))) for name, times in taken.items()}
+            times.append(float(cupy.cuda.get_elapsed_time(begin, end)))
+    return [statistics.median(times) for times in taken]

@@ -1,12 +1,14 @@
 """Where arrays live: "cpu", or "cuda", an NVIDIA GPU, through CuPy, which is imported on first use."""
 
+import math
 from functools import cache
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from .kernels import to_host
+from .kernels import to_host, uniforms
+from .typing import Array, Int
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16")
@@ -81,11 +83,11 @@ def constant_beside(x: Any, constant: Any) -> Any:
     """
     if on_host(x):
         return constant
-    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), int(x.device))
+    return _copied(constant.tobytes(), constant.dtype, constant.shape, array_namespace(x), str(x.device))
 
 
 @cache
-def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: int) -> Any:
+def _copied(content: bytes, dtype: Any, shape: tuple[int, ...], xp: Any, device: str) -> Any:
     return xp.asarray(np.frombuffer(content, dtype).reshape(shape))
 
 
@@ -96,44 +98,48 @@ def on_host(x: Any) -> bool:
 
 def generator(device: str, seed: Any) -> Any:
     """NumPy's generator, or :class:`DeviceGenerator`; they draw different numbers for the same seed."""
-    return np.random.default_rng(seed) if device == "cpu" else DeviceGenerator(seed)
+    return np.random.default_rng(seed) if device == "cpu" else DeviceGenerator(put(key_of(seed), device))
+
+
+def key_of(seed: Any) -> Int[Array, " 2"]:
+    """What a :class:`DeviceGenerator` draws from, for a seed as of ``np.random.SeedSequence``: two words of 32 bits."""
+    return np.random.SeedSequence(seed).generate_state(2).astype(np.int64)
 
 
 class DeviceGenerator:
-    """The methods of ``np.random.Generator`` that routers use, drawing on the GPU.
+    """The methods of ``np.random.Generator`` that routers use, drawing where the key lies.
+
+    What it draws follows from the key and the number of the draw alone, see :func:`moe_numpy.kernels.uniforms`: in a
+    CUDA graph, draws depend on the key that is given to it.
 
     Args:
-        seed: as for ``np.random.SeedSequence``.
+        key: an array of :func:`key_of`.
     """
 
-    def __init__(self, seed: Any):
-        self._seed = seed
-        self._source: Any = None
-
-    @property
-    def _draw(self) -> Any:
-        """Created at the first draw: its state takes megabytes, and most routers draw nothing."""
-        if self._source is None:
-            random = namespace("cuda").random
-            self._source = random.Generator(random.Philox4x3210(self._seed))
-        return self._source
+    def __init__(self, key: Int[Array, " 2"]):
+        self.key = key
+        self._draws = 0
+        self._xp = array_namespace(key)
 
     def random(self, size: Any) -> Any:
         """Uniform in [0, 1), in float64."""
-        return self._draw.random(size)
+        shape = (size,) if isinstance(size, int) else tuple(size)
+        y = uniforms(self.key, self._draws, math.prod(shape))
+        self._draws += 1
+        return y.reshape(shape)
 
     def uniform(self, low: float, high: float, size: Any) -> Any:
         """Uniform in [low, high), in float64."""
         return low + (high - low) * self.random(size)
 
     def standard_normal(self, size: Any) -> Any:
-        """N(0, 1), in float64."""
-        return self._draw.standard_normal(size)
+        """N(0, 1), in float64: √(-2 ln(1 - U)) cos(2π V) (Box and Muller 1958)."""
+        u, v = self.random(size), self.random(size)
+        return self._xp.sqrt(-2 * self._xp.log1p(-u)) * self._xp.cos(2 * math.pi * v)
 
     def gumbel(self, size: Any) -> Any:
-        """-ln(-ln U) with U uniform in (0, 1): -ln U is exponential, in float64. CuPy's can be 0."""
-        xp = namespace("cuda")
-        return -xp.log(xp.maximum(self._draw.standard_exponential(size), 2.0**-54))
+        """-ln(-ln(1 - U)), in float64. U can be 0: -ln 1 then counts as 2⁻⁵⁴."""
+        return -self._xp.log(self._xp.maximum(-self._xp.log1p(-self.random(size)), 2.0**-54))
 
     def permutation(self, n: int) -> Any:
         """0 ... n-1 in random order."""

@@ -23,7 +23,9 @@ from moe_numpy.instruments.routing_report import route_sentence
 from moe_numpy.kernels import registry, to_host
 from moe_numpy.kernels.kernel import GPU_IMPLEMENTATIONS
 from moe_numpy.models import ModelConfig, Transformer, generate
-from moe_numpy.moe import MoE, make_layer, recipes
+from moe_numpy.moe import MoE, RouterConfig, make_layer, recipes
+from moe_numpy.moe.capacity import DROP, Capacity
+from moe_numpy.moe.selection import TopK
 from moe_numpy.ops import CrossEntropy
 from moe_numpy.pretrained import PublishedConfig, TensorFiles
 from moe_numpy.training import (
@@ -92,7 +94,7 @@ class Device:
     ndim = property(lambda self: self.inner.ndim)
     size = property(lambda self: self.inner.size)
     nbytes = property(lambda self: self.inner.nbytes)
-    device = property(lambda self: "pretended")
+    device = property(lambda self: 0)  # its number, as of CuPy
     T = property(lambda self: wrap(self.inner.T))
 
     def __len__(self):
@@ -165,6 +167,7 @@ namespace.asarray = lambda x, **settings: wrap(np.asarray(unwrap(x), **settings)
 definitions = types.ModuleType("moe_numpy.kernels.on_device")
 vars(definitions).update({name: on_device(kernel.definition) for name, kernel in registry.items()})
 definitions.to_host = unwrap  # and the way back
+definitions.where_true = on_device(lambda mask: (np.arange(len(mask)), mask))  # shapes follow from shapes
 
 
 @pytest.fixture(autouse=True)
@@ -325,7 +328,8 @@ def cuda(monkeypatch):
     """The device "cuda" has these arrays, and draws on the host: what is drawn is then the same on both."""
     original = devices.namespace
     monkeypatch.setattr(devices, "namespace", lambda name: namespace if name == "cuda" else original(name))
-    monkeypatch.setattr(loop, "generator", lambda name, seed: np.random.default_rng(seed))
+    monkeypatch.setattr(loop, "key_of", np.array)
+    monkeypatch.setattr(loop, "DeviceGenerator", lambda key: np.random.default_rng(unwrap(key)))
 
 
 @pytest.fixture
@@ -372,7 +376,7 @@ def test_the_trainer_of_a_published_model(values, cuda, fetched, tmp_path):
     fetched.clear()
     expected, record = host.step(), other.step()
     layers = len(settings.routed_layers)
-    assert fetched == [(1 + 2 + layers * settings.num_experts,)]
+    assert fetched == [(1 + 2 + layers * (1 + settings.num_experts),)]
     assert record.loss == pytest.approx(expected.loss, rel=1e-5)
     assert record.auxiliary_loss == pytest.approx(expected.auxiliary_loss, rel=1e-5)
     assert record.expert_load == expected.expert_load
@@ -380,15 +384,37 @@ def test_the_trainer_of_a_published_model(values, cuda, fetched, tmp_path):
         np.testing.assert_allclose(to_host(b.data), a.data, err_msg=name)
 
 
-def test_one_array_a_step_comes_to_the_host(cuda, fetched):
-    t = trainer("cuda", accumulate=2)
+HOST = {"base", "hierarchical", "remoe", "sinkhorn"}  # where values decide a shape, or when to stop
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.RECIPES.keys() - HOST - {"soft_moe"}))
+def test_one_array_a_step_comes_to_the_host(recipe, cuda, fetched):
+    t = trainer("cuda", recipe, accumulate=2)
     t.step()
-    assert fetched == [(1 + 2 * (2 + 2 * 8),)]  # Σ g²; of each pass both losses and the loads of two layers
+    layers, experts = 2, t.model.num_routes
+    assert fetched == [(1 + 2 * (2 + layers * (1 + experts)),)]  # Σ g²; of each pass both losses, drops and loads
 
 
-def test_with_capacity_one_number_more_a_layer_comes_to_the_host(cuda, fetched):
-    trainer("cuda", "switch").step()
-    assert fetched == [(), (), (1 + 2 + 2 * 8,)]
+@pytest.mark.parametrize("drop", DROP)
+@pytest.mark.parametrize("after", [False, True])
+def test_capacity_brings_nothing_to_the_host(drop, after, fetched):
+    router = RouterConfig(TopK(2), capacity=Capacity(0.7, drop=drop, scope=5), gate_after_dropping=after)
+    layer = MoE(6, 5, 8, router, rng=np.random.default_rng(3))
+    move(layer, device)
+    y, routing = layer(Tensor(device(np.ones((12, 6), np.float32))), np.random.default_rng(5))
+    y.backward(y.data)
+    assert fetched == []
+    assert routing.token.shape == (24,)
+    assert to_host(routing.statistics.num_dropped) == len(routing.statistics.dropped) > 0
+
+
+def test_a_generator_draws_the_same_on_every_device(cuda):
+    key = devices.key_of(3)
+    host, other = devices.DeviceGenerator(key), devices.generator("cuda", 3)
+    for name, arguments in [("random", ()), ("uniform", (1, 2)), ("standard_normal", ()), ("gumbel", ())]:
+        a, b = (getattr(g, name)(*arguments, size=(3, 5)) for g in (host, other))
+        np.testing.assert_array_equal(to_host(b), a)
+    np.testing.assert_array_equal(to_host(other.permutation(9)), host.permutation(9))
 
 
 def test_a_run_goes_from_device_to_device(cuda, tmp_path):

@@ -1,6 +1,7 @@
 """Where arrays live. There need be no GPU here: CuPy is made to be missing, or without a device."""
 
 import importlib.abc
+import math
 import sys
 import types
 
@@ -86,27 +87,34 @@ def test_generators_on_the_cpu_are_those_of_numpy():
     assert devices.generator("cpu", [1, 2]).random() == np.random.default_rng([1, 2]).random()
 
 
-def test_a_device_generator_draws_what_routers_need(monkeypatch):
-    """The library of the device is NumPy here, and draws on first use."""
-    random = types.SimpleNamespace(
-        Generator=np.random.Generator, Philox4x3210=lambda seed: np.random.Philox(np.random.SeedSequence(seed))
-    )
-    monkeypatch.setattr(
-        devices, "namespace", lambda device: types.SimpleNamespace(random=random, log=np.log, maximum=np.maximum)
-    )
-    first, again = devices.generator("cuda", [3, 1]), devices.generator("cuda", [3, 1])
-    draws = [
-        [g.random((1000,)), g.uniform(-1, 3, (1000,)), g.standard_normal((1000,)), g.gumbel(size=(1000,))]
-        for g in (first, again)
-    ]
-    for a, b in zip(*draws, strict=True):
+def draws(seed):
+    g = devices.DeviceGenerator(devices.key_of(seed))
+    return [g.random((100_000,)), g.uniform(-1, 3, 100_000), g.standard_normal((100, 1000)), g.gumbel(size=(100_000,))]
+
+
+def test_a_device_generator_draws_what_routers_need():
+    random, uniform, normal, gumbel = draws([3, 1])
+    assert 0 <= random.min() < 1e-4
+    assert 1 - 1e-4 < random.max() < 1
+    assert np.histogram(random, 20, (0, 1))[0] == pytest.approx(5000, abs=5 * 5000**0.5)
+    assert -1 <= uniform.min() < -0.99 < 2.99 < uniform.max() < 3
+    for sample, cdf in (
+        (normal, np.vectorize(lambda z: math.erfc(-z / 2**0.5) / 2)),
+        (gumbel, lambda x: np.exp(-np.exp(-x))),
+    ):
+        p = np.sort(cdf(sample.reshape(-1)))
+        assert np.abs(p - np.arange(len(p)) / len(p)).max() < 1.63 / len(p) ** 0.5  # Kolmogorov and Smirnov, 1 %
+    assert normal.shape == (100, 1000)
+    assert np.corrcoef(normal[:, ::2].reshape(-1), normal[:, 1::2].reshape(-1))[0, 1] == pytest.approx(0, abs=0.02)
+    g = devices.DeviceGenerator(devices.key_of(0))
+    assert sorted(g.permutation(10).tolist()) == list(range(10))
+    assert g.permutation(10).tolist() != g.permutation(10).tolist()
+
+
+def test_a_device_generator_repeats_its_seed_alone():
+    for a, b, other in zip(draws([3, 1]), draws([3, 1]), draws([3, 2]), strict=True):
         np.testing.assert_array_equal(a, b)
-    random_, uniform, normal, gumbel = draws[0]
-    assert 0 <= random_.min() < random_.max() < 1
-    assert -1 <= uniform.min() < -0.9 < 2.9 < uniform.max() < 3
-    assert normal.mean() == pytest.approx(0, abs=0.1)
-    assert gumbel.mean() == pytest.approx(0.5772, abs=0.15)
-    assert sorted(first.permutation(10).tolist()) == list(range(10))
+        assert np.corrcoef(a.reshape(-1), other.reshape(-1))[0, 1] == pytest.approx(0, abs=0.02)
 
 
 def test_weights_may_be_drawn_on_a_gpu():
@@ -114,4 +122,4 @@ def test_weights_may_be_drawn_on_a_gpu():
         def standard_normal(self, size):
             return np.zeros(size)
 
-    assert not normal(Zeros(0), (2, 3), 1.0).data.any()
+    assert not normal(Zeros(np.zeros(2, int)), (2, 3), 1.0).data.any()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from ..kernels import add
 from .arrays import is_finite, is_float, library_of, sum_of
 from .modes import NonFiniteError, modes
 
@@ -145,7 +146,7 @@ def _input_gradients(op: "Function", arrived: list[Any] | None) -> Sequence[Any]
 
 def _sum(a: Any, b: Any) -> Any:
     """a + b out of place, as an array: NumPy returns a scalar for 0-dimensional arrays."""
-    total = a + b
+    total = add(a, b)
     return np.asarray(total) if isinstance(total, np.generic) else total
 
 

@@ -1,7 +1,7 @@
 """Training a run from the command line: its folder, progress, signals, and what can go wrong on the way."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from .. import kernels
 from ..autodiff import NonFiniteError
-from ..training import Run, Trainer
+from ..training import Run, StepRecord, Trainer
 from ..training.complete import complete
 from ..training.lock import locked
 from .output import print_command, reason, refuse
@@ -67,7 +67,7 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
         console.print("Compiling the loops for this processor, once on this machine: some seconds")
     try:
         with training_progress(console, label, trainer) as show:
-            summary = complete(run, trainer, show)
+            summary = complete(run, trainer, _and_why_not_recorded(show, trainer, console))
     except NonFiniteError as error:
         _explain(error, run)
     except BrokenPipeError:
@@ -82,6 +82,23 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
         _tell_how_to_continue(run, console)
         raise typer.Exit(128 + trainer.stopped_by)
     return summary
+
+
+def _and_why_not_recorded(
+    show: Callable[[StepRecord], None], trainer: Trainer, console: Console
+) -> Callable[[StepRecord], None]:
+    """``show``, which also says once why the steps on a GPU are not recorded, as soon as that is known."""
+    told: str | None = None
+
+    def show_step(record: StepRecord) -> None:
+        nonlocal told
+        show(record)
+        if told is None and trainer.not_recorded is not None:
+            told = trainer.not_recorded
+            line = f"Steps run launch by launch, not as one CUDA graph: {told}"
+            console.print(line, style="dim", markup=False, soft_wrap=True)
+
+    return show_step
 
 
 def _tell_how_to_continue(run: Run, console: Console) -> None:

@@ -204,6 +204,7 @@ def _routers(layer: Any, routings: list[Any], functions: list[Function]) -> Iter
         kept, dropped = np.ones(shape, bool), np.zeros(shape, bool)
         if of_router is not None:
             kept[:] = False
+            of_router = of_router.only_kept()
             kept[of_router.token, of_router.expert] = True
             lost = of_router.statistics.dropped
             dropped[lost.token, lost.expert] = True
@@ -219,6 +220,7 @@ def _terms(y: Tensor, routing: Any, cotangent: Any) -> dict[str, Tensor]:
 def _quantities(routing: Any) -> dict[str, Any]:
     if routing is None:
         return {}
+    routing = routing.only_kept()
     return {
         "logits": routing.trace.logits,
         "scores": routing.trace.scores,

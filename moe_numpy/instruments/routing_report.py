@@ -105,7 +105,7 @@ def route_sentence(model: Transformer, ids: Sequence[int]) -> SentenceRouting:
     shape = len(layers), len(ids), model.num_routes
     gate: Any = np.zeros(shape, np.float32)
     asked: Any = np.zeros(shape, bool)
-    for layer, routing in enumerate(r for r in routings if r is not None):
+    for layer, routing in enumerate(r.only_kept() for r in routings if r is not None):
         lost = routing.statistics.dropped
         token, expert = to_host(routing.token), to_host(routing.expert)
         gate[layer, token, expert] = to_host(routing.gate.data)

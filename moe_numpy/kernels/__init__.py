@@ -1,8 +1,8 @@
 """The hot loops: a plain definition each, and fast implementations of the same name.
 
 - ``kernel.py`` has the decorator ``@kernel``, which chooses what runs.
-- ``sorting.py`` and ``rows.py`` define the kernels without a derivative. The other definitions stand above the
-  Functions that use them, in ``ops/`` and ``moe/``.
+- ``sorting.py``, ``rows.py``, ``entries.py`` and ``random_numbers.py`` define the kernels without a derivative. The
+  other definitions stand above the Functions that use them, in ``ops/`` and ``moe/``.
 - ``on_numba.py`` runs on all cores of a CPU: compiled loops (``loops.py``), matrix multiplications side by side
   (``threads.py``), recycled memory (``workspace.py``).
 - ``on_cupy.py`` runs on a GPU.
@@ -15,11 +15,14 @@ a whole process.
 """
 
 from .compiling import compiled_loops_in, must_compile
+from .entries import add, reshaped
 from .kernel import asked_for_cpu, in_use, kernel, library_of, registry, substitute, use
-from .rows import add_along_rows, add_rows, max_by_key, scatter, sum_by_key, take_rows, to_host
+from .random_numbers import uniforms
+from .rows import add_along_rows, add_rows, max_by_key, scatter, sum_by_key, take_rows, to_host, where_true
 from .sorting import count, offsets_of, position_by_key, sort_by_key, stable_order, tokens_and_ranks, top_k
 
 __all__ = [
+    "add",
     "add_along_rows",
     "add_rows",
     "asked_for_cpu",
@@ -33,6 +36,7 @@ __all__ = [
     "offsets_of",
     "position_by_key",
     "registry",
+    "reshaped",
     "scatter",
     "sort_by_key",
     "stable_order",
@@ -42,5 +46,7 @@ __all__ = [
     "to_host",
     "tokens_and_ranks",
     "top_k",
+    "uniforms",
     "use",
+    "where_true",
 ]

@@ -95,5 +95,4 @@ def _shared_memory() -> int:
 
 def _dense(x: Any) -> Any:
     """x without gaps, at an address that can be read 16 bytes at a time."""
-    x = cp.ascontiguousarray(x)
-    return x if x.data.ptr % 16 == 0 else x.copy()
+    return x if x.flags.c_contiguous and x.data.ptr % 16 == 0 else x.copy()

@@ -16,8 +16,9 @@ class CudaGraph(Generic[R]):
     """``graph(*inputs)`` is ``function(*inputs)``: first launch by launch, recorded at the second call, then replayed.
 
     A replay costs the host one launch instead of hundreds. The function must do the same work at every call: shapes
-    follow from shapes, nothing comes to the host and no random numbers are drawn. It sees copies of the inputs, always
-    in the same memory. What it returns, and every array it leaves in an attribute, is overwritten by the next call.
+    follow from shapes, nothing comes to the host, and random numbers follow from the inputs. It sees copies of the
+    inputs, always in the same memory. What it returns, and every array it leaves in an attribute, is overwritten by the
+    next call.
 
     Args:
         function: of CuPy arrays, whose shapes and types must be the same at every call.

@@ -70,11 +70,11 @@ def first_outside(index, size):
 
 @compiled
 def ascend(offsets, end):
-    """Whether offsets go from 0 to ``end`` and never down."""
+    """Whether offsets go from 0 to at most ``end`` and never down."""
     for e in range(1, len(offsets)):
         if offsets[e] < offsets[e - 1]:
             return False
-    return offsets[0] == 0 and offsets[-1] == end
+    return offsets[0] == 0 and offsets[-1] <= end
 
 
 @compiled

@@ -7,28 +7,37 @@
 typedef long long index_t;
 
 constexpr int VEC = 16 / sizeof(REAL);  // entries that one thread moves at once
+constexpr int FEW = 16 / sizeof(ACC);   // where arrays of both types are moved
 constexpr unsigned ALL = 0xffffffffu;
 
-// VEC entries of a row at p, of which `left` remain; whole rows are moved 16 bytes at once.
-struct alignas(16) Vector {
-    REAL v[VEC];
+template <int BYTES> struct Moved;
+template <> struct Moved<16> { typedef uint4 type; };
+template <> struct Moved<8> { typedef uint2 type; };
 
-    __device__ void load(const REAL* p, index_t left, bool aligned) {
+// N entries of a row at p, of which `left` remain; whole rows are moved at once.
+template <typename T, int N> struct alignas(N * sizeof(T)) Entries {
+    typedef typename Moved<N * sizeof(T)>::type All;
+    T v[N];
+
+    __device__ void load(const T* p, index_t left, bool aligned) {
         if (aligned) {
-            *reinterpret_cast<uint4*>(v) = *reinterpret_cast<const uint4*>(p);
+            *reinterpret_cast<All*>(v) = *reinterpret_cast<const All*>(p);
         } else {
-            for (int i = 0; i < VEC; i++) v[i] = i < left ? p[i] : REAL(0.0f);
+            for (int i = 0; i < N; i++) v[i] = i < left ? p[i] : T(0.0f);
         }
     }
 
-    __device__ void store(REAL* p, index_t left, bool aligned) const {
+    __device__ void store(T* p, index_t left, bool aligned) const {
         if (aligned) {
-            *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(v);
+            *reinterpret_cast<All*>(p) = *reinterpret_cast<const All*>(v);
         } else {
-            for (int i = 0; i < VEC && i < left; i++) p[i] = v[i];
+            for (int i = 0; i < N && i < left; i++) p[i] = v[i];
         }
     }
 };
+
+using Vector = Entries<REAL, VEC>;
+template <typename T> using Few = Entries<T, FEW>;
 
 __device__ ACC sum_of_block(ACC x) {
     __shared__ ACC of_warp[32];
@@ -139,27 +148,31 @@ __global__ void count_in_parts(const index_t* keys, index_t n, index_t part, ind
     for (int e = threadIdx.x; e < num_keys; e += blockDim.x) counts[e * gridDim.x + blockIdx.x] = counter[e];
 }
 
-// next[key, part] = the sum of all counts before it, and start[key] = next[key, 0]: one block, a share per thread.
+// next[key, part] = the sum of all counts before it, and start[key] = next[key, 0]: one block, a share for each of 32 warps.
 __global__ void sum_before(const index_t* counts, index_t num_keys, index_t parts, index_t* next, index_t* start) {
-    __shared__ index_t of_thread[1024];
-    index_t size = num_keys * parts, share = (size + blockDim.x - 1) / blockDim.x;
-    index_t begin = min(threadIdx.x * share, size), end = min(begin + share, size), sum = 0;
-    for (index_t i = begin; i < end; i++) sum += counts[i];
-    of_thread[threadIdx.x] = sum;
+    __shared__ index_t of_warp[32];
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    index_t size = num_keys * parts, share = (size + 1023) / 1024 * 32;
+    index_t begin = min(warp * share, size), end = min(begin + share, size), sum = 0;
+    for (index_t i = begin + lane; i < end; i += 32) sum += counts[i];
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(ALL, sum, step);
+    if (lane == 0) of_warp[warp] = sum;
     __syncthreads();
-    for (int step = 1; step < blockDim.x; step *= 2) {
-        index_t left = threadIdx.x >= step ? of_thread[threadIdx.x - step] : 0;
-        __syncthreads();
-        of_thread[threadIdx.x] += left;
-        __syncthreads();
+    sum = 0;
+    for (int w = 0; w < warp; w++) sum += of_warp[w];
+    for (index_t first = begin; first < end; first += 32) {
+        index_t i = first + lane, count = i < end ? counts[i] : 0, upto = count;
+        for (int step = 1; step < 32; step *= 2) {
+            index_t left = __shfl_up_sync(ALL, upto, step);
+            if (lane >= step) upto += left;
+        }
+        if (i < end) {
+            next[i] = sum + upto - count;
+            if (i % parts == 0) start[i / parts] = next[i];
+        }
+        sum += __shfl_sync(ALL, upto, 31);
     }
-    sum = of_thread[threadIdx.x] - sum;
-    for (index_t i = begin; i < end; i++) {
-        next[i] = sum;
-        if (i % parts == 0) start[i / parts] = sum;
-        sum += counts[i];
-    }
-    if (threadIdx.x == blockDim.x - 1) start[num_keys] = of_thread[threadIdx.x];
+    if (threadIdx.x == 1023) start[num_keys] = sum;
 }
 
 // The second half of a counting sort: next[key, part] says where the first such key of a part goes. One warp walks
@@ -251,6 +264,61 @@ __global__ void take(const REAL* x, const index_t* index, REAL* y, index_t n, in
 __global__ void scatter(const REAL* x, const index_t* index, REAL* y, index_t n, index_t size) {
     index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n && index[i] >= 0 && index[i] < size) y[index[i]] = x[i];
+}
+
+// ---- random numbers -------------------------------------------------------------------------------------------------
+
+// Philox4x32-10: thread i makes y[2 i] and y[2 i + 1] of the four words for the counter (i, its upper half, draw, 0).
+__global__ void uniforms(const index_t* key, index_t draw, double* y, index_t size) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (2 * i >= size) return;
+    unsigned a = (unsigned)i, b = (unsigned)(i >> 32), c = (unsigned)draw, d = 0;
+    unsigned k = (unsigned)key[0], m = (unsigned)key[1];
+    for (int round = 0; round < 10; round++) {
+        unsigned one = 0xD2511F53u * a, above_one = __umulhi(0xD2511F53u, a);
+        unsigned other = 0xCD9E8D57u * c, above_other = __umulhi(0xCD9E8D57u, c);
+        a = above_other ^ b ^ k, b = other, c = above_one ^ d ^ m, d = one;
+        k += 0x9E3779B9u, m += 0xBB67AE85u;
+    }
+    y[2 * i] = double((unsigned long long)a << 21 | b >> 11) * 0x1p-53;
+    if (2 * i + 1 < size) y[2 * i + 1] = double((unsigned long long)c << 21 | d >> 11) * 0x1p-53;
+}
+
+// ---- entries of whole arrays: one thread for VEC of them -------------------------------------------------------------
+
+__global__ void add(const REAL* a, const REAL* b, REAL* y, index_t n, bool aligned) {
+    index_t i = ((index_t)blockIdx.x * blockDim.x + threadIdx.x) * VEC;
+    if (i >= n) return;
+    Vector u, v;
+    u.load(a + i, n - i, aligned && n - i >= VEC);
+    v.load(b + i, n - i, aligned && n - i >= VEC);
+    for (int j = 0; j < VEC; j++) u.v[j] = REAL(ACC(u.v[j]) + ACC(v.v[j]));
+    u.store(y + i, n - i, aligned && n - i >= VEC);
+}
+
+// y = x without gaps, x[planes, rows, columns, per_row VEC] with steps from one to the next.
+__global__ void dense(const REAL* x, REAL* y, unsigned pieces, unsigned rows, unsigned columns, unsigned per_row,
+                      index_t plane_step, index_t row_step, index_t column_step) {
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= pieces) return;
+    unsigned piece = i % per_row, column = i / per_row % columns, row = i / per_row / columns;
+    Vector v;
+    v.load(x + row / rows * plane_step + row % rows * row_step + column * column_step + piece * VEC, VEC, true);
+    v.store(y + (index_t)i * VEC, VEC, true);
+}
+
+// Three bfloat16, upper halves of a float32, that add up to x [rows, width]: each takes 8 of its 24 bits.
+__global__ void cut_in_three(const float* x, unsigned short* y, index_t n, index_t width, index_t row_step,
+                             index_t part_step) {
+    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    float left = x[i];
+    y += i / width * row_step + i % width;
+    for (int part = 0; part < 3; part++) {
+        unsigned bits = __float_as_uint(left) & 0xffff0000;
+        y[part * part_step] = bits >> 16;
+        left = isfinite(left) ? left - __uint_as_float(bits) : 0.0f;
+    }
 }
 
 // ---- rows to experts and back: one block per row, VEC entries per thread --------------------------------------------
@@ -380,8 +448,9 @@ __global__ void expert_sums(const REAL* values, const index_t* offsets, REAL* to
     total[blockIdx.y * width + j] = REAL(sum);
 }
 
-// y_n += b_e: one block per row, which finds its expert by bisection.
+// y_n += b_e: one block per row, which finds its expert by bisection. Rows of no expert stay as they are.
 __global__ void add_expert_bias(REAL* y, const REAL* bias, const index_t* offsets, index_t num_experts, index_t width) {
+    if (blockIdx.x >= offsets[num_experts]) return;
     index_t low = 0, high = num_experts - 1;  // the last e with offsets[e] <= n
     while (low < high) {
         index_t middle = (low + high + 1) / 2;
@@ -527,49 +596,88 @@ __global__ void cross_entropy_gradient(const REAL* grad, const REAL* p, const in
         dx[j] = REAL(g * (ACC(p[j]) - ACC(j == target[blockIdx.x])));
 }
 
-__global__ void rms_norm(const REAL* x, const REAL* weight, double eps, REAL* y, ACC* scale, index_t width) {
+__global__ void rms_norm(const REAL* x, const REAL* weight, double eps, REAL* y, ACC* scale, index_t width,
+                         bool aligned) {
     x += blockIdx.x * width, y += blockIdx.x * width;
     ACC squares = 0;
-    for (index_t j = threadIdx.x; j < width; j += blockDim.x) squares += ACC(x[j]) * ACC(x[j]);
+    for (index_t j = threadIdx.x * VEC; j < width; j += blockDim.x * VEC) {
+        Vector v;
+        v.load(x + j, width - j, aligned);
+        for (int i = 0; i < VEC; i++) squares += ACC(v.v[i]) * ACC(v.v[i]);
+    }
     ACC r = 1 / sqrt(sum_of_block(squares) / width + ACC(eps));
-    for (index_t j = threadIdx.x; j < width; j += blockDim.x) y[j] = REAL(ACC(x[j]) * r * ACC(weight[j]));
+    for (index_t j = threadIdx.x * VEC; j < width; j += blockDim.x * VEC) {
+        Vector v, w;
+        v.load(x + j, width - j, aligned);
+        w.load(weight + j, width - j, aligned);
+        for (int i = 0; i < VEC; i++) v.v[i] = REAL(ACC(v.v[i]) * r * ACC(w.v[i]));
+        v.store(y + j, width - j, aligned);
+    }
     if (threadIdx.x == 0) scale[blockIdx.x] = r;
 }
 
 __global__ void rms_norm_gradient(const REAL* grad, const REAL* x, const ACC* scale, const REAL* weight, REAL* dx,
-                                  index_t width) {
+                                  index_t width, bool aligned) {
     grad += blockIdx.x * width, x += blockIdx.x * width, dx += blockIdx.x * width;
     ACC r = scale[blockIdx.x], sum = 0;
-    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
-        sum += ACC(grad[j]) * ACC(weight[j]) * ACC(x[j]) * r;
+    for (index_t j = threadIdx.x * VEC; j < width; j += blockDim.x * VEC) {
+        Vector g, v, w;
+        g.load(grad + j, width - j, aligned);
+        v.load(x + j, width - j, aligned);
+        w.load(weight + j, width - j, aligned);
+        for (int i = 0; i < VEC; i++) sum += ACC(g.v[i]) * ACC(w.v[i]) * ACC(v.v[i]) * r;
+    }
     ACC mean = sum_of_block(sum) / width;
-    for (index_t j = threadIdx.x; j < width; j += blockDim.x)
-        dx[j] = REAL(r * (ACC(grad[j]) * ACC(weight[j]) - ACC(x[j]) * r * mean));
+    for (index_t j = threadIdx.x * VEC; j < width; j += blockDim.x * VEC) {
+        Vector g, v, w;
+        g.load(grad + j, width - j, aligned);
+        v.load(x + j, width - j, aligned);
+        w.load(weight + j, width - j, aligned);
+        for (int i = 0; i < VEC; i++) g.v[i] = REAL(r * (ACC(g.v[i]) * ACC(w.v[i]) - ACC(v.v[i]) * r * mean));
+        g.store(dx + j, width - j, aligned);
+    }
 }
 
-// Σ g x̂ over `part` rows: blockIdx.x is the part, since there may be more than 65,535; each thread adds one column.
+// Σ g x̂ over `part` rows: blockIdx.x is the part, since there may be more than 65,535; each thread adds VEC columns.
 __global__ void rms_norm_weight_gradient(const REAL* grad, const REAL* x, const ACC* scale, ACC* sums, index_t rows,
-                                         index_t part, index_t width) {
-    index_t j = (index_t)blockIdx.y * blockDim.x + threadIdx.x;
+                                         index_t part, index_t width, bool aligned) {
+    index_t j = ((index_t)blockIdx.y * blockDim.x + threadIdx.x) * VEC;
     if (j >= width) return;
     index_t begin = blockIdx.x * part, end = min(begin + part, rows);
-    ACC sum = 0;
-    for (index_t n = begin; n < end; n++) sum += ACC(grad[n * width + j]) * ACC(x[n * width + j]) * scale[n];
-    sums[blockIdx.x * width + j] = sum;
+    ACC sum[VEC] = {};
+    for (index_t n = begin; n < end; n++) {
+        Vector g, v;
+        g.load(grad + n * width + j, width - j, aligned);
+        v.load(x + n * width + j, width - j, aligned);
+        for (int i = 0; i < VEC; i++) sum[i] += ACC(g.v[i]) * ACC(v.v[i]) * scale[n];
+    }
+    for (int i = 0; i < VEC && j + i < width; i++) sums[blockIdx.x * width + j + i] = sum[i];
 }
 
 // ---- attention ------------------------------------------------------------------------------------------------------
 
-// x and y [vectors, 2 half]; the position of a vector is its number modulo `length`.
-__global__ void rotate(const REAL* x, const REAL* cosine, const REAL* sine, REAL* y, index_t vectors, index_t length,
-                       index_t half) {
-    index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= vectors * half) return;
-    index_t vector = i / half, j = i % half, angle = vector % length * half + j;
-    ACC a = ACC(x[vector * 2 * half + j]), b = ACC(x[vector * 2 * half + half + j]);
-    ACC c = ACC(cosine[angle]), s = ACC(sine[angle]);
-    y[vector * 2 * half + j] = REAL(a * c - b * s);
-    y[vector * 2 * half + half + j] = REAL(b * c + a * s);
+// x [batch, heads, length, 2 half] with steps, y the same without gaps. A thread turns VEC pairs of a vector.
+__global__ void rotate(const REAL* x, const REAL* cosine, const REAL* sine, REAL* y, unsigned pieces, unsigned heads,
+                       unsigned length, unsigned half, index_t batch_step, index_t head_step, index_t step,
+                       bool aligned) {
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, per_vector = (half + VEC - 1) / VEC;
+    if (i >= pieces) return;
+    unsigned vector = i / per_vector, j = i % per_vector * VEC, position = vector % length, left = half - j;
+    unsigned head = vector / length;
+    x += head / heads * batch_step + head % heads * head_step + position * step + j;
+    y += (index_t)vector * 2 * half + j;
+    Vector a, b, c, s;
+    a.load(x, left, aligned);
+    b.load(x + half, left, aligned);
+    c.load(cosine + position * half + j, left, aligned);
+    s.load(sine + position * half + j, left, aligned);
+    for (int k = 0; k < VEC; k++) {
+        ACC u = ACC(a.v[k]), v = ACC(b.v[k]);
+        a.v[k] = REAL(u * ACC(c.v[k]) - v * ACC(s.v[k]));
+        b.v[k] = REAL(v * ACC(c.v[k]) + u * ACC(s.v[k]));
+    }
+    a.store(y, left, aligned);
+    b.store(y + half, left, aligned);
 }
 
 // e = exp(s - row maximum) where the key is not later than the query, else 0; and the sum of the row.
@@ -622,10 +730,12 @@ __global__ void squares(Table table, double* sums) {
     int of = table.whose(blockIdx.x);
     const REAL* x = (const REAL*)table.array[0][of];
     index_t begin = (index_t)(blockIdx.x - table.first[of]) * CHUNK, end = min(begin + CHUNK, table.size[of]);
+    bool aligned = (index_t)x % 16 == 0;
     double sum = 0;
-    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-        double v = double(ACC(x[i]));
-        sum += v * v;
+    for (index_t i = begin + threadIdx.x * VEC; i < end; i += blockDim.x * VEC) {
+        Vector v;
+        v.load(x + i, end - i, aligned && end - i >= VEC);
+        for (int j = 0; j < VEC; j++) sum += double(ACC(v.v[j])) * double(ACC(v.v[j]));
     }
     of_thread[threadIdx.x] = sum;
     __syncthreads();
@@ -638,22 +748,37 @@ __global__ void squares(Table table, double* sums) {
 
 // θ, gradient, m, v and the rounded θ of every parameter; the last is null where there is none. θ, m and v are of type
 // ACC, the others may be narrower.
-__global__ void adamw(Table table, double gradient_scale, double beta1, double beta2, double root, double rate,
-                      double eps) {
+__global__ void adamw(Table table, const double* now, double beta1, double beta2, double eps) {
+    double scale = now[0], lr = now[1], rate = lr / now[2], root = 1 / sqrt(now[3]);
+    if (!isfinite(scale)) return;
     int of = table.whose(blockIdx.x);
     ACC* __restrict__ p = (ACC*)table.array[0][of];
     ACC* __restrict__ m = (ACC*)table.array[2][of];
     ACC* __restrict__ v = (ACC*)table.array[3][of];
     const REAL* __restrict__ grad = (const REAL*)table.array[1][of];
     REAL* __restrict__ rounded = (REAL*)table.array[4][of];
-    ACC keep = ACC(table.number[of]);
+    ACC keep = ACC(1 - lr * table.number[of]);
     index_t begin = (index_t)(blockIdx.x - table.first[of]) * CHUNK, end = min(begin + CHUNK, table.size[of]);
-    for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
-        ACC g = ACC(grad[i]) * ACC(gradient_scale);
-        m[i] = ACC(beta1) * m[i] + ACC(1 - beta1) * g;
-        v[i] = ACC(beta2) * v[i] + ACC(1 - beta2) * g * g;
-        p[i] = p[i] * keep - ACC(rate) * m[i] / (sqrt(v[i]) * ACC(root) + ACC(eps));
-        if (rounded) rounded[i] = REAL(p[i]);
+    bool aligned = ((index_t)p | (index_t)m | (index_t)v | (index_t)grad | (index_t)rounded) % 16 == 0;
+    for (index_t i = begin + threadIdx.x * FEW; i < end; i += blockDim.x * FEW) {
+        bool whole = aligned && end - i >= FEW;
+        Few<ACC> q, first, second;
+        Few<REAL> g, narrow;
+        q.load(p + i, end - i, whole);
+        first.load(m + i, end - i, whole);
+        second.load(v + i, end - i, whole);
+        g.load(grad + i, end - i, whole);
+        for (int j = 0; j < FEW; j++) {
+            ACC d = ACC(g.v[j]) * ACC(scale);
+            first.v[j] = ACC(beta1) * first.v[j] + ACC(1 - beta1) * d;
+            second.v[j] = ACC(beta2) * second.v[j] + ACC(1 - beta2) * d * d;
+            q.v[j] = q.v[j] * keep - ACC(rate) * first.v[j] / (sqrt(second.v[j]) * ACC(root) + ACC(eps));
+            narrow.v[j] = REAL(q.v[j]);
+        }
+        q.store(p + i, end - i, whole);
+        first.store(m + i, end - i, whole);
+        second.store(v + i, end - i, whole);
+        if (rounded) narrow.store(rounded + i, end - i, whole);
     }
 }
 

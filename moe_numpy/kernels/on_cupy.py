@@ -4,8 +4,7 @@ Each function computes what the kernel of its name defines, up to the order of s
 atomic additions of floating-point numbers, so one input always gives the same bits. In bfloat16 the loops compute in
 float32 between reading and writing, and cuBLAS is asked for sums in float32 (where it cuts a long sum into parts, it
 may add the parts in bfloat16, as in other libraries). Nothing here waits for the device except for what the host must
-know: :func:`to_host`. All shapes follow from shapes: a step whose router drops nothing can be recorded as a CUDA
-graph.
+know: :func:`to_host`. All shapes follow from shapes, so that a training step can be recorded as a CUDA graph.
 
 A wrong index never touches other memory, but it is found late or never: a row that does not exist reads as row 0 and is
 not written; a key that does not exist is left out of the sort, so the offsets do not end with the rows, and grouped
@@ -18,13 +17,13 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import cupy as cp
 import numpy as np
 from jaxtyping import Integer
 
-from ..typing import Array, Float, Int, Shaped
+from ..typing import Array, Bool, Float, Int, Shaped
 from . import attention, cublas, grouped_gemm
 from .kernel import registry
 
@@ -44,6 +43,22 @@ _TABLE = np.dtype(
 )  # struct Table in on_cupy.cu
 _MOVED_AS = {2: "bfloat16", 4: "float32", 8: "float64"}  # what moves entries of any type, by their bytes
 _NARROW_ROW = 512  # entries; a row as long is the work of one warp
+
+
+def add(a: Any, b: Any) -> Any:
+    """Floats of equal shapes and types 16 bytes at a time."""
+    alike = getattr(a, "shape", None) == getattr(b, "shape", 0) and a.dtype == b.dtype and a.dtype.itemsize in _MOVED_AS
+    if not (alike and a.dtype.kind in "fV" and a.flags.c_contiguous and b.flags.c_contiguous):
+        return a + b
+    y = cp.empty(a.shape, a.dtype)
+    aligned = all(x.data.ptr % 16 == 0 for x in (a, b, y))
+    _each("add", a.dtype, -(-a.nbytes // 16), a, b, y, a.size, aligned)
+    return y
+
+
+def reshaped(x: Shaped[Array, "..."], shape: tuple[SupportsIndex, ...]) -> Shaped[Array, "..."]:
+    """Copied by :func:`_dense` where the entries have to move."""
+    return x.reshape(shape) if x.size == 0 or x.flags.c_contiguous else _dense(x).reshape(shape)
 
 
 def top_k(scores: Float[Array, "T E"], k: int) -> Int[Array, "T k"]:
@@ -120,11 +135,23 @@ def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width
     return y
 
 
+def uniforms(key: Integer[Array, " 2"], draw: int, size: int) -> Float[Array, " size"]:
+    """One thread for two numbers."""
+    y = cp.empty(size, np.float64)
+    _each("uniforms", np.float32, -(-size // 2), _index(key), draw, y, size)
+    return y
+
+
 def to_host(x: Shaped[Array, "..."]) -> Any:
     """A copy, for which the host waits."""
     if cp.cuda.get_current_stream().is_capturing():
         raise RuntimeError("what follows depends on values that have to come to the host")
     return x.get()
+
+
+def where_true(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Bool[Array, " M"] | None]:
+    """All indices, and the mask."""
+    return cp.arange(len(mask)), mask
 
 
 def add_rows(rows: Float[Array, "N d"], index: Integer[Array, " N"], num_rows: int) -> Float[Array, "num_rows d"]:
@@ -178,6 +205,33 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
     a, b = _for_blas(_as(dtype, a)), _for_blas(_as(dtype, b))
     y = cp.empty((a.shape[0], b.shape[1]), a.dtype)
     _multiply(y, a, b)
+    return y
+
+
+def wide_product(a: Float[Array, "m i"], b: Float[Array, "i n"], dtype: Any = np.float32) -> Float[Array, "m n"]:
+    """Products of two bfloat16 are exact in float32, in which tensor cores add them up.
+
+    A float32 matrix on the left is cut into three of bfloat16, which add up to it exactly (Henry, Tang and Heinecke
+    2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations").
+    """
+    if b.itemsize > 2 or a.itemsize > 4:
+        return product(a, b).astype(dtype, copy=False)
+    if a.itemsize == 4 and len(a) < a.shape[1]:
+        parts = wide_product(_cut_in_three(a, 0, b.dtype), b)
+        return parts.reshape(3, len(a), -1).sum(axis=0).astype(dtype, copy=False)
+    if a.itemsize == 4:
+        a, b = _cut_in_three(a, 1, b.dtype), cp.concatenate([b, b, b])
+    y = cp.empty((a.shape[0], b.shape[1]), dtype)
+    _multiply(y, _for_blas(a), _for_blas(b))
+    return y
+
+
+def _cut_in_three(x: Float[Array, "m n"], axis: int, bfloat16: Any) -> Any:
+    """Three matrices with the sum x, above or beside one another."""
+    x, (m, n) = cp.ascontiguousarray(x), x.shape
+    y = cp.empty((m, 3 * n) if axis else (3 * m, n), bfloat16)
+    row_step, part_step = (3 * n, n) if axis else (n, m * n)
+    _each("cut_in_three", np.float32, x.size, x, y, x.size, n, row_step, part_step)
     return y
 
 
@@ -343,7 +397,8 @@ def rms_norm(
     """One block for each row. r is float32 in bfloat16."""
     rows, weight, width = _matrix(x), cp.ascontiguousarray(_as(x.dtype, weight)), x.shape[-1]
     y, r = cp.empty(rows.shape, x.dtype), cp.empty(len(rows), _sum_type(x.dtype))
-    _rows("rms_norm", x.dtype, len(rows), width, rows, weight, float(eps), y, r, width)
+    aligned = _aligned(width, rows, y) and weight.data.ptr % 16 == 0
+    _rows("rms_norm", x.dtype, len(rows), width, rows, weight, float(eps), y, r, width, aligned)
     return y.reshape(x.shape), r.reshape(*x.shape[:-1], 1)
 
 
@@ -355,22 +410,30 @@ def rms_norm_gradient(
     scale = cp.ascontiguousarray(_as(_sum_type(x.dtype), r)).reshape(-1)
     dx = cp.empty(rows.shape, x.dtype)
     w = cp.ascontiguousarray(_as(x.dtype, weight))
-    _rows("rms_norm_gradient", x.dtype, len(rows), width, g, rows, scale, w, dx, width)
-    part = 64
+    aligned = _aligned(width, g, rows, dx) and w.data.ptr % 16 == 0
+    _rows("rms_norm_gradient", x.dtype, len(rows), width, g, rows, scale, w, dx, width, aligned)
+    part, threads, columns = 32, 128, 16 // x.itemsize
     sums = cp.empty((-(-len(rows) // part), width), scale.dtype)
-    grid = (len(sums), -(-width // _THREADS))
-    _launch("rms_norm_weight_gradient", x.dtype, grid, (_THREADS,), g, rows, scale, sums, len(rows), part, width)
+    grid = (len(sums), -(-width // (threads * columns)))
+    sizes = len(rows), part, width
+    _launch("rms_norm_weight_gradient", x.dtype, grid, (threads,), g, rows, scale, sums, *sizes, aligned)
     return dx.reshape(x.shape), sums.sum(axis=0).astype(weight.dtype, copy=False)
 
 
 def rotate(
     x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
 ) -> Float[Array, "B H S D"]:
-    x, half = cp.ascontiguousarray(x), x.shape[-1] // 2
-    vectors = x.size // x.shape[-1]
+    x = x if x.strides[3] == x.itemsize else cp.ascontiguousarray(x)
+    _, heads, length, width = x.shape
+    half, together = width // 2, 16 // x.itemsize
     y = cp.empty(x.shape, x.dtype)
     angles = [cp.ascontiguousarray(_as(x.dtype, a)) for a in (cos, sin)]
-    _each("rotate", x.dtype, vectors * half, x, *angles, y, vectors, x.shape[-2], half)
+    pieces = x.size // width * -(-half // together)
+    if pieces >= 2**32:
+        raise ValueError(f"rotate: x is too large for one launch, got {x.shape}")
+    aligned = half % together == 0 and all(s % 16 == 0 for a in (x, y, *angles) for s in (a.data.ptr, *a.strides[:-1]))
+    sizes = [np.uint32(n) for n in (pieces, heads, length, half)]
+    _each("rotate", x.dtype, pieces, x, *angles, y, *sizes, *[s // x.itemsize for s in x.strides[:3]], aligned)
     return y
 
 
@@ -391,7 +454,8 @@ def causal_attention(
         o, e, total = _defined("causal_attention", q, k, v, length, scale, first, sinks)
         return o.astype(q.dtype, copy=False), e, total
     if attention.fits(q, k, v, length, scale):
-        o, log_sum = attention.forward(q, _as(q.dtype, k), _as(q.dtype, v), length, scale)
+        q, k, v = [_dense(_as(q.dtype, x)) for x in (q, k, v)]
+        o, log_sum = attention.forward(q, k, v, length, scale)
         return o, cp.empty((*q.shape[:3], 0), q.dtype), log_sum
     q3, k3, v3 = [_heads(_as(q.dtype, x)) for x in (q, k, v)]
     (heads, rows), num_keys = q3.shape[:2], k3.shape[1]
@@ -424,7 +488,7 @@ def causal_attention_gradient(
         results = _defined("causal_attention_gradient", grad, q, k, v, o, e, total, length, scale)
         return tuple([x.astype(q.dtype, copy=False) for x in results])
     if e.shape[3] < k.shape[2]:
-        grad, k, v, o = [_as(q.dtype, x) for x in (grad, k, v, o)]
+        grad, q, k, v, o = [_dense(_as(q.dtype, x)) for x in (grad, q, k, v, o)]
         return *attention.gradient(grad, q, k, v, o, _as(np.float32, total), length, scale), None
     grad3, q3, k3, v3, o3, e3 = [_heads(_as(q.dtype, x)) for x in (grad, q, k, v, o, e)]
     (heads, rows, num_keys), d = e3.shape, v3.shape[2]
@@ -459,18 +523,14 @@ def adamw(
     second: list[Shaped[Array, "..."]],
     decay: list[float],
     rounded: list[Shaped[Array, "..."] | None],
+    now: Float[Array, "4"],
     *,
-    gradient_scale: float,
     betas: tuple[float, float],
-    corrections: tuple[float, float],
-    lr: float,
     eps: float,
 ) -> None:
     """All parameters in one launch. Gradients may be bfloat16."""
-    (beta1, beta2), (c1, c2) = betas, corrections
-    numbers = [float(n) for n in (gradient_scale, beta1, beta2, 1 / math.sqrt(c2), lr / c1, eps)]
     by_type: dict[str, list[tuple[tuple[Any, ...], float]]] = {}
-    for p, grad, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
+    for p, grad, m, v, rate, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
         if not (p.flags.c_contiguous and m.flags.c_contiguous and v.flags.c_contiguous):
             raise ValueError("adamw: parameters and moments must be contiguous, since they change in place")
         if not p.dtype == m.dtype == v.dtype == _sum_type(p.dtype):
@@ -480,10 +540,11 @@ def adamw(
         grad = cp.ascontiguousarray(grad if _sum_type(grad.dtype) == p.dtype else _as(p.dtype, grad))
         if narrow is not None and not (narrow.flags.c_contiguous and narrow.dtype == grad.dtype):
             raise ValueError("adamw: a rounded parameter must be contiguous and of the type of its gradient")
-        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v, narrow), float(keep)))
+        by_type.setdefault(grad.dtype.name, []).append(((p, grad, m, v, narrow), float(rate)))
     for mine in by_type.values():
-        arrays, keeps = zip(*mine, strict=True)
-        for table, blocks in _tables(arrays, keeps):
+        arrays, rates = zip(*mine, strict=True)
+        for table, blocks in _tables(arrays, rates):
+            numbers = cp.ascontiguousarray(now), *map(float, (*betas, eps))
             _launch("adamw", arrays[0][1].dtype, (blocks,), (_THREADS,), table, *numbers)
 
 
@@ -506,7 +567,8 @@ def _multiply(y: Any, a: Any, b: Any) -> None:
         (b_transposed, b_step), (a_transposed, a_step) = _layout(b), _layout(a)
         sums, kind = _sum_type(a.dtype), _blas_type(a.dtype)
         one, zero, algorithm = _ONE[sums], _ZERO[sums], _COMPUTE[sums]
-        right, left, result = (b.data.ptr, kind, b_step), (a.data.ptr, kind, a_step), (y.data.ptr, kind, n)
+        right, left = (b.data.ptr, kind, b_step), (a.data.ptr, kind, a_step)
+        result = y.data.ptr, _blas_type(y.dtype), n
         cublas.gemm(b_transposed, a_transposed, n, m, k, one, *right, *left, zero, *result, *algorithm)
 
 
@@ -697,14 +759,31 @@ def _step(x: Any) -> int:
     return x.strides[0] // x.itemsize
 
 
+def _dense(x: Any) -> Any:
+    """x without gaps; rows are moved 16 bytes at a time where they can be."""
+    if x.flags.c_contiguous or not 2 <= x.ndim <= 4 or x.itemsize not in _MOVED_AS:
+        return cp.ascontiguousarray(x)
+    *outer, width = x.shape
+    *steps, step = x.strides
+    whole = all(n % 16 == 0 and n >= 0 for n in (x.data.ptr, width * x.itemsize, *steps))
+    pieces = x.nbytes // 16
+    if not whole or step != x.itemsize or not 0 < pieces < 2**31:
+        return cp.ascontiguousarray(x)
+    y, missing = cp.empty(x.shape, x.dtype), 3 - len(outer)
+    _, rows, columns = [1] * missing + outer
+    sizes = [np.uint32(n) for n in (pieces, rows, columns, width * x.itemsize // 16)]
+    _each("dense", _MOVED_AS[x.itemsize], pieces, x, y, *sizes, *[0] * missing, *[s // x.itemsize for s in steps])
+    return y
+
+
 def _matrix(x: Any) -> Any:
     """x as a contiguous matrix: all axes but the last are one."""
-    return cp.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
+    return _dense(x).reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
 
 
 def _heads(x: Any) -> Any:
     """[B, K, rows, columns] as [B K, rows, columns]."""
-    return cp.ascontiguousarray(x).reshape(-1, *x.shape[2:])
+    return _dense(x).reshape(-1, *x.shape[2:])
 
 
 def _index(x: Any) -> Any:

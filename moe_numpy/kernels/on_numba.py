@@ -19,7 +19,10 @@ from .kernel import registry
 from .threads import blocks, one_thread_products, run
 from .workspace import empty
 
-AS_DEFINED = ("add_along_rows", "count", "normal_cdf", "offsets_of", "scatter", "to_host", "tokens_and_ranks")
+AS_DEFINED = (
+    "add", "add_along_rows", "count", "normal_cdf", "offsets_of", "reshaped", "scatter", "to_host", "tokens_and_ranks",
+    "uniforms", "where_true", "wide_product",
+)  # fmt: skip
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
 _MANY = 64  # a larger k is found by sorting
@@ -152,8 +155,9 @@ def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
     """Blocks of rows of all experts side by side."""
-    y = empty((len(x), weight.shape[1]), x.dtype)
-    work = _blocks_of_experts(_ascending(offsets, len(x)))
+    y, offsets = empty((len(x), weight.shape[1]), x.dtype), _ascending(offsets, len(x))
+    y[offsets[-1] :] = 0
+    work = _blocks_of_experts(offsets)
     _multiply(lambda b: np.matmul(x[b[1]], weight[b[0]].T, out=y[b[1]]), work, y.size * x.shape[1])
     return y
 
@@ -162,8 +166,9 @@ def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
     """Blocks of rows of all experts side by side."""
-    dx = empty((len(grad), weight.shape[2]), grad.dtype)
-    work = _blocks_of_experts(_ascending(offsets, len(grad)))
+    dx, offsets = empty((len(grad), weight.shape[2]), grad.dtype), _ascending(offsets, len(grad))
+    dx[offsets[-1] :] = 0
+    work = _blocks_of_experts(offsets)
     _multiply(lambda b: np.matmul(grad[b[1]], weight[b[0]], out=dx[b[1]]), work, dx.size * grad.shape[1])
     return dx
 
@@ -385,16 +390,17 @@ def adamw(
     second: list[Shaped[Array, "..."]],
     decay: list[float],
     rounded: list[Shaped[Array, "..."] | None],
+    now: Float[Array, "4"],
     *,
-    gradient_scale: float,
     betas: tuple[float, float],
-    corrections: tuple[float, float],
-    lr: float,
     eps: float,
 ) -> None:
     """One pass over all entries, blocks of all parameters side by side."""
-    (beta1, beta2), (c1, c2) = betas, corrections
-    numbers = (gradient_scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
+    scale, lr, c1, c2 = now.tolist()
+    if not math.isfinite(scale):
+        return
+    beta1, beta2 = betas
+    numbers = (scale, beta1, 1 - beta1, beta2, 1 - beta2, 1 / math.sqrt(c2), lr / c1, eps)
     flat = []
     for p, grad, m, v in zip(parameters, gradients, first, second, strict=True):
         in_place = [x.reshape(-1) for x in (p, m, v)]
@@ -406,7 +412,7 @@ def adamw(
     def block(item: tuple[int, slice]) -> None:
         i, part = item
         number = flat[i][2].dtype.type
-        loops.adamw(*(x[part] for x in flat[i]), number(decay[i]), *(number(x) for x in numbers))
+        loops.adamw(*(x[part] for x in flat[i]), number(1 - lr * decay[i]), *(number(x) for x in numbers))
 
     run(block, work)
     for p, narrow in zip(parameters, rounded, strict=True):
@@ -603,10 +609,10 @@ def _index(x: Any, size: int) -> Any:
 
 
 def _ascending(offsets: Any, end: int) -> Any:
-    """Offsets as the loops need them: contiguous, and ascending from 0 to ``end``."""
+    """Offsets as the loops need them: contiguous, and ascending from 0 to at most ``end``."""
     offsets = np.ascontiguousarray(offsets, np.int64)
     if not loops.ascend(offsets, end):
-        raise IndexError(f"offsets must go from 0 up to {end}, the number of rows, got {offsets.tolist()}")
+        raise IndexError(f"offsets must go from 0 up to at most {end}, the number of rows, got {offsets.tolist()}")
     return offsets
 
 

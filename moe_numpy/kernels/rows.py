@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from ..typing import Array, Float, Int, Shaped
+from ..typing import Array, Bool, Float, Int, Shaped
 from .kernel import kernel
 
 
@@ -58,6 +58,12 @@ def add_along_rows(values: Float[Array, "R m"], column: Int[Array, "R m"], width
     y = np.zeros((len(values), width), values.dtype)
     np.add.at(y, (np.arange(len(values))[:, None], column), values)
     return y
+
+
+@kernel
+def where_true(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Bool[Array, " M"] | None]:
+    """The indices where the mask holds, and None; on a GPU, where no shape may depend on values, all and the mask."""
+    return np.flatnonzero(mask), None
 
 
 @kernel(computes=False)

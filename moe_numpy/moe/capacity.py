@@ -6,10 +6,9 @@ is dropped: that token gets nothing from that expert, and the residual connectio
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, decisions
@@ -31,6 +30,19 @@ class KeepAssignments(Function):
         """dg[kept_n] = dg'_n, and 0 for a dropped assignment: it changed nothing."""
         (kept,) = self.saved
         return scatter(grad, kept, self.num_candidates), None
+
+
+class LeaveOut(Function):
+    """g'_n = g_n where ``kept``, and 0 elsewhere: dropped assignments that are still listed, as on a GPU."""
+
+    def forward(self, gate: Float[Array, " N"], kept: Bool[Array, " N"]) -> Float[Array, " N"]:
+        self.save(kept)
+        return array_namespace(gate).where(kept, gate, 0)
+
+    def backward(self, grad: Float[Array, " N"]) -> tuple[Any, None]:
+        """dg_n = dg'_n where ``kept``, and 0 elsewhere."""
+        (kept,) = self.saved
+        return array_namespace(grad).where(kept, grad, 0), None
 
 
 # C for one expert, from T tokens, E experts, k per token and the factor; beside each formula, code that uses it.
@@ -108,24 +120,37 @@ class Capacity:
     def admits(
         self, candidates: Candidates, scores: Float[Array, "T E"], per_token: float, batch: Batch
     ) -> tuple[Bool[Array, " M"], int | Int[Array, " M"]]:
-        """Whether each candidate finds a place, and C; C of each where sequences differ in length.
+        """Whether each candidate is sent and finds a place, and C; C of each where sequences differ in length.
 
         These ask one sequence after the other, and the candidates must be listed by token.
         """
         num_tokens, num_experts = scores.shape
         if batch.lengths is None or self.scope != "sequence":
             size = self.size(self.tokens_in_scope(num_tokens, batch), num_experts, per_token, batch.training)
-            return self.fits(candidates, scores, size, batch), size
+            return self._fits_if_sent(candidates, scores, size, batch), size
         xp = array_namespace(scores)
         ends = to_host(xp.searchsorted(candidates.token, xp.cumsum(xp.asarray(batch.lengths)))).tolist()
         fits, sizes = [], []
         for start, stop, (mine, alone) in zip([0, *ends], ends, batch.sequences(), strict=False):
             token, expert, rank = (a[start:stop] for a in (candidates.token, candidates.expert, candidates.rank))
-            own = Candidates(token - mine.start, expert, rank, by_token=True)
+            sent = None if candidates.sent is None else candidates.sent[start:stop]
+            own = Candidates(token - mine.start, expert, rank, sent, by_token=True)
             found, size = self.admits(own, scores[mine], per_token, alone)
             fits.append(found)
             sizes.append(xp.full(stop - start, size))
         return xp.concatenate(fits), xp.concatenate(sizes)
+
+    def _fits_if_sent(
+        self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch
+    ) -> Bool[Array, " M"]:
+        """The same as :meth:`fits`, where all are sent; the others queue for an expert that does not exist."""
+        sent = candidates.sent
+        if sent is None:
+            return self.fits(candidates, scores, size, batch)
+        xp = array_namespace(scores)
+        asking = replace(candidates, expert=xp.where(sent, candidates.expert, scores.shape[1]))
+        nobody = xp.full((len(scores), 1), -xp.inf, dtype=scores.dtype)
+        return sent & self.fits(asking, xp.concat([scores, nobody], axis=1), size, batch)
 
     def fits(self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch) -> Bool[Array, " M"]:
         """Whether each candidate finds one of the ``size`` places of its expert.
@@ -157,18 +182,16 @@ class Capacity:
         if self.drop == "probability":
             return xp.argsort(-scores[candidates.token, candidates.expert], stable=True)
         if self.drop == "random" and batch.training:
-            return xp.asarray(self._drawn(to_host(candidates.token), scores.shape[0], batch))
+            return self._drawn(candidates.token, scores.shape[0], batch)
         if self.drop == "batch_priority":
             return batch_priority_queue(candidates, scores)
         return _first_choices_first(candidates.rank, xp.arange(len(candidates.token)), scores.shape[1])
 
     def _drawn(self, token: Int[Array, " M"], num_tokens: int, batch: Batch) -> Int[Array, " M"]:
         """The candidates of one scope after the other, each scope's in an order of its own."""
-        rng = batch.need_rng(self)
-        scope = token // max(self.tokens_in_scope(num_tokens, batch), 1)
-        order = np.argsort(scope, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(scope[order])) + 1)
-        return np.concatenate([rng.permutation(part) for part in parts])
+        xp, in_scope = array_namespace(token), max(self.tokens_in_scope(num_tokens, batch), 1)
+        order = xp.argsort(xp.asarray(batch.need_rng(self).random(len(token))), stable=True)
+        return order[stable_order(token[order] // in_scope, max(-(-num_tokens // in_scope), 1))]
 
 
 def batch_priority_queue(candidates: Candidates, scores: Float[Array, "T E"]) -> Int[Array, " M"]:

@@ -32,7 +32,7 @@ class Experts(Protocol):
     """What dispatch needs of a set of experts."""
 
     def __call__(self, x: Tensor, offsets: Any) -> Tensor:
-        """All experts at once; rows ``offsets[e]:offsets[e+1]`` belong to expert e."""
+        """All experts at once; rows ``offsets[e]:offsets[e+1]`` belong to expert e, those after the last to none."""
 
     def one(self, e: int, x: Tensor) -> Tensor:
         """Expert e alone on some rows: what the call must equal."""
@@ -173,6 +173,7 @@ def dispatch_loop(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -
 
 def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """Two matrix multiplications with masks [T, E, C]."""
+    routing = routing.only_kept()
     place, capacity = _places(routing)
     num_places = routing.num_experts * capacity
     shape = (routing.num_tokens, routing.num_experts, capacity)
@@ -189,6 +190,7 @@ def dispatch_onehot(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
 
 def dispatch_padded(x: Float[Tensor, "T d"], routing: Routing, experts: Experts) -> Float[Tensor, "T d"]:
     """Rows go by index into a buffer of C places per expert; answers are read out by index."""
+    routing = routing.only_kept()
     place, capacity = _places(routing)
     at = routing.expert * capacity + place
     rows, gate = gate_input(Permute.apply(x, routing.token), routing.gate, routing)

@@ -3,6 +3,8 @@
 Rows arrive sorted by expert; ``offsets[e]:offsets[e+1]`` are those of expert e. A grouped product multiplies each
 expert's rows by that expert's matrix and writes into one buffer for all. ``one(e, x)`` runs a single expert with
 ordinary ops: what ``forward`` must equal.
+
+Rows after the last offset belong to no expert: their answers are zero, and they change no gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +16,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor, decisions
-from ..kernels import kernel, to_host
+from ..kernels import kernel, to_host, where_true
 from ..nn import Module
 from ..nn.module import constant, normal
 from ..ops import GELU, Affine, Concatenate, ReLU, SwiGLU
@@ -31,16 +33,18 @@ def rows_of_experts(offsets: Int[Array, " E1"]) -> list[slice]:
 def grouped_product(
     x: Float[Array, "N i"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """y[n] = W_e x[n] for every row n of expert e."""
-    return np.concatenate([x[rows] @ weight[e].T for e, rows in enumerate(rows_of_experts(offsets))])
+    """y[n] = W_e x[n] for every row n of expert e; zero for a row of none."""
+    y = np.concatenate([x[rows] @ weight[e].T for e, rows in enumerate(rows_of_experts(offsets))])
+    return np.pad(y, [(0, len(x) - len(y)), (0, 0)])
 
 
 @kernel
 def grouped_product_input_gradient(
     grad: Float[Array, "N o"], weight: Float[Array, "E o i"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N i"]:
-    """dx[n] = W_eᵀ dy[n]."""
-    return np.concatenate([grad[rows] @ weight[e] for e, rows in enumerate(rows_of_experts(offsets))])
+    """dx[n] = W_eᵀ dy[n]; zero for a row of no expert."""
+    dx = np.concatenate([grad[rows] @ weight[e] for e, rows in enumerate(rows_of_experts(offsets))])
+    return np.pad(dx, [(0, len(grad) - len(dx)), (0, 0)])
 
 
 @kernel
@@ -91,8 +95,9 @@ class GroupedSwiGLU(Function):
 def add_expert_bias(
     y: Float[Array, "N o"], bias: Float[Array, "E o"], offsets: Int[Array, " E1"]
 ) -> Float[Array, "N o"]:
-    """y[n] + b_e for every row n of expert e. The result may be y itself, changed in place."""
-    return y + np.repeat(bias, np.diff(offsets), axis=0)
+    """y[n] + b_e for every row n of expert e, y[n] for a row of none. The result may be y itself, changed in place."""
+    b = np.repeat(bias, np.diff(offsets), axis=0)
+    return y + np.pad(b, [(0, len(y) - len(b)), (0, 0)])
 
 
 @kernel
@@ -224,8 +229,13 @@ class WithZeroExperts(Module):
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
         """The rows of real experts come first."""
-        end = int(to_host(offsets)[self.num_real])
-        return Concatenate.apply(self.real(x[:end], offsets[: self.num_real + 1]), x[end:], axis=0)
+        xp, of_real = array_namespace(offsets), offsets[: self.num_real + 1]
+        first, listed = where_true(xp.arange(x.shape[0]) < of_real[-1])
+        if listed is None:
+            end = len(first)
+            return Concatenate.apply(self.real(x[:end], of_real), x[end:], axis=0)
+        others = xp.where(listed, 0.0, 1.0)[:, None]
+        return self.real(x, of_real) + x * others.astype(x.dtype)
 
     def one(self, e: int, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return self.real.one(e, x) if e < self.num_real else x

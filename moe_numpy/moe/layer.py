@@ -189,8 +189,9 @@ class HierarchicalMoE(Module):
         """As :meth:`MoE.forward`. Each group sees only its own tokens."""
         tokens, batch, padding = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
         routing = self.router(tokens, batch)
-        rows, gate = gate_input(Permute.apply(tokens, routing.token), routing.gate, routing)
-        ids = None if batch.token_ids is None else batch.token_ids.reshape(-1)[routing.token]
+        kept = routing.only_kept()
+        rows, gate = gate_input(Permute.apply(tokens, kept.token), kept.gate, kept)
+        ids = None if batch.token_ids is None else batch.token_ids.reshape(-1)[kept.token]
         answers, losses, total = [], dict(routing.losses), routing.auxiliary_loss
         for g, mine in enumerate(rows_of_experts(routing.offsets)):
             answer, inner = self.groups[g](rows[mine], rng, None if ids is None else ids[mine])
@@ -198,7 +199,7 @@ class HierarchicalMoE(Module):
             losses |= {f"group {g} {name}": loss for name, loss in inner.losses.items()}
             if inner.auxiliary_loss is not None:
                 total = inner.auxiliary_loss if total is None else total + inner.auxiliary_loss
-        y = Combine.apply(Concatenate.apply(*answers, axis=0), gate, routing.token, num_tokens=routing.num_tokens)
+        y = Combine.apply(Concatenate.apply(*answers, axis=0), gate, kept.token, num_tokens=routing.num_tokens)
         routing = replace(routing, losses=losses, auxiliary_loss=total)
         return (y.reshape(*x.shape), routing) if padding is None else _with_padding(y, routing, padding)
 
@@ -229,8 +230,8 @@ def _tokens_and_batch(
 def _with_padding(y: Float[Tensor, "N d"], routing: Routing, padding: Padding) -> tuple[Tensor, Routing]:
     """Zeros between the real tokens, and a routing that numbers all."""
     real = array_namespace(routing.token).asarray(padding.real)
-    dropped = replace(routing.statistics.dropped, token=real[routing.statistics.dropped.token])
-    statistics = replace(routing.statistics, dropped=dropped)
+    asked = routing.statistics.asked
+    statistics = replace(routing.statistics, asked=replace(asked, token=real[asked.token]))
     token, num_tokens = real[routing.token], math.prod(padding.shape)
     return padding.restore(y), replace(routing, token=token, num_tokens=num_tokens, statistics=statistics)
 

@@ -109,6 +109,8 @@ class SwitchBalance(Loss):
             keys = part * num_experts + c.expert
             if self.count == "first":
                 keys = xp.where(c.rank == 0, keys, num_keys)  # the others into a bin of their own
+            if c.sent is not None:
+                keys = xp.where(c.sent, keys, num_keys)
             counts = count(keys, num_keys + 1)[:num_keys].reshape(parts, num_experts)
         f = counts / xp.maximum(counts.sum(axis=1, keepdims=True), 1)
         if self.at_balance == "k":

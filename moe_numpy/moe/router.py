@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor
-from ..kernels import count, sort_by_key, take_rows
+from ..kernels import sort_by_key, take_rows, where_true
 from ..nn import Buffer, Module, Parameter
 from ..nn.module import after_forward, constant, normal
-from ..ops import Affine, Softmax
+from ..ops import Affine, Softmax, WideAffine
 from ..ops.arithmetic import at_least_float32
-from ..typing import Array, Float, Int, Random
+from ..typing import Array, Bool, Float, Int, Random
 from .balancers import Balancer
-from .capacity import Capacity, KeepAssignments
+from .capacity import Capacity, KeepAssignments, LeaveOut
 from .gates import Gate, PickScores, Renormalize
 from .losses import Loss
 from .noise import Noise
-from .routing import Batch, Candidates, Dropped, Routing, RoutingTrace, Statistics, true_and_false
+from .routing import Batch, Candidates, Routing, RoutingTrace, Statistics
 from .selection import Selection
 
 
@@ -84,6 +85,17 @@ class SinceStep(NamedTuple):
     passes: int = 0  # how many it observed
 
 
+class _Admitted(NamedTuple):
+    """What capacity left of the candidates."""
+
+    order: Int[Array, " N"]  # which they are
+    expert: Int[Array, " N"]
+    offsets: Int[Array, " E1"]
+    kept: Bool[Array, " N"] | None = None  # None if all of them are
+    fits: Bool[Array, " M"] | None = None
+    capacity: int | Int[Array, " M"] | None = None
+
+
 class Router(Module):
     """h = x W_gᵀ, then the pipeline of a :class:`RouterConfig`.
 
@@ -128,28 +140,24 @@ class Router(Module):
         scores = self._scores(noisy)
         candidates, chosen_by = self._choose(scores, noisy, batch)
         picked, gate, candidates = self._gate(scores, candidates)
-        order, offsets, dropped = self._admit(candidates, scores.data, batch)
-        token, expert = take_rows(candidates.token, order), take_rows(candidates.expert, order)
-        load = count(candidates.expert, self.num_experts)
+        admitted = self._admit(candidates, scores.data, batch)
+        token = take_rows(candidates.token, admitted.order)
+        load = candidates.load(self.num_experts)
         since_update = self.since_step.load + load
         trace = RoutingTrace(logits, noisy, sigma, scores, gate, candidates, load, since_update, self.per_token, batch)
         losses, auxiliary = self._losses(trace)
         if batch.training:
             self._observe(trace, chosen_by)
-        if self.config.gate_after_dropping:
-            gate = self._normalise(KeepAssignments.apply(picked, order), token, x.shape[0])
-        else:
-            gate = KeepAssignments.apply(gate, order)
         return Routing(
             token=token,
-            expert=expert,
-            gate=gate,
-            offsets=offsets,
+            expert=admitted.expert,
+            gate=self._gate_of_admitted(picked, gate, token, admitted, x.shape[0]),
+            offsets=admitted.offsets,
             num_tokens=x.shape[0],
             gate_on=self.config.gate_on,
             losses=losses,
             auxiliary_loss=auxiliary,
-            statistics=Statistics(load, scores.data, dropped),
+            statistics=Statistics(load, scores.data, candidates, admitted.fits, admitted.capacity),
             trace=trace,
         )
 
@@ -167,14 +175,14 @@ class Router(Module):
     def _logits(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """h [T, E], h with noise, and the noise's standard deviation where it is normal."""
         noise = self.config.noise if batch.training else None
+        if noise is None:
+            narrow = min(x.dtype.itemsize, self.weight.dtype.itemsize) < 4
+            h = (WideAffine if narrow else Affine).apply(x, self.weight, self.bias)
+            return h, h, None
         weight, bias, noise_weight = (
             None if p is None else at_least_float32(p) for p in (self.weight, self.bias, self.noise_weight)
         )
-        x = at_least_float32(x)
-        if noise is None:
-            h = Affine.apply(x, weight, bias)
-            return h, h, None
-        x = noise.on_input(x, batch.need_rng(noise))
+        x = noise.on_input(at_least_float32(x), batch.need_rng(noise))
         h = Affine.apply(x, weight, bias)
         return h, *noise.on_logits(h, x, noise_weight, batch.need_rng(noise))
 
@@ -194,32 +202,55 @@ class Router(Module):
         return self.config.selection.of_batch(chosen_by, batch).listed_by_token(len(chosen_by)), chosen_by
 
     def _gate(self, scores: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Candidates]:
-        """The scores and the gate weights of the candidates that are sent, and those candidates."""
+        """The scores and the gate weights of the candidates that are sent, and those candidates; on a GPU, of all."""
         picked = PickScores.apply(scores, candidates.token, candidates.expert)
         gate = self._normalise(picked, candidates.token, scores.shape[0])
         if candidates.sent is None:
             return picked, gate, candidates
-        sent, _ = true_and_false(candidates.sent)
-        return KeepAssignments.apply(picked, sent), KeepAssignments.apply(gate, sent), candidates.only_sent(sent)
+        index, sent = where_true(candidates.sent)
+        if sent is not None:
+            return picked, LeaveOut.apply(gate, sent), candidates
+        token, expert, rank = (a[index] for a in (candidates.token, candidates.expert, candidates.rank))
+        of_sent = Candidates(token, expert, rank, by_token=candidates.by_token)
+        return KeepAssignments.apply(picked, index), KeepAssignments.apply(gate, index), of_sent
 
     def _normalise(self, s: Tensor, token: Int[Array, " N"], num_tokens: int) -> Tensor:
         for step in self.config.gates:
             s = step(s, token, num_tokens)
         return s
 
-    def _admit(
-        self, candidates: Candidates, scores: Float[Array, "T E"], batch: Batch
-    ) -> tuple[Int[Array, " N"], Int[Array, " E1"], Dropped]:
-        """The candidates that find a place, by expert, then by token; where each expert's begin; and the others."""
-        capacity, num_experts = self.config.capacity, self.num_experts
-        if capacity is None:
-            nothing = candidates.token[:0]
-            return *sort_by_key(candidates.expert, num_experts), Dropped(nothing, nothing, None)
-        fits, size = capacity.admits(candidates, scores, self.per_token, batch)
-        kept, lost = true_and_false(fits)
-        order, offsets = sort_by_key(candidates.expert[kept], num_experts)
-        size = size if isinstance(size, int) else size[lost]
-        return kept[order], offsets, Dropped(candidates.token[lost], candidates.expert[lost], size)
+    def _admit(self, candidates: Candidates, scores: Float[Array, "T E"], batch: Batch) -> "_Admitted":
+        """The candidates that find a place, by expert, then by token; on a GPU the others behind them."""
+        capacity, num_experts, expert = self.config.capacity, self.num_experts, candidates.expert
+        fits, size = candidates.sent, None
+        if capacity is not None:
+            fits, size = capacity.admits(candidates, scores, self.per_token, batch)
+        if fits is None:
+            order, offsets = sort_by_key(expert, num_experts)
+            return _Admitted(order, take_rows(expert, order), offsets)
+        index, listed = where_true(fits)
+        if listed is None:
+            order, offsets = sort_by_key(take_rows(expert, index), num_experts)
+            order = take_rows(index, order)
+            return _Admitted(order, take_rows(expert, order), offsets, None, fits, size)
+        expert = array_namespace(expert).where(listed, expert, num_experts)
+        order, offsets = sort_by_key(expert, num_experts + 1)
+        expert = take_rows(expert, order)
+        return _Admitted(order, expert, offsets[:-1], expert < num_experts, fits, size)
+
+    def _gate_of_admitted(
+        self, picked: Tensor, gate: Tensor, token: Int[Array, " N"], admitted: "_Admitted", num_tokens: int
+    ) -> Tensor:
+        """Their gate weights. Dropped ones that are still listed are normalised like those of one more token."""
+        kept = admitted.kept
+        if not self.config.gate_after_dropping:
+            gate = KeepAssignments.apply(gate, admitted.order)
+        elif kept is None:
+            gate = self._normalise(KeepAssignments.apply(picked, admitted.order), token, num_tokens)
+        else:
+            token = array_namespace(token).where(kept, token, num_tokens)
+            gate = self._normalise(KeepAssignments.apply(picked, admitted.order), token, num_tokens + 1)
+        return gate if kept is None else LeaveOut.apply(gate, kept)
 
     def _losses(self, trace: RoutingTrace) -> tuple[dict[str, Tensor], Tensor | None]:
         """The losses by name without coefficients, and their weighted sum."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import Function, Tensor
-from ..kernels import stable_order, to_host
+from ..kernels import count, stable_order, to_host
 from ..ops import Softmax
 from ..typing import Array, Bool, Float, Int, Random
 
@@ -55,6 +57,7 @@ class Candidates:
         token, expert: the pairs.
         rank: 0 for the token's first choice, 1 for its second, and so on.
         sent: False for a candidate that is included in normalising but not dispatched; None stands for all True.
+            Once it is normalised, only a GPU still lists it, with a gate weight of 0.
         by_token: whether they are listed token by token.
     """
 
@@ -72,19 +75,21 @@ class Candidates:
         sent = None if self.sent is None else self.sent[order]
         return Candidates(self.token[order], self.expert[order], self.rank[order], sent, by_token=True)
 
-    def only_sent(self, index: Int[Array, " N"]) -> "Candidates":
-        """The candidates numbered ``index``, which ascends; all of them sent."""
-        return Candidates(self.token[index], self.expert[index], self.rank[index], by_token=self.by_token)
+    def load(self, num_experts: int) -> Int[Array, " E"]:
+        """How many of those that are sent ask for each expert."""
+        if self.sent is None:
+            return count(self.expert, num_experts)
+        expert = array_namespace(self.expert).where(self.sent, self.expert, num_experts)
+        return count(expert, num_experts + 1)[:num_experts]
 
 
-def true_and_false(mask: Bool[Array, " M"]) -> tuple[Int[Array, " N"], Int[Array, " rest"]]:
-    """The indices where the mask holds, and those where it does not, each in ascending order.
+def true_indices(mask: Bool[Array, " M"]) -> Int[Array, " N"]:
+    """The indices where the mask holds, ascending.
 
-    Their number decides the shapes of what follows, so it has to come to the host.
+    Their number decides the shapes of what follows, so it has to come to the host. :func:`where_true` does without.
     """
     order = stable_order((~mask).astype(np.int64), 2)
-    num_true = int(to_host(mask.sum()))
-    return order[:num_true], order[num_true:]
+    return order[: int(to_host(mask.sum()))]
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,33 @@ class Statistics:
     Attributes:
         load: assignments that each expert was asked for, before dropping.
         scores: those of all experts; padded tokens have no row.
-        dropped: the assignments that found no place.
+        asked: the candidates; their tokens are numbered with padding.
+        fits: which of them were sent and found a place; None if all did.
+        capacity: the places of an expert, of each candidate's where sequences differ in length; None for no limit.
     """
 
     load: Int[Array, " E"]
     scores: Float[Array, "T E"]
-    dropped: Dropped
+    asked: Candidates
+    fits: Bool[Array, " M"] | None = None
+    capacity: int | Int[Array, " M"] | None = None
+
+    @cached_property
+    def dropped(self) -> Dropped:
+        """The assignments that found no place. Found when asked for, since their number must come to the host."""
+        if self.fits is None or self.capacity is None:
+            nothing = self.asked.token[:0]
+            return Dropped(nothing, nothing, self.capacity)
+        sent = self.asked.sent
+        lost = true_indices(~self.fits if sent is None else sent & ~self.fits)
+        size = self.capacity if isinstance(self.capacity, int) else self.capacity[lost]
+        return Dropped(self.asked.token[lost], self.asked.expert[lost], size)
+
+    @property
+    def num_dropped(self) -> Int[Array, ""]:
+        """How many assignments found no place; an array, for which nobody waits."""
+        xp = array_namespace(self.load)
+        return xp.zeros((), dtype=xp.int64) if self.fits is None else self.load.sum() - self.fits.sum()
 
     @property
     def importance(self) -> Float[Array, " E"]:
@@ -129,7 +155,7 @@ class Statistics:
     @property
     def dropped_fraction(self) -> float:
         """Dropped assignments over all assignments."""
-        return len(self.dropped) / max(int(to_host(self.load).sum()), 1)
+        return int(to_host(self.num_dropped)) / max(int(to_host(self.load).sum()), 1)
 
 
 @dataclass(frozen=True)
@@ -174,6 +200,9 @@ class RoutingTrace:
 class Routing:
     """N assignments: token ``token[n]`` goes to expert ``expert[n]``, ordered by expert, then by token.
 
+    On a GPU no shape may depend on values, so dropped assignments are listed too, behind ``offsets[E]``: they have
+    expert E, which does not exist, and gate weight 0. :meth:`only_kept` leaves them out.
+
     Attributes:
         token, expert: the pairs. Tokens are numbered with padding, which has no assignment.
         gate: the gate weights, the only differentiable path through the selection; everything else is constant.
@@ -200,3 +229,10 @@ class Routing:
     @property
     def num_experts(self) -> int:
         return len(self.offsets) - 1
+
+    def only_kept(self) -> "Routing":
+        """The same without dropped assignments at the end; how many are left comes to the host."""
+        end = int(to_host(self.offsets)[-1])
+        if end == len(self.token):
+            return self
+        return replace(self, token=self.token[:end], expert=self.expert[:end], gate=self.gate[:end])

@@ -14,7 +14,7 @@ from ..autodiff import decisions
 from ..devices import on_host
 from ..kernels import tokens_and_ranks, top_k
 from ..typing import Array, Float, Int
-from .routing import Batch, Candidates, true_and_false
+from .routing import Batch, Candidates, true_indices
 
 
 class Selection:
@@ -224,7 +224,7 @@ class Threshold(Selection):
                 f"token {i // scores.shape[1]}, expert {i % scores.shape[1]}: {float(flat[i]) - self.value:.0e} above"
             ),
         )
-        sent, _ = true_and_false(above.reshape(-1))
+        sent = true_indices(above.reshape(-1))
         return Candidates(sent // scores.shape[1], sent % scores.shape[1], xp.zeros_like(sent), by_token=True)
 
 

@@ -8,7 +8,7 @@ from .dropout import Dropout
 from .embedding import EmbeddingLookup
 from .indexing import FillPlaces, GetItem, TakeAlongAxis
 from .losses import CrossEntropy
-from .matmul import Affine, MatMul
+from .matmul import Affine, MatMul, WideAffine
 from .normalization import LayerNorm, RMSNorm
 from .reductions import LogSumExp, Max, Mean, Min, Sum
 from .shape import BroadcastTo, Concatenate, Reshape, Transpose
@@ -57,4 +57,5 @@ __all__ = [
     "Tanh",
     "Transpose",
     "Where",
+    "WideAffine",
 ]

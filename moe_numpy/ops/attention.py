@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 
 from ..autodiff import Function
 from ..devices import constant_beside
-from ..kernels import kernel
+from ..kernels import kernel, reshaped
 from ..typing import Array, Float, Int
 
 
@@ -233,4 +233,4 @@ def _first_key(xp: Any, length: int, num_keys: int, window: int | None, chunk: i
 def _fold(x: Float[Array, "B H S D"], num_kv_heads: int) -> Float[Array, "B Hkv GS D"]:
     """Stack the heads that share keys."""
     batch, heads, length, width = x.shape
-    return x.reshape(batch, num_kv_heads, heads // max(num_kv_heads, 1) * length, width)
+    return reshaped(x, (batch, num_kv_heads, heads // max(num_kv_heads, 1) * length, width))

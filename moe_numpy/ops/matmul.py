@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from ..autodiff import Function
 from ..autodiff.arrays import sum_of
 from ..kernels import kernel
@@ -13,6 +15,12 @@ from ..typing import Array, Float
 def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n"]:
     """a b for two matrices. Either may be a transposed view."""
     return a @ b
+
+
+@kernel(wide=(0,))
+def wide_product(a: Float[Array, "m i"], b: Float[Array, "i n"], dtype: Any = np.float32) -> Float[Array, "m n"]:
+    """a b for two matrices of floats of at most 32 bits, multiplied and added in float32; the result as ``dtype``."""
+    return (a @ b).astype(dtype, copy=False)
 
 
 @kernel
@@ -86,6 +94,28 @@ class Affine(Function):
         dweight = _product(g.T, _rows(x)) if self.needs_grad(1) else None
         dbias = sum_of(g, 0) if self.needs_grad(2) else None
         return dx, dweight, dbias
+
+
+class WideAffine(Affine):
+    """:class:`Affine` in float32 for x and weights that are stored in fewer bits; so is its gradient dy."""
+
+    def forward(
+        self, x: Float[Array, "*batch i"], weight: Float[Array, "o i"], bias: Float[Array, "o"] | None
+    ) -> Float[Array, "*batch o"]:
+        """Multiply and add in float32."""
+        self.save(x, weight)
+        y = wide_product(_rows(x), weight.T)
+        if bias is not None:
+            y = y + bias.astype(y.dtype)
+        return y.reshape(*x.shape[:-1], weight.shape[0])
+
+    def backward(self, grad: Float[Array, "*batch o"]) -> Any:
+        """dx = dy W, dW = dyᵀ x, db = Σ dy, each rounded once to the type of what it is the gradient of."""
+        x, weight = self.saved
+        g = _rows(grad)
+        dx = wide_product(g, weight, x.dtype).reshape(x.shape) if self.needs_grad(0) else None
+        dweight = wide_product(g.T, _rows(x), weight.dtype) if self.needs_grad(1) else None
+        return dx, dweight, sum_of(g, 0) if self.needs_grad(2) else None
 
 
 def _product(a: Float[Array, "m i"], b: Float[Array, "j n"]) -> Float[Array, "m n"]:

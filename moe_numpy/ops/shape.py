@@ -5,6 +5,7 @@ from typing import Any, SupportsIndex
 from array_api_compat import array_namespace
 
 from ..autodiff import Function
+from ..kernels import reshaped
 from ..typing import Array, Float, Shaped
 
 
@@ -17,11 +18,11 @@ class Reshape(Function):
 
     def forward(self, x: Shaped[Array, "..."], *, shape: tuple[SupportsIndex, ...]) -> Shaped[Array, "..."]:
         self.shape = x.shape
-        return x.reshape(shape)
+        return reshaped(x, shape)
 
     def backward(self, grad: Float[Array, "..."]) -> Any:
         """dx = dy in the shape of x."""
-        return grad.reshape(self.shape)
+        return reshaped(grad, self.shape)
 
 
 class Transpose(Function):

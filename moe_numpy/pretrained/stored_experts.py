@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..moe.experts import make_experts, rows_of_experts
@@ -70,9 +71,11 @@ class StoredExperts(Module):
         self.num_stored = self.num_experts * template.num_parameters()
 
     def forward(self, x: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
-        """The rows of one expert after the other."""
+        """The rows of one expert after the other, zeros for those of none."""
         answers = [x[:0]]
         for e, rows in enumerate(rows_of_experts(offsets)):
             if rows.stop > rows.start:
                 answers.append(self.one(e, x[rows]))
+        of_none = x.data[rows.stop :]
+        answers.append(Tensor(array_namespace(of_none).zeros_like(of_none)))
         return Concatenate.apply(*answers, axis=0)

@@ -113,7 +113,7 @@ def evaluate(model: Transformer, windows: Windows, num_domains: int, batch_size:
 
 def _asked(routing: Routing) -> tuple[Any, Any, Any]:
     """Token and expert of every assignment, the dropped ones included; and the experts of the dropped ones."""
-    lost = routing.statistics.dropped
+    routing, lost = routing.only_kept(), routing.statistics.dropped
     token, expert, lost_token, lost_expert = map(to_host, (routing.token, routing.expert, lost.token, lost.expert))
     return np.concatenate([token, lost_token]), np.concatenate([expert, lost_expert]), lost_expert
 

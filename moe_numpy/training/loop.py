@@ -12,7 +12,7 @@ import numpy as np
 
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
-from ..devices import float_type, generator
+from ..devices import DeviceGenerator, float_type, key_of, put
 from ..moe.router import Router
 from ..ops import CrossEntropy
 from .config import TrainingConfig
@@ -36,7 +36,7 @@ class Trainer:
 
     On a GPU, model, optimizer, text and noise live there. Per step, one small array comes to the host: losses, loads
     and the norm of the gradients. Forward and backward pass are recorded as one CUDA graph at the second step, if
-    nothing in them depends on values or draws noise; :attr:`not_recorded` says why not.
+    no shape in them depends on values; :attr:`not_recorded` says why not.
 
     Args:
         model_config: the model to build.
@@ -106,7 +106,7 @@ class Trainer:
             auxiliary_loss=report.auxiliary_loss,
             learning_rate=learning_rate,
             gradient_norm=norm,
-            dropped_fraction=report.dropped / max(float(report.load.sum()), 1),
+            dropped_fraction=float(report.dropped) / max(float(report.load.sum()), 1),
             expert_load=[(c / max(c.sum(), 1)).round(5).tolist() for c in report.load],
             seconds=time.perf_counter() - began,
         )
@@ -163,7 +163,7 @@ class Trainer:
         """The passes of this step, replayed from a recording where there is one."""
         inputs = self._inputs()
         if library_of(inputs[0]) != "cupy" or self.not_recorded is not None:
-            return self._accumulate_gradients(*inputs, noise=True)
+            return self._accumulate_gradients(*inputs)
         if self._recorded_with != (state := self._memory()):
             from ..kernels.cuda_graph import CudaGraph
 
@@ -172,7 +172,7 @@ class Trainer:
             results: _Results = self._graph(*inputs)
         except Exception as error:  # raised again below if it is not the recording's fault
             self.not_recorded, self._graph = str(error), None
-            return self._accumulate_gradients(*inputs, noise=True)
+            return self._accumulate_gradients(*inputs)
         for parameter, gradient in results.gradients:
             parameter.grad = gradient
         for router, since_step in results.routers:
@@ -186,64 +186,60 @@ class Trainer:
         return [modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
 
     def _inputs(self) -> list[Any]:
-        """Token ids and targets of each pass."""
+        """Token ids, targets and what noise is drawn from, of each pass: a generator, or the key of one on a GPU."""
         config, context = self.config, self.model.context
         numbers = range(self.completed * config.accumulate, (self.completed + 1) * config.accumulate)
         settings: Any = {"context": context, "batch_size": config.batch_size, "seed": config.seed}
-        batches = [self.corpus.batch(n, device=config.device, **settings) for n in numbers]
-        return [ids for batch in batches for ids in (batch.tokens, batch.targets)]
+        inputs: list[Any] = []
+        for n in numbers:
+            batch, seed = self.corpus.batch(n, device=config.device, **settings), [config.seed, n, 1]
+            noise = np.random.default_rng(seed) if config.device == "cpu" else put(key_of(seed), config.device)
+            inputs += [batch.tokens, batch.targets, noise]
+        return inputs
 
-    def _accumulate_gradients(self, *inputs: Any, noise: bool = False) -> "_Results":
-        """Fill ``.grad`` with the mean over the passes. Without ``noise``, routers that draw some fail."""
+    def _accumulate_gradients(self, *inputs: Any) -> "_Results":
+        """Fill ``.grad`` with the mean over the passes."""
         config, model, xp = self.config, self.model, self.model.namespace
         parameters, modules = list(model.parameters()), [module for _, module in model.named_modules()]
         for parameter in parameters:
             parameter.grad = None
         for module in modules:
             module.forget_passes()  # of a step that failed
-        rows, dropped = [], 0
-        for i, (tokens, targets) in enumerate(zip(inputs[::2], inputs[1::2], strict=True)):
-            seed = [config.seed, self.completed * config.accumulate + i, 1]
-            output = model(tokens, rng=generator(config.device, seed) if noise else _NoNoise())
+        rows = []
+        for tokens, targets, noise in zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True):
+            rng = noise if isinstance(noise, np.random.Generator) else DeviceGenerator(noise)
+            output = model(tokens, rng=rng)
             loss, auxiliary = CrossEntropy.apply(output.logits, targets), output.auxiliary_loss
             objective = loss if auxiliary is None else loss + auxiliary
             (objective * (1 / config.accumulate)).backward()
             statistics = [r.statistics for r in output.routings if r is not None]
-            dropped += sum(len(s.dropped) for s in statistics)
-            parts = [loss.data, xp.zeros(1) if auxiliary is None else auxiliary.data, *(s.load for s in statistics)]
+            parts = [loss.data, xp.zeros(1) if auxiliary is None else auxiliary.data]
+            parts += [s.num_dropped for s in statistics] + [s.load for s in statistics]
             rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
         gradients = [(p, p.grad) for p in parameters]
         squares = xp.asarray(sum_of_squares([g for _, g in gradients if g is not None]))
         routers = [(m, m.since_step) for m in modules if isinstance(m, Router)]
         numbers = xp.concat([squares.reshape(1), *rows])
-        return _Results(numbers, config.accumulate, len(statistics), dropped, gradients, routers)
+        return _Results(numbers, config.accumulate, len(statistics), gradients, routers)
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:
         """Repeat the passes with every op checked, to name the first that produced the value."""
         at = f"step {self.completed + 1}: loss {loss}, gradient norm {norm}"
         try:
             with check_finite(), np.errstate(all="ignore"):
-                self._accumulate_gradients(*self._inputs(), noise=True)
+                self._accumulate_gradients(*self._inputs())
         except NonFiniteError as error:
             error.add_note(at)
             raise
         raise NonFiniteError("the gradient norm", "sum", f"a non-finite value at {at}")
 
 
-class _NoNoise:
-    """In place of a generator while a step is recorded: a replay would draw the same numbers again."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError("the routers draw noise")
-
-
 class _Results(NamedTuple):
     """The passes of one step."""
 
-    numbers: Any  # on the device, in float64: Σ of the squared gradients; then loss, auxiliary loss, loads of each pass
+    numbers: Any  # on the device, in float64: Σ g²; then loss, auxiliary loss, drops and loads of each pass
     num_passes: int
     num_layers: int  # with a router
-    dropped: int
     gradients: list[tuple[Any, Any]]  # parameters and theirs
     routers: list[tuple[Router, Any]]  # and what the passes left in them
 
@@ -255,7 +251,7 @@ class _Report(NamedTuple):
     auxiliary_loss: float
     gradient_norm: float
     load: Any  # Float[L, E]: assignments to each expert of each routed layer, before dropping
-    dropped: int
+    dropped: float
 
 
 def _report(results: _Results) -> _Report:
@@ -266,5 +262,7 @@ def _report(results: _Results) -> _Report:
     for loss_of_pass, auxiliary_of_pass in table[:, :2].tolist():
         mean_loss += loss_of_pass / len(table)
         mean_auxiliary += auxiliary_of_pass / len(table)
-    load = np.array_split(table[:, 2:].sum(axis=0), results.num_layers) if results.num_layers else []
-    return _Report(mean_loss, mean_auxiliary, math.sqrt(squares[0]), np.array(load), results.dropped)
+    layers = results.num_layers
+    dropped, loads = np.split(table[:, 2:].sum(axis=0), [layers])
+    load = np.array_split(loads, layers) if layers else []
+    return _Report(mean_loss, mean_auxiliary, math.sqrt(squares[0]), np.array(load), dropped.sum())

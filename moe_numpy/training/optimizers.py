@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..autodiff.arrays import library_of
 from ..kernels import kernel, to_host
-from ..typing import Array, Shaped
+from ..typing import Array, Float, Shaped
 
 
 @kernel
@@ -21,27 +21,30 @@ def adamw(
     second: list[Shaped[Array, "..."]],
     decay: list[float],
     rounded: list[Shaped[Array, "..."] | None],
+    now: Float[Array, "4"],
     *,
-    gradient_scale: float,
     betas: tuple[float, float],
-    corrections: tuple[float, float],
-    lr: float,
     eps: float,
 ) -> None:
-    """One step for every parameter θ, in place, with g = gradient_scale · gradient and c₁, c₂ = ``corrections``::
+    """One step for every parameter θ with weight decay λ, in place; scale, η, c₁, c₂ = ``now``, in float64::
 
+    g = scale · gradient
     m = β₁ m + (1 - β₁) g
     v = β₂ v + (1 - β₂) g²
-    θ = θ decay - lr (m / c₁) / (√(v / c₂) + ε)
+    θ = (1 - η λ) θ - η (m / c₁) / (√(v / c₂) + ε)
 
-    ``rounded`` has the narrow parameter of which θ is the master, which becomes the rounded θ, or None.
+    ``rounded`` has the narrow parameter of which θ is the master, which becomes the rounded θ, or None. Nothing changes
+    if the scale is not finite.
     """
-    (beta1, beta2), (c1, c2) = betas, corrections
-    for p, gradient, m, v, keep, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
-        g = gradient_scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
+    scale, lr, c1, c2 = now.tolist()
+    if not math.isfinite(scale):
+        return
+    beta1, beta2 = betas
+    for p, gradient, m, v, rate, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
+        g = scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
         m[...] = beta1 * m + (1 - beta1) * g
         v[...] = beta2 * v + (1 - beta2) * g * g
-        p[...] = keep * p - lr * (m / c1) / (np.sqrt(v / c2) + eps)
+        p[...] = (1 - lr * rate) * p - lr * (m / c1) / (np.sqrt(v / c2) + eps)
         if narrow is not None:
             narrow[...] = p
 
@@ -115,6 +118,29 @@ class AdamW:
                 Module after the optimizer was made, has changed its shape, or cannot be written to.
             ValueError: the learning rate is negative, or it or the scale is not finite. In no case is anything changed.
         """
+        lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
+        _require_number("lr", lr)
+        if not math.isfinite(scale):
+            raise ValueError(f"gradient_scale must be finite, got {scale}")
+        xp = array_namespace(next(iter(self.parameters.values())).data)
+        self.update(xp.asarray([scale, *self.rates(lr)]))
+        self.steps += 1
+
+    def rates(self, lr: float) -> tuple[float, float, float]:
+        """η, 1 - β₁ᵗ and 1 - β₂ᵗ of the next step."""
+        beta1, beta2 = self.betas
+        return lr, 1 - beta1 ** (self.steps + 1), 1 - beta2 ** (self.steps + 1)
+
+    def update(self, now: Float[Array, "4"]) -> None:
+        """What :meth:`step` does with the parameters, without counting it as a step.
+
+        Args:
+            now: the factor of the gradients and :meth:`rates`, in float64, where the parameters live. Nothing changes
+                if the factor is not finite.
+
+        Raises:
+            RuntimeError: as :meth:`step`.
+        """
         self._require_all_known()
         active = {name: p for name, p in self.parameters.items() if p.requires_grad}
         missing = [name for name, p in active.items() if p.grad is None]
@@ -125,12 +151,6 @@ class AdamW:
             )
         for name, p in active.items():
             self._require_fits(name, p)
-        lr, scale = float(self.lr if lr is None else lr), float(gradient_scale)
-        _require_number("lr", lr)
-        if not math.isfinite(scale):
-            raise ValueError(f"gradient_scale must be finite, got {scale}")
-        self.steps += 1
-        beta1, beta2 = self.betas
         names = list(active)
         parameters = [self.master.get(name, active[name].data) for name in names]
         gradients = [active[name].grad for name in names]
@@ -139,12 +159,10 @@ class AdamW:
             gradients,
             [self.first[name] for name in names],
             [self.second[name] for name in names],
-            [1 - lr * self.weight_decay if name in self.decaying else 1.0 for name in names],
+            [self.weight_decay if name in self.decaying else 0.0 for name in names],
             [active[name].data if name in self.master else None for name in names],
-            gradient_scale=scale,
+            now,
             betas=self.betas,
-            corrections=(1 - beta1**self.steps, 1 - beta2**self.steps),
-            lr=lr,
             eps=self.eps,
         )
 

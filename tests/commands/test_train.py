@@ -396,3 +396,20 @@ def test_a_run_without_a_step_leaves_what_was_there(tmp_path, existed):
     with new_run(folder, ModelConfig(), TrainingConfig()):
         assert (folder / "config.json").exists()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_why_steps_are_not_recorded_is_said_once(cli, tiny, monkeypatch):
+    """A stand-in for a GPU: the second step finds an obstacle."""
+    original = Trainer.step
+
+    def step(self):
+        if self.completed == 1:
+            self.not_recorded = "x[0] has to come to the host"
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    result = cli(*tiny)
+    assert result.exit_code == 0, result.output
+    line = "Steps run launch by launch, not as one CUDA graph: x[0] has to come to the host\n"
+    assert result.output.count(line) == 1
+    assert result.output.index(line) < result.output.index("step 3/")

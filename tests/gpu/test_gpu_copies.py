@@ -60,19 +60,16 @@ def test_the_profiler_sees_what_cupy_copies(torch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("recipe", "each_layer"),
-    [("mixtral", 0), ("deepseek_v3", 0), ("switch", 1), ("vmoe", 1)],  # with capacity: how many are kept
-)
-def test_a_training_step_copies_only_what_it_asks_for(torch, fetched, recipe, each_layer, dtype):
+@pytest.mark.parametrize("recipe", ["mixtral", "deepseek_v3", "gshard", "longcat", "shazeer_2017", "switch", "vmoe"])
+def test_a_training_step_copies_only_what_it_asks_for(torch, fetched, recipe, dtype):
     t = trainer(recipe, dtype)
     for _ in range(3):
         t.step()
     fetched.clear()
     copies = copies_to_the_host(torch, t.step)
     assert len(copies) == len(fetched), (copies, fetched)
-    assert len(fetched) == each_layer * LAYERS + 1, fetched  # one array of losses, loads and the gradient norm
-    assert (t.not_recorded is None) == (each_layer == 0)
+    assert len(fetched) == 1, fetched  # losses, drops, loads and the gradient norm
+    assert t.not_recorded is None
 
 
 def test_sorting_by_many_tokens_copies_nothing(torch, fetched):

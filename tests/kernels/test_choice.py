@@ -168,8 +168,7 @@ from moe_numpy import kernels
 from moe_numpy.training.optimizers import adamw
 print(kernels.must_compile())
 one = [np.ones(3, np.float32)]
-settings = {"gradient_scale": 1.0, "betas": (0.9, 0.9), "corrections": (1.0, 1.0), "lr": 0.1, "eps": 1.0}
-adamw(one, one, one, one, [1.0], [None], **settings)
+adamw(one, one, one, one, [0.0], [None], np.array([1.0, 0.1, 1.0, 1.0]), betas=(0.9, 0.9), eps=1.0)
 print(kernels.must_compile())
 """
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "MOE_NUMPY_KERNELS": "numba", "NUMBA_DISABLE_JIT": "0"}

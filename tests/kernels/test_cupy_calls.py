@@ -53,7 +53,7 @@ def signatures(code):
     return {name: [p.rpartition(" ")[0].removeprefix("const ") for p in given.split(",")] for name, given in loops}
 
 
-MOVING = {"take", "take_rows", "scatter"}  # entries of any type, by their bytes
+MOVING = {"dense", "take", "take_rows", "scatter"}  # entries of any type, by their bytes
 
 
 class RawModule:
@@ -65,7 +65,13 @@ class RawModule:
         self.signatures = signatures(re.sub(r"\s+", " ", code).replace(", ", ","))
         defined = dict(option.removeprefix("-D").split("=") for option in options if option.startswith("-D"))
         c = {"index_t": "int64", "unsigned long long": "int64", "double": "float64", "float": "float32", "bool": "bool"}
-        c |= {"__nv_bfloat16": "bfloat16", "bf16": "bfloat16", "int": "int32"}
+        c |= {
+            "__nv_bfloat16": "bfloat16",
+            "bf16": "bfloat16",
+            "unsigned short": "bfloat16",
+            "int": "int32",
+            "unsigned": "uint32",
+        }
         self.types = c | {name: c[value] for name, value in defined.items() if value in c}
 
     def get_function(self, name):
@@ -129,7 +135,18 @@ def gemm(a_turned, b_turned, m, n, k, alpha, *rest):
     entries(c, dtype_of(c_kind), (m, n), (1, c_step))[...] = number(alpha, compute) * (left @ right)
 
 
-FUNCTIONS = ["argsort", "arange", "ascontiguousarray", "asarray", "broadcast_to", "cumsum", "repeat", "tile", "zeros"]
+FUNCTIONS = [
+    "argsort",
+    "arange",
+    "ascontiguousarray",
+    "asarray",
+    "broadcast_to",
+    "concatenate",
+    "cumsum",
+    "repeat",
+    "tile",
+    "zeros",
+]
 
 
 def batched_gemm(a_turned, b_turned, m, n, k, alpha, *rest):
@@ -202,7 +219,7 @@ def every_case(test):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_every_launch_fits_its_loop(name, build, view, dtype, on_cupy):
     arguments = list(build(np.random.default_rng(0), float_type(dtype), view))
-    if dtype == "bfloat16" and name == "adamw":
+    if dtype == "bfloat16" and name.startswith("adamw"):
         p, gradients, m, v, *rest = arguments
         arguments = [cast(p, np.float32), gradients, *cast([m, v], np.float32), *rest]  # masters, and their moments
     call(on_cupy, name, on_device(arguments))
@@ -212,7 +229,7 @@ def test_every_launch_fits_its_loop(name, build, view, dtype, on_cupy):
 @pytest.mark.parametrize("wide", [0, 1])
 def test_arrays_of_two_types_are_brought_to_one(name, build, wide, on_cupy):
     arguments = list(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray))
-    if (name, wide) == ("adamw", 0):
+    if name.startswith("adamw") and wide == 0:
         arguments[2:4] = cast(arguments[2:4], np.float64)  # moments have the type of their parameters
         arguments[5] = cast(arguments[5], np.float64)
     if wide < len(arguments):
@@ -225,7 +242,8 @@ def test_every_loop_is_launched(on_cupy):
     for cases in CASES.values():
         for case in cases:
             name, build = case.values
-            call(on_cupy, name, on_device(build(np.random.default_rng(0), np.dtype(np.float32), np.asarray)))
+            dtype = float_type("bfloat16" if name == "wide_product" else "float32")
+            call(on_cupy, name, on_device(build(np.random.default_rng(0), dtype, np.asarray)))
     assert RawModule.launched == set(signatures(SOURCE.with_suffix(".cu").read_text()))
 
 
@@ -264,10 +282,11 @@ def test_a_type_without_loops_is_refused(on_cupy):
 def test_an_array_that_could_not_change_in_place_is_refused(on_cupy):
     wide = np.zeros((2, 6))
     p, grad, m, v = (on_device(x) for x in (wide[:, ::2], np.ones((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))))
-    settings = {"gradient_scale": 1, "betas": (0, 0), "corrections": (1, 1), "lr": 1, "eps": 1}
+    settings = {"betas": (0, 0), "eps": 1}
+    now = on_device(np.ones(4))
     with pytest.raises(ValueError, match="adamw: parameters and moments must be contiguous"):
-        on_cupy.adamw([p], [grad], [m], [v], [1], [None], **settings)
-    on_cupy.adamw([m], [grad], [v], [v], [1], [None], **settings)  # whole numbers reach the loop as floats
+        on_cupy.adamw([p], [grad], [m], [v], [1], [None], now, **settings)
+    on_cupy.adamw([m], [grad], [v], [v], [1], [None], now, **settings)  # whole numbers reach the loop as floats
 
 
 @pytest.mark.parametrize(("length", "num_keys", "groups"), [(1, 9, 4), (130, 300, 1), (200, 200, 3)])

@@ -68,7 +68,7 @@ def test_sums_for_keys_that_do_not_exist(name, key):
 
 
 @compiled_only
-@pytest.mark.parametrize("offsets", [(0, 2, 3), (0, 2, 5), (1, 2, 4), (0, 7, 4)])
+@pytest.mark.parametrize("offsets", [(0, 2, 5), (1, 2, 4), (0, 7, 4)])
 @pytest.mark.parametrize(
     "call",
     [
@@ -80,7 +80,7 @@ def test_sums_for_keys_that_do_not_exist(name, key):
     ],
 )
 def test_offsets_that_are_not_those_of_the_rows(call, offsets):
-    with pytest.raises(IndexError, match=r"offsets must go from 0 up to 4, the number of rows, got \["):
+    with pytest.raises(IndexError, match=r"offsets must go from 0 up to at most 4, the number of rows, got \["):
         call(k, np.array(offsets))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moe_numpy.autodiff import Tensor
 from moe_numpy.moe.dispatch import STRATEGIES, Combine, Experts, GateMask, GateRows, Permute
 from moe_numpy.moe.experts import make_experts
-from moe_numpy.moe.routing import Dropped, Routing, Statistics
+from moe_numpy.moe.routing import Candidates, Routing, Statistics
 from moe_numpy.ops import FillPlaces
 
 D = 3
@@ -28,7 +28,7 @@ def make_routing(num_tokens, num_experts, pairs, gate, gate_on):
         gate_on=gate_on,
         losses={},
         auxiliary_loss=None,
-        statistics=Statistics(load, np.zeros((len(token), num_experts)), Dropped(token[:0], expert[:0], None)),
+        statistics=Statistics(load, np.zeros((len(token), num_experts)), Candidates(token, expert, token)),
         trace=None,
     )
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ...moe.capacity import KeepAssignments
+from ...moe.capacity import KeepAssignments, LeaveOut
 from ...moe.dispatch import Combine, GateMask, GateRows, Permute, ThroughMask
 from ...moe.experts import ClampedSwiGLU, GroupedAffine, GroupedSwiGLU
 from ...moe.gates import DivideByAtLeast, PickScores, PNormalize, Renormalize, SelectedSoftmax, SqrtSoftplus
@@ -86,6 +86,12 @@ def p_normalize_by_the_largest(rng: np.random.Generator) -> Built:
 def keep_assignments(rng: np.random.Generator) -> Built:
     """Two of five weights are dropped, the rest change places."""
     return lambda w: KeepAssignments.apply(w, np.array([4, 0, 2])), [rng.standard_normal(5)]
+
+
+@case(LeaveOut)
+def leave_out(rng: np.random.Generator) -> Built:
+    """Two of five weights become zero."""
+    return lambda w: LeaveOut.apply(w, np.array([True, False, True, True, False])), [rng.standard_normal(5)]
 
 
 @case(BalanceLoss)
