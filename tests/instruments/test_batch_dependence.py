@@ -8,8 +8,6 @@ from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import TopK
 
-pytestmark = pytest.mark.no_cover
-
 WITH_CAPACITY = {"gshard", "glam", "switch", "st_moe", "vmoe"}
 ONLY_IN_TRAINING = {"base", "sinkhorn"}
 WITHIN_SEQUENCES = {"expert_choice", "soft_moe", "mixture_of_depths"}

@@ -8,8 +8,6 @@ from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import TopK
 
-pytestmark = pytest.mark.no_cover
-
 ALWAYS = {"expert_choice", "soft_moe", "mixture_of_depths"}
 ONLY_IN_TRAINING = {"base", "sinkhorn"}
 # All first choices before second choices, or confident tokens first: a later token can take an earlier one's place.

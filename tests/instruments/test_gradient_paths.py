@@ -15,8 +15,6 @@ from moe_numpy.moe.losses import BalanceLoss, Load, SwitchBalance
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import Dense, TopK
 
-pytestmark = pytest.mark.no_cover
-
 
 @cache
 def probe(name):

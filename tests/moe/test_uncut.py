@@ -153,6 +153,7 @@ DROPPING = [
 ]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("case", DROPPING, ids=[c.name for c in DROPPING])
 def test_finite_differences(case):
     with uncut():

@@ -6,8 +6,6 @@ import pytest
 from moe_numpy.gradcheck import gradcheck
 from moe_numpy.ops import CausalAttention, RotaryEmbedding
 
-pytestmark = pytest.mark.no_cover
-
 
 def attend(q, k, v, sees, sinks=None):
     """One query at a time; ``sees(i, j)`` says whether the query at position i sees the key at position j."""

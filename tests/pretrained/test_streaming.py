@@ -9,8 +9,6 @@ from small_tokenizers import BYTES, KINDS, byte_fallback, published
 
 from moe_numpy.models.text import streamed
 
-pytestmark = pytest.mark.no_cover
-
 
 def strip(content, start, stop):
     return {"type": "Strip", "content": content, "start": start, "stop": stop}

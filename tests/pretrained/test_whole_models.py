@@ -12,8 +12,6 @@ from moe_numpy.ops import Multiply, Sum
 from moe_numpy.pretrained import TensorFiles, write_tensor_files
 from moe_numpy.pretrained.config import PublishedConfig
 
-pytestmark = pytest.mark.no_cover
-
 MODELS = [pytest.param(*which, id=" ".join(which)) for which in models()]
 PREFIX = {"llama4": "language_model."}
 every_model = pytest.mark.parametrize(("family", "name"), MODELS)
