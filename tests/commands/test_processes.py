@@ -28,7 +28,8 @@ def test_an_error_comes_through_and_ends_the_rest():
 def test_ctrl_c_is_told_once_and_ends_all():
     """As a shell sends it: to every process of the command."""
     program = (
-        "import time; from moe_numpy.commands.processes import over_all_cores as run\n"
+        "import signal, time; from moe_numpy.commands.processes import over_all_cores as run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell in the background ignores it
         "results = run(time.sleep, [0, 60, 60])\n"
         "next(results); print('started', flush=True); next(results)"
     )
