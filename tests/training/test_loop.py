@@ -68,7 +68,7 @@ def test_the_loss_falls_and_the_record_says_what_happened():
 def test_accumulation_is_the_mean_over_the_passes():
     """Two passes of one batch each give the mean of their gradients."""
     t = trainer(accumulate=2)
-    t._forward_and_backward()
+    t._accumulate_gradients(*t._inputs())
     both = {name: p.grad for name, p in t.model.named_parameters()}
     single = []
     for number in (0, 1):
