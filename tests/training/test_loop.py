@@ -74,7 +74,7 @@ def test_accumulation_is_the_mean_over_the_passes():
     for number in (0, 1):
         one = trainer()
         one.completed = number
-        one._forward_and_backward()
+        one._accumulate_gradients(*one._inputs())
         single.append({name: p.grad for name, p in one.model.named_parameters()})
     for name, grad in both.items():
         np.testing.assert_allclose(grad, (single[0][name] + single[1][name]) / 2, rtol=1e-4, atol=1e-7)
