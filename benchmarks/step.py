@@ -1,6 +1,5 @@
 """One training step of a Mixtral language model: forward, loss, backward, clipping, AdamW; ours and transformers'."""
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,8 +11,8 @@ from moe_numpy.devices import put
 from moe_numpy.kernels import to_host
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.ops import CrossEntropy
-from moe_numpy.training import AdamW, clip_factor
-from moe_numpy.training.optimizers import sum_of_squares
+from moe_numpy.training import AdamW
+from moe_numpy.training.optimizers import clip_factor_of, sum_of_squares
 
 from .place import Place
 from .timing import in_turn
@@ -89,7 +88,7 @@ def _row(
 
 
 def _ours(model: Any, inputs: Any, targets: Any, place: Place) -> Callable[[], float]:
-    """As the Trainer's step: on a GPU forward and backward are replayed."""
+    """As the Trainer's step: on a GPU one graph is replayed."""
     optimizer = AdamW(
         model.named_parameters(),
         lr=LEARNING_RATE,
@@ -99,19 +98,21 @@ def _ours(model: Any, inputs: Any, targets: Any, place: Place) -> Callable[[], f
         decay=lambda name, p: True,
     )
 
-    def forward_and_backward(inputs: Any, targets: Any) -> Any:
+    def step(rates: Any, inputs: Any, targets: Any) -> Any:
         model.zero_grad()
         loss = CrossEntropy.apply(model(inputs).logits, targets)
         loss.backward()
-        squares = sum_of_squares([p.grad for p in model.parameters()])
-        return array_namespace(squares).stack([squares, loss.data.astype(squares.dtype)])
+        squares = array_namespace(rates).asarray(sum_of_squares([p.grad for p in model.parameters()]))
+        optimizer.update(array_namespace(rates).concat([clip_factor_of(squares, MAX_NORM), rates]))
+        return loss.data
 
-    passes = place.recorded(forward_and_backward)
+    replayed = place.recorded(step)
 
     def run() -> float:
-        squares, loss = to_host(passes(inputs, targets)).tolist()
-        optimizer.step(gradient_scale=clip_factor(math.sqrt(squares), MAX_NORM))
-        return float(loss)
+        rates = put(np.array(optimizer.rates(LEARNING_RATE)), place.device)
+        loss = float(to_host(replayed(rates, inputs, targets)))
+        optimizer.steps += 1
+        return loss
 
     return run
 

@@ -13,14 +13,13 @@ import numpy as np
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
 from ..devices import DeviceGenerator, float_type, key_of, put
-from ..moe.router import Router
 from ..ops import CrossEntropy
 from .config import TrainingConfig
 from .corpus import Corpus
 from .freezing import matching
 from .interrupts import interrupts
 from .model_settings import ModelSettings
-from .optimizers import AdamW, clip_factor, sum_of_squares
+from .optimizers import AdamW, clip_factor_of, sum_of_squares
 from .record import StepRecord
 from .run_model import initial_model
 from .runs import Run
@@ -35,8 +34,9 @@ class Trainer:
     equally many threads. Initial weights and batches are the same on every device; the routers' noise is not.
 
     On a GPU, model, optimizer, text and noise live there. Per step, one small array comes to the host: losses, loads
-    and the norm of the gradients. Forward and backward pass are recorded as one CUDA graph at the second step, if
-    no shape in them depends on values; :attr:`not_recorded` says why not.
+    and the norm of the gradients. A whole step, from the forward pass to the update of weights and balancers, is
+    recorded as one CUDA graph at the second step and then replayed, if no shape in it depends on values;
+    :attr:`not_recorded` says why not.
 
     Args:
         model_config: the model to build.
@@ -88,17 +88,13 @@ class Trainer:
                 first. The weights are as before the step.
         """
         began = time.perf_counter()
+        learning_rate = self.schedule(self.completed)
         with np.errstate(all="ignore"):  # overflow is found and named below
-            report = _report(self._forward_and_backward())
+            report = _report(self._replayed_or_run(learning_rate))
         norm = report.gradient_norm
         if not math.isfinite(report.loss + report.auxiliary_loss + norm):
             self._explain_non_finite(report.loss, norm)
-        learning_rate = self.schedule(self.completed)
-        self.optimizer.step(lr=learning_rate, gradient_scale=clip_factor(norm, self.config.max_norm))
-        frozen = self._frozen_state()
-        self.model.after_step()
-        for buffer, array in frozen:
-            buffer.data[...] = array
+        self.optimizer.steps += 1
         self.completed += 1
         return StepRecord(
             step=self.completed,
@@ -152,38 +148,47 @@ class Trainer:
         """Continue from the newest checkpoint of a run, or from the one of ``step``; see :meth:`Run.restore`."""
         self.completed = run.restore(self.model, self.optimizer, self.corpus, step)
 
-    def _frozen_state(self) -> list[tuple[Any, Any]]:
-        """The state of routers that is frozen, and copies of it."""
-        if not self.config.freeze:
-            return []
-        frozen = matching((name for name, _ in self.model.named_buffers()), self.config.freeze)
-        return [(buffer, buffer.data.copy()) for name, buffer in self.model.named_buffers() if name in frozen]
+    def _replayed_or_run(self, learning_rate: float) -> "_Results":
+        """This step, replayed from a recording where there is one."""
+        rates = put(np.array(self.optimizer.rates(learning_rate)), self.config.device)
+        inputs = [rates, *self._inputs()]
+        if library_of(rates) != "cupy" or self.not_recorded is not None:
+            return self._run(*inputs)
+        from ..kernels.cuda_graph import CudaGraph, NotRecordable
 
-    def _forward_and_backward(self) -> "_Results":
-        """The passes of this step, replayed from a recording where there is one."""
-        inputs = self._inputs()
-        if library_of(inputs[0]) != "cupy" or self.not_recorded is not None:
-            return self._accumulate_gradients(*inputs)
         if self._recorded_with != (state := self._memory()):
-            from ..kernels.cuda_graph import CudaGraph
-
-            self._graph, self._recorded_with = CudaGraph(self._accumulate_gradients), state
+            self._graph, self._recorded_with = CudaGraph(self._run), state
         try:
             results: _Results = self._graph(*inputs)
-        except Exception as error:  # raised again below if it is not the recording's fault
+        except NotRecordable as error:
             self.not_recorded, self._graph = str(error), None
-            return self._accumulate_gradients(*inputs)
+            return self._run(*inputs)
         for parameter, gradient in results.gradients:
             parameter.grad = gradient
-        for router, since_step in results.routers:
-            router.since_step = since_step
         return results
 
     def _memory(self) -> list[Any]:
         """What a recording depends on."""
-        tensors = [*self.optimizer.parameters.values(), *(buffer for _, buffer in self.model.named_buffers())]
+        optimizer = self.optimizer
+        tensors = [*optimizer.parameters.values(), *(buffer for _, buffer in self.model.named_buffers())]
         modes = [module.training for _, module in self.model.named_modules()]
-        return [modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
+        settings = [optimizer.betas, optimizer.eps, optimizer.weight_decay]
+        return [settings, modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
+
+    def _run(self, rates: Any, *inputs: Any) -> "_Results":
+        """Passes and updates. Nothing is updated if a loss or gradient is not finite."""
+        results = self._accumulate_gradients(*inputs)
+        numbers, xp = results.numbers, self.model.namespace
+        finite = xp.isfinite(numbers).all()
+        scale = xp.where(finite, clip_factor_of(numbers[0], self.config.max_norm), math.nan)
+        self.optimizer.update(xp.concat([scale, rates]))
+        names = [name for name, _ in self.model.named_buffers()]
+        frozen = matching(names, self.config.freeze) if self.config.freeze else ()
+        state = [(name in frozen, buffer, buffer.data.copy()) for name, buffer in self.model.named_buffers()]
+        self.model.after_step()
+        for stays, buffer, before in state:
+            buffer.data[...] = before if stays else xp.where(finite, buffer.data, before)
+        return results
 
     def _inputs(self) -> list[Any]:
         """Token ids, targets and what noise is drawn from, of each pass: a generator, or the key of one on a GPU."""
@@ -218,9 +223,8 @@ class Trainer:
             rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
         gradients = [(p, p.grad) for p in parameters]
         squares = xp.asarray(sum_of_squares([g for _, g in gradients if g is not None]))
-        routers = [(m, m.since_step) for m in modules if isinstance(m, Router)]
         numbers = xp.concat([squares.reshape(1), *rows])
-        return _Results(numbers, config.accumulate, len(statistics), gradients, routers)
+        return _Results(numbers, config.accumulate, len(statistics), gradients)
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:
         """Repeat the passes with every op checked, to name the first that produced the value."""
@@ -241,7 +245,6 @@ class _Results(NamedTuple):
     num_passes: int
     num_layers: int  # with a router
     gradients: list[tuple[Any, Any]]  # parameters and theirs
-    routers: list[tuple[Router, Any]]  # and what the passes left in them
 
 
 class _Report(NamedTuple):

@@ -246,6 +246,13 @@ def clip_factor(norm: float, max_norm: float) -> float:
     return max_norm / norm if norm > max_norm else 1.0
 
 
+def clip_factor_of(squares: Float[Array, ""], max_norm: float) -> Float[Array, "1"]:
+    """:func:`clip_factor` of the norm √squares, an array on its device: nobody waits. NaN if that is not finite."""
+    xp = array_namespace(squares)
+    norm = xp.sqrt(squares).reshape(1)
+    return xp.where(norm > max_norm, max_norm / norm, 1.0 + 0 * norm)
+
+
 def _decays(name: str, p: Tensor) -> bool:
     said: bool | None = getattr(p, "decay", None)
     return p.ndim >= 2 and not name.endswith("bias") if said is None else said

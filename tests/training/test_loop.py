@@ -70,13 +70,13 @@ def test_the_loss_falls_and_the_record_says_what_happened():
 def test_accumulation_is_the_mean_over_the_passes():
     """Two passes of one batch each give the mean of their gradients."""
     t = trainer(accumulate=2)
-    t._forward_and_backward()
+    t._accumulate_gradients(*t._inputs())
     both = {name: p.grad for name, p in t.model.named_parameters()}
     single = []
     for number in (0, 1):
         one = trainer()
         one.completed = number
-        one._forward_and_backward()
+        one._accumulate_gradients(*one._inputs())
         single.append({name: p.grad for name, p in one.model.named_parameters()})
     for name, grad in both.items():
         np.testing.assert_allclose(grad, (single[0][name] + single[1][name]) / 2, rtol=1e-4, atol=1e-7)
