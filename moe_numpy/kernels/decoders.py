@@ -89,8 +89,7 @@ def _fp8(b: Any, codes: Any, scales: Any, c: Any) -> tuple[Any, Any]:
     """
     start, scale = b.add(codes, b.mul(c, number(32))), in_all_lanes(b, load(b, b.add(scales, b.mul(c, number(4))), F32))
     first, second = (
-        b.fmul(_e4m3_value(b, b.zext(load(b, b.add(start, number(16 * half)), BYTES), WORDS)), scale)
-        for half in (0, 1)
+        b.fmul(_e4m3_value(b, b.zext(load(b, b.add(start, number(16 * half)), BYTES), WORDS)), scale) for half in (0, 1)
     )
     return first, second
 

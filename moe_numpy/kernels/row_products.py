@@ -25,21 +25,28 @@ _AHEAD = 8192  # bytes; without prefetching, int8 and int4 run at half the speed
 _LINE = 64
 
 
-@intrinsic
-def products_of_row(
-    context: Any, kind: Any, codes: Any, codes_step: Any, scales: Any, scales_step: Any, scale_rows: Any, chunks: Any,
-    x: Any, y: Any, i: Any, i_end: Any,
-) -> Any:  # fmt: skip
-    """y_m = w_m · x for ROWS rows m from i; beyond the last row, the last one is computed again."""
+def _direct(num_columns: int) -> Any:
+    """Make a function: y_nm = w_m · x_n for ROWS rows of weights from i and ``num_columns`` rows of x from n."""
 
-    def make(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        kind, *weights, chunks, x, y, i, i_end = arguments
-        for name, decoder in DECODERS.items():
-            with b.if_then(b.icmp_signed("==", kind, number(KINDS[name]))):
-                _products(b, decoder, weights, chunks, (x, number(0), number(1)), (y, number(0)), (i, i_end), (ROWS, 1))
-        return context.get_dummy_value()
+    @intrinsic
+    def products(
+        context: Any, kind: Any, codes: Any, codes_step: Any, scales: Any, scales_step: Any, scale_rows: Any,
+        chunks: Any, x: Any, n: Any, n_end: Any, y: Any, y_step: Any, i: Any, i_end: Any,
+    ) -> Any:  # fmt: skip
+        def make(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+            kind, *weights, chunks, x, n, n_end, y, y_step, i, i_end = arguments
+            for name, decoder in DECODERS.items():
+                with b.if_then(b.icmp_signed("==", kind, number(KINDS[name]))):
+                    of = (x, n, n_end), (y, y_step), (i, i_end), (ROWS, num_columns)
+                    _products(b, decoder, weights, chunks, *of)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 11), make
+        return types.void(*[types.int64] * 14), make
+
+    return products
+
+
+products_with_one, products_with_two, products_with_four = map(_direct, (1, 2, 4))
 
 
 @intrinsic

@@ -80,7 +80,9 @@ def look_up(b: Any, table: list[float], index: Any) -> Any:
 
 def look_up_in_memory(b: Any, table: list[float], name: str, index: Any) -> Any:
     """``table[index]`` of any length, for one index."""
-    address = b.ptrtoint(cgutils.global_constant(b.module, name, ir.Constant(ir.ArrayType(F32, len(table)), table)), I64)
+    address = b.ptrtoint(
+        cgutils.global_constant(b.module, name, ir.Constant(ir.ArrayType(F32, len(table)), table)), I64
+    )
     return load(b, b.add(address, b.mul(b.zext(index, I64), number(4))), F32)
 
 
