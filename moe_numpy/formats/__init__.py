@@ -1,6 +1,6 @@
 """How a weight matrix is stored: number formats, their values, and products. Nothing here knows files or models.
 
-- One file a format: its layout, ``quantise`` or ``encode``, ``dequantise`` or ``decode``, and a :class:`Matrix`.
+- One file a format: layout, ``quantise`` or ``encode``, ``dequantise`` or ``decode``, and a :class:`Matrix`.
 - ``matrix.py``: what all of them can do, and the definition of their product; ``kernels/product_loops.py`` has its loop.
 - ``named.py``: formats by name.
 """

@@ -71,8 +71,8 @@ class Int4Matrix(Matrix):
         checked("scales", self.scales, np.uint16, 2)
         if self.codes.shape != (*self.scales.shape, _BYTES):
             raise ValueError(
-                f"int4: codes [out, in / {GROUP}, {_BYTES}] need scales [out, in / {GROUP}], got {self.codes.shape} and "
-                f"{self.scales.shape}"
+                f"int4: codes [out, in / {GROUP}, {_BYTES}] need scales [out, in / {GROUP}], "
+                f"got {self.codes.shape} and {self.scales.shape}"
             )
 
     @property
