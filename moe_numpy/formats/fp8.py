@@ -67,7 +67,7 @@ def dequantise(
     _check(codes, scales, block)
     weights = decode(codes, dtype)
     factors = e8m0.decode(scales, dtype) if scales.dtype == np.uint8 else scales.astype(weights.dtype)
-    with np.errstate(over="ignore"):  # beyond the largest float32 is infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond the largest float32 is infinity
         for i, rows in _rows_of_blocks(weights, block):
             rows *= _along_columns(factors[..., i, :], rows, block)
     return weights

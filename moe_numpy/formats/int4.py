@@ -54,7 +54,8 @@ def dequantise(
     weights[..., :_BYTES] = codes & 15
     weights[..., _BYTES:] = codes >> 4
     weights -= _ZERO
-    weights *= bfloat16.decode(scales)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # of scales that quantise does not make
+        weights *= bfloat16.decode(scales)[..., None]
     return weights.reshape(*scales.shape[:-1], scales.shape[-1] * GROUP)
 
 

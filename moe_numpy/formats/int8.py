@@ -43,7 +43,8 @@ def dequantise(
 ) -> Float[Array, "*batch out in"]:
     """q s, exactly."""
     weights = codes.astype(dtype).reshape(*scales.shape, GROUP)
-    weights *= bfloat16.decode(scales)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # of scales that quantise does not make
+        weights *= bfloat16.decode(scales)[..., None]
     return weights.reshape(codes.shape)
 
 
