@@ -22,21 +22,24 @@ from ..typing import Array, Float, Int
 @kernel
 def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"]:
     """y_n = W x_n with W dequantised, each row alone. ``matrix`` is a :class:`Matrix`."""
-    xp, weights = array_namespace(x), matrix.dequantise(x.dtype)
-    y = xp.empty((len(x), len(weights)), dtype=x.dtype)
-    for n in range(len(x)):
-        y[n] = weights @ x[n]
+    weights, y = matrix.dequantise(_wide(x)), array_namespace(x).empty((len(x), matrix.shape[0]), dtype=x.dtype)
+    for n, row in enumerate(x.astype(_wide(x), copy=False)):
+        y[n] = weights @ row
     return y
 
 
 @kernel
 def weight_product_of_experts(x: Float[Array, "N in"], stack: Any, experts: Int[Array, " N"]) -> Float[Array, "N out"]:
     """y_n = W_{e_n} x_n, each row alone, with the matrix e_n = experts[n] of a :class:`Stack`."""
-    xp = array_namespace(x)
-    y = xp.empty((len(x), stack.shape[1]), dtype=x.dtype)
+    y = array_namespace(x).empty((len(x), stack.shape[1]), dtype=x.dtype)
     for n, expert in enumerate(experts.tolist()):
-        y[n] = stack[expert].dequantise(x.dtype) @ x[n]
+        y[n] = weight_product.definition(x[n : n + 1], stack[expert])[0]
     return y
+
+
+def _wide(x: Array) -> np.dtype:
+    """The type in which products are computed, at least float32."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
 class Operands(NamedTuple):

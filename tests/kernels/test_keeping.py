@@ -84,24 +84,6 @@ def test_a_damaged_file_means_compiling_again(compile_double, tmp_path, damage, 
     assert [hits(compile_double()) for _ in range(2)] == [0, 1]
 
 
-def test_a_loop_made_of_other_files_is_out_of_date_when_they_change(compile_double, tmp_path):
-    part = tmp_path / "part.py"
-    part.write_text("")
-    spec = importlib.util.spec_from_file_location("part", part)
-    made_of = (importlib.util.module_from_spec(spec),)
-
-    def kept():
-        loop = compile_double()
-        loop.py_func.__globals__["MADE_OF"] = made_of
-        loop._cache = KeptLoop(loop.py_func)
-        return loop
-
-    assert hits(kept()) == 0
-    assert hits(kept()) == 1
-    part.write_text("# changed")
-    assert hits(kept()) == 0
-
-
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_a_folder_in_the_place_of_a_file(compile_double, tmp_path, suffix):
     hits(compile_double())
