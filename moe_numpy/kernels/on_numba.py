@@ -396,6 +396,27 @@ def weight_product_of_experts(x: Float[Array, "N in"], stack: Any, experts: Int[
     return y
 
 
+def grouped_weight_product(x: Float[Array, "N in"], stack: Any, offsets: Int[Array, " E1"]) -> Float[Array, "N out"]:
+    """Blocks of rows of all matrices side by side."""
+    offsets = _ascending(offsets, len(x))
+    if not _has_loop(x, stack):
+        return registry["grouped_weight_product"].definition(x, stack, offsets)
+    y, packed, bounds = empty((len(x), stack.shape[1]), x.dtype), _packed(x, stack.format), offsets.tolist()
+    y[bounds[-1] :] = 0
+    kind, codes, step, stride, scales, scales_step, scales_stride, *shape = product_loops.operands(stack)
+
+    def block(item: tuple[int, slice]) -> None:
+        e, rows = item
+        weights = kind, codes + e * stride, step, scales + e * scales_stride, scales_step, *shape
+        first, num = bounds[e], bounds[e + 1] - bounds[e]
+        inputs, outputs = packed.ctypes.data + first * packed.strides[0], y.ctypes.data + first * y.strides[0]
+        product_loops.product(*weights, inputs, num, outputs, y.strides[0], rows.start, rows.stop)
+
+    own = [e for e in range(len(stack)) if bounds[e] < bounds[e + 1]]
+    run(block, [(e, rows) for e in own for rows in blocks(y.shape[1], _PRODUCT)])
+    return y
+
+
 def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
