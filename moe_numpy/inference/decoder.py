@@ -1,0 +1,77 @@
+"""A transformer that reads and continues texts without a tape, row by row.
+
+Training code is not repeated: norms, rotations, scores, selections and activations are those of the ops and the router,
+called from arrays to arrays. What a token gets depends on its own text alone, never on the company in its call, nor on
+how its text was cut into calls.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import no_grad
+from ..models import Transformer
+from ..models.transformer import Block
+from ..typing import Float, Int
+from .attention import attention_step
+from .experts import feed_forward_step
+from .maps import Map, norm_of
+from .rows import Rows
+from .sequence import Sequence
+
+
+class Decoder:
+    """A model for texts that grow.
+
+    Args:
+        model: its weights are used as they are.
+
+    Raises:
+        ValueError: a layer in which a row depends on other rows, such as one of expert choice.
+    """
+
+    def __init__(self, model: Transformer):
+        self.parts = model.parts
+        self.layers = [_Layer(layer) for layer in model.layers]
+        self.embedding = model.embedding.weight.data
+        self.norm = norm_of(model.norm)
+        self.output = Map.of(np.asarray(self.embedding, np.float32)) if model.output is None else Map(model.output)
+
+    def new_sequence(self) -> Sequence:
+        """A text of which nothing was read yet."""
+        return Sequence([layer.attention.new() for layer in self.layers])
+
+    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " n"]]) -> Float[np.ndarray, "texts V"]:
+        """Read more tokens of some texts; the logits of what follows each."""
+        parts, end = [], 0
+        for sequence, tokens in texts:
+            parts.append((sequence, slice(end, end + len(tokens))))
+            end += len(tokens)
+        rows = Rows(np.concatenate([tokens for _, tokens in texts]), parts)
+        p = self.parts
+        with no_grad():
+            x = np.asarray(self.embedding[rows.tokens], np.float32)
+            x = x if p.embedding_multiplier == 1 else p.embedding_multiplier * x
+            for i, layer in enumerate(self.layers):
+                x = layer(x, rows, i)
+            last = x[[mine.stop - 1 for _, mine in parts]]
+            logits = self.output(self.norm(last))
+        for sequence, mine in parts:
+            sequence.length += mine.stop - mine.start
+        return logits if p.logit_divisor == 1 else logits / np.float32(p.logit_divisor)
+
+
+class _Layer:
+    """:class:`moe_numpy.models.transformer.Block` from arrays to arrays."""
+
+    def __init__(self, block: Block):
+        self.block = block
+        self.norms = norm_of(block.attention_norm), norm_of(block.feed_forward_norm)
+        self.attention, self.feed_forward = attention_step(block.attention), feed_forward_step(block.feed_forward)
+
+    def __call__(self, x: Any, rows: Rows, i: int) -> Any:
+        block, (first, second) = self.block, self.norms
+        attended = self.attention(block._before(first, x), rows, i)
+        h = block._added(x, block._after(first, attended))
+        answer = self.feed_forward(block._before(second, h), rows)
+        return block._added(h, block._after(second, answer))
