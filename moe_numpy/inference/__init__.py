@@ -2,5 +2,6 @@
 
 from .decoder import Decoder
 from .sequence import Sequence
+from .writing import Guesses, write
 
-__all__ = ["Decoder", "Sequence"]
+__all__ = ["Decoder", "Guesses", "Sequence", "write"]

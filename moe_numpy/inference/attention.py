@@ -70,8 +70,10 @@ class AttentionStep:
 
     def new(self) -> tuple[Kept, Kept]:
         """What a sequence keeps: keys and values."""
-        width = self.num_kv_heads * self.d_head
-        return Kept(width), Kept(width)
+        p, width = self.parts, self.num_kv_heads * self.d_head
+        windows = [w for w in (p.window, p.chunk) if w is not None]
+        window = min(windows) if windows else None
+        return Kept(width, window), Kept(width, window)
 
     def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows, layer: int) -> Float[np.ndarray, "N d"]:
         p = self.parts
@@ -86,7 +88,7 @@ class AttentionStep:
             kept_keys, kept_values = sequence.layers[layer]
             keys, values = kept_keys.append(k[mine].reshape(mine.stop - mine.start, -1)), kept_values.append(v[mine])
             heads = len(keys), self.num_kv_heads, self.d_head
-            first = self._first(rows.positions[mine])
+            first = self._first(rows.positions[mine]) - kept_keys.start
             o = attend(q[mine], keys.reshape(heads), values.reshape(heads), first, scale, self.sinks)
             y[mine] = o.reshape(len(o), -1)
         return self.output(y)

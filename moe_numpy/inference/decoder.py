@@ -19,6 +19,8 @@ from .maps import Map, norm_of
 from .rows import Rows
 from .sequence import Sequence
 
+CHUNK = 512  # tokens of one text at a time
+
 
 class Decoder:
     """A model for texts that grow.
@@ -41,21 +43,41 @@ class Decoder:
         """A text of which nothing was read yet."""
         return Sequence([layer.attention.new() for layer in self.layers])
 
-    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " n"]]) -> Float[np.ndarray, "texts V"]:
-        """Read more tokens of some texts; the logits of what follows each."""
-        parts, end = [], 0
+    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " n"]], every: bool = False) -> Float[np.ndarray, "rows V"]:
+        """Read more tokens of some texts; the logits of what follows each text, or with ``every`` each token.
+
+        Raises:
+            ValueError: no text, a text without tokens, an id that the model does not have, or more than its context.
+        """
+        long = [i for i, (_, tokens) in enumerate(texts) if len(tokens) > CHUNK]
+        if long and not every:
+            for i in long:  # in pieces, which changes nothing but the memory that it takes
+                sequence, tokens = texts[i]
+                last = (len(tokens) - 1) // CHUNK * CHUNK
+                for start in range(0, last, CHUNK):
+                    self._rows([(sequence, tokens[start : start + CHUNK])], False)
+                texts = (*texts[:i], (sequence, tokens[last:]), *texts[i + 1 :])
+        return self._rows(list(texts), every)
+
+    def _rows(self, texts: list[tuple[Sequence, Int[np.ndarray, " n"]]], every: bool) -> Float[np.ndarray, "rows V"]:
+        p, parts, end = self.parts, [], 0
         for sequence, tokens in texts:
+            if sequence.length + len(tokens) > p.context:
+                raise ValueError(f"{sequence.length + len(tokens)} tokens do not fit context={p.context}")
             parts.append((sequence, slice(end, end + len(tokens))))
             end += len(tokens)
+        if not texts or not all(len(tokens) for _, tokens in texts):
+            raise ValueError("there must be at least one text, and each must have at least one new token")
         rows = Rows(np.concatenate([tokens for _, tokens in texts]), parts)
-        p = self.parts
+        if not (rows.tokens.min() >= 0 and rows.tokens.max() < p.vocab_size):
+            raise ValueError(f"token ids must be below vocab_size={p.vocab_size}, got {rows.tokens.max()}")
         with no_grad():
-            x = np.asarray(self.embedding[rows.tokens], np.float32)
+            x: Any = np.asarray(self.embedding[rows.tokens], np.float32)
             x = x if p.embedding_multiplier == 1 else p.embedding_multiplier * x
             for i, layer in enumerate(self.layers):
                 x = layer(x, rows, i)
-            last = x[[mine.stop - 1 for _, mine in parts]]
-            logits = self.output(self.norm(last))
+            x = x if every else x[[mine.stop - 1 for _, mine in parts]]
+            logits = self.output(self.norm(x))
         for sequence, mine in parts:
             sequence.length += mine.stop - mine.start
         return logits if p.logit_divisor == 1 else logits / np.float32(p.logit_divisor)
@@ -71,7 +93,7 @@ class _Layer:
 
     def __call__(self, x: Any, rows: Rows, i: int) -> Any:
         block, (first, second) = self.block, self.norms
-        attended = self.attention(block._before(first, x), rows, i)
-        h = block._added(x, block._after(first, attended))
-        answer = self.feed_forward(block._before(second, h), rows)
-        return block._added(h, block._after(second, answer))
+        attended = self.attention(block.before(first, x), rows, i)
+        h = block.added(x, block.after(first, attended))
+        answer = self.feed_forward(block.before(second, h), rows)
+        return block.added(h, block.after(second, answer))

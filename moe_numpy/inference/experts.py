@@ -1,20 +1,16 @@
 """Feed-forward layers for rows: dense, or the experts that each row chooses, without sorting all rows by expert."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .. import ops
-from ..autodiff import Function, Tensor, no_grad
+from ..autodiff import Tensor
 from ..moe import MoE
-from ..moe.experts import WithZeroExperts
-from ..moe.gates import Gate, PickScores, Scale
+from ..moe.gates import PickScores
 from ..moe.router import Router
 from ..moe.routing import Batch
 from ..nn import FeedForward
-from ..ops.matmul import product
 from ..typing import Float
 from .maps import Map
 from .rows import Rows
@@ -55,12 +51,12 @@ class RouterStep:
         return candidates.token, candidates.expert, gate
 
 
-def _scored(scores: type[Function] | Callable[[Tensor], Tensor] | None, logits: Any) -> Any:
+def _scored(scores: Any, logits: Any) -> Any:
+    """What a :class:`RouterConfig` calls ``scores``, of arrays."""
     if scores is None:
         return logits
-    if isinstance(scores, type):
-        return scores.compute(logits)
-    return scores(Tensor(logits)).data
+    compute = getattr(scores, "compute", None)  # of a Function; others are functions of Tensors
+    return scores(Tensor(logits)).data if compute is None else compute(logits)
 
 
 class MoEStep:

@@ -27,6 +27,8 @@ from ..typing import Array, Bool, Float, Int, Shaped
 from . import attention, cublas, grouped_gemm
 from .kernel import registry
 
+AS_DEFINED = ("attend",)  # a GPU decodes with the modules of training
+
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
 _TILE = 64  # rows and columns of a block of a grouped product

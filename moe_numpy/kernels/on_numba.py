@@ -348,6 +348,28 @@ def causal_attention(
     return o, e, total
 
 
+def attend(
+    q: Float[Array, "n H D"],
+    keys: Float[Array, "L Hkv D"],
+    values: Float[Array, "L Hkv Dv"],
+    first: Int[Array, " n"],
+    scale: float,
+    sinks: Float[Array, " H"] | None,
+) -> Float[Array, "n H Dv"]:
+    """Queries and heads side by side, each by itself."""
+    y, number = np.empty((*q.shape[:2], values.shape[2]), q.dtype), q.dtype.type
+    sinks = np.empty(0, q.dtype) if sinks is None else sinks.astype(q.dtype, copy=False)
+    arrays = np.ascontiguousarray(q), keys, values, np.ascontiguousarray(first, np.int64)
+    rows, cost = len(q) * q.shape[1], len(keys) * (q.shape[2] + values.shape[2])
+
+    def block(s: slice) -> None:
+        scores = np.empty(len(keys), q.dtype)
+        loops.attend(*arrays, number(scale), sinks, scores, y, number(0), s.start, s.stop)
+
+    run(block, blocks(rows, max(_BLOCK // max(cost, 1), 1)))
+    return y
+
+
 def causal_attention_gradient(
     grad: Float[Array, "B Hkv GS Dv"],
     q: Float[Array, "B Hkv GS D"],
