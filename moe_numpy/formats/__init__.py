@@ -1,5 +1,14 @@
-"""How a weight matrix is stored: number formats below float32, and their values. Nothing here knows files or models."""
+"""How a weight matrix is stored: number formats, their values, and products. Nothing here knows files or models.
 
-from . import bfloat16, e8m0, fp8, mxfp4
+- One file a format: layout, ``quantise`` or ``encode``, ``dequantise`` or ``decode``, and a :class:`Matrix`.
+- ``matrix.py``: what all of them can do, and the definition of their product; ``kernels/product_loops.py`` has its loop.
+- ``named.py``: formats by name.
+"""
 
-__all__ = ["bfloat16", "e8m0", "fp8", "mxfp4"]
+from . import bfloat16, e8m0, float32, fp8, int4, int8, mxfp4
+from .matrix import Matrix, Stack
+from .named import FORMATS, quantise
+
+__all__ = [
+    "FORMATS", "Matrix", "Stack", "bfloat16", "e8m0", "float32", "fp8", "int4", "int8", "mxfp4", "quantise",
+]  # fmt: skip

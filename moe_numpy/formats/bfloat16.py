@@ -6,9 +6,13 @@ The range is that of float32; two to three decimal digits remain. NumPy has no s
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", section 3.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from ..typing import Array, Float, UInt16
+from .matrix import Matrix, checked
 
 
 def decode(bits: UInt16[Array, "..."]) -> Float[Array, "..."]:
@@ -38,3 +42,32 @@ def encode(values: Float[Array, "..."]) -> UInt16[Array, "..."]:
     nan = np.isnan(bits.view(np.float32))
     narrow[nan] = (bits[nan] >> 16) | 0x40  # carrying or truncating could have made them infinite
     return narrow.reshape(values.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class BFloat16Matrix(Matrix):
+    """Weights [out, in] from bits [out, in] of uint16. ValueError for other arrays."""
+
+    bits: Array
+    format = "bfloat16"
+
+    def __post_init__(self) -> None:
+        checked("bits", self.bits, np.uint16, 2)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return {"bits": self.bits}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.bits.shape
+
+    def dequantise(self, dtype: np.typing.DTypeLike = np.float32) -> Float[Array, "out in"]:
+        return decode(self.bits).astype(dtype, copy=False)
+
+    @classmethod
+    def encode(cls, weights: Float[Array, "*batch out in"], **settings: Any) -> dict[str, Array]:
+        bits = encode(weights)
+        if ((bits & 0x7FFF) == 0x7F80).any():
+            raise ValueError(f"bfloat16: weights must be below 3.396e38, got {np.abs(weights).max()}")
+        return {"bits": bits}

@@ -15,14 +15,18 @@ Sources: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", section 3; O
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..typing import Array, Float, Shaped, UInt8
 from . import e8m0
+from .matrix import Matrix, Operands, checked
 from .tables import look_up, magnitudes, nearest
 
 LARGEST = 448.0
+BLOCK = (128, 128)
 _NAN = 0x7F
 _MAGNITUDES = magnitudes(exponent_bits=4, mantissa_bits=3, bias=7)[:_NAN]
 _POSITIVE = np.append(_MAGNITUDES, np.nan)
@@ -60,14 +64,10 @@ def dequantise(
     Raises:
         ValueError: the number of scales is not that of the blocks, or a type is another one.
     """
-    expected = _blocks_of(codes.shape, block)
-    if scales.shape != expected:
-        raise ValueError(f"weights {codes.shape} in blocks of {block} need scales {expected}, got {scales.shape}")
-    if scales.dtype != np.uint8 and scales.dtype.kind != "f":
-        raise ValueError(f"scales must be floats, or uint8 for E8M0, got {scales.dtype}")
+    _check(codes, scales, block)
     weights = decode(codes, dtype)
     factors = e8m0.decode(scales, dtype) if scales.dtype == np.uint8 else scales.astype(weights.dtype)
-    with np.errstate(over="ignore"):  # beyond the largest float32 is infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond the largest float32 is infinity
         for i, rows in _rows_of_blocks(weights, block):
             rows *= _along_columns(factors[..., i, :], rows, block)
     return weights
@@ -113,3 +113,69 @@ def _rows_of_blocks(weights: Shaped[Array, "*batch out in"], block: tuple[int, i
 def _along_columns(scales: Float[Array, "*batch columns"], rows: Array, block: tuple[int, int]) -> Array:
     """The scale of each column, as a row."""
     return np.repeat(scales, min(block[1], rows.shape[-1]), axis=-1)[..., None, : rows.shape[-1]]
+
+
+@dataclass(frozen=True, eq=False)
+class FP8Matrix(Matrix):
+    """Weights [out, in] from codes [out, in] and scales of blocks. ValueError for other arrays.
+
+    Args:
+        codes: E4M3 bytes.
+        scales: [ceil(out / rows), ceil(in / columns)]: floats, or bytes in E8M0.
+        block: rows and columns of a block.
+    """
+
+    codes: Array
+    scales: Array
+    block: tuple[int, int] = BLOCK
+    format = "fp8"
+
+    def __post_init__(self) -> None:
+        checked("codes", self.codes, np.uint8, 2)
+        _check(self.codes, self.scales, self.block)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return {"codes": self.codes, "scales": self.scales}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"block": self.block}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape
+
+    @classmethod
+    def operands_of(cls, arrays: dict[str, Array], **settings: Any) -> Operands:
+        """Scales repeated for every 32 columns, unless a block's columns are no multiple of 32."""
+        (codes, scales), (rows, columns) = arrays.values(), settings["block"]
+        groups = -(-codes.shape[-1] // 32)
+        if columns % 32 and columns < codes.shape[-1]:
+            return Operands(codes, None, rows, compiled=False)
+        factors = e8m0.decode(scales) if scales.dtype == np.uint8 else scales.astype(np.float32)
+        repeated = np.repeat(factors, min(-(-columns // 32), groups), axis=-1)[..., :groups]
+        return Operands(codes, np.ascontiguousarray(repeated), rows)
+
+    def rows(self, start: int, stop: int) -> "FP8Matrix":
+        """A view of the rows start ... stop-1. ValueError if ``start`` is inside a block."""
+        rows = self.block[0]
+        if start % rows:
+            raise ValueError(f"rows must start at a multiple of {rows}, the rows of a block, got {start}")
+        return FP8Matrix(self.codes[start:stop], self.scales[start // rows : -(-stop // rows)], self.block)
+
+    def dequantise(self, dtype: np.typing.DTypeLike = np.float32) -> Float[Array, "out in"]:
+        return dequantise(self.codes, self.scales, self.block, dtype)
+
+    @classmethod
+    def encode(cls, weights: Float[Array, "*batch out in"], **settings: Any) -> dict[str, Array]:
+        codes, scales = quantise(weights, **({"block": BLOCK} | settings))
+        return {"codes": codes, "scales": scales}
+
+
+def _check(codes: Array, scales: Array, block: tuple[int, int]) -> None:
+    expected = _blocks_of(codes.shape, block)
+    if scales.shape != expected:
+        raise ValueError(f"weights {codes.shape} in blocks of {block} need scales {expected}, got {scales.shape}")
+    if scales.dtype != np.uint8 and scales.dtype.kind != "f":
+        raise ValueError(f"scales must be floats, or uint8 for E8M0, got {scales.dtype}")

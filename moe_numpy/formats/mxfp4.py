@@ -11,10 +11,14 @@ Sources: OCP Microscaling Formats (MX) Specification 1.0 (2023), sections 5.3.3,
 gpt-oss (OpenAI 2025, gpt-oss-120b & gpt-oss-20b Model Card, section 2.1).
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from ..typing import Array, Float, UInt8
 from . import e8m0
+from .matrix import Matrix, checked
 from .tables import look_up, magnitudes, nearest
 
 BLOCK = 32
@@ -34,11 +38,7 @@ def dequantise(
     Raises:
         ValueError: a shape or a type is another one.
     """
-    if blocks.ndim < 3 or blocks.shape[-1] != BLOCK // 2 or blocks.shape[:-1] != scales.shape:
-        raise ValueError(
-            f"blocks must be [..., out, in / 32, 16] and scales [..., out, in / 32], got {blocks.shape} and "
-            f"{scales.shape}"
-        )
+    _check(blocks, scales)
     weights = look_up(_PAIRS, blocks, np.dtype(dtype)).reshape(*scales.shape, BLOCK)
     with np.errstate(over="ignore"):
         weights *= e8m0.decode(scales, dtype)[..., None]
@@ -66,3 +66,41 @@ def quantise(
     codes = nearest(_MAGNITUDES, np.abs(scaled))
     codes |= np.signbit(scaled).view(np.uint8) << 3
     return codes[..., 0::2] | codes[..., 1::2] << 4, scales
+
+
+@dataclass(frozen=True, eq=False)
+class MXFP4Matrix(Matrix):
+    """Weights [out, in] from blocks [out, in / 32, 16] and scales [out, in / 32]. ValueError for other arrays."""
+
+    blocks: Array
+    scales: Array
+    format = "mxfp4"
+
+    def __post_init__(self) -> None:
+        checked("blocks", self.blocks, np.uint8, 3)
+        checked("scales", self.scales, np.uint8, 2)
+        _check(self.blocks, self.scales)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return {"blocks": self.blocks, "scales": self.scales}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.scales.shape[0], self.scales.shape[1] * BLOCK
+
+    def dequantise(self, dtype: np.typing.DTypeLike = np.float32) -> Float[Array, "out in"]:
+        return dequantise(self.blocks, self.scales, dtype)
+
+    @classmethod
+    def encode(cls, weights: Float[Array, "*batch out in"], **settings: Any) -> dict[str, Array]:
+        blocks, scales = quantise(weights)
+        return {"blocks": blocks, "scales": scales}
+
+
+def _check(blocks: Array, scales: Array) -> None:
+    if blocks.ndim < 3 or blocks.shape[-1] != BLOCK // 2 or blocks.shape[:-1] != scales.shape:
+        raise ValueError(
+            f"blocks must be [..., out, in / 32, 16] and scales [..., out, in / 32], got {blocks.shape} and "
+            f"{scales.shape}"
+        )

@@ -1,6 +1,7 @@
 """Floats of a few bits as tables: all values of a format, looking them up, and rounding to the nearest."""
 
 import numpy as np
+from array_api_compat import array_namespace, is_numpy_array
 
 from ..typing import Array, Float, UInt8
 
@@ -34,6 +35,8 @@ def look_up(table: Float[Array, "n ..."], codes: UInt8[Array, "..."], dtype: np.
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     table = table.astype(dtype)
     flat = codes.reshape(-1)
+    if not is_numpy_array(codes):
+        return array_namespace(codes).asarray(table)[flat].reshape(codes.shape + table.shape[1:])
     values = np.empty((flat.size, *table.shape[1:]), dtype)
     for start in range(0, flat.size, _CHUNK):
         part = slice(start, start + _CHUNK)

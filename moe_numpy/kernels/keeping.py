@@ -5,6 +5,7 @@ machine code.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -17,13 +18,16 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 class KeptLoop(FunctionCache):
     """The compiled versions of one loop, on disk where that is possible.
 
+    They are out of date when the file of the loop has changed, or that of a module in its ``MADE_OF``.
+
     Raises:
         RuntimeError: there is no folder to keep them in.
     """
 
     def __init__(self, loop: Any):
         super().__init__(loop)
-        stamp = self._impl.locator.get_source_stamp()
+        parts = getattr(sys.modules[loop.__module__], "MADE_OF", ())
+        stamp = self._impl.locator.get_source_stamp(), *(Path(part.__file__).stat()[6:9] for part in parts)
         self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, stamp)
 
     def save_overload(self, sig: Any, data: Any) -> None:

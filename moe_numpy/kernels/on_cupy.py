@@ -27,7 +27,7 @@ from ..typing import Array, Bool, Float, Int, Shaped
 from . import attention, cublas, grouped_gemm
 from .kernel import registry
 
-AS_DEFINED = ("attend",)  # a GPU decodes with the modules of training
+AS_DEFINED = ("attend", "weight_product", "weight_product_of_experts")  # what decoding on a GPU does not use
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits

@@ -14,9 +14,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
-from . import loops
+from . import loops, product_loops
+from .decoders import DECODERS
 from .kernel import registry
+from .row_products import KINDS
 from .threads import blocks, one_thread_products, run
+from .threads import count as num_threads
 from .workspace import empty
 
 AS_DEFINED = (
@@ -28,6 +31,7 @@ _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a 
 _MANY = 64  # a larger k is found by sorting
 _PRODUCT = 512  # rows or columns of a matrix that one thread takes at once; 256 is 7 % slower with two threads
 _SMALL_PRODUCT = 1 << 20  # multiplications; fewer are not worth handing to another thread
+_SMALL_WEIGHTS = 1 << 19  # multiplications of a block of a weight matrix: some 50 µs
 _TINY_PRODUCT = 1 << 13  # multiplications; for fewer, OpenBLAS uses one thread by itself
 
 
@@ -391,6 +395,30 @@ def causal_attention_gradient(
     return dq, dk, dv, dsinks
 
 
+def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"]:
+    """Blocks of rows of the matrix side by side."""
+    if x.dtype != np.float32 or not matrix.operands.compiled:
+        return registry["weight_product"].definition(x, matrix)
+    y, packed = empty((len(x), matrix.shape[0]), x.dtype), _packed(x, matrix.format)
+    weights = _operands(matrix)
+    rows = packed.ctypes.data, len(x), y.ctypes.data, y.strides[0]
+    _by_weights(y.size * x.shape[1], y.shape[1], lambda lo, hi: product_loops.product(*weights, *rows, lo, hi))
+    return y
+
+
+def weight_product_of_experts(x: Float[Array, "N in"], stack: Any, experts: Int[Array, " N"]) -> Float[Array, "N out"]:
+    """Blocks of rows of all matrices side by side."""
+    experts = _index(experts, len(stack))
+    if x.dtype != np.float32 or not stack.operands.compiled:
+        return registry["weight_product_of_experts"].definition(x, stack, experts)
+    y, packed = empty((len(x), stack.shape[1]), x.dtype), _packed(x, stack.format)
+    weights = *_operands(stack), experts
+    rows = packed.ctypes.data, y.ctypes.data, y.strides[0]
+    loop = product_loops.product_of_experts
+    _by_weights(y.size * x.shape[1], y.shape[1], lambda lo, hi: loop(*weights, *rows, lo, hi))
+    return y
+
+
 def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
     """Block by block, then the sum over blocks."""
     flat = [np.ascontiguousarray(x).reshape(-1) for x in arrays]
@@ -583,6 +611,33 @@ def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: i
                 task(item)
         else:
             run(task, work)
+
+
+def _by_weights(multiplications: int, num_rows: int, loop: Callable[[int, int], object]) -> None:
+    """Call ``loop(lo, hi)`` for few large blocks of the rows of a weight matrix, on all threads."""
+    parts = min(max(1, multiplications // _SMALL_WEIGHTS), 2 * num_threads())
+    size = -(-num_rows // parts) + 15 & -16
+    run(lambda rows: loop(rows.start, rows.stop), blocks(num_rows, max(size, 16)))
+
+
+def _packed(x: Any, format: str) -> Any:
+    """Rows of x as ``product_loops`` reads them: padded to multiples of 32, from a multiple of 64 bytes."""
+    width = -(-x.shape[1] // 32) * 32
+    memory = np.empty(len(x) * width + 16, x.dtype)
+    skipped = -memory.ctypes.data % 64 // 4
+    y = memory[skipped : skipped + len(x) * width].reshape(len(x), width)
+    product_loops.pack(np.ascontiguousarray(x), DECODERS[format].even_first, y)
+    return y
+
+
+def _operands(weights: Any) -> tuple[int, ...]:
+    """What ``product_loops`` reads of a matrix or a stack: addresses, and steps in bytes from inner to outer axes."""
+    operands, axes = weights.operands, len(weights.shape) - 1
+    found = [KINDS[weights.format]]
+    for array in (operands.codes, operands.scales):
+        known = array is not None
+        found += [array.ctypes.data, *reversed(array.strides[:axes])] if known else [0] * (1 + axes)
+    return *found, operands.scale_rows, weights.shape[-1]
 
 
 def _blocks_of_experts(offsets: Any) -> list[Any]:

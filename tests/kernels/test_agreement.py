@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_numpy import kernels, models, training
+from moe_numpy import formats, kernels, models, training
 from moe_numpy.kernels import registry
 
 OTHERS = [
@@ -637,6 +637,45 @@ def causal_attention_gradient__sinks(rng, dtype, view):
 
 
 @case
+def weight_product(rng, dtype, view):
+    return view(normal(rng, dtype, 3, 64)), formats.quantise(normal(rng, np.float32, 37, 64), "float32")
+
+
+def weights_in(name, *shape, width=96, **settings):
+    """A case of ``weight_product`` or, with more axes, of its relative."""
+
+    def build(rng, dtype, view):
+        weights = formats.quantise(normal(rng, np.float32, *shape, 37, width), name, **settings)
+        x = view(normal(rng, dtype, 11, width))
+        return (x, weights, rng.integers(0, shape[0], 11)) if shape else (x, weights)
+
+    kernel = "weight_product_of_experts" if shape else "weight_product"
+    build.__name__ = "__".join([kernel, name, str(width), *map(str, settings.values())])
+    return case(build)
+
+
+for name in formats.FORMATS:
+    weights_in(name)
+    weights_in(name, 4)
+for name in ("float32", "bfloat16", "fp8"):
+    weights_in(name, width=77)
+for block in ((16, 32), (3, 40)):
+    weights_in("fp8", block=block)
+    weights_in("fp8", 3, block=block)
+
+
+@case
+def weight_product__no_rows(rng, dtype, view):
+    return np.zeros((0, 64), dtype), formats.quantise(normal(rng, np.float32, 37, 64), "int8")
+
+
+@case
+def weight_product_of_experts(rng, dtype, view):
+    stack = formats.quantise(normal(rng, np.float32, 3, 37, 64), "float32")
+    return view(normal(rng, dtype, 5, 64)), stack, view(np.array([2, 0, 2, 2, 1]))
+
+
+@case
 def sum_of_squares(rng, dtype, view):
     return ([view(normal(rng, dtype, 300, 700)), normal(rng, dtype, 3), np.zeros((0, 2), dtype)],)
 
@@ -672,6 +711,12 @@ def on_device(value):
 
     if isinstance(value, list | tuple):
         return type(value)(map(on_device, value))
+    if isinstance(value, formats.Matrix):
+        return type(value)(**on_device(value.arrays), **value.settings)
+    if isinstance(value, formats.Stack):
+        return formats.Stack(value.kind, on_device(value.arrays), value.settings)
+    if isinstance(value, dict):
+        return {name: on_device(x) for name, x in value.items()}
     if not isinstance(value, np.ndarray):
         return value
     if value.flags.c_contiguous:
@@ -703,6 +748,8 @@ def leaves(value):
         return [leaf for part in value for leaf in leaves(part)]
     if value is None:
         return []
+    if isinstance(value, formats.Matrix | formats.Stack):
+        return leaves(list(value.arrays.values()))
     return [value.get() if type(value).__module__.startswith("cupy") else value]
 
 
@@ -751,6 +798,7 @@ def test_bfloat16_on_a_gpu_agrees_with_the_definition(name, build, layout):
 
 
 def test_every_kernel_has_a_case():
+    assert formats
     assert models
     assert training  # so that all definitions are registered
     assert set(CASES) == set(registry)

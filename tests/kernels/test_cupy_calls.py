@@ -200,7 +200,7 @@ def call(module, name, arguments):
     """The kernel with the arguments of its case."""
     arguments = list(arguments)
     settings = arguments.pop() if isinstance(arguments[-1], dict) else {}
-    return getattr(module, name)(*arguments, **settings)
+    return getattr(module, name, registry[name].definition)(*arguments, **settings)
 
 
 def cast(value, dtype):
