@@ -11,7 +11,7 @@ from ..nn import Attention, LatentAttention
 from ..nn.rotary import Rotary
 from ..ops.attention import rotate
 from ..typing import Array, Float, Int
-from .maps import Map, norm_of
+from .maps import Map, matrix_of, norm_of
 from .rows import Rows
 from .sequence import Kept
 
@@ -62,9 +62,10 @@ def turned(x: Float[np.ndarray, "N H D"], rotary: Rotary | None, rows: Rows) -> 
 class AttentionStep:
     """:class:`moe_numpy.nn.Attention` from arrays to arrays."""
 
-    def __init__(self, layer: Attention):
+    def __init__(self, layer: Attention, format: str | None = None):
         self.parts, self.d_head, self.num_kv_heads = layer.parts, layer.d_head, layer.num_kv_heads
-        self.query, self.key, self.value, self.output = map(Map, (layer.query, layer.key, layer.value, layer.output))
+        maps = layer.query, layer.key, layer.value, layer.output
+        self.query, self.key, self.value, self.output = (Map.of(part, format) for part in maps)
         self.norms = [None if w is None else np.asarray(w.data, np.float32) for w in (layer.query_norm, layer.key_norm)]
         self.sinks = None if layer.sinks is None else np.asarray(layer.sinks.data, np.float32)
 
@@ -126,17 +127,18 @@ class LatentAttentionStep:
     latents, and one vector [c; k_rope] is key and value of all heads (DeepSeek-V2 2024, section 2.1.2).
     """
 
-    def __init__(self, layer: LatentAttention):
+    def __init__(self, layer: LatentAttention, format: str | None = None):
         self.parts, self.num_heads = layer.parts, layer.num_heads
         p = layer.parts
         self.low = p.query_rank is not None
         if self.low:
-            self.query_down, self.query_norm = Map(layer.query_down), norm_of(layer.query_norm)
-        self.query = Map(layer.query_up if self.low else layer.query)
-        self.kv_down, self.kv_norm, self.output = Map(layer.kv_down), norm_of(layer.kv_norm), Map(layer.output)
+            self.query_down, self.query_norm = Map.of(layer.query_down, format), norm_of(layer.query_norm)
+        self.query = Map.of(layer.query_up if self.low else layer.query, format)
+        self.kv_down, self.output = (Map.of(part, format) for part in (layer.kv_down, layer.output))
+        self.kv_norm = norm_of(layer.kv_norm)
         up = np.asarray(layer.kv_up.weight.data, np.float32).reshape(self.num_heads, p.d_nope + p.d_value, p.kv_rank)
-        self.to_latent = [Map.of(np.ascontiguousarray(w[: p.d_nope].T)) for w in up]
-        self.from_latent = [Map.of(np.ascontiguousarray(w[p.d_nope :])) for w in up]
+        self.to_latent = [Map(matrix_of(np.ascontiguousarray(w[: p.d_nope].T))) for w in up]
+        self.from_latent = [Map(matrix_of(w[p.d_nope :])) for w in up]
 
     def new(self) -> tuple[Kept]:
         """What a sequence keeps: [c; k_rope]."""
@@ -164,6 +166,8 @@ class LatentAttentionStep:
         return self.output(y.reshape(len(x), -1))
 
 
-def attention_step(layer: Attention | LatentAttention) -> AttentionStep | LatentAttentionStep:
-    """The step of a layer."""
-    return AttentionStep(layer) if isinstance(layer, Attention) else LatentAttentionStep(layer)
+def attention_step(
+    layer: Attention | LatentAttention, format: str | None = None
+) -> AttentionStep | LatentAttentionStep:
+    """The step of a layer, its matrices in a format or as they are."""
+    return AttentionStep(layer, format) if isinstance(layer, Attention) else LatentAttentionStep(layer, format)

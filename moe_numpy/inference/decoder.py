@@ -14,8 +14,8 @@ from ..models import Transformer
 from ..models.transformer import Block
 from ..typing import Float, Int
 from .attention import attention_step
-from .experts import feed_forward_step
-from .maps import Map, norm_of
+from .feed_forward import feed_forward_step
+from .maps import Map, matrix_of, norm_of
 from .rows import Rows
 from .sequence import Sequence
 
@@ -26,18 +26,22 @@ class Decoder:
     """A model for texts that grow.
 
     Args:
-        model: its weights are used as they are.
+        model: the weights.
+        format: of the matrices outside the experts, a name from :data:`moe_numpy.formats.FORMATS`; None for that of the
+            model. Routers, norms and biases stay float32, the embedding as it is.
+        experts_format: of the experts' matrices, likewise.
 
     Raises:
         ValueError: a layer in which a row depends on other rows, such as one of expert choice.
     """
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, format: str | None = None, experts_format: str | None = None):
         self.parts = model.parts
-        self.layers = [_Layer(layer) for layer in model.layers]
+        self.layers = [_Layer(layer, format, experts_format) for layer in model.layers]
         self.embedding = model.embedding.weight.data
         self.norm = norm_of(model.norm)
-        self.output = Map.of(np.asarray(self.embedding, np.float32)) if model.output is None else Map(model.output)
+        output = model.output
+        self.output = Map(matrix_of(self.embedding, format)) if output is None else Map.of(output, format)
 
     def new_sequence(self) -> Sequence:
         """A text of which nothing was read yet."""
@@ -86,10 +90,11 @@ class Decoder:
 class _Layer:
     """:class:`moe_numpy.models.transformer.Block` from arrays to arrays."""
 
-    def __init__(self, block: Block):
+    def __init__(self, block: Block, format: str | None, experts_format: str | None):
         self.block = block
         self.norms = norm_of(block.attention_norm), norm_of(block.feed_forward_norm)
-        self.attention, self.feed_forward = attention_step(block.attention), feed_forward_step(block.feed_forward)
+        self.attention = attention_step(block.attention, format)
+        self.feed_forward = feed_forward_step(block.feed_forward, format, experts_format)
 
     def __call__(self, x: Any, rows: Rows, i: int) -> Any:
         block, (first, second) = self.block, self.norms

@@ -1,94 +1,111 @@
-"""Feed-forward layers for rows: dense, or the experts that each row chooses, without sorting all rows by expert."""
+"""The experts of one layer as matrices in some format, and what they answer."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from .. import ops
-from ..autodiff import Tensor
-from ..moe import MoE
-from ..moe.gates import PickScores
-from ..moe.router import Router
-from ..moe.routing import Batch
-from ..nn import FeedForward
-from ..typing import Float
-from .maps import Map
-from .rows import Rows
+from ..formats import Matrix, Stack, quantise
+from ..formats.bfloat16 import BFloat16Matrix
+from ..formats.float32 import Float32Matrix
+from ..moe.experts import ClampedSwiGLU, GptOssExperts, MLPExperts, SwiGLUExperts, WithZeroExperts
+from ..typing import Float, Int
+from .maps import GROUP
+
+FEW = 32  # rows, which need not be sorted by expert
 
 
-class FeedForwardStep:
-    """:class:`moe_numpy.nn.FeedForward` from arrays to arrays."""
+@runtime_checkable
+class Experts(Protocol):
+    """What a layer asks of its experts."""
 
-    def __init__(self, layer: FeedForward):
-        self.gate, self.up, self.down = Map(layer.gate), Map(layer.up), Map(layer.down)
-
-    def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows) -> Float[np.ndarray, "N d"]:
-        return self.down(ops.SwiGLU.compute(self.gate(x), self.up(x)))
+    def __call__(self, x: Float[np.ndarray, "N d"], experts: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N d"]:
+        """f_{e_n}(x_n) for each row, whatever the others."""
 
 
-class RouterStep:
-    """A router in evaluation: the experts of each row and their gate weights. Nothing is dropped."""
+class StackedExperts:
+    """y = W₂ act(W₁ x + b₁) + b₂ with the matrices of all experts in two stacks.
 
-    def __init__(self, router: Router):
-        self.config, self.num_experts = router.config, router.num_experts
-        self.logits = Map.of(np.asarray(router.weight.data, np.float32))
-        self.logits.bias = None if router.bias is None else np.asarray(router.bias.data, np.float32)
-        self.state = None if router.config.balancer is None else router.balancer_state.data
+    Args:
+        first: W₁ of each expert; for SwiGLU its two matrices above one another.
+        second: W₂ of each.
+        activation: from the rows W₁ x + b₁ to those that W₂ takes.
+        biases: b₁ and b₂ of each expert, or None.
+    """
 
-    def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows) -> tuple[Any, Any, Any]:
-        """Rows and experts, ordered by row, and the gate weights."""
-        config = self.config
-        logits = self.logits(x)
-        scores = _scored(config.scores, logits)
-        chosen_by = scores if config.choose_by == "scores" else logits
-        if config.balancer is not None:
-            chosen_by = config.balancer.shift(chosen_by, self.state)
-        batch = Batch(len(x), token_ids=rows.tokens)
-        candidates = config.selection.of_batch(chosen_by, batch).listed_by_token(len(x))
-        gate = PickScores.compute(scores, candidates.token, candidates.expert)
-        for step in config.gates:
-            gate = step(Tensor(gate), candidates.token, len(x)).data
-        return candidates.token, candidates.expert, gate
+    def __init__(self, first: Stack, second: Stack, activation: Callable[[Any], Any], biases: Any = (None, None)):
+        self.first, self.second, self.activation = first, second, activation
+        self.biases = [None if b is None else np.asarray(b, np.float32) for b in biases]
+
+    def __call__(self, x: Float[np.ndarray, "N d"], experts: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N d"]:
+        if len(x) <= FEW:
+            return self._rows(x, experts, self.first.rows_by_experts, self.second.rows_by_experts)
+        order = np.argsort(experts, kind="stable")
+        ends = np.cumsum(np.bincount(experts, minlength=len(self.first)))
+        y, start = np.empty((len(x), self.second.shape[1]), np.float32), 0
+        for e, end in enumerate(ends.tolist()):
+            if end > start:
+                mine, start = order[start:end], end
+                one, two = self.first[e], self.second[e]
+                y[mine] = self._rows(x[mine], experts[mine], _of_one(one), _of_one(two))
+        return y
+
+    def _rows(self, x: Any, experts: Any, first: Any, second: Any) -> Any:
+        h = self._biased(first(x, experts), self.biases[0], experts)
+        return self._biased(second(self.activation(h), experts), self.biases[1], experts)
+
+    def _biased(self, y: Any, bias: Any, experts: Any) -> Any:
+        return y if bias is None else y + bias[experts]
 
 
-def _scored(scores: Any, logits: Any) -> Any:
-    """What a :class:`RouterConfig` calls ``scores``, of arrays."""
-    if scores is None:
-        return logits
-    compute = getattr(scores, "compute", None)  # of a Function; others are functions of Tensors
-    return scores(Tensor(logits)).data if compute is None else compute(logits)
+def _of_one(matrix: Matrix) -> Callable[[Any, Any], Any]:
+    return lambda x, _: matrix.product(x)
 
 
-class MoEStep:
-    """:class:`moe_numpy.moe.MoE` in evaluation, without capacity: what a row gets depends on no other row."""
+class AndZeroExperts:
+    """Real experts, followed by those that return their input."""
 
-    def __init__(self, layer: MoE):
-        self.router, self.gate_on = RouterStep(layer.router), layer.router.config.gate_on
-        self.experts = layer.experts
-        self.shared = None if layer.shared is None else FeedForwardStep(layer.shared)
-        self.shared_gate = None if layer.shared_gate is None else Map(layer.shared_gate)
+    def __init__(self, real: Experts, num_real: int):
+        self.real, self.num_real = real, num_real
 
-    def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows) -> Float[np.ndarray, "N d"]:
-        token, expert, gate = self.router(x, rows)
-        y = np.zeros_like(x)
-        for e in np.unique(expert):
-            mine = expert == e
-            of, g = token[mine], gate[mine][:, None]
-            given = x[of] * g if self.gate_on == "input" else x[of]
-            answer = self.experts.one(int(e), Tensor(given)).data
-            y[of] += answer if self.gate_on == "input" else g * answer
-        if self.shared is not None:
-            always = self.shared(x, rows)
-            if self.shared_gate is not None:
-                always = ops.Sigmoid.compute(self.shared_gate(x)) * always
-            y = y + always
+    def __call__(self, x: Float[np.ndarray, "N d"], experts: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N d"]:
+        y, real = x.copy(), experts < self.num_real
+        if real.any():
+            y[real] = self.real(x[real], experts[real])
         return y
 
 
-def feed_forward_step(layer: Any) -> Any:
-    """The step of a layer. ValueError for one whose rows depend on one another."""
-    if isinstance(layer, FeedForward):
-        return FeedForwardStep(layer)
-    if isinstance(layer, MoE) and layer.router.config.selection.causal:
-        return MoEStep(layer)
-    raise ValueError(f"a row of {type(layer).__name__} depends on other rows; it cannot be decoded by itself")
+def experts_of(layer: Any, format: str | None = None) -> Experts:
+    """The experts of a layer of ours. TypeError for a kind without one."""
+    if isinstance(layer, WithZeroExperts):
+        return AndZeroExperts(experts_of(layer.real, format), layer.num_real)
+    if isinstance(layer, SwiGLUExperts):
+        return StackedExperts(_stack(layer.gate_up, format), _stack(layer.down, format), swiglu)
+    if isinstance(layer, GptOssExperts):
+        clamped = ClampedSwiGLU.compute
+        stacks = _stack(layer.gate_up, format), _stack(layer.down, format)
+        settings, biases = layer.activation, (layer.gate_up_bias.data, layer.down_bias.data)
+        return StackedExperts(*stacks, lambda h: clamped(h, **settings), biases)
+    if isinstance(layer, MLPExperts):
+        biases = layer.first_bias.data, layer.second_bias.data
+        return StackedExperts(
+            _stack(layer.first, format), _stack(layer.second, format), layer.activation.compute, biases
+        )
+    raise TypeError(f"no matrices are known for {type(layer).__name__}")
+
+
+def swiglu(h: Float[np.ndarray, "N two_f"]) -> Float[np.ndarray, "N f"]:
+    """silu(gate) ⊙ up of the halves of each row."""
+    f = h.shape[1] // 2
+    return ops.SwiGLU.compute(h[:, :f], h[:, f:])
+
+
+def _stack(parameter: Any, format: str | None) -> Stack:
+    """All experts' matrices in a format, or as they are."""
+    weights = parameter.data
+    if format is not None:
+        return quantise(weights, format if weights.shape[-1] % GROUP == 0 else "bfloat16")
+    if weights.dtype.name == "bfloat16":
+        return Stack(BFloat16Matrix, {"bits": weights.view(np.uint16)})
+    return Stack(Float32Matrix, {"weights": np.ascontiguousarray(weights, np.float32)})

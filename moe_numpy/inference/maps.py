@@ -6,26 +6,38 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..formats import Matrix, quantise
+from ..formats.bfloat16 import BFloat16Matrix
+from ..formats.float32 import Float32Matrix
 from ..nn import LayerNorm, Linear, RMSNorm
 from ..typing import Float
 
+GROUP = 32  # a width that every format takes is a multiple of it
+
+
+def matrix_of(weights: Any, format: str | None = None) -> Matrix:
+    """Weights [out, in] in a format, or as they are; in bfloat16 where the width does not fit the format."""
+    if format is not None:
+        return quantise(weights, format if weights.shape[-1] % GROUP == 0 else "bfloat16")
+    if weights.dtype.name == "bfloat16":
+        return BFloat16Matrix(weights.view(np.uint16))
+    return Float32Matrix(np.ascontiguousarray(weights, np.float32))
+
 
 class Map:
-    """y = W x + b for each row of x, W in whatever format it is stored."""
+    """y = W x + b for each row of x, whatever the format of W and the other rows."""
 
-    def __init__(self, layer: Linear):
-        self.weight = np.asarray(layer.weight.data, np.float32)
-        self.bias = None if layer.bias is None else np.asarray(layer.bias.data, np.float32)
+    def __init__(self, weight: Matrix, bias: Any = None):
+        self.weight = weight
+        self.bias = None if bias is None else np.asarray(bias, np.float32)
 
     @classmethod
-    def of(cls, weight: Float[np.ndarray, "o i"]) -> "Map":
-        """A map without bias."""
-        self = cls.__new__(cls)
-        self.weight, self.bias = weight, None
-        return self
+    def of(cls, layer: Linear, format: str | None = None) -> "Map":
+        """What a layer computes."""
+        return cls(matrix_of(layer.weight.data, format), None if layer.bias is None else layer.bias.data)
 
     def __call__(self, x: Float[np.ndarray, "N i"]) -> Float[np.ndarray, "N o"]:
-        y = x @ self.weight.T
+        y = self.weight.product(x)
         return y if self.bias is None else y + self.bias
 
 
