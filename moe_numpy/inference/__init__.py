@@ -7,7 +7,7 @@ from .expert_store import ExpertStore
 from .mapped_store import MappedStore
 from .policies import POLICIES
 from .prefill import prefill_order
-from .simulator import BEST, Simulated, simulate
+from .simulator import BEST, Simulated, compare, simulate
 from .slot_store import SlotStore
 from .traces import Request, Trace
 
@@ -23,6 +23,7 @@ __all__ = [
     "SlotStore",
     "StoreError",
     "Trace",
+    "compare",
     "prefill_order",
     "simulate",
     "total",

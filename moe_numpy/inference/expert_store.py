@@ -6,13 +6,14 @@ with SlotStore(ranges, memory=300 * 2**20, at_once=4) as store:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from ..typing import Array, UInt8
-from .byte_ranges import ByteRange
+from .byte_ranges import PAGE, ByteRange, Layout, layout_of
 from .counts import LayerCounts
 from .open_file import OpenFile
 from .prefill import prefill_order
@@ -104,6 +105,16 @@ class ExpertStore:
         """The bytes of an expert."""
         self._require(layer, [expert])
         return sum(each.nbytes for each in self._experts[layer, expert])
+
+    @cached_property
+    def layouts(self) -> dict[tuple[int, int], Layout]:
+        """How each expert is read into a slot."""
+        return {key: layout_of(of) for key, of in self._experts.items()}
+
+    @cached_property
+    def slot_bytes(self) -> int:
+        """The memory that one expert takes: that of the largest, in whole pages."""
+        return max(layout.size for layout in self.layouts.values()) or PAGE
 
     @property
     def experts(self) -> dict[int, int]:

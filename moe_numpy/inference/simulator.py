@@ -13,7 +13,7 @@ import numpy as np
 
 from ..typing import Array
 from .counts import LayerCounts, total
-from .policies import History, Policy, policy_named
+from .policies import POLICIES, History, Policy, policy_named
 from .prefill import prefill_order
 from .residency import Residency
 from .traces import Trace
@@ -85,6 +85,15 @@ def simulate(trace: Trace, policy: str, budget: int, *, order: Order = prefill_o
             of_layer.hits += len(experts) - len(missing)
             of_layer.bytes_read += sum(sizes[e] for e in missing)
     return Simulated(policy, num_slots * trace.slot_bytes, num_slots, counts)
+
+
+def compare(trace: Trace, count: int = 10) -> dict[str, list[Simulated]]:
+    """The trace replayed with every policy and the best possible one, by name: ``count`` budgets from the least to all.
+
+    Each budget is a multiple of the slot, and the same for all policies.
+    """
+    slots = sorted({round(n) for n in np.linspace(trace.at_once, max(trace.num_experts, trace.at_once), count)})
+    return {policy: [simulate(trace, policy, n * trace.slot_bytes) for n in slots] for policy in (*POLICIES, BEST)}
 
 
 def _shape(trace: Trace) -> tuple[int, int]:

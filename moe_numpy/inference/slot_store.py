@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .byte_ranges import PAGE, ByteRange, layout_of
+from .byte_ranges import PAGE, ByteRange
 from .expert_store import ExpertStore, Views, read_only
 from .policies import policy_named
 from .residency import Residency
@@ -32,7 +32,6 @@ class SlotStore(ExpertStore):
         direct: whether to try O_DIRECT.
 
     Attributes:
-        slot_bytes: of one slot.
         num_slots: of the memory.
 
     Raises:
@@ -51,18 +50,17 @@ class SlotStore(ExpertStore):
     ):
         chosen = policy_named(policy)
         self._demanded, self._background = (ThreadPoolExecutor(_THREADS, f"experts {kind}") for kind in ("now", "soon"))
-        self._layouts = {key: layout_of(of) for key, of in ranges.items()}
-        self.slot_bytes = max((layout.size for layout in self._layouts.values()), default=0) or PAGE
+        super().__init__(ranges, direct=direct)
         if memory < at_once * self.slot_bytes:
+            self.close()
             raise ValueError(
                 f"memory of {memory:,} bytes is too little: the {at_once} experts that one layer uses at once need "
                 f"{at_once * self.slot_bytes:,}"
             )
-        super().__init__(ranges, direct=direct)
         self.num_slots = min(memory // self.slot_bytes, len(ranges))
         num_layers, num_experts = (1 + max(key[axis] for key in ranges) for axis in (0, 1))
         self._residency = Residency(num_layers, num_experts, self.num_slots, chosen)
-        self._slots = _aligned(self.num_slots * self.slot_bytes).reshape(self.num_slots, self.slot_bytes)
+        self._slots = aligned(self.num_slots * self.slot_bytes).reshape(self.num_slots, self.slot_bytes)
         self._shown = read_only(self._slots)
         self._pending: dict[int, _Reading] = {}  # by slot: the last read into it
         self._missed_ahead: set[tuple[int, int]] = set()  # by each(), and already counted
@@ -127,7 +125,7 @@ class SlotStore(ExpertStore):
     def _begin(self, layer: int, experts: Sequence[int], pool: ThreadPoolExecutor) -> None:
         """Let threads read experts into their slots."""
         for e in experts:
-            self.counts[layer].bytes_read += self._layouts[layer, e].nbytes
+            self.counts[layer].bytes_read += self.layouts[layer, e].nbytes
             slot = int(self._residency.slot[layer, e])
             last = self._pending.get(slot)
             running = None if last is None else last.running()
@@ -138,7 +136,7 @@ class SlotStore(ExpertStore):
         if running is not None:
             running.exception()
         buffer = memoryview(self._slots[slot])
-        for run in self._layouts[key].runs:
+        for run in self.layouts[key].runs:
             self._files[run.file].read(run.start, run.end - run.start, buffer[run.at : run.at + run.room])
 
     def _wait(self, layer: int, experts: Sequence[int]) -> None:
@@ -163,7 +161,7 @@ class SlotStore(ExpertStore):
 
     def _views(self, layer: int, expert: int) -> Views:
         slot = self._shown[self._residency.slot[layer, expert]]
-        return [slot[begin:end] for begin, end in self._layouts[layer, expert].places]
+        return [slot[begin:end] for begin, end in self.layouts[layer, expert].places]
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ class _Reading:
         return self.after if self.future.cancel() else self.future
 
 
-def _aligned(nbytes: int) -> Any:
+def aligned(nbytes: int) -> Any:
     """Memory that begins at a multiple of a page; the system provides each page when it is first written."""
     memory = np.empty(nbytes + PAGE, np.uint8)
     start = -memory.ctypes.data % PAGE
