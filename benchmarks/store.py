@@ -5,6 +5,8 @@ A model with random weights is written to a temporary folder (1.4 GB with 12 lay
     bound = seconds with all experts in memory + bytes missed / cold bandwidth
     share = bound / seconds with the given memory
 
+The same requests are then made to a store alone, without computing: its share is that of the cold bandwidth.
+
 Cold means that the files were dropped from the page cache just before (posix_fadvise). The bandwidth is that of whole
 experts in random order on four threads, without any model. Reading may overlap computing, so a share can exceed 1.
 """
@@ -57,16 +59,24 @@ def measured(folder: Path, memory: int, tokens: int) -> dict[str, Any]:
     """One row."""
     ids = np.random.default_rng(1).integers(0, SETTINGS["vocab_size"], tokens)
     everything = from_pretrained(folder, memory=2**40)
-    expected, _ = decoded(everything, ids)
-    _, compute = min((decoded(everything, ids) for _ in range(2)), key=lambda result: result[1])
+    expected, requests, _ = decoded(everything, ids)
+    compute = min(decoded(everything, ids)[2] for _ in range(2))
     store = store_of(everything)
     bandwidths = {kind: cold_bandwidth(store, folder, direct=kind == "direct") for kind in ("direct", "plain")}
     del everything, store
     limited = from_pretrained(folder, memory=memory)
     drop(folder)
-    logits, seconds = decoded(limited, ids)
+    logits, _, seconds = decoded(limited, ids)
     counts = total(store_of(limited).counts.values())
-    bound = compute + counts.bytes_read / (max(bandwidths.values()) * 1e9)
+    bandwidth = max(bandwidths.values())
+    bound = compute + counts.bytes_read / (bandwidth * 1e9)
+    del limited
+    reads = store_of(from_pretrained(folder, memory=memory))
+    drop(folder)
+    began = time.perf_counter()
+    for layer, experts in requests:
+        reads.get(layer, experts)
+    speed = total(reads.counts.values()).bytes_read / (time.perf_counter() - began) / 1e9
     return {
         "memory": memory,
         "tokens": tokens,
@@ -80,16 +90,21 @@ def measured(folder: Path, memory: int, tokens: int) -> dict[str, Any]:
         "bound_s": round(bound, 3),
         "share": round(bound / seconds, 3),
         "tokens_per_s": round(tokens / seconds, 2),
+        "reads_alone_gb_per_s": round(speed, 2),
+        "reads_alone_share": round(speed / bandwidth, 3),
     }
 
 
-def decoded(model: Transformer, ids: np.ndarray) -> tuple[np.ndarray, float]:
-    """The logits of each token, read one at a time, and the seconds it took."""
-    caches, logits = model.new_caches(1), []
+def decoded(model: Transformer, ids: np.ndarray) -> tuple[np.ndarray, list[tuple[int, list[int]]], float]:
+    """The logits of tokens that are read one at a time, the requests for experts, and the seconds it took."""
+    caches, logits, requests = model.new_caches(1), [], []
     start = time.perf_counter()
     for token in ids:
-        logits.append(model(np.array([[token]]), caches=caches).logits.data[0, 0])
-    return np.stack(logits), time.perf_counter() - start
+        output = model(np.array([[token]]), caches=caches)
+        logits.append(output.logits.data[0, 0])
+        chosen = [(i, routing.expert.tolist()) for i, routing in enumerate(output.routings) if routing is not None]
+        requests += chosen
+    return np.stack(logits), requests, time.perf_counter() - start
 
 
 def cold_bandwidth(store: ExpertStore, folder: Path, *, direct: bool) -> float:

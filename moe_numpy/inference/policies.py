@@ -5,11 +5,11 @@ expert with the lowest leaves; ties go to the lowest layer, then to the lowest e
 these functions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..typing import Array, Int
+from ..typing import Array
 
 _NEVER = -1
 
@@ -36,25 +36,28 @@ class History:
         self.layer = -1
         self._now = 0
 
-    def request(self, layer: int, experts: Int[Array, " k"]) -> None:
+    def request(self, layer: int, experts: Sequence[int]) -> None:
         """Experts of a layer are asked for; the guess about this layer has served."""
         if layer != self.layer:
             self.turn[layer] += 1
             self.layer = layer
         self.expected[layer] = False
-        self.uses[layer, experts] += 1
+        for e in experts:
+            self.uses[layer, e] += 1
         self.touch(layer, experts)
 
-    def touch(self, layer: int, experts: Int[Array, " k"]) -> None:
+    def touch(self, layer: int, experts: Sequence[int]) -> None:
         """Experts are used, or read in advance, in this order."""
-        self.last_use[layer, experts] = np.arange(self._now, self._now + len(experts))
-        self.last_turn[layer, experts] = self.turn[layer]
-        self._now += len(experts)
+        turn = self.turn[layer]
+        for e in experts:  # few: faster one by one
+            self.last_use[layer, e] = self._now
+            self.last_turn[layer, e] = turn
+            self._now += 1
 
-    def expect(self, layer: int, experts: Int[Array, " k"]) -> None:
+    def expect(self, layer: int, experts: Sequence[int]) -> None:
         """A guess about the next request to a layer, in place of an earlier one."""
         self.expected[layer] = False
-        self.expected[layer, experts] = True
+        self.expected[layer, list(experts)] = True
 
 
 Policy = Callable[[History], tuple[Array, ...]]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..typing import Array, Int
+from ..typing import Array, Bool
 from .policies import History, Policy
 
 
@@ -19,15 +19,16 @@ class Residency:
 
     Attributes:
         history: of all requests.
-        slot: of each expert [L, E], -1 for one that is not in memory.
+        slot: by layer and expert; -1 for one that is not in memory.
     """
 
     def __init__(self, num_layers: int, num_experts: int, num_slots: int, policy: Policy):
         self.history = History(num_layers, num_experts)
-        self.slot = np.full((num_layers, num_experts), -1, np.int64)
+        self.slot = [[-1] * num_experts for _ in range(num_layers)]
         self.num_slots = num_slots
         self._policy = policy
-        self._pinned = np.zeros((num_layers, num_experts), bool)
+        self._present = np.zeros((num_layers, num_experts), bool)
+        self._pinned: set[int] = set()  # experts of one layer
         self._pinned_layer = -1
         self._free = list(range(num_slots - 1, -1, -1))
 
@@ -42,18 +43,18 @@ class Residency:
         """
         if layer != self._pinned_layer:
             self.release()
-        wanted = np.array(experts, np.int64)
-        pinned = np.count_nonzero(self._pinned) + np.count_nonzero(~self._pinned[layer, wanted])
-        if pinned > self.num_slots:
+        pinned = self._pinned.union(experts)
+        if len(pinned) > self.num_slots:
             raise ValueError(
-                f"layer {layer} needs {pinned} experts in memory at once, there is room for {self.num_slots}: "
+                f"layer {layer} needs {len(pinned)} experts in memory at once, there is room for {self.num_slots}: "
                 "release() those that have been used, or take them one after the other with each()"
             )
-        self._pinned_layer = layer
-        self._pinned[layer, wanted] = True
-        self.history.request(layer, wanted)
-        missing = [e for e in experts if self.slot[layer, e] < 0]
-        self._take_slots(layer, missing, ~self._pinned)
+        self._pinned, self._pinned_layer = pinned, layer
+        self.history.request(layer, experts)
+        slots = self.slot[layer]
+        missing = [e for e in experts if slots[e] < 0]
+        if missing:
+            self._take_slots(layer, missing, self._may_leave())
         return missing
 
     def load_ahead(self, layer: int, experts: Sequence[int]) -> list[int]:
@@ -62,40 +63,47 @@ class Residency:
         Returns:
             Those that came into memory, in this order.
         """
-        open_to_all = ~(self._pinned | self.history.expected)
-        room = len(self._free) + np.count_nonzero((self.slot >= 0) & open_to_all)
-        missing = [e for e in experts if self.slot[layer, e] < 0][:room]
-        self._take_slots(layer, missing, open_to_all)
-        self.history.touch(layer, np.array(missing, np.int64))
+        slots = self.slot[layer]
+        missing = [e for e in experts if slots[e] < 0]
+        if missing:
+            may_leave = self._may_leave() & ~self.history.expected
+            missing = missing[: len(self._free) + np.count_nonzero(may_leave)]
+            self._take_slots(layer, missing, may_leave)
+            self.history.touch(layer, missing)
         return missing
 
     def release(self) -> None:
         """Nothing is in use any more."""
-        self._pinned[:] = False
+        self._pinned = set()
 
     def drop(self, layer: int, expert: int) -> None:
         """Forget an expert that could not be read."""
-        slot = int(self.slot[layer, expert])
-        if slot >= 0:
-            self.slot[layer, expert] = -1
-            self._pinned[layer, expert] = False
-            self._free.append(slot)
+        if self.slot[layer][expert] >= 0:
+            self._pinned.discard(expert)
+            self._leave(layer, expert)
 
     def present(self, layer: int) -> list[int]:
         """The experts of a layer that are in memory."""
-        return np.flatnonzero(self.slot[layer] >= 0).tolist()
+        return np.flatnonzero(self._present[layer]).tolist()
 
-    def _take_slots(self, layer: int, experts: Sequence[int], may_leave: Array) -> None:
+    def _may_leave(self) -> Bool[Array, "L E"]:
+        """What is in memory and not pinned."""
+        may_leave = self._present.copy()
+        may_leave[self._pinned_layer, list(self._pinned)] = False
+        return may_leave
+
+    def _take_slots(self, layer: int, experts: Sequence[int], may_leave: Bool[Array, "L E"]) -> None:
         short = len(experts) - len(self._free)
         if short > 0:
-            for leaving in self._lowest(short, may_leave):
-                self._free.append(int(self.slot.flat[leaving]))
-                self.slot.flat[leaving] = -1
+            candidates = np.flatnonzero(may_leave)
+            keys = [key.reshape(-1)[candidates] for key in self._policy(self.history)]
+            for leaving in candidates[np.lexsort(keys[::-1])[:short]].tolist():
+                self._leave(*divmod(leaving, may_leave.shape[1]))
         for e in experts:
-            self.slot[layer, e] = self._free.pop()
+            self.slot[layer][e] = self._free.pop()
+            self._present[layer, e] = True
 
-    def _lowest(self, count: int, may_leave: Array) -> Int[Array, " count"]:
-        """Which experts leave, as indices of the flattened tables."""
-        candidates = np.flatnonzero((self.slot >= 0) & may_leave)
-        keys = [key.reshape(-1)[candidates] for key in self._policy(self.history)]
-        return candidates[np.lexsort(keys[::-1])[:count]]
+    def _leave(self, layer: int, expert: int) -> None:
+        self._free.append(self.slot[layer][expert])
+        self.slot[layer][expert] = -1
+        self._present[layer, expert] = False

@@ -71,7 +71,7 @@ def simulate(trace: Trace, policy: str, budget: int, *, order: Order = prefill_o
         layer, sizes, of_layer = request.layer, trace.expert_bytes[request.layer], counts[request.layer]
         coming = trace.requests[i + 1] if i + 1 < len(trace.requests) else None
         if coming is not None and coming.guess:
-            residency.history.expect(coming.layer, np.array(coming.guess, np.int64))
+            residency.history.expect(coming.layer, coming.guess)
         groups: list[Sequence[int]] = [request.experts]
         if request.rows:
             rows = dict(zip(request.experts, request.rows, strict=True))

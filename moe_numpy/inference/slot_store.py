@@ -85,13 +85,15 @@ class SlotStore(ExpertStore):
         wanted = list(dict.fromkeys(experts))
         missing = self._residency.request(layer, wanted)
         counts = self.counts[layer]
-        ahead = {e for e in wanted if (layer, e) in self._missed_ahead}
-        self._missed_ahead -= {(layer, e) for e in ahead}
+        missed = set(missing)
+        if self._missed_ahead:
+            missed.update(e for e in wanted if (layer, e) in self._missed_ahead)
+            self._missed_ahead.difference_update((layer, e) for e in wanted)
         counts.requests += len(wanted)
-        counts.hits += len(wanted) - len(ahead.union(missing))
+        counts.hits += len(wanted) - len(missed)
         began = time.perf_counter()
         self._begin(layer, missing, self._demanded)
-        self._wait(layer, wanted)
+        self._wait(layer, wanted[::-1])  # the last one has most likely not begun, and is read here
         counts.seconds_waited += time.perf_counter() - began
         return [self._views(layer, e) for e in experts]
 
@@ -103,7 +105,7 @@ class SlotStore(ExpertStore):
 
     def expect(self, layer: int, experts: Sequence[int]) -> None:
         super().expect(layer, experts)
-        self._residency.history.expect(layer, np.array(experts, np.int64))
+        self._residency.history.expect(layer, experts)
 
     def release(self) -> None:
         self._residency.release()
@@ -126,7 +128,7 @@ class SlotStore(ExpertStore):
         """Let threads read experts into their slots."""
         for e in experts:
             self.counts[layer].bytes_read += self.layouts[layer, e].nbytes
-            slot = int(self._residency.slot[layer, e])
+            slot = self._residency.slot[layer][e]
             last = self._pending.get(slot)
             running = None if last is None else last.running()
             self._pending[slot] = _Reading(pool.submit(self._read, (layer, e), slot, running), running)
@@ -143,7 +145,7 @@ class SlotStore(ExpertStore):
         """Until these have arrived. What could not be read is not in memory afterwards."""
         first: BaseException | None = None
         for e in experts:
-            slot = int(self._residency.slot[layer, e])
+            slot = self._residency.slot[layer][e]
             reading = self._pending.pop(slot, None)
             if reading is None:
                 continue
@@ -160,7 +162,7 @@ class SlotStore(ExpertStore):
             raise first
 
     def _views(self, layer: int, expert: int) -> Views:
-        slot = self._shown[self._residency.slot[layer, expert]]
+        slot = self._shown[self._residency.slot[layer][expert]]
         return [slot[begin:end] for begin, end in self.layouts[layer, expert].places]
 
 

@@ -70,7 +70,7 @@ def test_a_trace_is_recorded_and_then_read(cli, refused):
         read = cache["bytes_read_by_policy"][name]
         assert read[-1] <= 8 * 3 * 16 * 8 * 4
         assert read == sorted(read, reverse=True) or name == "lfu"
-    make_published(Path("other"), DEEPSEEK, n_routed_experts=4)
+    make_published(Path("other"))
     assert "trace.json is of another model" in refused("inspect", "other", "--trace", "trace.json")
     Path("trace.json").write_text("{}")
     assert "trace.json" in refused("inspect", "model", "--trace", "trace.json")

@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,8 +132,8 @@ def test_a_guess_keeps_an_expert():
         assert simulate(trace, "next-layer", 3 * UNIT).total.hits == hits
         assert simulate(trace, "lru", 3 * UNIT).total.hits == 3
     history = History(2, 2)
-    history.expect(1, np.array([1]))
-    history.request(1, np.array([0]))
+    history.expect(1, [1])
+    history.request(1, [0])
     assert not history.expected.any()
 
 
