@@ -49,13 +49,18 @@ class LayerPieces:
     def decoded(self, expert: int, content: Sequence[np.ndarray]) -> dict[str, Any]:
         """The parameters of an expert by our names, in float32."""
         arrays = {name: np.empty(shape, np.float32) for name, shape in self.shapes.items()}
+        for piece, raw in self.raw(expert, content):
+            view = piece.view(arrays[piece.ours.rpartition(".experts.")[2]])
+            name = piece.published
+            self.weights.put(view, name, self.weights.decoded(name, piece.part(expert), raw))
+        return arrays
+
+    def raw(self, expert: int, content: Sequence[np.ndarray]) -> Iterator[tuple[Piece, list[np.ndarray]]]:
+        """The pieces of an expert, each with the stored bits of its tensors: views of the bytes."""
         left = iter(content)
         for piece in self._of[expert]:
-            name, part = piece.published, piece.part(expert)
-            raw = [tensor.from_bytes(next(left), stored) for tensor, stored in self.weights.stored(name, part)]
-            view = piece.view(arrays[piece.ours.rpartition(".experts.")[2]])
-            self.weights.put(view, name, self.weights.decoded(name, part, raw))
-        return arrays
+            stored = self.weights.stored(piece.published, piece.part(expert))
+            yield piece, [tensor.from_bytes(next(left), part) for tensor, part in stored]
 
 
 class StoredLayer:

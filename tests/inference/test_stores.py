@@ -27,6 +27,10 @@ def test_ranges_side_by_side_are_one_run(stored):
     assert far.at == near.room == 8192
     assert layout.places[:2] == ((1077, 5077), (77, 1077))
     assert layout.nbytes == 2 * SIZE
+    whole, inside = ByteRange(near.file, 5000, 9000), ByteRange(near.file, 6000, 10)
+    overlapping = layout_of([inside, whole])
+    assert [(run.start, run.end) for run in overlapping.runs] == [(4096, 14000)]
+    assert overlapping.places == ((1904, 1914), (904, 9904))
 
 
 def use(store, ranges, content, rng, steps=12):
@@ -93,6 +97,29 @@ def test_what_leaves_does_not_depend_on_time(stored, monkeypatch):
             ]
 
     assert present(0) == present(0.001)
+
+
+def test_a_slot_is_filled_after_the_read_before_has_ended(stored, monkeypatch):
+    """Even if the one between the two was given up before it began."""
+    content, ranges = stored
+    plain, go = OpenFile.read, threading.Event()
+
+    def held(self, *arguments):
+        if "soon" in threading.current_thread().name:
+            go.wait(10)
+        plain(self, *arguments)
+
+    monkeypatch.setattr(OpenFile, "read", held)
+    with SlotStore(ranges, 4 * SLOT) as store:
+        for layer in LAYERS:  # four reads that wait, and four behind them
+            store.prefetch(layer, [0, 1, 2, 3])
+            store.expect(layer, [])
+        timer = threading.Timer(0.05, go.set)
+        timer.start()
+        (views,) = store.get(1, [5])
+        timer.join()
+        store._background.shutdown()
+        assert same(views, ranges[1, 5], content)
 
 
 def test_a_later_get_waits_only_for_what_has_not_arrived(stored, monkeypatch):
@@ -187,6 +214,23 @@ def test_a_file_that_changes_is_named(stored, direct):
     path.unlink()
     with pytest.raises(StoreError, match=f"{path} cannot be read: No such file"):
         SlotStore(ranges, 10**6, direct=direct)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot drop pages")
+def test_through_the_page_cache_and_out_again(stored, monkeypatch):
+    _, ranges = stored
+    plain, dropped = os.posix_fadvise, []
+
+    def noting(descriptor, start, length, advice):
+        if advice == os.POSIX_FADV_DONTNEED:
+            dropped.append((start, start + length))
+        plain(descriptor, start, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", noting)
+    with SlotStore(ranges, 3 * SLOT, at_once=2, direct=False) as store:
+        store.get(1, [2])
+        runs = store.layouts[1, 2].runs
+    assert sorted(dropped) == [(run.start, run.start + run.room) for run in runs]
 
 
 def test_without_o_direct_and_preadv(stored, monkeypatch):
