@@ -14,6 +14,7 @@ from ..pretrained.chat import ChatTemplate
 from ..typing import Array, Int
 from .opening import Opened, open_model, require_tokens
 from .output import JsonOption, given_path, print_json, printable, refusals, with_default
+from .sizes import given_size
 
 
 def generate(
@@ -33,11 +34,19 @@ def generate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=given_size,
+            metavar="SIZE",
+            help="Read the experts of a published model from the disk; keep at most this much of them: 300MB, 4GiB.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Continue a prompt with a model trained here or published."""
     with refusals():
-        opened = open_model(model, step)
+        opened = open_model(model, step, memory)
         start = _start(opened, model, prompt, chat)
         sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses values out of range
     new = models.generate(

@@ -129,10 +129,12 @@ class Transformer(Module):
             self.output = Linear(parts.d_model, parts.vocab_size, bias=parts.output_bias, std=0.02, **settings)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, *, dtype: Any = None) -> "Transformer":
+    def from_pretrained(
+        cls, folder: str | os.PathLike, *, dtype: Any = None, memory: int | None = None
+    ) -> "Transformer":
         """A published model; see :func:`moe_numpy.pretrained.from_pretrained`."""
         pretrained: Any = importlib.import_module("moe_numpy.pretrained")  # a room behind this one
-        model: Transformer = pretrained.from_pretrained(folder, dtype=dtype)
+        model: Transformer = pretrained.from_pretrained(folder, dtype=dtype, memory=memory)
         return model
 
     def forward(

@@ -5,7 +5,7 @@ NAME, NAME_scale_inv          F8_E4M3 and the scales of its blocks (DeepSeek-V3)
 NAME_blocks, NAME_scales      MXFP4 (gpt-oss): matrices [E, out, in]; NAME itself would be their transpose
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,15 +95,42 @@ class Weights:
             name: of the weight.
             part: an index or a slice of the first axis; by default all.
         """
+        return self.decoded(name, part, [tensor.raw[stored] for tensor, stored in self.stored(name, part)])
+
+    def stored(self, name: str, part: Any = ...) -> list[tuple[StoredTensor, Any]]:
+        """The tensors, and the part of each, that a part of a weight is decoded from: their bytes are enough."""
         if name not in self._tensors:
-            blocks, scales = (self._tensors[name + suffix].raw for suffix in (_BLOCKS, _SCALES))
-            return mxfp4.dequantise(blocks[part], scales[part]).swapaxes(-1, -2)
+            return [(self._tensors[name + suffix], part) for suffix in (_BLOCKS, _SCALES)]
+        tensor = self._tensors[name]
+        if tensor.dtype != "F8_E4M3":
+            return [(tensor, part)]
+        if isinstance(part, slice):  # blocks may begin outside
+            part = ...
+        return [(tensor, part), (self._tensors[name + _SCALE_INV], part)]
+
+    def decoded(self, name: str, part: Any, raw: Sequence[np.ndarray]) -> Float[Array, "..."]:
+        """What :meth:`values` gives, from the stored bits of the parts that :meth:`stored` names."""
+        if name not in self._tensors:
+            return mxfp4.dequantise(*raw).swapaxes(-1, -2)
         tensor = self._tensors[name]
         if tensor.dtype == "F8_E4M3":
             assert self._fp8_block is not None
-            weights = fp8.dequantise(tensor.raw, self._scales_of(name), self._fp8_block)
-            return weights[part]
-        return np.array(tensor.raw[part]) if tensor.dtype == "F64" else tensor.float32(part)
+            codes, scales = raw
+            stored_scales = self._tensors[name + _SCALE_INV]
+            if stored_scales.dtype not in _EXPONENTS:
+                scales = stored_scales.to_float32(scales)
+            weights = fp8.dequantise(codes, scales, self._fp8_block)
+            return weights[part] if isinstance(part, slice) else weights
+        return np.array(raw[0]) if tensor.dtype == "F64" else tensor.to_float32(raw[0])
+
+    def put(self, view: Any, name: str, values: Float[Array, "..."]) -> None:
+        """Copy values of a weight into a view of our array. PretrainedError if one is beyond its type."""
+        try:
+            with np.errstate(over="raise", under="ignore", invalid="ignore"):
+                view[...] = values.reshape(view.shape)
+        except FloatingPointError as error:
+            thing = f"{self.file_of(name)}: tensor {quoted(name)}"
+            raise PretrainedError(f"{thing} has a value beyond the largest of {view.dtype}") from error
 
     def _require_one_kind(self) -> None:
         """PretrainedError for F16 beside BF16, which no model has: the bits of one make no sense as the other."""
@@ -111,10 +138,6 @@ class Weights:
         if "F16" in last and "BF16" in last:
             one, other = last["F16"], last["BF16"]
             raise PretrainedError(f"{one.file}: tensor {quoted(one.name)} is F16, but {quoted(other.name)} is BF16")
-
-    def _scales_of(self, name: str) -> Any:
-        scales = self._tensors[name + _SCALE_INV]
-        return scales.raw if scales.dtype in _EXPONENTS else scales.float32()
 
     def _require_scales(self, tensor: StoredTensor) -> None:
         thing = f"{tensor.file}: tensor {quoted(tensor.name)}"
