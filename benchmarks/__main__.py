@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` or ``python -m moe_numpy bench``: how fast a layer, a training step and the kernels are."""
+"""``python -m benchmarks`` or ``python -m moe_numpy bench``: how fast a layer, a step, kernels and formats are."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from moe_numpy.commands.output import JsonOption, console_for, print_json, refus
 from moe_numpy.commands.usage import Command
 from moe_numpy.kernels import threads as kernel_threads
 
-from . import kernels, layer, step
+from . import formats, kernels, layer, step
 from .place import Place
 from .table import geometric_means, print_coming, print_row
 
@@ -22,7 +22,7 @@ from .table import geometric_means, print_coming, print_row
 class What(StrEnum):
     """What can be measured."""
 
-    LAYER, STEP, KERNELS = "layer", "step", "kernels"
+    LAYER, STEP, KERNELS, FORMATS = "layer", "step", "kernels", "formats"
 
 
 class Peer(StrEnum):
@@ -38,7 +38,9 @@ app = typer.Typer(
 
 @app.command(cls=Command)
 def bench(
-    what: Annotated[What, typer.Argument(help="A layer, a whole training step, or each hot loop.")] = What.LAYER,
+    what: Annotated[
+        What, typer.Argument(help="A layer, a whole training step, each hot loop, or each weight format.")
+    ] = What.LAYER,
     against: Annotated[Peer | None, typer.Option(help="Measure this too, in turn with ours.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -62,13 +64,15 @@ def bench(
     json: JsonOption = False,
 ) -> None:
     """Measure forward and backward together; results are compared with the peer's before timing."""
-    if against is Peer.TORCH and what is What.KERNELS:
-        refuse("the kernels are compared with their definition in NumPy; leave --against out")
+    if against is Peer.TORCH and what in (What.KERNELS, What.FORMATS):
+        refuse(f"the {what} are compared with NumPy; leave --against out")
     if shape and what is not What.LAYER:
         refuse(f"--shape is for a layer, and {what} was asked for")
     with refusals():
         devices.namespace(device)
         devices.float_type(dtype)
+        if device != "cpu" and what is What.FORMATS:
+            raise ValueError("formats are measured on the CPU; leave --device out")
         if dtype == "bfloat16" and (device == "cpu" or what is What.KERNELS):
             raise ValueError("bfloat16 is for a layer or a step on a GPU: --device cuda")
     if against is Peer.TORCH:
@@ -81,6 +85,8 @@ def bench(
         measurements = layer.measure(shapes, against, rounds, seconds, place)
     elif what is What.STEP:
         measurements = step.measure(against, rounds, seconds, place)
+    elif what is What.FORMATS:
+        measurements = formats.measure(rounds, seconds)
     else:
         measurements = kernels.measure(rounds, seconds, place)
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """How a weight matrix is stored: number formats, their values, and products. Nothing here knows files or models.
 
 - One file a format: layout, ``quantise`` or ``encode``, ``dequantise`` or ``decode``, and a :class:`Matrix`.
-- ``matrix.py``: what all of them can do, and the definition of their product; ``kernels/product_loops.py`` has its loop.
+- ``matrix.py``: what all of them can do, and the definition of their product; the loop is in ``kernels/``.
 - ``named.py``: formats by name.
 """
 

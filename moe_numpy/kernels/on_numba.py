@@ -397,7 +397,7 @@ def causal_attention_gradient(
 
 def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"]:
     """Blocks of rows of the matrix side by side."""
-    if x.dtype != np.float32 or not matrix.operands.compiled:
+    if not _has_loop(x, matrix):
         return registry["weight_product"].definition(x, matrix)
     y, packed = empty((len(x), matrix.shape[0]), x.dtype), _packed(x, matrix.format)
     weights = _operands(matrix)
@@ -409,7 +409,7 @@ def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"
 def weight_product_of_experts(x: Float[Array, "N in"], stack: Any, experts: Int[Array, " N"]) -> Float[Array, "N out"]:
     """Blocks of rows of all matrices side by side."""
     experts = _index(experts, len(stack))
-    if x.dtype != np.float32 or not stack.operands.compiled:
+    if not _has_loop(x, stack):
         return registry["weight_product_of_experts"].definition(x, stack, experts)
     y, packed = empty((len(x), stack.shape[1]), x.dtype), _packed(x, stack.format)
     weights = *_operands(stack), experts
@@ -611,6 +611,11 @@ def _multiply(task: Callable[[Any], object], work: list[Any], multiplications: i
                 task(item)
         else:
             run(task, work)
+
+
+def _has_loop(x: Any, weights: Any) -> bool:
+    """Whether compiled code exists for these numbers; not with NUMBA_DISABLE_JIT=1, as its body is no Python."""
+    return x.dtype == np.float32 and weights.operands.compiled and hasattr(product_loops.product, "py_func")
 
 
 def _by_weights(multiplications: int, num_rows: int, loop: Callable[[int, int], object]) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import kernels, layer, step
+from benchmarks import formats, kernels, layer, step
 from moe_numpy.__main__ import app
 from moe_numpy.commands import bench as command
+from moe_numpy.formats import FORMATS
 from moe_numpy.kernels import registry
 
 QUICK = ["--rounds", "1", "--seconds", "0"]
@@ -19,6 +20,8 @@ QUICK = ["--rounds", "1", "--seconds", "0"]
 def small(monkeypatch):
     monkeypatch.setitem(layer.SHAPES, "cpu", (layer.Shape(16, 8, 4, 4, 2), layer.Shape(8, 8, 4, 4, 1)))
     monkeypatch.setitem(step.CONFIGS, "cpu", step.ModelConfig(d_model=16, num_layers=1, d_ff=8, context=8))
+    monkeypatch.setattr(formats, "OUT", 128)
+    monkeypatch.setattr(formats, "IN", 32)
     for name in "TDFEKVBS":
         monkeypatch.setattr(kernels, name, 4 if name in "EK" else 8)
 
@@ -42,6 +45,15 @@ def test_tables(small, what):
     result = run(what, *QUICK)
     assert result.exit_code == 0, result.output
     assert "ms" in result.output
+
+
+def test_every_format_has_a_row(small):
+    result = run("formats", "--json", *QUICK)
+    assert result.exit_code == 0, result.output
+    rows = {row["format"]: row for row in json.loads(result.stdout)["rows"]}
+    assert rows.keys() == FORMATS.keys()
+    assert rows["int8"]["bits"] == 8.5
+    assert all(value > 0 for row in rows.values() for name, value in row.items() if name != "format")
 
 
 def test_every_hot_loop_has_a_row(small):
