@@ -1,6 +1,7 @@
 """The experts of one layer as matrices in some format, and what they answer."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..formats.bfloat16 import BFloat16Matrix
 from ..formats.float32 import Float32Matrix
 from ..moe.experts import ClampedSwiGLU, GptOssExperts, MLPExperts, SwiGLUExperts, WithZeroExperts
 from ..typing import Float, Int
-from .maps import GROUP
+from .maps import format_for
 
 FEW = 32  # rows, which need not be sorted by expert
 
@@ -76,36 +77,45 @@ class AndZeroExperts:
         return y
 
 
-def experts_of(layer: Any, format: str | None = None) -> Experts:
-    """The experts of a layer of ours. TypeError for a kind without one."""
-    if isinstance(layer, WithZeroExperts):
-        return AndZeroExperts(experts_of(layer.real, format), layer.num_real)
-    if isinstance(layer, SwiGLUExperts):
-        return StackedExperts(_stack(layer.gate_up, format), _stack(layer.down, format), swiglu)
-    if isinstance(layer, GptOssExperts):
-        clamped = ClampedSwiGLU.compute
-        stacks = _stack(layer.gate_up, format), _stack(layer.down, format)
-        settings, biases = layer.activation, (layer.gate_up_bias.data, layer.down_bias.data)
-        return StackedExperts(*stacks, lambda h: clamped(h, **settings), biases)
-    if isinstance(layer, MLPExperts):
-        biases = layer.first_bias.data, layer.second_bias.data
-        return StackedExperts(
-            _stack(layer.first, format), _stack(layer.second, format), layer.activation.compute, biases
-        )
-    raise TypeError(f"no matrices are known for {type(layer).__name__}")
-
-
 def swiglu(h: Float[np.ndarray, "N two_f"]) -> Float[np.ndarray, "N f"]:
     """silu(gate) ⊙ up of the halves of each row."""
     f = h.shape[1] // 2
     return ops.SwiGLU.compute(h[:, :f], h[:, f:])
 
 
-def _stack(parameter: Any, format: str | None) -> Stack:
+# Of each kind of expert: the names of its two matrices, and what lies between them.
+ACTIVATIONS: dict[str, tuple[tuple[str, str], Callable[..., Any]]] = {
+    "swiglu": (("gate_up", "down"), swiglu),
+    "gpt_oss": (("gate_up", "down"), ClampedSwiGLU.compute),
+    "relu": (("first", "second"), ops.ReLU.compute),
+    "gelu": (("first", "second"), ops.GELU.compute),
+}
+
+
+def experts_of(layer: Any, format: str | None = None) -> Experts:
+    """The experts of a layer: in the format of its weights, which may be in files, or in another, in memory."""
+    if isinstance(layer, WithZeroExperts):
+        return AndZeroExperts(experts_of(layer.real, format), layer.num_real)
+    if hasattr(layer, "matrices"):
+        return layer.matrices if format is None else layer.matrices.stacked(format)
+    kind = next(kind for kind, made in _KINDS.items() if isinstance(layer, made))
+    if isinstance(layer, MLPExperts):
+        kind = "relu" if layer.activation is ops.ReLU else "gelu"
+    names, activation = ACTIVATIONS[kind]
+    biases = [getattr(layer, f"{name}_bias", None) for name in names]
+    first, second = (_stack(getattr(layer, name).data, format) for name in names)
+    if kind == "gpt_oss":
+        activation = partial(activation, **layer.activation)
+    return StackedExperts(first, second, activation, [None if b is None else b.data for b in biases])
+
+
+_KINDS = {"swiglu": SwiGLUExperts, "gpt_oss": GptOssExperts, "relu": MLPExperts}
+
+
+def _stack(weights: Any, format: str | None) -> Stack:
     """All experts' matrices in a format, or as they are."""
-    weights = parameter.data
     if format is not None:
-        return quantise(weights, format if weights.shape[-1] % GROUP == 0 else "bfloat16")
+        return quantise(weights, format_for(weights.shape[-1], format))
     if weights.dtype.name == "bfloat16":
         return Stack(BFloat16Matrix, {"bits": weights.view(np.uint16)})
     return Stack(Float32Matrix, {"weights": np.ascontiguousarray(weights, np.float32)})

@@ -12,13 +12,18 @@ from ..formats.float32 import Float32Matrix
 from ..nn import LayerNorm, Linear, RMSNorm
 from ..typing import Float
 
-GROUP = 32  # a width that every format takes is a multiple of it
+_GROUP = 32  # a width that every format takes is a multiple of it
+
+
+def format_for(width: int, format: str) -> str:
+    """The format, or bfloat16 for matrices whose width does not fit it."""
+    return format if width % _GROUP == 0 else "bfloat16"
 
 
 def matrix_of(weights: Any, format: str | None = None) -> Matrix:
     """Weights [out, in] in a format, or as they are; in bfloat16 where the width does not fit the format."""
     if format is not None:
-        return quantise(weights, format if weights.shape[-1] % GROUP == 0 else "bfloat16")
+        return quantise(weights, format_for(weights.shape[-1], format))
     if weights.dtype.name == "bfloat16":
         return BFloat16Matrix(weights.view(np.uint16))
     return Float32Matrix(np.ascontiguousarray(weights, np.float32))

@@ -14,6 +14,7 @@ from ..nn.module import Unfilled
 from ..ops import Concatenate
 from ..typing import Array, Float
 from .expert_reading import Matrices, StoredLayer
+from .stored_matrices import StoredMatrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class StoredExperts(Module):
     Attributes:
         reader: of the files.
         stacks: the parameters, of all experts each, for who writes them elsewhere.
+        matrices: the same experts from arrays to arrays.
     """
 
     def __init__(self, kind: str, sizes: tuple[int, int, int], settings: Mapping[str, float], reader: StoredLayer):
@@ -66,6 +68,7 @@ class StoredExperts(Module):
             return y
 
         self.one, self.reader = answer, reader
+        self.matrices = StoredMatrices(reader, kind, settings)
         one = {name: parameter.shape for name, parameter in template.named_parameters()}
         self.stacks = tuple(_Stack(name, (self.num_experts, *shape[1:]), reader) for name, shape in one.items())
         self.num_stored = self.num_experts * template.num_parameters()

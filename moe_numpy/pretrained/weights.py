@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import fp8, mxfp4
+from ..formats import Matrix, fp8, mxfp4
+from ..formats.bfloat16 import BFloat16Matrix
+from ..formats.float32 import Float32Matrix
+from ..formats.fp8 import FP8Matrix
+from ..formats.mxfp4 import MXFP4Matrix
 from ..typing import Array, Float
 from .errors import PretrainedError, quoted
 from .safetensors_file import StoredTensor
@@ -87,6 +91,25 @@ class Weights:
                 "or load copies, dtype=np.float32"
             ) from error
         return tensor.raw.view(ml_dtypes.bfloat16)
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a weight is stored in MXFP4, as the transpose of what its name says."""
+        return name not in self._tensors
+
+    def matrix(self, name: str, raw: Sequence[np.ndarray]) -> Matrix | None:
+        """A part of a weight as a matrix of the stored bits, not decoded and not transposed; None if it is none."""
+        if self.is_packed(name):
+            blocks, scales = raw
+            return MXFP4Matrix(blocks, scales) if blocks.ndim == 3 else None
+        if raw[0].ndim != 2:
+            return None
+        tensor = self._tensors[name]
+        if tensor.dtype == "F8_E4M3" and self._tensors[name + _SCALE_INV].dtype in ("F32", *_EXPONENTS):
+            assert self._fp8_block is not None
+            codes, scales = raw
+            return FP8Matrix(codes, scales, self._fp8_block)
+        kinds: dict[str, type[Matrix]] = {"F32": Float32Matrix, "BF16": BFloat16Matrix}
+        return kinds[tensor.dtype](raw[0]) if tensor.dtype in kinds else None  # type: ignore[call-arg]
 
     def values(self, name: str, part: Any = ...) -> Float[Array, "..."]:
         """The values in a new array: float32, or float64 where they are stored so.
