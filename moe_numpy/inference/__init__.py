@@ -3,7 +3,7 @@
 from .byte_ranges import ByteRange
 from .counts import LayerCounts, total
 from .decoder import Decoder
-from .errors import StoreError
+from .errors import NotRowByRowError, StoreError
 from .expert_store import ExpertStore
 from .mapped_store import MappedStore
 from .policies import POLICIES
@@ -23,6 +23,7 @@ __all__ = [
     "Guesses",
     "LayerCounts",
     "MappedStore",
+    "NotRowByRowError",
     "Request",
     "Sequence",
     "Simulated",

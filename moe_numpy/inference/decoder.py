@@ -32,7 +32,8 @@ class Decoder:
         experts_format: of the experts' matrices, likewise.
 
     Raises:
-        ValueError: a layer in which a row depends on other rows, such as one of expert choice.
+        NotRowByRowError: there is a layer in which a row depends on other rows, such as one of expert choice.
+        ValueError: an unknown format, or a weight that is not finite in it.
     """
 
     def __init__(self, model: Transformer, format: str | None = None, experts_format: str | None = None):

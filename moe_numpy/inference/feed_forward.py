@@ -13,6 +13,7 @@ from ..moe.router import Router
 from ..moe.routing import Batch
 from ..nn import FeedForward
 from ..typing import Float
+from .errors import NotRowByRowError
 from .experts import experts_of
 from .maps import Map, matrix_of
 from .rows import Rows
@@ -85,9 +86,9 @@ class MoEStep:
 
 
 def feed_forward_step(layer: Any, format: str | None = None, experts_format: str | None = None) -> Any:
-    """The step of a layer. ValueError for one whose rows depend on one another."""
+    """The step of a layer. NotRowByRowError if its rows depend on one another."""
     if isinstance(layer, FeedForward):
         return FeedForwardStep(layer, format)
     if isinstance(layer, MoE) and layer.router.config.selection.causal:
         return MoEStep(layer, format, experts_format)
-    raise ValueError(f"a row of {type(layer).__name__} depends on other rows; it cannot be decoded by itself")
+    raise NotRowByRowError(f"a row of {type(layer).__name__} depends on other rows; it cannot be decoded by itself")

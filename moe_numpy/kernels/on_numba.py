@@ -28,6 +28,7 @@ AS_DEFINED = (
 )  # fmt: skip
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
+_ATTENDED = 1 << 20  # multiplications of attention that one thread takes at once
 _MANY = 64  # a larger k is found by sorting
 _PRODUCT = 512  # rows or columns of a matrix that one thread takes at once; 256 is 7 % slower with two threads
 _SMALL_PRODUCT = 1 << 20  # multiplications; fewer are not worth handing to another thread
@@ -370,7 +371,7 @@ def attend(
         scores = np.empty(len(keys), q.dtype)
         loops.attend(*arrays, number(scale), sinks, scores, y, number(0), s.start, s.stop)
 
-    run(block, blocks(rows, max(_BLOCK // max(cost, 1), 1)))
+    run(block, blocks(rows, max(_ATTENDED // max(cost, 1), 1)))
     return y
 
 

@@ -1,7 +1,11 @@
 """The decoder says what the model says, whatever the company and however a text is cut into calls."""
 
+from functools import cache
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from published_models import DEEPSEEK, LLAMA, MINIMAX, MIXTRAL, make_published
 
 from moe_numpy.autodiff import no_grad
@@ -108,6 +112,36 @@ def test_multipliers_and_norms_after_the_parts():
 def test_published_models(values, tmp_path):
     model = Transformer.from_pretrained(make_published(tmp_path, values))
     assert_says_the_same(model, ids(40, 300))
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["float32", "bfloat16", "int8", "int4", "mxfp4", "fp8"]))
+def test_the_same_bits_in_any_company(data, name):
+    """However a text is cut into calls, and whoever shares them."""
+    decoder, tokens = decoders(name), ids()
+    alone = piecewise(decoder, tokens, *range(1, len(tokens)))
+    text, at = decoder.new_sequence(), 0
+    others = [(decoder.new_sequence(), np.random.default_rng(i).integers(0, 50, 40)) for i in range(3)]
+    while at < len(tokens):
+        end = min(at + data.draw(st.integers(1, 12)), len(tokens))
+        company = []
+        for other, theirs in others:
+            piece = theirs[other.length : other.length + data.draw(st.integers(0, 5))]
+            if len(piece):
+                company.append((other, piece))
+        place = data.draw(st.integers(0, len(company)))
+        company.insert(place, (text, tokens[at:end]))
+        np.testing.assert_array_equal(decoder.read(*company)[place], alone[end - 1])
+        at = end
+
+
+@cache
+def decoders(name):
+    """A model with dense, sparse and shared parts."""
+    heads = Heads(4, 2, 8, AttentionParts(norm=QueryKeyNorm("head"), window=11))
+    sparse = Sparse(recipes.deepseek_v3(top_k=3, num_groups=2, top_groups=1), 32, 8)
+    config = TransformerConfig(50, 32, 40, (Layer(heads, Dense(64)), Layer(heads, sparse)))
+    return Decoder(Transformer(config, rng=np.random.default_rng(0)).eval(), name, name)
 
 
 def test_a_window_forgets_what_nobody_will_see():
