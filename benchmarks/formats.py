@@ -1,7 +1,7 @@
 """Products with a weight matrix in each format, beside copying memory and the product of float32 weights in NumPy.
 
-``gw_N`` is billions of weights a second with N rows, ``gb_1`` gigabytes of stored weights a second with one, ``copy_gb``
-those that copying reads and writes, and ``blas_N`` how many times as fast as NumPy a product is.
+``gw_N`` is billions of weights a second with N rows, ``gb_1`` gigabytes of stored weights a second with one,
+``copy_gb`` those that copying reads and writes, and ``blas_N`` how many times as fast as NumPy the product is.
 """
 
 from collections.abc import Callable, Iterator

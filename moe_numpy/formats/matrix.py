@@ -7,7 +7,6 @@ threads. The compiled loop adds in one fixed order; the definition multiplies ro
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -22,21 +21,36 @@ from ..typing import Array, Float, Int
 @kernel
 def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"]:
     """y_n = W x_n with W dequantised, each row alone. ``matrix`` is a :class:`Matrix`."""
-    xp, weights = array_namespace(x), matrix.dequantise(x.dtype)
-    y = xp.empty((len(x), len(weights)), dtype=x.dtype)
-    for n in range(len(x)):
-        y[n] = weights @ x[n]
+    weights, y = matrix.dequantise(_wide(x)), array_namespace(x).empty((len(x), matrix.shape[0]), dtype=x.dtype)
+    for n, row in enumerate(x.astype(_wide(x), copy=False)):
+        y[n] = weights @ row
     return y
 
 
 @kernel
 def weight_product_of_experts(x: Float[Array, "N in"], stack: Any, experts: Int[Array, " N"]) -> Float[Array, "N out"]:
     """y_n = W_{e_n} x_n, each row alone, with the matrix e_n = experts[n] of a :class:`Stack`."""
-    xp = array_namespace(x)
-    y = xp.empty((len(x), stack.shape[1]), dtype=x.dtype)
+    y = array_namespace(x).empty((len(x), stack.shape[1]), dtype=x.dtype)
     for n, expert in enumerate(experts.tolist()):
-        y[n] = stack[expert].dequantise(x.dtype) @ x[n]
+        y[n] = weight_product.definition(x[n : n + 1], stack[expert])[0]
     return y
+
+
+@kernel
+def grouped_weight_product(x: Float[Array, "N in"], stack: Any, offsets: Int[Array, " E1"]) -> Float[Array, "N out"]:
+    """y_n = W_e x_n for the rows n = offsets[e] ... offsets[e+1]-1, each row alone; 0 after the last offset."""
+    y = array_namespace(x).zeros((len(x), stack.shape[1]), dtype=x.dtype)
+    bounds = offsets.tolist()
+    for e in range(len(stack)):
+        own = slice(bounds[e], bounds[e + 1])
+        if own.start < own.stop:
+            y[own] = weight_product.definition(x[own], stack[e])
+    return y
+
+
+def _wide(x: Array) -> np.dtype:
+    """The type in which products are computed, at least float32."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
 class Operands(NamedTuple):
@@ -143,9 +157,6 @@ class Stack:
     def __getitem__(self, expert: int) -> Matrix:
         return self.kind(**{name: array[expert] for name, array in self.arrays.items()}, **self.settings)
 
-    def __iter__(self) -> Iterator[Matrix]:
-        return (self[expert] for expert in range(len(self)))
-
     @property
     def format(self) -> str:
         """The name of the format."""
@@ -168,14 +179,10 @@ class Stack:
 
     def dequantise(self, dtype: np.typing.DTypeLike = np.float32) -> Float[Array, "E out in"]:
         """The weights in float32 or float64."""
-        first, *others = self
-        weights = first.dequantise(dtype)
-        xp = array_namespace(weights)
-        whole = xp.empty((len(self), *weights.shape), dtype=weights.dtype)
-        whole[0] = weights
-        for e, matrix in enumerate(others, start=1):
-            whole[e] = matrix.dequantise(dtype)
-        return whole
+        weights = array_namespace(*self.arrays.values()).empty(self.shape, dtype=dtype)
+        for e in range(len(self)):
+            weights[e] = self[e].dequantise(dtype)
+        return weights
 
     def rows_by_experts(self, x: Float[Array, "N in"], experts: Int[Array, " N"]) -> Float[Array, "N out"]:
         """y_n = W_{e_n} x_n with e_n = experts[n]: for few rows, which need no sorting.
@@ -188,6 +195,18 @@ class Stack:
         if experts.shape != (len(x),):
             raise ValueError(f"expected one expert for each of {len(x)} rows, got {experts.shape}")
         return weight_product_of_experts(x, self, experts)
+
+    def rows_in_groups(self, x: Float[Array, "N in"], offsets: Int[Array, " E1"]) -> Float[Array, "N out"]:
+        """y_n = W_e x_n for the rows n = offsets[e] ... offsets[e+1]-1; 0 after the last offset.
+
+        Raises:
+            ValueError: x has another width, or offsets are not E + 1.
+            IndexError: offsets do not ascend from 0 to at most N.
+        """
+        _check_width(x, self.shape)
+        if offsets.shape != (len(self) + 1,):
+            raise ValueError(f"expected {len(self) + 1} offsets for {len(self)} matrices, got {offsets.shape}")
+        return grouped_weight_product(x, self, offsets)
 
 
 def _check_width(x: Array, shape: tuple[int, ...]) -> None:

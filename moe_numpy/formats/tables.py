@@ -36,7 +36,7 @@ def look_up(table: Float[Array, "n ..."], codes: UInt8[Array, "..."], dtype: np.
     table = table.astype(dtype)
     flat = codes.reshape(-1)
     if not is_numpy_array(codes):
-        return array_namespace(codes).asarray(table)[flat].reshape(codes.shape + table.shape[1:])
+        return array_namespace(codes).asarray(table)[flat.astype(np.int64)].reshape(codes.shape + table.shape[1:])
     values = np.empty((flat.size, *table.shape[1:]), dtype)
     for start in range(0, flat.size, _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..formats import Matrix, quantise
+from ..formats import FORMATS, Matrix, quantise
 from ..formats.bfloat16 import BFloat16Matrix
 from ..formats.float32 import Float32Matrix
 from ..nn import LayerNorm, Linear, RMSNorm
@@ -16,7 +16,9 @@ _GROUP = 32  # a width that every format takes is a multiple of it
 
 
 def format_for(width: int, format: str) -> str:
-    """The format, or bfloat16 for matrices whose width does not fit it."""
+    """The format, or bfloat16 for matrices whose width does not fit it. ValueError for an unknown one."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     return format if width % _GROUP == 0 else "bfloat16"
 
 

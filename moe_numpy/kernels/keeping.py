@@ -5,7 +5,6 @@ machine code.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -26,7 +25,7 @@ class KeptLoop(FunctionCache):
 
     def __init__(self, loop: Any):
         super().__init__(loop)
-        parts = getattr(sys.modules[loop.__module__], "MADE_OF", ())
+        parts = loop.__globals__.get("MADE_OF", ())
         stamp = self._impl.locator.get_source_stamp(), *(Path(part.__file__).stat()[6:9] for part in parts)
         self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, stamp)
 

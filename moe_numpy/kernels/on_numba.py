@@ -17,7 +17,6 @@ from ..typing import Array, Float, Int, Shaped
 from . import loops, product_loops
 from .decoders import DECODERS
 from .kernel import registry
-from .row_products import KINDS
 from .threads import blocks, one_thread_products, run
 from .threads import count as num_threads
 from .workspace import empty
@@ -401,7 +400,7 @@ def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"
     if not _has_loop(x, matrix):
         return registry["weight_product"].definition(x, matrix)
     y, packed = empty((len(x), matrix.shape[0]), x.dtype), _packed(x, matrix.format)
-    weights = _operands(matrix)
+    weights = product_loops.operands(matrix)
     rows = packed.ctypes.data, len(x), y.ctypes.data, y.strides[0]
     _by_weights(y.size * x.shape[1], y.shape[1], lambda lo, hi: product_loops.product(*weights, *rows, lo, hi))
     return y
@@ -413,10 +412,31 @@ def weight_product_of_experts(x: Float[Array, "N in"], stack: Any, experts: Int[
     if not _has_loop(x, stack):
         return registry["weight_product_of_experts"].definition(x, stack, experts)
     y, packed = empty((len(x), stack.shape[1]), x.dtype), _packed(x, stack.format)
-    weights = *_operands(stack), experts
+    weights = *product_loops.operands(stack), experts
     rows = packed.ctypes.data, y.ctypes.data, y.strides[0]
     loop = product_loops.product_of_experts
     _by_weights(y.size * x.shape[1], y.shape[1], lambda lo, hi: loop(*weights, *rows, lo, hi))
+    return y
+
+
+def grouped_weight_product(x: Float[Array, "N in"], stack: Any, offsets: Int[Array, " E1"]) -> Float[Array, "N out"]:
+    """Blocks of rows of all matrices side by side."""
+    offsets = _ascending(offsets, len(x))
+    if not _has_loop(x, stack):
+        return registry["grouped_weight_product"].definition(x, stack, offsets)
+    y, packed, bounds = empty((len(x), stack.shape[1]), x.dtype), _packed(x, stack.format), offsets.tolist()
+    y[bounds[-1] :] = 0
+    kind, codes, step, stride, scales, scales_step, scales_stride, *shape = product_loops.operands(stack)
+
+    def block(item: tuple[int, slice]) -> None:
+        e, rows = item
+        weights = kind, codes + e * stride, step, scales + e * scales_stride, scales_step, *shape
+        first, num = bounds[e], bounds[e + 1] - bounds[e]
+        inputs, outputs = packed.ctypes.data + first * packed.strides[0], y.ctypes.data + first * y.strides[0]
+        product_loops.product(*weights, inputs, num, outputs, y.strides[0], rows.start, rows.stop)
+
+    own = [e for e in range(len(stack)) if bounds[e] < bounds[e + 1]]
+    run(block, [(e, rows) for e in own for rows in blocks(y.shape[1], _PRODUCT)])
     return y
 
 
@@ -634,16 +654,6 @@ def _packed(x: Any, format: str) -> Any:
     y = memory[skipped : skipped + len(x) * width].reshape(len(x), width)
     product_loops.pack(np.ascontiguousarray(x), DECODERS[format].even_first, y)
     return y
-
-
-def _operands(weights: Any) -> tuple[int, ...]:
-    """What ``product_loops`` reads of a matrix or a stack: addresses, and steps in bytes from inner to outer axes."""
-    operands, axes = weights.operands, len(weights.shape) - 1
-    found = [KINDS[weights.format]]
-    for array in (operands.codes, operands.scales):
-        known = array is not None
-        found += [array.ctypes.data, *reversed(array.strides[:axes])] if known else [0] * (1 + axes)
-    return *found, operands.scale_rows, weights.shape[-1]
 
 
 def _blocks_of_experts(offsets: Any) -> list[Any]:

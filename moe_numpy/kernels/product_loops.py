@@ -1,14 +1,24 @@
 """The compiled loops of ``weight_product``: rows of activations times a weight matrix in any format.
 
 Arrays come as addresses and as bytes from row to row, so that one compiled version serves read-only memory maps, views
-and slots of a cache alike. Callers keep the arrays alive.
+and slots of a cache alike. Callers keep the arrays alive. Loops in other files may call these; their ``MADE_OF`` then
+lists this file and those listed here.
 """
 
 import numpy as np
 
 from . import decoders, row_products, vectors
 from .loops import compiled
-from .row_products import ROWS, TILE, products_of_tile, products_with_four, products_with_one, products_with_two, unpack
+from .row_products import (
+    KINDS,
+    ROWS,
+    TILE,
+    products_of_tile,
+    products_with_four,
+    products_with_one,
+    products_with_two,
+    unpack,
+)
 
 MADE_OF = (decoders, row_products, vectors)  # after a change there, kept loops are out of date
 
@@ -16,6 +26,15 @@ _ROWS = ROWS
 _TILE_ROWS, _TILE_COLUMNS = TILE
 _DIRECT = 8  # rows of x; for more, weights are unpacked once for all
 _BLOCK = 16  # rows of weights unpacked at once: they stay in the cache while all rows of x come by
+
+
+def operands(weights):
+    """The first arguments of ``product`` for a matrix, or of ``product_of_experts`` for a stack of ``formats/``."""
+    found, axes = [KINDS[weights.format]], len(weights.shape) - 1
+    for array in weights.operands[:2]:
+        known = array is not None
+        found += [array.ctypes.data, *reversed(array.strides[:axes])] if known else [0] * (1 + axes)
+    return *found, weights.operands.scale_rows, weights.shape[-1]
 
 
 @compiled
@@ -42,7 +61,7 @@ def product(kind, codes, codes_step, scales, scales_step, scale_rows, width, x, 
     """y[n, i] = Σ_j w_ij x_nj for i = lo ... hi-1.
 
     ``kind`` is one of KINDS. ``scale_rows`` rows of weights have a row of scales in common, one for every 32 columns.
-    x comes from ``pack`` and begins at a multiple of 64 bytes.
+    x comes from ``pack`` and begins at a multiple of 64 bytes; rows of y are ``y_step`` bytes apart.
     """
     chunks = (width + 31) // 32
     if num_rows <= _DIRECT and width % 32 == 0:

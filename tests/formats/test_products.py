@@ -47,6 +47,7 @@ def test_a_row_has_the_same_bits_in_any_company(name, implementation, data):
         stack = Stack(type(matrix), {key: np.stack([a, a]) for key, a in matrix.arrays.items()}, matrix.settings)
         experts = np.arange(num) % 2
         assert np.array_equal(stack.rows_by_experts(company, experts)[at], alone)
+        assert np.array_equal(stack.rows_in_groups(company, np.array([0, num // 2, num]))[at], alone)
 
 
 @compiled
@@ -60,7 +61,9 @@ def test_a_row_has_the_same_bits_with_any_number_of_threads(name):
         with threadpool_limits(threads, user_api="blas"):
             y = np.concatenate([matrix.product(x[:1]), matrix.product(x[1:3]), matrix.product(x[3:])])
             assert np.array_equal(y, matrix.product(x))
-            found.add(y.tobytes() + stack.rows_by_experts(x, experts).tobytes())
+            grouped = stack.rows_in_groups(x, np.array([0, 0, 7, 9]))
+            assert np.array_equal(grouped[:7], stack[1].product(x[:7]))
+            found.add(y.tobytes() + grouped.tobytes() + stack.rows_by_experts(x, experts).tobytes())
     assert len(found) == 1
 
 
@@ -151,6 +154,8 @@ def test_a_read_only_memory_map_at_an_odd_address_is_used_as_it_lies(name, tmp_p
     mapped = Stack(stack.kind, arrays, stack.settings)
     assert (mapped.nbytes, mapped.shape, mapped.format) == (stack.nbytes, (3, 21, 64), name)
     assert all(np.shares_memory(a, whole) for a in mapped[1].arrays.values())
+    groups = np.array([0, 2, 2, 5])
+    assert np.array_equal(mapped.rows_in_groups(x, groups)[2:], stack[2].product(x[2:]))
     for e in range(3):
         assert np.array_equal(mapped[e].product(x), stack[e].product(x))
     assert np.array_equal(mapped.rows_by_experts(x, experts), stack.rows_by_experts(x, experts))
@@ -206,6 +211,11 @@ def test_what_is_refused():
             matrix.product(x[:, :32])
         with pytest.raises((ValueError, TypeError), match=r"one expert for each of 3 rows|parameter .experts."):
             stack.rows_by_experts(x, np.array([0, 1]))
+        with pytest.raises(ValueError, match="expected 3 offsets for 2 matrices"):
+            stack.rows_in_groups(x, np.array([0, 3]))
+        for offsets in ([0, 2, 4], [1, 2, 3], [0, 2, 1]) if find_spec("numba") else ():
+            with pytest.raises(IndexError, match="offsets must go from 0 up"):
+                stack.rows_in_groups(x, np.array(offsets))
         for expert in (2, -3):
             with pytest.raises(IndexError):
                 stack.rows_by_experts(x, np.array([0, 1, expert]))

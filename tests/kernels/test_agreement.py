@@ -670,6 +670,23 @@ def weight_product__no_rows(rng, dtype, view):
 
 
 @case
+def grouped_weight_product(rng, dtype, view):
+    stack = formats.quantise(normal(rng, np.float32, 5, 37, 64), "float32")
+    return view(normal(rng, dtype, 80, 64)), stack, UNEVEN
+
+
+@case
+def grouped_weight_product__all_rows_of_no_expert(rng, dtype, view):
+    stack = formats.quantise(normal(rng, np.float32, 5, 37, 64), "int4")
+    return view(normal(rng, dtype, 8, 64)), stack, ALL_EMPTY
+
+
+@case
+def grouped_weight_product__large(rng, dtype, view):
+    return normal(rng, dtype, 1025, 32), formats.quantise(normal(rng, np.float32, 5, 600, 32), "int8"), LARGE
+
+
+@case
 def weight_product_of_experts(rng, dtype, view):
     stack = formats.quantise(normal(rng, np.float32, 3, 37, 64), "float32")
     return view(normal(rng, dtype, 5, 64)), stack, view(np.array([2, 0, 2, 2, 1]))

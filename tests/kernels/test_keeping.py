@@ -57,6 +57,24 @@ def test_the_packages_loops_are_kept_so():
     assert isinstance(loops.top_k._cache, KeptLoop)
 
 
+def test_a_loop_made_of_other_files_is_out_of_date_when_they_change(compile_double, tmp_path):
+    part = tmp_path / "part.py"
+    part.write_text("")
+    spec = importlib.util.spec_from_file_location("part", part)
+    made_of = (importlib.util.module_from_spec(spec),)
+
+    def kept():
+        loop = compile_double()
+        loop.py_func.__globals__["MADE_OF"] = made_of
+        loop._cache = KeptLoop(loop.py_func)
+        return loop
+
+    assert hits(kept()) == 0
+    assert hits(kept()) == 1
+    part.write_text("# changed")
+    assert hits(kept()) == 0
+
+
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_means_compiling_again(compile_double, tmp_path, damage, suffix):
