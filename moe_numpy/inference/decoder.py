@@ -48,7 +48,7 @@ class Decoder:
         """A text of which nothing was read yet."""
         return Sequence([layer.attention.new() for layer in self.layers])
 
-    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " n"]], every: bool = False) -> Float[np.ndarray, "rows V"]:
+    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " _"]], every: bool = False) -> Float[np.ndarray, "rows V"]:
         """Read more tokens of some texts; the logits of what follows each text, or with ``every`` each token.
 
         Raises:
@@ -64,7 +64,7 @@ class Decoder:
                 texts = (*texts[:i], (sequence, tokens[last:]), *texts[i + 1 :])
         return self._rows(list(texts), every)
 
-    def _rows(self, texts: list[tuple[Sequence, Int[np.ndarray, " n"]]], every: bool) -> Float[np.ndarray, "rows V"]:
+    def _rows(self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool) -> Float[np.ndarray, "rows V"]:
         p, parts, end = self.parts, [], 0
         for sequence, tokens in texts:
             if sequence.length + len(tokens) > p.context:

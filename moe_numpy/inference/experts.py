@@ -7,9 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .. import ops
-from ..formats import Matrix, Stack, quantise
+from ..formats import Stack, quantise
 from ..formats.bfloat16 import BFloat16Matrix
 from ..formats.float32 import Float32Matrix
+from ..kernels import sort_by_key
 from ..moe.experts import ClampedSwiGLU, GptOssExperts, MLPExperts, SwiGLUExperts, WithZeroExperts
 from ..typing import Float, Int
 from .maps import format_for
@@ -41,27 +42,19 @@ class StackedExperts:
 
     def __call__(self, x: Float[np.ndarray, "N d"], experts: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N d"]:
         if len(x) <= FEW:
-            return self._rows(x, experts, self.first.rows_by_experts, self.second.rows_by_experts)
-        order = np.argsort(experts, kind="stable")
-        ends = np.cumsum(np.bincount(experts, minlength=len(self.first)))
-        y, start = np.empty((len(x), self.second.shape[1]), np.float32), 0
-        for e, end in enumerate(ends.tolist()):
-            if end > start:
-                mine, start = order[start:end], end
-                one, two = self.first[e], self.second[e]
-                y[mine] = self._rows(x[mine], experts[mine], _of_one(one), _of_one(two))
+            return self._rows(x, experts, (self.first.rows_by_experts, self.second.rows_by_experts), experts)
+        order, offsets = sort_by_key(experts, len(self.first))
+        groups = self.first.rows_in_groups, self.second.rows_in_groups
+        y = np.empty((len(x), self.second.shape[1]), np.float32)
+        y[order] = self._rows(x[order], experts[order], groups, offsets)
         return y
 
-    def _rows(self, x: Any, experts: Any, first: Any, second: Any) -> Any:
-        h = self._biased(first(x, experts), self.biases[0], experts)
-        return self._biased(second(self.activation(h), experts), self.biases[1], experts)
+    def _rows(self, x: Any, experts: Any, products: Any, by: Any) -> Any:
+        h = self._biased(products[0](x, by), self.biases[0], experts)
+        return self._biased(products[1](self.activation(h), by), self.biases[1], experts)
 
     def _biased(self, y: Any, bias: Any, experts: Any) -> Any:
         return y if bias is None else y + bias[experts]
-
-
-def _of_one(matrix: Matrix) -> Callable[[Any, Any], Any]:
-    return lambda x, _: matrix.product(x)
 
 
 class AndZeroExperts:
