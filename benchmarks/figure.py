@@ -1,4 +1,4 @@
-"""``python -m benchmarks.figure``: draw docs/figures/speed.png from the recorded results.
+"""``python -m benchmarks.figure``: draw docs/figures/speed.png and speed_gpu.png from the recorded results.
 
 To record them::
 
@@ -8,19 +8,27 @@ To record them::
 
 import json
 from pathlib import Path
+from typing import Any
 
 from moe_numpy.plots import save
+from moe_numpy.plots.grouped import product_times
 from moe_numpy.plots.speed import layer_times
 
 TITLES = {"cpu": "2 cores of an AMD EPYC, float32", "cuda": "one NVIDIA H200, bfloat16"}
+_ROOT = Path(__file__).parent
+
+
+def recorded(device: str) -> list[dict[str, Any]]:
+    """The rows that were recorded on a "cpu" or on "cuda"."""
+    rows: list[dict[str, Any]] = json.loads((_ROOT / "results" / f"{device}.json").read_bytes())["rows"]
+    return rows
 
 
 def main() -> None:
-    """Draw the figure from the files that exist."""
-    root = Path(__file__).parent
-    files = {title: root / "results" / f"{name}.json" for name, title in TITLES.items()}
-    results = {title: json.loads(file.read_bytes())["rows"] for title, file in files.items() if file.exists()}
-    save(layer_times(results), root.parent / "docs" / "figures" / "speed.png")
+    """Draw both."""
+    figures = _ROOT.parent / "docs" / "figures"
+    save(layer_times({TITLES["cpu"]: recorded("cpu")}), figures / "speed.png")
+    save(product_times(recorded("cuda")), figures / "speed_gpu.png")
 
 
 if __name__ == "__main__":

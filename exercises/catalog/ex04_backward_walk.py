@@ -247,7 +247,7 @@ overwrites leaves: Keeps the last gradient of a leaf that is used several times.
 - leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
 + leaf_gradients[edge.source] = grad
 adds in place: `seen += grad` may write into an array that an op returned for another input too, as a + b does.
-- total = a + b
+- total = add(a, b)
 + a += b; total = a
 counts ops instead of edges: x · x is one op with two edges to x. Counted once, x runs before both have delivered.
 - edge in stack.pop().edges
@@ -308,7 +308,7 @@ releases at the end: All that the ops saved then stays in memory until the walk 
 +     for op in () if retain_graph else passed:
 +         op.release()
 adds up in float64: The gradient of a float32 input must be float32. Add as they come.
-- total = a + b
+- total = add(a, b)
 + total = np.add(a, b, dtype=np.float64)
 stops at none: `break` where `continue` belongs: what comes behind a gradient of None gets nothing.
 - if grad is not None:

@@ -208,14 +208,16 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
     return y
 
 
-def wide_product(a: Float[Array, "m i"], b: Float[Array, "i n"], dtype: Any = np.float32) -> Float[Array, "m n"]:
+def wide_product(a: Float[Array, "m i"], b: Float[Array, "i n"], dtype: Any = None) -> Float[Array, "m n"]:
     """Products of two bfloat16 are exact in float32, in which tensor cores add them up.
 
     A float32 matrix on the left is cut into three of bfloat16, which add up to it exactly (Henry, Tang and Heinecke
     2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations").
     """
     if b.itemsize > 2 or a.itemsize > 4:
-        return product(a, b).astype(dtype, copy=False)
+        y = product(a, b)
+        return y if dtype is None else y.astype(dtype, copy=False)
+    dtype = np.float32 if dtype is None else dtype
     if a.itemsize == 4 and len(a) < a.shape[1]:
         parts = wide_product(_cut_in_three(a, 0, b.dtype), b)
         return parts.reshape(3, len(a), -1).sum(axis=0).astype(dtype, copy=False)

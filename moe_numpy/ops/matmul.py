@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from ..autodiff import Function
 from ..autodiff.arrays import sum_of
 from ..kernels import kernel
@@ -18,9 +16,10 @@ def product(a: Float[Array, "m i"], b: Float[Array, "i n"]) -> Float[Array, "m n
 
 
 @kernel(wide=(0,))
-def wide_product(a: Float[Array, "m i"], b: Float[Array, "i n"], dtype: Any = np.float32) -> Float[Array, "m n"]:
-    """a b for two matrices of floats of at most 32 bits, multiplied and added in float32; the result as ``dtype``."""
-    return (a @ b).astype(dtype, copy=False)
+def wide_product(a: Float[Array, "m i"], b: Float[Array, "i n"], dtype: Any = None) -> Float[Array, "m n"]:
+    """a b for two matrices, multiplied and added in float32 or wider; the result as ``dtype``, or as it was added."""
+    y = a @ b
+    return y if dtype is None else y.astype(dtype, copy=False)
 
 
 @kernel
@@ -97,12 +96,11 @@ class Affine(Function):
 
 
 class WideAffine(Affine):
-    """:class:`Affine` in float32 for x and weights that are stored in fewer bits; so is its gradient dy."""
+    """:class:`Affine` in float32 or wider for x and weights that are stored in fewer bits; so is its gradient dy."""
 
     def forward(
         self, x: Float[Array, "*batch i"], weight: Float[Array, "o i"], bias: Float[Array, "o"] | None
     ) -> Float[Array, "*batch o"]:
-        """Multiply and add in float32."""
         self.save(x, weight)
         y = wide_product(_rows(x), weight.T)
         if bias is not None:

@@ -165,3 +165,11 @@ def test_a_gpu_sees_new_indices_at_every_call():
     call()
     assert len({id(x) for x in [keys, *seen]}) == 3
     assert all(np.shares_memory(x, keys) for x in seen)
+
+
+def test_tokens_whose_choice_hangs_on_rounding_are_replaced():
+    """By the first clear one, which is token 1 for one expert per token, token 0 for two."""
+    x, router = np.eye(3, dtype=np.float32), np.array([[1, 2, 3], [1, 1, 0], [0, 0, 0]], np.float32)
+    np.testing.assert_array_equal(layer._without_near_ties(x, router, 1), x[[1, 1, 2]])
+    np.testing.assert_array_equal(layer._without_near_ties(x, router, 2), x[[0, 1, 0]])
+    assert layer._without_near_ties(x, router, 3) is x

@@ -288,7 +288,7 @@ def product__wide(rng, dtype, view):
 
 @case
 def wide_product(rng, dtype, view):
-    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, D, F)), {"dtype": np.float32}
+    return view(normal(rng, dtype, T, D)), view(normal(rng, dtype, D, F)), {"dtype": None}
 
 
 @case

@@ -24,6 +24,7 @@ from ...ops import (
     Subtract,
     Sum,
     Where,
+    WideAffine,
 )
 from . import Built, case
 
@@ -158,6 +159,11 @@ def affine_without_bias(rng: np.random.Generator) -> Built:
         rng.standard_normal((6, 4)),
         rng.standard_normal((5, 4)),
     ]
+
+
+@case(WideAffine)
+def affine_of_stored_weights(rng: np.random.Generator) -> Built:
+    return WideAffine.apply, [rng.standard_normal((2, 3, 4)), rng.standard_normal((5, 4)), rng.standard_normal(5)]
 
 
 # Reductions
