@@ -116,10 +116,13 @@ class ExpertStore:
         """The memory that one expert takes: that of the largest, in whole pages."""
         return max(layout.size for layout in self.layouts.values()) or PAGE
 
-    @property
+    @cached_property
     def experts(self) -> dict[int, int]:
         """E of each layer."""
-        return {layer: 1 + max(e for at, e in self._experts if at == layer) for layer in self.counts}
+        of = dict.fromkeys(self.counts, 0)
+        for layer, e in self._experts:
+            of[layer] = max(of[layer], e + 1)
+        return of
 
     def close(self) -> None:
         """Close the files; the arrays are not valid any more."""

@@ -41,4 +41,4 @@ class MappedStore(ExpertStore):
                     self._maps[each.file].madvise(mmap.MADV_WILLNEED, start, each.end - start)
 
     def present(self, layer: int) -> list[int]:
-        return [e for at, e in self._experts if at == layer]
+        return list(range(self.experts[layer]))

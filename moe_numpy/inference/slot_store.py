@@ -143,7 +143,7 @@ class SlotStore(ExpertStore):
 
     def _wait(self, layer: int, experts: Sequence[int]) -> None:
         """Until these have arrived. What could not be read is not in memory afterwards."""
-        first: BaseException | None = None
+        first: Exception | None = None
         for e in experts:
             slot = self._residency.slot[layer][e]
             reading = self._pending.pop(slot, None)
@@ -154,9 +154,13 @@ class SlotStore(ExpertStore):
                     self._read((layer, e), slot, reading.after)
                 else:
                     reading.future.result()
-            except BaseException as error:
+            except Exception as error:
                 self._residency.drop(layer, e)
                 first = first or error
+            except BaseException:  # Ctrl-C: the read may go on, and what comes into this slot next must wait for it
+                self._pending[slot] = reading
+                self.release()
+                raise
         if first is not None:
             self.release()
             raise first

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,25 @@ def test_a_file_system_that_refuses_o_direct(stored, monkeypatch):
     with SlotStore(ranges, 3 * SLOT, at_once=2) as store:
         assert not any(file.direct for file in store._files.values())
         use(store, ranges, content, np.random.default_rng(0))
+
+
+def test_an_interrupted_read_is_begun_again(stored, monkeypatch):
+    content, ranges = stored
+    plain, interrupts = OpenFile.read, [KeyboardInterrupt()]
+
+    def interrupted(self, *arguments):
+        if interrupts and threading.current_thread() is threading.main_thread():
+            raise interrupts.pop()
+        plain(self, *arguments)
+
+    monkeypatch.setattr(OpenFile, "read", interrupted)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *_: Future())  # no thread ever comes to it
+    with SlotStore(ranges, 3 * SLOT, at_once=2) as store:
+        with pytest.raises(KeyboardInterrupt):
+            store.get(1, [0, 1])
+        for views, e in zip(store.get(1, [0, 1]), (0, 1), strict=True):
+            assert same(views, ranges[1, e], content)
+        assert not interrupts
 
 
 def test_a_disk_that_fails(stored, monkeypatch):
