@@ -4,7 +4,8 @@
 - ``sorting.py``, ``rows.py``, ``entries.py`` and ``random_numbers.py`` define the kernels without a derivative. The
   other definitions stand above the Functions that use them, in ``ops/`` and ``moe/``.
 - ``on_numba.py`` runs on all cores of a CPU: compiled loops (``loops.py``), matrix multiplications side by side
-  (``threads.py``), recycled memory (``workspace.py``).
+  (``threads.py``), recycled memory (``workspace.py``). Weights in the formats of ``formats/`` are multiplied by
+  ``product_loops.py``, made of ``decoders.py``, ``row_products.py`` and ``vectors.py``.
 - ``on_cupy.py`` runs on a GPU.
 
 What ``on_numba`` computes has the same bits with any number of threads. The definitions leave matrix multiplications to

@@ -42,12 +42,14 @@ class Decoder:
         scale: bytes of their scale; 0 without.
         decode: makes the code; gets the builder, both addresses and c.
         even_first: the order of the 32 weights.
+        direct: with up to so many rows of x, weights are decoded again for every four; with more, once into memory.
     """
 
     size: int
     scale: int
     decode: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
     even_first: bool = False
+    direct: int = 16
 
 
 def _float32(b: Any, codes: Any, scales: Any, c: Any) -> tuple[Any, Any]:
@@ -143,5 +145,5 @@ DECODERS = {
     "int8": Decoder(2 * LANES, 2, _int8),
     "int4": Decoder(LANES, 2, _int4),
     "mxfp4": Decoder(LANES, 1, _mxfp4, even_first=True),
-    "fp8": Decoder(2 * LANES, 4, _fp8),
+    "fp8": Decoder(2 * LANES, 4, _fp8, direct=4),
 }

@@ -24,7 +24,7 @@ MADE_OF = (decoders, row_products, vectors)  # after a change there, kept loops 
 
 _ROWS = ROWS
 _TILE_ROWS, _TILE_COLUMNS = TILE
-_DIRECT = 8  # rows of x; for more, weights are unpacked once for all
+_DIRECT = tuple(decoder.direct for decoder in decoders.DECODERS.values())
 _BLOCK = 16  # rows of weights unpacked at once: they stay in the cache while all rows of x come by
 
 
@@ -64,7 +64,7 @@ def product(kind, codes, codes_step, scales, scales_step, scale_rows, width, x, 
     x comes from ``pack`` and begins at a multiple of 64 bytes; rows of y are ``y_step`` bytes apart.
     """
     chunks = (width + 31) // 32
-    if num_rows <= _DIRECT and width % 32 == 0:
+    if num_rows <= _DIRECT[kind] and width % 32 == 0:
         weights = kind, codes, codes_step, scales, scales_step, scale_rows, chunks
         for i in range(lo, hi, _ROWS):
             if num_rows == 1:

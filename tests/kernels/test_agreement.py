@@ -646,8 +646,8 @@ def weights_in(name, *shape, width=96, **settings):
 
     def build(rng, dtype, view):
         weights = formats.quantise(normal(rng, np.float32, *shape, 37, width), name, **settings)
-        x = view(normal(rng, dtype, 11, width))
-        return (x, weights, rng.integers(0, shape[0], 11)) if shape else (x, weights)
+        x = view(normal(rng, dtype, 18, width))
+        return (x, weights, rng.integers(0, shape[0], 18)) if shape else (x, weights)
 
     kernel = "weight_product_of_experts" if shape else "weight_product"
     build.__name__ = "__".join([kernel, name, str(width), *map(str, settings.values())])
