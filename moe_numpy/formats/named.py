@@ -10,8 +10,9 @@ from .float32 import Float32Matrix
 from .fp8 import FP8Matrix
 from .int4 import Int4Matrix
 from .int8 import Int8Matrix
-from .matrix import Matrix, Stack
+from .matrix import Matrix
 from .mxfp4 import MXFP4Matrix
+from .stack import Stack
 
 FORMATS: dict[str, type[Matrix]] = {
     kind.format: kind for kind in (Float32Matrix, BFloat16Matrix, Int8Matrix, Int4Matrix, MXFP4Matrix, FP8Matrix)
