@@ -1,6 +1,6 @@
 """Experts in their files as matrices in the format they are stored in: what can be multiplied is not decoded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from ..formats import FORMATS, Matrix, Stack
 from ..formats.float32 import Float32Matrix
-from ..inference import StoreError
+from ..inference import MappedStore, StoreError
 from ..inference.experts import ACTIVATIONS, StackedExperts, format_for
 from ..typing import Array, Float, Int
 from .errors import PretrainedError
@@ -19,10 +19,11 @@ from .pieces import Piece
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """One parameter [out, in] of an expert: its matrices, and which rows of it each one is."""
+    """One parameter [out, in] of an expert: its matrices, and which rows of it each one is; or one that was decoded."""
 
     shape: tuple[int, ...]
     parts: Sequence[tuple[slice, Matrix]]
+    decoded: bool = False
 
     def product(self, x: Float[Array, "N in"]) -> Float[Array, "N out"]:
         """y_n = W x_n."""
@@ -54,6 +55,7 @@ class StoredMatrices:
         self.reader = reader
         (self.first, self.second), activation = ACTIVATIONS[kind]
         self.activation: Callable[[Any], Any] = partial(activation, **settings)
+        self._views: dict[int, tuple[Mapping[str, Parts], Mapping[str, Array]]] = {}  # of mapped files
 
     def __call__(self, x: Float[Array, "N d"], experts: Int[Array, " N"]) -> Float[Array, "N d"]:
         """Each expert is read once. PretrainedError if that fails."""
@@ -84,10 +86,14 @@ class StoredMatrices:
             first, second, self.activation, [biases.get(f"{name}_bias") for name in (self.first, self.second)]
         )
 
-    def _each(self, rows: Mapping[int, int]) -> Any:
+    def _each(self, rows: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Parts], Mapping[str, Array]]]:
+        mapped = isinstance(self.reader.store, MappedStore)
         try:
             for e, content in self.reader.store.each(self.reader.layer, rows):
-                yield e, *matrices_of(self.reader.pieces, e, content)
+                found = self._views.get(e) or matrices_of(self.reader.pieces, e, content)
+                if mapped and not any(part.decoded for part in found[0].values()):
+                    self._views[e] = found
+                yield e, *found
         except StoreError as error:
             raise PretrainedError(str(error)) from error
 
@@ -118,9 +124,13 @@ def matrices_of(
         values = weights.decoded(piece.published, piece.part(expert), raw)
         weights.put(piece.view(array), piece.published, values)
     vectors = {name: array for name, array in decoded.items() if array.ndim == 1}
-    for name in decoded.keys() - vectors.keys():
-        found[name] = [(slice(0, len(decoded[name])), Float32Matrix(decoded[name]))]
-    return {name: Parts(pieces.shapes[name], parts) for name, parts in found.items()}, vectors
+    of_views = {name: Parts(pieces.shapes[name], parts) for name, parts in found.items()}
+    copies = {
+        name: Parts(array.shape, [(slice(0, len(array)), Float32Matrix(array))], decoded=True)
+        for name, array in decoded.items()
+        if array.ndim == 2
+    }
+    return of_views | copies, vectors
 
 
 def _rows_of(piece: Piece, shape: tuple[int, ...], transposed: bool) -> slice | None:
