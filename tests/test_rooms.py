@@ -22,6 +22,7 @@ ROOMS = [
     "gradcheck",
     "moe",
     "models",
+    "inference",
     "pretrained",
     "instruments",
     "training",

@@ -100,6 +100,13 @@ class Function:
         self._saved = self._fingerprints = self.edges = ()
 
     @classmethod
+    def compute(cls, *arrays: Any, **settings: Any) -> Any:
+        """Forward alone, from arrays to arrays: nothing is recorded or checked."""
+        op = _substitutes.get(cls, cls)()
+        op._recording = False
+        return op.forward(*arrays, **settings)
+
+    @classmethod
     def apply(cls, *inputs: Any, **settings: Any) -> Any:
         """Run forward on Tensors, arrays and numbers; record the op if a gradient can flow through it.
 

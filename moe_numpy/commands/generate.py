@@ -1,19 +1,23 @@
 """``python -m moe_numpy generate``: continue a prompt, token by token."""
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from .. import models
+from ..formats import FORMATS
+from ..inference import Decoder, NotRowByRowError, write
 from ..models.generation import sampling_probabilities
 from ..models.text import streamed
 from ..pretrained import PublishedTokenizer
 from ..pretrained.chat import ChatTemplate
 from ..typing import Array, Int
 from .opening import Opened, open_model, require_tokens
-from .output import JsonOption, given_path, print_json, printable, refusals, with_default
+from .output import JsonOption, console_for, given_path, print_json, printable, refusals, with_default
+from .sizes import given_size
 
 
 def generate(
@@ -33,22 +37,50 @@ def generate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=given_size,
+            metavar="SIZE",
+            help="Read the experts of a published model from the disk; keep at most this much of them: 300MB, 4GiB.",
+        ),
+    ] = None,
+    number_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help=with_default(f"Keep all matrices in memory in {', '.join(FORMATS)}.", "as they are stored"),
+        ),
+    ] = None,
+    guess: Annotated[
+        int, typer.Option(min=0, help="With --temperature 0: tokens to guess from what was said before; the same text.")
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Continue a prompt with a model trained here or published."""
     with refusals():
-        opened = open_model(model, step)
+        if memory is not None and number_format is not None:
+            raise ValueError(
+                "--memory reads experts as they are stored, --format keeps them in memory: give one of them"
+            )
+        opened = open_model(model, step, memory)
         start = _start(opened, model, prompt, chat)
         sampling_probabilities(np.zeros(1, np.float32), temperature, top_p)  # refuses values out of range
-    new = models.generate(
-        opened.model,
-        start,
-        tokens,
-        rng=np.random.default_rng(seed),
-        temperature=temperature,
-        top_p=top_p,
-        end_ids=opened.tokenizer.end_ids,
-    )
+        if guess and temperature:
+            raise ValueError(f"--guess is for --temperature 0, got {temperature}")
+        with console_for(json).status("Storing weights in another format ...") if number_format else nullcontext():
+            decoder = _decoder(opened, number_format)
+    settings: Any = {
+        "rng": np.random.default_rng(seed),
+        "temperature": temperature,
+        "top_p": top_p,
+        "end_ids": opened.tokenizer.end_ids,
+    }
+    if decoder is None:
+        new = models.generate(opened.model, start, tokens, **settings)
+    else:
+        new = write(decoder, start, tokens, guess=guess, **settings)
     with refusals():
         if json:
             document = {
@@ -69,6 +101,16 @@ def generate(
         for piece in streamed(opened.tokenizer, new):
             typer.echo(printable(piece), nl=False)
         typer.echo()
+
+
+def _decoder(opened: Opened, number_format: str | None) -> Decoder | None:
+    """None if the modules of training have to read each text whole."""
+    try:
+        return Decoder(opened.model, number_format, number_format)
+    except NotRowByRowError as error:
+        if number_format is not None:
+            raise ValueError(f"--format: {error}") from error
+        return None
 
 
 def _start(opened: Opened, folder: Path, prompt: str, chat: bool) -> Int[Array, " S"]:

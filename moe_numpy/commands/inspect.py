@@ -13,6 +13,7 @@ from ..instruments.findings import Findings, findings_of
 from ..instruments.routed_text import route_text, shares
 from ..instruments.routing_report import SentenceRouting, by_byte_class, route_sentence
 from ..instruments.typical_tokens import MIN_COUNT
+from .inspect_cache import compare_caches, given_trace
 from .inspect_document import document_of
 from .inspect_figures import save_inspect_figures
 from .inspected import TOKENS, Inspected, open_inspected
@@ -64,6 +65,14 @@ def inspect(
         Path | None,
         typer.Option(parser=given_path, help=with_default("Folder for PNGs.", "the run's; none for a published model")),
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            parser=given_path,
+            metavar="FILE",
+            help="Compare cache policies on these requests for experts; without such a file, record the text's there.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show which experts take which domains, tokens and positions: tables, and PNGs."""
@@ -73,25 +82,34 @@ def inspect(
             raise ValueError(f"--out: {out} is not a folder")
         with console.status("Reading model and text ..."):
             opened = open_inspected(model, text or [], tokens, sentence, layer, step)
+            given = None if trace is None else given_trace(trace, opened)
         with check_finite(), np.errstate(all="ignore"):
             began = time.monotonic()
             routed_sentence = route_sentence(opened.model, opened.sentence)
             with text_progress(console, sum(len(w.ids) - w.lead for w in opened.windows)) as done:
                 routed = route_text(opened.model, opened.windows, opened.batch_size, done)
             seconds = time.monotonic() - began
+    caches = None
+    if trace is not None:
+        with refusals(), console.status("Replaying the requests for experts ..."):
+            caches = compare_caches(trace, given, opened, routed)
     with console.status("Counting ..."):
         min_count = MIN_COUNT if opened.is_bytes else _MIN_COUNT
         found = findings_of(routed, len(opened.domains), min_count=min_count)
     with console.status("Drawing ..."):
-        figures = save_inspect_figures(opened, found, routed_sentence, layer, out)
+        figures = save_inspect_figures(opened, found, routed_sentence, layer, out, caches)
     detailed = found.clearest_layer if layer is None else layer
     if json:
-        print_json(document_of(opened, found, routed_sentence, detailed, figures))
+        document = document_of(opened, found, routed_sentence, detailed, figures)
+        print_json(document if caches is None else document | {"expert_cache": caches.document()})
         return
     shown = list(routed.layers) if layer is None and opened.is_bytes else [detailed]
     _print_head(console, opened, found, seconds)
     _print_layer(console, opened, found, shown, detailed)
     _print_text(console, opened, routed_sentence, shown, detailed)
+    if caches is not None:
+        caches.print(console)
+        console.print()
     if layer is None and len(routed.layers) > 1:
         console.print(f"{opened.unit.capitalize()}s of another layer: --layer N, one of {list(routed.layers)}.")
     print_files(console, "Figures", figures)

@@ -10,6 +10,7 @@ from ..instruments.findings import Findings
 from ..instruments.routed_text import shares
 from ..instruments.routing_report import SentenceRouting, by_byte_class
 from .figures import save_figures
+from .inspect_cache import ComparedCaches
 from .inspected import Inspected
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ _TOKENS = 16
 
 
 def save_inspect_figures(
-    opened: Inspected, found: Findings, sentence: SentenceRouting, layer: int | None, out: Path | None
+    opened: Inspected,
+    found: Findings,
+    sentence: SentenceRouting,
+    layer: int | None,
+    out: Path | None,
+    caches: ComparedCaches | None = None,
 ) -> list[Path]:
     """Draw and write them: all layers of a model of bytes, some of a published one. Nothing without a folder."""
     folder = opened.folder if out is None and opened.is_run else out
@@ -55,6 +61,9 @@ def save_inspect_figures(
             figures["load_over_training"] = plots.load_over_training(*opened.history, layers)
         tokens = None if opened.is_bytes else [opened.tokenizer.name(id) for id in sentence.ids]
         figures["sentence_routing"] = plots.sentence_routing(sentence.of_layers(numbers), tokens)
+        if caches is not None:
+            rates = {policy: np.array(rate) for policy, rate in caches.hit_rates.items()}
+            figures["expert_cache"] = plots.hits_over_budget(np.array(caches.budgets), rates)
         return figures
 
     return save_figures(folder, draw)

@@ -32,13 +32,21 @@ class Opened:
         return self.step is not None
 
 
-def open_model(folder: Path, step: int | None = None) -> Opened:
+def open_model(folder: Path, step: int | None = None, memory: int | None = None) -> Opened:
     """The model of a run folder, of its newest checkpoint or the one of ``step``; or that of a published folder.
 
+    Args:
+        folder: of either.
+        step: of a run.
+        memory: bytes for the experts of a published model, see :func:`moe_numpy.pretrained.from_pretrained`.
+
     Raises:
-        ValueError: it is neither, cannot be read, or a step is asked of a published model.
+        ValueError: it is neither, cannot be read, a step is asked of a published model, memory of a run, or memory is
+            too little.
     """
     if not is_published(folder):
+        if memory is not None and folder.is_dir():
+            raise ValueError(f"--memory: {folder} is not a published model, and a run has all experts in memory")
         run = Run.open(folder)
         tokenizer = run.tokenizer()
         model, step = run.model(step)
@@ -46,7 +54,7 @@ def open_model(folder: Path, step: int | None = None) -> Opened:
         return Opened(model.eval(), tokenizer, step, text_folder)  # type: ignore[arg-type]
     if step is not None:
         raise ValueError(f"--step {step}: {folder} is a published model, which has no checkpoints")
-    return Opened(from_pretrained(folder), PublishedTokenizer.open(folder), None, folder)
+    return Opened(from_pretrained(folder, memory=memory), PublishedTokenizer.open(folder), None, folder)
 
 
 def require_tokens(ids: Sequence[int], model: Transformer, folder: Path) -> None:

@@ -14,6 +14,7 @@ import math
 from contextlib import suppress
 from inspect import unwrap
 
+import numpy as np
 from numba import njit
 from numba.core.dispatcher import Dispatcher
 
@@ -37,6 +38,38 @@ compiled = _compiler()
 # Sums may be reordered to use vector instructions. The order is fixed at compile time, as long as the loop of a sum
 # stores nothing: before stores, compiled code compares addresses and may choose another loop.
 summing = _compiler(fastmath={"reassoc", "contract"})
+
+
+@summing
+def _inner(a, b, zero):
+    total = zero
+    for j in range(len(a)):
+        total += a[j] * b[j]
+    return total
+
+
+@compiled
+def attend(q, keys, values, first, scale, sinks, scores, y, zero, lo, hi):
+    """One query of one head after the other: ``lo ... hi-1`` of n H. Scores are those of the thread."""
+    n, num_heads, width = y.shape
+    groups = num_heads // keys.shape[1]
+    for r in range(lo, hi):
+        i, h = divmod(r, num_heads)
+        head, end = h // groups, len(keys) - n + i + 1
+        top = sinks[h] if len(sinks) else -np.inf
+        for j in range(first[i], end):
+            scores[j] = _inner(q[i, h], keys[j, head], zero) * scale
+            top = max(top, scores[j])
+        total = math.exp(sinks[h] - top) if len(sinks) else zero
+        for j in range(first[i], end):
+            scores[j] = math.exp(scores[j] - top)
+            total += scores[j]
+        for c in range(width):
+            y[i, h, c] = zero
+        for j in range(first[i], end):
+            e = scores[j] / total
+            for c in range(width):
+                y[i, h, c] += e * values[j, head, c]
 
 
 @compiled

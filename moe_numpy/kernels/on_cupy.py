@@ -27,7 +27,9 @@ from ..typing import Array, Bool, Float, Int, Shaped
 from . import attention, cublas, grouped_gemm
 from .kernel import registry
 
-AS_DEFINED = ("grouped_weight_product", "weight_product", "weight_product_of_experts")  # dequantise, then multiply
+AS_DEFINED = (  # what decoding on a GPU does not use
+    "attend", "grouped_weight_product", "weight_product", "weight_product_of_experts",
+)  # fmt: skip
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits

@@ -27,6 +27,7 @@ AS_DEFINED = (
 )  # fmt: skip
 
 _BLOCK = 1 << 15  # entries that one thread takes at once: 128 KB of float32, a part of its cache
+_ATTENDED = 1 << 20  # multiplications of attention that one thread takes at once
 _MANY = 64  # a larger k is found by sorting
 _PRODUCT = 512  # rows or columns of a matrix that one thread takes at once; 256 is 7 % slower with two threads
 _SMALL_PRODUCT = 1 << 20  # multiplications; fewer are not worth handing to another thread
@@ -349,6 +350,28 @@ def causal_attention(
     task = partial(_head, q, k, v, o, e, total, length, scale, first, sinks)
     _multiply(task, list(np.ndindex(q.shape[:2])), 2 * e.size * q.shape[3])
     return o, e, total
+
+
+def attend(
+    q: Float[Array, "n H D"],
+    keys: Float[Array, "L Hkv D"],
+    values: Float[Array, "L Hkv Dv"],
+    first: Int[Array, " n"],
+    scale: float,
+    sinks: Float[Array, " H"] | None,
+) -> Float[Array, "n H Dv"]:
+    """Queries and heads side by side, each by itself."""
+    y, number = np.empty((*q.shape[:2], values.shape[2]), q.dtype), q.dtype.type
+    sinks = np.empty(0, q.dtype) if sinks is None else sinks.astype(q.dtype, copy=False)
+    arrays = np.ascontiguousarray(q), keys, values, np.ascontiguousarray(first, np.int64)
+    rows, cost = len(q) * q.shape[1], len(keys) * (q.shape[2] + values.shape[2])
+
+    def block(s: slice) -> None:
+        scores = np.empty(len(keys), q.dtype)
+        loops.attend(*arrays, number(scale), sinks, scores, y, number(0), s.start, s.stop)
+
+    run(block, blocks(rows, max(_ATTENDED // max(cost, 1), 1)))
+    return y
 
 
 def causal_attention_gradient(

@@ -85,22 +85,25 @@ class Block(Module):
         mask: Bool[Array, "B S"] | None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
         """The new residual stream, and the routing of this layer."""
-        attended = self.attention(self._before(self.attention_norm, x), cache=cache, mask=mask)
-        h = self._added(x, self._after(self.attention_norm, attended))
-        normed = self._before(self.feed_forward_norm, h)
+        attended = self.attention(self.before(self.attention_norm, x), cache=cache, mask=mask)
+        h = self.added(x, self.after(self.attention_norm, attended))
+        normed = self.before(self.feed_forward_norm, h)
         if isinstance(self.feed_forward, FeedForward):
             y, routing = self.feed_forward(normed), None
         else:
             y, routing = self.feed_forward(normed, rng, tokens, mask)
-        return self._added(h, self._after(self.feed_forward_norm, y)), routing
+        return self.added(h, self.after(self.feed_forward_norm, y)), routing
 
-    def _before(self, norm: Module, x: Tensor) -> Tensor:
+    def before(self, norm: Any, x: Any) -> Any:
+        """The input of a part; x and the norm may be of arrays."""
         return norm(x) if self.norm_first else x
 
-    def _after(self, norm: Module, x: Tensor) -> Tensor:
+    def after(self, norm: Any, x: Any) -> Any:
+        """The answer of a part."""
         return x if self.norm_first else norm(x)
 
-    def _added(self, x: Tensor, more: Tensor) -> Tensor:
+    def added(self, x: Any, more: Any) -> Any:
+        """The residual stream with an answer."""
         return x + (more if self.multiplier == 1 else self.multiplier * more)
 
 
@@ -126,10 +129,12 @@ class Transformer(Module):
             self.output = Linear(parts.d_model, parts.vocab_size, bias=parts.output_bias, std=0.02, **settings)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, *, dtype: Any = None) -> "Transformer":
+    def from_pretrained(
+        cls, folder: str | os.PathLike, *, dtype: Any = None, memory: int | None = None
+    ) -> "Transformer":
         """A published model; see :func:`moe_numpy.pretrained.from_pretrained`."""
         pretrained: Any = importlib.import_module("moe_numpy.pretrained")  # a room behind this one
-        model: Transformer = pretrained.from_pretrained(folder, dtype=dtype)
+        model: Transformer = pretrained.from_pretrained(folder, dtype=dtype, memory=memory)
         return model
 
     def forward(

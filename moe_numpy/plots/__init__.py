@@ -1,5 +1,6 @@
 """The figures that the command line and the notebooks share: each function takes data and returns a Figure."""
 
+from .caching import hits_over_budget
 from .choices import co_activation, explained_by_layer
 from .files import save, show
 from .routing import (
@@ -21,6 +22,7 @@ __all__ = [
     "expert_by_token",
     "expert_load",
     "explained_by_layer",
+    "hits_over_budget",
     "learning_curves",
     "load_over_training",
     "save",

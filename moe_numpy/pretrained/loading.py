@@ -1,7 +1,7 @@
 """A transformer from the files of a published model: every tensor is used or skipped by name, none is guessed."""
 
+import math
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..moe import MoE
 from ..nn.module import Unfilled
 from .config import PublishedConfig
 from .errors import PretrainedError, quoted
+from .expert_reading import LayerPieces, readers_of
 from .pieces import EACH, Piece, as_it_is
 from .stored_experts import StoredExperts
 from .tensor_files import TensorFiles
@@ -24,20 +25,25 @@ from .weights import Weights
 _ROWS = 1024  # compared at a time
 
 
-def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None) -> Transformer:
+def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None, memory: int | None = None) -> Transformer:
     """The model in a folder as published: ``config.json`` and safetensors files.
 
     Args:
         folder: the folder.
         dtype: None maps the files: weights stay on the disk until they are used, activations are float32, and nothing
             can be trained. A floating-point type makes copies of that type, which can be trained.
+        memory: bytes for experts, which are then read from the disk when a token asks for them, and kept as long as
+            they have room. None leaves it to the system which parts of the files are in memory.
 
     Raises:
+        ValueError: memory is below what the experts of one token in one layer need, or comes with a dtype.
         PretrainedError: a file is missing or damaged, or a setting, a tensor, its shape or its type is not what the
             model's family has; the message names it.
     """
     if dtype is not None and not is_float(np.dtype(dtype)):
         raise TypeError(f"dtype must be a floating-point type, got {dtype}")
+    if dtype is not None and memory is not None:
+        raise ValueError("memory is for experts that stay in their files; a dtype makes copies of all weights")
     folder = Path(folder)
     files = TensorFiles.open(folder)
     config = PublishedConfig.read(folder, files)
@@ -52,7 +58,7 @@ def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None) -> Transfor
     for piece in _checked(folder, weights, tensors, config):
         by_ours.setdefault(piece.ours, []).append(piece)
     if dtype is None:
-        _map(model, tensors, by_ours, weights)
+        _map(model, tensors, by_ours, weights, memory)
     else:
         for name, parts in by_ours.items():
             tensors[name].data = _filled(tensors[name].data, parts, weights, np.dtype(dtype))
@@ -103,25 +109,18 @@ def _filled(like: Any, parts: list[Piece], weights: Weights, dtype: np.dtype) ->
     array = np.empty(like.shape, dtype)
     for piece in parts:
         for e in range(len(array)) if piece.expert == EACH else [piece.expert]:
-            _put(piece.entries(array, e), weights, piece, e)
+            weights.put(piece.entries(array, e), piece.published, weights.values(piece.published, piece.part(e)))
     return array
 
 
-def _put(view: Any, weights: Weights, piece: Piece, e: int | None) -> None:
-    """Copy a piece, or the part of expert e, into a view of our array."""
-    values = weights.values(piece.published, piece.part(e))
-    try:
-        with np.errstate(over="raise", under="ignore", invalid="ignore"):
-            view[...] = values.reshape(view.shape)
-    except FloatingPointError as error:
-        thing = f"{weights.file_of(piece.published)}: tensor {quoted(piece.published)}"
-        raise PretrainedError(f"{thing} has a value beyond the largest of {view.dtype}") from error
-
-
 def _map(
-    model: Transformer, tensors: Mapping[str, Tensor], by_ours: Mapping[str, list[Piece]], weights: Weights
+    model: Transformer,
+    tensors: Mapping[str, Tensor],
+    by_ours: Mapping[str, list[Piece]],
+    weights: Weights,
+    memory: int | None,
 ) -> None:
-    """Weights become views of the files; experts are read one at a time."""
+    """Weights become views of the files; experts are decoded one at a time, from a store."""
     for name, parts in by_ours.items():
         if ".experts." in name:
             continue
@@ -132,33 +131,21 @@ def _map(
             tensor.data = (mapped if piece.rows is None else mapped[piece.rows]).reshape(tensor.shape)
         else:
             tensor.data = _filled(tensor.data, parts, weights, np.dtype(np.float32))
+    layers, at_once = {}, 1
     for i, layer in enumerate(model.layers):
-        moe, part = layer.feed_forward, model.parts.layers[i].feed_forward
-        if isinstance(moe, MoE) and isinstance(part, Sparse):
+        part = model.parts.layers[i].feed_forward
+        if isinstance(layer.feed_forward, MoE) and isinstance(part, Sparse):
             prefix = f"layers.{i}.feed_forward.experts."
             of_experts = {name.removeprefix(prefix): by_ours[name] for name in by_ours if name.startswith(prefix)}
             shapes = {name: tensors[prefix + name].shape[1:] for name in of_experts}
-            sizes = part.num_experts, model.parts.d_model, part.d_ff
-            kind, settings = part.recipe.experts, part.recipe.expert_settings
-            moe.experts = StoredExperts(kind, sizes, settings, _reader(of_experts, shapes, weights))
+            layers[i] = LayerPieces(weights, of_experts, shapes, part.num_experts)
+            at_once = max(at_once, min(math.ceil(layer.feed_forward.router.per_token), part.num_experts))
+    for i, reader in readers_of(layers, at_once, memory).items():
+        sparse: Any = model.parts.layers[i].feed_forward
+        sizes = sparse.num_experts, model.parts.d_model, sparse.d_ff
+        experts = StoredExperts(sparse.recipe.experts, sizes, sparse.recipe.expert_settings, reader)
+        model.layers[i].feed_forward.experts = experts
     for parameter in model.parameters():
         parameter.requires_grad = False
     model.activations = np.float32
     model.eval()
-
-
-def _reader(pieces_of: Mapping[str, list[Piece]], shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> Any:
-    """A function from the number of an expert to its parameters."""
-    parts: dict[str, dict[int | None, list[Piece]]] = {name: defaultdict(list) for name in shapes}
-    for name, pieces in pieces_of.items():
-        for piece in pieces:
-            parts[name][piece.expert].append(piece)
-
-    def read(e: int) -> dict[str, Any]:
-        arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-        for name, array in arrays.items():
-            for piece in parts[name][EACH] + parts[name][e]:
-                _put(piece.view(array), weights, piece, e)
-        return arrays
-
-    return read

@@ -71,6 +71,25 @@ class StoredTensor:
             raise PretrainedError(f"{self.file} has been truncated since it was opened")
         return np.ndarray(self.shape, storage, self._mapping, self._offset)
 
+    def range_of(self, part: Any = ...) -> tuple[int, int]:
+        """The offset in the file and the number of bytes of a part: ``...``, an index or a slice of the first axis."""
+        itemsize = np.dtype(STORAGE[self.dtype]).itemsize
+        if part is ...:
+            return self._offset, math.prod(self.shape) * itemsize
+        row = math.prod(self.shape[1:]) * itemsize
+        start, stop, _ = part.indices(self.shape[0]) if isinstance(part, slice) else (part, part + 1, 1)
+        return self._offset + start * row, (stop - start) * row
+
+    def from_bytes(self, content: np.ndarray, part: Any = ...) -> np.ndarray:
+        """The stored bits of a part, a view of its bytes."""
+        if part is ...:
+            shape = self.shape
+        elif isinstance(part, slice):
+            shape = (len(range(*part.indices(self.shape[0]))), *self.shape[1:])
+        else:
+            shape = self.shape[1:]
+        return content.view(STORAGE[self.dtype]).reshape(shape)
+
     def float32(self, part: Any = ...) -> Float[Array, "..."]:
         """The values in a new array, or those of a part: an index or a slice of the first axis.
 
@@ -78,7 +97,10 @@ class StoredTensor:
             PretrainedError: the type is not F64, F32, F16 or BF16. Integers, and FP8 without its scales, are no values
                 of weights. Or an F64 is beyond float32.
         """
-        raw = self.raw[part]
+        return self.to_float32(self.raw[part])
+
+    def to_float32(self, raw: np.ndarray) -> Float[Array, "..."]:
+        """The values of stored bits of this tensor; errors as for :meth:`float32`."""
         if self.dtype == "BF16":
             return bfloat16.decode(raw)
         thing = f"{self.file}: tensor {quoted(self.name)}"

@@ -5,12 +5,16 @@ NAME, NAME_scale_inv          F8_E4M3 and the scales of its blocks (DeepSeek-V3)
 NAME_blocks, NAME_scales      MXFP4 (gpt-oss): matrices [E, out, in]; NAME itself would be their transpose
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..formats import fp8, mxfp4
+from ..formats import Matrix, fp8, mxfp4
+from ..formats.bfloat16 import BFloat16Matrix
+from ..formats.float32 import Float32Matrix
+from ..formats.fp8 import FP8Matrix
+from ..formats.mxfp4 import MXFP4Matrix
 from ..typing import Array, Float
 from .errors import PretrainedError, quoted
 from .safetensors_file import StoredTensor
@@ -88,6 +92,25 @@ class Weights:
             ) from error
         return tensor.raw.view(ml_dtypes.bfloat16)
 
+    def is_packed(self, name: str) -> bool:
+        """Whether a weight is stored in MXFP4, as the transpose of what its name says."""
+        return name not in self._tensors
+
+    def matrix(self, name: str, raw: Sequence[np.ndarray]) -> Matrix | None:
+        """A part of a weight as a matrix of the stored bits, not decoded and not transposed; None if it is none."""
+        if self.is_packed(name):
+            blocks, scales = raw
+            return MXFP4Matrix(blocks, scales) if blocks.ndim == 3 else None
+        if raw[0].ndim != 2:
+            return None
+        tensor = self._tensors[name]
+        if tensor.dtype == "F8_E4M3" and self._tensors[name + _SCALE_INV].dtype in ("F32", *_EXPONENTS):
+            assert self._fp8_block is not None
+            codes, scales = raw
+            return FP8Matrix(codes, scales, self._fp8_block)
+        kinds: dict[str, type[Matrix]] = {"F32": Float32Matrix, "BF16": BFloat16Matrix}
+        return kinds[tensor.dtype](raw[0]) if tensor.dtype in kinds else None  # type: ignore[call-arg]
+
     def values(self, name: str, part: Any = ...) -> Float[Array, "..."]:
         """The values in a new array: float32, or float64 where they are stored so.
 
@@ -95,15 +118,42 @@ class Weights:
             name: of the weight.
             part: an index or a slice of the first axis; by default all.
         """
+        return self.decoded(name, part, [tensor.raw[stored] for tensor, stored in self.stored(name, part)])
+
+    def stored(self, name: str, part: Any = ...) -> list[tuple[StoredTensor, Any]]:
+        """The tensors, and the part of each, that a part of a weight is decoded from: their bytes are enough."""
         if name not in self._tensors:
-            blocks, scales = (self._tensors[name + suffix].raw for suffix in (_BLOCKS, _SCALES))
-            return mxfp4.dequantise(blocks[part], scales[part]).swapaxes(-1, -2)
+            return [(self._tensors[name + suffix], part) for suffix in (_BLOCKS, _SCALES)]
+        tensor = self._tensors[name]
+        if tensor.dtype != "F8_E4M3":
+            return [(tensor, part)]
+        if isinstance(part, slice):  # blocks may begin outside
+            part = ...
+        return [(tensor, part), (self._tensors[name + _SCALE_INV], part)]
+
+    def decoded(self, name: str, part: Any, raw: Sequence[np.ndarray]) -> Float[Array, "..."]:
+        """What :meth:`values` gives, from the stored bits of the parts that :meth:`stored` names."""
+        if name not in self._tensors:
+            return mxfp4.dequantise(*raw).swapaxes(-1, -2)
         tensor = self._tensors[name]
         if tensor.dtype == "F8_E4M3":
             assert self._fp8_block is not None
-            weights = fp8.dequantise(tensor.raw, self._scales_of(name), self._fp8_block)
-            return weights[part]
-        return np.array(tensor.raw[part]) if tensor.dtype == "F64" else tensor.float32(part)
+            codes, scales = raw
+            stored_scales = self._tensors[name + _SCALE_INV]
+            if stored_scales.dtype not in _EXPONENTS:
+                scales = stored_scales.to_float32(scales)
+            weights = fp8.dequantise(codes, scales, self._fp8_block)
+            return weights[part] if isinstance(part, slice) else weights
+        return np.array(raw[0]) if tensor.dtype == "F64" else tensor.to_float32(raw[0])
+
+    def put(self, view: Any, name: str, values: Float[Array, "..."]) -> None:
+        """Copy values of a weight into a view of our array. PretrainedError if one is beyond its type."""
+        try:
+            with np.errstate(over="raise", under="ignore", invalid="ignore"):
+                view[...] = values.reshape(view.shape)
+        except FloatingPointError as error:
+            thing = f"{self.file_of(name)}: tensor {quoted(name)}"
+            raise PretrainedError(f"{thing} has a value beyond the largest of {view.dtype}") from error
 
     def _require_one_kind(self) -> None:
         """PretrainedError for F16 beside BF16, which no model has: the bits of one make no sense as the other."""
@@ -111,10 +161,6 @@ class Weights:
         if "F16" in last and "BF16" in last:
             one, other = last["F16"], last["BF16"]
             raise PretrainedError(f"{one.file}: tensor {quoted(one.name)} is F16, but {quoted(other.name)} is BF16")
-
-    def _scales_of(self, name: str) -> Any:
-        scales = self._tensors[name + _SCALE_INV]
-        return scales.raw if scales.dtype in _EXPONENTS else scales.float32()
 
     def _require_scales(self, tensor: StoredTensor) -> None:
         thing = f"{tensor.file}: tensor {quoted(tensor.name)}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_numpy import formats, kernels, models, training
+from moe_numpy import formats, inference, kernels, models, training
 from moe_numpy.kernels import registry
 
 OTHERS = [
@@ -698,6 +698,18 @@ def sum_of_squares(rng, dtype, view):
 
 
 @case
+def attend(rng, dtype, view):
+    q, k, v = normal(rng, dtype, 5, 6, 16), normal(rng, dtype, 40, 2, 16), normal(rng, dtype, 40, 2, 8)
+    return view(q), k, v, np.array([0, 0, 3, 30, 35]), 0.25, None
+
+
+@case
+def attend__sinks_and_few_keys(rng, dtype, view):
+    q, k, v = normal(rng, dtype, 1, 4, 16), normal(rng, dtype, 3, 4, 16), normal(rng, dtype, 3, 4, 16)
+    return view(q), view(k), view(v), np.array([1]), 0.25, normal(rng, dtype, 4)
+
+
+@case
 def adamw(rng, dtype, view):
     shapes = [(300, 200), (7,), (2, 3, 4)]
     p, grad, m = ([normal(rng, dtype, *shape) for shape in shapes] for _ in range(3))
@@ -816,6 +828,7 @@ def test_bfloat16_on_a_gpu_agrees_with_the_definition(name, build, layout):
 
 def test_every_kernel_has_a_case():
     assert formats
+    assert inference
     assert models
     assert training  # so that all definitions are registered
     assert set(CASES) == set(registry)

@@ -1,0 +1,38 @@
+"""Using a model: texts read and continued without a tape, and experts where memory has room for them."""
+
+from .byte_ranges import ByteRange
+from .counts import LayerCounts, total
+from .decoder import Decoder
+from .errors import NotRowByRowError, StoreError
+from .expert_store import ExpertStore
+from .mapped_store import MappedStore
+from .policies import POLICIES
+from .prefill import prefill_order
+from .sequence import Sequence
+from .simulator import BEST, Simulated, compare, simulate
+from .slot_store import SlotStore
+from .traces import Request, Trace
+from .writing import Guesses, write
+
+__all__ = [
+    "BEST",
+    "POLICIES",
+    "ByteRange",
+    "Decoder",
+    "ExpertStore",
+    "Guesses",
+    "LayerCounts",
+    "MappedStore",
+    "NotRowByRowError",
+    "Request",
+    "Sequence",
+    "Simulated",
+    "SlotStore",
+    "StoreError",
+    "Trace",
+    "compare",
+    "prefill_order",
+    "simulate",
+    "total",
+    "write",
+]

@@ -1,0 +1,105 @@
+"""A transformer that reads and continues texts without a tape, row by row.
+
+Training code is not repeated: norms, rotations, scores, selections and activations are those of the ops and the router,
+called from arrays to arrays. What a token gets depends on its own text alone, never on the company in its call, nor on
+how its text was cut into calls.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import no_grad
+from ..models import Transformer
+from ..models.transformer import Block
+from ..typing import Float, Int
+from .attention import attention_step
+from .feed_forward import feed_forward_step
+from .maps import Map, matrix_of, norm_of
+from .rows import Rows
+from .sequence import Sequence
+
+CHUNK = 512  # tokens of one text at a time
+
+
+class Decoder:
+    """A model for texts that grow.
+
+    Args:
+        model: the weights.
+        format: of the matrices outside the experts, a name from :data:`moe_numpy.formats.FORMATS`; None for that of the
+            model. Routers, norms and biases stay float32, the embedding as it is.
+        experts_format: of the experts' matrices, likewise.
+
+    Raises:
+        NotRowByRowError: there is a layer in which a row depends on other rows, such as one of expert choice.
+        ValueError: an unknown format, or a weight that is not finite in it.
+    """
+
+    def __init__(self, model: Transformer, format: str | None = None, experts_format: str | None = None):
+        self.parts = model.parts
+        self.layers = [_Layer(layer, format, experts_format) for layer in model.layers]
+        self.embedding = model.embedding.weight.data
+        self.norm = norm_of(model.norm)
+        output = model.output
+        self.output = Map(matrix_of(self.embedding, format)) if output is None else Map.of(output, format)
+
+    def new_sequence(self) -> Sequence:
+        """A text of which nothing was read yet."""
+        return Sequence([layer.attention.new() for layer in self.layers])
+
+    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " _"]], every: bool = False) -> Float[np.ndarray, "rows V"]:
+        """Read more tokens of some texts; the logits of what follows each text, or with ``every`` each token.
+
+        Raises:
+            ValueError: no text, a text without tokens, an id that the model does not have, or more than its context.
+        """
+        long = [i for i, (_, tokens) in enumerate(texts) if len(tokens) > CHUNK]
+        if long and not every:
+            for i in long:  # in pieces, which changes nothing but the memory that it takes
+                sequence, tokens = texts[i]
+                last = (len(tokens) - 1) // CHUNK * CHUNK
+                for start in range(0, last, CHUNK):
+                    self._rows([(sequence, tokens[start : start + CHUNK])], False)
+                texts = (*texts[:i], (sequence, tokens[last:]), *texts[i + 1 :])
+        return self._rows(list(texts), every)
+
+    def _rows(self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool) -> Float[np.ndarray, "rows V"]:
+        p, parts, end = self.parts, [], 0
+        for sequence, tokens in texts:
+            if sequence.length + len(tokens) > p.context:
+                raise ValueError(f"{sequence.length + len(tokens)} tokens do not fit context={p.context}")
+            parts.append((sequence, slice(end, end + len(tokens))))
+            end += len(tokens)
+        if not texts or not all(len(tokens) for _, tokens in texts):
+            raise ValueError("there must be at least one text, and each must have at least one new token")
+        rows = Rows(np.concatenate([tokens for _, tokens in texts]), parts)
+        if not (rows.tokens.min() >= 0 and rows.tokens.max() < p.vocab_size):
+            raise ValueError(f"token ids must be below vocab_size={p.vocab_size}, got {rows.tokens.max()}")
+        with no_grad():
+            x: Any = np.asarray(self.embedding[rows.tokens], np.float32)
+            x = x if p.embedding_multiplier == 1 else p.embedding_multiplier * x
+            for i, layer in enumerate(self.layers):
+                x = layer(x, rows, i)
+            x = x if every else x[[mine.stop - 1 for _, mine in parts]]
+            logits = self.output(self.norm(x))
+        for sequence, mine in parts:
+            sequence.length += mine.stop - mine.start
+        return logits if p.logit_divisor == 1 else logits / np.float32(p.logit_divisor)
+
+
+class _Layer:
+    """:class:`moe_numpy.models.transformer.Block` from arrays to arrays."""
+
+    def __init__(self, block: Block, format: str | None, experts_format: str | None):
+        self.block = block
+        self.norms = norm_of(block.attention_norm), norm_of(block.feed_forward_norm)
+        self.attention = attention_step(block.attention, format)
+        self.feed_forward = feed_forward_step(block.feed_forward, format, experts_format)
+
+    def __call__(self, x: Any, rows: Rows, i: int) -> Any:
+        block, (first, second) = self.block, self.norms
+        attended = self.attention(block.before(first, x), rows, i)
+        h = block.added(x, block.after(first, attended))
+        answer = self.feed_forward(block.before(second, h), rows)
+        return block.added(h, block.after(second, answer))

@@ -1,0 +1,96 @@
+"""A text that grows: how many tokens were read, and what each layer keeps of them."""
+
+from typing import Any
+
+import numpy as np
+
+from ..typing import Float
+
+_FIRST = 256  # tokens: room at first
+
+
+class Kept:
+    """Vectors that one layer keeps of the tokens of one sequence.
+
+    Room doubles where it is full; where only the last ``window`` tokens will be seen, those before them make room.
+
+    Args:
+        width: of a vector.
+        window: how many tokens before the next one will still be seen; None for all.
+
+    Attributes:
+        start: the position of the first token that is still there.
+        rows: [L, width], a view of those that are.
+    """
+
+    def __init__(self, width: int, window: int | None = None):
+        self.window, self.start = window, 0
+        self._room = np.empty((_FIRST, width), np.float32)
+        self.rows = self._room[:0]
+
+    def append(self, rows: Float[np.ndarray, "S width"]) -> Float[np.ndarray, "L width"]:
+        """Keep S more; return all that are there."""
+        length = len(self.rows)
+        if length + len(rows) > len(self._room):
+            forgotten = 0 if self.window is None else max(length - self.window, 0)
+            before, length = self.rows[forgotten:], length - forgotten
+            self.start += forgotten
+            enough = len(self._room) >= length + len(rows) and forgotten >= len(self._room) // 2
+            size = len(self._room) if enough else max(length + len(rows), 2 * len(self._room))
+            self._room = np.empty((size, self._room.shape[1]), np.float32)
+            self._room[:length] = before
+        self._room[length : length + len(rows)] = rows
+        self.rows = self._room[: length + len(rows)]
+        return self.rows
+
+    def cut(self, length: int) -> None:
+        """Forget the tokens from position ``length`` on.
+
+        Raises:
+            ValueError: tokens that will be seen again are no longer there.
+        """
+        if length < self.start or (self.window is not None and self.start > max(length - self.window, 0)):
+            raise ValueError(f"position {length} is too far back: tokens before {self.start} were forgotten")
+        self.rows = self._room[: length - self.start]
+
+    def copy(self) -> "Kept":
+        """The same vectors in an array of their own."""
+        other = Kept(self._room.shape[1], self.window)
+        other.start, other._room = self.start, self._room.copy()
+        other.rows = other._room[: len(self.rows)]
+        return other
+
+
+class Sequence:
+    """The state of one text.
+
+    Attributes:
+        length: tokens that were read: the position of the next one.
+        layers: what each layer keeps, made by its attention.
+    """
+
+    def __init__(self, layers: list[tuple[Kept, ...]]):
+        self.length = 0
+        self.layers = layers
+
+    def cut(self, length: int) -> None:
+        """Unread the tokens from position ``length`` on. ValueError if there are fewer, or windows forgot too much."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length must be from 0 to {self.length}, got {length}")
+        for kept in self._all():
+            kept.cut(length)
+        self.length = length
+
+    def copy(self) -> "Sequence":
+        """Another text with the same beginning: a prompt is read once for all that begin with it."""
+        other = Sequence([tuple(kept.copy() for kept in layer) for layer in self.layers])
+        other.length = self.length
+        return other
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is kept."""
+        return sum(kept._room.nbytes for kept in self._all())
+
+    def _all(self) -> Any:
+        return (kept for layer in self.layers for kept in layer)

@@ -1,0 +1,145 @@
+"""Experts in their files as matrices in the format they are stored in: what can be multiplied is not decoded."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..formats import FORMATS, Matrix, Stack
+from ..formats.float32 import Float32Matrix
+from ..inference import MappedStore, StoreError
+from ..inference.experts import ACTIVATIONS, StackedExperts, format_for
+from ..typing import Array, Float, Int
+from .errors import PretrainedError
+from .expert_reading import LayerPieces, StoredLayer
+from .pieces import Piece
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """One parameter [out, in] of an expert: its matrices, and which rows of it each one is; or one that was decoded."""
+
+    shape: tuple[int, ...]
+    parts: Sequence[tuple[slice, Matrix]]
+    decoded: bool = False
+
+    def product(self, x: Float[Array, "N in"]) -> Float[Array, "N out"]:
+        """y_n = W x_n."""
+        if len(self.parts) == 1:
+            return self.parts[0][1].product(x)
+        y = np.empty((len(x), self.shape[0]), np.float32)
+        for rows, matrix in self.parts:
+            y[:, rows] = matrix.product(x)
+        return y
+
+    def dequantise(self) -> Float[Array, "out in"]:
+        """The weights in float32."""
+        weights = np.empty(self.shape, np.float32)
+        for rows, matrix in self.parts:
+            weights[rows] = matrix.dequantise()
+        return weights
+
+
+class StoredMatrices:
+    """The experts of one layer, read from a store when rows choose them.
+
+    Args:
+        reader: of the layer.
+        kind: of expert.
+        settings: of the kind.
+    """
+
+    def __init__(self, reader: StoredLayer, kind: str, settings: Mapping[str, float]):
+        self.reader = reader
+        (self.first, self.second), activation = ACTIVATIONS[kind]
+        self.activation: Callable[[Any], Any] = partial(activation, **settings)
+        self._views: dict[int, tuple[Mapping[str, Parts], Mapping[str, Array]]] = {}  # of mapped files
+
+    def __call__(self, x: Float[Array, "N d"], experts: Int[Array, " N"]) -> Float[Array, "N d"]:
+        """Each expert is read once. PretrainedError if that fails."""
+        y, counts = np.empty_like(x), np.bincount(experts)
+        for e, parts, vectors in self._each({e: n for e, n in enumerate(counts.tolist()) if n}):
+            mine = np.flatnonzero(experts == e)
+            h = self._product(self.first, parts, vectors, x[mine])
+            y[mine] = self._product(self.second, parts, vectors, self.activation(h))
+        return y
+
+    def stacked(self, format: str) -> StackedExperts:
+        """The same experts in memory, in another format."""
+        num_experts = self.reader.pieces.num_experts
+        stacks: dict[str, tuple[type[Matrix], dict[str, Array]]] = {}
+        biases: dict[str, Array] = {}
+        for e, parts, vectors in self._each(dict.fromkeys(range(num_experts), 1)):
+            for name, part in parts.items():
+                kind = FORMATS[format_for(part.shape[1], format)]
+                arrays = kind.encode(part.dequantise())
+                if name not in stacks:
+                    stacks[name] = kind, {key: np.empty((num_experts, *a.shape), a.dtype) for key, a in arrays.items()}
+                for key, array in arrays.items():
+                    stacks[name][1][key][e] = array
+            for name, vector in vectors.items():
+                biases.setdefault(name, np.empty((num_experts, *vector.shape), np.float32))[e] = vector
+        first, second = (Stack(*stacks[name]) for name in (self.first, self.second))
+        return StackedExperts(
+            first, second, self.activation, [biases.get(f"{name}_bias") for name in (self.first, self.second)]
+        )
+
+    def _each(self, rows: Mapping[int, int]) -> Iterator[tuple[int, Mapping[str, Parts], Mapping[str, Array]]]:
+        mapped = isinstance(self.reader.store, MappedStore)
+        try:
+            for e, content in self.reader.store.each(self.reader.layer, rows):
+                found = self._views.get(e) or matrices_of(self.reader.pieces, e, content)
+                if mapped and not any(part.decoded for part in found[0].values()):
+                    self._views[e] = found
+                yield e, *found
+        except StoreError as error:
+            raise PretrainedError(str(error)) from error
+
+    def _product(self, name: str, parts: Mapping[str, Parts], vectors: Mapping[str, Array], x: Array) -> Array:
+        y = parts[name].product(x)
+        bias = vectors.get(f"{name}_bias")
+        return y if bias is None else y + bias
+
+
+def matrices_of(
+    pieces: LayerPieces, expert: int, content: Sequence[np.ndarray]
+) -> tuple[Mapping[str, Parts], Mapping[str, Array]]:
+    """The parameters of an expert by our names: matrices, and vectors in float32.
+
+    Matrices are views of ``content`` where a published tensor holds whole rows of ours.
+    """
+    found: dict[str, list[tuple[slice, Matrix]]] = {}
+    decoded: dict[str, Array] = {}
+    for piece, raw in pieces.raw(expert, content):
+        name, weights = piece.ours.rpartition(".experts.")[2], pieces.weights
+        shape = pieces.shapes[name]
+        matrix = weights.matrix(piece.published, raw) if len(shape) == 2 else None
+        rows = None if matrix is None else _rows_of(piece, shape, weights.is_packed(piece.published))
+        if matrix is not None and rows is not None:
+            found.setdefault(name, []).append((rows, matrix))
+            continue
+        array = decoded.setdefault(name, np.empty(shape, np.float32))
+        values = weights.decoded(piece.published, piece.part(expert), raw)
+        weights.put(piece.view(array), piece.published, values)
+    vectors = {name: array for name, array in decoded.items() if array.ndim == 1}
+    of_views = {name: Parts(pieces.shapes[name], parts) for name, parts in found.items()}
+    copies = {
+        name: Parts(array.shape, [(slice(0, len(array)), Float32Matrix(array))], decoded=True)
+        for name, array in decoded.items()
+        if array.ndim == 2
+    }
+    return of_views | copies, vectors
+
+
+def _rows_of(piece: Piece, shape: tuple[int, ...], transposed: bool) -> slice | None:
+    """Which rows of our matrix a published one is; None if it is not whole rows in order."""
+    ours = np.empty(shape, np.float32)
+    view = piece.view(ours)
+    view = view.swapaxes(-1, -2) if transposed else view
+    if view.ndim != 2 or view.shape[1] != shape[1] or view.strides[1] != 4 or view.strides[0] % ours.strides[0]:
+        return None
+    start, rest = divmod(view.ctypes.data - ours.ctypes.data, ours.strides[0])
+    step = view.strides[0] // ours.strides[0]
+    return None if rest or step < 1 else slice(start, start + (len(view) - 1) * step + 1, step)
