@@ -8,6 +8,7 @@ import numpy as np
 
 from moe_numpy import kernels
 from moe_numpy.devices import put
+from moe_numpy.inference.attention import attend
 from moe_numpy.kernels import (
     add_rows,
     max_by_key,
@@ -144,6 +145,7 @@ def _cases(rng: np.random.Generator) -> Iterator[tuple[Callable[..., Any], list[
     yield causal_attention, [*heads, S, 0.125]
     o, e, total = causal_attention(*heads, S, 0.125)
     yield causal_attention_gradient, [o, *heads, o, e, total, S, 0.125]
+    yield attend, [normal(S, 8, 64), normal(S, 4, 64), normal(S, 4, 64), np.zeros(S, np.int64), 0.125, None]
     yield sum_of_squares, [[gate_up]]
     settings = {"betas": (0.9, 0.95), "eps": 1e-8}
     moments = [np.zeros_like(gate_up)], [np.ones_like(gate_up)]
