@@ -96,9 +96,9 @@ def write(
 
 def _draft(text: list[int], longest: int) -> list[int]:
     """What followed the last words of the text when they came before, at most ``longest`` tokens."""
-    for words in range(_LONGEST, 0, -1):
+    for words in range(_LONGEST, 0, -1) if longest > 0 else ():
         tail = text[-words:]
         for start in range(len(text) - words - 1, -1, -1):
-            if longest > 0 and len(text) > words and text[start : start + words] == tail:
+            if text[start] == tail[0] and text[start : start + words] == tail:
                 return text[start + words : start + words + longest]
     return []

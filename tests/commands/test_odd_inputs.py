@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import moe_numpy.commands.gradcheck
-import moe_numpy.models
+import moe_numpy.inference
 from moe_numpy.__main__ import app
 
 COMMANDS = typer.main.get_command(app).commands
@@ -78,9 +78,9 @@ def room(tmp_path, trained, monkeypatch):
     def not_trained(*_, **__):
         raise typer.Exit(0)
 
-    real, checks = moe_numpy.models.generate, moe_numpy.commands.gradcheck._run
+    real, checks = moe_numpy.inference.write, moe_numpy.commands.gradcheck._run
     monkeypatch.setattr("moe_numpy.commands.gradcheck._run", lambda chosen, seed: checks(chosen[:1], seed))
-    monkeypatch.setattr("moe_numpy.models.generate", lambda *a, **k: islice(real(*a, **k), 3))
+    monkeypatch.setattr("moe_numpy.commands.generate.write", lambda *a, **k: islice(real(*a, **k), 3))
     monkeypatch.setattr("moe_numpy.commands.train.run_training", not_trained)
     monkeypatch.setattr("moe_numpy.commands.demo.run_training", not_trained)
     monkeypatch.setattr("moe_numpy.commands.inspect.save_inspect_figures", lambda *a: [])

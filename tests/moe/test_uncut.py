@@ -118,8 +118,12 @@ def compare(*arguments, **settings):
     return cut, whole
 
 
-@pytest.mark.parametrize("implementation", ["numpy", "numba"])
-@pytest.mark.parametrize("name", CASES)
+NAMES = list(CASES)
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation"), [(name, "numpy") for name in NAMES] + [(name, "numba") for name in NAMES[::4]]
+)
 def test_nothing_changes(name, implementation):
     if implementation == "numba" and find_spec("numba") is None:
         pytest.skip("numba is not installed")
@@ -132,12 +136,12 @@ def test_nothing_changes(name, implementation):
     assert whole.only_kept().gate.shape == cut.gate.shape
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES[::3])
 def test_nothing_changes_in_evaluation(name):
     compare(CASES[name], training=False)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES[1::3])
 def test_nothing_changes_with_padding(name):
     compare(CASES[name], mask=np.arange(S) < np.array([[S], [4], [0]]))
 
