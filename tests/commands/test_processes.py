@@ -31,7 +31,8 @@ def test_ctrl_c_is_told_once_and_ends_all():
         "import signal, time; from moe_numpy.commands.processes import over_all_cores as run\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell in the background ignores it
         "results = run(time.sleep, [0, 60, 60])\n"
-        "next(results); print('started', flush=True); next(results)"
+        "try:\n    next(results); print('started', flush=True); next(results)\n"
+        "finally:\n    results.close()"  # Ctrl-C may come between two results
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],
