@@ -52,8 +52,10 @@ class Decoder:
         """Read more tokens of some texts; the logits of what follows each text, or with ``every`` each token.
 
         Raises:
-            ValueError: no text, a text without tokens, an id that the model does not have, or more than its context.
+            ValueError: no text, one twice, one without tokens, an id that the model does not have, or more tokens than
+                its context. Whatever fails, no text has read any of it, but for whole pieces of ``CHUNK`` tokens.
         """
+        self._require(texts)
         long = [i for i, (_, tokens) in enumerate(texts) if len(tokens) > CHUNK]
         if long and not every:
             for i in long:  # in pieces, which changes nothing but the memory that it takes
@@ -67,25 +69,38 @@ class Decoder:
     def _rows(self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool) -> Float[np.ndarray, "rows V"]:
         p, parts, end = self.parts, [], 0
         for sequence, tokens in texts:
-            if sequence.length + len(tokens) > p.context:
-                raise ValueError(f"{sequence.length + len(tokens)} tokens do not fit context={p.context}")
             parts.append((sequence, slice(end, end + len(tokens))))
             end += len(tokens)
-        if not texts or not all(len(tokens) for _, tokens in texts):
-            raise ValueError("there must be at least one text, and each must have at least one new token")
         rows = Rows(np.concatenate([tokens for _, tokens in texts]), parts)
-        if not (rows.tokens.min() >= 0 and rows.tokens.max() < p.vocab_size):
-            raise ValueError(f"token ids must be below vocab_size={p.vocab_size}, got {rows.tokens.max()}")
-        with no_grad():
-            x: Any = np.asarray(self.embedding[rows.tokens], np.float32)
-            x = x if p.embedding_multiplier == 1 else p.embedding_multiplier * x
-            for i, layer in enumerate(self.layers):
-                x = layer(x, rows, i)
-            x = x if every else x[[mine.stop - 1 for _, mine in parts]]
-            logits = self.output(self.norm(x))
+        try:
+            with no_grad():
+                x: Any = np.asarray(self.embedding[rows.tokens], np.float32)
+                x = x if p.embedding_multiplier == 1 else p.embedding_multiplier * x
+                for i, layer in enumerate(self.layers):
+                    x = layer(x, rows, i)
+                x = x if every else x[[mine.stop - 1 for _, mine in parts]]
+                logits = self.output(self.norm(x))
+        except BaseException:  # an expert that could not be read, Ctrl-C
+            for sequence, _ in parts:
+                sequence.cut(sequence.length)
+            raise
         for sequence, mine in parts:
             sequence.length += mine.stop - mine.start
         return logits if p.logit_divisor == 1 else logits / np.float32(p.logit_divisor)
+
+    def _require(self, texts: Any) -> None:
+        """ValueError as :meth:`read`, before anything is read."""
+        p = self.parts
+        if not texts or not all(len(tokens) for _, tokens in texts):
+            raise ValueError("there must be at least one text, and each must have at least one new token")
+        if len({id(sequence) for sequence, _ in texts}) < len(texts):
+            raise ValueError("a text can be given once in a call: its new tokens belong together")
+        for sequence, tokens in texts:
+            if sequence.length + len(tokens) > p.context:
+                raise ValueError(f"{sequence.length + len(tokens)} tokens do not fit context={p.context}")
+            wrong = [token for token in (tokens.min(), tokens.max()) if not 0 <= token < p.vocab_size]
+            if wrong:
+                raise ValueError(f"token ids must be at least 0 and below vocab_size={p.vocab_size}, got {wrong[0]}")
 
 
 class _Layer:

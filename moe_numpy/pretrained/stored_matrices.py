@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import FORMATS, Matrix, Stack
+from ..formats import Matrix, Stack, quantise
 from ..formats.float32 import Float32Matrix
 from ..inference import MappedStore, StoreError
 from ..inference.experts import ACTIVATIONS, StackedExperts, format_for
@@ -67,17 +67,17 @@ class StoredMatrices:
         return y
 
     def stacked(self, format: str) -> StackedExperts:
-        """The same experts in memory, in another format."""
+        """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
         num_experts = self.reader.pieces.num_experts
         stacks: dict[str, tuple[type[Matrix], dict[str, Array]]] = {}
         biases: dict[str, Array] = {}
         for e, parts, vectors in self._each(dict.fromkeys(range(num_experts), 1)):
             for name, part in parts.items():
-                kind = FORMATS[format_for(part.shape[1], format)]
-                arrays = kind.encode(part.dequantise())
+                matrix = quantise(part.dequantise(), format_for(part.shape[1], format))
                 if name not in stacks:
-                    stacks[name] = kind, {key: np.empty((num_experts, *a.shape), a.dtype) for key, a in arrays.items()}
-                for key, array in arrays.items():
+                    room = {key: np.empty((num_experts, *a.shape), a.dtype) for key, a in matrix.arrays.items()}
+                    stacks[name] = type(matrix), room
+                for key, array in matrix.arrays.items():
                     stacks[name][1][key][e] = array
             for name, vector in vectors.items():
                 biases.setdefault(name, np.empty((num_experts, *vector.shape), np.float32))[e] = vector

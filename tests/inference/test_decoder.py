@@ -182,8 +182,8 @@ def test_a_window_that_forgot_too_much_cannot_be_unread():
     [
         ([], "there must be at least one text"),
         ([[]], "each must have at least one new token"),
-        ([[1, 50]], "token ids must be below vocab_size=50, got 50"),
-        ([[-1]], "token ids must be"),
+        ([[1, 50]], "token ids must be at least 0 and below vocab_size=50, got 50"),
+        ([[-1]], "token ids must be at least 0 and below vocab_size=50, got -1"),
         ([[1] * 41], "41 tokens do not fit context=40"),
     ],
 )
@@ -191,3 +191,17 @@ def test_what_cannot_be_read_is_named(texts, message):
     decoder = Decoder(run_of("mixtral"))
     with pytest.raises(ValueError, match=message):
         decoder.read(*[(decoder.new_sequence(), np.array(text, np.int64)) for text in texts])
+
+
+def test_a_call_that_fails_leaves_every_text_as_it_was(monkeypatch):
+    decoder, tokens = Decoder(run_of("mixtral")), ids()
+    text = decoder.new_sequence()
+    decoder.read((text, tokens[:9]))
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder.layers[1], "feed_forward", lambda x, rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decoder.read((text, tokens[9:20]))
+    expected = piecewise(Decoder(run_of("mixtral")), tokens[:20])[-1]
+    np.testing.assert_array_equal(decoder.read((text, tokens[9:20]))[0], expected)
+    with pytest.raises(ValueError, match="a text can be given once in a call"):
+        decoder.read((text, tokens[20:21]), (text, tokens[21:22]))
