@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from .. import ops
 from ..kernels import kernel
@@ -29,17 +30,16 @@ def attend(
 
     Head h reads key head h // (H / Hkv). A sink is one more score, without a value. Each row is computed by itself.
     """
-    n, num_heads, _ = q.shape
-    num_keys, num_kv_heads, width = values.shape
-    o = np.empty((n, num_heads, width), q.dtype)
+    xp, (n, num_heads, _), (num_keys, num_kv_heads, width) = array_namespace(q), q.shape, values.shape
+    o = xp.empty((n, num_heads, width), dtype=q.dtype)
     for i in range(n):
         seen = slice(int(first[i]), num_keys - n + i + 1)
         for h in range(num_heads):
             head = h // (num_heads // num_kv_heads)
             scores = keys[seen, head] @ q[i, h] * scale
             top = scores.max() if sinks is None else max(scores.max(), sinks[h])
-            e = np.exp(scores - top)
-            total = e.sum() if sinks is None else e.sum() + np.exp(sinks[h] - top)
+            e = xp.exp(scores - top)
+            total = e.sum() if sinks is None else e.sum() + xp.exp(sinks[h] - top)
             o[i, h] = e @ values[seen, head] / total
     return o
 

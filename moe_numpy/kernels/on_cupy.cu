@@ -385,59 +385,7 @@ __global__ void row_products(const REAL* a, const REAL* b, REAL* y, index_t d, b
     if (threadIdx.x == 0) y[blockIdx.x] = REAL(product);
 }
 
-// ---- products of all experts, for types without tensor cores: a block of 256 threads computes 64 x 64 entries, each
-// thread 4 x 4 of them, 16 steps of the sum at a time from shared memory --------------------------------------------
-
-// y(i, j) = Σ_k a(i, k) b(k, j) for i < m and j < n, where a(i, k) = a[i a_m + k a_k], b(k, j) = b[k b_k + j b_n].
-__device__ void tile_of_product(const REAL* a, index_t a_m, index_t a_k, const REAL* b, index_t b_k, index_t b_n, REAL* y,
-                                index_t y_m, index_t m, index_t n, index_t depth) {
-    __shared__ ACC part_a[16][65], part_b[16][65];
-    ACC sum[4][4] = {};
-    int row = threadIdx.x / 16, column = threadIdx.x % 16;
-    for (index_t k = 0; k < depth; k += 16) {
-        for (int e = threadIdx.x; e < 16 * 64; e += 256) {  // neighbours in memory go to neighbouring threads
-            int i = a_k == 1 ? e / 16 : e % 64, s = a_k == 1 ? e % 16 : e / 64;
-            part_a[s][i] = i < m && k + s < depth ? ACC(a[i * a_m + (k + s) * a_k]) : ACC(0);
-            int j = b_k == 1 ? e / 16 : e % 64, t = b_k == 1 ? e % 16 : e / 64;
-            part_b[t][j] = j < n && k + t < depth ? ACC(b[(k + t) * b_k + j * b_n]) : ACC(0);
-        }
-        __syncthreads();
-        for (int s = 0; s < 16; s++)
-            for (int i = 0; i < 4; i++)
-                for (int j = 0; j < 4; j++) sum[i][j] += part_a[s][row + 16 * i] * part_b[s][column + 16 * j];
-        __syncthreads();
-    }
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 4; j++)
-            if (row + 16 * i < m && column + 16 * j < n) y[(row + 16 * i) * y_m + column + 16 * j] = REAL(sum[i][j]);
-}
-
-__device__ index_t bound(const index_t* offsets, index_t e, index_t rows) { return min(max(offsets[e], 0LL), rows); }
-
-// y[n] = b_e a[n] for every row n of expert e, where b_e(k, j) = b[e depth width + k b_k + j b_n]; 0 for rows of no expert.
-__global__ void expert_rows_by_matrices(const REAL* a, const REAL* b, REAL* y, const index_t* offsets, index_t rows,
-                                        index_t num_experts, index_t width, index_t depth, index_t b_k, index_t b_n) {
-    index_t tile = blockIdx.y, begin = 0, end = 0, e = 0;
-    for (; e <= num_experts; e++) {  // whose tile is it?
-        begin = bound(offsets, e, rows), end = e < num_experts ? bound(offsets, e + 1, rows) : rows;
-        index_t tiles = max((end - begin + 63) / 64, 0LL);
-        if (tile < tiles) break;
-        tile -= tiles;
-    }
-    if (e > num_experts) return;
-    index_t row = begin + tile * 64, column = blockIdx.x * 64;
-    tile_of_product(a + row * depth, depth, 1, b + (e < num_experts ? e * depth * width + column * b_n : 0), b_k, b_n,
-                    y + row * width + column, width, end - row, width - column, e < num_experts ? depth : 0);
-}
-
-// y_e = Σ a[n] b[n]ᵀ over the rows n of expert e.
-__global__ void expert_sums_of_outer_products(const REAL* a, const REAL* b, REAL* y, const index_t* offsets, index_t rows,
-                                              index_t height, index_t width) {
-    index_t e = blockIdx.z, begin = bound(offsets, e, rows), end = bound(offsets, e + 1, rows);
-    index_t row = blockIdx.y * 64, column = blockIdx.x * 64;
-    tile_of_product(a + begin * height + row, 1, height, b + begin * width + column, width, 1,
-                    y + (e * height + row) * width + column, width, height - row, width - column, end - begin);
-}
+// ---- sums and biases of experts ----------------------------------------------------------------------------------
 
 // Sums over the rows of each expert: blockIdx.y is the expert, each thread adds one column.
 __global__ void expert_sums(const REAL* values, const index_t* offsets, REAL* total, index_t width) {

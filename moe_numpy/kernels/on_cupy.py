@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Bool, Float, Int, Shaped
-from . import attention, cublas, grouped_gemm
+from . import attention, cublas, grouped_gemm, tiled_products
 from .kernel import registry
 
 AS_DEFINED = (  # what decoding on a GPU does not use
@@ -33,7 +33,6 @@ AS_DEFINED = (  # what decoding on a GPU does not use
 
 _PART = 512  # keys that one warp sorts
 _FEW_KEYS = 1024  # sorted by counting, more by their digits
-_TILE = 64  # rows and columns of a block of a grouped product
 _MANY = 64  # a larger k is found by sorting
 _THREADS = 256
 _MOST, _CHUNK = 60, 1 << 14  # arrays in one launch, and the entries of them in one block
@@ -275,28 +274,20 @@ def grouped_product_weight_gradient(
     """All experts in one launch."""
     grad, x, offsets = cp.ascontiguousarray(_as(x.dtype, grad)), cp.ascontiguousarray(x), _index(offsets)
     dw = cp.empty((len(offsets) - 1, grad.shape[1], x.shape[1]), x.dtype)
-    if grouped_gemm.fits(dw, grad, x):
-        grouped_gemm.sums_of_outer_products(dw, grad, x, offsets)
-    else:
-        _, height, width = dw.shape
-        grid = -(-width // _TILE), -(-height // _TILE), len(dw)
-        sizes = len(x), height, width
-        _launch("expert_sums_of_outer_products", x.dtype, grid, (_THREADS,), grad, x, dw, offsets, *sizes)
+    _for(dw, grad, x).sums_of_outer_products(dw, grad, x, offsets)
     return dw
 
 
 def _rows_by_matrices(x: Any, weight: Any, offsets: Any, width: int, *, across: bool) -> Any:
     x, weight, offsets = cp.ascontiguousarray(x), cp.ascontiguousarray(_as(x.dtype, weight)), _index(offsets)
     y = cp.empty((len(x), width), x.dtype)
-    if grouped_gemm.fits(weight, x, y):
-        grouped_gemm.rows_by_matrices(y, x, weight, offsets, across=across)
-    else:
-        depth, num_experts = x.shape[1], len(weight)
-        grid = -(-width // _TILE), -(-len(x) // _TILE) + num_experts + 1  # each expert may begin a tile of its own
-        sizes = len(x), num_experts, width, depth
-        steps = (width, 1) if across else (1, depth)
-        _launch("expert_rows_by_matrices", x.dtype, grid, (_THREADS,), x, weight, y, offsets, *sizes, *steps)
+    _for(weight, x, y).rows_by_matrices(y, x, weight, offsets, across=across)
     return y
+
+
+def _for(by_expert: Any, *rows: Any) -> Any:
+    """What multiplies these arrays: the tensor cores if they can."""
+    return grouped_gemm if grouped_gemm.fits(by_expert, *rows) else tiled_products
 
 
 def sum_of_expert_rows(values: Float[Array, "N o"], offsets: Int[Array, " E1"]) -> Float[Array, "E o"]:

@@ -388,7 +388,7 @@ def grouped_product_weight_gradient__one_takes_all(rng, dtype, view):
 
 @case
 def grouped_product_weight_gradient__large(rng, dtype, view):
-    return view(normal(rng, dtype, 1025, 600)), view(normal(rng, dtype, 1025, 64)), LARGE
+    return view(normal(rng, dtype, 1025, 600)), view(normal(rng, dtype, 1025, 72)), LARGE
 
 
 @case

@@ -181,9 +181,10 @@ def on_cupy(monkeypatch):
         monkeypatch.setattr(kernels, module.__name__, module, raising=False)
     device = types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 232_448})
     cupy.cuda.Device = lambda: device
-    attention = loaded("attention")
-    monkeypatch.setitem(sys.modules, attention.__name__, attention)
-    monkeypatch.setattr(kernels, "attention", attention, raising=False)
+    for name in ("attention", "tiled_products"):
+        module = loaded(name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(kernels, name, module, raising=False)
     return loaded("on_cupy")
 
 
@@ -244,7 +245,8 @@ def test_every_loop_is_launched(on_cupy):
             name, build = case.values
             dtype = float_type("bfloat16" if name == "wide_product" else "float32")
             call(on_cupy, name, on_device(build(np.random.default_rng(0), dtype, np.asarray)))
-    assert RawModule.launched == set(signatures(SOURCE.with_suffix(".cu").read_text()))
+    sources = [SOURCE.with_name(name).read_text() for name in ("on_cupy.cu", "tiled_products.cu")]
+    assert RawModule.launched == set(signatures("".join(sources)))
 
 
 PRODUCTS = CASES["product"]
