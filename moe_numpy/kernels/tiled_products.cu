@@ -17,25 +17,56 @@ constexpr int STEPS = 16, ACROSS = TILE / 16;
 
 struct alignas(16) Four { ACC v[4]; };
 
+// The part of a matrix that one block needs at a step: what one thread fetches of it, and where that goes. Entry (i, s)
+// lies at from[i across + s along]; neighbouring threads fetch neighbours in memory.
+struct Part {
+    static constexpr int EACH = STEPS * TILE / 256;
+    const REAL* from;
+    index_t across, along, size, left;  // the part has `size` entries across, and `left` steps remain
+    int i, s, next_i, next_s;           // of the first entry; distance to the next
+    REAL held[EACH];
+
+    __device__ Part(const REAL* from, index_t across, index_t along, index_t size, index_t depth)
+        : from(from), across(across), along(along), size(size), left(depth) {
+        int t = threadIdx.x;
+        if (along == 1) i = t / STEPS, s = t % STEPS, next_i = 256 / STEPS, next_s = 0;
+        else i = t % TILE, s = t / TILE, next_i = 0, next_s = 256 / TILE;
+        this->from += i * across + s * along;
+    }
+
+    __device__ void fetch() {
+        index_t next = next_i * across + next_s * along;
+        for (int r = 0; r < EACH; r++)
+            held[r] = i + r * next_i < size && s + r * next_s < left ? from[r * next] : REAL(0.0f);
+        from += STEPS * along;
+        left -= STEPS;
+    }
+
+    __device__ void store(ACC (&to)[STEPS][TILE + 4]) const {
+        for (int r = 0; r < EACH; r++) to[s + r * next_s][i + r * next_i] = ACC(held[r]);
+    }
+};
+
 // y(i, j) = Σ_k a(i, k) b(k, j) for i < m and j < n, where a(i, k) = a[i a_m + k a_k], b(k, j) = b[k b_k + j b_n].
 __device__ void tile_of_product(const REAL* a, index_t a_m, index_t a_k, const REAL* b, index_t b_k, index_t b_n, REAL* y,
                                 index_t y_m, index_t m, index_t n, index_t depth) {
-    __shared__ alignas(16) ACC part_a[STEPS][TILE + 4], part_b[STEPS][TILE + 4];
+    __shared__ alignas(16) ACC shared_a[STEPS][TILE + 4], shared_b[STEPS][TILE + 4];
+    Part part_a(a, a_m, a_k, m, depth), part_b(b, b_n, b_k, n, depth);
     ACC sum[ACROSS][ACROSS] = {};
     int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
+    part_a.fetch();
+    part_b.fetch();
     for (index_t k = 0; k < depth; k += STEPS) {
-        for (int e = threadIdx.x; e < STEPS * TILE; e += 256) {  // neighbours in memory go to neighbouring threads
-            int i = a_k == 1 ? e / STEPS : e % TILE, s = a_k == 1 ? e % STEPS : e / TILE;
-            part_a[s][i] = i < m && k + s < depth ? ACC(a[i * a_m + (k + s) * a_k]) : ACC(0);
-            int j = b_k == 1 ? e / STEPS : e % TILE, t = b_k == 1 ? e % STEPS : e / TILE;
-            part_b[t][j] = j < n && k + t < depth ? ACC(b[(k + t) * b_k + j * b_n]) : ACC(0);
-        }
+        part_a.store(shared_a);
+        part_b.store(shared_b);
         __syncthreads();
+        part_a.fetch();  // those of the next step arrive while this one is computed
+        part_b.fetch();
         for (int s = 0; s < STEPS; s++) {
             Four u[ACROSS / 4], v[ACROSS / 4];
             for (int f = 0; f < ACROSS / 4; f++) {
-                u[f] = *reinterpret_cast<const Four*>(&part_a[s][64 * f + row]);
-                v[f] = *reinterpret_cast<const Four*>(&part_b[s][64 * f + column]);
+                u[f] = *reinterpret_cast<const Four*>(&shared_a[s][64 * f + row]);
+                v[f] = *reinterpret_cast<const Four*>(&shared_b[s][64 * f + column]);
             }
             for (int i = 0; i < ACROSS; i++)
                 for (int j = 0; j < ACROSS; j++) sum[i][j] += u[i / 4].v[i % 4] * v[j / 4].v[j % 4];
