@@ -8,6 +8,8 @@ from .expert_store import ExpertStore
 from .mapped_store import MappedStore
 from .policies import POLICIES
 from .prefill import prefill_order
+from .prefix_cache import PrefixCache, Reuse
+from .prompt_lookup import PromptLookup
 from .sequence import Sequence
 from .simulator import BEST, Simulated, compare, simulate
 from .slot_store import SlotStore
@@ -24,7 +26,10 @@ __all__ = [
     "LayerCounts",
     "MappedStore",
     "NotRowByRowError",
+    "PrefixCache",
+    "PromptLookup",
     "Request",
+    "Reuse",
     "Sequence",
     "Simulated",
     "SlotStore",

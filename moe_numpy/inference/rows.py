@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..nn.rotary import Rotary
+from ..nn.rotary import LongRoPE, Rotary
 from ..typing import Float, Int
 from .sequence import Sequence
 
@@ -30,14 +30,24 @@ class Rows:
         return np.concatenate([s.length + np.arange(mine.stop - mine.start) for s, mine in self.parts])
 
     def turn(self, rotary: Rotary, width: int) -> tuple[Float[np.ndarray, "N half"], Float[np.ndarray, "N half"]]:
-        """Cosine and sine of each row's angles; the layers of a model share them."""
+        """Cosine and sine of each row's angles; the layers of a model share them.
+
+        Where frequencies depend on the length of the text, that is the length up to this row: so a token is turned the
+        same way whatever is read with it.
+        """
         key = rotary, width
         if key not in self._turns:
             cos, sin = np.empty((2, len(self.tokens), rotary.require(width) // 2), np.float32)
-            for sequence, mine in self.parts:
-                length = sequence.length + mine.stop - mine.start
+            for mine, length in self._lengths(rotary):
                 angle = self.positions[mine, None] * rotary.frequencies(width, length)
                 factor = 1.0 if rotary.scaling is None else rotary.scaling.factor_for(length)
                 cos[mine], sin[mine] = factor * np.cos(angle), factor * np.sin(angle)
             self._turns[key] = cos, sin
         return self._turns[key]
+
+    def _lengths(self, rotary: Rotary) -> list[tuple[Any, int]]:
+        """Rows with the same frequencies, and a length that has them."""
+        if not isinstance(rotary.scaling, LongRoPE):
+            return [(slice(None), 1)]
+        original = rotary.scaling.original_context
+        return [(self.positions < original, original), (self.positions >= original, original + 1)]

@@ -9,8 +9,8 @@ import numpy as np
 from ..models.generation import sampling_probabilities
 from ..typing import Array, Int
 from .decoder import Decoder
-
-_LONGEST = 3  # tokens that a guess must have in common with what came before it
+from .prefix_cache import PrefixCache
+from .prompt_lookup import PromptLookup
 
 
 @dataclass
@@ -39,6 +39,7 @@ def write(
     end_ids: Collection[int] = (),
     guess: int = 0,
     guesses: Guesses | None = None,
+    cache: PrefixCache | None = None,
 ) -> Iterator[int]:
     """Continue the prompt, yielding each new token as soon as it is drawn.
 
@@ -52,53 +53,62 @@ def write(
         temperature: see :func:`moe_numpy.models.generation.sampling_probabilities`.
         top_p: likewise.
         end_ids: the text ends before the first of these.
-        guess: with temperature 0, guess up to so many tokens from what followed the same words before, and read them in
-            one call: those that the model would have chosen are kept, so that the text is the same
-            (Saxena 2023, "Prompt Lookup Decoding").
+        guess: with temperature 0, guess so many tokens from what followed the same words before, and read them in one
+            call: those that the model would have chosen are kept, so that the text is the same.
         guesses: counts them.
+        cache: what it knows of the prompt is not read again; it learns the prompt and, in the end, the text.
 
     Raises:
-        ValueError: the prompt is empty, or a setting out of range.
+        ValueError: the prompt is empty, a setting out of range, or the cache that of another decoder.
         NonFiniteError: the model gives a logit that is NaN or infinite.
     """
     if len(prompt) == 0:
         raise ValueError("the prompt is empty; give at least one token to continue")
+    if guess < 0:
+        raise ValueError(f"guess must not be negative, got {guess}")
     if guess and temperature:
         raise ValueError(f"guesses are for temperature 0, got {temperature}")
+    if cache is not None and cache.decoder is not decoder:
+        raise ValueError("the cache is that of another decoder: what that one has read is of no use")
     text, context = prompt.tolist(), decoder.parts.context
+    lookup = PromptLookup(text if guess else ())
     left, counted = num_tokens, guesses or Guesses()
     sequence: Any = None
-    unread = text
-    while left > 0:
-        if sequence is None or sequence.length + len(unread) > context:
-            sequence = decoder.new_sequence()
-            unread = text[-max(context // 2, 1) :] if len(text) > context else text
-        room = context - sequence.length - len(unread)
-        draft = _draft(text, min(guess, left - 1, room))
-        read = np.array([*unread, *draft])
-        logits = decoder.read((sequence, read), every=bool(draft))[-len(draft) - 1 :]
-        counted.calls, counted.guessed = counted.calls + 1, counted.guessed + len(draft)
-        for i in range(len(draft) + 1):
-            p = sampling_probabilities(logits[i], temperature, top_p)
-            token = int(rng.choice(len(p), p=p))
-            if token in end_ids:
-                return
-            text.append(token)
-            left -= 1
-            yield token
-            if i < len(draft):
-                if token != draft[i]:
-                    sequence.cut(sequence.length - len(draft) + i)
-                    break
-                counted.right += 1
-        unread = [token]
+    begun = 0  # where the sequence begins in the text
+    try:
+        while left > 0:
+            if sequence is None or sequence.length == context:
+                begun = len(text) - max(context // 2, 1) if len(text) > context else 0
+                sequence, logits = _begun(decoder, np.array(text[begun:]), cache)
+                draft: list[int] = []
+            else:
+                draft = lookup.guess(min(guess, left - 1, context - sequence.length - 1))
+                logits = decoder.read((sequence, np.array([text[-1], *draft])), every=True)
+            counted.calls, counted.guessed = counted.calls + 1, counted.guessed + len(draft)
+            for i, said in enumerate(logits):
+                p = sampling_probabilities(said, temperature, top_p)
+                token = int(rng.choice(len(p), p=p))
+                if token in end_ids:
+                    return
+                text.append(token)
+                if guess:
+                    lookup.append(token)
+                left -= 1
+                yield token
+                if i < len(draft):
+                    if token != draft[i]:
+                        sequence.cut(len(text) - 1 - begun)
+                        break
+                    counted.right += 1
+    finally:
+        if cache is not None and sequence is not None:
+            sequence.cut(min(sequence.length, len(text) - begun))  # whoever takes the tokens may stop among guesses
+            cache.keep(sequence, np.array(text[begun:]))
 
 
-def _draft(text: list[int], longest: int) -> list[int]:
-    """What followed the last words of the text when they came before, at most ``longest`` tokens."""
-    for words in range(_LONGEST, 0, -1) if longest > 0 else ():
-        tail = text[-words:]
-        for start in range(len(text) - words - 1, -1, -1):
-            if text[start] == tail[0] and text[start : start + words] == tail:
-                return text[start + words : start + words + longest]
-    return []
+def _begun(decoder: Decoder, tokens: Int[Array, " S"], cache: PrefixCache | None) -> Any:
+    """A text that has read these tokens, and the logits of what follows."""
+    if cache is not None:
+        return cache.read(tokens)
+    sequence = decoder.new_sequence()
+    return sequence, decoder.read((sequence, tokens))
