@@ -7,9 +7,9 @@ A call that reads one token and g guesses gives one token, and one more for each
 A dense model reads all its weights in every call, so that guesses cost little. In a sparse one, more tokens meet more
 experts: E (1 - (1 - k/E)^(1 + g)) in each layer, if they choose independently.
 
-Measured: the experts met by neighbouring tokens of held-out text, in runs that were trained here; how many tokens a
-call gives when a text is written with guesses, which depends on the text alone; and the time of calls, of a sparse and a
-dense model with random weights and the same active parameters. Predicted are times from the bytes of weights read.
+Counted are the experts that neighbouring tokens of held-out text meet, in runs that were trained here, and the tokens
+that a call gives when a text is written with guesses, which depends on the text alone. Timed are calls of a sparse and a
+dense model with random weights and the same active parameters, beside the bytes of weights that they read.
 """
 
 import re
@@ -28,7 +28,7 @@ from rich.console import Console
 from moe_numpy.commands.opening import open_model
 from moe_numpy.commands.output import JsonOption, console_for, plain_table, print_json, print_title, refusals, refuse
 from moe_numpy.formats import FORMATS, quantise
-from moe_numpy.inference import Decoder, Guesses, PromptLookup, write
+from moe_numpy.inference import Decoder, Guesses, PromptLookup, guesses_after, write
 from moe_numpy.instruments.neighbours import experts_met, met_if_independent
 from moe_numpy.instruments.routed_text import RoutedText, TextWindow, route_text
 from moe_numpy.models import Transformer
@@ -74,11 +74,15 @@ def main(
         with console.status(f"Writing with {folder} ..."):
             document["own_text"] += own_texts(folder.name, opened.model)
     with console.status("Guessing texts ..."):
-        document["texts"] = [{"text": name, "calls": confirmed(*text)} for name, text in texts().items()]
+        document["texts"] = [
+            {"text": name, "adaptive": adaptive, **_columns(confirmed(*text, g, adaptive=adaptive) for g in GUESSES)}
+            for name, text in texts().items()
+            for adaptive in (False, True)
+        ]
     for name, model in timed_models(layers):
         with console.status(f"Timing the {name} model ...") if console.is_terminal else nullcontext():
             document["times"].append({"model": name, **times(model, number_format, rounds, seconds)})
-    document["speed_up"] = speed_ups(document)
+    document["speed_up"] = list(speed_ups(document))
     if figure is not None:
         save(drawn(document), figure)
     if json:
@@ -144,20 +148,20 @@ def texts() -> dict[str, tuple[list[int], int]]:
     return made
 
 
-def confirmed(ids: Sequence[int], start: int) -> list[Row]:
-    """Of each number of guesses: tokens per call and the share of right guesses, if a model writes these tokens."""
-    rows = []
-    for g in GUESSES:
-        lookup, at, calls, guessed, right = PromptLookup(ids[:start]), start, 0, 0, 0
-        while at < len(ids):
-            guess = lookup.guess(min(g, len(ids) - at - 1))
-            same = next((i for i, token in enumerate(guess) if token != ids[at + i]), len(guess))
-            calls, guessed, right = calls + 1, guessed + len(guess), right + same
-            for token in ids[at : at + same + 1]:
-                lookup.append(token)
-            at += same + 1
-        rows.append({"guesses": g, "tokens_per_call": (calls + right) / calls, "right": right / max(guessed, 1)})
-    return rows
+def confirmed(ids: Sequence[int], start: int, most: int, *, adaptive: bool) -> Row:
+    """If a model writes these tokens: how many a call gives, the share of right guesses, and calls by their guesses."""
+    lookup, at, right, guessed, calls = PromptLookup(ids[:start]), start, 0, 0, [0] * (1 + max(GUESSES))
+    same = 0
+    while at < len(ids):
+        wanted = min(most, guesses_after(same)) if adaptive else most
+        guess = lookup.guess(min(wanted, len(ids) - at - 1))
+        same = next((i for i, token in enumerate(guess) if token != ids[at + i]), len(guess))
+        calls[len(guess)] += 1
+        guessed, right = guessed + len(guess), right + same
+        for token in ids[at : at + same + 1]:
+            lookup.append(token)
+        at += same + 1
+    return {"tokens_per_call": (len(ids) - start) / sum(calls), "right": right / max(guessed, 1), "calls": calls}
 
 
 def timed_models(layers: int) -> Iterator[tuple[str, Transformer]]:
@@ -219,27 +223,32 @@ def _met_first(routed: RoutedText, num: int, size: int) -> float:
     return float(np.mean(met)) / (len(routed) // size)
 
 
-def speed_ups(document: Mapping[str, Any]) -> list[Row]:
+def speed_ups(document: Mapping[str, Any]) -> Iterator[Row]:
     """Of each text with each model: predicted from bytes, and with the measured times."""
-    rows = []
     for text in document["texts"]:
-        per_call = np.array([row["tokens_per_call"] for row in text["calls"]])
         for of in document["times"]:
-            read, ms = np.array(of["bytes"]), np.array(of["ms"])
-            rows.append(
-                {
-                    "text": text["text"],
-                    "model": of["model"],
-                    "predicted": (per_call * read[0] / read).tolist(),
-                    "measured": (per_call * ms[0] / ms).tolist(),
-                }
-            )
-    return rows
+            row = {"text": text["text"], "adaptive": text["adaptive"], "model": of["model"]}
+            for how, cost in (("predicted", of["bytes"]), ("measured", of["ms"])):
+                by_guesses = np.interp(np.arange(1 + max(GUESSES)), GUESSES, cost) / cost[0]
+                row[how] = [
+                    sum(calls) * per_call / float(np.dot(calls, by_guesses))
+                    for calls, per_call in zip(text["calls"], text["tokens_per_call"], strict=True)
+                ]
+            yield row
+
+
+def _columns(rows: Iterable[Row]) -> dict[str, list[Any]]:
+    """One list per name."""
+    of = list(rows)
+    return {name: [row[name] for row in of] for name in of[0]}
 
 
 def drawn(document: Mapping[str, Any]) -> Any:
     """The figure: the first run, and two texts."""
-    met, by_text = document["met"][0], {text["text"]: text["calls"] for text in document["texts"]}
+    met, by_text = (
+        document["met"][0],
+        {text["text"]: text["tokens_per_call"] for text in document["texts"] if not text["adaptive"]},
+    )
     return when_guesses_pay(
         np.array(GUESSES),
         met={
@@ -248,10 +257,7 @@ def drawn(document: Mapping[str, Any]) -> Any:
             "neighbouring tokens": np.array(met["neighbours"]),
         },
         cost={of["model"]: np.array(of["ms"]) / of["ms"][0] for of in document["times"]},
-        tokens={
-            name: np.array([row["tokens_per_call"] for row in by_text[name]])
-            for name in ("code after itself, one name changed", "prose")
-        },
+        tokens={name: np.array(by_text[name]) for name in ("code after itself, one name changed", "prose")},
     )
 
 
@@ -262,9 +268,8 @@ def print_document(document: Mapping[str, Any], console: Console) -> None:
         _table(console, title, {name: of[name] for name in ("equal_loads", "independent", "neighbours")})
     own = {f"{of['run']}, {of['text']}": of["tokens_per_call"] for of in document["own_text"]}
     _table(console, "Tokens per call: greedy text of the runs", own)
-    for what in ("tokens_per_call", "right"):
-        rows = {text["text"]: [row[what] for row in text["calls"]] for text in document["texts"]}
-        _table(console, "Tokens per call: given texts" if what == "tokens_per_call" else "Guesses that are right", rows)
+    for what, title in (("tokens_per_call", "Tokens per call: given texts"), ("right", "Guesses that are right")):
+        _table(console, title, {_name(text): text[what] for text in document["texts"]})
     for of in document["times"]:
         rows = {
             "experts met": of["met"],
@@ -274,7 +279,11 @@ def print_document(document: Mapping[str, Any], console: Console) -> None:
         }
         _table(console, f"A call of the {of['model']} model, {of['format']}", rows)
     for how in ("predicted", "measured"):
-        _table(console, f"Speed-up, {how}", {f"{of['text']}, {of['model']}": of[how] for of in document["speed_up"]})
+        _table(console, f"Speed-up, {how}", {f"{_name(of)}, {of['model']}": of[how] for of in document["speed_up"]})
+
+
+def _name(of: Mapping[str, Any]) -> str:
+    return of["text"] + (", at most so many" if of["adaptive"] else "")
 
 
 def _table(console: Console, title: str, rows: Mapping[str, Sequence[float]]) -> None:

@@ -54,7 +54,10 @@ def generate(
         ),
     ] = None,
     guess: Annotated[
-        int, typer.Option(min=0, help="With --temperature 0: tokens to guess from what was said before; the same text.")
+        int,
+        typer.Option(
+            min=0, help="With --temperature 0: guess up to so many tokens from what was said before; the same text."
+        ),
     ] = 0,
     json: JsonOption = False,
 ) -> None:

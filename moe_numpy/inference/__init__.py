@@ -9,7 +9,7 @@ from .mapped_store import MappedStore
 from .policies import POLICIES
 from .prefill import prefill_order
 from .prefix_cache import PrefixCache, Reuse
-from .prompt_lookup import PromptLookup
+from .prompt_lookup import PromptLookup, guesses_after
 from .sequence import Sequence
 from .simulator import BEST, Simulated, compare, simulate
 from .slot_store import SlotStore
@@ -36,6 +36,7 @@ __all__ = [
     "StoreError",
     "Trace",
     "compare",
+    "guesses_after",
     "prefill_order",
     "simulate",
     "total",

@@ -10,7 +10,7 @@ from ..models.generation import sampling_probabilities
 from ..typing import Array, Int
 from .decoder import Decoder
 from .prefix_cache import PrefixCache
-from .prompt_lookup import PromptLookup
+from .prompt_lookup import PromptLookup, guesses_after
 
 
 @dataclass
@@ -53,8 +53,9 @@ def write(
         temperature: see :func:`moe_numpy.models.generation.sampling_probabilities`.
         top_p: likewise.
         end_ids: the text ends before the first of these.
-        guess: with temperature 0, guess so many tokens from what followed the same words before, and read them in one
-            call: those that the model would have chosen are kept, so that the text is the same.
+        guess: with temperature 0, guess at most so many tokens from what followed the same words before, and read them
+            in one call: those that the model would have chosen are kept, so that the text is the same. Each call
+            guesses as many as :func:`~moe_numpy.inference.prompt_lookup.guesses_after` says.
         guesses: counts them.
         cache: what it knows of the prompt is not read again; it learns the prompt and, in the end, the text.
 
@@ -72,7 +73,7 @@ def write(
         raise ValueError("the cache is that of another decoder: what that one has read is of no use")
     text, context = prompt.tolist(), decoder.parts.context
     lookup = PromptLookup(text if guess else ())
-    left, counted = num_tokens, guesses or Guesses()
+    left, right, counted = num_tokens, 0, guesses or Guesses()
     sequence: Any = None
     begun = 0  # where the sequence begins in the text
     try:
@@ -82,9 +83,9 @@ def write(
                 sequence, logits = _begun(decoder, np.array(text[begun:]), cache)
                 draft: list[int] = []
             else:
-                draft = lookup.guess(min(guess, left - 1, context - sequence.length - 1))
+                draft = lookup.guess(min(guess, guesses_after(right), left - 1, context - sequence.length - 1))
                 logits = decoder.read((sequence, np.array([text[-1], *draft])), every=True)
-            counted.calls, counted.guessed = counted.calls + 1, counted.guessed + len(draft)
+            counted.calls, counted.guessed, right = counted.calls + 1, counted.guessed + len(draft), 0
             for i, said in enumerate(logits):
                 p = sampling_probabilities(said, temperature, top_p)
                 token = int(rng.choice(len(p), p=p))
@@ -99,7 +100,7 @@ def write(
                     if token != draft[i]:
                         sequence.cut(len(text) - 1 - begun)
                         break
-                    counted.right += 1
+                    counted.right, right = counted.right + 1, right + 1
     finally:
         if cache is not None and sequence is not None:
             sequence.cut(min(sequence.length, len(text) - begun))  # whoever takes the tokens may stop among guesses
