@@ -8,12 +8,12 @@ A dense model reads all its weights in every call, so that guesses cost little. 
 experts: E (1 - (1 - k/E)^(1 + g)) in each layer, if they choose independently.
 
 Counted are the experts that neighbouring tokens of held-out text meet, in runs that were trained here, and the tokens
-that a call gives when a text is written with guesses, which depends on the text alone. Timed are calls of a sparse and a
-dense model with random weights and the same active parameters, beside the bytes of weights that they read.
+that a call gives when a text is written with guesses, which depends on the text alone. Timed are calls of a sparse and
+a dense model with random weights and the same active parameters, beside the bytes of weights that they read.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial

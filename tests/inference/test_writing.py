@@ -1,5 +1,7 @@
 """What the decoder writes is what the model writes; guesses change the number of calls, not the text."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,6 +77,19 @@ def test_the_prompt_is_read_in_chunks_and_for_its_last_token_only(model):
     list(write(decoder, np.array([1, 2, 3] * 7), 3, rng=rng(), temperature=0, guess=8))
     assert rows[0] == 1
     assert max(rows) <= 3  # no more guesses than tokens that are left
+
+
+def test_how_many_are_guessed_depends_on_how_many_were_right(model):
+    decoder, calls = Decoder(model), []
+    read = decoder.read
+    decoder.read = lambda text, **how: calls.append((text[0].length, len(text[1]) - 1)) or read(text, **how)
+    list(write(decoder, np.array([1, 2, 3, 1, 2, 3, 1]), 60, rng=rng(), temperature=0, guess=6))
+    right, guessed = 0, []
+    for (length, guesses), (after, _) in pairwise(calls[1:]):
+        assert guesses in (0, min(6, 2 * right + 1))  # none where the last token is new
+        right = after - length - 1
+        guessed.append(guesses)
+    assert {1, 3, 6} <= set(guessed)
 
 
 def test_guesses_where_frequencies_depend_on_the_length_of_the_text():
