@@ -46,7 +46,7 @@ _TOKENS, _WINDOW, _BATCH = 12_000, 128, 16  # of held-out text
 _WORDS = 6_000
 _PROMPT, _PIECES = 64, 12
 _OWN_TEXT = 400  # tokens that a run writes
-_SPREAD = 30.0  # embeddings this many times as large: tokens of random models then choose different experts
+_SPREAD = 60.0  # times larger embeddings: neighbours then meet as many experts as in a trained model of these sizes
 
 Row = dict[str, Any]
 
