@@ -37,13 +37,18 @@ class Rows:
         """
         key = rotary, width
         if key not in self._turns:
-            cos, sin = np.empty((2, len(self.tokens), rotary.require(width) // 2), np.float32)
-            for mine, length in self._lengths(rotary):
-                angle = self.positions[mine, None] * rotary.frequencies(width, length)
-                factor = 1.0 if rotary.scaling is None else rotary.scaling.factor_for(length)
-                cos[mine], sin[mine] = factor * np.cos(angle), factor * np.sin(angle)
+            half = rotary.require(width) // 2
+            cos, sin = (np.empty((len(self.tokens), half), np.float32) for _ in range(2))
+            self.turn_into(rotary, width, cos, sin)
             self._turns[key] = cos, sin
         return self._turns[key]
+
+    def turn_into(self, rotary: Rotary, width: int, cos: Any, sin: Any) -> None:
+        """The same, written to arrays."""
+        for mine, length in self._lengths(rotary):
+            angle = self.positions[mine, None] * rotary.frequencies(width, length)
+            factor = 1.0 if rotary.scaling is None else rotary.scaling.factor_for(length)
+            cos[mine], sin[mine] = factor * np.cos(angle), factor * np.sin(angle)
 
     def _lengths(self, rotary: Rotary) -> list[tuple[Any, int]]:
         """Rows with the same frequencies, and a length that has them."""
