@@ -1,7 +1,5 @@
 """What the decoder writes is what the model writes; guesses change the number of calls, not the text."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 
 from moe_numpy.autodiff import NonFiniteError
 from moe_numpy.inference import Decoder, Guesses, PromptLookup, write
+from moe_numpy.inference.sequence import Sequence
 from moe_numpy.models import ModelConfig, Transformer, generate
 from moe_numpy.models.transformer_config import Dense, Heads, Layer, TransformerConfig
 from moe_numpy.nn.attention import AttentionParts
@@ -81,17 +80,22 @@ def test_logits_of_the_prompt_are_those_of_its_last_token(model):
 
 
 def test_how_many_are_guessed_depends_on_how_many_were_right(model):
-    decoder, calls = Decoder(model), []
-    read = decoder.read
-    decoder.read = lambda text, **how: calls.append((text[0].length, len(text[1]) - 1)) or read(text, **how)
-    list(write(decoder, np.array([1, 2, 3, 1, 2, 3, 1]), 60, rng=rng(), temperature=0, guess=6))
-    right, guessed = 0, []
-    for (length, guesses), (after, _) in pairwise(calls):
-        if length:  # otherwise the later half of the context is read again
-            assert guesses in (0, min(6, 2 * right + 1, 24 - length - 1))  # none where the last token is new
-            guessed.append(guesses)
-        right = max(after - length - 1, 0) if length else 0
-    assert {1, 3, 6} <= set(guessed)
+    """The model writes a text that repeats itself, and then something new."""
+    written = [1, 2, 3] * 5 + [4, 1, 2, 5, 6, 7]
+    decoder, guessed = Decoder(model), []
+
+    def read(text, every=False):
+        sequence, tokens = text
+        begin, sequence.length = sequence.length, sequence.length + len(tokens)
+        guessed.append(len(tokens) - 1)
+        rows = range(begin, sequence.length) if every else [sequence.length - 1]
+        return np.eye(12, dtype=np.float32)[[written[(row + 1) % len(written)] for row in rows]]
+
+    decoder.read = read
+    decoder.new_sequence = lambda: Sequence([])
+    prompt = np.array(written[:4])
+    assert list(write(decoder, prompt, 17, rng=rng(), temperature=0, guess=6)) == written[4:]
+    assert guessed == [3, 1, 3, 6, 0, 1, 0, 0]  # none where the last token is new
 
 
 def test_guesses_where_frequencies_depend_on_the_length_of_the_text():
