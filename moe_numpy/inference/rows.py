@@ -38,9 +38,11 @@ class Rows:
         key = rotary, width
         if key not in self._turns:
             half = rotary.require(width) // 2
-            cos, sin = (np.empty((len(self.tokens), half), np.float32) for _ in range(2))
-            self.turn_into(rotary, width, cos, sin)
-            self._turns[key] = cos, sin
+            self._turns[key] = (
+                np.empty((len(self.tokens), half), np.float32),
+                np.empty((len(self.tokens), half), np.float32),
+            )
+            self.turn_into(rotary, width, *self._turns[key])
         return self._turns[key]
 
     def turn_into(self, rotary: Rotary, width: int, cos: Any, sin: Any) -> None:

@@ -48,8 +48,9 @@ class Kept:
         self.extend(len(rows))[...] = rows
         return self.rows
 
-    def _settle(self, room: Any, length: int) -> None:
-        self._room, self.address, self.rows = room, room.ctypes.data, room[:length]
+    def _settle(self, room: Float[np.ndarray, "_ width"], length: int) -> None:
+        self._room, self.address = room, room.ctypes.data
+        self.rows: Any = room[:length]
 
     def cut(self, length: int) -> None:
         """Forget the tokens from position ``length`` on.
