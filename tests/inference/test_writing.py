@@ -110,7 +110,8 @@ def test_guesses_where_frequencies_depend_on_the_length_of_the_text():
     np.testing.assert_array_equal(decoder.read((at_once, tokens), every=True), logits)
     for seed in range(10):
         prompt = np.tile(np.random.default_rng(seed).integers(0, 4, 5), 3)
-        plain = list(write(decoder, prompt, 20, rng=rng(), temperature=0))
+        plain = list(generate(model, prompt, 20, rng=rng(), temperature=0))
+        assert list(write(decoder, prompt, 20, rng=rng(), temperature=0)) == plain
         assert list(write(decoder, prompt, 20, rng=rng(), temperature=0, guess=6)) == plain
 
 
