@@ -11,7 +11,7 @@ from ..formats import Matrix, Stack, quantise
 from ..formats.float32 import Float32Matrix
 from ..inference import MappedStore, StoreError
 from ..inference.expert_tables import ExpertTable, ExpertTables
-from ..inference.experts import ACTIVATIONS, StackedExperts, format_for, swiglu
+from ..inference.experts import ACTIVATIONS, StackedExperts, format_for, swiglu_of_halves
 from ..typing import Array, Float, Int
 from .errors import PretrainedError
 from .expert_reading import LayerPieces, StoredLayer
@@ -79,7 +79,7 @@ class StoredMatrices:
         )
         if first is None or second is None:
             return None
-        return ExpertTables(first, second, self.activation, self.activation.func is swiglu)
+        return ExpertTables(first, second, self.activation, self.activation.func is swiglu_of_halves)
 
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
