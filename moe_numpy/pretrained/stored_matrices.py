@@ -15,6 +15,7 @@ from ..typing import Array, Float, Int
 from .errors import PretrainedError
 from .expert_reading import LayerPieces, StoredLayer
 from .pieces import Piece
+from .quantised_experts import QuantisedPieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +105,15 @@ class StoredMatrices:
 
 
 def matrices_of(
-    pieces: LayerPieces, expert: int, content: Sequence[np.ndarray]
+    pieces: LayerPieces | QuantisedPieces, expert: int, content: Sequence[np.ndarray]
 ) -> tuple[Mapping[str, Parts], Mapping[str, Array]]:
     """The parameters of an expert by our names: matrices, and vectors in float32.
 
-    Matrices are views of ``content`` where a published tensor holds whole rows of ours.
+    Matrices are views of ``content`` where a stored tensor holds whole rows of ours.
     """
+    if isinstance(pieces, QuantisedPieces):
+        matrices, biases = pieces.matrices(expert, content)
+        return {name: Parts(m.shape, [(slice(0, m.shape[0]), m)]) for name, m in matrices.items()}, biases
     found: dict[str, list[tuple[slice, Matrix]]] = {}
     decoded: dict[str, Array] = {}
     for piece, raw in pieces.raw(expert, content):
