@@ -235,4 +235,5 @@ def _replace(model: Transformer, path: str, matrix: Matrix) -> None:
     for part in parents:
         at = at[int(part)] if part.isdecimal() else getattr(at, part)
     linear = getattr(at, name)  # None for the output matrix of a tied model
-    setattr(at, name, MatrixLinear(matrix, linear and linear.bias, counted=linear is not None))
+    bias = None if linear is None else linear.bias
+    setattr(at, name, MatrixLinear(matrix, bias, counted=linear is not None))
