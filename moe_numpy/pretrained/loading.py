@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..autodiff.arrays import is_float
+from ..formats import Matrix
 from ..models import Transformer
 from ..models.transformer_config import Sparse
-from ..formats import Matrix
 from ..moe import MoE
 from ..nn import MatrixLinear
 from ..nn.module import Unfilled
@@ -23,7 +23,6 @@ from .expert_reading import LayerPieces, readers_of
 from .pieces import EACH, Piece, as_it_is
 from .quantisation import Quantisation
 from .quantised import (
-    OUTPUT,
     Quantised,
     StoredMatrix,
     is_of_quantised,
@@ -207,9 +206,7 @@ def _map(files: PublishedModel, memory: int | None) -> None:
             of_experts = _below(prefix, files.pieces)
             shapes = {name: tensors[prefix + name].shape[1:] for name in of_experts}
             layers[i] = (
-                QuantisedPieces(quantised)
-                if quantised
-                else LayerPieces(weights, of_experts, shapes, part.num_experts)
+                QuantisedPieces(quantised) if quantised else LayerPieces(weights, of_experts, shapes, part.num_experts)
             )
             at_once = max(at_once, min(math.ceil(layer.feed_forward.router.per_token), part.num_experts))
     for i, reader in readers_of(layers, at_once, memory).items():

@@ -137,7 +137,9 @@ def quantised_parameters(
             stays as it is.
     """
     found: dict[str, Quantised] = {}
-    linear = {f"{path}weight" for path, m in model.named_modules() if isinstance(m, Linear) and not path.endswith(_STAY)}
+    linear = {
+        f"{path}weight" for path, m in model.named_modules() if isinstance(m, Linear) and not path.endswith(_STAY)
+    }
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, shape in shapes.items():
         if ".experts." in name and formats.experts is not None:
@@ -188,8 +190,12 @@ def stored_matrices(
                 used.add(full)
                 own[suffix] = tensor
             found[ours].append(StoredMatrix(parameter.format, own))
-    for name in tensors.keys() - used:
-        raise PretrainedError(f"{tensors[name].file}: tensor {quoted(name)} is no part of the model in config.json")
+    left = sorted(tensors.keys() - used)
+    if left:
+        more = f" and {len(left) - 1} more are" if len(left) > 1 else " is"
+        raise PretrainedError(
+            f"{tensors[left[0]].file}: tensor {quoted(left[0])}{more} no part of the model in config.json"
+        )
     return found
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from ..files import TEMPORARY_SUFFIX, naming, sync_folder, write_atomically, write_json_atomically
 from ..formats import FORMATS, Matrix, quantise
-from ..formats.groups import GROUP
 from ..typing import Array, Float
 from .chat import MORE
 from .config import FILE
@@ -159,7 +158,9 @@ def write_quantised(
     """
     out = Path(os.path.realpath(out))
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"{out} exists{' and is not empty' if out.is_dir() else ''}: choose another, or delete it")
+        raise FileExistsError(
+            f"{out} exists{' and is not empty' if out.is_dir() else ''}: choose another, or delete it"
+        )
     beside = _text_files(source)
     needed = planned.num_bytes + min(planned.num_bytes, int(min(max_shard_bytes, 2**62)))  # one file is written twice
     needed += sum(map(len, beside.values())) + _HEADERS

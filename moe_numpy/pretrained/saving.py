@@ -96,7 +96,7 @@ def _parameters(model: Transformer) -> dict[str, Any]:
 
 
 def _matrices(model: Transformer) -> dict[str, Matrix]:
-    """Those that are stored in a format, by our names; not the output matrix of a tied model, which is its embedding."""
+    """Those that are stored in a format, by our names; without the output matrix of a tied model."""
     found = {f"{path}weight": m for path, m in model.named_modules() if isinstance(m, MatrixLinear) and m.num_stored}
     return {name: layer.matrix for name, layer in found.items()}
 
