@@ -27,6 +27,7 @@ from moe_numpy.pretrained.quantisation import Quantisation
 from moe_numpy.pretrained.quantised import arrays_of, nbytes
 from moe_numpy.pretrained.quantising import plan, relative_error, write_quantised
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 WIDE = MIXTRAL | {"hidden_size": 64, "intermediate_size": 64}
 
 
@@ -47,7 +48,6 @@ def assert_same_bits(source, out, ids, experts, rest):
         np.testing.assert_array_equal(said(from_pretrained(out, memory=200_000), ids), expected)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_bits_are_those_of_the_decoder_in_every_format(tmp_path, format):
     source = make_published(tmp_path / "model", WIDE)
@@ -69,14 +69,12 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family", LAYOUTS)
 def test_and_of_every_published_layout(tmp_path, family):
     ids = written(tmp_path / "model", family)[0]
     assert_same_bits(tmp_path / "model", tmp_path / "out", ids, *LAYOUTS[family])
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", [n for n, m in recorded("qwen3_moe").items() if m["published"]["tie_word_embeddings"]])
 def test_and_of_a_tied_output_matrix(tmp_path, name):
     ids = written(tmp_path / "model", "qwen3_moe", name=name)[0]
@@ -86,7 +84,6 @@ def test_and_of_a_tied_output_matrix(tmp_path, name):
     assert from_pretrained(tmp_path / "out").num_parameters() == count
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("family", "packed"), [("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4")])
 @pytest.mark.parametrize("formats", [("int4", "int8"), (None, "int8"), ("int8", None)])
 def test_and_of_a_model_that_was_published_in_fewer_bits(tmp_path, family, packed, formats):
@@ -171,7 +168,7 @@ def test_the_error_of_a_matrix():
 
 
 def test_one_matrix_is_in_memory_at_a_time(tmp_path):
-    settings = {"hidden_size": 256, "intermediate_size": 256, "num_local_experts": 16, "num_hidden_layers": 4}
+    settings = {"hidden_size": 256, "intermediate_size": 256, "num_local_experts": 16}
     source = tmp_path / "model"
     made = Transformer(PublishedConfig(COMMON | MIXTRAL | settings), rng=np.random.default_rng(0))
     save_pretrained(made, source, dtype="BF16")
@@ -182,7 +179,7 @@ def test_one_matrix_is_in_memory_at_a_time(tmp_path):
     quantised(source, tmp_path / "out", "int4", "int8")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6 * matrix + 2_000_000 < model / 5
+    assert peak < 6 * matrix + 2_000_000 < model / 2.5
 
 
 class Stop(BaseException):
