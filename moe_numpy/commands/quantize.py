@@ -66,10 +66,7 @@ def quantize(
         with text_progress(console, planned.num_weights, "Storing weights", "stored", "weights") as done:
             shares = write_quantised(folder, planned, out, progress=done)
     if narrow:
-        note(
-            f"{len(narrow)} kinds of matrices have a width that is no multiple of 32, such as {narrow[0]}: they are in "
-            "bfloat16"
-        )
+        note(f"the width of {len(narrow)} matrices, such as {narrow[0]}, is no multiple of 32: they are in bfloat16")
     if json:
         print_json(_document(model, out, planned, shares))
         return
@@ -137,7 +134,7 @@ def _print_shares(console: Console, shares: list[Share]) -> None:
     table = plain_table()
     for title in ("weights", "format"):
         table.add_column(title)
-    for title in ("parameters", "bytes before", "after", "bits each", "largest error"):
+    for title in ("parameters", "bytes before", "after", "bits/weight", "largest error"):
         table.add_column(title, justify="right")
     for share in shares:
         format = share.format or ("float32" if share.kind != KEPT else "")

@@ -5,6 +5,7 @@ The bits are those that :class:`moe_numpy.inference.Decoder` makes of the same m
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 from collections import defaultdict
@@ -30,7 +31,7 @@ from .tensor_writing import Bits, write_tensor_files
 from .text_files import text_files
 
 KEPT = "as published"
-_ROWS = 1024  # of a matrix, compared at a time
+_ROWS = 128  # of a matrix, compared at a time: they stay in the cache
 _HEADERS = 1 << 20  # bytes: config.json, and a file's header for each of 1,000 tensors
 
 
@@ -102,8 +103,9 @@ class Plan:
         """The matrices that do not fit their format and are in bfloat16."""
         asked = {EXPERTS: self.formats.experts}
         return [
-            of.names[0]
+            name
             for of in self.quantised.values()
+            for name in of.names
             if of.format is not None and of.format != asked.get(of.kind, self.formats.rest)
         ]
 
@@ -156,7 +158,6 @@ def write_quantised(
         PretrainedError: a weight is not finite in its format, or a file cannot be read.
         OSError: the disk failed or is full, or has too little room to begin with.
     """
-    out = Path(os.path.realpath(out))
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(
             f"{out} exists{' and is not empty' if out.is_dir() else ''}: choose another, or delete it"
@@ -165,6 +166,7 @@ def write_quantised(
     needed = planned.num_bytes + min(planned.num_bytes, int(min(max_shard_bytes, 2**62)))  # one file is written twice
     needed += sum(map(len, beside.values())) + _HEADERS
     _require_room(out, needed)
+    out = Path(os.path.realpath(out))
     shares: defaultdict[tuple[str, str | None], Share] = defaultdict(lambda: Share(KEPT, None))
     with _renamed_at_the_end(out) as folder:
         tensors = _tensors(planned, shares, progress)
@@ -184,11 +186,13 @@ def stored_bytes(files: PublishedModel, name: str, part: Any = ...) -> int:
 def relative_error(weights: Float[Array, "out in"], matrix: Matrix) -> float:
     """‖W - Ŵ‖ / ‖W‖ in the Frobenius norm; 0 for a matrix of zeros."""
     off = of = 0.0
+    _, exponent = np.frexp(np.abs(weights).max())
     for start in range(0, len(weights), _ROWS):
-        exact = weights[start : start + _ROWS].astype(np.float64)
-        off += float(np.square(matrix.rows(start, start + _ROWS).dequantise(np.float64) - exact).sum())
-        of += float(np.square(exact).sum())
-    return float(np.sqrt(off / of)) if of else 0.0
+        both = weights[start : start + _ROWS], matrix.rows(start, start + _ROWS).dequantise()
+        exact, stored = (np.ldexp(each, -exponent).reshape(-1) for each in both)  # so that no square overflows
+        stored -= exact
+        off, of = off + float(stored @ stored), of + float(exact @ exact)
+    return math.sqrt(off / of) if of else 0.0
 
 
 def _tensors(
@@ -270,7 +274,7 @@ def _text_files(folder: Path) -> dict[str, bytes]:
 
 def _require_room(out: Path, needed: int) -> None:
     """OSError if the disk has less room than that."""
-    there = next(path for path in (out, *out.parents) if path.exists())
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
         told = f"the disk has {free:,} bytes free, and up to {needed:,} are needed while writing"

@@ -13,6 +13,7 @@ from moe_numpy.models import Transformer, generate
 from moe_numpy.moe import MoE
 from moe_numpy.pretrained import PretrainedError, PublishedConfig, from_pretrained, save_pretrained
 
+
 def store_of(model):
     return next(
         layer.feed_forward for layer in model.layers if isinstance(layer.feed_forward, MoE)

@@ -114,7 +114,9 @@ def test_what_is_written(small):
     assert stored["model.layers.1.block_sparse_moe.experts.3.gate_up.codes"] == ("U8", (128, 2, 16))
     assert stored["lm_head.weight.codes"] == ("I8", (320, 64))
     kept = {name for name in stored if name.rpartition(".")[2] not in ("codes", "scales")}
-    assert kept == {name for name in TensorFiles.open(source) if "norm" in name or "embed" in name or "moe.gate" in name}
+    assert kept == {
+        name for name in TensorFiles.open(source) if "norm" in name or "embed" in name or "moe.gate" in name
+    }
     assert all(stored[name] == (TensorFiles.open(source)[name].dtype, stored[name][1]) for name in kept)
 
 
@@ -143,7 +145,7 @@ def test_shares_tell_sizes_and_errors(tmp_path):
     shares = write_quantised(source, planned, tmp_path / "out", progress=told.append)
     found = {(share.kind, share.format): share for share in shares}
     assert set(found) == {("experts", "int4"), ("experts", "bfloat16"), ("rest", "int8"), ("as published", None)}
-    assert planned.narrow() == [f"model.layers.{i}.block_sparse_moe.experts.0.down" for i in (0, 1)]
+    assert planned.narrow() == [f"model.layers.{i}.block_sparse_moe.experts.{e}.down" for i in (0, 1) for e in range(4)]
     experts = found["experts", "int4"]
     assert (experts.matrices, experts.parameters, experts.bits_per_weight) == (8, 8 * 16 * 64, 4.5)
     assert experts.bytes_before == 4 * experts.parameters
@@ -331,7 +333,7 @@ def cut(folder):
 DAMAGE = [
     (settings(experts="int5"), "config.json: quantization_config.experts is 'int5', only None or 'float32' or"),
     (settings(experts=None, rest=None), "config.json: quantization_config.rest is None: it or experts must be one of"),
-    (settings(experts="int8"), rf"model.layers.0.block_sparse_moe.experts.0.gate_up.codes' is U8 \[128, 2, 16\], conf"),
+    (settings(experts="int8"), r"model.layers.0.block_sparse_moe.experts.0.gate_up.codes' is U8 \[128, 2, 16\], conf"),
     (settings(rest="mxfp4"), r"lacks tensor '.*\.blocks'"),
     (settings(rest=None), r"tensor 'lm_head.weight.codes' and \d+ more are no part of the model in config.json"),
     (settings(version=2), "quantization_config.version is 2, only 1 is supported"),
