@@ -1,8 +1,9 @@
-"""A quantised model on the disk: the bits of the decoder's own, whatever family and format, and files that are wrong."""
+"""Quantised models on the disk: the bits of the decoder's own, in every family and format, and damaged files."""
 
 import json
 import shutil
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -124,8 +125,7 @@ def test_one_expert_is_read_at_once(small):
     pieces = from_pretrained(small).layers[1].feed_forward.experts.reader.pieces
     runs = [layout_of(pieces.ranges(e)).runs for e in range(4)]
     assert [len(of) for of in runs] == [1] * 4
-    ranges = [[r for r in pieces.ranges(e)] for e in range(4)]
-    assert all(a[-1].end == b[0].offset for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[-1].end == b[0].offset for a, b in pairwise(map(pieces.ranges, range(4))))
 
 
 @pytest.mark.parametrize("format", [None, *FORMATS])
@@ -380,5 +380,5 @@ def test_one_too_many(small):
     entries, content = header_of(path)
     entries["x.scales"] = {"dtype": "U8", "shape": [2], "data_offsets": [len(content), len(content) + 2]}
     put(path, entries, content + b"xx")
-    with pytest.raises(PretrainedError, match="tensor 'x.scales' is no part of the model in config.json"):
+    with pytest.raises(PretrainedError, match=r"tensor 'x\.scales' is no part of the model in config.json"):
         from_pretrained(small)
