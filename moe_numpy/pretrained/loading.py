@@ -38,12 +38,13 @@ _ROWS = 1024  # compared at a time
 
 
 def from_pretrained(folder: str | os.PathLike, *, dtype: Any = None, memory: int | None = None) -> Transformer:
-    """The model in a folder as published: ``config.json`` and safetensors files.
+    """The model in a folder as published, or as ``quantize`` writes it: ``config.json`` and safetensors files.
 
     Args:
         folder: the folder.
         dtype: None maps the files: weights stay on the disk until they are used, activations are float32, and nothing
-            can be trained. A floating-point type makes copies of that type, which can be trained.
+            can be trained. A floating-point type makes copies of that type, which can be trained; the output matrix of
+            a quantised model that is tied is then its embedding, which was not quantised.
         memory: bytes for experts, which are then read from the disk when a token asks for them, and kept as long as
             they have room. None leaves it to the system which parts of the files are in memory.
 

@@ -56,7 +56,7 @@ class StoredMatrices:
         self.reader = reader
         (self.first, self.second), activation = ACTIVATIONS[kind]
         self.num_experts = reader.pieces.num_experts
-        self.activation = partial(activation, **settings)
+        self.activation = partial(activation, **settings) if settings else activation
         self._views: dict[int, tuple[Mapping[str, Parts], Mapping[str, Array]]] = {}  # of mapped files
 
     def __call__(self, x: Float[Array, "N d"], experts: Int[Array, " N"]) -> Float[Array, "N d"]:
@@ -84,7 +84,7 @@ class StoredMatrices:
             if any(rows.step not in (None, 1) for rows in slices) or (bias is not None and len(slices) > 1):
                 return None
             tables.append([ExpertTable([e.parts[i][1] for e in of], s, bias) for i, s in enumerate(slices)])
-        return ExpertTables(*tables, self.activation, self.activation.func is swiglu)
+        return ExpertTables(*tables, self.activation, self.activation is swiglu)
 
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
