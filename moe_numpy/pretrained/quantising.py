@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,13 +221,12 @@ def _tensors(
                 progress(done)
 
 
-def _groups(quantised: dict[str, Quantised]) -> Iterator[dict[str, Quantised]]:
-    """Matrices one by one, but the parameters of a layer's experts together: vectors first, which are wider."""
+def _groups(quantised: dict[str, Quantised]) -> Iterable[dict[str, Quantised]]:
+    """Matrices one by one, but the parameters of a layer's experts together."""
     of_layer: defaultdict[str, dict[str, Quantised]] = defaultdict(dict)
     for ours, of in quantised.items():
         of_layer[ours.partition(".experts.")[0] if of.kind == EXPERTS else ours][ours] = of
-    for group in of_layer.values():
-        yield dict(sorted(group.items(), key=lambda item: item[1].format is not None))
+    return of_layer.values()
 
 
 def _by_expert(files: PublishedModel, ours: str, of: Quantised) -> list[list[Piece]]:

@@ -57,6 +57,7 @@ def test_the_table(cli):
     assert "the largest in model.layers." in result.stdout
     assert "python -m moe_numpy generate new/out 'The '" in result.stdout
     assert result.stderr == ""
+    assert "Error" not in cli("quantize", "model", "exact", "--rest", "float32").stdout
 
 
 def test_the_document(cli):
