@@ -13,8 +13,8 @@ import numpy as np
 from ..formats import Matrix
 from ..kernels import sort_by_key
 from ..moe.dispatch import combine
-from ..ops import RMSNorm
 from ..ops.activations import swiglu
+from ..ops import RMSNorm
 from ..ops.attention import rotate
 from ..typing import Array, Float, Int, Shaped
 from .rows import Rows
@@ -91,7 +91,9 @@ class Program:
             "PRODUCT", lambda loops: (*loops.operands(matrix), packed.ctypes.data, len(x), *to), define, [packed], [y]
         )
 
-    def product_of_experts(self, table: Any, x: Float[Array, "A i"], groups: "Groups", y: Float[Array, "A o"]) -> None:
+    def product_of_experts(
+        self, table: Any, x: Float[Array, "A i"], groups: "Groups", y: Float[Array, "A o"]
+    ) -> None:
         """y_a = W_e x_a + b_e for assignments a in the order of their experts e. x are packed rows of ``gather``."""
 
         def define() -> None:
