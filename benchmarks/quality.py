@@ -43,7 +43,9 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 
 @app.command(cls=Command)
 def main(
-    run: Annotated[Path | None, typer.Argument(parser=given_path, metavar="RUN", help="Of a model with experts.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(parser=given_path, metavar="RUN", help="Of a model with experts.")
+    ] = None,
     windows: Annotated[int | None, typer.Option(min=2, help="Of each domain, at most; all without it.")] = None,
     one_by_one: Annotated[str, typer.Option(metavar="FORMAT", help=f"For one expert at a time, or {_NONE}.")] = "int4",
     figure: Annotated[Path | None, typer.Option(parser=given_path, metavar="PATH", help="PNG to draw.")] = None,
@@ -184,7 +186,9 @@ def _print(document: dict[str, Any], one_by_one: str, console: Console) -> None:
 
 def _print_experts(document: dict[str, Any], one_by_one: str, console: Console) -> None:
     experts = sorted(document["experts"], key=lambda row: -row["difference"])
-    console.print(f"\nOne expert in {one_by_one}, the others float32; {_SHOWN} that cost most, and the one that costs least")
+    console.print(
+        f"\nOne expert in {one_by_one}, the others float32; {_SHOWN} that cost most, and the one that costs least"
+    )
     table = plain_table()
     for name in ("layer", "expert", "10⁻⁶ nats/byte", "standard error", "% of bytes", "per byte seen", "weight error"):
         table.add_column(name, justify="right")
@@ -195,7 +199,9 @@ def _print_experts(document: dict[str, Any], one_by_one: str, console: Console) 
     console.print(table)
     total = sum(row["difference"] for row in experts)
     together = next((r for r in document["formats"] if (r["format"], r["part"]) == (one_by_one, "experts")), None)
-    console.print(f"sum over all experts {total:+.6f}" + (f", all at once {together['difference']:+.6f}" if together else ""))
+    console.print(
+        f"sum over all experts {total:+.6f}" + (f", all at once {together['difference']:+.6f}" if together else "")
+    )
     for name, value in document["rank_correlation"].items():
         console.print(f"rank correlation of the cost with the {name.replace('_', ' ')}: {value:+.2f}")
 

@@ -52,7 +52,9 @@ def cost_of_formats(
         place = [100 * row["share"] for row in mine]
         value, error = (1e6 * np.array([row[name] for row in mine]) for name in ("difference", "error"))
         style = {"color": STYLES[i % len(STYLES)]["color"], "marker": _MARKERS[i % len(_MARKERS)]}
-        scatter.errorbar(place, value, 2 * error, linestyle="none", markersize=5, elinewidth=0.7, label=f"{layer}", **style)
+        scatter.errorbar(
+            place, value, 2 * error, linestyle="none", markersize=5, elinewidth=0.7, label=f"{layer}", **style
+        )
     scatter.axhline(0, color=GREY, linewidth=0.8)
     scatter.set_title("the same against the load", fontsize=10)
     scatter.set_xlabel("% of the bytes that the expert sees")
