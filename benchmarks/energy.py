@@ -1,14 +1,16 @@
 """Energy and price of a decoded token, dense against sparse at equal quality: python -m benchmarks.energy [PAIR ...]
 
 Modelled from the bytes read and the FLOPs of each token (moe_numpy/accounting/decoding.py) with the assumptions of
-benchmarks/machines.py, which are printed. A batch of B tokens uses E (1 - (1 - k / E)^B) experts of a layer, so that the
-weights read per token fall as 1 / B in a dense model and more slowly in a sparse one.
+benchmarks/machines.py, which are printed. A batch of B tokens uses E (1 - (1 - k / E)^B) experts of a layer, so that
+the weights read per token fall as 1 / B in a dense model and more slowly in a sparse one. That a machine has room for
+the weights is taken for granted.
 
     python -m benchmarks.energy --measure runs/demo --measure runs/demo/dense
 
 also measures our decoder with these runs, where the processor counts joules (benchmarks/rapl.py).
 """
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +30,8 @@ from .measured_energy import measure
 from .rapl import EnergyError, Meter
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-_FAR = 2**16  # batches looked at for where the advantage changes sides
+_KINDS = ("dense", "sparse")
+_FAR = 2**14  # batches looked at for where the advantage changes sides
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -102,13 +105,14 @@ def _compared(
     rows = []
     for batch in BATCHES:
         row: dict[str, Any] = {"batch": batch}
-        for kind, (_, architecture) in (("dense", pair.dense), ("sparse", pair.sparse)):
+        for kind, (_, architecture) in zip(_KINDS, (pair.dense, pair.sparse), strict=True):
             cost = decoding(architecture, batch, context, dtype)
             joules, seconds = machine.joules(cost), machine.seconds(cost)
             row[kind] = {
                 "experts": cost.experts,
                 "weight_bytes": cost.weight_bytes,
                 "cache_bytes": cost.cache_bytes,
+                "bytes": cost.bytes,
                 "flops": cost.flops,
                 "joules": joules,
                 "price_per_million": price(joules, seconds, *prices),
@@ -128,14 +132,18 @@ def _compared(
 
 def _turns(pair: Pair, machine: Machine, context: int, dtype: str) -> list[dict[str, Any]]:
     """The batches from which on the other model needs less energy; the first is 1."""
-    found: list[dict[str, Any]] = []
-    batch = 1
-    while batch <= _FAR:
-        joules = [machine.joules(decoding(a, batch, context, dtype)) for _, a in (pair.dense, pair.sparse)]
-        better = "sparse" if joules[1] < joules[0] else "dense"
-        if not found or found[-1]["better"] != better:
-            found.append({"batch": batch, "better": better})
-        batch += max(batch // 100, 1)
+
+    def better(batch: int) -> str:
+        dense, sparse = (machine.joules(decoding(a, batch, context, dtype)) for _, a in (pair.dense, pair.sparse))
+        return "sparse" if sparse < dense else "dense"
+
+    found, batch = [{"batch": 1, "better": better(1)}], 1
+    while batch < _FAR:
+        before, batch = batch, batch + max(batch // 100, 1)
+        now = better(batch)
+        if now != found[-1]["better"]:
+            first = next(b for b in range(before + 1, batch + 1) if better(b) == now)
+            found.append({"batch": first, "better": now})
     return found
 
 
@@ -145,7 +153,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
         f"Modelled, not measured. Assumed: {assumed['pj_per_byte']:.4g} pJ per byte of memory, "
         f"{assumed['pj_per_flop']:.3g} pJ per FLOP, {assumed['gb_per_s']:,g} GB/s, {assumed['gflops']:,g} GFLOP/s, "
         f"{assumed['watts']:g} W besides; {assumed['price_per_kwh']:g} per kWh, {assumed['price_per_hour']:g} per "
-        f"machine hour; {document['dtype']} weights, texts of {document['context']} tokens.",
+        f"machine hour; {document['dtype']} weights, texts of {document['context']} tokens. Per token; price per million.",
         soft_wrap=True,
     )
     for pair in document["pairs"]:
@@ -157,21 +165,22 @@ def _print(document: dict[str, Any], console: Console) -> None:
 def _print_pair(pair: dict[str, Any], console: Console) -> None:
     console.print(f"\n{pair['dense']} | {pair['sparse']}: {pair['source']}", soft_wrap=True)
     table = plain_table()
-    heads = ("batch", "experts", "weights, MB", "cache, MB", "MFLOPs", "mJ", "dense / sparse", "per million")
-    for name in heads:
+    columns = [("bytes", "bytes"), ("flops", "FLOPs"), ("joules", "joules"), ("price_per_million", "price")]
+    for name in ("batch", "experts", *(f"{head}\n{kind}" for _, head in columns for kind in _KINDS), "ratio"):
         table.add_column(name, justify="right")
     for row in pair["rows"]:
-
-        def both(key: str, unit: float, row: dict[str, Any] = row) -> str:
-            return " | ".join(f"{row[kind][key] / unit:,.3g}" for kind in ("dense", "sparse"))
-
-        columns = [("weight_bytes", 1e6), ("cache_bytes", 1e6), ("flops", 1e6), ("joules", 1e-3)]
-        cells = [both(key, unit) for key, unit in columns]
-        experts = f"{row['sparse']['experts']:.1f} of {pair['num_experts']}"
-        table.add_row(str(row["batch"]), experts, *cells, f"{row['advantage']:.2f}", both("price_per_million", 1))
+        cells = [_short(row[kind][key]) for key, _ in columns[:3] for kind in _KINDS]
+        cells += [f"{row[kind]['price_per_million']:.3g}" for kind in _KINDS]
+        table.add_row(str(row["batch"]), f"{row['sparse']['experts']:.1f}", *cells, f"{row['advantage']:.2f}")
     console.print(table)
     said = ", ".join(f"from batch {turn['batch']} on {turn['better']}" for turn in pair["turns"])
-    console.print(f"less energy: {said}")
+    console.print(f"less energy: {said}", soft_wrap=True)
+
+
+def _short(number: float) -> str:
+    """Three digits and a prefix: 13.6G, 4.2m."""
+    power = math.floor(math.log10(number) / 3) if number else 0
+    return f"{number / 1000**power:.3g}{'nµm kMGT'[power + 3].strip()}"
 
 
 def _print_measured(rows: list[dict[str, Any]], console: Console) -> None:

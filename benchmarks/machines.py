@@ -10,9 +10,9 @@ are from Jouppi et al. 2021, Ten Lessons From Three Generations Shaped Google's 
     bfloat16: addition 0.11, multiplication 0.21 pJ; float32: 0.38 and 1.31
     64 bits from DDR3 or DDR4: 1300 pJ; from HBM2: 250 to 450, here 350
 
-Horowitz 2014, Computing's Energy Problem (ISSCC), figure 1.1.9, has for 45 nm 0.9 and 3.7 pJ in float32, and 1300 to 2600
-pJ for 64 bits of DRAM; O'Connor et al. 2017, Fine-Grained DRAM (MICRO), 3.9 pJ per bit of HBM2, 31 per byte. In all of them
-a byte from memory costs as much as some hundred FLOPs, which is what the comparison rests on.
+Horowitz 2014, Computing's Energy Problem (ISSCC), figure 1.1.9, has for 45 nm 0.9 and 3.7 pJ in float32, and 1300 to
+2600 pJ for 64 bits of DRAM; O'Connor et al. 2017, Fine-Grained DRAM (MICRO), 3.9 pJ per bit of HBM2, 31 per byte. In
+all of them a byte from memory costs as much as 70 to 270 FLOPs, which is what the comparison rests on.
 """
 
 from dataclasses import dataclass

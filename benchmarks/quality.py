@@ -113,7 +113,7 @@ def _row(name: str, part: str, decoder: Decoder, model: Transformer, losses: Any
 
 def model_bytes(decoder: Decoder, model: Transformer) -> int:
     """Bytes of all weights: matrices in their formats, the rest in float32."""
-    matrices = list(_stored(decoder.layers)) + [decoder.output.weight]
+    matrices = [*_stored(decoder.layers), decoder.output.weight]
     of_matrices = sum(math.prod(m.shape) for m in matrices)
     embedding = 0 if model.output is not None else decoder.embedding.nbytes  # one matrix in two formats
     return sum(m.nbytes for m in matrices) + embedding + 4 * (model.num_parameters() - of_matrices)

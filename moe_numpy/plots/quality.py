@@ -73,9 +73,9 @@ def _draw_formats(axes: Axes, rows: Sequence[Mapping[str, Any]], allowed: Mappin
         point = {"color": style["color"], "marker": style["marker"]}
         axes.errorbar(at, value, 2 * error, linestyle="none", markersize=5, label=part, **point)
     for name, most in allowed.items():
-        at = names.index(name)
-        axes.plot([at - 0.45, at + 0.45], [most, most], color=GREY, linewidth=1.5)
-        axes.text(at, most, f"allowed {most:g}", ha="center", va="bottom", fontsize=7, color=GREY)
+        place = names.index(name)
+        axes.plot([place - 0.45, place + 0.45], [most, most], color=GREY, linewidth=1.5)
+        axes.text(place, most, f"allowed {most:g}", ha="center", va="bottom", fontsize=7, color=GREY)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_yscale("symlog", linthresh=1e-4)
     axes.set_xticks(range(len(names)), names, rotation=30, fontsize=8)
