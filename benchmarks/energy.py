@@ -153,7 +153,8 @@ def _print(document: dict[str, Any], console: Console) -> None:
         f"Modelled, not measured. Assumed: {assumed['pj_per_byte']:.4g} pJ per byte of memory, "
         f"{assumed['pj_per_flop']:.3g} pJ per FLOP, {assumed['gb_per_s']:,g} GB/s, {assumed['gflops']:,g} GFLOP/s, "
         f"{assumed['watts']:g} W besides; {assumed['price_per_kwh']:g} per kWh, {assumed['price_per_hour']:g} per "
-        f"machine hour; {document['dtype']} weights, texts of {document['context']} tokens. Per token; price per million.",
+        f"machine hour; {document['dtype']} weights, texts of {document['context']} tokens. "
+        "All per token; prices per million.",
         soft_wrap=True,
     )
     for pair in document["pairs"]:

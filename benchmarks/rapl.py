@@ -2,8 +2,8 @@
 
 A zone ``intel-rapl:N`` is a processor package, on AMD too, and ``intel-rapl:N:M`` a part of it. Added up are the
 packages and the memory (``dram``), which a package does not contain; ``core`` and ``uncore`` are inside a package, and
-``psys`` contains it. ``energy_uj`` counts microjoules up to ``max_energy_range_uj`` and starts again at 0: a measurement
-must be shorter than one such round, 262 kJ on many machines, which takes 44 minutes at 100 W.
+``psys`` contains it. ``energy_uj`` counts microjoules up to ``max_energy_range_uj``, then starts again at 0: less than
+one such round must pass between two readings, 262 kJ on many machines, which takes 44 minutes at 100 W.
 
 Source: Linux, Documentation/power/powercap/powercap.rst; Intel, Software Developer's Manual, volume 3B, section 15.10.
 """

@@ -29,7 +29,7 @@ def cost_of_formats(
         allowed: the most that experts should cost, by format.
         one_by_one: the format of the experts.
     """
-    figure, (cost, heat, scatter) = grid(3, 3, height=4.4, title="What number formats cost, nats per byte")
+    figure, (cost, heat, scatter) = grid(3, 3, height=4.8, title="What number formats cost, nats per byte")
     _draw_formats(cost, formats, allowed)
     layers = sorted({row["layer"] for row in experts})
     table = np.full((len(layers), 1 + max(row["expert"] for row in experts)), np.nan)
@@ -57,7 +57,7 @@ def cost_of_formats(
         )
     scatter.axhline(0, color=GREY, linewidth=0.8)
     scatter.set_title("the same against the load", fontsize=10)
-    scatter.set_xlabel("% of the bytes that the expert sees")
+    scatter.set_xlabel("% of the bytes sent to it")
     scatter.set_ylabel("10⁻⁶ nats per byte")
     scatter.legend(title="layer", fontsize=8, title_fontsize=8, frameon=False)
     scatter.spines[["top", "right"]].set_visible(False)
@@ -81,5 +81,6 @@ def _draw_formats(axes: Axes, rows: Sequence[Mapping[str, Any]], allowed: Mappin
     axes.set_xticks(range(len(names)), names, rotation=30, fontsize=8)
     axes.set_title("in each format", fontsize=10)
     axes.set_ylabel("loss less that of float32")
-    axes.legend(title="stored in it", fontsize=8, title_fontsize=8, frameon=False, loc="upper left")
+    axes.legend(title="stored in it", fontsize=8, title_fontsize=8, frameon=False, loc="lower right")
+    axes.set_ylim(-1.5e-3, 6e-2)
     axes.spines[["top", "right"]].set_visible(False)
