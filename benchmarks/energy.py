@@ -31,7 +31,7 @@ from .rapl import EnergyError, Meter
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _KINDS = ("dense", "sparse")
-_FAR = 2**14  # batches looked at for where the advantage changes sides
+_FAR = 2**12  # batches looked at for where the advantage changes sides
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -43,7 +43,7 @@ def main(
     pj_per_byte: Annotated[float | None, typer.Option(min=0, help="Instead of the machine's.")] = None,
     pj_per_flop: Annotated[float | None, typer.Option(min=0, help="Likewise.")] = None,
     watts: Annotated[float, typer.Option(min=0, help="That the machine draws whatever it does.")] = 0.0,
-    context: Annotated[int, typer.Option(min=1, help="Tokens of each text, whose cache is read.")] = 1024,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of each text, at most, whose cache is read.")] = 1024,
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(BITS)}.")] = "bf16",
     price_per_kwh: Annotated[float, typer.Option(min=0, help="In any currency; the default is an assumption.")] = 0.2,
     price_per_hour: Annotated[float, typer.Option(min=0, help="Of the machine; likewise.")] = 1.0,
@@ -67,7 +67,6 @@ def main(
     prices = price_per_kwh, price_per_hour
     document: dict[str, Any] = {
         "assumed": asdict(assumed) | {"price_per_kwh": price_per_kwh, "price_per_hour": price_per_hour},
-        "context": context,
         "dtype": dtype,
         "pairs": [_compared(name, each, assumed, context, dtype, prices) for name, each in chosen.items()],
         "measured": None,
@@ -102,7 +101,7 @@ def _compared(
     name: str, pair: Pair, machine: Machine, context: int, dtype: str, prices: tuple[float, float]
 ) -> dict[str, Any]:
     """All rows of a pair."""
-    rows = []
+    rows, context = [], min(context, pair.context)
     for batch in BATCHES:
         row: dict[str, Any] = {"batch": batch}
         for kind, (_, architecture) in zip(_KINDS, (pair.dense, pair.sparse), strict=True):
@@ -125,6 +124,7 @@ def _compared(
         "sparse": pair.sparse[0],
         "num_experts": pair.sparse[1].num_experts,
         "source": pair.source,
+        "context": context,
         "rows": rows,
         "turns": _turns(pair, machine, context, dtype),
     }
@@ -153,8 +153,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
         f"Modelled, not measured. Assumed: {assumed['pj_per_byte']:.4g} pJ per byte of memory, "
         f"{assumed['pj_per_flop']:.3g} pJ per FLOP, {assumed['gb_per_s']:,g} GB/s, {assumed['gflops']:,g} GFLOP/s, "
         f"{assumed['watts']:g} W besides; {assumed['price_per_kwh']:g} per kWh, {assumed['price_per_hour']:g} per "
-        f"machine hour; {document['dtype']} weights, texts of {document['context']} tokens. "
-        "All per token; prices per million.",
+        f"machine hour; {document['dtype']} weights. All per token; prices per million.",
         soft_wrap=True,
     )
     for pair in document["pairs"]:
@@ -165,12 +164,14 @@ def _print(document: dict[str, Any], console: Console) -> None:
 
 def _print_pair(pair: dict[str, Any], console: Console) -> None:
     console.print(f"\n{pair['dense']} | {pair['sparse']}: {pair['source']}", soft_wrap=True)
+    flops = " | ".join(_short(pair["rows"][0][kind]["flops"]) for kind in _KINDS)
+    console.print(f"texts of {pair['context']:,} tokens, FLOPs {flops}", soft_wrap=True)
     table = plain_table()
-    columns = [("bytes", "bytes"), ("flops", "FLOPs"), ("joules", "joules"), ("price_per_million", "price")]
+    columns = [("bytes", "bytes"), ("joules", "joules"), ("price_per_million", "price")]
     for name in ("batch", "experts", *(f"{head}\n{kind}" for _, head in columns for kind in _KINDS), "ratio"):
         table.add_column(name, justify="right")
     for row in pair["rows"]:
-        cells = [_short(row[kind][key]) for key, _ in columns[:3] for kind in _KINDS]
+        cells = [_short(row[kind][key]) for key, _ in columns[:2] for kind in _KINDS]
         cells += [f"{row[kind]['price_per_million']:.3g}" for kind in _KINDS]
         table.add_row(str(row["batch"]), f"{row['sparse']['experts']:.1f}", *cells, f"{row['advantage']:.2f}")
     console.print(table)

@@ -1,6 +1,6 @@
 """Pairs of a dense and a sparse model of equal quality."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moe_numpy.accounting import (
     PUBLISHED,
@@ -11,8 +11,6 @@ from moe_numpy.accounting import (
 )
 from moe_numpy.training import presets
 
-DEMO_DENSE_WIDTH = 1024  # see benchmarks/README.md
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -22,11 +20,13 @@ class Pair:
         dense: its name and sizes.
         sparse: likewise.
         source: of the comparison.
+        context: the longest text of both.
     """
 
     dense: tuple[str, Architecture]
     sparse: tuple[str, Architecture]
     source: str
+    context: int
 
 
 def _llama_2_70b() -> Architecture:
@@ -65,15 +65,18 @@ def pairs() -> dict[str, Pair]:
             ("DeepSeek 7B", _deepseek_7b()),
             ("DeepSeekMoE 16B", _deepseekmoe_16b()),
             "the same 2T tokens; 0.75 and 0.74 bits per byte of the Pile (Dai et al. 2024, DeepSeekMoE, table 3)",
+            4096,
         ),
         "mixtral-8x7b": Pair(
             ("Llama 2 70B", _llama_2_70b()),
             ("Mixtral 8x7B", PUBLISHED["mixtral-8x7b"].architecture),
             "other data; MMLU 69.9 and 70.6, HellaSwag 85.4 and 84.4 (Jiang et al. 2024, Mixtral of Experts, table 2)",
+            4096,
         ),
         "demo": Pair(
-            (f"dense, d_ff {DEMO_DENSE_WIDTH}", architecture_of(replace(demo, num_experts=0, d_ff=DEMO_DENSE_WIDTH))),
+            ("dense twin", architecture_of(demo.dense_twin())),
             ("the demo's model", architecture_of(demo)),
-            "the same text and steps, see benchmarks/README.md; so small that real caches would hold it",
+            "the twin trained for 340 steps instead of 300 (benchmarks/README.md); caches would hold both models",
+            demo.context,
         ),
     }
