@@ -34,6 +34,7 @@ from .held_out import Difference, open_or_train, window_losses
 from .one_expert import damage, expert_weights, sparse_layers
 
 PARTS = ("experts", "rest", "both")
+MIXED = ("int4", "int8")  # experts and rest, a model that is small and good
 ALLOWED = {"int8": 0.002, "int4": 0.02}  # nats per byte, for the experts
 _NONE = "none"
 _SHOWN = 6  # of the experts that suffer most
@@ -76,7 +77,7 @@ def measured(model: Transformer, windows: Windows, one_by_one: str, console: Con
     """All rows."""
     formats = [name for name in FORMATS if name != "float32"]
     num_experts = sum(len(expert_weights(layer)[0]) for layer in sparse_layers(model).values())
-    readings = 1 + len(PARTS) * len(formats) + (0 if one_by_one == _NONE else num_experts)
+    readings = 2 + len(PARTS) * len(formats) + (0 if one_by_one == _NONE else num_experts)
     with _progress(console, readings * len(windows.tokens)) as advance:
         decoder = Decoder(model)
         reference = window_losses(decoder, windows, advance)
@@ -85,6 +86,9 @@ def measured(model: Transformer, windows: Windows, one_by_one: str, console: Con
             for part in PARTS:
                 decoder = Decoder(model, *(name if part in (which, "both") else None for which in ("rest", "experts")))
                 rows.append(_row(name, part, decoder, model, window_losses(decoder, windows, advance), reference))
+        decoder = Decoder(model, MIXED[1], MIXED[0])
+        losses = window_losses(decoder, windows, advance)
+        rows.append(_row(MIXED[0], f"experts, rest {MIXED[1]}", decoder, model, losses, reference))
         experts = [] if one_by_one == _NONE else damage(model, windows, reference, one_by_one, advance)
     cost = {row["format"]: row["difference"] for row in rows if row["part"] == "experts"}
     return {

@@ -109,7 +109,10 @@ def test_every_format_and_part(monkeypatch, model, corpus):
     document = json.loads(result.stdout)
     rows = {(row["format"], row["part"]): row for row in document["formats"]}
     others = FORMATS.keys() - {"float32"}
-    assert rows.keys() == {("float32", "both")} | {(f, p) for f in others for p in ("experts", "rest", "both")}
+    mixed = "int4", "experts, rest int8"
+    assert rows.keys() == {("float32", "both"), mixed} | {(f, p) for f in others for p in ("experts", "rest", "both")}
+    assert rows["int4", "both"]["bytes"] < rows[mixed]["bytes"] < rows["int8", "both"]["bytes"]
+    assert rows[mixed]["difference"] not in (rows["int4", "both"]["difference"], rows["int4", "experts"]["difference"])
     reference = rows["float32", "both"]
     for row in rows.values():
         assert row["difference"] == pytest.approx(row["nats"] - reference["nats"], abs=1e-9)
