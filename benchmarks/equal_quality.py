@@ -76,7 +76,7 @@ def pairs() -> dict[str, Pair]:
         "demo": Pair(
             ("dense twin", architecture_of(demo.dense_twin())),
             ("the demo's model", architecture_of(demo)),
-            "the twin trained for 340 steps instead of 300 (benchmarks/README.md); caches would hold both models",
+            "the twin trained for 350 steps instead of 300 (benchmarks/README.md); caches would hold both models",
             demo.context,
         ),
     }
