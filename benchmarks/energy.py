@@ -1,6 +1,6 @@
 """Energy and price of a decoded token, dense against sparse at equal quality: python -m benchmarks.energy [PAIR ...]
 
-Modelled from the bytes read and the FLOPs of each token (moe_numpy/accounting/decoding.py) with the assumptions of
+Modelled from the bytes read and the FLOPs of each token (moe_numpy/accounting/decode_costs.py) with the assumptions of
 benchmarks/machines.py, which are printed. A batch of B tokens uses E (1 - (1 - k / E)^B) experts of a layer, so that
 the weights read per token fall as 1 / B in a dense model and more slowly in a sparse one. That a machine has room for
 the weights is taken for granted.

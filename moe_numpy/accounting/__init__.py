@@ -13,7 +13,7 @@ from .costs import (
     in_bytes,
     weight_bytes,
 )
-from .decoding import Decoding, decoding, distinct_experts
+from .decode_costs import Decoding, decoding, distinct_experts
 from .layers import Entries, FeedForward, GroupedQueryAttention, LatentAttention
 from .parameters import Parameters, active_parameters, balancing_biases, total_parameters
 from .published import PUBLISHED, PublishedModel, published
