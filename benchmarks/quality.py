@@ -173,7 +173,7 @@ def _print(document: dict[str, Any], one_by_one: str, console: Console) -> None:
     rows = document["formats"]
     console.print(f"\n{document['windows']} windows, {document['bytes']:,} bytes of text")
     table = plain_table()
-    for name in ("format", "part", "nats/byte", "bits/byte", "difference, nats", "standard error", "MB"):
+    for name in ("format", "part", "nats/byte", "bits/byte", "difference", "± error", "MB"):
         table.add_column(name, justify="left" if name in ("format", "part") else "right")
     for row in rows:
         cells = f"{row['nats']:.5f}", f"{row['bits']:.5f}", f"{row['difference']:+.6f}", f"{row['error']:.6f}"
