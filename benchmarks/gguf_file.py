@@ -1,12 +1,13 @@
 """A published model as a GGUF file, which llama.cpp reads: the package gguf writes it, llama.cpp's own code quantises.
 
-    python -m benchmarks.gguf_file FOLDER FILE FORMAT
+    python -m benchmarks.gguf_file FOLDER FILE FORMAT THREADS
 
 Q4_K_M and MXFP4 are the mixtures of llama.cpp's program llama-quantize (src/llama-quant.cpp): in Q4_K_M the output matrix
 and, in some layers, the value and the down matrices are Q6_K; in MXFP4 all but the experts is Q8_0.
 """
 
 import ctypes
+import json
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.kernels import threads
+from moe_numpy.kernels.threads import blocks
 from moe_numpy.pretrained import PublishedConfig, TensorFiles
 
-FORMATS = ("F16", "Q8_0", "Q4_0", "Q4_K_M", "MXFP4")
+from .peer_process import answers
+
+NEAREST = {"bfloat16": "F16", "int8": "Q8_0", "int4": "Q4_K_M", "mxfp4": "MXFP4"}  # to each format of ours
 ARCHITECTURES = {"qwen3_moe": "qwen3moe", "olmoe": "olmoe"}
 _BLOCK = 256  # weights of a row that K-quants store together
 _PIECE = 1 << 22  # weights that one thread quantises at a time
@@ -27,19 +30,26 @@ _PIECE = 1 << 22  # weights that one thread quantises at a time
 Read = Callable[[], np.ndarray]
 
 
-def require_writable(settings: Any, formats: tuple[str, ...]) -> None:
-    """ValueError unless this file can write such a model in these formats."""
+def format_for(ours: str, settings: Any) -> str | None:
+    """The format that is nearest to one of ours, for such a model; None if there is none.
+
+    Raises:
+        ValueError: the family is none of those that are written here.
+    """
     kind = settings["model_type"]
     if kind not in ARCHITECTURES:
-        raise ValueError(f"llama.cpp is measured with {', '.join(ARCHITECTURES)}, the model is {kind}")
-    for name in ("hidden_size", "moe_intermediate_size", "intermediate_size"):
-        multiple = _BLOCK if "Q4_K_M" in formats else 32
-        if settings.get(name, 0) % multiple:
-            raise ValueError(f"{', '.join(formats)} of llama.cpp need {name} % {multiple} == 0, got {settings[name]}")
+        raise ValueError(f"llama.cpp is measured with {', '.join(ARCHITECTURES)}, the model is {kind!r}")
+    inputs = settings["hidden_size"], _expert_width(settings), settings["num_attention_heads"] * _head_width(settings)
+    found = NEAREST.get(ours)
+    return "Q4_0" if found == "Q4_K_M" and any(width % _BLOCK for width in inputs) else found
 
 
-def write_gguf(folder: Path, file: Path, format: str) -> None:
-    """Write the model of a folder. Memory holds the experts of one layer at a time."""
+def write_gguf(folder: Path, file: Path, format: str, num_threads: int) -> tuple[int, float]:
+    """Write the model of a folder. Memory holds one matrix of all experts of a layer at a time.
+
+    Returns:
+        Bytes outside the experts that a token reads, and those of one expert.
+    """
     import gguf
 
     files = TensorFiles.open(folder)
@@ -48,31 +58,36 @@ def write_gguf(folder: Path, file: Path, format: str) -> None:
     writer = gguf.GGUFWriter(file, ARCHITECTURES[settings["model_type"]])
     _describe(writer, settings)
     tensors = list(_tensors(files, settings))
+    sizes = {}
     for name, shape, _ in tensors:
         kind = _kind(name, shape, format, num_layers)
         stored = gguf.quant_shape_to_byte_shape(shape, kind)
         dtype = {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}.get(kind)
-        num_bytes = int(np.prod(stored))
-        writer.add_tensor_info(name, shape if dtype else stored, np.dtype(dtype or np.uint8), num_bytes, raw_dtype=kind)
+        sizes[name] = int(np.prod(stored))
+        writer.add_tensor_info(
+            name, shape if dtype else stored, np.dtype(dtype or np.uint8), sizes[name], raw_dtype=kind
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, shape, read in tensors:
-        writer.write_tensor_data(_quantised(read(), _kind(name, shape, format, num_layers)))
+        writer.write_tensor_data(_quantised(read(), _kind(name, shape, format, num_layers), num_threads))
     writer.close()
+    experts = sum(size for name, size in sizes.items() if "_exps" in name)
+    looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
+    return sum(sizes.values()) - experts - looked_up, experts / num_layers / settings["num_experts"]
 
 
 def _describe(writer: Any, settings: Any) -> None:
     """Sizes, and a vocabulary of made-up words: prompts are ids."""
-    heads, width = settings["num_attention_heads"], settings["hidden_size"]
     writer.add_block_count(settings["num_hidden_layers"])
     writer.add_context_length(settings["max_position_embeddings"])
-    writer.add_embedding_length(width)
+    writer.add_embedding_length(settings["hidden_size"])
     writer.add_feed_forward_length(settings["intermediate_size"])
-    writer.add_head_count(heads)
+    writer.add_head_count(settings["num_attention_heads"])
     writer.add_head_count_kv(settings["num_key_value_heads"])
     for add in (writer.add_key_length, writer.add_value_length):
-        add(settings.get("head_dim", width // heads))
+        add(_head_width(settings))
     writer.add_rope_freq_base(settings["rope_theta"])
     writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
     writer.add_expert_count(settings["num_experts"])
@@ -95,6 +110,10 @@ def _describe(writer: Any, settings: Any) -> None:
 
 def _expert_width(settings: Any) -> int:
     return int(settings.get("moe_intermediate_size", settings["intermediate_size"]))
+
+
+def _head_width(settings: Any) -> int:
+    return int(settings.get("head_dim", settings["hidden_size"] // settings["num_attention_heads"]))
 
 
 def _tensors(files: TensorFiles, settings: Any) -> Iterator[tuple[str, tuple[int, ...], Read]]:
@@ -144,7 +163,7 @@ def _kind(name: str, shape: tuple[int, ...], format: str, num_layers: int) -> An
     return Kind.Q4_K
 
 
-def _quantised(weights: np.ndarray, kind: Any) -> np.ndarray:
+def _quantised(weights: np.ndarray, kind: Any, num_threads: int) -> np.ndarray:
     """The bytes of weights, on all threads: ctypes releases Python's lock."""
     import gguf
 
@@ -161,8 +180,8 @@ def _quantised(weights: np.ndarray, kind: Any) -> np.ndarray:
     def piece(part: slice) -> None:
         quantise(int(kind), rows[part].ctypes.data, out[part].ctypes.data, 0, len(rows[part]), width, None)
 
-    with ThreadPoolExecutor(threads.count()) as pool:
-        list(pool.map(piece, threads.blocks(len(rows), max(1, _PIECE // width))))
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(piece, blocks(len(rows), max(1, _PIECE // width))))
     return stored
 
 
@@ -178,4 +197,5 @@ def _quantise_chunk() -> Any:
 
 
 if __name__ == "__main__":
-    write_gguf(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    with answers() as out:
+        print(json.dumps(write_gguf(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))), file=out)

@@ -1,0 +1,258 @@
+"""How fast a model reads a prompt and decodes, beside the bound that memory sets, and beside peers.
+
+    bound = texts * bandwidth / bytes of the weights that one call reads
+
+Those are all matrices of attention, routers and output, and the distinct experts that the tokens of one call chose, counted
+in our model for the same texts. What attention keeps of earlier tokens is not counted. Bandwidth is measured in turn with
+the candidates. Loading is not measured.
+"""
+
+import math
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from moe_numpy.autodiff import no_grad
+from moe_numpy.commands.output import plain_table
+from moe_numpy.kernels import threads
+from moe_numpy.models import Transformer
+from moe_numpy.pretrained import PublishedConfig, from_pretrained
+
+from . import candidates, gguf_file
+from .bandwidth import SIZE, Memory
+from .candidates import Candidate, Numbers, Weights
+from .random_model import write_random_model
+from .timing import seconds_in_turn
+
+FORMATS = ("bfloat16", "int8", "int4")
+BATCHES = (1, 2, 4, 8, 16)
+PROMPT, TOKENS = 128, 16
+TOLERANCE = 0.5  # of log probabilities, which differ by some 4 between unrelated models
+_PEAK = 0.7  # of all memory: with more, one candidate is loaded at a time
+_TOP = 5
+_MEMORY = "memory"
+
+Opened = AbstractContextManager[tuple[Candidate, Weights]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Args:
+        settings: ``config.json`` of the model.
+        formats: of ours.
+        peers: "llama.cpp", "transformers", or both.
+        batches: numbers of texts.
+
+    Raises:
+        ValueError: there is no room on the disk, or llama.cpp cannot be given this model.
+    """
+
+    settings: Mapping[str, Any]
+    formats: Sequence[str] = FORMATS
+    peers: Sequence[str] = ()
+    batches: Sequence[int] = BATCHES
+
+    def candidates(self, folder: Path) -> dict[str, tuple[float, Callable[[], Opened]]]:
+        """By name: the bits of a weight, roughly, and what opens it."""
+        found: dict[str, tuple[float, Callable[[], Opened]]] = {}
+        for format in self.formats:
+            found[f"moe_numpy {format}"] = candidates.bits_of(format), partial(candidates.ours, folder, format)
+        if "llama.cpp" in self.peers:
+            for format in self.formats:
+                kind = gguf_file.format_for(format, self.settings)
+                sizes = max(self.batches), PROMPT + TOKENS + 2
+                if kind is not None:
+                    opening = partial(candidates.llama_cpp, folder, kind, *sizes)
+                    found[f"llama.cpp {kind}"] = candidates.bits_of(format), opening
+        if "transformers" in self.peers:
+            for implementation in ("grouped_mm", "eager"):
+                opening = partial(candidates.transformers, folder, implementation)
+                found[f"transformers {implementation}"] = 16, opening
+        return found
+
+
+def measure(
+    plan: Plan, rounds: int, budget_s: float, console: Console
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield what comes next and the function that measures its row."""
+    memory = Memory(threads.count())
+    with tempfile.TemporaryDirectory(prefix="moe_numpy_bench_") as place:
+        folder = Path(place)
+        of_all = plan.candidates(folder)
+        _require_room(folder, plan.settings, "llama.cpp" in plan.peers)
+        write_random_model(folder, plan.settings, console)
+        model = from_pretrained(folder)
+        numbers = Numbers.of(model)
+        size = (numbers.dense + numbers.num_experts * numbers.expert) / 8
+        fits = sum(bits for bits, _ in of_all.values()) * size < _PEAK * _physical()
+        groups = [list(of_all)] if fits else [[name] for name in of_all]
+        if not fits:
+            console.print("memory does not hold all candidates: one after the other instead of in turn")
+        texts = texts_for(plan.settings["vocab_size"], max(plan.batches))
+        distinct: dict[int, float] = {}
+        expected: list[tuple[int, float]] = []
+        for group in groups:
+            with ExitStack() as stack:
+                opened = {}
+                for name in group:
+                    console.print(f"loading {name}", highlight=False, soft_wrap=True)
+                    opened[name] = stack.enter_context(of_all[name][1]())
+                if not distinct:
+                    console.print("counting experts")
+                    first = next(iter(opened.values()))[0]
+                    distinct, expected = _known(model, first, texts, plan.batches)
+                errors = {name: compared(name, candidate, texts[0], expected) for name, (candidate, _) in opened.items()}
+                for batch in (None, *plan.batches):
+                    yield from _rows(opened, texts, batch, distinct, errors, memory, fits, (rounds, budget_s))
+
+
+def texts_for(vocab_size: int, count: int) -> list[list[int]]:
+    """Prompts of random tokens."""
+    texts: list[list[int]] = np.random.default_rng(1).integers(3, vocab_size, (count, PROMPT)).tolist()
+    return texts
+
+
+def _known(
+    model: Transformer, candidate: Candidate, texts: list[list[int]], batches: Sequence[int]
+) -> tuple[dict[int, float], list[tuple[int, float]]]:
+    """Distinct experts of a call, by batch, in all layers; and the likeliest first tokens of the first text."""
+    answer = candidate.answer(texts, TOKENS, fresh=True)
+    whole = np.concatenate([texts, np.array(answer.new)[:, :TOKENS]], 1)
+    top = candidate.answer(texts[:1], 0, fresh=True, top=_TOP).top
+    return {batch: distinct_experts(model, whole[:batch], PROMPT) for batch in batches}, top
+
+
+def distinct_experts(model: Transformer, texts: np.ndarray, start: int) -> float:
+    """How many experts the tokens of a position choose, in all layers together; the mean over positions from start on."""
+    with no_grad():
+        routings = model(texts).routings
+    num_texts, length = texts.shape
+    count = 0
+    for routing in filter(None, routings):
+        position = routing.token % length
+        late = position >= start
+        count += len(np.unique(np.stack([position[late], routing.expert[late]]), axis=1).T)
+    return count / (length - start)
+
+
+def compared(name: str, candidate: Candidate, text: list[int], expected: list[tuple[int, float]]) -> float:
+    """The largest difference between log probabilities of first tokens that both list.
+
+    Raises:
+        ArithmeticError: it is more than formats explain, or there is no such token.
+    """
+    top = dict(candidate.answer([text], 0, fresh=True, top=_TOP).top)
+    differences = [abs(top[token] - p) for token, p in expected if token in top]
+    if not differences or not max(differences) < TOLERANCE:
+        raise ArithmeticError(f"{name} is another model: its likeliest tokens are {top}, expected {dict(expected)}")
+    return max(differences)
+
+
+def _rows(
+    opened: Mapping[str, tuple[Candidate, Weights]],
+    texts: list[list[int]],
+    batch: int | None,
+    distinct: Mapping[int, float],
+    errors: Mapping[str, float],
+    memory: Memory,
+    in_turn: bool,
+    limits: tuple[int, float],
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """All candidates are measured when the first row is asked for; ``batch`` is None for the prompt."""
+    taken: dict[str, list[float]] = {}
+    given = texts[: batch or 1]
+
+    def seconds(candidate: Candidate) -> float:
+        if batch is None:
+            return candidate.answer(given, 0, fresh=True).prompt_s
+        return candidate.answer(given, TOKENS, fresh=False).decode_s
+
+    def row(name: str, weights: Weights) -> dict[str, Any]:
+        if not taken:
+            for candidate, _ in opened.values():  # reads the texts, and compiles
+                seconds(candidate)
+            runs = {name: partial(seconds, candidate) for name, (candidate, _) in opened.items()}
+            taken.update(seconds_in_turn({_MEMORY: memory.seconds} | runs, *limits))
+        tokens = PROMPT if batch is None else TOKENS * batch
+        found = {
+            "candidate": name,
+            "work": "prompt" if batch is None else "decode",
+            "texts": batch or 1,
+            "tokens_per_s": tokens / statistics.median(taken[name]),
+            "best": tokens / min(taken[name]),
+            "bandwidth_gb": SIZE / statistics.median(taken[_MEMORY]) / 1e9,
+            "best_bandwidth_gb": SIZE / min(taken[_MEMORY]) / 1e9,
+            "experts": None,
+            "mb_per_call": None,
+            "bound": None,
+            "share": None,
+            "best_share": None,
+            "max_abs_error": errors[name],
+            "rounds": len(taken[name]),
+            "in_turn": in_turn,
+        }
+        if batch is not None:
+            size = weights.of_call(distinct[batch])
+            bound = batch * SIZE / size
+            found |= {
+                "experts": distinct[batch],
+                "mb_per_call": size / 1e6,
+                "bound": bound / statistics.median(taken[_MEMORY]),
+                "share": found["tokens_per_s"] * statistics.median(taken[_MEMORY]) / bound,
+                "best_share": found["best"] * min(taken[_MEMORY]) / bound,
+            }
+        return found
+
+    what = "the prompt" if batch is None else f"{batch} text{'s' * (batch > 1)}"
+    for name, (_, weights) in opened.items():
+        yield f"{what}, {name}", partial(row, name, weights)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tokens per second of each candidate, in brackets the share of the bound."""
+    table = plain_table()
+    works = list(dict.fromkeys((row["work"], row["texts"]) for row in rows))
+    table.add_column("tokens/s (share of the bound)")
+    for work, batch in works:
+        table.add_column(work if work == "prompt" else f"{batch} text{'s' * (batch > 1)}", justify="right")
+    for name in dict.fromkeys(row["candidate"] for row in rows):
+        own = {(row["work"], row["texts"]): row for row in rows if row["candidate"] == name}
+        table.add_row(name, *(_told(own.get(work)) for work in works))
+    return table
+
+
+def _told(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    speed = f"{row['tokens_per_s']:.3g}" if row["tokens_per_s"] < 100 else f"{row['tokens_per_s']:.0f}"
+    return speed if row["share"] is None else f"{speed} ({row['share']:.0%})"
+
+
+def _require_room(folder: Path, settings: Mapping[str, Any], with_gguf: bool) -> None:
+    """ValueError unless the disk has room for the model, one shard more while it is written, and the largest GGUF file."""
+    shapes = Transformer(PublishedConfig(settings), rng=_unfilled(), dtype=np.float32)
+    size = 2 * sum(parameter.size for parameter in shapes.parameters())
+    needed, free = size + max(min(size, 5e9), size if with_gguf else 0), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free, the model needs {needed / 1e9:.1f} GB; set TMPDIR to "
+            "another folder"
+        )
+
+
+def _physical() -> float:
+    """Bytes of memory; without limit where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
