@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -52,14 +52,16 @@ class Weights:
     Attributes:
         dense: by every call, whatever its experts.
         expert: by each distinct expert.
+        num_layers: with experts.
     """
 
     dense: float
     expert: float
+    num_layers: int
 
     def of_call(self, experts: float) -> float:
-        """With so many distinct experts in all layers together."""
-        return self.dense + experts * self.expert
+        """With so many distinct experts in each layer."""
+        return self.dense + self.num_layers * experts * self.expert
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Numbers:
         kept: in routers, norms and biases.
         expert: in one expert.
         num_experts: in all layers together.
+        num_layers: with experts.
     """
 
     dense: int
     kept: int
     expert: int
     num_experts: int
+    num_layers: int
 
     @classmethod
     def of(cls, model: Transformer) -> "Numbers":
@@ -89,12 +93,13 @@ class Numbers:
             elif not name.startswith("embedding.") or model.output is None:
                 dense += tensor.size
         of_all = sum(int(np.prod(stack.shape)) for stack in stacks)
+        num_layers = len(stacks) // 2  # two matrices of each expert
         num_experts = sum(len(stack) for stack in stacks) // 2
-        return cls(dense, kept, of_all // num_experts, num_experts)
+        return cls(dense, kept, of_all // num_experts, num_experts, num_layers)
 
     def stored(self, bits: float, kept_bytes: float = 4) -> Weights:
         """With so many bits a weight."""
-        return Weights(self.dense * bits / 8 + self.kept * kept_bytes, self.expert * bits / 8)
+        return Weights(self.dense * bits / 8 + self.kept * kept_bytes, self.expert * bits / 8, self.num_layers)
 
 
 def bits_of(format: str) -> float:
@@ -195,7 +200,7 @@ def llama_cpp(folder: Path, format: str, num_texts: int, num_tokens: int) -> Ite
     file = folder / f"{format}.gguf"
     try:
         with peer("gguf", "benchmarks.gguf_file", folder, file, format, threads.count()) as written:
-            weights = Weights(*written.process.ready)
+            weights = Weights(*written.process.ready, Numbers.of(from_pretrained(folder)).num_layers)
         with peer(f"llama.cpp {format}", "benchmarks.llama_cpp", file, threads.count(), num_texts, num_tokens) as found:
             yield found, weights
     finally:

@@ -2,9 +2,9 @@
 
     bound = texts * bandwidth / bytes of the weights that one call reads
 
-Those are all matrices of attention, routers and output, and the distinct experts that the tokens of one call chose, counted
-in our model for the same texts. What attention keeps of earlier tokens is not counted. Bandwidth is measured in turn with
-the candidates. Loading is not measured.
+Those are all matrices of attention, routers and output, and the distinct experts that the tokens of one call chose,
+counted in our model for the same texts. What attention keeps of earlier tokens is not counted. Bandwidth is measured in
+turn with the candidates. Loading is not measured.
 """
 
 import math
@@ -12,7 +12,7 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -27,20 +27,24 @@ from moe_numpy.autodiff import no_grad
 from moe_numpy.commands.output import plain_table
 from moe_numpy.kernels import threads
 from moe_numpy.models import Transformer
+from moe_numpy.nn.module import Unfilled
 from moe_numpy.pretrained import PublishedConfig, from_pretrained
 
 from . import candidates, gguf_file
 from .bandwidth import SIZE, Memory
-from .candidates import Candidate, Numbers, Weights
+from .candidates import Candidate, Weights
+from .peer_process import PeerError
 from .random_model import write_random_model
 from .timing import seconds_in_turn
 
 FORMATS = ("bfloat16", "int8", "int4")
 BATCHES = (1, 2, 4, 8, 16)
 PROMPT, TOKENS = 128, 16
+_LONGEST = PROMPT + TOKENS + 2  # some are written before the clock starts
 TOLERANCE = 0.5  # of log probabilities, which differ by some 4 between unrelated models
 _PEAK = 0.7  # of all memory: with more, one candidate is loaded at a time
 _TOP = 5
+SIXTEEN = ("bfloat16", "F16", "grouped_mm", "eager")  # whose weights are those of the files
 _MEMORY = "memory"
 
 Opened = AbstractContextManager[tuple[Candidate, Weights]]
@@ -57,13 +61,34 @@ class Plan:
         batches: numbers of texts.
 
     Raises:
-        ValueError: there is no room on the disk, or llama.cpp cannot be given this model.
+        ValueError: an unknown format, a setting that the family does not have, a model without experts, too short a
+            context, or a family that llama.cpp is not given here.
     """
 
     settings: Mapping[str, Any]
     formats: Sequence[str] = FORMATS
     peers: Sequence[str] = ()
     batches: Sequence[int] = BATCHES
+
+    def __post_init__(self) -> None:
+        config = PublishedConfig(self.settings)
+        if not config.num_experts or config.context < _LONGEST:
+            raise ValueError(
+                f"the model must have experts and a context of at least {_LONGEST} tokens, got num_experts="
+                f"{config.num_experts} and context={config.context}"
+            )
+        self.candidates(Path())
+
+    def require_room(self) -> None:
+        """ValueError unless the disk holds the model, a shard more while it is written, and the largest GGUF file."""
+        place, size = Path(tempfile.gettempdir()), 2 * _num_weights(self.settings)
+        needed = size + max(min(size, 5e9), size if "llama.cpp" in self.peers else 0)
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise ValueError(
+                f"{place} has {free / 1e9:.1f} GB free, this model needs {needed / 1e9:.1f} GB; TMPDIR names another "
+                "folder"
+            )
 
     def candidates(self, folder: Path) -> dict[str, tuple[float, Callable[[], Opened]]]:
         """By name: the bits of a weight, roughly, and what opens it."""
@@ -73,7 +98,7 @@ class Plan:
         if "llama.cpp" in self.peers:
             for format in self.formats:
                 kind = gguf_file.format_for(format, self.settings)
-                sizes = max(self.batches), PROMPT + TOKENS + 2
+                sizes = max(self.batches), _LONGEST
                 if kind is not None:
                     opening = partial(candidates.llama_cpp, folder, kind, *sizes)
                     found[f"llama.cpp {kind}"] = candidates.bits_of(format), opening
@@ -86,35 +111,33 @@ class Plan:
 
 def measure(
     plan: Plan, rounds: int, budget_s: float, console: Console
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Yield what comes next and the function that measures its row."""
+) -> Generator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield what comes next and the function that measures its row.
+
+    Raises:
+        PeerError: a peer ended, or says other tokens than rounding explains.
+    """
     memory = Memory(threads.count())
     with tempfile.TemporaryDirectory(prefix="moe_numpy_bench_") as place:
         folder = Path(place)
         of_all = plan.candidates(folder)
-        _require_room(folder, plan.settings, "llama.cpp" in plan.peers)
         write_random_model(folder, plan.settings, console)
         model = from_pretrained(folder)
-        numbers = Numbers.of(model)
-        size = (numbers.dense + numbers.num_experts * numbers.expert) / 8
-        fits = sum(bits for bits, _ in of_all.values()) * size < _PEAK * _physical()
+        bits = sum(of_one for of_one, _ in of_all.values())
+        fits = bits / 8 * _num_weights(plan.settings) < _PEAK * _physical()
         groups = [list(of_all)] if fits else [[name] for name in of_all]
         if not fits:
             console.print("memory does not hold all candidates: one after the other instead of in turn")
         texts = texts_for(plan.settings["vocab_size"], max(plan.batches))
-        distinct: dict[int, float] = {}
-        expected: list[tuple[int, float]] = []
+        console.print("counting experts")
+        distinct, top = _known(model, texts, plan.batches)
         for group in groups:
             with ExitStack() as stack:
                 opened = {}
                 for name in group:
                     console.print(f"loading {name}", highlight=False, soft_wrap=True)
                     opened[name] = stack.enter_context(of_all[name][1]())
-                if not distinct:
-                    console.print("counting experts")
-                    first = next(iter(opened.values()))[0]
-                    distinct, expected = _known(model, first, texts, plan.batches)
-                errors = {name: compared(name, candidate, texts[0], expected) for name, (candidate, _) in opened.items()}
+                errors = {name: error_of(name, candidate, texts[0], top) for name, (candidate, _) in opened.items()}
                 for batch in (None, *plan.batches):
                     yield from _rows(opened, texts, batch, distinct, errors, memory, fits, (rounds, budget_s))
 
@@ -126,47 +149,45 @@ def texts_for(vocab_size: int, count: int) -> list[list[int]]:
 
 
 def _known(
-    model: Transformer, candidate: Candidate, texts: list[list[int]], batches: Sequence[int]
+    model: Transformer, texts: list[list[int]], batches: Sequence[int]
 ) -> tuple[dict[int, float], list[tuple[int, float]]]:
-    """Distinct experts of a call, by batch, in all layers; and the likeliest first tokens of the first text."""
-    answer = candidate.answer(texts, TOKENS, fresh=True)
+    """Distinct experts of a call in a layer, by batch; and the likeliest first tokens of the first text."""
+    answer = candidates.Ours.of(model, candidates.AS_STORED).answer(texts, TOKENS, fresh=True, top=_TOP)
     whole = np.concatenate([texts, np.array(answer.new)[:, :TOKENS]], 1)
-    top = candidate.answer(texts[:1], 0, fresh=True, top=_TOP).top
-    return {batch: distinct_experts(model, whole[:batch], PROMPT) for batch in batches}, top
+    return {batch: distinct_experts(model, whole[:batch], PROMPT) for batch in batches}, answer.top
 
 
 def distinct_experts(model: Transformer, texts: np.ndarray, start: int) -> float:
-    """How many experts the tokens of a position choose, in all layers together; the mean over positions from start on."""
+    """How many experts of a layer the tokens of one position choose: the mean over layers and positions from start."""
     with no_grad():
-        routings = model(texts).routings
-    num_texts, length = texts.shape
-    count = 0
-    for routing in filter(None, routings):
+        routings = [routing for routing in model(texts).routings if routing is not None]
+    length, count = texts.shape[1], 0
+    for routing in routings:
         position = routing.token % length
         late = position >= start
         count += len(np.unique(np.stack([position[late], routing.expert[late]]), axis=1).T)
-    return count / (length - start)
+    return count / (length - start) / len(routings)
 
 
-def compared(name: str, candidate: Candidate, text: list[int], expected: list[tuple[int, float]]) -> float:
-    """The largest difference between log probabilities of first tokens that both list.
+def error_of(name: str, candidate: Candidate, text: list[int], expected: list[tuple[int, float]]) -> float | None:
+    """The largest difference between log probabilities of the first token, over those that both list, if any.
 
     Raises:
-        ArithmeticError: it is more than formats explain, or there is no such token.
+        PeerError: a candidate with 16 bits differs by more than rounding explains.
     """
     top = dict(candidate.answer([text], 0, fresh=True, top=_TOP).top)
-    differences = [abs(top[token] - p) for token, p in expected if token in top]
-    if not differences or not max(differences) < TOLERANCE:
-        raise ArithmeticError(f"{name} is another model: its likeliest tokens are {top}, expected {dict(expected)}")
-    return max(differences)
+    error = max((abs(top[token] - p) for token, p in expected if token in top), default=None)
+    if name.endswith(SIXTEEN) and (error is None or not error < TOLERANCE):
+        raise PeerError(f"{name} is another model: its likeliest tokens are {top}, expected {dict(expected)}")
+    return error
 
 
 def _rows(
     opened: Mapping[str, tuple[Candidate, Weights]],
     texts: list[list[int]],
     batch: int | None,
-    distinct: Mapping[int, float],
-    errors: Mapping[str, float],
+    experts: Mapping[int, float],
+    errors: Mapping[str, float | None],
     memory: Memory,
     in_turn: bool,
     limits: tuple[int, float],
@@ -205,10 +226,10 @@ def _rows(
             "in_turn": in_turn,
         }
         if batch is not None:
-            size = weights.of_call(distinct[batch])
+            size = weights.of_call(experts[batch])
             bound = batch * SIZE / size
             found |= {
-                "experts": distinct[batch],
+                "experts": experts[batch],
                 "mb_per_call": size / 1e6,
                 "bound": bound / statistics.median(taken[_MEMORY]),
                 "share": found["tokens_per_s"] * statistics.median(taken[_MEMORY]) / bound,
@@ -241,16 +262,8 @@ def _told(row: Mapping[str, Any] | None) -> str:
     return speed if row["share"] is None else f"{speed} ({row['share']:.0%})"
 
 
-def _require_room(folder: Path, settings: Mapping[str, Any], with_gguf: bool) -> None:
-    """ValueError unless the disk has room for the model, one shard more while it is written, and the largest GGUF file."""
-    shapes = Transformer(PublishedConfig(settings), rng=_unfilled(), dtype=np.float32)
-    size = 2 * sum(parameter.size for parameter in shapes.parameters())
-    needed, free = size + max(min(size, 5e9), size if with_gguf else 0), shutil.disk_usage(folder).free
-    if needed > free:
-        raise ValueError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free, the model needs {needed / 1e9:.1f} GB; set TMPDIR to "
-            "another folder"
-        )
+def _num_weights(settings: Mapping[str, Any]) -> int:
+    return Transformer(PublishedConfig(settings), rng=Unfilled(), dtype=np.float32).num_parameters()
 
 
 def _physical() -> float:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gguf_file FOLDER FILE FORMAT THREADS
 
-Q4_K_M and MXFP4 are the mixtures of llama.cpp's program llama-quantize (src/llama-quant.cpp): in Q4_K_M the output matrix
-and, in some layers, the value and the down matrices are Q6_K; in MXFP4 all but the experts is Q8_0.
+Q4_K_M and MXFP4 are the mixtures of llama.cpp's program llama-quantize (src/llama-quant.cpp): in Q4_K_M the output
+matrix and, in some layers, the value and the down matrices are Q6_K; in MXFP4 all but the experts is Q8_0.
 """
 
 import ctypes

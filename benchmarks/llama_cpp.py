@@ -30,7 +30,7 @@ def start(file: str, num_threads: int, num_texts: int, num_tokens: int) -> Any:
 
 
 def answered(server: Any, texts: list[list[int]], tokens: int, fresh: bool, top: int = 0) -> dict[str, Any]:
-    """Seconds for reading the texts and for ``tokens`` more of each, the new tokens, and log probabilities of the first.
+    """The fields of :class:`benchmarks.candidates.Answer`.
 
     The first token comes with the prompt, so one more is asked for than is timed.
     """

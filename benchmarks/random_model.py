@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from moe_numpy.files import write_json_atomically
+from moe_numpy.files import read_json, write_json_atomically
 from moe_numpy.models import Transformer
 from moe_numpy.nn.module import Unfilled
 from moe_numpy.pretrained import PublishedConfig, write_tensor_files
@@ -32,6 +32,21 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e4,
     },
 }  # fmt: skip
+
+
+def settings_of(model: str) -> dict[str, Any]:
+    """Those of a name in MODELS, or of a ``config.json``.
+
+    Raises:
+        ValueError: it is neither, or is damaged.
+        OSError: the file cannot be read.
+    """
+    if model in MODELS:
+        return MODELS[model]
+    if not model.endswith(".json"):
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, or the config.json of another, got {model!r}")
+    settings: dict[str, Any] = read_json(Path(model), dict[str, Any])
+    return settings
 
 
 def write_random_model(folder: Path, settings: Mapping[str, Any], console: Console | None = None) -> None:

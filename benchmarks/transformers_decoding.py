@@ -22,7 +22,7 @@ def start(folder: str, implementation: str, num_threads: int) -> Any:
 
 
 def answered(model: Any, read: dict, texts: list[list[int]], tokens: int, fresh: bool, top: int = 0) -> dict[str, Any]:
-    """As :func:`benchmarks.llama_cpp.answered`; texts that were read before are cut back rather than read again."""
+    """The fields of :class:`benchmarks.candidates.Answer`; texts that were read are cut back, not read again."""
     import torch
 
     begun = time.perf_counter()
@@ -37,7 +37,7 @@ def answered(model: Any, read: dict, texts: list[list[int]], tokens: int, fresh:
         new.append(output.logits[:, -1].argmax(-1, keepdim=True))
     end = time.perf_counter()
     if tokens:
-        cache.crop(len(texts[0]))
+        cache.crop(-tokens)
     best = torch.log_softmax(logits[0].float(), -1).topk(top)
     return {
         "prompt_s": start - begun,
