@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` or ``python -m moe_numpy bench``: how fast a layer, a step, kernels, formats, decoding are."""
+"""``python -m benchmarks`` or ``python -m moe_numpy bench``: layers, steps, kernels, formats and decoding."""
 
 import importlib.util
 from collections.abc import Callable, Generator, Iterator

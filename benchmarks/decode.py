@@ -35,6 +35,7 @@ from .bandwidth import SIZE, Memory
 from .candidates import Candidate, Weights
 from .peer_process import PeerError
 from .random_model import write_random_model
+from .table import print_coming
 from .timing import seconds_in_turn
 
 FORMATS = ("bfloat16", "int8", "int4")
@@ -118,6 +119,7 @@ def measure(
         PeerError: a peer ended, or says other tokens than rounding explains.
     """
     memory = Memory(threads.count())
+    console.print(f"figures are those of a quiet machine only; {_load()}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="moe_numpy_bench_") as place:
         folder = Path(place)
         of_all = plan.candidates(folder)
@@ -139,7 +141,8 @@ def measure(
                     opened[name] = stack.enter_context(of_all[name][1]())
                 errors = {name: error_of(name, candidate, texts[0], top) for name, (candidate, _) in opened.items()}
                 for batch in (None, *plan.batches):
-                    yield from _rows(opened, texts, batch, distinct, errors, memory, fits, (rounds, budget_s))
+                    told = partial(_print_working, console, batch)
+                    yield from _rows(opened, texts, batch, distinct, errors, memory, fits, (rounds, budget_s), told)
 
 
 def texts_for(vocab_size: int, count: int) -> list[list[int]]:
@@ -191,21 +194,23 @@ def _rows(
     memory: Memory,
     in_turn: bool,
     limits: tuple[int, float],
+    tell: Callable[[str], None],
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """All candidates are measured when the first row is asked for; ``batch`` is None for the prompt."""
     taken: dict[str, list[float]] = {}
     given = texts[: batch or 1]
 
-    def seconds(candidate: Candidate) -> float:
+    def seconds(name: str, candidate: Candidate) -> float:
+        tell(name)
         if batch is None:
             return candidate.answer(given, 0, fresh=True).prompt_s
         return candidate.answer(given, TOKENS, fresh=False).decode_s
 
     def row(name: str, weights: Weights) -> dict[str, Any]:
         if not taken:
-            for candidate, _ in opened.values():  # reads the texts, and compiles
-                seconds(candidate)
-            runs = {name: partial(seconds, candidate) for name, (candidate, _) in opened.items()}
+            runs = {name: partial(seconds, name, candidate) for name, (candidate, _) in opened.items()}
+            for run in runs.values():  # reads the texts, and compiles
+                run()
             taken.update(seconds_in_turn({_MEMORY: memory.seconds} | runs, *limits))
         tokens = PROMPT if batch is None else TOKENS * batch
         found = {
@@ -237,9 +242,8 @@ def _rows(
             }
         return found
 
-    what = "the prompt" if batch is None else f"{batch} text{'s' * (batch > 1)}"
     for name, (_, weights) in opened.items():
-        yield f"{what}, {name}", partial(row, name, weights)
+        yield name, partial(row, name, weights)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -264,6 +268,16 @@ def _told(row: Mapping[str, Any] | None) -> str:
 
 def _num_weights(settings: Mapping[str, Any]) -> int:
     return Transformer(PublishedConfig(settings), rng=Unfilled(), dtype=np.float32).num_parameters()
+
+
+def _print_working(console: Console, batch: int | None, name: str) -> None:
+    """On a terminal, as :func:`benchmarks.table.print_coming`, over its whole line."""
+    print_coming(f"{'the prompt' if batch is None else f'{batch} texts'}, {name:<30}", console)
+
+
+def _load() -> str:
+    """How busy it is, where the system says so."""
+    return f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores are busy" if hasattr(os, "getloadavg") else ""
 
 
 def _physical() -> float:

@@ -80,7 +80,7 @@ def answers() -> Iterator[TextIO]:
 
 
 def answer_jobs(start: Callable[[], Callable[..., Any]]) -> None:
-    """In that process: say ``null`` when ready, then answer each line: what ``start`` returns is called with its fields."""
+    """In that process: say ``null`` when ready, then answer each line with what a call with its fields returns."""
     with answers() as out:
         answer = start()
         print("null", file=out, flush=True)

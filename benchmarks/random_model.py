@@ -81,4 +81,4 @@ def _drawn(config: PublishedConfig, console: Console | None) -> Iterator[tuple[s
         percent = 100 * done // all_of_them
         if console is not None and percent >= told + 10:
             told = percent
-            console.print(f"drawing {all_of_them / 1e6:,.0f} M weights: {percent} %", highlight=False)
+            console.print(f"drawing {all_of_them / 1e6:,.0f} million weights: {percent} %", highlight=False)
