@@ -38,7 +38,6 @@ PACKAGES = {
     Peer.LLAMA_CPP: ("xllamacpp", "gguf"),
     Peer.TRANSFORMERS: ("torch", "transformers"),
 }
-_MODEL = next(iter(random_model.MODELS))
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -65,11 +64,14 @@ def bench(
         ),
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"To decode, with random weights: {', '.join(random_model.MODELS)}, or the config.json of another."
+            help=with_default(
+                f"To decode, with random weights: {', '.join(random_model.MODELS)}, or the config.json of another.",
+                next(iter(random_model.MODELS)),
+            )
         ),
-    ] = _MODEL,
+    ] = None,
     format: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,15 +99,15 @@ def bench(
 ) -> None:
     """Measure forward and backward together, or decoding; results are compared with the peer's before timing."""
     peers = list(dict.fromkeys(against or []))
-    decoding = bool(format or batch) or model != _MODEL
-    for given, option, only in (
-        (Peer.TORCH in peers, "--against torch", (What.LAYER, What.STEP)),
-        ({Peer.LLAMA_CPP, Peer.TRANSFORMERS} & {*peers}, f"--against {peers[-1]}" if peers else "", (What.DECODE,)),
-        (shape, "--shape", (What.LAYER,)),
-        (decoding, "--model, --format and --batch", (What.DECODE,)),
-    ):
-        if given and what not in only:
-            refuse(f"{option}: only for {' and '.join(only)}, and {what} was asked for")
+    training, decoding = (What.LAYER, What.STEP), (What.DECODE,)
+    options: list[tuple[str, object, tuple[What, ...]]] = [
+        *((f"--against {peer}", True, training if peer is Peer.TORCH else decoding) for peer in peers),
+        ("--shape", shape, (What.LAYER,)),
+        *((name, value, decoding) for name, value in (("--model", model), ("--format", format), ("--batch", batch))),
+    ]
+    for option, value, of in options:
+        if value and what not in of:
+            refuse(f"{option} is for {' and '.join(of)}, and {what} was asked for")
     with refusals():
         devices.namespace(device)
         devices.float_type(dtype)
@@ -117,8 +119,9 @@ def bench(
         _require_packages(peer)
     with refusals():
         shapes = tuple(layer.Shape.parse(text) for text in shape or []) or layer.SHAPES[device]
-        settings = random_model.settings_of(model)
-        plan = decode.Plan(settings, tuple(format or decode.FORMATS), peers, tuple(batch or decode.BATCHES))
+        settings = random_model.settings_of(model or next(iter(random_model.MODELS)))
+        chosen = [list(dict.fromkeys(of)) for of in (format or decode.FORMATS, batch or decode.BATCHES)]
+        plan = decode.Plan(settings, peers, *chosen)
         if what is What.DECODE:
             plan.require_room()
     place, console, torch = Place(device, dtype), console_for(json), Peer.TORCH if peers == [Peer.TORCH] else None

@@ -26,6 +26,11 @@ class Memory:
         for total in self.sums.values():
             total(self.parts[0][:8])  # compiles
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read."""
+        return sum(part.nbytes for part in self.parts)
+
     def seconds(self) -> float:
         """To read it once, with the faster of NumPy's sum and a compiled loop."""
         return min(self._timed(total) for total in self.sums.values())

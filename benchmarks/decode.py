@@ -31,7 +31,7 @@ from moe_numpy.nn.module import Unfilled
 from moe_numpy.pretrained import PublishedConfig, from_pretrained
 
 from . import candidates, gguf_file
-from .bandwidth import SIZE, Memory
+from .bandwidth import Memory
 from .candidates import Candidate, Weights
 from .peer_process import PeerError
 from .random_model import write_random_model
@@ -57,8 +57,8 @@ class Plan:
 
     Args:
         settings: ``config.json`` of the model.
-        formats: of ours.
         peers: "llama.cpp", "transformers", or both.
+        formats: of ours.
         batches: numbers of texts.
 
     Raises:
@@ -67,8 +67,8 @@ class Plan:
     """
 
     settings: Mapping[str, Any]
-    formats: Sequence[str] = FORMATS
     peers: Sequence[str] = ()
+    formats: Sequence[str] = FORMATS
     batches: Sequence[int] = BATCHES
 
     def __post_init__(self) -> None:
@@ -219,8 +219,8 @@ def _rows(
             "texts": batch or 1,
             "tokens_per_s": tokens / statistics.median(taken[name]),
             "best": tokens / min(taken[name]),
-            "bandwidth_gb": SIZE / statistics.median(taken[_MEMORY]) / 1e9,
-            "best_bandwidth_gb": SIZE / min(taken[_MEMORY]) / 1e9,
+            "bandwidth_gb": memory.nbytes / statistics.median(taken[_MEMORY]) / 1e9,
+            "best_bandwidth_gb": memory.nbytes / min(taken[_MEMORY]) / 1e9,
             "experts": None,
             "mb_per_call": None,
             "bound": None,
@@ -232,7 +232,7 @@ def _rows(
         }
         if batch is not None:
             size = weights.of_call(experts[batch])
-            bound = batch * SIZE / size
+            bound = batch * memory.nbytes / size
             found |= {
                 "experts": experts[batch],
                 "mb_per_call": size / 1e6,
