@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+PATIENCE = 10.0  # seconds until a process that does not end is killed
+
 
 class PeerError(RuntimeError):
     """A peer ended without an answer."""
@@ -58,17 +60,21 @@ class PeerProcess:
 
     def close(self) -> None:
         """End it."""
-        process = self._process
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()  # type: ignore[union-attr]
-        process.stdout.close()  # type: ignore[union-attr]
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(self._process)
         self._errors.close()
+
+
+def end(process: subprocess.Popen) -> None:
+    """End one process, and wait for that."""
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()  # type: ignore[union-attr]
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

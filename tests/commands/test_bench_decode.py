@@ -176,7 +176,7 @@ def test_a_model_must_have_experts_and_room(change):
 
 
 def test_a_family_that_llama_cpp_is_not_given():
-    with pytest.raises(ValueError, match="llama.cpp is measured with qwen3_moe, olmoe, the model is 'mixtral'"):
+    with pytest.raises(ValueError, match=r"llama.cpp is measured with qwen3_moe, olmoe, the model is 'mixtral'"):
         decode.Plan(
             {
                 "model_type": "mixtral", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1,
