@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,22 @@ class Plan:
             )
         self.candidates(Path())
 
+    @cached_property
+    def num_weights(self) -> int:
+        """Of the model."""
+        return Transformer(PublishedConfig(self.settings), rng=Unfilled(), dtype=np.float32).num_parameters()
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether memory holds all candidates together."""
+        return sum(bits for bits, _ in self.candidates(Path()).values()) / 8 * self.num_weights < _PEAK * _physical()
+
     def require_room(self) -> None:
-        """ValueError unless the disk holds the model, a shard more while it is written, and the largest GGUF file."""
-        place, size = Path(tempfile.gettempdir()), 2 * _num_weights(self.settings)
-        needed = size + max(min(size, 5e9), size if "llama.cpp" in self.peers else 0)
-        free = shutil.disk_usage(place).free
+        """ValueError unless the disk holds the model, a shard more while it is written, and the GGUF files."""
+        gguf = [bits for name, (bits, _) in self.candidates(Path()).items() if name.startswith("llama.cpp")]
+        together = sum(gguf) if self.in_turn else max(gguf, default=0)
+        place, size = Path(tempfile.gettempdir()), 2 * self.num_weights
+        needed, free = size + max(min(size, 5e9), together / 16 * size), shutil.disk_usage(place).free
         if needed > free:
             raise ValueError(
                 f"{place} has {free / 1e9:.1f} GB free, this model needs {needed / 1e9:.1f} GB; TMPDIR names another "
@@ -118,17 +129,15 @@ def measure(
     Raises:
         PeerError: a peer ended, or says other tokens than rounding explains.
     """
-    memory = Memory(threads.count())
+    memory, limits = Memory(threads.count()), (rounds, budget_s)
     console.print(f"figures are those of a quiet machine only; {_load()}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="moe_numpy_bench_") as place:
         folder = Path(place)
         of_all = plan.candidates(folder)
         write_random_model(folder, plan.settings, console)
         model = from_pretrained(folder)
-        bits = sum(of_one for of_one, _ in of_all.values())
-        fits = bits / 8 * _num_weights(plan.settings) < _PEAK * _physical()
-        groups = [list(of_all)] if fits else [[name] for name in of_all]
-        if not fits:
+        groups = [list(of_all)] if plan.in_turn else [[name] for name in of_all]
+        if not plan.in_turn:
             console.print("memory does not hold all candidates: one after the other instead of in turn")
         texts = texts_for(plan.settings["vocab_size"], max(plan.batches))
         console.print("counting experts")
@@ -142,7 +151,7 @@ def measure(
                 errors = {name: error_of(name, candidate, texts[0], top) for name, (candidate, _) in opened.items()}
                 for batch in (None, *plan.batches):
                     told = partial(_print_working, console, batch)
-                    yield from _rows(opened, texts, batch, distinct, errors, memory, fits, (rounds, budget_s), told)
+                    yield from _rows(opened, texts, batch, distinct, errors, memory, plan.in_turn, limits, told)
 
 
 def texts_for(vocab_size: int, count: int) -> list[list[int]]:
@@ -264,10 +273,6 @@ def _told(row: Mapping[str, Any] | None) -> str:
         return ""
     speed = f"{row['tokens_per_s']:.3g}" if row["tokens_per_s"] < 100 else f"{row['tokens_per_s']:.0f}"
     return speed if row["share"] is None else f"{speed} ({row['share']:.0%})"
-
-
-def _num_weights(settings: Mapping[str, Any]) -> int:
-    return Transformer(PublishedConfig(settings), rng=Unfilled(), dtype=np.float32).num_parameters()
 
 
 def _print_working(console: Console, batch: int | None, name: str) -> None:

@@ -187,11 +187,20 @@ def test_a_family_that_llama_cpp_is_not_given():
         )  # fmt: skip
 
 
-def test_a_full_disk_is_said_before(monkeypatch):
+@pytest.mark.parametrize(
+    ("peers", "memory", "needed"),
+    [
+        ([], 1e12, 13.84 + 5),
+        (["llama.cpp"], 1e9, 2 * 13.84),
+        (["llama.cpp"], 1e12, 13.84 * (1 + (16 + 8.5 + 4.5) / 16)),
+    ],
+)
+def test_a_full_disk_is_said_before(monkeypatch, peers, memory, needed):
     monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 2**30})())
-    with pytest.raises(ValueError, match=r"has 1\.1 GB free, this model needs 27\.7 GB"):
-        decode.Plan(random_model.MODELS["olmoe-1b-7b"], ["llama.cpp"]).require_room()
-    decode.Plan(TINY).require_room()
+    monkeypatch.setattr(decode, "_physical", lambda: memory)
+    with pytest.raises(ValueError, match=rf"has 1\.1 GB free, this model needs {needed:.1f} GB"):
+        decode.Plan(random_model.MODELS["olmoe-1b-7b"], peers).require_room()
+    decode.Plan(TINY, peers).require_room()
 
 
 def test_the_model_on_the_disk(folder):
