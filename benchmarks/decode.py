@@ -130,7 +130,7 @@ def measure(
         PeerError: a peer ended, or says other tokens than rounding explains.
     """
     memory, limits = Memory(threads.count()), (rounds, budget_s)
-    console.print(f"figures are those of a quiet machine only; {_load()}", highlight=False, soft_wrap=True)
+    console.print(f"compare figures of a quiet machine only; {_load()}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="moe_numpy_bench_") as place:
         folder = Path(place)
         of_all = plan.candidates(folder)
@@ -140,7 +140,7 @@ def measure(
         if not plan.in_turn:
             console.print("memory does not hold all candidates: one after the other instead of in turn")
         texts = texts_for(plan.settings["vocab_size"], max(plan.batches))
-        console.print("counting experts")
+        console.print("counting the experts that these texts choose")
         distinct, top = _known(model, texts, plan.batches)
         for group in groups:
             with ExitStack() as stack:
@@ -282,7 +282,7 @@ def _print_working(console: Console, batch: int | None, name: str) -> None:
 
 def _load() -> str:
     """How busy it is, where the system says so."""
-    return f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores are busy" if hasattr(os, "getloadavg") else ""
+    return f"load now {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
 
 
 def _physical() -> float:

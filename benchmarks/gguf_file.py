@@ -73,9 +73,10 @@ def write_gguf(folder: Path, file: Path, format: str, num_threads: int) -> tuple
     for name, shape, read in tensors:
         writer.write_tensor_data(_quantised(read(), _kind(name, shape, format, num_layers), num_threads))
     writer.close()
-    experts = sum(size for name, size in sizes.items() if "_exps" in name)
+    of_experts = {name: size for name, size in sizes.items() if "_exps" in name}
+    experts, num_experts = sum(of_experts.values()), len(of_experts) // 3 * settings["num_experts"]
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
-    return sum(sizes.values()) - experts - looked_up, experts / num_layers / settings["num_experts"]
+    return sum(sizes.values()) - experts - looked_up, experts / num_experts
 
 
 def _describe(writer: Any, settings: Any) -> None:
@@ -88,7 +89,7 @@ def _describe(writer: Any, settings: Any) -> None:
     writer.add_head_count_kv(settings["num_key_value_heads"])
     for add in (writer.add_key_length, writer.add_value_length):
         add(_head_width(settings))
-    writer.add_rope_freq_base(settings["rope_theta"])
+    writer.add_rope_freq_base(settings.get("rope_theta") or settings["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
     writer.add_expert_count(settings["num_experts"])
     writer.add_expert_used_count(settings["num_experts_per_tok"])

@@ -83,7 +83,7 @@ def test_every_candidate_has_a_row_for_every_work(small):
 def test_a_table_for_people(small):
     result = run("--format", "int8")
     assert result.exit_code == 0, result.output
-    assert "figures are those of a quiet machine only" in result.output
+    assert "compare figures of a quiet machine only" in result.output
     last = result.output.splitlines()[-2:]
     assert last[0].split() == ["tokens/s", "(share", "of", "the", "bound)", "prompt", "1", "text", "3", "texts"]
     assert last[1].startswith("moe_numpy int8")
