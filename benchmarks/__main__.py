@@ -15,7 +15,7 @@ from moe_numpy.commands.usage import Command, exit_on_signals
 from moe_numpy.formats import FORMATS
 from moe_numpy.kernels import threads as kernel_threads
 
-from . import decode, formats, kernels, layer, random_model, step
+from . import decode, decode_rows, formats, kernels, layer, random_model, step
 from .peer_process import PeerError
 from .place import Place
 from .table import geometric_means, print_coming, print_row
@@ -152,7 +152,7 @@ def bench(
     if json:
         print_json({"rows": rows, "summary": geometric_means(rows)})
     elif what is What.DECODE:
-        console.print(decode.summary(rows))
+        console.print(decode_rows.summary(rows))
     else:
         for name, value in geometric_means(rows).items():
             console.print(f"{name.replace('_', ' ')} in the geometric mean: {value:.2f}", highlight=False)

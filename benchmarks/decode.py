@@ -10,9 +10,8 @@ turn with the candidates. Loading is not measured.
 import math
 import os
 import shutil
-import statistics
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,10 +20,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from moe_numpy.autodiff import no_grad
-from moe_numpy.commands.output import plain_table
 from moe_numpy.kernels import threads
 from moe_numpy.models import Transformer
 from moe_numpy.nn.module import Unfilled
@@ -32,11 +29,11 @@ from moe_numpy.pretrained import PublishedConfig, from_pretrained
 
 from . import candidates, gguf_file
 from .bandwidth import Memory
-from .candidates import Candidate, Weights
+from .candidates import Candidate
+from .decode_rows import Turns
 from .peer_process import PeerError
 from .random_model import write_random_model
-from .table import print_coming
-from .timing import seconds_in_turn
+from .weights_read import Weights, bits_of
 
 FORMATS = ("bfloat16", "int8", "int4")
 BATCHES = (1, 2, 4, 8, 16)
@@ -46,7 +43,6 @@ TOLERANCE = 0.5  # of log probabilities, which differ by some 4 between unrelate
 _PEAK = 0.7  # of all memory: with more, one candidate is loaded at a time
 _TOP = 5
 SIXTEEN = ("bfloat16", "F16", "grouped_mm", "eager")  # whose weights are those of the files
-_MEMORY = "memory"
 
 Opened = AbstractContextManager[tuple[Candidate, Weights]]
 
@@ -106,14 +102,14 @@ class Plan:
         """By name: the bits of a weight, roughly, and what opens it."""
         found: dict[str, tuple[float, Callable[[], Opened]]] = {}
         for format in self.formats:
-            found[f"moe_numpy {format}"] = candidates.bits_of(format), partial(candidates.ours, folder, format)
+            found[f"moe_numpy {format}"] = bits_of(format), partial(candidates.ours, folder, format)
         if "llama.cpp" in self.peers:
             for format in self.formats:
                 kind = gguf_file.format_for(format, self.settings)
                 sizes = max(self.batches), _LONGEST
                 if kind is not None:
                     opening = partial(candidates.llama_cpp, folder, kind, *sizes)
-                    found[f"llama.cpp {kind}"] = candidates.bits_of(format), opening
+                    found[f"llama.cpp {kind}"] = bits_of(format), opening
         if "transformers" in self.peers:
             for implementation in ("grouped_mm", "eager"):
                 opening = partial(candidates.transformers, folder, implementation)
@@ -129,7 +125,7 @@ def measure(
     Raises:
         PeerError: a peer ended, or says other tokens than rounding explains.
     """
-    memory, limits = Memory(threads.count()), (rounds, budget_s)
+    memory = Memory(threads.count())
     console.print(f"compare figures of a quiet machine only; {_load()}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="moe_numpy_bench_") as place:
         folder = Path(place)
@@ -149,9 +145,15 @@ def measure(
                     console.print(f"loading {name}", highlight=False, soft_wrap=True)
                     opened[name] = stack.enter_context(of_all[name][1]())
                 errors = {name: error_of(name, candidate, texts[0], top) for name, (candidate, _) in opened.items()}
+                turns = Turns(opened, memory, rounds, budget_s, console)
                 for batch in (None, *plan.batches):
-                    told = partial(_print_working, console, batch)
-                    yield from _rows(opened, texts, batch, distinct, errors, memory, plan.in_turn, limits, told)
+                    given = texts[: batch or 1]
+                    for name, row in turns.rows(given, TOKENS if batch else 0, distinct.get(len(given))):
+                        yield name, partial(_completed, row, errors[name], plan.in_turn)
+
+
+def _completed(row: Callable[[], dict[str, Any]], error: float | None, in_turn: bool) -> dict[str, Any]:
+    return row() | {"max_abs_error": error, "in_turn": in_turn}
 
 
 def texts_for(vocab_size: int, count: int) -> list[list[int]]:
@@ -192,92 +194,6 @@ def error_of(name: str, candidate: Candidate, text: list[int], expected: list[tu
     if name.endswith(SIXTEEN) and (error is None or not error < TOLERANCE):
         raise PeerError(f"{name} is another model: its likeliest tokens are {top}, expected {dict(expected)}")
     return error
-
-
-def _rows(
-    opened: Mapping[str, tuple[Candidate, Weights]],
-    texts: list[list[int]],
-    batch: int | None,
-    experts: Mapping[int, float],
-    errors: Mapping[str, float | None],
-    memory: Memory,
-    in_turn: bool,
-    limits: tuple[int, float],
-    tell: Callable[[str], None],
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """All candidates are measured when the first row is asked for; ``batch`` is None for the prompt."""
-    taken: dict[str, list[float]] = {}
-    given = texts[: batch or 1]
-
-    def seconds(name: str, candidate: Candidate) -> float:
-        tell(name)
-        if batch is None:
-            return candidate.answer(given, 0, fresh=True).prompt_s
-        return candidate.answer(given, TOKENS, fresh=False).decode_s
-
-    def row(name: str, weights: Weights) -> dict[str, Any]:
-        if not taken:
-            runs = {name: partial(seconds, name, candidate) for name, (candidate, _) in opened.items()}
-            for run in runs.values():  # reads the texts, and compiles
-                run()
-            taken.update(seconds_in_turn({_MEMORY: memory.seconds} | runs, *limits))
-        tokens = PROMPT if batch is None else TOKENS * batch
-        found = {
-            "candidate": name,
-            "work": "prompt" if batch is None else "decode",
-            "texts": batch or 1,
-            "tokens_per_s": tokens / statistics.median(taken[name]),
-            "best": tokens / min(taken[name]),
-            "bandwidth_gb": memory.nbytes / statistics.median(taken[_MEMORY]) / 1e9,
-            "best_bandwidth_gb": memory.nbytes / min(taken[_MEMORY]) / 1e9,
-            "experts": None,
-            "mb_per_call": None,
-            "bound": None,
-            "share": None,
-            "best_share": None,
-            "max_abs_error": errors[name],
-            "rounds": len(taken[name]),
-            "in_turn": in_turn,
-        }
-        if batch is not None:
-            size = weights.of_call(experts[batch])
-            bound = batch * memory.nbytes / size
-            found |= {
-                "experts": experts[batch],
-                "mb_per_call": size / 1e6,
-                "bound": bound / statistics.median(taken[_MEMORY]),
-                "share": found["tokens_per_s"] * statistics.median(taken[_MEMORY]) / bound,
-                "best_share": found["best"] * min(taken[_MEMORY]) / bound,
-            }
-        return found
-
-    for name, (_, weights) in opened.items():
-        yield name, partial(row, name, weights)
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Tokens per second of each candidate, in brackets the share of the bound."""
-    table = plain_table()
-    works = list(dict.fromkeys((row["work"], row["texts"]) for row in rows))
-    table.add_column("tokens/s (share of the bound)")
-    for work, batch in works:
-        table.add_column(work if work == "prompt" else f"{batch} text{'s' * (batch > 1)}", justify="right")
-    for name in dict.fromkeys(row["candidate"] for row in rows):
-        own = {(row["work"], row["texts"]): row for row in rows if row["candidate"] == name}
-        table.add_row(name, *(_told(own.get(work)) for work in works))
-    return table
-
-
-def _told(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    speed = f"{row['tokens_per_s']:.3g}" if row["tokens_per_s"] < 100 else f"{row['tokens_per_s']:.0f}"
-    return speed if row["share"] is None else f"{speed} ({row['share']:.0%})"
-
-
-def _print_working(console: Console, batch: int | None, name: str) -> None:
-    """On a terminal, as :func:`benchmarks.table.print_coming`, over its whole line."""
-    print_coming(f"{'the prompt' if batch is None else f'{batch} texts'}, {name:<30}", console)
 
 
 def _load() -> str:

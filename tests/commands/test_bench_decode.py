@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 import benchmarks.__main__ as benchmarks
 from benchmarks import bandwidth, candidates, decode, random_model, timing
-from benchmarks.candidates import Answer, Numbers, Ours, Weights
+from benchmarks.candidates import Answer, Ours
 from benchmarks.peer_process import PeerError
+from benchmarks.weights_read import Numbers, Weights, bits_of
 from moe_numpy.inference import Decoder
 from moe_numpy.pretrained import TensorFiles, from_pretrained
 
@@ -219,7 +220,7 @@ def test_the_weights_that_a_token_reads(folder):
     assert numbers == Numbers(2 * 3072 + 300 * 32, 2 * (256 + 2 * 32 + 2 * 16) + 32, 3072, 16, 2)
     weights = numbers.stored(8.5)
     assert weights.of_call(2.5) == numbers.dense * 8.5 / 8 + numbers.kept * 4 + 2 * 2.5 * 3072 * 8.5 / 8
-    assert candidates.bits_of("int8") == 8.5
+    assert bits_of("int8") == 8.5
 
 
 def test_distinct_experts(folder):
