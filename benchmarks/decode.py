@@ -42,7 +42,7 @@ _LONGEST = PROMPT + TOKENS + 2  # some are written before the clock starts
 TOLERANCE = 0.5  # of log probabilities, which differ by some 4 between unrelated models
 _PEAK = 0.7  # of all memory: with more, one candidate is loaded at a time
 _TOP = 5
-SIXTEEN = ("bfloat16", "F16", "grouped_mm", "eager")  # whose weights are those of the files
+EXACT = ("float32", "bfloat16", "F16", "grouped_mm", "eager")  # whose weights are those of the files
 
 Opened = AbstractContextManager[tuple[Candidate, Weights]]
 
@@ -168,30 +168,34 @@ def _known(
     """Distinct experts of a call in a layer, by batch; and the likeliest first tokens of the first text."""
     answer = candidates.Ours.of(model, candidates.AS_STORED).answer(texts, TOKENS, fresh=True, top=_TOP)
     whole = np.concatenate([texts, np.array(answer.new)[:, :TOKENS]], 1)
-    return {batch: distinct_experts(model, whole[:batch], PROMPT) for batch in batches}, answer.top
+    return distinct_experts(model, whole, PROMPT, batches), answer.top
 
 
-def distinct_experts(model: Transformer, texts: np.ndarray, start: int) -> float:
-    """How many experts of a layer the tokens of one position choose: the mean over layers and positions from start."""
+def distinct_experts(model: Transformer, texts: np.ndarray, start: int, batches: Sequence[int]) -> dict[int, float]:
+    """How many experts of a layer the tokens of one position choose, in the first texts, by the number of these.
+
+    The mean over layers and over positions from ``start`` on.
+    """
     with no_grad():
         routings = [routing for routing in model(texts).routings if routing is not None]
-    length, count = texts.shape[1], 0
+    length, counts = texts.shape[1], dict.fromkeys(batches, 0)
     for routing in routings:
-        position = routing.token % length
-        late = position >= start
-        count += len(np.unique(np.stack([position[late], routing.expert[late]]), axis=1).T)
-    return count / (length - start) / len(routings)
+        text, position = np.divmod(routing.token, length)
+        for batch in batches:
+            mine = (text < batch) & (position >= start)
+            counts[batch] += len(np.unique(np.stack([position[mine], routing.expert[mine]], 1), axis=0))
+    return {batch: count / (length - start) / len(routings) for batch, count in counts.items()}
 
 
 def error_of(name: str, candidate: Candidate, text: list[int], expected: list[tuple[int, float]]) -> float | None:
     """The largest difference between log probabilities of the first token, over those that both list, if any.
 
     Raises:
-        PeerError: a candidate with 16 bits differs by more than rounding explains.
+        PeerError: a candidate with the weights of the files differs by more than rounding explains.
     """
     top = dict(candidate.answer([text], 0, fresh=True, top=_TOP).top)
     error = max((abs(top[token] - p) for token, p in expected if token in top), default=None)
-    if name.endswith(SIXTEEN) and (error is None or not error < TOLERANCE):
+    if name.endswith(EXACT) and (error is None or not error < TOLERANCE):
         raise PeerError(f"{name} is another model: its likeliest tokens are {top}, expected {dict(expected)}")
     return error
 

@@ -227,12 +227,18 @@ def test_distinct_experts(folder):
     model = from_pretrained(folder)
     texts = np.array([[5, 6, 7, 8], [9, 6, 3, 4], [5, 6, 7, 8]])
     routings = model(texts).routings
-    expected = [
-        len({int(e) for t, e in zip(routing.token, routing.expert, strict=True) if t % 4 == position})
-        for routing in routings
-        for position in (2, 3)
-    ]
-    assert decode.distinct_experts(model, texts, 2) == np.mean(expected)
+    expected = {
+        batch: np.mean(
+            [
+                len({int(e) for t, e in zip(routing.token, routing.expert, strict=True) if t in late})
+                for routing in routings
+                for late in ([position + 4 * text for text in range(batch)] for position in (2, 3))
+            ]
+        )
+        for batch in (1, 3)
+    }
+    assert decode.distinct_experts(model, texts, 2, (1, 3)) == expected
+    assert expected[1] == 2 < expected[3]
 
 
 def test_ours_writes_what_the_model_says(folder):
