@@ -51,6 +51,7 @@ class Matrix(ABC):
     """Weights [out, in] as they are stored. Arrays are views of the caller's, also of read-only memory maps."""
 
     format: ClassVar[str]
+    even_first: ClassVar[bool] = False  # of each 32 weights compiled loops meet the even ones first
 
     @property
     @abstractmethod

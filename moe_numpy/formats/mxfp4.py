@@ -75,6 +75,7 @@ class MXFP4Matrix(Matrix):
     blocks: Array
     scales: Array
     format = "mxfp4"
+    even_first = True
 
     def __post_init__(self) -> None:
         checked("blocks", self.blocks, np.uint8, 3)

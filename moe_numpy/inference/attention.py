@@ -1,6 +1,7 @@
 """Attention for rows of several sequences, each with the keys and values of its own past."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from ..nn import Attention, LatentAttention
 from ..nn.rotary import Rotary
 from ..ops.attention import rotate
 from ..typing import Array, Float, Int
-from .maps import Map, matrix_of, norm_of
+from .maps import Map, Norm, matrix_of
+from .program import Program
 from .rows import Rows
 from .sequence import Kept
 
@@ -76,48 +78,104 @@ class AttentionStep:
         window = min(windows) if windows else None
         return Kept(width, window), Kept(width, window)
 
-    def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows, layer: int) -> Float[np.ndarray, "N d"]:
-        p = self.parts
-        q = self._heads(self.query(x), self.norms[0], rows)
-        k = self._heads(self.key(x), self.norms[1], rows)
-        v = self._clipped(self.value(x))
+    def add_to(self, program: Program, x: Float[Array, "N d"], layer: int) -> Float[Array, "N d"]:
+        """The step in a program, as the one of this number."""
+        p, n = self.parts, program.num_rows
+        q = self._heads(program, self.query.add_to(program, x, "query"), self.norms[0], "query")
+        k = self._heads(program, self.key.add_to(program, x, "key"), self.norms[1], "key").reshape(n, -1)
+        v = self._clipped(program, self.value.add_to(program, x, "value"))
         if p.temperature is not None:
-            q = q * p.temperature.factors(rows.positions)[:, None, None].astype(np.float32)
+            factors = p.temperature.factors
+            program.call(lambda: np.copyto(q, q * factors(program.now.positions)[:, None, None].astype(np.float32)))
+        places = program.room(f"places {layer}", n, 6, dtype=np.int64)
+        program.at_start.append(partial(self._place, places, layer))
+        program.keep(k, places, "NEW_KEY", lambda: self._keep(program.now, layer, 0, k))
+        program.keep(v, places, "NEW_VALUE", lambda: self._keep(program.now, layer, 1, v))
         scale = 1 / math.sqrt(self.d_head) if p.scale is None else p.scale
-        y = np.empty((len(x), q.shape[1] * self.d_head), np.float32)
-        for sequence, mine in rows.parts:
-            kept_keys, kept_values = sequence.layers[layer]
-            keys, values = kept_keys.append(k[mine].reshape(mine.stop - mine.start, -1)), kept_values.append(v[mine])
-            heads = len(keys), self.num_kv_heads, self.d_head
-            first = self._first(rows.positions[mine]) - kept_keys.start
-            o = attend(q[mine], keys.reshape(heads), values.reshape(heads), first, scale, self.sinks)
-            y[mine] = o.reshape(len(o), -1)
-        return self.output(y)
+        y = program.room("attended", *q.shape)
+        program.attend(
+            q, self.num_kv_heads, places, self.sinks, scale, y,
+            lambda: self._attend(program.now, layer, q, scale, y),
+        )  # fmt: skip
+        return self.output.add_to(program, y.reshape(n, -1), "attention")
 
-    def _first(self, position: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    def _place(self, places: Int[Array, "N 6"], layer: int, now: Rows) -> None:
+        """Make room for each row's key and value, and say where they and those that it sees are."""
+        for sequence, mine in now.parts:
+            kept, num = sequence.layers[layer], mine.stop - mine.start
+            for each in kept:
+                each.extend(num)
+            old, line, start = len(kept[0].rows) - num, 4 * self.num_kv_heads * self.d_head, kept[0].start
+            addresses = kept[0].address, kept[1].address
+            if num == 1:
+                to, position = line * old, start + old
+                first = self._first(position) - start
+                places[mine.start] = (addresses[0] + to, addresses[1] + to, *addresses, first, old + 1)
+                continue
+            new = old + np.arange(num)
+            mine_places = places[mine]
+            mine_places[:, 0], mine_places[:, 1] = addresses[0] + line * new, addresses[1] + line * new
+            mine_places[:, 2], mine_places[:, 3] = addresses
+            mine_places[:, 4], mine_places[:, 5] = self._first(start + new) - start, new + 1
+
+    def _keep(self, now: Rows, layer: int, which: int, x: Float[Array, "N width"]) -> None:
+        for sequence, mine in now.parts:
+            sequence.layers[layer][which].rows[mine.start - mine.stop :] = x[mine]
+
+    def _attend(self, now: Rows, layer: int, q: Any, scale: float, y: Any) -> None:
+        for sequence, mine in now.parts:
+            keys, values = (kept.rows.reshape(-1, self.num_kv_heads, self.d_head) for kept in sequence.layers[layer])
+            first = self._first(now.positions[mine]) - sequence.layers[layer][0].start
+            y[mine] = attend(q[mine], keys, values, first, scale, self.sinks)
+
+    def _first(self, position: Any) -> Any:
         """The first key that each query sees."""
-        p, first = self.parts, np.zeros_like(position)
+        p, first = self.parts, position * 0
         if p.window is not None:
             first = np.maximum(first, position - p.window + 1)
         return first if p.chunk is None else np.maximum(first, position // p.chunk * p.chunk)
 
-    def _heads(self, x: Float[np.ndarray, "N HD"], weight: Any, rows: Rows) -> Float[np.ndarray, "N H D"]:
+    def _heads(self, program: Program, x: Float[Array, "N HD"], weight: Any, name: str) -> Float[Array, "N H D"]:
         """Heads, normalised, clipped and rotated."""
-        norm = self.parts.norm
+        norm, rotary, n = self.parts.norm, self.parts.rotary, program.num_rows
         if norm is not None and norm.over == "width":
-            x = self._normed(x, weight)
-        x = self._clipped(x).reshape(len(x), -1, self.d_head)
+            x = self._normed(program, x, weight, name)
+        heads = self._clipped(program, x).reshape(n, -1, self.d_head)
         if norm is not None and norm.over == "head" and not norm.after_rotation:
-            x = self._normed(x, weight)
-        x = turned(x, self.parts.rotary, rows)
-        return self._normed(x, weight) if norm is not None and norm.after_rotation else x
+            heads = self._normed(program, heads, weight, name)
+        if rotary is not None:
+            heads = add_turned(program, heads, rotary, f"turned {name}")
+        return self._normed(program, heads, weight, name) if norm is not None and norm.after_rotation else heads
 
-    def _normed(self, x: Any, weight: Any) -> Any:
-        weight = np.ones(x.shape[-1], np.float32) if weight is None else weight
-        return ops.RMSNorm.compute(x, weight, eps=self.parts.norm.eps)  # type: ignore[union-attr]
+    def _normed(self, program: Program, x: Any, weight: Any, name: str) -> Any:
+        width, eps = x.shape[-1], self.parts.norm.eps  # type: ignore[union-attr]
+        weight = np.ones(width, np.float32) if weight is None else weight
+        y = program.room(f"normed {name}", *x.shape)
+        program.rms_norm(x.reshape(-1, width), weight, eps, y.reshape(-1, width))
+        return y
 
-    def _clipped(self, x: Any) -> Any:
-        return x if self.parts.clip is None else ops.Clip.compute(x, limit=self.parts.clip)
+    def _clipped(self, program: Program, x: Any) -> Any:
+        limit = self.parts.clip
+        if limit is not None:
+            program.call(lambda: np.copyto(x, ops.Clip.compute(x, limit=limit)))
+        return x
+
+
+def add_turned(program: Program, x: Float[Array, "N H D"], rotary: Rotary, name: str) -> Float[Array, "N H D"]:
+    """:func:`turned` in a program."""
+    width, y = rotary.require(x.shape[2]), program.room(name, *x.shape)
+    if width < x.shape[2] or rotary.pairing == "neighbours":
+        program.call(lambda: np.copyto(y, turned(x, rotary, program.now)))
+        return y
+    cos, sin = program.shared(("turns", rotary, width), lambda: _turns(program, rotary, width))
+    program.rotate(x, cos, sin, y)
+    return y
+
+
+def _turns(program: Program, rotary: Rotary, width: int) -> tuple[Any, Any]:
+    cos, sin = np.empty((2, program.num_rows, width // 2), np.float32)
+    program.at_start.append(lambda now: now.turn_into(rotary, width, cos, sin))
+    return cos, sin
 
 
 class LatentAttentionStep:
@@ -132,10 +190,10 @@ class LatentAttentionStep:
         p = layer.parts
         self.low = p.query_rank is not None
         if self.low:
-            self.query_down, self.query_norm = Map.of(layer.query_down, format), norm_of(layer.query_norm)
+            self.query_down, self.query_norm = Map.of(layer.query_down, format), Norm(layer.query_norm)
         self.query = Map.of(layer.query_up if self.low else layer.query, format)
         self.kv_down, self.output = (Map.of(part, format) for part in (layer.kv_down, layer.output))
-        self.kv_norm = norm_of(layer.kv_norm)
+        self.kv_norm = Norm(layer.kv_norm)
         up = np.asarray(layer.kv_up.weight.data, np.float32).reshape(self.num_heads, p.d_nope + p.d_value, p.kv_rank)
         self.to_latent = [Map(matrix_of(np.ascontiguousarray(w[: p.d_nope].T))) for w in up]
         self.from_latent = [Map(matrix_of(w[p.d_nope :])) for w in up]
@@ -143,6 +201,12 @@ class LatentAttentionStep:
     def new(self) -> tuple[Kept]:
         """What a sequence keeps: [c; k_rope]."""
         return (Kept(self.parts.kv_rank + self.parts.d_rope),)
+
+    def add_to(self, program: Program, x: Float[Array, "N d"], layer: int) -> Float[Array, "N d"]:
+        """The step in a program, as the one of this number."""
+        y = program.room("attention", len(x), self.output.weight.shape[0])
+        program.call(lambda: np.copyto(y, self(x, program.now, layer)))
+        return y
 
     def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows, layer: int) -> Float[np.ndarray, "N d"]:
         p = self.parts

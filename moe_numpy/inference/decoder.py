@@ -5,6 +5,9 @@ called from arrays to arrays. What a token gets depends on its own text alone, n
 how its text was cut into calls.
 """
 
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,14 +15,17 @@ import numpy as np
 from ..autodiff import no_grad
 from ..models import Transformer
 from ..models.transformer import Block
-from ..typing import Float, Int
+from ..kernels import programs
+from ..typing import Array, Float, Int
 from .attention import attention_step
 from .feed_forward import feed_forward_step
-from .maps import Map, matrix_of, norm_of
+from .maps import Map, Norm, matrix_of
+from .program import Program
 from .rows import Rows
 from .sequence import Sequence
 
 CHUNK = 512  # tokens of one text at a time
+KEPT = 64  # rows: programs for so many and fewer are kept
 
 
 class Decoder:
@@ -38,9 +44,11 @@ class Decoder:
 
     def __init__(self, model: Transformer, format: str | None = None, experts_format: str | None = None):
         self.parts = model.parts
+        self._lock = threading.Lock()  # programs own arrays
+        self._programs: dict[tuple[int, str], Program] = {}
         self.layers = [_Layer(layer, format, experts_format) for layer in model.layers]
         self.embedding = model.embedding.weight.data
-        self.norm = norm_of(model.norm)
+        self.norm = Norm(model.norm)
         output = model.output
         self.output = Map(matrix_of(self.embedding, format)) if output is None else Map.of(output, format)
 
@@ -72,14 +80,17 @@ class Decoder:
             parts.append((sequence, slice(end, end + len(tokens))))
             end += len(tokens)
         rows = Rows(np.concatenate([tokens for _, tokens in texts]), parts)
+        body = self._program(len(rows.tokens), self._body)
+        head = self._program(len(rows.tokens) if every else len(parts), self._head)
+        asked = slice(None) if every else [mine.stop - 1 for _, mine in parts]
         try:
-            with no_grad():
-                x: Any = np.asarray(self.embedding[rows.tokens], np.float32)
-                x = x if p.embedding_multiplier == 1 else p.embedding_multiplier * x
-                for i, layer in enumerate(self.layers):
-                    x = layer(x, rows, i)
-                x = x if every else x[[mine.stop - 1 for _, mine in parts]]
-                logits = self.output(self.norm(x))
+            with self._lock, no_grad(), programs() or nullcontext() as crew:
+                x = body.answer
+                np.multiply(self.embedding[rows.tokens], np.float32(p.embedding_multiplier), out=x, dtype=np.float32)
+                body.run(rows, crew)
+                head.question[...] = x[asked]
+                head.run(rows, crew)
+                logits = head.answer.copy()
         except BaseException:  # an expert that could not be read, Ctrl-C
             for sequence, _ in parts:
                 sequence.cut(sequence.length)
@@ -87,6 +98,28 @@ class Decoder:
         for sequence, mine in parts:
             sequence.length += mine.stop - mine.start
         return logits if p.logit_divisor == 1 else logits / np.float32(p.logit_divisor)
+
+    def _program(self, num_rows: int, write: Callable[[Program], None]) -> Any:
+        """Its instructions; those for few rows are kept."""
+        key = num_rows, write.__name__
+        if key in self._programs:
+            return self._programs[key]
+        program = Program(num_rows)
+        write(program)
+        if num_rows <= KEPT:
+            self._programs[key] = program
+        return program
+
+    def _body(self, program: Program) -> None:
+        x = program.room("stream", program.num_rows, self.parts.d_model)
+        for i, layer in enumerate(self.layers):
+            layer.add_to(program, x, i)
+        program.question = program.answer = x
+
+    def _head(self, program: Program) -> None:
+        program.question = program.room("stream", program.num_rows, self.parts.d_model)
+        normed = self.norm.add_to(program, program.question, "normed")
+        program.answer = self.output.add_to(program, normed, "output")
 
     def _require(self, texts: Any) -> None:
         """ValueError as :meth:`read`, before anything is read."""
@@ -108,13 +141,18 @@ class _Layer:
 
     def __init__(self, block: Block, format: str | None, experts_format: str | None):
         self.block = block
-        self.norms = norm_of(block.attention_norm), norm_of(block.feed_forward_norm)
+        self.norms = Norm(block.attention_norm), Norm(block.feed_forward_norm)
         self.attention = attention_step(block.attention, format)
         self.feed_forward = feed_forward_step(block.feed_forward, format, experts_format)
 
-    def __call__(self, x: Any, rows: Rows, i: int) -> Any:
+    def add_to(self, program: Program, x: Float[Array, "N d"], i: int) -> None:
+        """The layer in a program, which changes the residual stream x."""
         block, (first, second) = self.block, self.norms
-        attended = self.attention(block.before(first, x), rows, i)
-        h = block.added(x, block.after(first, attended))
-        answer = self.feed_forward(block.before(second, h), rows)
-        return block.added(h, block.after(second, answer))
+        attended = self.attention.add_to(program, block.before(_in(program, first, "normed"), x), i)
+        program.add(x, block.after(_in(program, first, "normed after"), attended), block.multiplier)
+        answer = self.feed_forward.add_to(program, block.before(_in(program, second, "normed"), x))
+        program.add(x, block.after(_in(program, second, "normed after"), answer), block.multiplier)
+
+
+def _in(program: Program, norm: Norm, name: str) -> Callable[[Any], Any]:
+    return lambda x: norm.add_to(program, x, name)

@@ -13,6 +13,7 @@ from ..formats.float32 import Float32Matrix
 from ..kernels import sort_by_key
 from ..moe.experts import ClampedSwiGLU, GptOssExperts, MLPExperts, SwiGLUExperts, WithZeroExperts
 from ..typing import Float, Int
+from .expert_tables import ExpertTable, ExpertTables
 from .maps import format_for
 
 FEW = 32  # rows, which need not be sorted by expert
@@ -48,6 +49,15 @@ class StackedExperts:
         y = np.empty((len(x), self.second.shape[1]), np.float32)
         y[order] = self._rows(x[order], experts[order], groups, offsets)
         return y
+
+    def tables(self) -> ExpertTables:
+        """Where the matrices are."""
+        first, second = ([stack[e] for e in range(len(stack))] for stack in (self.first, self.second))
+        biases = [None if b is None else np.ascontiguousarray(b) for b in self.biases]
+        return ExpertTables(
+            [ExpertTable(first, bias=biases[0])], [ExpertTable(second, bias=biases[1])], self.activation,
+            self.activation is swiglu,
+        )  # fmt: skip
 
     def _rows(self, x: Any, experts: Any, products: Any, by: Any) -> Any:
         h = self._biased(products[0](x, by), self.biases[0], experts)

@@ -8,14 +8,17 @@ from .. import ops
 from ..autodiff import Tensor
 from ..moe import MoE
 from ..moe.dispatch import combine
-from ..moe.gates import PickScores
+from ..moe.gates import Gate, PickScores, Renormalize, SelectedSoftmax
 from ..moe.router import Router
 from ..moe.routing import Batch
+from ..moe.selection import FixedK, TopK
 from ..nn import FeedForward
-from ..typing import Float
+from ..typing import Array, Float, Int
 from .errors import NotRowByRowError
+from .expert_tables import ExpertTables, tables_of
 from .experts import experts_of
 from .maps import Map, matrix_of
+from .program import Program
 from .rows import Rows
 
 
@@ -25,8 +28,12 @@ class FeedForwardStep:
     def __init__(self, layer: FeedForward, format: str | None = None):
         self.gate, self.up, self.down = (Map.of(part, format) for part in (layer.gate, layer.up, layer.down))
 
-    def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows) -> Float[np.ndarray, "N d"]:
-        return self.down(ops.SwiGLU.compute(self.gate(x), self.up(x)))
+    def add_to(self, program: Program, x: Float[Array, "N d"], name: str = "dense") -> Float[Array, "N d"]:
+        """The step in a program."""
+        gate, up = (part.add_to(program, x, f"{name} {i}") for i, part in enumerate((self.gate, self.up)))
+        h = program.room(f"{name} hidden", *gate.shape)
+        program.swiglu(gate, up, h)
+        return self.down.add_to(program, h, f"{name} answer")
 
 
 class RouterStep:
@@ -38,19 +45,47 @@ class RouterStep:
         self.logits = Map(weight, None if router.bias is None else router.bias.data)
         self.state = None if router.config.balancer is None else router.balancer_state.data
 
+    def add_to(
+        self, program: Program, x: Float[Array, "N d"], expert: Int[Array, "N k"], gate: Float[Array, "N k"]
+    ) -> None:
+        """The k experts of each row and their gate weights, in a program."""
+        logits = self.logits.add_to(program, x, "logits")
+
+        def define() -> None:
+            _, found, gates = self.chosen(logits, program.now)
+            expert[...], gate[...] = found.reshape(expert.shape), gates.reshape(gate.shape)
+
+        how = self._softmax()
+        if how is None:
+            program.call(define)
+        else:
+            program.route(logits, *how, expert, gate, define)
+
+    def _softmax(self) -> tuple[bool, bool] | None:
+        """Whether the softmax is over all experts, and whether gate weights are divided by their sum; None for others."""
+        c = self.config
+        if type(c.selection) is not TopK or c.balancer is not None:
+            return None
+        if c.scores is ops.Softmax and c.choose_by == "scores" and c.gates in ((), (Gate(Renormalize),)):
+            return True, bool(c.gates)
+        return (False, True) if c.scores is None and c.gates == (Gate(SelectedSoftmax),) else None
+
     def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows) -> tuple[Any, Any, Any]:
         """Rows, their experts, and the gate weights; row by row."""
+        return self.chosen(self.logits(x), rows)
+
+    def chosen(self, logits: Float[np.ndarray, "N E"], rows: Rows) -> tuple[Any, Any, Any]:
+        """The same from their logits."""
         config = self.config
-        logits = self.logits(x)
         scores = _scored(config.scores, logits)
         chosen_by = scores if config.choose_by == "scores" else logits
         if config.balancer is not None:
             chosen_by = config.balancer.shift(chosen_by, self.state)
-        batch = Batch(len(x), token_ids=rows.tokens)
-        candidates = config.selection.of_batch(chosen_by, batch).listed_by_token(len(x))
+        batch = Batch(len(logits), token_ids=rows.tokens)
+        candidates = config.selection.of_batch(chosen_by, batch).listed_by_token(len(logits))
         gate = PickScores.compute(scores, candidates.token, candidates.expert)
         for step in config.gates:
-            gate = step(Tensor(gate), candidates.token, len(x)).data
+            gate = step(Tensor(gate), candidates.token, len(logits)).data
         return candidates.token, candidates.expert, gate
 
 
@@ -71,18 +106,40 @@ class MoEStep:
         self.shared = None if layer.shared is None else FeedForwardStep(layer.shared, format)
         self.shared_gate = None if layer.shared_gate is None else Map.of(layer.shared_gate)
 
-    def __call__(self, x: Float[np.ndarray, "N d"], rows: Rows) -> Float[np.ndarray, "N d"]:
+    def add_to(self, program: Program, x: Float[Array, "N d"]) -> Float[Array, "N d"]:
+        """The step in a program."""
+        y = program.room("sparse", *x.shape)
+        selection, tables = self.router.config.selection, tables_of(self.experts)
+        if tables is None or not isinstance(selection, FixedK):
+            program.call(lambda: np.copyto(y, self._one_by_one(x, program.now)))
+        else:
+            self._add_experts(program, x, selection.k, tables, y)
+        if self.shared is not None:
+            always = self.shared.add_to(program, x, "shared")
+            if self.shared_gate is not None:
+                gate = self.shared_gate.add_to(program, x, "shared gate")
+                program.call(lambda: np.copyto(always, ops.Sigmoid.compute(gate) * always))
+            program.add(y, always)
+        return y
+
+    def _add_experts(self, program: Program, x: Any, k: int, tables: ExpertTables, y: Any) -> None:
+        expert, gate = program.room("experts", len(x), k, dtype=np.int64), program.room("gates", len(x), k)
+        self.router.add_to(program, x, expert, gate)
+        groups = program.group(expert, gate, self.router.num_experts)
+        gated = self.gate_on == "input"
+        given = program.gather(x, k, groups, tables.first[0], gated)
+        answer = tables.add_to(program, given, groups)
+        after = program.room("ones", expert.size) if gated else groups.gate
+        if gated:
+            after[...] = 1
+        program.combine(answer, k, groups, after, y)
+
+    def _one_by_one(self, x: Float[np.ndarray, "N d"], rows: Rows) -> Float[np.ndarray, "N d"]:
         token, expert, gate = self.router(x, rows)
         gate, given = gate.astype(np.float32, copy=False), x[token]
         if self.gate_on == "input":
             given, gate = given * gate[:, None], np.ones_like(gate)
-        y = combine(self.experts(given, expert), gate, token, len(x))
-        if self.shared is not None:
-            always = self.shared(x, rows)
-            if self.shared_gate is not None:
-                always = ops.Sigmoid.compute(self.shared_gate(x)) * always
-            y = y + always
-        return y
+        return combine(self.experts(given, expert), gate, token, len(x))
 
 
 def feed_forward_step(layer: Any, format: str | None = None, experts_format: str | None = None) -> Any:

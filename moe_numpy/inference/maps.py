@@ -1,6 +1,5 @@
 """Linear maps and norms from arrays to arrays: what the steps of decoding are made of."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ from ..formats import FORMATS, Matrix, quantise
 from ..formats.bfloat16 import BFloat16Matrix
 from ..formats.float32 import Float32Matrix
 from ..nn import LayerNorm, Linear, RMSNorm
-from ..typing import Float
+from ..typing import Array, Float
+from .program import Program
 
 _GROUP = 32  # a width that every format takes is a multiple of it
 
@@ -36,7 +36,7 @@ class Map:
 
     def __init__(self, weight: Matrix, bias: Any = None):
         self.weight = weight
-        self.bias = None if bias is None else np.asarray(bias, np.float32)
+        self.bias = None if bias is None else np.ascontiguousarray(bias, np.float32)
 
     @classmethod
     def of(cls, layer: Linear, format: str | None = None) -> "Map":
@@ -47,11 +47,32 @@ class Map:
         y = self.weight.product(x)
         return y if self.bias is None else y + self.bias
 
+    def add_to(self, program: Program, x: Float[Array, "N i"], name: str) -> Float[Array, "N o"]:
+        """The same in a program; the answer is in the room of this name."""
+        y = program.room(name, len(x), self.weight.shape[0])
+        program.product(self.weight, x, y, self.bias)
+        return y
 
-def norm_of(layer: RMSNorm | LayerNorm) -> Callable[[Any], Any]:
+
+class Norm:
     """A norm of rows."""
-    weight = np.asarray(layer.weight.data, np.float32)
-    if isinstance(layer, RMSNorm):
-        return lambda x: ops.RMSNorm.compute(x, weight, eps=layer.eps)
-    bias = None if layer.bias is None else np.asarray(layer.bias.data, np.float32)
-    return lambda x: ops.LayerNorm.compute(x, weight, bias, eps=layer.eps)
+
+    def __init__(self, layer: RMSNorm | LayerNorm):
+        weight, self.eps = np.ascontiguousarray(layer.weight.data, np.float32), layer.eps
+        self.weight, self.root_mean_square = weight, isinstance(layer, RMSNorm)
+        bias = getattr(layer, "bias", None)
+        self.bias = None if bias is None else np.asarray(bias.data, np.float32)
+
+    def __call__(self, x: Any) -> Any:
+        if self.root_mean_square:
+            return ops.RMSNorm.compute(x, self.weight, eps=self.eps)
+        return ops.LayerNorm.compute(x, self.weight, self.bias, eps=self.eps)
+
+    def add_to(self, program: Program, x: Float[Array, "N d"], name: str) -> Float[Array, "N d"]:
+        """The same in a program; the answer is in the room of this name."""
+        y = program.room(name, *x.shape)
+        if self.root_mean_square:
+            program.rms_norm(x, self.weight, self.eps, y)
+        else:
+            program.call(lambda: np.copyto(y, self(x)))
+        return y

@@ -33,11 +33,15 @@ class Rows:
         """Cosine and sine of each row's angles; the layers of a model share them."""
         key = rotary, width
         if key not in self._turns:
-            cos, sin = np.empty((2, len(self.tokens), rotary.require(width) // 2), np.float32)
-            for sequence, mine in self.parts:
-                length = sequence.length + mine.stop - mine.start
-                angle = self.positions[mine, None] * rotary.frequencies(width, length)
-                factor = 1.0 if rotary.scaling is None else rotary.scaling.factor_for(length)
-                cos[mine], sin[mine] = factor * np.cos(angle), factor * np.sin(angle)
-            self._turns[key] = cos, sin
+            half = rotary.require(width) // 2
+            self._turns[key] = np.empty((len(self.tokens), half), np.float32), np.empty((len(self.tokens), half), np.float32)
+            self.turn_into(rotary, width, *self._turns[key])
         return self._turns[key]
+
+    def turn_into(self, rotary: Rotary, width: int, cos: Any, sin: Any) -> None:
+        """The same, written to arrays."""
+        for sequence, mine in self.parts:
+            length = sequence.length + mine.stop - mine.start
+            angle = self.positions[mine, None] * rotary.frequencies(width, length)
+            factor = 1.0 if rotary.scaling is None else rotary.scaling.factor_for(length)
+            cos[mine], sin[mine] = factor * np.cos(angle), factor * np.sin(angle)

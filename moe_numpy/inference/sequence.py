@@ -21,27 +21,35 @@ class Kept:
     Attributes:
         start: the position of the first token that is still there.
         rows: [L, width], a view of those that are.
+        address: where they begin.
     """
 
     def __init__(self, width: int, window: int | None = None):
         self.window, self.start = window, 0
-        self._room = np.empty((_FIRST, width), np.float32)
-        self.rows = self._room[:0]
+        self._settle(np.empty((_FIRST, width), np.float32), 0)
 
-    def append(self, rows: Float[np.ndarray, "S width"]) -> Float[np.ndarray, "L width"]:
-        """Keep S more; return all that are there."""
+    def extend(self, num: int) -> Float[np.ndarray, "num width"]:
+        """Make room for the vectors of ``num`` more tokens, and return it."""
         length = len(self.rows)
-        if length + len(rows) > len(self._room):
+        if length + num > len(self._room):
             forgotten = 0 if self.window is None else max(length - self.window, 0)
             before, length = self.rows[forgotten:], length - forgotten
             self.start += forgotten
-            enough = len(self._room) >= length + len(rows) and forgotten >= len(self._room) // 2
-            size = len(self._room) if enough else max(length + len(rows), 2 * len(self._room))
-            self._room = np.empty((size, self._room.shape[1]), np.float32)
-            self._room[:length] = before
-        self._room[length : length + len(rows)] = rows
-        self.rows = self._room[: length + len(rows)]
+            enough = len(self._room) >= length + num and forgotten >= len(self._room) // 2
+            size = len(self._room) if enough else max(length + num, 2 * len(self._room))
+            room = np.empty((size, self._room.shape[1]), np.float32)
+            room[:length] = before
+            self._settle(room, length)
+        self.rows = self._room[: length + num]
+        return self.rows[length:]
+
+    def append(self, rows: Float[np.ndarray, "S width"]) -> Float[np.ndarray, "L width"]:
+        """Keep S more; return all that are there."""
+        self.extend(len(rows))[...] = rows
         return self.rows
+
+    def _settle(self, room: Any, length: int) -> None:
+        self._room, self.address, self.rows = room, room.ctypes.data, room[:length]
 
     def cut(self, length: int) -> None:
         """Forget the tokens from position ``length`` on.
@@ -56,8 +64,8 @@ class Kept:
     def copy(self) -> "Kept":
         """The same vectors in an array of their own."""
         other = Kept(self._room.shape[1], self.window)
-        other.start, other._room = self.start, self._room.copy()
-        other.rows = other._room[: len(self.rows)]
+        other.start = self.start
+        other._settle(self._room.copy(), len(self.rows))
         return other
 
 

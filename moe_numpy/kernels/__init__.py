@@ -5,7 +5,8 @@
   other definitions stand above the Functions that use them, in ``ops/`` and ``moe/``.
 - ``on_numba.py`` runs on all cores of a CPU: compiled loops (``loops.py``), matrix multiplications side by side
   (``threads.py``), recycled memory (``workspace.py``). Weights in the formats of ``formats/`` are multiplied by
-  ``product_loops.py``, made of ``decoders.py``, ``row_products.py`` and ``vectors.py``.
+  ``product_loops.py``, made of ``decoders.py``, ``row_products.py`` and ``vectors.py``. ``program_loops.py`` walks a
+  whole model for some rows, on threads (``crew.py``) that wait for one another in compiled code (``atomics.py``).
 - ``on_cupy.py`` runs on a GPU.
 
 What ``on_numba`` computes has the same bits with any number of threads. The definitions leave matrix multiplications to
@@ -15,7 +16,7 @@ BLAS, whose last bits can depend on its number of threads.
 a whole process.
 """
 
-from .compiling import compiled_loops_in, must_compile
+from .compiling import compiled_loops_in, must_compile, programs
 from .entries import add, reshaped
 from .kernel import asked_for_cpu, in_use, kernel, library_of, registry, substitute, use
 from .random_numbers import uniforms
@@ -36,6 +37,7 @@ __all__ = [
     "must_compile",
     "offsets_of",
     "position_by_key",
+    "programs",
     "registry",
     "reshaped",
     "scatter",

@@ -3,8 +3,9 @@
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
-from .kernel import chosen_for_cpu
+from .kernel import chosen_for_cpu, in_use
 
 
 def must_compile() -> bool:
@@ -25,3 +26,11 @@ def compiled_loops_in() -> Path | None:
     loop = importlib.import_module(".loops", __package__).adamw if chosen_for_cpu() == "numba" else None
     path = getattr(getattr(loop, "stats", None), "cache_path", None)
     return Path(path) if path else None
+
+
+def programs() -> Any:
+    """The threads that walk programs together, :class:`.crew.Crew`, to be entered; None where nothing is compiled."""
+    if in_use() != "numba":
+        return None
+    crew = importlib.import_module(".crew", __package__)
+    return crew.Crew() if crew.is_compiled() else None

@@ -49,27 +49,33 @@ def _inner(a, b, zero):
 
 
 @compiled
+def attend_row(q, keys, values, head, first, end, scale, sinks, h, scores, y, zero):
+    """One query of head h, which sees keys first ... end-1 of a key head. Scores are those of the thread."""
+    top = sinks[h] if len(sinks) else -np.inf
+    for j in range(first, end):
+        scores[j] = _inner(q, keys[j, head], zero) * scale
+        top = max(top, scores[j])
+    total = math.exp(sinks[h] - top) if len(sinks) else zero
+    for j in range(first, end):
+        scores[j] = math.exp(scores[j] - top)
+        total += scores[j]
+    for c in range(len(y)):
+        y[c] = zero
+    for j in range(first, end):
+        e = scores[j] / total
+        for c in range(len(y)):
+            y[c] += e * values[j, head, c]
+
+
+@compiled
 def attend(q, keys, values, first, scale, sinks, scores, y, zero, lo, hi):
-    """One query of one head after the other: ``lo ... hi-1`` of n H. Scores are those of the thread."""
-    n, num_heads, width = y.shape
+    """One query of one head after the other: ``lo ... hi-1`` of n H."""
+    n, num_heads, _ = y.shape
     groups = num_heads // keys.shape[1]
     for r in range(lo, hi):
         i, h = divmod(r, num_heads)
-        head, end = h // groups, len(keys) - n + i + 1
-        top = sinks[h] if len(sinks) else -np.inf
-        for j in range(first[i], end):
-            scores[j] = _inner(q[i, h], keys[j, head], zero) * scale
-            top = max(top, scores[j])
-        total = math.exp(sinks[h] - top) if len(sinks) else zero
-        for j in range(first[i], end):
-            scores[j] = math.exp(scores[j] - top)
-            total += scores[j]
-        for c in range(width):
-            y[i, h, c] = zero
-        for j in range(first[i], end):
-            e = scores[j] / total
-            for c in range(width):
-                y[i, h, c] += e * values[j, head, c]
+        end = len(keys) - n + i + 1
+        attend_row(q[i, h], keys, values, h // groups, first[i], end, scale, sinks, h, scores, y[i, h], zero)
 
 
 @compiled

@@ -30,7 +30,7 @@ def run(task: Callable[[Any], object], work: list[Any]) -> None:
 
     Inside a task, kernels run on that task's thread alone: helpers that wait for helpers could wait forever.
     """
-    helpers = min(count(), len(work)) - 1 if len(work) > 1 and not hasattr(_here, "helper") else 0
+    helpers = min(count(), len(work)) - 1 if len(work) > 1 and not in_helper() else 0
     if helpers < 1:
         for item in work:
             task(item)
@@ -53,6 +53,11 @@ def _drain(task: Callable[[Any], object], items: Iterable[Any]) -> None:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """The helpers of this process; a forked child has none of its parent's threads and makes its own."""
     return ThreadPoolExecutor(threads - 1, "moe_numpy", initializer=lambda: setattr(_here, "helper", True))
+
+
+def in_helper() -> bool:
+    """Whether this thread does a task for another one."""
+    return hasattr(_here, "helper")
 
 
 def count() -> int:

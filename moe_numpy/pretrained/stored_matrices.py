@@ -10,7 +10,8 @@ import numpy as np
 from ..formats import Matrix, Stack, quantise
 from ..formats.float32 import Float32Matrix
 from ..inference import MappedStore, StoreError
-from ..inference.experts import ACTIVATIONS, StackedExperts, format_for
+from ..inference.expert_tables import ExpertTable, ExpertTables
+from ..inference.experts import ACTIVATIONS, StackedExperts, format_for, swiglu
 from ..typing import Array, Float, Int
 from .errors import PretrainedError
 from .expert_reading import LayerPieces, StoredLayer
@@ -54,7 +55,8 @@ class StoredMatrices:
     def __init__(self, reader: StoredLayer, kind: str, settings: Mapping[str, float]):
         self.reader = reader
         (self.first, self.second), activation = ACTIVATIONS[kind]
-        self.activation: Callable[[Any], Any] = partial(activation, **settings)
+        self.num_experts = reader.pieces.num_experts
+        self.activation = partial(activation, **settings)
         self._views: dict[int, tuple[Mapping[str, Parts], Mapping[str, Array]]] = {}  # of mapped files
 
     def __call__(self, x: Float[Array, "N d"], experts: Int[Array, " N"]) -> Float[Array, "N d"]:
@@ -66,21 +68,38 @@ class StoredMatrices:
             y[mine] = self._product(self.second, parts, vectors, self.activation(h))
         return y
 
+    def tables(self) -> ExpertTables | None:
+        """Where the matrices of mapped files are; None for others, and where one must be decoded first."""
+        if not isinstance(self.reader.store, MappedStore):
+            return None
+        found = [(parts, vectors) for _, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1))]
+        tables = []
+        for name in (self.first, self.second):
+            of = [parts[name] for parts, _ in found]
+            biases = [vectors.get(f"{name}_bias") for _, vectors in found]
+            bias = None if biases[0] is None else np.stack(biases)
+            slices = [rows for rows, _ in of[0].parts]
+            if any(each.decoded or [rows for rows, _ in each.parts] != slices for each in of):
+                return None
+            if any(rows.step not in (None, 1) for rows in slices) or (bias is not None and len(slices) > 1):
+                return None
+            tables.append([ExpertTable([e.parts[i][1] for e in of], s, bias) for i, s in enumerate(slices)])
+        return ExpertTables(*tables, self.activation, self.activation.func is swiglu)
+
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
-        num_experts = self.reader.pieces.num_experts
         stacks: dict[str, tuple[type[Matrix], dict[str, Array]]] = {}
         biases: dict[str, Array] = {}
-        for e, parts, vectors in self._each(dict.fromkeys(range(num_experts), 1)):
+        for e, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1)):
             for name, part in parts.items():
                 matrix = quantise(part.dequantise(), format_for(part.shape[1], format))
                 if name not in stacks:
-                    room = {key: np.empty((num_experts, *a.shape), a.dtype) for key, a in matrix.arrays.items()}
+                    room = {key: np.empty((self.num_experts, *a.shape), a.dtype) for key, a in matrix.arrays.items()}
                     stacks[name] = type(matrix), room
                 for key, array in matrix.arrays.items():
                     stacks[name][1][key][e] = array
             for name, vector in vectors.items():
-                biases.setdefault(name, np.empty((num_experts, *vector.shape), np.float32))[e] = vector
+                biases.setdefault(name, np.empty((self.num_experts, *vector.shape), np.float32))[e] = vector
         first, second = (Stack(*stacks[name]) for name in (self.first, self.second))
         return StackedExperts(
             first, second, self.activation, [biases.get(f"{name}_bias") for name in (self.first, self.second)]

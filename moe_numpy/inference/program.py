@@ -1,0 +1,334 @@
+"""What a model does with N rows, as a list of instructions: written down once, walked for every token.
+
+The steps of a layer add to a program what they would compute: an instruction for
+:mod:`moe_numpy.kernels.program_loops`, and its definition, which is called where nothing is compiled. Both work on the
+same arrays, which the program owns. What has no instruction is a function of Python between two walks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..formats import Matrix
+from ..kernels import sort_by_key
+from ..moe.dispatch import combine
+from ..ops.activations import swiglu
+from ..ops import RMSNorm
+from ..ops.attention import rotate
+from ..typing import Array, Float, Int, Shaped
+from .rows import Rows
+
+_LINE = 64  # bytes: where arrays begin
+_UNIT = 64  # rows of a weight matrix that a thread takes at once, at most
+
+
+class Program:
+    """Instructions for N rows of tokens.
+
+    Args:
+        num_rows: N.
+
+    Attributes:
+        now: the rows of the present call.
+        at_start: what every call begins with.
+        question: where the caller puts rows.
+        answer: where it finds them.
+    """
+
+    def __init__(self, num_rows: int):
+        self.num_rows = num_rows
+        self.now: Any = None
+        self.at_start: list[Callable[[Rows], object]] = []
+        self.question: Any = None
+        self.answer: Any = None
+        self._rooms: dict[tuple[Any, ...], Array] = {}
+        self._shared: dict[Any, Any] = {}
+        self._definitions: list[Callable[[], object]] = []
+        self._code: list[tuple[str, float, Callable[[Any], tuple[int, ...]]]] = []
+        self._parts: list[Any] = [[0, 0]]  # first and last instruction of a walk, or a function
+        self._read: set[int] = set()  # arrays, since the last barrier
+        self._written: set[int] = set()
+        self._packed: dict[tuple[Any, ...], Array] = {}
+        self._compiled: Any = None
+
+    def room(self, name: str, *shape: int, dtype: Any = np.float32) -> Shaped[Array, "..."]:
+        """An array of the program: layers that ask for the same name and shape share it."""
+        key = name, shape, np.dtype(dtype)
+        if key not in self._rooms:
+            size = int(np.prod(shape)) * key[2].itemsize
+            memory = np.zeros(size + _LINE, np.uint8)
+            start = -memory.ctypes.data % _LINE
+            self._rooms[key] = memory[start : start + size].view(dtype).reshape(shape)
+        return self._rooms[key]
+
+    def shared(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What several layers have in common, made for the first of them."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def call(self, function: Callable[[], object]) -> None:
+        """A function of Python, which sees and changes arrays of the program."""
+        self._definitions.append(function)
+        self._parts += [function, [len(self._code)] * 2]
+        self._forget()
+
+    def product(self, matrix: Matrix, x: Float[Array, "N i"], y: Float[Array, "N o"], bias: Any = None) -> None:
+        """y_n = W x_n + b."""
+
+        def define() -> None:
+            y[...] = matrix.product(np.ascontiguousarray(x))
+            if bias is not None:
+                y[...] += bias
+
+        if not matrix.operands.compiled:
+            self.call(define)
+            return
+        packed, (out, unit) = self.packed(x, matrix), _units(y.shape[1])
+        to = y.ctypes.data, y.strides[0], out, _address(bias), unit
+        self._add(
+            "PRODUCT", lambda loops: (*loops.operands(matrix), packed.ctypes.data, len(x), *to), define, [packed], [y]
+        )
+
+    def product_of_experts(
+        self, table: Any, x: Float[Array, "A i"], groups: "Groups", y: Float[Array, "A o"]
+    ) -> None:
+        """y_a = W_e x_a + b_e for assignments a in the order of their experts e. x are packed rows of ``gather``."""
+
+        def define() -> None:
+            for e, rows in groups.listed():
+                y[rows, table.rows] = table[e].product(x[rows])
+                if table.bias is not None:
+                    y[rows, table.rows] += table.bias[e]
+
+        to, (out, unit) = y[:, table.rows], _units(table.shape[0])
+        fields = to.ctypes.data, y.strides[0], out, _address(table.bias), unit
+        self._add(
+            "PRODUCT_OF_EXPERTS",
+            lambda loops: (*table.operands(loops), x.ctypes.data, len(x), groups.bounds.ctypes.data, *fields),
+            define,
+            [x, groups.bounds],
+            [y],
+        )
+
+    def rms_norm(
+        self, x: Float[Array, "rows d"], weight: Float[Array, " d"], eps: float, y: Float[Array, "rows d"]
+    ) -> None:
+        """y_n = w x_n / √(mean(x_n²) + ε)."""
+
+        def define() -> None:
+            y[...] = RMSNorm.compute(x, weight, eps=eps)
+
+        fields = x.ctypes.data, *x.shape, weight.ctypes.data, y.ctypes.data
+        self._add("RMS_NORM", lambda _: fields, define, [x], [y], eps)
+
+    def rotate(self, x: Float[Array, "N H D"], cos: Any, sin: Any, y: Float[Array, "N H D"]) -> None:
+        """The heads of row n turned by its own angles."""
+
+        def define() -> None:
+            turned = rotate(np.ascontiguousarray(x.swapaxes(0, 1))[None], cos, sin)[0]
+            y[...] = turned.swapaxes(0, 1)
+
+        fields = x.ctypes.data, *x.shape, cos.ctypes.data, sin.ctypes.data, y.ctypes.data
+        self._add("ROTATE", lambda _: fields, define, [x], [y])
+
+    def keep(self, x: Float[Array, "N width"], places: Int[Array, "N _"], field: str, define: Any) -> None:
+        """Row n goes where ``places[n]`` says."""
+        fields = x.ctypes.data, *x.shape, places.ctypes.data
+        self._add("KEEP", lambda loops: (*fields, getattr(loops, field)), define, [x], [places])
+
+    def attend(
+        self,
+        q: Float[Array, "N H D"],
+        num_kv_heads: int,
+        places: Int[Array, "N _"],
+        sinks: Any,
+        scale: float,
+        y: Float[Array, "N H Dv"],
+        define: Callable[[], object],
+    ) -> None:
+        """Row n of q attends to the keys and values that ``places[n]`` names."""
+        n, num_heads, width = q.shape
+        fields = n, num_heads, num_kv_heads, width, y.shape[2], places.ctypes.data, _address(sinks), y.ctypes.data
+        self._add("ATTEND", lambda _: (q.ctypes.data, *fields), define, [q, places], [y], scale)
+
+    def swiglu(self, gate: Float[Array, "rows f"], up: Float[Array, "rows f"], y: Float[Array, "rows f"]) -> None:
+        """y = silu(gate) ⊙ up; both may be halves of wider rows."""
+
+        def define() -> None:
+            y[...] = swiglu(gate, up)
+
+        fields = gate.ctypes.data, up.ctypes.data, gate.strides[0] // gate.itemsize, *y.shape, y.ctypes.data
+        self._add("SWIGLU", lambda _: fields, define, [gate, up], [y])
+
+    def add(self, x: Float[Array, "N d"], more: Float[Array, "N d"], factor: float = 1.0) -> None:
+        """x += m · more."""
+
+        def define() -> None:
+            x[...] += more if factor == 1 else np.float32(factor) * more
+
+        self._add("ADD", lambda _: (x.ctypes.data, more.ctypes.data, x.size), define, [more], [x], factor)
+
+    def route(
+        self,
+        logits: Float[Array, "N E"],
+        over_all: bool,
+        whole: bool,
+        expert: Int[Array, "N k"],
+        gate: Float[Array, "N k"],
+        define: Callable[[], object],
+    ) -> None:
+        """The k best experts of each row, and their gate weights.
+
+        These are a softmax over all logits, divided by their sum if ``whole``, or one over the logits of those chosen.
+        """
+        fields = logits.ctypes.data, *logits.shape, expert.shape[1], over_all, whole, expert.ctypes.data
+        self._add("ROUTE", lambda _: (*fields, gate.ctypes.data), define, [logits], [expert, gate])
+
+    def group(self, expert: Int[Array, "N k"], gate: Float[Array, "N k"], num_experts: int) -> "Groups":
+        """Assignments in the order of their experts."""
+        groups = Groups(self, expert.size)
+
+        def define() -> None:
+            groups.order[...], offsets = sort_by_key(expert.reshape(-1), num_experts)
+            groups.position[groups.order] = np.arange(len(groups.order))
+            groups.gate[...] = gate.reshape(-1)[groups.order]
+            groups.fill(offsets)
+
+        to = (each.ctypes.data for each in (groups.order, groups.position, groups.bounds, gate, groups.gate))
+        fields = expert.ctypes.data, expert.size, num_experts, *to
+        self._add("GROUP", lambda _: fields, define, [expert, gate], groups.arrays)
+        return groups
+
+    def gather(
+        self, x: Float[Array, "N d"], k: int, groups: "Groups", table: Any, gated: bool
+    ) -> Float[Array, "A width"]:
+        """The row of each assignment, packed for the products of its expert; times its gate weight if ``gated``."""
+        a, width = len(groups.order), x.shape[1]
+        y = self.room(f"gathered {table.even_first}", a, -(-width // 32) * 32)
+
+        def define() -> None:
+            rows = x[groups.order // k]
+            y[:, :width] = rows * groups.gate[:, None] if gated else rows
+
+        fields = x.ctypes.data, k, a, width, groups.order.ctypes.data, _address(groups.gate if gated else None)
+        to = table.even_first, y.ctypes.data
+        self._add("GATHER", lambda _: (*fields, *to), define, [x, groups.order, groups.gate], [y])
+        return y[:, :width]
+
+    def combine(
+        self, r: Float[Array, "A d"], k: int, groups: "Groups", gate: Float[Array, " A"], y: Float[Array, "N d"]
+    ) -> None:
+        """y_t = Σ g_a r_a over the k assignments a of token t."""
+
+        def define() -> None:
+            at = groups.position
+            y[...] = combine(r[at], gate[at], np.arange(len(at)) // k, len(y))
+
+        fields = r.ctypes.data, len(y), k, y.shape[1], groups.position.ctypes.data, gate.ctypes.data, y.ctypes.data
+        self._add("COMBINE", lambda _: fields, define, [r, groups.position, gate], [y])
+
+    def run(self, now: Any, crew: Any) -> None:
+        """Everything, for these rows; ``crew`` as from :func:`moe_numpy.kernels.programs`, or None."""
+        self.now = now
+        for start in self.at_start:
+            start(now)
+        if crew is None:
+            for define in self._definitions:
+                define()
+            return
+        if self._compiled is None:
+            self._compiled = crew.compiled(self._code)
+        code, numbers, counters = self._compiled
+        counters[...] = 0
+        addresses = code.ctypes.data, numbers.ctypes.data, counters.ctypes.data
+        for part in self._parts:
+            if callable(part):
+                part()
+            elif part[0] < part[1]:
+                crew.walk(*addresses, *part)
+
+    def packed(self, x: Float[Array, "N i"], matrix: Any) -> Float[Array, "N i"]:
+        """Rows as compiled products with such a matrix, or table of matrices, read them."""
+        even_first, width = bool(matrix.even_first), x.shape[1]
+        if width % 32 == 0 and not even_first:
+            return x
+        key = x.ctypes.data, x.shape, even_first
+        if key not in self._packed:
+            y = self.room(f"packed {key[0]} {even_first}", len(x), -(-width // 32) * 32)[:, :width]
+            fields = x.ctypes.data, *x.shape, even_first, y.ctypes.data
+            self._add("PACK", lambda _: fields, lambda: np.copyto(y, x), [x], [y])
+            self._packed[key] = y
+        return self._packed[key]
+
+    def _add(
+        self,
+        name: str,
+        fields: Callable[[Any], tuple[int, ...]],
+        define: Callable[[], object],
+        reads: Sequence[Array],
+        writes: Sequence[Array],
+        number: float = 0.0,
+    ) -> None:
+        """One instruction, after a barrier if it needs what was written since the last one."""
+        read, written = {_owner(x) for x in reads}, {_owner(x) for x in writes}
+        if (read | written) & self._written or written & self._read:
+            self._code.append(("BARRIER", 0.0, lambda _: ()))
+            self._read, self._written = set(), set()
+        self._read |= read
+        self._written |= written
+        for key, packed in list(self._packed.items()):
+            if any(key[0] == x.ctypes.data or _owner(packed) in written for x in writes):
+                del self._packed[key]
+        self._code.append((name, number, fields))
+        self._parts[-1][1] = len(self._code)
+        self._definitions.append(define)
+
+    def _forget(self) -> None:
+        self._read, self._written, self._packed = set(), set(), {}
+
+
+class Groups:
+    """Assignments sorted by expert.
+
+    Attributes:
+        order: which assignment is at each place; assignment a is the (a mod k)-th of token a // k.
+        position: the place of each assignment.
+        gate: gate weights in that order.
+        bounds: how many experts have assignments, which, and where those of each begin and end.
+    """
+
+    def __init__(self, program: Program, num: int):
+        self.order, self.position = (program.room(name, num, dtype=np.int64) for name in ("order", "position"))
+        self.gate = program.room("sorted gate", num)
+        self.bounds = program.room("bounds", 2 * num + 2, dtype=np.int64)
+        self.arrays = self.order, self.position, self.gate, self.bounds
+
+    def fill(self, offsets: Int[Array, " E1"]) -> None:
+        """Set the bounds."""
+        num, own = len(self.order), np.flatnonzero(np.diff(offsets))
+        self.bounds[0], self.bounds[1 : 1 + len(own)] = len(own), own
+        self.bounds[1 + num : 1 + num + len(own)], self.bounds[1 + num + len(own)] = offsets[own], num
+
+    def listed(self) -> list[tuple[int, slice]]:
+        """Each expert with its rows."""
+        num, n = len(self.order), int(self.bounds[0])
+        experts, bounds = self.bounds[1 : 1 + n].tolist(), self.bounds[1 + num : 2 + num + n].tolist()
+        return [(e, slice(bounds[g], bounds[g + 1])) for g, e in enumerate(experts)]
+
+
+def _units(out: int) -> tuple[int, int]:
+    """Rows of a matrix, and how many of them are one piece of work."""
+    return out, min(_UNIT, max(16, out // 8 // 16 * 16))
+
+
+def _owner(x: Array) -> int:
+    """Which memory an array is a view of."""
+    while isinstance(x.base, np.ndarray):
+        x = x.base
+    return id(x)
+
+
+def _address(x: Any) -> int:
+    return 0 if x is None else int(x.ctypes.data)

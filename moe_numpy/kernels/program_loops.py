@@ -1,0 +1,392 @@
+"""The compiled loop that walks a program: the steps of a whole model for some rows, in one call, on several threads.
+
+Each thread walks all instructions and does its part of each: pieces of work go to whoever asks first. A BARRIER stands
+where an instruction needs what others wrote. What an instruction computes is defined by the method of the same name of
+``inference.program.Program``; the formulas are those of ``loops`` and ``product_loops``. Each row is computed by itself,
+in one order, so that its bits depend neither on the other rows nor on the number of threads.
+
+An instruction is a row of 64-bit integers: its name, and its fields in the order of the functions below. Arrays come as
+addresses of dense float32 or int64 entries.
+"""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+from numba import carray, types
+from numba.extending import intrinsic
+
+from . import atomics, decoders, loops, product_loops, row_products, vectors
+from .atomics import atomic_add, wait_until_at_least
+from .loops import compiled
+from .product_loops import operands, pack, product  # noqa: F401
+
+MADE_OF = (atomics, decoders, loops, product_loops, row_products, vectors)
+
+FIELDS = 20
+NAMES = (
+    "BARRIER", "PRODUCT", "PRODUCT_OF_EXPERTS", "PACK", "RMS_NORM", "ROTATE", "KEEP", "ATTEND", "SWIGLU", "ADD",
+    "ROUTE", "GROUP", "GATHER", "COMBINE",
+)  # fmt: skip
+OF = SimpleNamespace(**{name: number for number, name in enumerate(NAMES)})
+(
+    _BARRIER, _PRODUCT, _PRODUCT_OF_EXPERTS, _PACK, _RMS_NORM, _ROTATE, _KEEP, _ATTEND, _SWIGLU, _ADD, _ROUTE, _GROUP,
+    _GATHER, _COMBINE,
+) = range(len(NAMES))  # fmt: skip
+
+# What the threads of a program have in common: numbers at these bytes of one array, in cache lines of their own.
+TICKET, ARRIVED, CODE, NUMBERS, COUNTERS, FIRST, LAST, LEAVE = 0, 64, 128, 136, 144, 152, 160, 168
+SHARED = 256
+# Where each row's keys and values are: fields of a row of ``places``.
+NEW_KEY, NEW_VALUE, KEYS, VALUES, BEGIN, END, PLACES = range(7)
+_PIECE = 256  # columns of an activation that a thread takes at once
+_ENTRIES = 4096  # of a sum
+
+
+@intrinsic
+def _pointer(context, address):
+    def make(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), make
+
+
+@compiled
+def _floats(address, num):
+    return carray(_pointer(address), (num,), np.float32)
+
+
+@compiled
+def _rows(address, num, width):
+    return carray(_pointer(address), (num, width), np.float32)
+
+
+@compiled
+def _heads(address, num, num_heads, width):
+    return carray(_pointer(address), (num, num_heads, width), np.float32)
+
+
+@compiled
+def _integers(address, num):
+    return carray(_pointer(address), (num,), np.int64)
+
+
+@compiled
+def _number(address):
+    return carray(_pointer(address), (1,), np.int64)[0]
+
+
+@compiled
+def _add_bias(y, y_step, num_rows, bias, lo, hi):
+    if bias == 0:
+        return
+    b = _floats(bias + 4 * lo, hi - lo)
+    for n in range(num_rows):
+        row = _floats(y + n * y_step + 4 * lo, hi - lo)
+        for j in range(hi - lo):
+            row[j] += b[j]
+
+
+@compiled
+def _product(i, counter):
+    kind, codes, codes_step, scales, scales_step, scale_rows, width, x, num_rows, y, y_step, out, bias, unit = (
+        i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13], i[14]
+    )  # fmt: skip
+    while True:
+        lo = atomic_add(counter, 1) * unit
+        if lo >= out:
+            return
+        hi = min(lo + unit, out)
+        product(kind, codes, codes_step, scales, scales_step, scale_rows, width, x, num_rows, y, y_step, lo, hi)
+        _add_bias(y, y_step, num_rows, bias, lo, hi)
+
+
+@compiled
+def _product_of_experts(i, counter):
+    """``table``: where the codes and scales of each expert begin."""
+    kind, table, codes_step, scales_step, scale_rows, width, x, num, groups, y, y_step, out, bias, unit = (
+        i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13], i[14]
+    )  # fmt: skip
+    listed = _integers(groups, 2 * num + 2)
+    blocks, x_step = (out + unit - 1) // unit, (width + 31) // 32 * 128
+    while True:
+        g, block = divmod(atomic_add(counter, 1), blocks)
+        if g >= listed[0]:
+            return
+        e, first, end = listed[1 + g], listed[1 + num + g], listed[2 + num + g]
+        lo, hi = block * unit, min((block + 1) * unit, out)
+        own_x, own_y, at = x + first * x_step, y + first * y_step, _integers(table + 16 * e, 2)
+        product(
+            kind, at[0], codes_step, at[1], scales_step, scale_rows, width, own_x, end - first, own_y, y_step, lo, hi
+        )
+        if bias != 0:
+            _add_bias(own_y, y_step, end - first, bias + 4 * e * out, lo, hi)
+
+
+@compiled
+def _pack(i, counter):
+    x, num_rows, width, even_first, y = i[1], i[2], i[3], i[4], i[5]
+    padded = (width + 31) // 32 * 32
+    while True:
+        n = atomic_add(counter, 1)
+        if n >= num_rows:
+            return
+        pack(_rows(x + 4 * n * width, 1, width), even_first != 0, _rows(y + 4 * n * padded, 1, padded))
+
+
+@compiled
+def _rms_norm(i, eps, counter):
+    x, num_rows, width, weight, y = i[1], i[2], i[3], i[4], i[5]
+    r, w = np.empty(1, np.float32), _floats(weight, width)
+    while True:
+        n = atomic_add(counter, 1)
+        if n >= num_rows:
+            return
+        row, out = _rows(x + 4 * n * width, 1, width), _rows(y + 4 * n * width, 1, width)
+        loops.rms_norm(row, w, np.float32(eps), out, r, np.float32(0), np.float32(1), np.float32(width), 0, 1)
+
+
+@compiled
+def _rotate(i, counter):
+    x, num_rows, num_heads, width, cos, sin, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7]
+    size, half = 4 * num_heads * width, width // 2
+    while True:
+        n = atomic_add(counter, 1)
+        if n >= num_rows:
+            return
+        row = carray(_pointer(x + n * size), (1, num_heads, 1, width), np.float32)
+        out = carray(_pointer(y + n * size), (1, num_heads, 1, width), np.float32)
+        c, s = _rows(cos + 4 * n * half, 1, half), _rows(sin + 4 * n * half, 1, half)
+        loops.rotate(row, c, s, out, 0, 1)
+
+
+@compiled
+def _keep(i, counter):
+    x, num_rows, width, places, field = i[1], i[2], i[3], i[4], i[5]
+    while True:
+        n = atomic_add(counter, 1)
+        if n >= num_rows:
+            return
+        row = _floats(x + 4 * n * width, width)
+        out = _floats(_number(places + 8 * (n * PLACES + field)), width)
+        for j in range(width):
+            out[j] = row[j]
+
+
+@compiled
+def _attend(i, scale, counter):
+    q, num_rows, num_heads, num_kv_heads, width, value_width, places, sinks, y = (
+        i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9]
+    )  # fmt: skip
+    of_sinks = _floats(sinks, num_heads if sinks != 0 else 0)
+    scores = np.empty(0, np.float32)
+    while True:
+        n, h = divmod(atomic_add(counter, 1), num_heads)
+        if n >= num_rows:
+            return
+        place = _integers(places + 8 * n * PLACES, PLACES)
+        end = place[END]
+        if len(scores) < end:
+            scores = np.empty(end, np.float32)
+        keys = _heads(place[KEYS], end, num_kv_heads, width)
+        values = _heads(place[VALUES], end, num_kv_heads, value_width)
+        at = n * num_heads + h
+        row, out = _floats(q + 4 * at * width, width), _floats(y + 4 * at * value_width, value_width)
+        head = h // (num_heads // num_kv_heads)
+        loops.attend_row(
+            row, keys, values, head, place[BEGIN], end, np.float32(scale), of_sinks, h, scores, out, np.float32(0)
+        )
+
+
+@compiled
+def _swiglu(i, counter):
+    gate, up, step, num_rows, width, y = i[1], i[2], i[3], i[4], i[5], i[6]
+    blocks = (width + _PIECE - 1) // _PIECE
+    e = np.empty((1, _PIECE), np.float32)
+    while True:
+        n, block = divmod(atomic_add(counter, 1), blocks)
+        if n >= num_rows:
+            return
+        start = block * _PIECE
+        num = min(_PIECE, width - start)
+        g, u = _floats(gate + 4 * (n * step + start), num), _floats(up + 4 * (n * step + start), num)
+        for j in range(num):
+            e[0, j] = math.exp(-g[j])
+        loops.swiglu(e, g, num, u, num, _rows(y + 4 * (n * width + start), 1, num), np.float32(1))
+
+
+@compiled
+def _add(i, factor, counter):
+    x, more, num = i[1], i[2], i[3]
+    while True:
+        start = atomic_add(counter, 1) * _ENTRIES
+        if start >= num:
+            return
+        size = min(_ENTRIES, num - start)
+        a, b, m = _floats(x + 4 * start, size), _floats(more + 4 * start, size), np.float32(factor)
+        if factor == 1:
+            for j in range(size):
+                a[j] += b[j]
+        else:
+            for j in range(size):
+                a[j] += m * b[j]
+
+
+@compiled
+def _route(i, counter):
+    """``over_all``: softmax of all logits; else of those that were chosen. ``whole``: gates of a token sum to one."""
+    logits, num_rows, num_experts, k, over_all, whole, expert, gate = i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8]
+    p, zero = np.empty((1, num_experts), np.float32), np.float32(0)
+    while True:
+        n = atomic_add(counter, 1)
+        if n >= num_rows:
+            return
+        row = _rows(logits + 4 * n * num_experts, 1, num_experts)
+        chosen = carray(_pointer(expert + 8 * n * k), (1, k), np.int64)
+        g = _rows(gate + 4 * n * k, 1, k)
+        if over_all != 0:
+            loops.shift_by_maximum(row, p, 0, 1)
+            for e in range(num_experts):
+                p[0, e] = math.exp(p[0, e])
+            loops.divide_by_sum(p, zero, 0, 1)
+            loops.top_k(p, chosen, 0, 1)
+            for j in range(k):
+                g[0, j] = p[0, chosen[0, j]]
+            if whole != 0:
+                loops.divide_by_sum(g, zero, 0, 1)
+        else:
+            loops.top_k(row, chosen, 0, 1)
+            top = row[0, chosen[0, 0]]
+            for j in range(k):
+                g[0, j] = math.exp(row[0, chosen[0, j]] - top)
+            loops.divide_by_sum(g, zero, 0, 1)
+
+
+@compiled
+def _group(i, counter):
+    """Assignments by expert: ``order`` and ``position`` in it, ``groups``: how many, their experts, their bounds."""
+    if atomic_add(counter, 1) > 0:
+        return
+    expert, num, num_experts, gate, sorted_gate = _integers(i[1], i[2]), i[2], i[3], i[7], i[8]
+    order, position, groups = _integers(i[4], num), _integers(i[5], num), _integers(i[6], 2 * num + 2)
+    given, gate_of = _floats(gate, num), _floats(sorted_gate, num)
+    start = np.zeros(num_experts + 1, np.int64)
+    loops.begin_of_keys(expert, start)
+    found = 0
+    for e in range(num_experts):
+        if start[e + 1] > start[e]:
+            groups[1 + found], groups[1 + num + found] = e, start[e]
+            found += 1
+    groups[0], groups[1 + num + found] = found, num
+    loops.counting_sort(expert, start[:-1], order)
+    for at in range(num):
+        position[order[at]] = at
+        gate_of[at] = given[order[at]]
+
+
+@compiled
+def _gather(i, counter):
+    """The rows of all assignments in their order, packed, times their gates where these stand before the experts."""
+    x, k, num, width, order, gate, even_first, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8]
+    of, padded = _integers(order, num), (width + 31) // 32 * 32
+    scaled = np.empty((1, width), np.float32)
+    while True:
+        at = atomic_add(counter, 1)
+        if at >= num:
+            return
+        a = of[at]
+        row, out = _rows(x + 4 * (a // k) * width, 1, width), _rows(y + 4 * at * padded, 1, padded)
+        if gate != 0:
+            g = _floats(gate, num)[at]
+            for j in range(width):
+                scaled[0, j] = row[0, j] * g
+            pack(scaled, even_first != 0, out)
+        else:
+            pack(row, even_first != 0, out)
+
+
+@compiled
+def _combine(i, counter):
+    r, num_rows, k, width, position, gate, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7]
+    num = num_rows * k
+    of, g, rows, start = _integers(position, num), _floats(gate, num), _rows(r, num, width), np.array([0, k])
+    while True:
+        n = atomic_add(counter, 1)
+        if n >= num_rows:
+            return
+        loops.combine(rows, g, of[n * k : (n + 1) * k], start, _rows(y + 4 * n * width, 1, width), 0, 1)
+
+
+@compiled
+def walk(code, numbers, counters, first, last, shared, num_threads, met):
+    """Instructions first ... last-1, then a barrier; ``met``: barriers so far. Returns their number after it."""
+    for n in range(first, last):
+        i = _integers(code + 8 * FIELDS * n, FIELDS)
+        number = carray(_pointer(numbers + 8 * n), (1,), np.float64)[0]
+        counter, name = counters + 8 * n, i[0]
+        if name == _BARRIER:
+            met += 1
+            atomic_add(shared + ARRIVED, 1)
+            wait_until_at_least(shared + ARRIVED, met * num_threads)
+        elif name == _PRODUCT:
+            _product(i, counter)
+        elif name == _PRODUCT_OF_EXPERTS:
+            _product_of_experts(i, counter)
+        elif name == _PACK:
+            _pack(i, counter)
+        elif name == _RMS_NORM:
+            _rms_norm(i, number, counter)
+        elif name == _ROTATE:
+            _rotate(i, counter)
+        elif name == _KEEP:
+            _keep(i, counter)
+        elif name == _ATTEND:
+            _attend(i, number, counter)
+        elif name == _SWIGLU:
+            _swiglu(i, counter)
+        elif name == _ADD:
+            _add(i, number, counter)
+        elif name == _ROUTE:
+            _route(i, counter)
+        elif name == _GROUP:
+            _group(i, counter)
+        elif name == _GATHER:
+            _gather(i, counter)
+        elif name == _COMBINE:
+            _combine(i, counter)
+    met += 1
+    atomic_add(shared + ARRIVED, 1)
+    wait_until_at_least(shared + ARRIVED, met * num_threads)
+    return met
+
+
+@compiled
+def follow(shared, num_threads):
+    """Walk whatever the leader walks, until it says to leave."""
+    met, ticket = 0, 0
+    while True:
+        ticket += 1
+        wait_until_at_least(shared + TICKET, ticket)
+        if _number(shared + LEAVE) != 0:
+            return
+        code, numbers, counters = _number(shared + CODE), _number(shared + NUMBERS), _number(shared + COUNTERS)
+        first, last = _number(shared + FIRST), _number(shared + LAST)
+        met = walk(code, numbers, counters, first, last, shared, num_threads, met)
+
+
+@compiled
+def lead(shared, code, numbers, counters, first, last, num_threads, met):
+    """Have all threads walk some instructions; returns when they have."""
+    to = _integers(shared, SHARED // 8)
+    to[CODE // 8], to[NUMBERS // 8], to[COUNTERS // 8], to[FIRST // 8], to[LAST // 8] = (
+        code, numbers, counters, first, last
+    )  # fmt: skip
+    atomic_add(shared + TICKET, 1)
+    return walk(code, numbers, counters, first, last, shared, num_threads, met)
+
+
+@compiled
+def dismiss(shared):
+    """Send the helpers away."""
+    _integers(shared, SHARED // 8)[LEAVE // 8] = 1
+    atomic_add(shared + TICKET, 1)
