@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import no_grad
+from ..kernels import programs
 from ..models import Transformer
 from ..models.transformer import Block
-from ..kernels import programs
 from ..typing import Array, Float, Int
 from .attention import attention_step
 from .feed_forward import feed_forward_step

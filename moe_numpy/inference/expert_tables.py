@@ -20,7 +20,9 @@ class ExpertTable:
         bias: [E, out], or None.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], rows: slice | None = None, bias: Float[Array, "E out"] | None = None):
+    def __init__(
+        self, matrices: Sequence[Matrix], rows: slice | None = None, bias: Float[Array, "E out"] | None = None
+    ):
         self.matrices, self.bias = matrices, bias
         self.shape = matrices[0].shape
         self.rows = slice(0, self.shape[0]) if rows is None else rows

@@ -62,7 +62,7 @@ class RouterStep:
             program.route(logits, *how, expert, gate, define)
 
     def _softmax(self) -> tuple[bool, bool] | None:
-        """Whether the softmax is over all experts, and whether gate weights are divided by their sum; None for others."""
+        """Whether the softmax is over all experts, and whether gates are divided by their sum; None for others."""
         c = self.config
         if type(c.selection) is not TopK or c.balancer is not None:
             return None

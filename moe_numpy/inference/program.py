@@ -6,6 +6,7 @@ same arrays, which the program owns. What has no instruction is a function of Py
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,15 @@ import numpy as np
 from ..formats import Matrix
 from ..kernels import sort_by_key
 from ..moe.dispatch import combine
-from ..ops.activations import swiglu
 from ..ops import RMSNorm
+from ..ops.activations import swiglu
 from ..ops.attention import rotate
 from ..typing import Array, Float, Int, Shaped
 from .rows import Rows
 
 _LINE = 64  # bytes: where arrays begin
 _UNIT = 64  # rows of a weight matrix that a thread takes at once, at most
+_SMALL = 1 << 15  # entries, or multiplications: some 10 µs, which threads do not share
 
 
 class Program:
@@ -45,10 +47,10 @@ class Program:
         self._rooms: dict[tuple[Any, ...], Array] = {}
         self._shared: dict[Any, Any] = {}
         self._definitions: list[Callable[[], object]] = []
-        self._code: list[tuple[str, float, Callable[[Any], tuple[int, ...]]]] = []
+        self._code: list[Instruction] = []
         self._parts: list[Any] = [[0, 0]]  # first and last instruction of a walk, or a function
-        self._read: set[int] = set()  # arrays, since the last barrier
-        self._written: set[int] = set()
+        self._block, self._before, self._chain = 0, Touched(), Touched()  # in this block: apart from, and in its chain
+        self._head: Instruction | None = None  # of a chain that can become longer
         self._packed: dict[tuple[Any, ...], Array] = {}
         self._compiled: Any = None
 
@@ -72,7 +74,8 @@ class Program:
         """A function of Python, which sees and changes arrays of the program."""
         self._definitions.append(function)
         self._parts += [function, [len(self._code)] * 2]
-        self._forget()
+        self._packed = {}
+        self._next_block()
 
     def product(self, matrix: Matrix, x: Float[Array, "N i"], y: Float[Array, "N o"], bias: Any = None) -> None:
         """y_n = W x_n + b."""
@@ -88,12 +91,11 @@ class Program:
         packed, (out, unit) = self.packed(x, matrix), _units(y.shape[1])
         to = y.ctypes.data, y.strides[0], out, _address(bias), unit
         self._add(
-            "PRODUCT", lambda loops: (*loops.operands(matrix), packed.ctypes.data, len(x), *to), define, [packed], [y]
-        )
+            "PRODUCT", lambda loops: (*loops.operands(matrix), packed.ctypes.data, len(x), *to), define, [packed], [y],
+            work=y.size * x.shape[1],
+        )  # fmt: skip
 
-    def product_of_experts(
-        self, table: Any, x: Float[Array, "A i"], groups: "Groups", y: Float[Array, "A o"]
-    ) -> None:
+    def product_of_experts(self, table: Any, x: Float[Array, "A i"], groups: "Groups", y: Float[Array, "A o"]) -> None:
         """y_a = W_e x_a + b_e for assignments a in the order of their experts e. x are packed rows of ``gather``."""
 
         def define() -> None:
@@ -110,6 +112,7 @@ class Program:
             define,
             [x, groups.bounds],
             [y],
+            work=len(x) * table.shape[0] * table.shape[1],
         )
 
     def rms_norm(
@@ -151,7 +154,7 @@ class Program:
         """Row n of q attends to the keys and values that ``places[n]`` names."""
         n, num_heads, width = q.shape
         fields = n, num_heads, num_kv_heads, width, y.shape[2], places.ctypes.data, _address(sinks), y.ctypes.data
-        self._add("ATTEND", lambda _: (q.ctypes.data, *fields), define, [q, places], [y], scale)
+        self._add("ATTEND", lambda _: (q.ctypes.data, *fields), define, [q, places], [y], scale, work=_SMALL + 1)
 
     def swiglu(self, gate: Float[Array, "rows f"], up: Float[Array, "rows f"], y: Float[Array, "rows f"]) -> None:
         """y = silu(gate) ⊙ up; both may be halves of wider rows."""
@@ -160,7 +163,7 @@ class Program:
             y[...] = swiglu(gate, up)
 
         fields = gate.ctypes.data, up.ctypes.data, gate.strides[0] // gate.itemsize, *y.shape, y.ctypes.data
-        self._add("SWIGLU", lambda _: fields, define, [gate, up], [y])
+        self._add("SWIGLU", lambda _: fields, define, [gate, up], [y], work=16 * y.size)
 
     def add(self, x: Float[Array, "N d"], more: Float[Array, "N d"], factor: float = 1.0) -> None:
         """x += m · more."""
@@ -240,14 +243,12 @@ class Program:
             return
         if self._compiled is None:
             self._compiled = crew.compiled(self._code)
-        code, numbers, counters = self._compiled
-        counters[...] = 0
-        addresses = code.ctypes.data, numbers.ctypes.data, counters.ctypes.data
+        run = crew.begin(self._compiled)
         for part in self._parts:
             if callable(part):
                 part()
             elif part[0] < part[1]:
-                crew.walk(*addresses, *part)
+                crew.walk(self._compiled, run, *part)
 
     def packed(self, x: Float[Array, "N i"], matrix: Any) -> Float[Array, "N i"]:
         """Rows as compiled products with such a matrix, or table of matrices, read them."""
@@ -270,23 +271,67 @@ class Program:
         reads: Sequence[Array],
         writes: Sequence[Array],
         number: float = 0.0,
+        work: int | None = None,
     ) -> None:
-        """One instruction, after a barrier if it needs what was written since the last one."""
-        read, written = {_owner(x) for x in reads}, {_owner(x) for x in writes}
-        if (read | written) & self._written or written & self._read:
-            self._code.append(("BARRIER", 0.0, lambda _: ()))
-            self._read, self._written = set(), set()
-        self._read |= read
-        self._written |= written
+        """One instruction, in a new block if it needs what was done in this one.
+
+        ``work``: multiplications or so; by default as many as entries are written. Little of it is not shared.
+        """
+        touched = Touched({_owner(x) for x in reads}, {_owner(x) for x in writes})
+        small = (sum(x.size for x in writes) if work is None else work) <= _SMALL
+        if touched.needs(self._before) or (touched.needs(self._chain) and not (small and self._head)):
+            self._next_block()
         for key, packed in list(self._packed.items()):
-            if any(key[0] == x.ctypes.data or _owner(packed) in written for x in writes):
+            if any(key[0] == x.ctypes.data or _owner(packed) in touched.written for x in writes):
                 del self._packed[key]
-        self._code.append((name, number, fields))
+        new = Instruction(name, number, fields, self._block)
+        if small and self._head is not None:
+            self._head.chain += 1
+        elif small:
+            self._head = new
+        if not small or self._head is new:
+            self._before.add(self._chain)
+            self._chain = Touched()
+        if small:
+            self._chain.add(touched)
+        else:
+            self._head = None
+            self._before.add(touched)
+        self._code.append(new)
         self._parts[-1][1] = len(self._code)
         self._definitions.append(define)
 
-    def _forget(self) -> None:
-        self._read, self._written, self._packed = set(), set(), {}
+    def _next_block(self) -> None:
+        self._block += bool(self._code) and self._code[-1].block == self._block
+        self._before, self._chain, self._head = Touched(), Touched(), None
+
+
+@dataclass
+class Instruction:
+    """One instruction; ``chain`` counts those that one thread does, from this one on."""
+
+    name: str
+    number: float
+    fields: Callable[[Any], tuple[int, ...]]
+    block: int
+    chain: int = 1
+
+
+@dataclass
+class Touched:
+    """Which arrays were read and written."""
+
+    read: set[int] = field(default_factory=set)
+    written: set[int] = field(default_factory=set)
+
+    def needs(self, other: "Touched") -> bool:
+        """Whether it must come after the other."""
+        return bool((self.read | self.written) & other.written or self.written & other.read)
+
+    def add(self, other: "Touched") -> None:
+        """All that either touched."""
+        self.read |= other.read
+        self.written |= other.written
 
 
 class Groups:

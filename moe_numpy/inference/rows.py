@@ -34,7 +34,10 @@ class Rows:
         key = rotary, width
         if key not in self._turns:
             half = rotary.require(width) // 2
-            self._turns[key] = np.empty((len(self.tokens), half), np.float32), np.empty((len(self.tokens), half), np.float32)
+            self._turns[key] = (
+                np.empty((len(self.tokens), half), np.float32),
+                np.empty((len(self.tokens), half), np.float32),
+            )
             self.turn_into(rotary, width, *self._turns[key])
         return self._turns[key]
 

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from .vectors import I32, I64, at, number, processor_has
 
-_SPINS = 2000  # looks at a number before the processor is left to others: some 50 µs
+_SPINS = 1000  # looks at a number before the processor is left to others: some 50 µs
 
 
 @intrinsic
@@ -22,6 +22,28 @@ def atomic_add(context: Any, address: Any, value: Any) -> Any:
         return b.atomic_rmw("add", at(b, address, I64), value, "seq_cst")
 
     return types.int64(types.int64, types.int64), make
+
+
+@intrinsic
+def atomic_load(context: Any, address: Any) -> Any:
+    """The number at an address, and after it what was written before it."""
+
+    def make(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.load_atomic(at(b, arguments[0], I64), "seq_cst", 8)
+
+    return types.int64(types.int64), make
+
+
+@intrinsic
+def exchanged(context: Any, address: Any, expected: Any, value: Any) -> Any:
+    """Whether the number at an address was the expected one, which is then replaced."""
+
+    def make(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, expected, value = arguments
+        found = b.cmpxchg(at(b, address, I64), expected, value, "seq_cst", "seq_cst")
+        return b.extract_value(found, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), make
 
 
 @intrinsic

@@ -1,17 +1,83 @@
-"""Threads that walk programs together: they are handed work once, and wait for one another inside compiled code."""
+"""Threads that walk programs together: they are handed work once, and wait for one another inside compiled code.
 
+The caller leads and can do everything alone; helpers take pieces of its work when they are there. So nothing waits for
+a thread that the system does not run, unless it is in the middle of a piece.
+"""
+
+import itertools
 import os
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import program_loops, threads
 
-_one = threading.Lock()
+_MOST = 1024  # walks in which helpers help
+_run = itertools.count(1)
+
+
+class Walkable(NamedTuple):
+    """The arrays of a program: instructions and their numbers; who takes and who finished what; blocks."""
+
+    code: Any
+    numbers: Any
+    counters: Any
+    finished: Any
+    left: Any
+    num_of_block: Any
+
+
+class Crew:
+    """The caller and its helpers, in a ``with`` block."""
+
+    def __enter__(self) -> "Crew":
+        memory = np.zeros(program_loops.ORDERS // 8 + program_loops.ORDER * _MOST + 8, np.int64)
+        self._shared, self._blocks = -(-memory.ctypes.data // 64) * 64, 0
+        self._kept: list[Any] = [memory]  # what helpers may look at, even those that come when all is over
+        for _ in range(0 if threads.in_helper() else threads.count() - 1):
+            _pool(os.getpid(), threads.count()).submit(_help, self._shared, self._kept)
+        return self
+
+    @staticmethod
+    def compiled(instructions: list[Any]) -> Walkable:
+        """From names, numbers, what makes fields, blocks and chains."""
+        num, loops = len(instructions), program_loops
+        code, numbers = np.zeros((num, loops.FIELDS), np.int64), np.zeros(num)
+        num_of_block = np.zeros(instructions[-1].block + 1 if instructions else 0, np.int64)
+        in_chain = 0
+        for n, each in enumerate(instructions):
+            values = getattr(loops.OF, each.name), *each.fields(loops)
+            code[n, : len(values)] = values
+            code[n, loops.BLOCK], code[n, loops.CHAIN], numbers[n] = each.block, each.chain, each.number
+            num_of_block[each.block] += in_chain == 0
+            in_chain = max(in_chain, each.chain) - 1
+        return Walkable(
+            code, numbers, np.zeros((num, 2), np.int64), np.zeros(num, np.int64), num_of_block.copy(), num_of_block
+        )
+
+    def begin(self, program: Walkable) -> int:
+        """Begin a run of a program, whose number is returned."""
+        run = next(_run)
+        program.counters[...], program.finished[...], program.left[...] = run << 32, 0, program.num_of_block
+        self._kept.append(program)
+        return run
+
+    def walk(self, program: Walkable, run: int, first: int, last: int) -> None:
+        """Do the instructions first ... last-1."""
+        block = int(program.code[first, program_loops.BLOCK])
+        blocks = int(program.code[last - 1, program_loops.BLOCK]) - block + 1
+        addresses = [array.ctypes.data for array in program[:5]]
+        order = np.array([*addresses, first, last, block, self._blocks, run], np.int64)
+        program_loops.lead(self._shared, order.ctypes.data, blocks, _MOST)
+        self._blocks += blocks
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        program_loops.dismiss(self._shared)
 
 
 def is_compiled() -> bool:
@@ -19,64 +85,11 @@ def is_compiled() -> bool:
     return hasattr(program_loops.walk, "py_func")
 
 
-class Crew:
-    """The caller and its helpers, in a ``with`` block. One crew at a time has helpers; others work alone."""
-
-    def __enter__(self) -> "Crew":
-        self._lock = _one
-        self._helped = not threads.in_helper() and threads.count() > 1 and self._lock.acquire(blocking=False)
-        self._num_threads = threads.count() if self._helped else 1
-        self._met = 0
-        memory = np.zeros(program_loops.SHARED + 64, np.uint8)
-        self._memory, self._shared = memory, (memory.ctypes.data + 63) // 64 * 64
-        self._helpers: list[Future[Any]] = []
-        try:
-            for _ in range(self._num_threads - 1):
-                pool = _pool(os.getpid(), self._num_threads)
-                self._helpers.append(pool.submit(program_loops.follow, self._shared, self._num_threads))
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    @staticmethod
-    def compiled(instructions: list[Any]) -> tuple[Any, Any, Any]:
-        """Names, numbers and what makes the fields of instructions, as arrays that threads walk."""
-        code = np.zeros((len(instructions), program_loops.FIELDS), np.int64)
-        for row, (name, _, fields) in zip(code, instructions, strict=True):
-            values = getattr(program_loops.OF, name), *fields(program_loops)
-            row[: len(values)] = values
-        numbers = np.array([number for _, number, _ in instructions])
-        return code, numbers, np.zeros(len(instructions), np.int64)
-
-    def walk(self, code: int, numbers: int, counters: int, first: int, last: int) -> None:
-        """Do the instructions first ... last-1 of a program, whose arrays are at these addresses."""
-        of = code, numbers, counters, first, last
-        self._met = program_loops.lead(self._shared, *of, self._num_threads, self._met)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            program_loops.dismiss(self._shared)
-            for helper in self._helpers:
-                helper.result()
-        finally:
-            if self._helped:
-                self._lock.release()
+def _help(shared: int, kept: list[Any]) -> None:
+    program_loops.follow(shared, _MOST)
 
 
 @cache
 def _pool(process: int, num_threads: int) -> ThreadPoolExecutor:
     """The helpers of this process, apart from those of kernels, which may be called between two walks."""
     return ThreadPoolExecutor(num_threads - 1, "moe_numpy_crew")
-
-
-def _renew() -> None:
-    """In a forked child no other thread goes on: a lock that one of them held would stay locked."""
-    global _one
-    _one = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

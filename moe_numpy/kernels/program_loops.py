@@ -1,12 +1,16 @@
-"""The compiled loop that walks a program: the steps of a whole model for some rows, in one call, on several threads.
+"""The compiled loop that walks a program: what a model does with some rows, in one call, on several threads.
 
-Each thread walks all instructions and does its part of each: pieces of work go to whoever asks first. A BARRIER stands
-where an instruction needs what others wrote. What an instruction computes is defined by the method of the same name of
-``inference.program.Program``; the formulas are those of ``loops`` and ``product_loops``. Each row is computed by itself,
-in one order, so that its bits depend neither on the other rows nor on the number of threads.
+All threads walk the same instructions. What an instruction does is cut into pieces of work, and whoever comes first
+takes the next one; a thread that comes late, because the system ran something else, finds all taken and catches up.
+Instructions that need nothing of one another form a block; a thread enters a block when all pieces of the one before it
+are done, by whomever. Small instructions that follow one another are a chain, which one thread does as one piece.
 
-An instruction is a row of 64-bit integers: its name, and its fields in the order of the functions below. Arrays come as
-addresses of dense float32 or int64 entries.
+What an instruction computes is defined by the method of the same name of ``inference.program.Program``; the formulas
+are those of ``loops`` and ``product_loops``. Each row is computed by itself, in one order, so that its bits depend
+neither on the other rows nor on the number of threads.
+
+An instruction is a row of 64-bit integers: its name, and its fields in the order of the functions below, and in the end
+its block and the length of the chain that it begins. Arrays come as addresses of dense float32 or int64 entries.
 """
 
 import math
@@ -17,30 +21,46 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from . import atomics, decoders, loops, product_loops, row_products, vectors
-from .atomics import atomic_add, wait_until_at_least
+from .atomics import atomic_add, atomic_load, exchanged, wait_until_at_least
 from .loops import compiled
-from .product_loops import operands, pack, product  # noqa: F401
+from .product_loops import operands, pack, product  # noqa: F401 - for instructions
 
 MADE_OF = (atomics, decoders, loops, product_loops, row_products, vectors)
 
 FIELDS = 20
+BLOCK, CHAIN = FIELDS - 2, FIELDS - 1
 NAMES = (
-    "BARRIER", "PRODUCT", "PRODUCT_OF_EXPERTS", "PACK", "RMS_NORM", "ROTATE", "KEEP", "ATTEND", "SWIGLU", "ADD",
-    "ROUTE", "GROUP", "GATHER", "COMBINE",
+    "PRODUCT", "PRODUCT_OF_EXPERTS", "PACK", "RMS_NORM", "ROTATE", "KEEP", "ATTEND", "SWIGLU", "ADD", "ROUTE", "GROUP",
+    "GATHER", "COMBINE",
 )  # fmt: skip
 OF = SimpleNamespace(**{name: number for number, name in enumerate(NAMES)})
 (
-    _BARRIER, _PRODUCT, _PRODUCT_OF_EXPERTS, _PACK, _RMS_NORM, _ROTATE, _KEEP, _ATTEND, _SWIGLU, _ADD, _ROUTE, _GROUP,
-    _GATHER, _COMBINE,
+    _PRODUCT, _PRODUCT_OF_EXPERTS, _PACK, _RMS_NORM, _ROTATE, _KEEP, _ATTEND, _SWIGLU, _ADD, _ROUTE, _GROUP, _GATHER,
+    _COMBINE,
 ) = range(len(NAMES))  # fmt: skip
 
-# What the threads of a program have in common: numbers at these bytes of one array, in cache lines of their own.
-TICKET, ARRIVED, CODE, NUMBERS, COUNTERS, FIRST, LAST, LEAVE = 0, 64, 128, 136, 144, 152, 160, 168
-SHARED = 256
+# What the threads of a crew have in common, in bytes: how many walks there were, how many blocks are done, whether to
+# leave; then for each walk the arrays of its program, its first and last instruction, its first block and how many
+# blocks were done before it, and the number of the run.
+WALKS, DONE, LEAVE, ORDERS = 0, 64, 128, 192
+CODE, NUMBERS, COUNTERS, FINISHED, LEFT, FIRST, LAST, FIRST_BLOCK, DONE_BEFORE, RUN, ORDER = range(11)
+TAKEN = 1 << 31  # more pieces than any instruction has
 # Where each row's keys and values are: fields of a row of ``places``.
 NEW_KEY, NEW_VALUE, KEYS, VALUES, BEGIN, END, PLACES = range(7)
 _PIECE = 256  # columns of an activation that a thread takes at once
 _ENTRIES = 4096  # of a sum
+
+
+@compiled
+def _next(counter, run, num):
+    """The number of a piece that nobody has taken, of ``num``; -1 if there is none, or another run has begun."""
+    while True:
+        seen = atomic_load(counter)
+        piece = seen - (run << 32)
+        if piece < 0 or piece >= num:
+            return -1
+        if exchanged(counter, seen, seen + 1):
+            return piece
 
 
 @intrinsic
@@ -77,6 +97,11 @@ def _number(address):
 
 
 @compiled
+def _real(address):
+    return carray(_pointer(address), (1,), np.float64)[0]
+
+
+@compiled
 def _add_bias(y, y_step, num_rows, bias, lo, hi):
     if bias == 0:
         return
@@ -88,31 +113,36 @@ def _add_bias(y, y_step, num_rows, bias, lo, hi):
 
 
 @compiled
-def _product(i, counter):
+def _product(i, counter, run):
     kind, codes, codes_step, scales, scales_step, scale_rows, width, x, num_rows, y, y_step, out, bias, unit = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13], i[14]
     )  # fmt: skip
+    mine, pieces = 0, (out + unit - 1) // unit
     while True:
-        lo = atomic_add(counter, 1) * unit
-        if lo >= out:
-            return
+        lo = _next(counter, run, pieces) * unit
+        if lo < 0:
+            return mine, pieces
+        mine += 1
         hi = min(lo + unit, out)
         product(kind, codes, codes_step, scales, scales_step, scale_rows, width, x, num_rows, y, y_step, lo, hi)
         _add_bias(y, y_step, num_rows, bias, lo, hi)
 
 
 @compiled
-def _product_of_experts(i, counter):
+def _product_of_experts(i, counter, run):
     """``table``: where the codes and scales of each expert begin."""
     kind, table, codes_step, scales_step, scale_rows, width, x, num, groups, y, y_step, out, bias, unit = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13], i[14]
     )  # fmt: skip
     listed = _integers(groups, 2 * num + 2)
     blocks, x_step = (out + unit - 1) // unit, (width + 31) // 32 * 128
+    mine = 0
     while True:
-        g, block = divmod(atomic_add(counter, 1), blocks)
-        if g >= listed[0]:
-            return
+        piece = _next(counter, run, listed[0] * blocks)
+        if piece < 0:
+            return mine, listed[0] * blocks
+        mine += 1
+        g, block = divmod(piece, blocks)
         e, first, end = listed[1 + g], listed[1 + num + g], listed[2 + num + g]
         lo, hi = block * unit, min((block + 1) * unit, out)
         own_x, own_y, at = x + first * x_step, y + first * y_step, _integers(table + 16 * e, 2)
@@ -124,36 +154,42 @@ def _product_of_experts(i, counter):
 
 
 @compiled
-def _pack(i, counter):
+def _pack(i, counter, run):
     x, num_rows, width, even_first, y = i[1], i[2], i[3], i[4], i[5]
     padded = (width + 31) // 32 * 32
+    mine = 0
     while True:
-        n = atomic_add(counter, 1)
-        if n >= num_rows:
-            return
+        n = _next(counter, run, num_rows)
+        if n < 0:
+            return mine, num_rows
+        mine += 1
         pack(_rows(x + 4 * n * width, 1, width), even_first != 0, _rows(y + 4 * n * padded, 1, padded))
 
 
 @compiled
-def _rms_norm(i, eps, counter):
+def _rms_norm(i, eps, counter, run):
     x, num_rows, width, weight, y = i[1], i[2], i[3], i[4], i[5]
     r, w = np.empty(1, np.float32), _floats(weight, width)
+    mine = 0
     while True:
-        n = atomic_add(counter, 1)
-        if n >= num_rows:
-            return
+        n = _next(counter, run, num_rows)
+        if n < 0:
+            return mine, num_rows
+        mine += 1
         row, out = _rows(x + 4 * n * width, 1, width), _rows(y + 4 * n * width, 1, width)
         loops.rms_norm(row, w, np.float32(eps), out, r, np.float32(0), np.float32(1), np.float32(width), 0, 1)
 
 
 @compiled
-def _rotate(i, counter):
+def _rotate(i, counter, run):
     x, num_rows, num_heads, width, cos, sin, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7]
     size, half = 4 * num_heads * width, width // 2
+    mine = 0
     while True:
-        n = atomic_add(counter, 1)
-        if n >= num_rows:
-            return
+        n = _next(counter, run, num_rows)
+        if n < 0:
+            return mine, num_rows
+        mine += 1
         row = carray(_pointer(x + n * size), (1, num_heads, 1, width), np.float32)
         out = carray(_pointer(y + n * size), (1, num_heads, 1, width), np.float32)
         c, s = _rows(cos + 4 * n * half, 1, half), _rows(sin + 4 * n * half, 1, half)
@@ -161,12 +197,14 @@ def _rotate(i, counter):
 
 
 @compiled
-def _keep(i, counter):
+def _keep(i, counter, run):
     x, num_rows, width, places, field = i[1], i[2], i[3], i[4], i[5]
+    mine = 0
     while True:
-        n = atomic_add(counter, 1)
-        if n >= num_rows:
-            return
+        n = _next(counter, run, num_rows)
+        if n < 0:
+            return mine, num_rows
+        mine += 1
         row = _floats(x + 4 * n * width, width)
         out = _floats(_number(places + 8 * (n * PLACES + field)), width)
         for j in range(width):
@@ -174,16 +212,19 @@ def _keep(i, counter):
 
 
 @compiled
-def _attend(i, scale, counter):
+def _attend(i, scale, counter, run):
     q, num_rows, num_heads, num_kv_heads, width, value_width, places, sinks, y = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9]
     )  # fmt: skip
     of_sinks = _floats(sinks, num_heads if sinks != 0 else 0)
     scores = np.empty(0, np.float32)
+    mine = 0
     while True:
-        n, h = divmod(atomic_add(counter, 1), num_heads)
-        if n >= num_rows:
-            return
+        piece = _next(counter, run, num_rows * num_heads)
+        if piece < 0:
+            return mine, num_rows * num_heads
+        mine += 1
+        n, h = divmod(piece, num_heads)
         place = _integers(places + 8 * n * PLACES, PLACES)
         end = place[END]
         if len(scores) < end:
@@ -199,14 +240,17 @@ def _attend(i, scale, counter):
 
 
 @compiled
-def _swiglu(i, counter):
+def _swiglu(i, counter, run):
     gate, up, step, num_rows, width, y = i[1], i[2], i[3], i[4], i[5], i[6]
     blocks = (width + _PIECE - 1) // _PIECE
     e = np.empty((1, _PIECE), np.float32)
+    mine = 0
     while True:
-        n, block = divmod(atomic_add(counter, 1), blocks)
-        if n >= num_rows:
-            return
+        piece = _next(counter, run, num_rows * blocks)
+        if piece < 0:
+            return mine, num_rows * blocks
+        mine += 1
+        n, block = divmod(piece, blocks)
         start = block * _PIECE
         num = min(_PIECE, width - start)
         g, u = _floats(gate + 4 * (n * step + start), num), _floats(up + 4 * (n * step + start), num)
@@ -216,12 +260,14 @@ def _swiglu(i, counter):
 
 
 @compiled
-def _add(i, factor, counter):
+def _add(i, factor, counter, run):
     x, more, num = i[1], i[2], i[3]
+    mine, pieces = 0, (num + _ENTRIES - 1) // _ENTRIES
     while True:
-        start = atomic_add(counter, 1) * _ENTRIES
-        if start >= num:
-            return
+        start = _next(counter, run, pieces) * _ENTRIES
+        if start < 0:
+            return mine, pieces
+        mine += 1
         size = min(_ENTRIES, num - start)
         a, b, m = _floats(x + 4 * start, size), _floats(more + 4 * start, size), np.float32(factor)
         if factor == 1:
@@ -233,14 +279,16 @@ def _add(i, factor, counter):
 
 
 @compiled
-def _route(i, counter):
+def _route(i, counter, run):
     """``over_all``: softmax of all logits; else of those that were chosen. ``whole``: gates of a token sum to one."""
     logits, num_rows, num_experts, k, over_all, whole, expert, gate = i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8]
     p, zero = np.empty((1, num_experts), np.float32), np.float32(0)
+    mine = 0
     while True:
-        n = atomic_add(counter, 1)
-        if n >= num_rows:
-            return
+        n = _next(counter, run, num_rows)
+        if n < 0:
+            return mine, num_rows
+        mine += 1
         row = _rows(logits + 4 * n * num_experts, 1, num_experts)
         chosen = carray(_pointer(expert + 8 * n * k), (1, k), np.int64)
         g = _rows(gate + 4 * n * k, 1, k)
@@ -263,10 +311,10 @@ def _route(i, counter):
 
 
 @compiled
-def _group(i, counter):
+def _group(i, counter, run):
     """Assignments by expert: ``order`` and ``position`` in it, ``groups``: how many, their experts, their bounds."""
-    if atomic_add(counter, 1) > 0:
-        return
+    if _next(counter, run, 1) < 0:
+        return 0, 1
     expert, num, num_experts, gate, sorted_gate = _integers(i[1], i[2]), i[2], i[3], i[7], i[8]
     order, position, groups = _integers(i[4], num), _integers(i[5], num), _integers(i[6], 2 * num + 2)
     given, gate_of = _floats(gate, num), _floats(sorted_gate, num)
@@ -282,18 +330,21 @@ def _group(i, counter):
     for at in range(num):
         position[order[at]] = at
         gate_of[at] = given[order[at]]
+    return 1, 1
 
 
 @compiled
-def _gather(i, counter):
+def _gather(i, counter, run):
     """The rows of all assignments in their order, packed, times their gates where these stand before the experts."""
     x, k, num, width, order, gate, even_first, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8]
     of, padded = _integers(order, num), (width + 31) // 32 * 32
     scaled = np.empty((1, width), np.float32)
+    mine = 0
     while True:
-        at = atomic_add(counter, 1)
-        if at >= num:
-            return
+        at = _next(counter, run, num)
+        if at < 0:
+            return mine, num
+        mine += 1
         a = of[at]
         row, out = _rows(x + 4 * (a // k) * width, 1, width), _rows(y + 4 * at * padded, 1, padded)
         if gate != 0:
@@ -306,87 +357,101 @@ def _gather(i, counter):
 
 
 @compiled
-def _combine(i, counter):
+def _combine(i, counter, run):
     r, num_rows, k, width, position, gate, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7]
     num = num_rows * k
     of, g, rows, start = _integers(position, num), _floats(gate, num), _rows(r, num, width), np.array([0, k])
+    mine = 0
     while True:
-        n = atomic_add(counter, 1)
-        if n >= num_rows:
-            return
+        n = _next(counter, run, num_rows)
+        if n < 0:
+            return mine, num_rows
+        mine += 1
         loops.combine(rows, g, of[n * k : (n + 1) * k], start, _rows(y + 4 * n * width, 1, width), 0, 1)
 
 
 @compiled
-def walk(code, numbers, counters, first, last, shared, num_threads, met):
-    """Instructions first ... last-1, then a barrier; ``met``: barriers so far. Returns their number after it."""
-    for n in range(first, last):
-        i = _integers(code + 8 * FIELDS * n, FIELDS)
-        number = carray(_pointer(numbers + 8 * n), (1,), np.float64)[0]
-        counter, name = counters + 8 * n, i[0]
-        if name == _BARRIER:
-            met += 1
-            atomic_add(shared + ARRIVED, 1)
-            wait_until_at_least(shared + ARRIVED, met * num_threads)
-        elif name == _PRODUCT:
-            _product(i, counter)
-        elif name == _PRODUCT_OF_EXPERTS:
-            _product_of_experts(i, counter)
-        elif name == _PACK:
-            _pack(i, counter)
-        elif name == _RMS_NORM:
-            _rms_norm(i, number, counter)
-        elif name == _ROTATE:
-            _rotate(i, counter)
-        elif name == _KEEP:
-            _keep(i, counter)
-        elif name == _ATTEND:
-            _attend(i, number, counter)
-        elif name == _SWIGLU:
-            _swiglu(i, counter)
-        elif name == _ADD:
-            _add(i, number, counter)
-        elif name == _ROUTE:
-            _route(i, counter)
-        elif name == _GROUP:
-            _group(i, counter)
-        elif name == _GATHER:
-            _gather(i, counter)
-        elif name == _COMBINE:
-            _combine(i, counter)
-    met += 1
-    atomic_add(shared + ARRIVED, 1)
-    wait_until_at_least(shared + ARRIVED, met * num_threads)
-    return met
+def _do(i, number, counter, run):
+    """The pieces of an instruction that this thread gets. Returns how many, and how many there are."""
+    name = i[0]
+    if name == _PRODUCT:
+        return _product(i, counter, run)
+    if name == _PRODUCT_OF_EXPERTS:
+        return _product_of_experts(i, counter, run)
+    if name == _PACK:
+        return _pack(i, counter, run)
+    if name == _RMS_NORM:
+        return _rms_norm(i, number, counter, run)
+    if name == _ROTATE:
+        return _rotate(i, counter, run)
+    if name == _KEEP:
+        return _keep(i, counter, run)
+    if name == _ATTEND:
+        return _attend(i, number, counter, run)
+    if name == _SWIGLU:
+        return _swiglu(i, counter, run)
+    if name == _ADD:
+        return _add(i, number, counter, run)
+    if name == _ROUTE:
+        return _route(i, counter, run)
+    if name == _GROUP:
+        return _group(i, counter, run)
+    if name == _GATHER:
+        return _gather(i, counter, run)
+    return _combine(i, counter, run)
 
 
 @compiled
-def follow(shared, num_threads):
-    """Walk whatever the leader walks, until it says to leave."""
-    met, ticket = 0, 0
+def walk(shared, order):
+    """One thread's part of some instructions."""
+    at = _integers(order, ORDER)
+    counters, finished, left, run = at[COUNTERS], at[FINISHED], at[LEFT], at[RUN]
+    n = at[FIRST]
+    while n < at[LAST]:
+        i = _integers(at[CODE] + 8 * FIELDS * n, FIELDS)
+        block, chain, counter = i[BLOCK], i[CHAIN], counters + 16 * n
+        wait_until_at_least(shared + DONE, at[DONE_BEFORE] + block - at[FIRST_BLOCK])
+        if chain > 1:
+            mine, num = 1 + _next(counter + 8, run, 1), 1
+            for m in range(n, n + chain if mine > 0 else n):
+                of, number = _integers(at[CODE] + 8 * FIELDS * m, FIELDS), _real(at[NUMBERS] + 8 * m)
+                _do(of, number, counters + 16 * m, run)
+        else:
+            mine, num = _do(i, _real(at[NUMBERS] + 8 * n), counter, run)
+        if mine > 0 and atomic_add(finished + 8 * n, mine) + mine == num:
+            atomic_add(counter, TAKEN)  # who comes later may see other numbers of pieces
+            if atomic_add(left + 8 * block, -1) == 1:
+                atomic_add(shared + DONE, 1)
+        n += chain
+
+
+@compiled
+def follow(shared, most):
+    """Walk what the leader walks, until it says to leave."""
+    seen = 0
     while True:
-        ticket += 1
-        wait_until_at_least(shared + TICKET, ticket)
-        if _number(shared + LEAVE) != 0:
+        wait_until_at_least(shared + WALKS, seen + 1)
+        seen = atomic_load(shared + WALKS)
+        if atomic_load(shared + LEAVE) != 0 or seen > most:
             return
-        code, numbers, counters = _number(shared + CODE), _number(shared + NUMBERS), _number(shared + COUNTERS)
-        first, last = _number(shared + FIRST), _number(shared + LAST)
-        met = walk(code, numbers, counters, first, last, shared, num_threads, met)
+        walk(shared, shared + ORDERS + 8 * ORDER * (seen - 1))
 
 
 @compiled
-def lead(shared, code, numbers, counters, first, last, num_threads, met):
-    """Have all threads walk some instructions; returns when they have."""
-    to = _integers(shared, SHARED // 8)
-    to[CODE // 8], to[NUMBERS // 8], to[COUNTERS // 8], to[FIRST // 8], to[LAST // 8] = (
-        code, numbers, counters, first, last
-    )  # fmt: skip
-    atomic_add(shared + TICKET, 1)
-    return walk(code, numbers, counters, first, last, shared, num_threads, met)
+def lead(shared, order, blocks, most):
+    """Walk what ``order`` says, together with whoever follows; return when all ``blocks`` are done."""
+    seen = atomic_load(shared + WALKS)
+    if seen < most:
+        to, given = _integers(shared + ORDERS + 8 * ORDER * seen, ORDER), _integers(order, ORDER)
+        for j in range(ORDER):
+            to[j] = given[j]
+        atomic_add(shared + WALKS, 1)
+    walk(shared, order)
+    wait_until_at_least(shared + DONE, _integers(order, ORDER)[DONE_BEFORE] + blocks)
 
 
 @compiled
 def dismiss(shared):
-    """Send the helpers away."""
-    _integers(shared, SHARED // 8)[LEAVE // 8] = 1
-    atomic_add(shared + TICKET, 1)
+    """Send those who follow away."""
+    atomic_add(shared + LEAVE, 1)
+    atomic_add(shared + WALKS, 1)

@@ -1,6 +1,6 @@
 """Experts in their files as matrices in the format they are stored in: what can be multiplied is not decoded."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,18 +73,13 @@ class StoredMatrices:
         if not isinstance(self.reader.store, MappedStore):
             return None
         found = [(parts, vectors) for _, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1))]
-        tables = []
-        for name in (self.first, self.second):
-            of = [parts[name] for parts, _ in found]
-            biases = [vectors.get(f"{name}_bias") for _, vectors in found]
-            bias = None if biases[0] is None else np.stack(biases)
-            slices = [rows for rows, _ in of[0].parts]
-            if any(each.decoded or [rows for rows, _ in each.parts] != slices for each in of):
-                return None
-            if any(rows.step not in (None, 1) for rows in slices) or (bias is not None and len(slices) > 1):
-                return None
-            tables.append([ExpertTable([e.parts[i][1] for e in of], s, bias) for i, s in enumerate(slices)])
-        return ExpertTables(*tables, self.activation, self.activation.func is swiglu)
+        first, second = (
+            _tables([parts[name] for parts, _ in found], [vectors.get(f"{name}_bias") for _, vectors in found])
+            for name in (self.first, self.second)
+        )
+        if first is None or second is None:
+            return None
+        return ExpertTables(first, second, self.activation, self.activation.func is swiglu)
 
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
@@ -120,6 +115,17 @@ class StoredMatrices:
         y = parts[name].product(x)
         bias = vectors.get(f"{name}_bias")
         return y if bias is None else y + bias
+
+
+def _tables(parameters: Sequence[Parts], biases: Sequence[Any]) -> list[ExpertTable] | None:
+    """One parameter of all experts: a table for each of its matrices. None if they are not rows side by side."""
+    slices = [rows for rows, _ in parameters[0].parts]
+    if any(each.decoded or [rows for rows, _ in each.parts] != slices for each in parameters):
+        return None
+    if any(rows.step not in (None, 1) for rows in slices) or (biases[0] is not None and len(slices) > 1):
+        return None
+    bias = None if biases[0] is None else np.stack(biases)
+    return [ExpertTable([each.parts[i][1] for each in parameters], rows, bias) for i, rows in enumerate(slices)]
 
 
 def matrices_of(
