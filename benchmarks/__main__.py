@@ -1,8 +1,8 @@
-"""``python -m benchmarks`` or ``python -m moe_numpy bench``: how fast a layer, a step, kernels and formats are."""
+"""``python -m benchmarks`` or ``python -m moe_numpy bench``: layers, steps, kernels, formats and decoding."""
 
-import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib.util
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -11,10 +11,12 @@ from threadpoolctl import threadpool_limits
 
 from moe_numpy import devices
 from moe_numpy.commands.output import JsonOption, console_for, print_json, refusals, refuse, with_default
-from moe_numpy.commands.usage import Command
+from moe_numpy.commands.usage import Command, exit_on_signals
+from moe_numpy.formats import FORMATS
 from moe_numpy.kernels import threads as kernel_threads
 
-from . import formats, kernels, layer, step
+from . import decode, decode_rows, formats, kernels, layer, random_model, step
+from .peer_process import PeerError
 from .place import Place
 from .table import geometric_means, print_coming, print_row
 
@@ -22,14 +24,20 @@ from .table import geometric_means, print_coming, print_row
 class What(StrEnum):
     """What can be measured."""
 
-    LAYER, STEP, KERNELS, FORMATS = "layer", "step", "kernels", "formats"
+    LAYER, STEP, KERNELS, FORMATS, DECODE = "layer", "step", "kernels", "formats", "decode"
 
 
 class Peer(StrEnum):
     """What it can be compared with."""
 
-    TORCH = "torch"
+    TORCH, LLAMA_CPP, TRANSFORMERS = "torch", "llama.cpp", "transformers"
 
+
+PACKAGES = {
+    Peer.TORCH: ("torch", "transformers"),
+    Peer.LLAMA_CPP: ("xllamacpp", "gguf"),
+    Peer.TRANSFORMERS: ("torch", "transformers"),
+}
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -39,9 +47,12 @@ app = typer.Typer(
 @app.command(cls=Command)
 def bench(
     what: Annotated[
-        What, typer.Argument(help="A layer, a whole training step, each hot loop, or each weight format.")
+        What, typer.Argument(help="A layer, a training step, each hot loop, each weight format, or decoding.")
     ] = What.LAYER,
-    against: Annotated[Peer | None, typer.Option(help="Measure this too, in turn with ours.")] = None,
+    against: Annotated[
+        list[Peer] | None,
+        typer.Option(help="Measure this too, in turn with ours: torch, or when decoding the others. Repeatable."),
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,6 +61,29 @@ def bench(
                 "Of the layer: tokens, their width, expert width, experts, experts per token. Repeatable.",
                 "five on a CPU, fifteen on a GPU",
             ),
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=with_default(
+                f"To decode, with random weights: {', '.join(random_model.MODELS)}, or the config.json of another.",
+                next(iter(random_model.MODELS)),
+            )
+        ),
+    ] = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=with_default(f"Of weights, to decode: {', '.join(FORMATS)}. Repeatable.", ", ".join(decode.FORMATS))
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help=with_default("Texts that are decoded together. Repeatable.", ", ".join(map(str, decode.BATCHES))),
         ),
     ] = None,
     threads: Annotated[
@@ -63,35 +97,48 @@ def bench(
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
     json: JsonOption = False,
 ) -> None:
-    """Measure forward and backward together; results are compared with the peer's before timing."""
-    if against is Peer.TORCH and what in (What.KERNELS, What.FORMATS):
-        refuse(f"the {what} are compared with NumPy; leave --against out")
-    if shape and what is not What.LAYER:
-        refuse(f"--shape is for a layer, and {what} was asked for")
+    """Measure forward and backward together, or decoding; results are compared with the peer's before timing."""
+    peers = list(dict.fromkeys(against or []))
+    training, decoding = (What.LAYER, What.STEP), (What.DECODE,)
+    options: list[tuple[str, object, tuple[What, ...]]] = [
+        *((f"--against {peer}", True, training if peer is Peer.TORCH else decoding) for peer in peers),
+        ("--shape", shape, (What.LAYER,)),
+        *((name, value, decoding) for name, value in (("--model", model), ("--format", format), ("--batch", batch))),
+    ]
+    for option, value, of in options:
+        if value and what not in of:
+            refuse(f"{option} is for {' and '.join(of)}, and {what} was asked for")
     with refusals():
         devices.namespace(device)
         devices.float_type(dtype)
-        if device != "cpu" and what is What.FORMATS:
-            raise ValueError("formats are measured on the CPU; leave --device out")
+        if device != "cpu" and what in (What.FORMATS, What.DECODE):
+            raise ValueError(f"{what} is measured on the CPU; leave --device out")
         if dtype == "bfloat16" and (device == "cpu" or what is What.KERNELS):
             raise ValueError("bfloat16 is for a layer or a step on a GPU: --device cuda")
-    if against is Peer.TORCH:
-        _require_torch()
+    for peer in peers:
+        _require_packages(peer)
     with refusals():
         shapes = tuple(layer.Shape.parse(text) for text in shape or []) or layer.SHAPES[device]
-    place, console = Place(device, dtype), console_for(json)
-    measurements: Iterator[tuple[Any, Callable[[], dict[str, Any]]]]
+        settings = random_model.settings_of(model or next(iter(random_model.MODELS)))
+        chosen = [list(dict.fromkeys(of)) for of in (format or decode.FORMATS, batch or decode.BATCHES)]
+        plan = decode.Plan(settings, peers, *chosen)
+        if what is What.DECODE:
+            plan.require_room()
+    place, console, torch = Place(device, dtype), console_for(json), Peer.TORCH if peers == [Peer.TORCH] else None
+    measurements: Generator[tuple[Any, Callable[[], dict[str, Any]]]]
     if what is What.LAYER:
-        measurements = layer.measure(shapes, against, rounds, seconds, place)
+        measurements = layer.measure(shapes, torch, rounds, seconds, place)
     elif what is What.STEP:
-        measurements = step.measure(against, rounds, seconds, place)
+        measurements = step.measure(torch, rounds, seconds, place)
     elif what is What.FORMATS:
         measurements = formats.measure(rounds, seconds)
-    else:
+    elif what is What.KERNELS:
         measurements = kernels.measure(rounds, seconds, place)
+    else:
+        measurements = decode.measure(plan, rounds, seconds, console)
     rows: list[dict[str, Any]] = []
     interrupted = False
-    with _threads(threads, against):
+    with _threads(threads, torch), closing(measurements):
         try:
             for coming, row in measurements:
                 print_coming(coming, console)
@@ -100,8 +147,12 @@ def bench(
         except KeyboardInterrupt:  # keep what was measured
             interrupted = True
             console.print()
+        except PeerError as error:
+            refuse(str(error), 1)
     if json:
         print_json({"rows": rows, "summary": geometric_means(rows)})
+    elif what is What.DECODE:
+        console.print(decode_rows.summary(rows))
     else:
         for name, value in geometric_means(rows).items():
             console.print(f"{name.replace('_', ' ')} in the geometric mean: {value:.2f}", highlight=False)
@@ -109,12 +160,11 @@ def bench(
         raise typer.Exit(130)
 
 
-def _require_torch() -> None:
-    for package in ("torch", "transformers"):
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            refuse(f"--against torch needs {package}; install both with: python -m pip install torch transformers")
+def _require_packages(peer: Peer) -> None:
+    for package in PACKAGES[peer]:
+        if importlib.util.find_spec(package) is None:
+            all_of_them = " ".join(PACKAGES[peer])
+            refuse(f"--against {peer} needs {package}; install both with: python -m pip install {all_of_them}")
 
 
 @contextmanager
@@ -128,4 +178,5 @@ def _threads(count: int | None, against: Peer | None) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     app(prog_name="python -m benchmarks")

@@ -4,7 +4,7 @@
 ``copy_gb`` those that copying reads and writes, and ``blas_N`` how many times as fast as NumPy the product is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ ROWS = (1, 8, 128)
 _LARGEST = 1 << 32  # multiplications; many rows meet a part of the matrix
 
 
-def measure(rounds: int, budget_s: float) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def measure(rounds: int, budget_s: float) -> Generator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield the name of each format and the function that measures its row."""
     weights = np.random.default_rng(0).standard_normal((OUT, IN), dtype=np.float32)
     target = np.empty_like(weights)

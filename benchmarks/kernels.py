@@ -1,6 +1,6 @@
 """Each hot loop at the sizes of a layer: the definition in NumPy, the compiled loops and, on request, the GPU's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,7 @@ T, D, F, E, K, V = 4096, 512, 1024, 16, 2, 4096
 B, S = 16, 256  # of attention
 
 
-def measure(rounds: int, budget_s: float, place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def measure(rounds: int, budget_s: float, place: Place) -> Generator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield the name of each kernel and the function that measures its row; times in milliseconds."""
     for kernel, arguments in _cases(np.random.default_rng(0)):
         yield kernel.__name__, partial(_row, kernel, arguments, rounds, budget_s, place)
@@ -96,7 +96,7 @@ def _moved(arguments: list[Any], device: str) -> list[Any]:
     ]
 
 
-def _cases(rng: np.random.Generator) -> Iterator[tuple[Callable[..., Any], list[Any]]]:
+def _cases(rng: np.random.Generator) -> Generator[tuple[Callable[..., Any], list[Any]]]:
     def normal(*shape: int) -> Any:
         return rng.standard_normal(shape, dtype=np.float32)
 

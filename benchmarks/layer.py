@@ -1,6 +1,6 @@
 """One Mixtral layer, forward and backward: ours, its matrix multiplications alone, and transformers' block."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -80,7 +80,7 @@ SHAPES = {
 
 def measure(
     shapes: tuple[Shape, ...], against: str | None, rounds: int, budget_s: float, place: Place
-) -> Iterator[tuple[Shape, Callable[[], dict[str, Any]]]]:
+) -> Generator[tuple[Shape, Callable[[], dict[str, Any]]]]:
     """Yield each shape and the function that measures its row; times in milliseconds."""
     for shape in shapes:
         yield shape, partial(_row, shape, against, rounds, budget_s, place)

@@ -1,6 +1,6 @@
 """One training step of a Mixtral language model: forward, loss, backward, clipping, AdamW; ours and transformers'."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,7 @@ LEARNING_RATE, WEIGHT_DECAY, BETAS, EPS, MAX_NORM = 1e-3, 0.1, (0.9, 0.95), 1e-8
 
 def measure(
     against: str | None, rounds: int, budget_s: float, place: Place
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+) -> Generator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield the model's sizes and the function that measures the only row; times in milliseconds."""
     config = CONFIGS[place.device]
     shape = (

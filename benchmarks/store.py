@@ -30,16 +30,13 @@ from moe_numpy.inference.open_file import OpenFile
 from moe_numpy.inference.slot_store import aligned
 from moe_numpy.models import Transformer
 from moe_numpy.moe import MoE
-from moe_numpy.pretrained import PublishedConfig, from_pretrained, save_pretrained
+from moe_numpy.pretrained import from_pretrained
+
+from .random_model import MODELS, write_random_model
 
 _THREADS = 4
 _READ = 5e8  # bytes to measure the bandwidth with, at most
-SETTINGS = {
-    "model_type": "qwen3_moe", "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4,
-    "head_dim": 64, "intermediate_size": 512, "moe_intermediate_size": 512, "num_experts": 32,
-    "num_experts_per_tok": 4, "norm_topk_prob": True, "vocab_size": 32000, "max_position_embeddings": 4096,
-    "tie_word_embeddings": True, "rms_norm_eps": 1e-6, "decoder_sparse_step": 1, "mlp_only_layers": [],
-}  # fmt: skip
+SETTINGS = MODELS["qwen3-moe-701m"]
 
 
 def main(
@@ -51,9 +48,7 @@ def main(
 ) -> None:
     """Print the bandwidths, then one row per amount of memory, as JSON."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        model = Transformer(PublishedConfig(SETTINGS | {"num_hidden_layers": layers}), rng=np.random.default_rng(0))
-        save_pretrained(model, place, dtype="BF16")
-        del model
+        write_random_model(Path(place), SETTINGS | {"num_hidden_layers": layers})
         for size in memory or ["300MB"]:
             print(json.dumps(measured(Path(place), given_size(size), tokens, rounds)))
 

@@ -6,7 +6,10 @@ from typing import Any
 from rich.console import Console
 
 _FIRST = 32  # width of the first column
-_HIDDEN = ("eager_ms", "grouped_mm_ms", "gemm_gflops", "device", "dtype")  # in the JSON only
+_HIDDEN = (  # in the JSON only
+    "eager_ms", "grouped_mm_ms", "gemm_gflops", "device", "dtype", "in_turn", "rounds", "best_bandwidth_gb",
+    "best_share",
+)  # fmt: skip
 
 
 def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -36,6 +39,8 @@ def print_row(row: dict[str, Any], console: Console, first: bool) -> None:
 
 
 def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
     if name in ("max_abs_error", "max_rel_error"):
         return f"{value:.0e}"
     if isinstance(value, float):

@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 _WARM = 0.02  # seconds
@@ -22,8 +23,29 @@ def in_turn(
     memory, caches, threads and clocks. The clock runs until ``synchronize()`` returns, which waits for the device.
     After three rounds, no further one begins once the budget is spent.
     """
+
+    def warmed(run: Callable[[], Any]) -> float:
+        warm = time.perf_counter() + _WARM
+        while True:
+            run()
+            synchronize()
+            if time.perf_counter() >= warm:
+                break
+        start = time.perf_counter()
+        run()
+        synchronize()
+        return time.perf_counter() - start
+
     for run in candidates.values():
         run()
+    taken = seconds_in_turn({name: partial(warmed, run) for name, run in candidates.items()}, rounds, budget_s)
+    return {name: 1e3 * statistics.median(times) for name, times in taken.items()}
+
+
+def seconds_in_turn(
+    candidates: Mapping[str, Callable[[], float]], rounds: int, budget_s: float
+) -> dict[str, list[float]]:
+    """What each candidate says it took, in up to ``rounds`` rounds; no fourth one begins once the budget is spent."""
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + budget_s
     enabled = gc.isenabled()
@@ -34,18 +56,9 @@ def in_turn(
                 break
             for name, run in candidates.items():
                 time.sleep(_PAUSE)
-                warm = time.perf_counter() + _WARM
-                while True:
-                    run()
-                    synchronize()
-                    if time.perf_counter() >= warm:
-                        break
-                start = time.perf_counter()
-                run()
-                synchronize()
-                taken[name].append(1e3 * (time.perf_counter() - start))
+                taken[name].append(run())
             gc.collect()
     finally:
         if enabled:
             gc.enable()
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return taken

@@ -13,6 +13,7 @@ from .costs import (
     in_bytes,
     weight_bytes,
 )
+from .decode_costs import Decoding, decoding, distinct_experts
 from .layers import Entries, FeedForward, GroupedQueryAttention, LatentAttention
 from .parameters import Parameters, active_parameters, balancing_biases, total_parameters
 from .published import PUBLISHED, PublishedModel, published
@@ -22,6 +23,7 @@ __all__ = [
     "PUBLISHED",
     "AllToAll",
     "Architecture",
+    "Decoding",
     "Entries",
     "FeedForward",
     "Flops",
@@ -35,6 +37,8 @@ __all__ = [
     "balancing_biases",
     "cache_bytes",
     "cache_bytes_per_token",
+    "decoding",
+    "distinct_experts",
     "expected_remote_devices",
     "flops_per_token",
     "in_bytes",

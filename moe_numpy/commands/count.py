@@ -28,7 +28,7 @@ from ..accounting import (
 )
 from ..accounting.parameters import Parameters
 from ..models import ModelConfig, Transformer
-from ..nn import FeedForward
+from ..nn import FeedForward, MatrixLinear
 from ..nn.module import Unfilled
 from ..pretrained import from_pretrained, is_published
 from ..pretrained.stored_experts import StoredExperts
@@ -138,6 +138,9 @@ def _measured_sizes(model: Transformer) -> dict[str, Any]:
         parts[_part(name, model)] += parameter.data.size
     stored = sum(m.num_parameters() for _, m in model.named_modules() if isinstance(m, StoredExperts))
     parts["experts"] += stored
+    for path, module in model.named_modules():
+        if isinstance(module, MatrixLinear):
+            parts[_part(f"{path}weight", model)] += module.num_stored
     total, active = sum(parts.values()), model.active_parameters()
     return {
         "total": total,

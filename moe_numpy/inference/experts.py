@@ -10,9 +10,9 @@ from .. import ops
 from ..formats import Stack, quantise
 from ..formats.bfloat16 import BFloat16Matrix
 from ..formats.float32 import Float32Matrix
-from ..kernels import sort_by_key
+from ..kernels import kernel, sort_by_key
 from ..moe.experts import ClampedSwiGLU, GptOssExperts, MLPExperts, SwiGLUExperts, WithZeroExperts
-from ..typing import Float, Int
+from ..typing import Array, Float, Int
 from .expert_tables import ExpertTable, ExpertTables
 from .maps import format_for
 
@@ -56,7 +56,7 @@ class StackedExperts:
         biases = [None if b is None else np.ascontiguousarray(b) for b in self.biases]
         return ExpertTables(
             [ExpertTable(first, bias=biases[0])], [ExpertTable(second, bias=biases[1])], self.activation,
-            self.activation is swiglu,
+            self.activation is swiglu_of_halves,
         )  # fmt: skip
 
     def _rows(self, x: Any, experts: Any, products: Any, by: Any) -> Any:
@@ -80,7 +80,8 @@ class AndZeroExperts:
         return y
 
 
-def swiglu(h: Float[np.ndarray, "N two_f"]) -> Float[np.ndarray, "N f"]:
+@kernel
+def swiglu_of_halves(h: Float[Array, "N two_f"]) -> Float[Array, "N f"]:
     """silu(gate) ⊙ up of the halves of each row."""
     f = h.shape[1] // 2
     return ops.SwiGLU.compute(h[:, :f], h[:, f:])
@@ -88,7 +89,7 @@ def swiglu(h: Float[np.ndarray, "N two_f"]) -> Float[np.ndarray, "N f"]:
 
 # Of each kind of expert: the names of its two matrices, and what lies between them.
 ACTIVATIONS: dict[str, tuple[tuple[str, str], Callable[..., Any]]] = {
-    "swiglu": (("gate_up", "down"), swiglu),
+    "swiglu": (("gate_up", "down"), swiglu_of_halves),
     "gpt_oss": (("gate_up", "down"), ClampedSwiGLU.compute),
     "relu": (("first", "second"), ops.ReLU.compute),
     "gelu": (("first", "second"), ops.GELU.compute),

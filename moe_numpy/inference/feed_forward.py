@@ -15,7 +15,7 @@ from ..moe.selection import FixedK, TopK
 from ..nn import FeedForward
 from ..typing import Array, Float, Int
 from .errors import NotRowByRowError
-from .expert_tables import ExpertTables, tables_of
+from .expert_tables import tables_of
 from .experts import experts_of
 from .maps import Map, matrix_of
 from .program import Program
@@ -109,11 +109,11 @@ class MoEStep:
     def add_to(self, program: Program, x: Float[Array, "N d"]) -> Float[Array, "N d"]:
         """The step in a program."""
         y = program.room("sparse", *x.shape)
-        selection, tables = self.router.config.selection, tables_of(self.experts)
-        if tables is None or not isinstance(selection, FixedK):
-            program.call(lambda: np.copyto(y, self._one_by_one(x, program.now)))
+        selection = self.router.config.selection
+        if isinstance(selection, FixedK):
+            self._add_experts(program, x, selection.k, y)
         else:
-            self._add_experts(program, x, selection.k, tables, y)
+            program.call(lambda: np.copyto(y, self._answers(x, *self.router(x, program.now))))
         if self.shared is not None:
             always = self.shared.add_to(program, x, "shared")
             if self.shared_gate is not None:
@@ -122,20 +122,22 @@ class MoEStep:
             program.add(y, always)
         return y
 
-    def _add_experts(self, program: Program, x: Any, k: int, tables: ExpertTables, y: Any) -> None:
+    def _add_experts(self, program: Program, x: Any, k: int, y: Any) -> None:
         expert, gate = program.room("experts", len(x), k, dtype=np.int64), program.room("gates", len(x), k)
         self.router.add_to(program, x, expert, gate)
+        tables, gated = tables_of(self.experts), self.gate_on == "input"
+        if tables is None:
+            token = np.arange(expert.size) // k
+            program.call(lambda: np.copyto(y, self._answers(x, token, expert.reshape(-1), gate.reshape(-1))))
+            return
         groups = program.group(expert, gate, self.router.num_experts)
-        gated = self.gate_on == "input"
-        given = program.gather(x, k, groups, tables.first[0], gated)
-        answer = tables.add_to(program, given, groups)
+        answer = tables.add_to(program, program.gather(x, k, groups, tables.first[0], gated), groups)
         after = program.room("ones", expert.size) if gated else groups.gate
         if gated:
             after[...] = 1
         program.combine(answer, k, groups, after, y)
 
-    def _one_by_one(self, x: Float[np.ndarray, "N d"], rows: Rows) -> Float[np.ndarray, "N d"]:
-        token, expert, gate = self.router(x, rows)
+    def _answers(self, x: Float[np.ndarray, "N d"], token: Any, expert: Any, gate: Any) -> Float[np.ndarray, "N d"]:
         gate, given = gate.astype(np.float32, copy=False), x[token]
         if self.gate_on == "input":
             given, gate = given * gate[:, None], np.ones_like(gate)

@@ -8,7 +8,7 @@ from .. import ops
 from ..formats import FORMATS, Matrix, quantise
 from ..formats.bfloat16 import BFloat16Matrix
 from ..formats.float32 import Float32Matrix
-from ..nn import LayerNorm, Linear, RMSNorm
+from ..nn import LayerNorm, Linear, MatrixLinear, RMSNorm
 from ..typing import Array, Float
 from .program import Program
 
@@ -23,7 +23,14 @@ def format_for(width: int, format: str) -> str:
 
 
 def matrix_of(weights: Any, format: str | None = None) -> Matrix:
-    """Weights [out, in] in a format, or as they are; in bfloat16 where the width does not fit the format."""
+    """Weights [out, in] in a format, or as they are; in bfloat16 where the width does not fit the format.
+
+    They may be stored in a format already.
+    """
+    if isinstance(weights, Matrix):
+        if format is None:
+            return weights
+        weights = weights.dequantise()
     if format is not None:
         return quantise(weights, format_for(weights.shape[-1], format))
     if weights.dtype.name == "bfloat16":
@@ -39,9 +46,10 @@ class Map:
         self.bias = None if bias is None else np.ascontiguousarray(bias, np.float32)
 
     @classmethod
-    def of(cls, layer: Linear, format: str | None = None) -> "Map":
+    def of(cls, layer: Linear | MatrixLinear, format: str | None = None) -> "Map":
         """What a layer computes."""
-        return cls(matrix_of(layer.weight.data, format), None if layer.bias is None else layer.bias.data)
+        weights = layer.matrix if isinstance(layer, MatrixLinear) else layer.weight.data
+        return cls(matrix_of(weights, format), None if layer.bias is None else layer.bias.data)
 
     def __call__(self, x: Float[np.ndarray, "N i"]) -> Float[np.ndarray, "N o"]:
         y = self.weight.product(x)

@@ -26,6 +26,7 @@ class Kept:
 
     def __init__(self, width: int, window: int | None = None):
         self.window, self.start = window, 0
+        self.rows: Any
         self._settle(np.empty((_FIRST, width), np.float32), 0)
 
     def extend(self, num: int) -> Float[np.ndarray, "num width"]:
@@ -49,8 +50,7 @@ class Kept:
         return self.rows
 
     def _settle(self, room: Float[np.ndarray, "_ width"], length: int) -> None:
-        self._room, self.address = room, room.ctypes.data
-        self.rows: Any = room[:length]
+        self._room, self.address, self.rows = room, room.ctypes.data, room[:length]
 
     def cut(self, length: int) -> None:
         """Forget the tokens from position ``length`` on.

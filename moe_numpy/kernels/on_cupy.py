@@ -28,7 +28,7 @@ from . import attention, cublas, grouped_gemm, tiled_products
 from .kernel import registry
 
 AS_DEFINED = (  # what decoding on a GPU does not use
-    "attend", "grouped_weight_product", "weight_product", "weight_product_of_experts",
+    "attend", "grouped_weight_product", "swiglu_of_halves", "weight_product", "weight_product_of_experts",
 )  # fmt: skip
 
 _PART = 512  # keys that one warp sorts

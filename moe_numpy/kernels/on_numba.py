@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ..typing import Array, Float, Int, Shaped
-from . import loops, product_loops
+from . import loops, product_loops, program_loops
 from .decoders import DECODERS
 from .kernel import registry
 from .threads import blocks, one_thread_products, run
@@ -437,6 +437,21 @@ def grouped_weight_product(x: Float[Array, "N in"], stack: Any, offsets: Int[Arr
 
     own = [e for e in range(len(stack)) if bounds[e] < bounds[e + 1]]
     run(block, [(e, rows) for e in own for rows in blocks(y.shape[1], _PRODUCT)])
+    return y
+
+
+def swiglu_of_halves(h: Float[Array, "N two_f"]) -> Float[Array, "N f"]:
+    """With the exponentials of ``program_loops``."""
+    if h.dtype != np.float32:
+        return registry["swiglu_of_halves"].definition(h)
+    h, f = np.ascontiguousarray(h), h.shape[1] // 2
+    y = empty((len(h), f), h.dtype)
+
+    def block(rows: slice) -> None:
+        for n in range(rows.start, rows.stop):
+            program_loops.swiglu_of_row(h[n, :f], h[n, f:], y[n])
+
+    run(block, blocks(len(h), _rows_in_block(8 * f)))
     return y
 
 

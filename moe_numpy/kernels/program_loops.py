@@ -240,11 +240,18 @@ def _attend(i, scale, counter, run):
 
 
 @compiled
+def swiglu_of_row(gate, up, y):
+    """y = silu(gate) ⊙ up; NumPy's exponentials may differ in the last bit."""
+    e = np.empty((1, len(y)), np.float32)
+    for j in range(len(y)):
+        e[0, j] = math.exp(-gate[j])
+    loops.swiglu(e, gate, len(y), up, len(y), y.reshape(1, len(y)), np.float32(1))
+
+
+@compiled
 def _swiglu(i, counter, run):
     gate, up, step, num_rows, width, y = i[1], i[2], i[3], i[4], i[5], i[6]
-    blocks = (width + _PIECE - 1) // _PIECE
-    e = np.empty((1, _PIECE), np.float32)
-    mine = 0
+    mine, blocks = 0, (width + _PIECE - 1) // _PIECE
     while True:
         piece = _next(counter, run, num_rows * blocks)
         if piece < 0:
@@ -254,9 +261,7 @@ def _swiglu(i, counter, run):
         start = block * _PIECE
         num = min(_PIECE, width - start)
         g, u = _floats(gate + 4 * (n * step + start), num), _floats(up + 4 * (n * step + start), num)
-        for j in range(num):
-            e[0, j] = math.exp(-g[j])
-        loops.swiglu(e, g, num, u, num, _rows(y + 4 * (n * width + start), 1, num), np.float32(1))
+        swiglu_of_row(g, u, _floats(y + 4 * (n * width + start), num))
 
 
 @compiled

@@ -6,6 +6,7 @@ from .embedding import Embedding
 from .feed_forward import FeedForward
 from .latent_attention import LatentAttention, LatentParts
 from .linear import Linear
+from .matrix_linear import MatrixLinear
 from .module import Buffer, Module, Parameter
 from .norms import LayerNorm, RMSNorm
 from .padding import Padding
@@ -22,6 +23,7 @@ __all__ = [
     "LatentParts",
     "LayerNorm",
     "Linear",
+    "MatrixLinear",
     "Module",
     "Padding",
     "Parameter",

@@ -14,6 +14,7 @@ from .families import FAMILIES, Family
 from .fields import Fields, Limits
 from .pieces import Piece
 from .published_files import SETTINGS_LIMIT, read_json
+from .quantisation import METHOD, Quantisation
 from .safetensors_file import StoredTensor
 from .tensor_files import INDEX, SINGLE
 
@@ -61,6 +62,7 @@ class PublishedConfig:
         )
         config = replace(config, limits=Limits(axis, config.family.num_layers(tensors)))
         config.transformer  # noqa: B018 (raises)
+        config.quantisation  # noqa: B018 (raises)
         return config
 
     @classmethod
@@ -96,7 +98,7 @@ class PublishedConfig:
     def transformer(self) -> TransformerConfig:
         """The model, layer by layer."""
         fields = Fields(self.values, self.file, limits=self.limits)
-        fields.skip("quantization_config")  # see fp8_block
+        fields.skip("quantization_config")  # see quantisation and fp8_block
         try:
             transformer = self.family.transformer(fields)
         except PretrainedError:
@@ -159,10 +161,20 @@ class PublishedConfig:
         """Those of the tensors of a folder that are no part of the model."""
         return self.family.skipped(names, len(self.transformer.layers))
 
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """The formats of a model that was quantised here; None for others."""
+        fields = Fields(self.values, self.file).part("quantization_config")
+        if fields is None or fields.expect("quant_method", METHOD, "fp8", "mxfp4") != METHOD:
+            return None
+        return Quantisation.read(fields)
+
     @property
     def fp8_block(self) -> tuple[int, int] | None:
-        """Rows and columns of a block of FP8 weights; None without a ``quantization_config`` of that kind."""
+        """Rows and columns of a block of published FP8 weights; None without a ``quantization_config`` of that kind."""
         fields = Fields(self.values, self.file).part("quantization_config")
+        if fields is not None and self.quantisation is not None:
+            fields = fields.part("published")
         if fields is None or fields.expect("quant_method", "fp8", "mxfp4") != "fp8":
             return None
         fields.expect("fmt", "e4m3", "float8_e4m3fn", default="e4m3")
@@ -170,6 +182,10 @@ class PublishedConfig:
         if min(block) < 1:
             fields.refuse("weight_block_size", "rows and columns must be at least 1")
         return block
+
+    def quantised(self, formats: Quantisation) -> dict[str, Any]:
+        """The settings to write with the model in these formats."""
+        return {**self.values, "quantization_config": formats.to_json(self.values.get("quantization_config"))}
 
     def written(self) -> "PublishedConfig":
         """The settings to write with the model: without a ``quantization_config``, since weights are floats here."""

@@ -11,6 +11,7 @@ from ..inference import ByteRange, ExpertStore, MappedStore, SlotStore, StoreErr
 from ..typing import Array, Float
 from .errors import PretrainedError
 from .pieces import EACH, Piece
+from .quantised_experts import QuantisedPieces
 from .weights import Weights
 
 Matrices = Mapping[str, Float[Array, "..."]]
@@ -72,7 +73,7 @@ class StoredLayer:
         pieces: of this layer.
     """
 
-    def __init__(self, store: ExpertStore, layer: int, pieces: LayerPieces):
+    def __init__(self, store: ExpertStore, layer: int, pieces: LayerPieces | QuantisedPieces):
         self.store, self.layer, self.pieces = store, layer, pieces
 
     def read(self, expert: int) -> Matrices:
@@ -95,7 +96,9 @@ class StoredLayer:
             raise PretrainedError(str(error)) from error
 
 
-def readers_of(layers: Mapping[int, LayerPieces], at_once: int, memory: int | None) -> dict[int, StoredLayer]:
+def readers_of(
+    layers: Mapping[int, LayerPieces | QuantisedPieces], at_once: int, memory: int | None
+) -> dict[int, StoredLayer]:
     """One store for all layers, and a reader for each.
 
     Args:

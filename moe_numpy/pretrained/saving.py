@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ..files import write_atomically, write_json_atomically
+from ..formats import Matrix
 from ..kernels import to_host
 from ..models import Transformer
+from ..nn import MatrixLinear
 from .config import FILE, PublishedConfig
 from .errors import PretrainedError
 from .pieces import EACH, Piece
@@ -62,8 +64,9 @@ def save_pretrained(
 
 def published_gradients(model: Transformer) -> dict[str, Any]:
     """The gradients of the last backward pass by published name, in the published layout; zero where there is none."""
-    if _stored_experts(model):
-        raise ValueError("the experts of this model stay in their files and have no gradients; load it with a dtype")
+    what = "experts" if _stored_experts(model) else "matrices" if _matrices(model) else None
+    if what is not None:
+        raise ValueError(f"the {what} of this model stay in their files and have no gradients; load it with a dtype")
     arrays = {}
     for name, tensor in _tensors(model).items():
         arrays[name] = np.zeros(tensor.shape, tensor.dtype) if tensor.grad is None else to_host(tensor.grad)
@@ -88,7 +91,14 @@ def published_arrays(model: Transformer, arrays: Mapping[str, Any]) -> Iterator[
 
 def _parameters(model: Transformer) -> dict[str, Any]:
     arrays = {name: to_host(tensor.data) for name, tensor in _tensors(model).items()}
+    arrays |= {name: matrix.dequantise() for name, matrix in _matrices(model).items()}
     return arrays | {path + stack.name: stack for path, experts in _stored_experts(model) for stack in experts.stacks}
+
+
+def _matrices(model: Transformer) -> dict[str, Matrix]:
+    """Those that are stored in a format, by our names; without the output matrix of a tied model."""
+    found = {f"{path}weight": m for path, m in model.named_modules() if isinstance(m, MatrixLinear) and m.num_stored}
+    return {name: layer.matrix for name, layer in found.items()}
 
 
 def _stored_experts(model: Transformer) -> list[tuple[str, StoredExperts]]:

@@ -11,11 +11,12 @@ from ..formats import Matrix, Stack, quantise
 from ..formats.float32 import Float32Matrix
 from ..inference import MappedStore, StoreError
 from ..inference.expert_tables import ExpertTable, ExpertTables
-from ..inference.experts import ACTIVATIONS, StackedExperts, format_for, swiglu
+from ..inference.experts import ACTIVATIONS, StackedExperts, format_for, swiglu_of_halves
 from ..typing import Array, Float, Int
 from .errors import PretrainedError
 from .expert_reading import LayerPieces, StoredLayer
 from .pieces import Piece
+from .quantised_experts import QuantisedPieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class StoredMatrices:
         self.reader = reader
         (self.first, self.second), activation = ACTIVATIONS[kind]
         self.num_experts = reader.pieces.num_experts
-        self.activation = partial(activation, **settings)
+        self.activation = partial(activation, **settings) if settings else activation
         self._views: dict[int, tuple[Mapping[str, Parts], Mapping[str, Array]]] = {}  # of mapped files
 
     def __call__(self, x: Float[Array, "N d"], experts: Int[Array, " N"]) -> Float[Array, "N d"]:
@@ -79,7 +80,7 @@ class StoredMatrices:
         )
         if first is None or second is None:
             return None
-        return ExpertTables(first, second, self.activation, self.activation.func is swiglu)
+        return ExpertTables(first, second, self.activation, self.activation is swiglu_of_halves)
 
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
@@ -129,12 +130,15 @@ def _tables(parameters: Sequence[Parts], biases: Sequence[Any]) -> list[ExpertTa
 
 
 def matrices_of(
-    pieces: LayerPieces, expert: int, content: Sequence[np.ndarray]
+    pieces: LayerPieces | QuantisedPieces, expert: int, content: Sequence[np.ndarray]
 ) -> tuple[Mapping[str, Parts], Mapping[str, Array]]:
     """The parameters of an expert by our names: matrices, and vectors in float32.
 
-    Matrices are views of ``content`` where a published tensor holds whole rows of ours.
+    Matrices are views of ``content`` where a stored tensor holds whole rows of ours.
     """
+    if isinstance(pieces, QuantisedPieces):
+        matrices, biases = pieces.matrices(expert, content)
+        return {name: Parts(m.shape, [(slice(0, m.shape[0]), m)]) for name, m in matrices.items()}, biases
     found: dict[str, list[tuple[slice, Matrix]]] = {}
     decoded: dict[str, Array] = {}
     for piece, raw in pieces.raw(expert, content):

@@ -7,7 +7,8 @@ and are then copied behind it: memory holds one tensor, the disk one shard more 
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,19 @@ _DTYPES |= {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e8m0fnu": "F
 _CHUNK = 1 << 24
 
 
+@dataclass(frozen=True)
+class Bits:
+    """A tensor by the bits of its values.
+
+    Attributes:
+        dtype: as files call it: "BF16".
+        array: of the type in STORAGE.
+    """
+
+    dtype: str
+    array: np.ndarray
+
+
 def write_tensor_files(
     folder: str | os.PathLike,
     tensors: Iterable[tuple[str, Any]],
@@ -33,16 +47,18 @@ def write_tensor_files(
     dtype: Literal["BF16", "F32"] | None = None,
     max_shard_bytes: float = 5e9,
     metadata: Mapping[str, str] | None = None,
+    in_order: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Write tensors as ``model.safetensors``, or as shards and ``model.safetensors.index.json``.
 
     Args:
         folder: made if it does not exist; holds no safetensors files yet.
         tensors: pairs of name and array, each taken once, in order: booleans, integers, floats, on any device, those of
-            ml_dtypes too; or a StoredTensor, which is written as it was stored.
+            ml_dtypes too; or Bits or a StoredTensor, which are written as they are.
         dtype: how floats of 16 bits and more are stored. None leaves them; BF16 rounds to nearest.
         max_shard_bytes: of values in one file. A larger tensor has a file of its own.
         metadata: text beside the tensors; ``{"format": "pt"}`` if None, which transformers expects.
+        in_order: whether a tensor of this name lies in its file in the order given, after those that do not.
 
     Raises:
         PretrainedError: the folder holds safetensors files, or a tensor has a name or type that cannot be written.
@@ -63,11 +79,11 @@ def write_tensor_files(
             names.add(name)
             stored, values = _as_stored(array, dtype, thing)
             if shards[-1].bytes and shards[-1].bytes + values.nbytes > max_shard_bytes:
-                shards[-1].finish(metadata)
+                shards[-1].finish(metadata, in_order)
                 shards.append(_Shard(folder, len(shards) + 1, files))
             shards[-1].add(name, stored, values)
             del array, values  # before the next is made
-        shards[-1].finish(metadata)
+        shards[-1].finish(metadata, in_order)
         _publish(folder, shards, files)
 
 
@@ -87,9 +103,9 @@ class _Shard:
         self.entries.append((name, stored, values.shape, self.bytes, self.bytes + values.nbytes))
         self.bytes += values.nbytes
 
-    def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the file. Wider types come first, so that every tensor is aligned."""
-        self.entries.sort(key=lambda entry: -np.dtype(STORAGE[entry[1]]).itemsize)
+    def finish(self, metadata: Mapping[str, str], in_order: Callable[[str], bool]) -> None:
+        """Write the file. Wider types come first, so that every tensor is aligned, but for those in order."""
+        self.entries.sort(key=lambda e: (1, 0) if in_order(e[0]) else (0, -np.dtype(STORAGE[e[1]]).itemsize))
         with naming(self.path), open(self.path, "wb") as file:
             file.write(self._header(metadata))
             if self.entries:
@@ -118,6 +134,8 @@ def _as_stored(array: Any, dtype: str | None, thing: str) -> tuple[str, np.ndarr
     """How an array is called in the file, and its bits in row-major order."""
     if isinstance(array, StoredTensor):
         return array.dtype, array.raw
+    if isinstance(array, Bits):
+        return array.dtype, np.ascontiguousarray(array.array)
     array = np.asarray(to_host(array))
     stored = _DTYPES.get(array.dtype.name)
     if stored is None:

@@ -97,7 +97,7 @@ def test_what_was_measured_before_an_interrupt_is_not_lost(small, monkeypatch, j
 def test_kernels_have_no_peer():
     result = run("kernels", "--against", "torch")
     assert result.exit_code == 2
-    assert "leave --against out" in result.output
+    assert "--against torch is for layer and step, and kernels was asked for" in result.output
 
 
 def test_a_missing_torch_is_said_plainly(monkeypatch):
@@ -150,7 +150,7 @@ def test_a_shape_that_is_none_is_refused(text):
 def test_only_layers_have_shapes():
     result = run("step", "--shape", "9,8,4,3,2")
     assert result.exit_code == 2
-    assert "--shape is for a layer, and step was asked for" in result.output
+    assert "--shape is for layer, and step was asked for" in result.output
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ REQUIRED = {
     "generate": ["generate", "run", "the", "--tokens", "2"],
     "inspect": ["inspect", "run"],
     "convert": ["convert", "run", "out", "--to", "mixtral"],
+    "quantize": ["quantize", "run", "out", "--experts", "int4"],
     "gradcheck": ["gradcheck", "add_broadcast"],
     "recipes": ["recipes", "mixtral"],
     "count": ["count", "mixtral-8x7b"],
@@ -46,7 +47,8 @@ REQUIRED = {
     "doctor": ["doctor"],
 }
 POSITIONS = {("generate", "model"): 1, ("generate", "prompt"): 2, ("inspect", "model"): 1, ("gradcheck", "pattern"): 1,
-             ("convert", "model"): 1, ("convert", "out"): 2, ("recipes", "name"): 1, ("count", "model"): 1}  # fmt: skip
+             ("convert", "model"): 1, ("convert", "out"): 2, ("quantize", "model"): 1,
+             ("quantize", "out"): 2, ("recipes", "name"): 1, ("count", "model"): 1}  # fmt: skip
 OPTIONS = [
     (name, option.name)
     for name, command in COMMANDS.items()
@@ -99,7 +101,7 @@ def test_an_odd_value_is_at_most_an_error(room, command, option, value):
     assert result.exit_code in (0, 2), told
     assert "Traceback" not in result.output, told
     assert "\x1b[2J" not in result.output, told
-    if result.exit_code == 0 and (command == "convert" or option == "trace"):
+    if result.exit_code == 0 and (command in ("convert", "quantize") or option == "trace"):
         for written in {path.name for path in Path.cwd().iterdir()} - room:
             shutil.rmtree(written) if Path(written).is_dir() else Path(written).unlink()
     assert {path.name for path in Path.cwd().iterdir()} == room, told

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published_models import DEEPSEEK, LLAMA, MINIMAX, MIXTRAL, make_published
 
+from moe_numpy import kernels
 from moe_numpy.autodiff import no_grad
 from moe_numpy.inference import Decoder
 from moe_numpy.inference.sequence import Kept
@@ -194,14 +195,40 @@ def test_what_cannot_be_read_is_named(texts, message):
 
 
 def test_a_call_that_fails_leaves_every_text_as_it_was(monkeypatch):
-    decoder, tokens = Decoder(run_of("mixtral")), ids()
+    decoder, tokens, failing = Decoder(run_of("mixtral")), ids(), []
+    last = decoder.layers[1].feed_forward
+    as_before = last.add_to
+
+    def add_to(program, x):
+        program.call(lambda: 1 / 0 if failing else None)
+        return as_before(program, x)
+
+    monkeypatch.setattr(last, "add_to", add_to)
     text = decoder.new_sequence()
     decoder.read((text, tokens[:9]))
-    with monkeypatch.context() as patch:
-        patch.setattr(decoder.layers[1].feed_forward, "add_to", lambda program, x: program.call(lambda: 1 / 0) or x)
-        with pytest.raises(ZeroDivisionError):
-            decoder.read((text, tokens[9:20]))
+    failing.append(True)
+    with pytest.raises(ZeroDivisionError):
+        decoder.read((text, tokens[9:20]))
+    failing.clear()
     expected = piecewise(Decoder(run_of("mixtral")), tokens[:20])[-1]
     np.testing.assert_array_equal(decoder.read((text, tokens[9:20]))[0], expected)
     with pytest.raises(ValueError, match="a text can be given once in a call"):
         decoder.read((text, tokens[20:21]), (text, tokens[21:22]))
+
+
+def test_where_nothing_is_compiled():
+    """The definitions of a program say the same."""
+    model, tokens = of_parts(AttentionParts(norm=QueryKeyNorm("head"), window=9)), ids()
+    with kernels.use("numpy"):
+        defined = piecewise(Decoder(model), tokens, 17, 18)
+    np.testing.assert_allclose(piecewise(Decoder(model), tokens, 17, 18), defined, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [MIXTRAL, DEEPSEEK], ids=lambda values: values["model_type"])
+def test_experts_on_the_disk_say_the_same_bits(values, tmp_path):
+    """As the mapped ones, and as those in memory in their format."""
+    folder, tokens = make_published(tmp_path, values), ids(40, 300)
+    mapped = Decoder(Transformer.from_pretrained(folder))
+    expected = piecewise(mapped, tokens, 17, 18, 30)
+    few = Decoder(Transformer.from_pretrained(folder, memory=2**20))
+    np.testing.assert_array_equal(piecewise(few, tokens, 17, 18, 30), expected)

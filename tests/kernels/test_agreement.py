@@ -710,6 +710,11 @@ def attend__sinks_and_few_keys(rng, dtype, view):
 
 
 @case
+def swiglu_of_halves(rng, dtype, view):
+    return (view(10 * normal(rng, dtype, 5, 46)),)
+
+
+@case
 def adamw(rng, dtype, view):
     shapes = [(300, 200), (7,), (2, 3, 4)]
     p, grad, m = ([normal(rng, dtype, *shape) for shape in shapes] for _ in range(3))

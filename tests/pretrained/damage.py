@@ -227,14 +227,14 @@ def rename(random, folder):
 
 
 def exchange(random, folder):
-    """Two tensors under each other's names: seen if their shapes differ."""
+    """Two tensors under each other's names: seen if their shapes differ, and of quantised ones their types."""
     path = _shard(random, folder)
     header, content = header_of(path)
     one, other = random.choice(_names(header)), random.choice(_names(header))
-    alike = header[one]["shape"] == header[other]["shape"]
+    alike, typed = (header[one][key] == header[other][key] for key in ("shape", "dtype"))
     header[one], header[other] = header[other], header[one]
     put(path, header, content)
-    return (one, other), {SAME, OTHER} if alike else {REFUSED}
+    return (one, other), {SAME, OTHER} | (set() if typed else {REFUSED}) if alike else {REFUSED}
 
 
 def drop(random, folder):
@@ -294,7 +294,7 @@ def retype(random, folder):
     header, content = header_of(path)
     name = random.choice(_names(header))
     same_size = {"F32": ["I32", "U32"], "BF16": ["F16", "I16", "U16"], "U8": ["I8", "F8_E8M0", "F8_E4M3", "BOOL"]}
-    same_size |= {"F8_E4M3": ["U8", "I8", "F8_E8M0", "F8_E5M2"]}
+    same_size |= {"I8": ["U8", "F8_E4M3", "BOOL"], "F8_E4M3": ["U8", "I8", "F8_E8M0", "F8_E5M2"]}
     old, header[name]["dtype"] = header[name]["dtype"], random.choice(same_size[header[name]["dtype"]])
     put(path, header, content)
     return (name, old, header[name]["dtype"]), {REFUSED}

@@ -21,8 +21,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from moe_numpy.formats import fp8, mxfp4
+from moe_numpy.pretrained import write_tensor_files
+
 CONFIGS = Path(__file__).parent / "configs"
 LENGTH = 24
+BLOCK = (12, 20)
 
 
 def models():
@@ -70,3 +74,26 @@ def texts(seed):
 
 def _rng(name, seed):
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def written(folder, family, packed=None, name="plain"):
+    """A tiny model of the family, its experts plain or packed; its two texts."""
+    model = recorded(family)[name]
+    config, tensors = dict(model["published"].get("text_config", model["published"])), {}
+    for name, shape in names_of(model).items():
+        array = values(name, shape, model["seed"], model["width"])
+        if packed == "fp8" and "experts" in name:
+            codes, scales = fp8.quantise(array, BLOCK)
+            tensors |= {name: codes.view(ml_dtypes.float8_e4m3fn), f"{name}_scale_inv": scales}
+        elif packed == "mxfp4" and "experts" in name and name.endswith("_proj"):
+            blocks, scales = mxfp4.quantise(np.ascontiguousarray(array.swapaxes(-1, -2)))
+            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        else:
+            tensors[name] = array
+    if packed == "fp8":
+        config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": list(BLOCK)}
+    elif packed == "mxfp4":
+        config["quantization_config"] = {"quant_method": "mxfp4"}
+    write_tensor_files(folder, tensors.items(), dtype="BF16" if packed is None else None, max_shard_bytes=3e5)
+    (folder / "config.json").write_text(json.dumps(config))
+    return texts(model["seed"])[0]

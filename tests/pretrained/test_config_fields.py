@@ -107,7 +107,10 @@ def test_an_unknown_family():
     ("settings", "message"),
     [
         ("fp8", "quantization_config is 'fp8': Expected `object`"),
-        ({"quant_method": "awq"}, "quantization_config.quant_method is 'awq', only 'fp8' or 'mxfp4' is supported"),
+        (
+            {"quant_method": "awq"},
+            "quantization_config.quant_method is 'awq', only 'moe_numpy' or 'fp8' or 'mxfp4' is supported",
+        ),
         ({}, "lacks quantization_config.quant_method"),
         ({"quant_method": "fp8"}, "lacks quantization_config.weight_block_size"),
         ({"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [2, 2]}, "fmt is 'e5m2'"),

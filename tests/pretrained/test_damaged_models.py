@@ -13,10 +13,12 @@ import warnings
 import numpy as np
 import pytest
 from damage import FILES, OTHER, REFUSED, SAME, SETTINGS
-from published import models, names_of, recorded, texts, values
+from published import models, names_of, recorded, texts, values, written
 
 from moe_numpy.models import Transformer
 from moe_numpy.pretrained import PretrainedError, write_tensor_files
+from moe_numpy.pretrained.quantisation import Quantisation
+from moe_numpy.pretrained.quantising import plan, write_quantised
 
 pytestmark = pytest.mark.no_cover
 
@@ -67,10 +69,38 @@ def outcome(folder, logits, ids):
     return SAME if np.array_equal(found, logits) else OTHER, ""
 
 
+@pytest.fixture(scope="module")
+def intact_quantised(tmp_path_factory):
+    """The same of quantised models, with experts in transposed stacks, one by one, and below one another."""
+    made = {}
+
+    def of(rng):
+        family = rng.choice(["gpt_oss", "mixtral", "deepseek_v3", "dbrx"])
+        if family not in made:
+            folder = tmp_path_factory.mktemp("quantised") / family
+            ids = written(folder, family)[:1]
+            formats = Quantisation(*rng.sample(["int8", "int4", "mxfp4", "fp8"], 2))
+            write_quantised(folder, plan(folder, formats), folder / "out", max_shard_bytes=60_000)
+            made[family] = folder / "out", Transformer.from_pretrained(folder / "out")(ids).logits.data, ids
+        return made[family]
+
+    return of
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("part", range(20))
 def test_a_damaged_model_is_refused(intact, tmp_path, part):
-    for seed in range(part * CASES // 20, (part + 1) * CASES // 20):
+    refuse_damaged(intact, tmp_path, range(part * CASES // 20, (part + 1) * CASES // 20))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("part", range(4))
+def test_a_damaged_quantised_model_is_refused(intact_quantised, tmp_path, part):
+    refuse_damaged(intact_quantised, tmp_path, range(part * 40, (part + 1) * 40))
+
+
+def refuse_damaged(intact, tmp_path, seeds):
+    for seed in seeds:
         rng = random.Random(seed)
         folder, logits, ids = intact(rng)
         damaged = shutil.copytree(folder, tmp_path / "model")

@@ -1,45 +1,17 @@
 """Experts within a budget of memory: the logits of the mapped model, bit for bit, in every dialect."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 
-import ml_dtypes
 import numpy as np
 import pytest
-from published import names_of, recorded, texts, values
+from published import written
 
-from moe_numpy.formats import fp8, mxfp4
 from moe_numpy.models import Transformer, generate
 from moe_numpy.moe import MoE
-from moe_numpy.pretrained import PretrainedError, PublishedConfig, from_pretrained, save_pretrained, write_tensor_files
-
-BLOCK = (12, 20)
-
-
-def written(folder, family, packed=None):
-    """A tiny model of the family, its experts plain or packed."""
-    model = recorded(family)["plain"]
-    config, tensors = dict(model["published"].get("text_config", model["published"])), {}
-    for name, shape in names_of(model).items():
-        array = values(name, shape, model["seed"], model["width"])
-        if packed == "fp8" and "experts" in name:
-            codes, scales = fp8.quantise(array, BLOCK)
-            tensors |= {name: codes.view(ml_dtypes.float8_e4m3fn), f"{name}_scale_inv": scales}
-        elif packed == "mxfp4" and "experts" in name and name.endswith("_proj"):
-            blocks, scales = mxfp4.quantise(np.ascontiguousarray(array.swapaxes(-1, -2)))
-            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-        else:
-            tensors[name] = array
-    if packed == "fp8":
-        config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": list(BLOCK)}
-    elif packed == "mxfp4":
-        config["quantization_config"] = {"quant_method": "mxfp4"}
-    write_tensor_files(folder, tensors.items(), dtype="BF16" if packed is None else None, max_shard_bytes=3e5)
-    (folder / "config.json").write_text(json.dumps(config))
-    return texts(model["seed"])[0]
+from moe_numpy.pretrained import PretrainedError, PublishedConfig, from_pretrained, save_pretrained
 
 
 def store_of(model):
