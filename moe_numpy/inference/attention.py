@@ -81,9 +81,13 @@ class AttentionStep:
     def add_to(self, program: Program, x: Float[Array, "N d"], layer: int) -> Float[Array, "N d"]:
         """The step in a program, as the one of this number."""
         p, n = self.parts, program.num_rows
-        q = self._heads(program, self.query.add_to(program, x, "query"), self.norms[0], "query")
-        k = self._heads(program, self.key.add_to(program, x, "key"), self.norms[1], "key").reshape(n, -1)
-        v = self._clipped(program, self.value.add_to(program, x, "value"))
+        q, k, v = (
+            part.add_to(program, x, name)
+            for part, name in ((self.query, "query"), (self.key, "key"), (self.value, "value"))
+        )
+        q = self._heads(program, q, self.norms[0], "query")
+        k = self._heads(program, k, self.norms[1], "key").reshape(n, -1)
+        v = self._clipped(program, v)
         if p.temperature is not None:
             factors = p.temperature.factors
             program.call(lambda: np.copyto(q, q * factors(program.now.positions)[:, None, None].astype(np.float32)))

@@ -65,18 +65,24 @@ class ExpertTables:
 
     def add_to(self, program: Program, x: Float[Array, "A d"], groups: Groups) -> Float[Array, "A d"]:
         """The answers of experts to rows in the order of :class:`Groups`, in a program."""
-        h = program.room("before activation", len(x), sum(table.shape[0] for table in self.first))
-        for table in self.first:
-            program.product_of_experts(table, x, groups, h)
-        width = self.second[0].shape[1]
+        width, parts = self.second[0].shape[1], len(self.first)
         hidden = program.room("after activation", len(x), width)
-        if self.is_swiglu:
-            program.swiglu(h[:, :width], h[:, width:], hidden)
+        if self.is_swiglu and [table.shape[0] for table in self.first] == [width, width]:
+            gate, up = (program.room(f"before activation {i}", len(x), width) for i in range(parts))
+            for table, part in zip(self.first, (gate, up), strict=True):
+                program.product_of_experts(table, x, groups, part)
+            program.swiglu(gate, up, hidden)
         else:
-            program.call(lambda: np.copyto(hidden, self.activation(h)))
+            h = program.room("before activation", len(x), sum(table.shape[0] for table in self.first))
+            for table in self.first:
+                program.product_of_experts(table, x, groups, h[:, table.rows])
+            if self.is_swiglu:
+                program.swiglu(h[:, :width], h[:, width:], hidden)
+            else:
+                program.call(lambda: np.copyto(hidden, self.activation(h)))
         y = program.room("answers", len(x), sum(table.shape[0] for table in self.second))
         for table in self.second:
-            program.product_of_experts(table, program.packed(hidden, table), groups, y)
+            program.product_of_experts(table, program.packed(hidden, table), groups, y[:, table.rows])
         return y
 
 

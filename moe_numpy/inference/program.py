@@ -100,12 +100,12 @@ class Program:
 
         def define() -> None:
             for e, rows in groups.listed():
-                y[rows, table.rows] = table[e].product(x[rows])
+                y[rows] = table[e].product(x[rows])
                 if table.bias is not None:
-                    y[rows, table.rows] += table.bias[e]
+                    y[rows] += table.bias[e]
 
-        to, (out, unit) = y[:, table.rows], _units(table.shape[0])
-        fields = to.ctypes.data, y.strides[0], out, _address(table.bias), unit
+        out, unit = _units(table.shape[0])
+        fields = y.ctypes.data, y.strides[0], out, _address(table.bias), unit
         self._add(
             "PRODUCT_OF_EXPERTS",
             lambda loops: (*table.operands(loops), x.ctypes.data, len(x), groups.bounds.ctypes.data, *fields),

@@ -37,8 +37,10 @@ class Crew:
         memory = np.zeros(program_loops.ORDERS // 8 + program_loops.ORDER * _MOST + 8, np.int64)
         self._shared, self._blocks = -(-memory.ctypes.data // 64) * 64, 0
         self._kept: list[Any] = [memory]  # what helpers may look at, even those that come when all is over
-        for _ in range(0 if threads.in_helper() else threads.count() - 1):
-            _pool(os.getpid(), threads.count()).submit(_help, self._shared, self._kept)
+        num_threads = 1 if threads.in_helper() else threads.count()
+        self._zones = min(num_threads, program_loops.ZONES)
+        for _ in range(num_threads - 1):
+            _pool(os.getpid(), num_threads).submit(_help, self._shared, self._kept)
         return self
 
     @staticmethod
@@ -55,7 +57,12 @@ class Crew:
             num_of_block[each.block] += in_chain == 0
             in_chain = max(in_chain, each.chain) - 1
         return Walkable(
-            code, numbers, np.zeros((num, 2), np.int64), np.zeros(num, np.int64), num_of_block.copy(), num_of_block
+            code,
+            numbers,
+            np.zeros((num, loops.COUNTED), np.int64),
+            np.zeros(num, np.int64),
+            num_of_block.copy(),
+            num_of_block,
         )
 
     def begin(self, program: Walkable) -> int:
@@ -70,7 +77,7 @@ class Crew:
         block = int(program.code[first, program_loops.BLOCK])
         blocks = int(program.code[last - 1, program_loops.BLOCK]) - block + 1
         addresses = [array.ctypes.data for array in program[:5]]
-        order = np.array([*addresses, first, last, block, self._blocks, run], np.int64)
+        order = np.array([*addresses, first, last, block, self._blocks, run, self._zones], np.int64)
         program_loops.lead(self._shared, order.ctypes.data, blocks, _MOST)
         self._blocks += blocks
 

@@ -41,10 +41,12 @@ OF = SimpleNamespace(**{name: number for number, name in enumerate(NAMES)})
 
 # What the threads of a crew have in common, in bytes: how many walks there were, how many blocks are done, whether to
 # leave; then for each walk the arrays of its program, its first and last instruction, its first block and how many
-# blocks were done before it, and the number of the run.
-WALKS, DONE, LEAVE, ORDERS = 0, 64, 128, 192
-CODE, NUMBERS, COUNTERS, FINISHED, LEFT, FIRST, LAST, FIRST_BLOCK, DONE_BEFORE, RUN, ORDER = range(11)
+# blocks were done before it, the number of the run, and the number of zones.
+WALKS, DONE, LEAVE, HELPERS, ORDERS = 0, 64, 128, 136, 192
+CODE, NUMBERS, COUNTERS, FINISHED, LEFT, FIRST, LAST, FIRST_BLOCK, DONE_BEFORE, RUN, THREADS, ORDER = range(12)
 TAKEN = 1 << 31  # more pieces than any instruction has
+ZONES = 8  # parts of an instruction that threads begin with, at most
+COUNTED = ZONES + 1  # numbers of an instruction: what is claimed of each zone, and of the chain
 # Where each row's keys and values are: fields of a row of ``places``.
 NEW_KEY, NEW_VALUE, KEYS, VALUES, BEGIN, END, PLACES = range(7)
 _PIECE = 256  # columns of an activation that a thread takes at once
@@ -52,15 +54,31 @@ _ENTRIES = 4096  # of a sum
 
 
 @compiled
-def _next(counter, run, num):
-    """The number of a piece that nobody has taken, of ``num``; -1 if there is none, or another run has begun."""
+def _claimed(counter, run, num):
+    """The number of something of ``num`` that nobody has claimed; -1 if there is none, or another run has begun."""
     while True:
         seen = atomic_load(counter)
-        piece = seen - (run << 32)
-        if piece < 0 or piece >= num:
+        n = seen - (run << 32)
+        if n < 0 or n >= num:
             return -1
         if exchanged(counter, seen, seen + 1):
-            return piece
+            return n
+
+
+@compiled
+def _next(counter, who, num):
+    """The number of a piece of ``num``; -1 if there is none. Neighbours go to one thread, until it has done its share.
+
+    A thread that goes on where it was finds what was fetched ahead.
+    """
+    run, me, threads = who
+    for z in range(threads):
+        zone = (me + z) % threads
+        first, end = zone * num // threads, (zone + 1) * num // threads
+        n = _claimed(counter + 8 * zone, run, end - first)
+        if n >= 0:
+            return first + n
+    return -1
 
 
 @intrinsic
@@ -113,13 +131,13 @@ def _add_bias(y, y_step, num_rows, bias, lo, hi):
 
 
 @compiled
-def _product(i, counter, run):
+def _product(i, counter, who):
     kind, codes, codes_step, scales, scales_step, scale_rows, width, x, num_rows, y, y_step, out, bias, unit = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13], i[14]
     )  # fmt: skip
     mine, pieces = 0, (out + unit - 1) // unit
     while True:
-        lo = _next(counter, run, pieces) * unit
+        lo = _next(counter, who, pieces) * unit
         if lo < 0:
             return mine, pieces
         mine += 1
@@ -129,7 +147,7 @@ def _product(i, counter, run):
 
 
 @compiled
-def _product_of_experts(i, counter, run):
+def _product_of_experts(i, counter, who):
     """``table``: where the codes and scales of each expert begin."""
     kind, table, codes_step, scales_step, scale_rows, width, x, num, groups, y, y_step, out, bias, unit = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13], i[14]
@@ -138,7 +156,7 @@ def _product_of_experts(i, counter, run):
     blocks, x_step = (out + unit - 1) // unit, (width + 31) // 32 * 128
     mine = 0
     while True:
-        piece = _next(counter, run, listed[0] * blocks)
+        piece = _next(counter, who, listed[0] * blocks)
         if piece < 0:
             return mine, listed[0] * blocks
         mine += 1
@@ -154,12 +172,12 @@ def _product_of_experts(i, counter, run):
 
 
 @compiled
-def _pack(i, counter, run):
+def _pack(i, counter, who):
     x, num_rows, width, even_first, y = i[1], i[2], i[3], i[4], i[5]
     padded = (width + 31) // 32 * 32
     mine = 0
     while True:
-        n = _next(counter, run, num_rows)
+        n = _next(counter, who, num_rows)
         if n < 0:
             return mine, num_rows
         mine += 1
@@ -167,12 +185,12 @@ def _pack(i, counter, run):
 
 
 @compiled
-def _rms_norm(i, eps, counter, run):
+def _rms_norm(i, eps, counter, who):
     x, num_rows, width, weight, y = i[1], i[2], i[3], i[4], i[5]
     r, w = np.empty(1, np.float32), _floats(weight, width)
     mine = 0
     while True:
-        n = _next(counter, run, num_rows)
+        n = _next(counter, who, num_rows)
         if n < 0:
             return mine, num_rows
         mine += 1
@@ -181,12 +199,12 @@ def _rms_norm(i, eps, counter, run):
 
 
 @compiled
-def _rotate(i, counter, run):
+def _rotate(i, counter, who):
     x, num_rows, num_heads, width, cos, sin, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7]
     size, half = 4 * num_heads * width, width // 2
     mine = 0
     while True:
-        n = _next(counter, run, num_rows)
+        n = _next(counter, who, num_rows)
         if n < 0:
             return mine, num_rows
         mine += 1
@@ -197,11 +215,11 @@ def _rotate(i, counter, run):
 
 
 @compiled
-def _keep(i, counter, run):
+def _keep(i, counter, who):
     x, num_rows, width, places, field = i[1], i[2], i[3], i[4], i[5]
     mine = 0
     while True:
-        n = _next(counter, run, num_rows)
+        n = _next(counter, who, num_rows)
         if n < 0:
             return mine, num_rows
         mine += 1
@@ -212,7 +230,7 @@ def _keep(i, counter, run):
 
 
 @compiled
-def _attend(i, scale, counter, run):
+def _attend(i, scale, counter, who):
     q, num_rows, num_heads, num_kv_heads, width, value_width, places, sinks, y = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9]
     )  # fmt: skip
@@ -220,7 +238,7 @@ def _attend(i, scale, counter, run):
     scores = np.empty(0, np.float32)
     mine = 0
     while True:
-        piece = _next(counter, run, num_rows * num_heads)
+        piece = _next(counter, who, num_rows * num_heads)
         if piece < 0:
             return mine, num_rows * num_heads
         mine += 1
@@ -249,11 +267,11 @@ def swiglu_of_row(gate, up, y):
 
 
 @compiled
-def _swiglu(i, counter, run):
+def _swiglu(i, counter, who):
     gate, up, step, num_rows, width, y = i[1], i[2], i[3], i[4], i[5], i[6]
     mine, blocks = 0, (width + _PIECE - 1) // _PIECE
     while True:
-        piece = _next(counter, run, num_rows * blocks)
+        piece = _next(counter, who, num_rows * blocks)
         if piece < 0:
             return mine, num_rows * blocks
         mine += 1
@@ -265,11 +283,11 @@ def _swiglu(i, counter, run):
 
 
 @compiled
-def _add(i, factor, counter, run):
+def _add(i, factor, counter, who):
     x, more, num = i[1], i[2], i[3]
     mine, pieces = 0, (num + _ENTRIES - 1) // _ENTRIES
     while True:
-        start = _next(counter, run, pieces) * _ENTRIES
+        start = _next(counter, who, pieces) * _ENTRIES
         if start < 0:
             return mine, pieces
         mine += 1
@@ -284,13 +302,13 @@ def _add(i, factor, counter, run):
 
 
 @compiled
-def _route(i, counter, run):
+def _route(i, counter, who):
     """``over_all``: softmax of all logits; else of those that were chosen. ``whole``: gates of a token sum to one."""
     logits, num_rows, num_experts, k, over_all, whole, expert, gate = i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8]
     p, zero = np.empty((1, num_experts), np.float32), np.float32(0)
     mine = 0
     while True:
-        n = _next(counter, run, num_rows)
+        n = _next(counter, who, num_rows)
         if n < 0:
             return mine, num_rows
         mine += 1
@@ -316,9 +334,9 @@ def _route(i, counter, run):
 
 
 @compiled
-def _group(i, counter, run):
+def _group(i, counter, who):
     """Assignments by expert: ``order`` and ``position`` in it, ``groups``: how many, their experts, their bounds."""
-    if _next(counter, run, 1) < 0:
+    if _next(counter, who, 1) < 0:
         return 0, 1
     expert, num, num_experts, gate, sorted_gate = _integers(i[1], i[2]), i[2], i[3], i[7], i[8]
     order, position, groups = _integers(i[4], num), _integers(i[5], num), _integers(i[6], 2 * num + 2)
@@ -339,14 +357,14 @@ def _group(i, counter, run):
 
 
 @compiled
-def _gather(i, counter, run):
+def _gather(i, counter, who):
     """The rows of all assignments in their order, packed, times their gates where these stand before the experts."""
     x, k, num, width, order, gate, even_first, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8]
     of, padded = _integers(order, num), (width + 31) // 32 * 32
     scaled = np.empty((1, width), np.float32)
     mine = 0
     while True:
-        at = _next(counter, run, num)
+        at = _next(counter, who, num)
         if at < 0:
             return mine, num
         mine += 1
@@ -362,13 +380,13 @@ def _gather(i, counter, run):
 
 
 @compiled
-def _combine(i, counter, run):
+def _combine(i, counter, who):
     r, num_rows, k, width, position, gate, y = i[1], i[2], i[3], i[4], i[5], i[6], i[7]
     num = num_rows * k
     of, g, rows, start = _integers(position, num), _floats(gate, num), _rows(r, num, width), np.array([0, k])
     mine = 0
     while True:
-        n = _next(counter, run, num_rows)
+        n = _next(counter, who, num_rows)
         if n < 0:
             return mine, num_rows
         mine += 1
@@ -376,55 +394,57 @@ def _combine(i, counter, run):
 
 
 @compiled
-def _do(i, number, counter, run):
+def _do(i, number, counter, who):
     """The pieces of an instruction that this thread gets. Returns how many, and how many there are."""
     name = i[0]
     if name == _PRODUCT:
-        return _product(i, counter, run)
+        return _product(i, counter, who)
     if name == _PRODUCT_OF_EXPERTS:
-        return _product_of_experts(i, counter, run)
+        return _product_of_experts(i, counter, who)
     if name == _PACK:
-        return _pack(i, counter, run)
+        return _pack(i, counter, who)
     if name == _RMS_NORM:
-        return _rms_norm(i, number, counter, run)
+        return _rms_norm(i, number, counter, who)
     if name == _ROTATE:
-        return _rotate(i, counter, run)
+        return _rotate(i, counter, who)
     if name == _KEEP:
-        return _keep(i, counter, run)
+        return _keep(i, counter, who)
     if name == _ATTEND:
-        return _attend(i, number, counter, run)
+        return _attend(i, number, counter, who)
     if name == _SWIGLU:
-        return _swiglu(i, counter, run)
+        return _swiglu(i, counter, who)
     if name == _ADD:
-        return _add(i, number, counter, run)
+        return _add(i, number, counter, who)
     if name == _ROUTE:
-        return _route(i, counter, run)
+        return _route(i, counter, who)
     if name == _GROUP:
-        return _group(i, counter, run)
+        return _group(i, counter, who)
     if name == _GATHER:
-        return _gather(i, counter, run)
-    return _combine(i, counter, run)
+        return _gather(i, counter, who)
+    return _combine(i, counter, who)
 
 
 @compiled
-def walk(shared, order):
-    """One thread's part of some instructions."""
+def walk(shared, order, me):
+    """The part of thread ``me`` in some instructions."""
     at = _integers(order, ORDER)
     counters, finished, left, run = at[COUNTERS], at[FINISHED], at[LEFT], at[RUN]
+    who, alone = (run, me, at[THREADS]), (run, 0, 1)
     n = at[FIRST]
     while n < at[LAST]:
         i = _integers(at[CODE] + 8 * FIELDS * n, FIELDS)
-        block, chain, counter = i[BLOCK], i[CHAIN], counters + 16 * n
+        block, chain, counter = i[BLOCK], i[CHAIN], counters + 8 * COUNTED * n
         wait_until_at_least(shared + DONE, at[DONE_BEFORE] + block - at[FIRST_BLOCK])
         if chain > 1:
-            mine, num = 1 + _next(counter + 8, run, 1), 1
+            mine, num = 1 + _claimed(counter + 8 * ZONES, run, 1), 1
             for m in range(n, n + chain if mine > 0 else n):
                 of, number = _integers(at[CODE] + 8 * FIELDS * m, FIELDS), _real(at[NUMBERS] + 8 * m)
-                _do(of, number, counters + 16 * m, run)
+                _do(of, number, counters + 8 * COUNTED * m, alone)
         else:
-            mine, num = _do(i, _real(at[NUMBERS] + 8 * n), counter, run)
+            mine, num = _do(i, _real(at[NUMBERS] + 8 * n), counter, who)
         if mine > 0 and atomic_add(finished + 8 * n, mine) + mine == num:
-            atomic_add(counter, TAKEN)  # who comes later may see other numbers of pieces
+            for zone in range(at[THREADS]):  # who comes later may see other numbers of pieces
+                atomic_add(counter + 8 * zone, TAKEN)
             if atomic_add(left + 8 * block, -1) == 1:
                 atomic_add(shared + DONE, 1)
         n += chain
@@ -433,13 +453,13 @@ def walk(shared, order):
 @compiled
 def follow(shared, most):
     """Walk what the leader walks, until it says to leave."""
-    seen = 0
+    seen, me = 0, 1 + atomic_add(shared + HELPERS, 1)
     while True:
         wait_until_at_least(shared + WALKS, seen + 1)
         seen = atomic_load(shared + WALKS)
         if atomic_load(shared + LEAVE) != 0 or seen > most:
             return
-        walk(shared, shared + ORDERS + 8 * ORDER * (seen - 1))
+        walk(shared, shared + ORDERS + 8 * ORDER * (seen - 1), me)
 
 
 @compiled
@@ -451,7 +471,7 @@ def lead(shared, order, blocks, most):
         for j in range(ORDER):
             to[j] = given[j]
         atomic_add(shared + WALKS, 1)
-    walk(shared, order)
+    walk(shared, order, 0)
     wait_until_at_least(shared + DONE, _integers(order, ORDER)[DONE_BEFORE] + blocks)
 
 

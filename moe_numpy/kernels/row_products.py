@@ -21,7 +21,7 @@ from .vectors import FLOATS, I8, I32, I64, load, multiply_add, number, prefetch,
 KINDS = {name: kind for kind, name in enumerate(DECODERS)}
 ROWS = 4  # of weights at once, with one row of x
 TILE = (4, 4) if processor_has("avx512f") else (2, 2)  # rows of weights and of x: sums that fit into the registers
-_AHEAD = 16384  # bytes; without prefetching, int8 and int4 run at half the speed
+_AHEAD = 8192  # bytes; without prefetching, int8 and int4 run at half the speed
 _LINE = 64
 
 
