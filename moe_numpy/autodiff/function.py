@@ -187,6 +187,11 @@ def substitute(original: type[Function], replacement: type[Function]) -> Iterato
             _substitutes[original] = before
 
 
+def anything_substituted() -> bool:
+    """Whether some Function has a substitute now."""
+    return bool(_substitutes)
+
+
 def implementation_of(original: type[Function]) -> type[Function]:
     """The class that ``original.apply`` runs now: its substitute, or itself."""
     return _substitutes.get(original, original)

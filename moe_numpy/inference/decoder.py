@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import no_grad
+from ..autodiff.function import anything_substituted
 from ..kernels import programs
 from ..models import Transformer
 from ..models.transformer import Block
@@ -25,7 +26,7 @@ from .rows import Rows
 from .sequence import Sequence
 
 CHUNK = 512  # tokens of one text at a time
-KEPT = 64  # rows: programs for so many and fewer are kept
+KEPT = 1 << 25  # bytes: programs that are kept for later calls
 
 
 class Decoder:
@@ -64,17 +65,25 @@ class Decoder:
                 its context. Whatever fails, no text has read any of it, but for whole pieces of ``CHUNK`` tokens.
         """
         self._require(texts)
-        long = [i for i, (_, tokens) in enumerate(texts) if len(tokens) > CHUNK]
-        if long and not every:
-            for i in long:  # in pieces, which changes nothing but the memory that it takes
-                sequence, tokens = texts[i]
+        with self._lock, no_grad(), _crew() as crew:
+            first: list[Any] = [[] for _ in texts]  # logits of the pieces of long texts
+            left = list(texts)
+            for i, (sequence, tokens) in enumerate(texts):  # in pieces, which changes nothing but the memory
                 last = (len(tokens) - 1) // CHUNK * CHUNK
                 for start in range(0, last, CHUNK):
-                    self._rows([(sequence, tokens[start : start + CHUNK])], False)
-                texts = (*texts[:i], (sequence, tokens[last:]), *texts[i + 1 :])
-        return self._rows(list(texts), every)
+                    logits = self._rows([(sequence, tokens[start : start + CHUNK])], every, crew)
+                    first[i] += [logits] if every else []
+                left[i] = sequence, tokens[last:]
+            logits = self._rows(left, every, crew)
+            self._forget()
+        if not any(first):
+            return logits
+        ends = np.cumsum([len(tokens) for _, tokens in left])[:-1]
+        return np.concatenate([x for i, rest in enumerate(np.split(logits, ends)) for x in (*first[i], rest)])
 
-    def _rows(self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool) -> Float[np.ndarray, "rows V"]:
+    def _rows(
+        self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool, crew: Any
+    ) -> Float[np.ndarray, "rows V"]:
         p, parts, end = self.parts, [], 0
         for sequence, tokens in texts:
             parts.append((sequence, slice(end, end + len(tokens))))
@@ -84,31 +93,35 @@ class Decoder:
         head = self._program(len(rows.tokens) if every else len(parts), self._head)
         asked = slice(None) if every else [mine.stop - 1 for _, mine in parts]
         try:
-            with self._lock, no_grad(), programs() or nullcontext() as crew:
-                x = body.answer
-                np.multiply(self.embedding[rows.tokens], np.float32(p.embedding_multiplier), out=x, dtype=np.float32)
-                body.run(rows, crew)
-                head.question[...] = x[asked]
-                head.run(rows, crew)
-                logits = head.answer.copy()
+            x = body.answer
+            np.multiply(self.embedding[rows.tokens], np.float32(p.embedding_multiplier), out=x, dtype=np.float32)
+            body.run(rows, crew)
+            head.question[...] = x[asked]
+            head.run(rows, crew)
+            logits = head.answer / np.float32(p.logit_divisor)
         except BaseException:  # an expert that could not be read, Ctrl-C
             for sequence, _ in parts:
                 sequence.cut(sequence.length)
             raise
         for sequence, mine in parts:
             sequence.length += mine.stop - mine.start
-        return logits if p.logit_divisor == 1 else logits / np.float32(p.logit_divisor)
+        return logits
 
     def _program(self, num_rows: int, write: Callable[[Program], None]) -> Any:
-        """Its instructions; those for few rows are kept."""
+        """Its instructions, which may be there already."""
         key = num_rows, write.__name__
-        if key in self._programs:
-            return self._programs[key]
-        program = Program(num_rows)
-        write(program)
-        if num_rows <= KEPT:
-            self._programs[key] = program
+        program = self._programs.pop(key, None)
+        if program is None:
+            program = Program(num_rows)
+            write(program)
+        self._programs[key] = program  # the last one
         return program
+
+    def _forget(self) -> None:
+        """The programs that were not used for longest, until the others fit."""
+        total = sum(program.nbytes for program in self._programs.values())
+        while total > KEPT:
+            total -= self._programs.pop(next(iter(self._programs))).nbytes
 
     def _body(self, program: Program) -> None:
         x = program.room("stream", program.num_rows, self.parts.d_model)
@@ -152,6 +165,11 @@ class _Layer:
         program.add(x, block.after(_in(program, first, "normed after"), attended), block.multiplier)
         answer = self.feed_forward.add_to(program, block.before(_in(program, second, "normed"), x))
         program.add(x, block.after(_in(program, second, "normed after"), answer), block.multiplier)
+
+
+def _crew() -> Any:
+    """The threads that walk programs; nobody where these are called by their definitions."""
+    return nullcontext() if anything_substituted() else programs() or nullcontext()
 
 
 def _in(program: Program, norm: Norm, name: str) -> Callable[[Any], Any]:

@@ -56,12 +56,14 @@ class ExpertTables:
         second: W₂.
         activation: from the rows W₁ x + b₁ to those that W₂ takes.
         is_swiglu: whether it is silu(gate) ⊙ up of the halves of each row.
+        files: where they are, if they are in files; :meth:`require_unchanged` is asked before each call.
     """
 
     first: Sequence[ExpertTable]
     second: Sequence[ExpertTable]
     activation: Callable[[Any], Any]
     is_swiglu: bool
+    files: Any = None
 
     def add_to(self, program: Program, x: Float[Array, "A d"], groups: Groups) -> Float[Array, "A d"]:
         """The answers of experts to rows in the order of :class:`Groups`, in a program."""
@@ -97,7 +99,9 @@ class HasTables(Protocol):
 def tables_of(experts: Any) -> ExpertTables | None:
     """Where the matrices of experts are, if they stay there and compiled products read them."""
     tables = experts.tables() if isinstance(experts, HasTables) else None
-    return tables if tables is not None and all(t.fits for t in (*tables.first, *tables.second)) else None
+    if tables is None or len({table.even_first for table in tables.first}) > 1:
+        return None
+    return tables if all(table.fits for table in (*tables.first, *tables.second)) else None
 
 
 def _step(x: Any) -> tuple[int, ...]:

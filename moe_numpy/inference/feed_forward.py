@@ -1,5 +1,6 @@
 """Feed-forward layers for rows: dense, or the experts that each row chooses."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ class MoEStep:
     def __init__(self, layer: MoE, format: str | None = None, experts_format: str | None = None):
         self.router, self.gate_on = RouterStep(layer.router), layer.router.config.gate_on
         self.experts = experts_of(layer.experts, experts_format)
+        self.tables = tables_of(self.experts)
         self.shared = None if layer.shared is None else FeedForwardStep(layer.shared, format)
         self.shared_gate = None if layer.shared_gate is None else Map.of(layer.shared_gate)
 
@@ -125,11 +127,13 @@ class MoEStep:
     def _add_experts(self, program: Program, x: Any, k: int, y: Any) -> None:
         expert, gate = program.room("experts", len(x), k, dtype=np.int64), program.room("gates", len(x), k)
         self.router.add_to(program, x, expert, gate)
-        tables, gated = tables_of(self.experts), self.gate_on == "input"
+        tables, gated = self.tables, self.gate_on == "input"
         if tables is None:
             token = np.arange(expert.size) // k
             program.call(lambda: np.copyto(y, self._answers(x, token, expert.reshape(-1), gate.reshape(-1))))
             return
+        if tables.files is not None:
+            program.shared(("unchanged", id(tables.files.reader.store)), partial(_ask, program, tables.files))
         groups = program.group(expert, gate, self.router.num_experts)
         answer = tables.add_to(program, program.gather(x, k, groups, tables.first[0], gated), groups)
         after = program.room("ones", expert.size) if gated else groups.gate
@@ -142,6 +146,12 @@ class MoEStep:
         if self.gate_on == "input":
             given, gate = given * gate[:, None], np.ones_like(gate)
         return combine(self.experts(given, expert), gate, token, len(x))
+
+
+def _ask(program: Program, files: Any) -> bool:
+    """Before each call: are these files what they were? Once for all layers."""
+    program.at_start.append(lambda _: files.require_unchanged())
+    return True
 
 
 def feed_forward_step(layer: Any, format: str | None = None, experts_format: str | None = None) -> Any:

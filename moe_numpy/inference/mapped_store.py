@@ -30,6 +30,11 @@ class MappedStore(ExpertStore):
         self.counts[layer].hits += len(experts)
         return [[self._bytes[r.file][r.offset : r.end] for r in self._experts[layer, e]] for e in experts]
 
+    def require_unchanged(self) -> None:
+        """StoreError if a file is not what it was when it was mapped."""
+        for file in self._files.values():
+            file.require_unchanged()
+
     def prefetch(self, layer: int, experts: Sequence[int]) -> None:
         self._require(layer, experts)
         if not hasattr(mmap, "MADV_WILLNEED"):

@@ -54,6 +54,11 @@ class Program:
         self._packed: dict[tuple[Any, ...], Array] = {}
         self._compiled: Any = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays."""
+        return sum(room.nbytes for room in self._rooms.values())
+
     def room(self, name: str, *shape: int, dtype: Any = np.float32) -> Shaped[Array, "..."]:
         """An array of the program: layers that ask for the same name and shape share it."""
         key = name, shape, np.dtype(dtype)
@@ -243,7 +248,7 @@ class Program:
             return
         if self._compiled is None:
             self._compiled = crew.compiled(self._code)
-        run = crew.begin(self._compiled)
+        run = crew.begin(self._compiled, self)
         for part in self._parts:
             if callable(part):
                 part()

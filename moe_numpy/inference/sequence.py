@@ -35,12 +35,12 @@ class Kept:
         if length + num > len(self._room):
             forgotten = 0 if self.window is None else max(length - self.window, 0)
             before, length = self.rows[forgotten:], length - forgotten
-            self.start += forgotten
             enough = len(self._room) >= length + num and forgotten >= len(self._room) // 2
             size = len(self._room) if enough else max(length + num, 2 * len(self._room))
             room = np.empty((size, self._room.shape[1]), np.float32)
             room[:length] = before
             self._settle(room, length)
+            self.start += forgotten
         self.rows = self._room[: length + num]
         return self.rows[length:]
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .kernel import chosen_for_cpu, in_use
+from .kernel import anything_substituted, chosen_for_cpu, in_use
 
 
 def must_compile() -> bool:
@@ -29,8 +29,11 @@ def compiled_loops_in() -> Path | None:
 
 
 def programs() -> Any:
-    """The threads that walk programs together, :class:`.crew.Crew`, to be entered; None where nothing is compiled."""
-    if in_use() != "numba":
+    """The threads that walk programs together, :class:`.crew.Crew`, to be entered.
+
+    None where nothing is compiled, or a kernel has a substitute.
+    """
+    if in_use() != "numba" or anything_substituted():
         return None
     crew = importlib.import_module(".crew", __package__)
     return crew.Crew() if crew.is_compiled() else None

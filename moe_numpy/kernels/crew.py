@@ -6,7 +6,8 @@ a thread that the system does not run, unless it is in the middle of a piece.
 
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -37,10 +38,16 @@ class Crew:
         memory = np.zeros(program_loops.ORDERS // 8 + program_loops.ORDER * _MOST + 8, np.int64)
         self._shared, self._blocks = -(-memory.ctypes.data // 64) * 64, 0
         self._kept: list[Any] = [memory]  # what helpers may look at, even those that come when all is over
+        self._leave = weakref.finalize(self, _dismiss, self._shared, memory)
         num_threads = 1 if threads.in_helper() else threads.count()
         self._zones = min(num_threads, program_loops.ZONES)
-        for _ in range(num_threads - 1):
-            _pool(os.getpid(), num_threads).submit(_help, self._shared, self._kept)
+        self._helpers: list[Future[None]] = []
+        try:
+            for _ in range(num_threads - 1):
+                self._helpers.append(_pool(os.getpid(), num_threads).submit(_help, self._shared, self._kept))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     @staticmethod
@@ -56,20 +63,14 @@ class Crew:
             code[n, loops.BLOCK], code[n, loops.CHAIN], numbers[n] = each.block, each.chain, each.number
             num_of_block[each.block] += in_chain == 0
             in_chain = max(in_chain, each.chain) - 1
-        return Walkable(
-            code,
-            numbers,
-            np.zeros((num, loops.COUNTED), np.int64),
-            np.zeros(num, np.int64),
-            num_of_block.copy(),
-            num_of_block,
-        )
+        counters, finished = np.zeros((num, loops.COUNTED), np.int64), np.zeros(num, np.int64)
+        return Walkable(code, numbers, counters, finished, num_of_block.copy(), num_of_block)
 
-    def begin(self, program: Walkable) -> int:
-        """Begin a run of a program, whose number is returned."""
+    def begin(self, program: Walkable, owner: object) -> int:
+        """Begin a run of a program, whose number is returned; ``owner`` has the arrays that it works on."""
         run = next(_run)
         program.counters[...], program.finished[...], program.left[...] = run << 32, 0, program.num_of_block
-        self._kept.append(program)
+        self._kept += [program, owner]
         return run
 
     def walk(self, program: Walkable, run: int, first: int, last: int) -> None:
@@ -84,12 +85,18 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        program_loops.dismiss(self._shared)
+        self._leave()
+        for helper in self._helpers:
+            helper.cancel()
 
 
 def is_compiled() -> bool:
     """Whether loops are compiled at all: not with NUMBA_DISABLE_JIT=1."""
     return hasattr(program_loops.walk, "py_func")
+
+
+def _dismiss(shared: int, memory: Any) -> None:
+    program_loops.dismiss(shared)
 
 
 def _help(shared: int, kept: list[Any]) -> None:

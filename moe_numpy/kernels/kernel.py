@@ -160,6 +160,11 @@ def substitute(name: str, function: Callable[..., Any]) -> Iterator[None]:
             _substitutes[name] = before
 
 
+def anything_substituted() -> bool:
+    """Whether some kernel has a substitute now."""
+    return bool(_substitutes)
+
+
 def in_use() -> str:
     """What NumPy arrays get in this thread: ``"numba"`` or ``"numpy"``."""
     forced = _forced.innermost()

@@ -59,7 +59,7 @@ def _claimed(counter, run, num):
     while True:
         seen = atomic_load(counter)
         n = seen - (run << 32)
-        if n < 0 or n >= num:
+        if n < 0 or n >= min(num, TAKEN):
             return -1
         if exchanged(counter, seen, seen + 1):
             return n

@@ -73,14 +73,27 @@ class StoredMatrices:
         """Where the matrices of mapped files are; None for others, and where one must be decoded first."""
         if not isinstance(self.reader.store, MappedStore):
             return None
-        found = [(parts, vectors) for _, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1))]
+        found = []
+        for _, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1)):
+            if any(part.decoded for part in parts.values()):
+                return None
+            found.append((parts, vectors))
         first, second = (
             _tables([parts[name] for parts, _ in found], [vectors.get(f"{name}_bias") for _, vectors in found])
             for name in (self.first, self.second)
         )
         if first is None or second is None:
             return None
-        return ExpertTables(first, second, self.activation, self.activation is swiglu_of_halves)
+        return ExpertTables(first, second, self.activation, self.activation is swiglu_of_halves, self)
+
+    def require_unchanged(self) -> None:
+        """PretrainedError if a mapped file is not what it was."""
+        store = self.reader.store
+        try:
+            if isinstance(store, MappedStore):
+                store.require_unchanged()
+        except StoreError as error:
+            raise PretrainedError(str(error)) from error
 
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
@@ -121,12 +134,13 @@ class StoredMatrices:
 def _tables(parameters: Sequence[Parts], biases: Sequence[Any]) -> list[ExpertTable] | None:
     """One parameter of all experts: a table for each of its matrices. None if they are not rows side by side."""
     slices = [rows for rows, _ in parameters[0].parts]
-    if any(each.decoded or [rows for rows, _ in each.parts] != slices for each in parameters):
+    if any([rows for rows, _ in each.parts] != slices for each in parameters):
         return None
     if any(rows.step not in (None, 1) for rows in slices) or (biases[0] is not None and len(slices) > 1):
         return None
     bias = None if biases[0] is None else np.stack(biases)
-    return [ExpertTable([each.parts[i][1] for each in parameters], rows, bias) for i, rows in enumerate(slices)]
+    tables = [ExpertTable([each.parts[i][1] for each in parameters], rows, bias) for i, rows in enumerate(slices)]
+    return sorted(tables, key=lambda table: table.rows.start)
 
 
 def matrices_of(

@@ -1,0 +1,116 @@
+"""Threads that decode together: the same bits with any number of them, whenever they come."""
+
+import time
+from functools import cache
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from moe_numpy import autodiff, formats, kernels, ops
+from moe_numpy.inference import Decoder, decoder
+from moe_numpy.kernels import crew, decoders, programs
+from moe_numpy.models import Transformer
+from moe_numpy.models.transformer_config import Dense, Heads, Layer, Sparse, TransformerConfig
+from moe_numpy.moe import recipes
+from moe_numpy.nn.attention import AttentionParts, QueryKeyNorm
+
+
+@cache
+def model(recipe="mixtral"):
+    """Wide enough that threads share its products."""
+    heads = Heads(4, 2, 32, AttentionParts(norm=QueryKeyNorm("head")))
+    sparse = Sparse(recipes.RECIPES[recipe](), 128, 8)
+    config = TransformerConfig(300, 256, 600, (Layer(heads, sparse), Layer(heads, Dense(320)), Layer(heads, sparse)))
+    return Transformer(config, rng=np.random.default_rng(0)).eval()
+
+
+def ids(n, seed=1):
+    return np.random.default_rng(seed).integers(0, 300, n)
+
+
+def said(decoder, *ends):
+    """Logits of the last token of each piece."""
+    text, starts = decoder.new_sequence(), (0, *ends[:-1])
+    return [decoder.read((text, ids(ends[-1])[a:b]))[0] for a, b in zip(starts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_any_number_of_threads(format):
+    pieces = (1, 2, 7, 77, 78)
+    with threadpool_limits(1):
+        alone = said(Decoder(model(), format, format), *pieces)
+    for threads in (2, 8):
+        with threadpool_limits(threads):
+            np.testing.assert_array_equal(said(Decoder(model(), format, format), *pieces), alone)
+
+
+@pytest.mark.parametrize("recipe", ["mixtral", "gpt_oss", "llama4", "olmoe"])
+def test_helpers_that_come_late_or_never(recipe, monkeypatch):
+    with threadpool_limits(1):
+        alone = said(Decoder(model(recipe)), *range(1, 20))
+    rng, on_time = np.random.default_rng(0), crew._help
+
+    def late(*arguments):
+        time.sleep(rng.exponential(2e-3))
+        on_time(*arguments)
+
+    monkeypatch.setattr(crew, "_help", late)
+    with threadpool_limits(4):
+        for _ in range(5):
+            np.testing.assert_array_equal(said(Decoder(model(recipe)), *range(1, 20)), alone)
+
+
+def test_a_crew_that_cannot_begin_sends_its_helpers_away(monkeypatch):
+    class Full:
+        def submit(self, *_):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(crew, "_pool", lambda *_: Full())
+    with threadpool_limits(2), pytest.raises(RuntimeError, match="can't start"):
+        said(Decoder(model()), 3)
+    monkeypatch.undo()
+    assert np.isfinite(said(Decoder(model()), 3)).all()
+
+
+def test_long_texts_are_read_in_pieces(monkeypatch):
+    """The logits are those of one call, of each token if asked for, and in the order of the texts."""
+    whole, other = ids(90), ids(5, 2)
+    texts = Decoder(model())
+    expected = [texts.read((texts.new_sequence(), x), every=True) for x in (other, whole)]
+    monkeypatch.setattr(decoder, "CHUNK", 32)
+    pieces = Decoder(model())
+    given = [(pieces.new_sequence(), x) for x in (other, whole)]
+    np.testing.assert_array_equal(pieces.read(*given, every=True), np.concatenate(expected))
+    given = [(pieces.new_sequence(), x) for x in (whole, other)]
+    np.testing.assert_array_equal(pieces.read(*given), np.stack([expected[1][-1], expected[0][-1]]))
+
+
+def test_programs_that_do_not_fit_are_forgotten(monkeypatch):
+    monkeypatch.setattr(decoder, "KEPT", 1_000_000)
+    texts = Decoder(model())
+    for n in range(1, 40):
+        texts.read((texts.new_sequence(), ids(n)))
+    assert sum(program.nbytes for program in texts._programs.values()) <= 1_000_000
+
+
+def test_a_substitute_is_called():
+    """By the definitions, which the walk would pass by."""
+    texts, calls = Decoder(model()), []
+
+    class Counted(ops.RMSNorm):
+        def forward(self, x, weight, *, eps):
+            calls.append(x.shape)
+            return super().forward(x, weight, eps=eps)
+
+    expected = said(texts, 4, 5)
+    with autodiff.substitute(ops.RMSNorm, Counted):
+        np.testing.assert_allclose(said(texts, 4, 5), expected, rtol=1e-4, atol=1e-4)
+    assert calls
+    with kernels.substitute("top_k", kernels.registry["top_k"].definition):
+        assert programs() is None
+
+
+def test_both_sides_agree_on_the_order_of_weights():
+    for name, kind in formats.FORMATS.items():
+        assert kind.even_first == decoders.DECODERS[name].even_first
