@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from published import written
 
+from moe_numpy.inference import Decoder
 from moe_numpy.models import Transformer, generate
 from moe_numpy.moe import MoE
 from moe_numpy.pretrained import PretrainedError, PublishedConfig, from_pretrained, save_pretrained
@@ -70,6 +71,18 @@ def test_a_file_that_changes_under_the_model(tmp_path, memory):
     os.utime(path, ns=(1, 1))
     with pytest.raises(PretrainedError, match=f"{path} has changed since it was opened"):
         model(ids)
+
+
+def test_a_file_that_changes_under_the_decoder(tmp_path):
+    """Mapped experts are not asked for one by one; their files are, before each call."""
+    ids = written(tmp_path, "olmoe")[0]
+    decoder = Decoder(from_pretrained(tmp_path))
+    text = decoder.new_sequence()
+    decoder.read((text, ids[:3]))
+    path = max(tmp_path.glob("*.safetensors"))
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(PretrainedError, match=f"{path} has changed since it was opened"):
+        decoder.read((text, ids[:3]))
 
 
 SCRIPT = """
