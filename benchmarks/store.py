@@ -25,7 +25,7 @@ import numpy as np
 import typer
 
 from moe_numpy.commands.sizes import given_size
-from moe_numpy.inference import ExpertStore, total
+from moe_numpy.inference import Decoder, ExpertStore, total
 from moe_numpy.inference.open_file import OpenFile
 from moe_numpy.inference.slot_store import aligned
 from moe_numpy.models import Transformer
@@ -56,8 +56,8 @@ def main(
 def measured(folder: Path, memory: int, tokens: int, rounds: int) -> dict[str, Any]:
     """One row: all measurements in turn, the best of each."""
     ids = np.random.default_rng(1).integers(0, SETTINGS["vocab_size"], tokens)
-    everything = from_pretrained(folder, memory=2**40)
-    expected, requests, _ = decoded(everything, ids)
+    everything = from_pretrained(folder)
+    expected = decoded(everything, ids)[0]
     compute = seconds = alone = math.inf
     speed = {"direct": 0.0, "plain": 0.0}
     same = True
@@ -65,7 +65,7 @@ def measured(folder: Path, memory: int, tokens: int, rounds: int) -> dict[str, A
         compute = min(compute, decoded(everything, ids)[2])
         limited = from_pretrained(folder, memory=memory)
         drop(folder)
-        logits, _, taken = decoded(limited, ids)
+        logits, requests, taken = decoded(limited, ids)
         same &= np.array_equal(logits, expected)
         if taken < seconds:
             seconds, counts = taken, total(store_of(limited).counts.values())
@@ -103,14 +103,21 @@ def reading(store: ExpertStore, folder: Path, requests: Sequence[tuple[int, list
 
 def decoded(model: Transformer, ids: np.ndarray) -> tuple[np.ndarray, list[tuple[int, list[int]]], float]:
     """The logits of tokens that are read one at a time, the requests for experts, and the seconds it took."""
-    caches, logits, requests = model.new_caches(1), [], []
+    decoder, store, requests = Decoder(model), store_of(model), []
+    get = store.get
+
+    def noted(layer: int, experts: Sequence[int]) -> Any:
+        requests.append((layer, list(experts)))
+        return get(layer, experts)
+
+    store.get = noted  # type: ignore[method-assign]
+    text, logits = decoder.new_sequence(), []
     start = time.perf_counter()
     for token in ids:
-        output = model(np.array([[token]]), caches=caches)
-        logits.append(output.logits.data[0, 0])
-        chosen = [(i, routing.expert.tolist()) for i, routing in enumerate(output.routings) if routing is not None]
-        requests += chosen
-    return np.stack(logits), requests, time.perf_counter() - start
+        logits.append(decoder.read((text, np.array([token])))[0])
+    taken = time.perf_counter() - start
+    del store.get
+    return np.stack(logits), requests, taken
 
 
 def cold_bandwidth(store: ExpertStore, folder: Path, *, direct: bool) -> float:

@@ -23,14 +23,21 @@ class ExpertTable:
     def __init__(
         self, matrices: Sequence[Matrix], rows: slice | None = None, bias: Float[Array, "E out"] | None = None
     ):
-        self.matrices, self.bias = matrices, bias
+        self.matrices, self.bias = list(matrices), bias
         self.shape = matrices[0].shape
         self.rows = slice(0, self.shape[0]) if rows is None else rows
         self.even_first = bool(matrices[0].even_first)
         self._addresses: Any = None
+        self._loops: Any = None
 
     def __getitem__(self, expert: int) -> Matrix:
         return self.matrices[expert]
+
+    def put(self, expert: int, matrix: Matrix) -> None:
+        """The matrix of an expert is this one from now on; it differs in nothing but its address."""
+        self.matrices[expert] = matrix
+        if self._loops is not None:
+            self._addresses[expert] = self._loops.operands(matrix)[1:5:2]
 
     @property
     def fits(self) -> bool:
@@ -42,6 +49,7 @@ class ExpertTable:
     def operands(self, loops: Any) -> tuple[int, ...]:
         """The fields of an instruction."""
         if self._addresses is None:
+            self._loops = loops
             self._addresses = np.array([loops.operands(m)[1:5:2] for m in self.matrices], np.int64)
         kind, _, codes_step, _, scales_step, scale_rows, width = loops.operands(self.matrices[0])
         return kind, self._addresses.ctypes.data, codes_step, scales_step, scale_rows, width
@@ -56,14 +64,18 @@ class ExpertTables:
         second: W₂.
         activation: from the rows W₁ x + b₁ to those that W₂ takes.
         is_swiglu: whether it is silu(gate) ⊙ up of the halves of each row.
-        files: where they are, if they are in files; :meth:`require_unchanged` is asked before each call.
+        before: called before each call of a program, with a key: of several layers with one key, one is called.
+        fetch: called with the experts that rows chose, before their matrices are used; None if they are always there.
+        most: experts that ``fetch`` can have in memory at once.
     """
 
     first: Sequence[ExpertTable]
     second: Sequence[ExpertTable]
     activation: Callable[[Any], Any]
     is_swiglu: bool
-    files: Any = None
+    before: tuple[Any, Callable[[], object]] | None = None
+    fetch: Callable[[Array], object] | None = None
+    most: int = 0
 
     def add_to(self, program: Program, x: Float[Array, "A d"], groups: Groups) -> Float[Array, "A d"]:
         """The answers of experts to rows in the order of :class:`Groups`, in a program."""

@@ -17,7 +17,7 @@ from ..nn import FeedForward
 from ..typing import Array, Float, Int
 from .errors import NotRowByRowError
 from .expert_tables import tables_of
-from .experts import experts_of
+from .experts import FEW, experts_of
 from .maps import Map, matrix_of
 from .program import Program
 from .rows import Rows
@@ -128,12 +128,15 @@ class MoEStep:
         expert, gate = program.room("experts", len(x), k, dtype=np.int64), program.room("gates", len(x), k)
         self.router.add_to(program, x, expert, gate)
         tables, gated = self.tables, self.gate_on == "input"
-        if tables is None:
+        few = min(expert.size, self.router.num_experts)
+        if tables is None or (tables.fetch is not None and few > min(tables.most, FEW)):
             token = np.arange(expert.size) // k
             program.call(lambda: np.copyto(y, self._answers(x, token, expert.reshape(-1), gate.reshape(-1))))
             return
-        if tables.files is not None:
-            program.shared(("unchanged", id(tables.files.reader.store)), partial(_ask, program, tables.files))
+        if tables.before is not None:
+            program.before(*tables.before)
+        if tables.fetch is not None:
+            program.call(partial(tables.fetch, expert))
         groups = program.group(expert, gate, self.router.num_experts)
         answer = tables.add_to(program, program.gather(x, k, groups, tables.first[0], gated), groups)
         after = program.room("ones", expert.size) if gated else groups.gate
@@ -146,12 +149,6 @@ class MoEStep:
         if self.gate_on == "input":
             given, gate = given * gate[:, None], np.ones_like(gate)
         return combine(self.experts(given, expert), gate, token, len(x))
-
-
-def _ask(program: Program, files: Any) -> bool:
-    """Before each call: are these files what they were? Once for all layers."""
-    program.at_start.append(lambda _: files.require_unchanged())
-    return True
 
 
 def feed_forward_step(layer: Any, format: str | None = None, experts_format: str | None = None) -> Any:

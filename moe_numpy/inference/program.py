@@ -69,6 +69,12 @@ class Program:
             self._rooms[key] = memory[start : start + size].view(dtype).reshape(shape)
         return self._rooms[key]
 
+    def before(self, key: Any, function: Callable[[], object]) -> None:
+        """Begin every call with a function, once for all layers that have the key in common."""
+        if key not in self._shared:
+            self._shared[key] = True
+            self.at_start.append(lambda _: function())
+
     def shared(self, key: Any, make: Callable[[], Any]) -> Any:
         """What several layers have in common, made for the first of them."""
         if key not in self._shared:

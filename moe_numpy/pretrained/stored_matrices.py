@@ -1,6 +1,6 @@
 """Experts in their files as matrices in the format they are stored in: what can be multiplied is not decoded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,12 +70,12 @@ class StoredMatrices:
         return y
 
     def tables(self) -> ExpertTables | None:
-        """Where the matrices of mapped files are; None for others, and where one must be decoded first."""
-        if not isinstance(self.reader.store, MappedStore):
-            return None
-        found = []
-        for _, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1)):
-            if any(part.decoded for part in parts.values()):
+        """Where the matrices are, mapped or in slots; None where one must be decoded first."""
+        found: list[Any] = []
+        store: Any = self.reader.store
+        mapped = isinstance(store, MappedStore)
+        for parts, vectors in self._mapped() if mapped else self._empty():
+            if any(part.decoded for part in parts.values()) or (vectors and not mapped):
                 return None
             found.append((parts, vectors))
         first, second = (
@@ -84,16 +84,29 @@ class StoredMatrices:
         )
         if first is None or second is None:
             return None
-        return ExpertTables(first, second, self.activation, self.activation is swiglu_of_halves, self)
+        of = first, second, self.activation, self.activation is swiglu_of_halves
+        if mapped:
+            return ExpertTables(*of, before=(id(store), partial(_asked, store.require_unchanged)))
+        fetch = partial(_asked, self._fetch, ((self.first, first), (self.second, second)))
+        return ExpertTables(*of, fetch=fetch, most=store.num_slots)
 
-    def require_unchanged(self) -> None:
-        """PretrainedError if a mapped file is not what it was."""
-        store = self.reader.store
-        try:
-            if isinstance(store, MappedStore):
-                store.require_unchanged()
-        except StoreError as error:
-            raise PretrainedError(str(error)) from error
+    def _mapped(self) -> Iterator[tuple[Mapping[str, Parts], Mapping[str, Array]]]:
+        return ((parts, vectors) for _, parts, vectors in self._each(dict.fromkeys(range(self.num_experts), 1)))
+
+    def _empty(self) -> Iterator[tuple[Mapping[str, Parts], Mapping[str, Array]]]:
+        """What all experts look like in slots, without reading any."""
+        content = [np.zeros(each.nbytes, np.uint8) for each in self.reader.pieces.ranges(0)]
+        return iter([matrices_of(self.reader.pieces, 0, content)] * self.num_experts)
+
+    def _fetch(self, tables: Any, experts: Int[Array, "..."]) -> None:
+        """Have these in memory, all at once, and say where. Those of the call before are not in use any more."""
+        self.reader.store.release()
+        wanted = np.unique(experts).tolist()
+        for e, content in zip(wanted, self.reader.store.get(self.reader.layer, wanted), strict=True):
+            parts, _ = matrices_of(self.reader.pieces, e, content)
+            for name, of in tables:
+                for table, (_, matrix) in zip(of, sorted(parts[name].parts, key=_first_row), strict=True):
+                    table.put(e, matrix)
 
     def stacked(self, format: str) -> StackedExperts:
         """The same experts in memory, in another format. ValueError for a weight that is not finite in it."""
@@ -139,8 +152,20 @@ def _tables(parameters: Sequence[Parts], biases: Sequence[Any]) -> list[ExpertTa
     if any(rows.step not in (None, 1) for rows in slices) or (biases[0] is not None and len(slices) > 1):
         return None
     bias = None if biases[0] is None else np.stack(biases)
-    tables = [ExpertTable([each.parts[i][1] for each in parameters], rows, bias) for i, rows in enumerate(slices)]
-    return sorted(tables, key=lambda table: table.rows.start)
+    ordered = [sorted(each.parts, key=_first_row) for each in parameters]
+    return [ExpertTable([parts[i][1] for parts in ordered], ordered[0][i][0], bias) for i in range(len(slices))]
+
+
+def _first_row(part: tuple[slice, Matrix]) -> int:
+    return int(part[0].start)
+
+
+def _asked(function: Callable[..., object], *arguments: Any) -> None:
+    """PretrainedError where the store has an error of its own."""
+    try:
+        function(*arguments)
+    except StoreError as error:
+        raise PretrainedError(str(error)) from error
 
 
 def matrices_of(
