@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from .. import models
+from .. import kernels, models
 from ..formats import FORMATS
 from ..inference import Decoder, NotRowByRowError, write
 from ..models.generation import sampling_probabilities
@@ -74,6 +74,9 @@ def generate(
             raise ValueError(f"--guess is for --temperature 0, got {temperature}")
         with console_for(json).status("Storing weights in another format ...") if number_format else nullcontext():
             decoder = _decoder(opened, number_format)
+        if decoder is not None and kernels.must_compile("program_loops.lead"):
+            to_stderr = console_for(as_json=True)
+            to_stderr.print("Compiling the loops for this processor, once on this machine: some ten seconds")
     settings: Any = {
         "rng": np.random.default_rng(seed),
         "temperature": temperature,

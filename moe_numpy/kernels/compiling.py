@@ -8,16 +8,17 @@ from typing import Any
 from .kernel import anything_substituted, chosen_for_cpu, in_use
 
 
-def must_compile() -> bool:
-    """Whether loops must be compiled before the first training step, because this machine has never run them."""
+def must_compile(loop: str = "loops.adamw") -> bool:
+    """Whether this machine has never compiled a loop: by default of training, ``"program_loops.lead"`` of decoding."""
     if chosen_for_cpu() == "numpy":
         return False
-    loops = importlib.import_module(".loops", __package__)
-    if not hasattr(loops.adamw, "py_func"):  # a plain function with NUMBA_DISABLE_JIT=1
+    file, _, function = loop.partition(".")
+    loops = importlib.import_module(f".{file}", __package__)
+    if not hasattr(getattr(loops, function), "py_func"):  # a plain function with NUMBA_DISABLE_JIT=1
         return False
     folder = compiled_loops_in()
     written = Path(str(loops.__file__)).stat().st_mtime  # anything compiled earlier is out of date
-    name = f"loops.adamw-*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
+    name = f"{loop}-*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
     return folder is None or not any(file.stat().st_mtime >= written for file in folder.glob(name))
 
 

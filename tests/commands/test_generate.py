@@ -24,6 +24,14 @@ def test_seed_and_checkpoint_decide_the_text(cli, trained):
     assert text() != text("--step", 4)
 
 
+@pytest.mark.parametrize("first_time", [True, False])
+def test_the_first_text_on_a_machine_says_that_it_compiles(cli, trained, monkeypatch, first_time):
+    monkeypatch.setattr("moe_numpy.kernels.must_compile", lambda loop: first_time and loop == "program_loops.lead")
+    said = cli("generate", trained, "the ", "--tokens", 2)
+    assert ("Compiling the loops for this processor, once on this machine" in said.stderr) is first_time
+    assert said.stdout.startswith("the ")
+
+
 def test_no_control_character_reaches_the_terminal(cli, trained, monkeypatch):
     wanted = "\x1b[31mred\x07\u202e\tok\n".encode()
     monkeypatch.setattr("moe_numpy.commands.generate.write", lambda *a, **k: iter(wanted))

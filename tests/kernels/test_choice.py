@@ -169,11 +169,11 @@ from moe_numpy.training.optimizers import adamw
 print(kernels.must_compile())
 one = [np.ones(3, np.float32)]
 adamw(one, one, one, one, [0.0], [None], np.array([1.0, 0.1, 1.0, 1.0]), betas=(0.9, 0.9), eps=1.0)
-print(kernels.must_compile())
+print(kernels.must_compile(), kernels.must_compile("program_loops.lead"))
 """
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "MOE_NUMPY_KERNELS": "numba", "NUMBA_DISABLE_JIT": "0"}
-    assert python(code, **environment).split() == ["True", "False"]
-    assert python(code, **environment).split() == ["False", "False"]
+    assert python(code, **environment).split() == ["True", "False", "True"]
+    assert python(code, **environment).split() == ["False", "False", "True"]
     for file in tmp_path.rglob("*.nbi"):  # as if loops.py had changed since
         os.utime(file, (0, 0))
     assert python("from moe_numpy import kernels; print(kernels.must_compile())", **environment).strip() == "True"
