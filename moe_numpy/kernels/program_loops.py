@@ -336,7 +336,7 @@ def _route(i, counter, who):
 @compiled
 def _group(i, counter, who):
     """Assignments by expert: ``order`` and ``position`` in it, ``groups``: how many, their experts, their bounds."""
-    if _next(counter, who, 1) < 0:
+    if _next(counter, who, np.int64(1)) < 0:
         return 0, 1
     expert, num, num_experts, gate, sorted_gate = _integers(i[1], i[2]), i[2], i[3], i[7], i[8]
     order, position, groups = _integers(i[4], num), _integers(i[5], num), _integers(i[6], 2 * num + 2)
@@ -429,14 +429,14 @@ def walk(shared, order, me):
     """The part of thread ``me`` in some instructions."""
     at = _integers(order, ORDER)
     counters, finished, left, run = at[COUNTERS], at[FINISHED], at[LEFT], at[RUN]
-    who, alone = (run, me, at[THREADS]), (run, 0, 1)
+    who, alone = (run, me, at[THREADS]), (run, np.int64(0), np.int64(1))  # constants would be types of their own
     n = at[FIRST]
     while n < at[LAST]:
         i = _integers(at[CODE] + 8 * FIELDS * n, FIELDS)
         block, chain, counter = i[BLOCK], i[CHAIN], counters + 8 * COUNTED * n
         wait_until_at_least(shared + DONE, at[DONE_BEFORE] + block - at[FIRST_BLOCK])
         if chain > 1:
-            mine, num = 1 + _claimed(counter + 8 * ZONES, run, 1), 1
+            mine, num = 1 + _claimed(counter + 8 * ZONES, run, np.int64(1)), 1
             for m in range(n, n + chain if mine > 0 else n):
                 of, number = _integers(at[CODE] + 8 * FIELDS * m, FIELDS), _real(at[NUMBERS] + 8 * m)
                 _do(of, number, counters + 8 * COUNTED * m, alone)
@@ -471,7 +471,7 @@ def lead(shared, order, blocks, most):
         for j in range(ORDER):
             to[j] = given[j]
         atomic_add(shared + WALKS, 1)
-    walk(shared, order, 0)
+    walk(shared, order, np.int64(0))
     wait_until_at_least(shared + DONE, _integers(order, ORDER)[DONE_BEFORE] + blocks)
 
 
