@@ -16,7 +16,7 @@ import numpy as np
 
 from . import program_loops, threads
 
-_MOST = 1024  # walks in which helpers help
+_MOST = 256  # walks in which helpers help
 _run = itertools.count(1)
 
 
