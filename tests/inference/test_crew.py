@@ -114,3 +114,12 @@ def test_a_substitute_is_called():
 def test_both_sides_agree_on_the_order_of_weights():
     for name, kind in formats.FORMATS.items():
         assert kind.even_first == decoders.DECODERS[name].even_first
+
+
+def test_walks_without_helpers(monkeypatch):
+    """When there were so many that no order has room."""
+    with threadpool_limits(1):
+        alone = said(Decoder(model()), 3, 90)
+    monkeypatch.setattr(crew, "_MOST", 1)
+    with threadpool_limits(3):
+        np.testing.assert_array_equal(said(Decoder(model()), 3, 90), alone)
