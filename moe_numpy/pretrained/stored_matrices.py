@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class StoredMatrices:
 
     def _empty(self) -> Iterator[tuple[Mapping[str, Parts], Mapping[str, Array]]]:
         """What all experts look like in slots, without reading any."""
-        content = [np.zeros(each.nbytes, np.uint8) for each in self.reader.pieces.ranges(0)]
+        content = [_blank(each.nbytes) for each in self.reader.pieces.ranges(0)]
         return iter([matrices_of(self.reader.pieces, 0, content)] * self.num_experts)
 
     def _fetch(self, tables: Any, experts: Int[Array, "..."]) -> None:
@@ -154,6 +154,11 @@ def _tables(parameters: Sequence[Parts], biases: Sequence[Any]) -> list[ExpertTa
     bias = None if biases[0] is None else np.stack(biases)
     ordered = [sorted(each.parts, key=_first_row) for each in parameters]
     return [ExpertTable([parts[i][1] for parts in ordered], ordered[0][i][0], bias) for i in range(len(slices))]
+
+
+@cache
+def _blank(nbytes: int) -> Array:
+    return np.zeros(nbytes, np.uint8)
 
 
 def _first_row(part: tuple[slice, Matrix]) -> int:
