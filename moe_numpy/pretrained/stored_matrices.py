@@ -87,7 +87,7 @@ class StoredMatrices:
         of = first, second, self.activation, self.activation is swiglu_of_halves
         if mapped:
             return ExpertTables(*of, before=(id(store), partial(_asked, store.require_unchanged)))
-        fetch = partial(_asked, self._fetch, ((self.first, first), (self.second, second)))
+        fetch = partial(_asked, self._fetch, ((self.first, first), (self.second, second)), {})
         return ExpertTables(*of, fetch=fetch, most=store.num_slots)
 
     def _mapped(self) -> Iterator[tuple[Mapping[str, Parts], Mapping[str, Array]]]:
@@ -98,11 +98,18 @@ class StoredMatrices:
         content = [_blank(each.nbytes) for each in self.reader.pieces.ranges(0)]
         return iter([matrices_of(self.reader.pieces, 0, content)] * self.num_experts)
 
-    def _fetch(self, tables: Any, experts: Int[Array, "..."]) -> None:
-        """Have these in memory, all at once, and say where. Those of the call before are not in use any more."""
+    def _fetch(self, tables: Any, known: dict[int, int], experts: Int[Array, "..."]) -> None:
+        """Have these in memory, all at once, and say where. Those of the call before are not in use any more.
+
+        ``known``: where each was when it was last asked for.
+        """
         self.reader.store.release()
         wanted = np.unique(experts).tolist()
         for e, content in zip(wanted, self.reader.store.get(self.reader.layer, wanted), strict=True):
+            address = content[0].__array_interface__["data"][0]
+            if known.get(e) == address:
+                continue
+            known[e] = address
             parts, _ = matrices_of(self.reader.pieces, e, content)
             for name, of in tables:
                 for table, (_, matrix) in zip(of, sorted(parts[name].parts, key=_first_row), strict=True):
