@@ -1,8 +1,8 @@
 """A transformer that reads and continues texts without a tape, row by row.
 
-Training code is not repeated: norms, rotations, scores, selections and activations are those of the ops and the router,
-called from arrays to arrays. What a token gets depends on its own text alone, never on the company in its call, nor on
-how its text was cut into calls.
+The steps of a layer add instructions to a program, once for each number of rows; a call replays it. No formula is
+repeated: compiled instructions are made of the kernels' loops, definitions of the ops and the router. What a token gets
+depends on its own text alone, never on the company in its call, nor on how its text was cut into calls.
 """
 
 import threading
