@@ -30,7 +30,7 @@ class Experts(Protocol):
 class StackedExperts:
     """y = W₂ act(W₁ x + b₁) + b₂ with the matrices of all experts in two stacks.
 
-    Programs take :meth:`tables`; it is called where a router chooses no fixed number of experts, and beside zero experts.
+    Programs take :meth:`tables`; called by itself where a router chooses no fixed number, and beside zero experts.
 
     Args:
         first: W₁ of each expert; for SwiGLU its two matrices above one another.
