@@ -9,6 +9,7 @@ import numpy as np
 from moe_numpy import kernels
 from moe_numpy.devices import put
 from moe_numpy.inference.attention import attend
+from moe_numpy.inference.experts import swiglu_of_halves
 from moe_numpy.kernels import (
     add_rows,
     max_by_key,
@@ -128,6 +129,7 @@ def _cases(rng: np.random.Generator) -> Generator[tuple[Callable[..., Any], list
     yield sum_of_expert_rows, [h, offsets]
     yield add_expert_bias, [h, gate_up[:, :, 0], offsets]
     yield swiglu, [h[:, :F], h[:, F:]]
+    yield swiglu_of_halves, [h]
     yield swiglu_gradient, [wide, h[:, :F], h[:, F:]]
     yield silu, [wide]
     yield silu_gradient, [wide, wide]

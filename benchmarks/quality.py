@@ -26,6 +26,7 @@ from moe_numpy.commands.output import JsonOption, console_for, given_path, plain
 from moe_numpy.commands.usage import Command
 from moe_numpy.formats import FORMATS, Matrix, Stack
 from moe_numpy.inference import Decoder
+from moe_numpy.inference.expert_tables import ExpertTables
 from moe_numpy.models import Transformer
 from moe_numpy.plots.quality import cost_of_formats
 from moe_numpy.training.corpus import Windows
@@ -130,7 +131,7 @@ def _stored(part: Any) -> Iterator[Matrix | Stack]:
     elif isinstance(part, list | tuple):
         for each in part:
             yield from _stored(each)
-    elif type(part).__module__.startswith("moe_numpy.inference"):
+    elif type(part).__module__.startswith("moe_numpy.inference") and not isinstance(part, ExpertTables):
         for each in vars(part).values():
             yield from _stored(each)
 
