@@ -86,6 +86,7 @@ def product(kind, codes, codes_step, scales, scales_step, scale_rows, width, x, 
         for n in range(0, num_rows, _TILE_COLUMNS):
             for i in range(0, num, _TILE_ROWS):
                 products_of_tile(floats, step, chunks, x, n, num_rows, y + 4 * start, y_step, i, num)
+    memory[0] = 0  # without a use down here, it would be freed when its address is known
 
 
 @compiled
