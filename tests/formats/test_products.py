@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -264,3 +265,17 @@ def test_a_processor_without_vectors_of_eight_floats(tmp_path):
     for name, (together, alone) in zip(FORMATS, np.load(file), strict=True):
         np.testing.assert_allclose(together, quantise(w, name).product(x), rtol=1e-5, atol=1e-5)
         assert np.array_equal(together, alone)
+
+
+def test_many_threads_at_once():
+    """Each with memory of its own for unpacked weights; with more threads than malloc has arenas."""
+    rng = np.random.default_rng(0)
+    matrices = [quantise(rng.standard_normal((64, 256), dtype=np.float32), "int4") for _ in range(40)]
+    x = rng.standard_normal((40, 256), dtype=np.float32)
+    expected = [matrix.product(x) for matrix in matrices]
+    with ThreadPoolExecutor(40) as pool:
+        for _ in range(15):
+            for found, alone in zip(
+                pool.map(lambda matrix: matrix.product(x), matrices * 5), expected * 5, strict=True
+            ):
+                np.testing.assert_array_equal(found, alone)
