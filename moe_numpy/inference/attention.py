@@ -9,6 +9,7 @@ from array_api_compat import array_namespace
 
 from .. import ops
 from ..kernels import kernel
+from ..kernels.places import BEGIN, END, KEYS, NEW_KEY, NEW_VALUE, PLACES, VALUES
 from ..nn import Attention, LatentAttention
 from ..nn.rotary import Rotary
 from ..ops.attention import rotate
@@ -91,10 +92,10 @@ class AttentionStep:
         if p.temperature is not None:
             factors = p.temperature.factors
             program.call(lambda: np.copyto(q, q * factors(program.now.positions)[:, None, None].astype(np.float32)))
-        places = program.room(f"places {layer}", n, 6, dtype=np.int64)
+        places = program.room(f"places {layer}", n, PLACES, dtype=np.int64)
         program.at_start.append(partial(self._place, places, layer))
-        program.keep(k, places, "NEW_KEY", lambda: self._keep(program.now, layer, 0, k))
-        program.keep(v, places, "NEW_VALUE", lambda: self._keep(program.now, layer, 1, v))
+        program.keep(k, places, NEW_KEY, lambda: self._keep(program.now, layer, 0, k))
+        program.keep(v, places, NEW_VALUE, lambda: self._keep(program.now, layer, 1, v))
         scale = 1 / math.sqrt(self.d_head) if p.scale is None else p.scale
         y = program.room("attended", *q.shape)
         program.attend(
@@ -118,9 +119,9 @@ class AttentionStep:
                 continue
             new = old + np.arange(num)
             mine_places = places[mine]
-            mine_places[:, 0], mine_places[:, 1] = addresses[0] + line * new, addresses[1] + line * new
-            mine_places[:, 2], mine_places[:, 3] = addresses
-            mine_places[:, 4], mine_places[:, 5] = self._first(start + new) - start, new + 1
+            mine_places[:, NEW_KEY], mine_places[:, NEW_VALUE] = addresses[0] + line * new, addresses[1] + line * new
+            mine_places[:, KEYS], mine_places[:, VALUES] = addresses
+            mine_places[:, BEGIN], mine_places[:, END] = self._first(start + new) - start, new + 1
 
     def _keep(self, now: Rows, layer: int, which: int, x: Float[Array, "N width"]) -> None:
         for sequence, mine in now.parts:

@@ -7,6 +7,7 @@ same arrays, which the program owns. What has no instruction is a function of Py
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,9 @@ class Program:
         self._packed: dict[tuple[Any, ...], Array] = {}
         self._compiled: Any = None
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        """Memory of its arrays."""
+        """Memory of its arrays, when all are there."""
         return sum(room.nbytes for room in self._rooms.values())
 
     def room(self, name: str, *shape: int, dtype: Any = np.float32) -> Shaped[Array, "..."]:
@@ -99,8 +100,8 @@ class Program:
         if not matrix.operands.compiled:
             self.call(define)
             return
-        packed, (out, unit) = self.packed(x, matrix), _units(y.shape[1])
-        to = y.ctypes.data, y.strides[0], out, _address(bias), unit
+        packed, out = self.packed(x, matrix), y.shape[1]
+        to = y.ctypes.data, y.strides[0], out, _address(bias), _unit(out)
         self._add(
             "PRODUCT", lambda loops: (*loops.operands(matrix), packed.ctypes.data, len(x), *to), define, [packed], [y],
             work=y.size * x.shape[1],
@@ -115,8 +116,8 @@ class Program:
                 if table.bias is not None:
                     y[rows] += table.bias[e]
 
-        out, unit = _units(table.shape[0])
-        fields = y.ctypes.data, y.strides[0], out, _address(table.bias), unit
+        out = table.shape[0]
+        fields = y.ctypes.data, y.strides[0], out, _address(table.bias), _unit(out)
         self._add(
             "PRODUCT_OF_EXPERTS",
             lambda loops: (*table.operands(loops), x.ctypes.data, len(x), groups.bounds.ctypes.data, *fields),
@@ -147,10 +148,10 @@ class Program:
         fields = x.ctypes.data, *x.shape, cos.ctypes.data, sin.ctypes.data, y.ctypes.data
         self._add("ROTATE", lambda _: fields, define, [x], [y])
 
-    def keep(self, x: Float[Array, "N width"], places: Int[Array, "N _"], field: str, define: Any) -> None:
-        """Row n goes where ``places[n]`` says."""
-        fields = x.ctypes.data, *x.shape, places.ctypes.data
-        self._add("KEEP", lambda loops: (*fields, getattr(loops, field)), define, [x], [places])
+    def keep(self, x: Float[Array, "N width"], places: Int[Array, "N _"], field: int, define: Any) -> None:
+        """Row n goes where ``places[n, field]`` says."""
+        fields = x.ctypes.data, *x.shape, places.ctypes.data, field
+        self._add("KEEP", lambda _: fields, define, [x], [places])
 
     def attend(
         self,
@@ -374,9 +375,9 @@ class Groups:
         return [(e, slice(bounds[g], bounds[g + 1])) for g, e in enumerate(experts)]
 
 
-def _units(out: int) -> tuple[int, int]:
-    """Rows of a matrix, and how many of them are one piece of work."""
-    return out, min(_UNIT, max(16, out // 8 // 16 * 16))
+def _unit(out: int) -> int:
+    """How many rows of a matrix are one piece of work."""
+    return min(_UNIT, max(16, out // 8 // 16 * 16))
 
 
 def _owner(x: Array) -> int:

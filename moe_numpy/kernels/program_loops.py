@@ -20,12 +20,13 @@ import numpy as np
 from numba import carray, types
 from numba.extending import intrinsic
 
-from . import atomics, decoders, loops, product_loops, row_products, vectors
+from . import atomics, decoders, loops, places, product_loops, row_products, vectors
 from .atomics import atomic_add, atomic_load, exchanged, wait_until_at_least
 from .loops import compiled
+from .places import BEGIN, END, KEYS, PLACES, VALUES
 from .product_loops import operands, pack, product  # noqa: F401 - for instructions
 
-MADE_OF = (atomics, decoders, loops, product_loops, row_products, vectors)
+MADE_OF = (atomics, decoders, loops, places, product_loops, row_products, vectors)
 
 FIELDS = 20
 BLOCK, CHAIN = FIELDS - 2, FIELDS - 1
@@ -47,8 +48,6 @@ CODE, NUMBERS, COUNTERS, FINISHED, LEFT, FIRST, LAST, FIRST_BLOCK, DONE_BEFORE, 
 TAKEN = 1 << 31  # more pieces than any instruction has
 ZONES = 8  # parts of an instruction that threads begin with, at most
 COUNTED = ZONES + 1  # numbers of an instruction: what is claimed of each zone, and of the chain
-# Where each row's keys and values are: fields of a row of ``places``.
-NEW_KEY, NEW_VALUE, KEYS, VALUES, BEGIN, END, PLACES = range(7)
 _PIECE = 256  # columns of an activation that a thread takes at once
 _ENTRIES = 4096  # of a sum
 
@@ -216,7 +215,7 @@ def _rotate(i, counter, who):
 
 @compiled
 def _keep(i, counter, who):
-    x, num_rows, width, places, field = i[1], i[2], i[3], i[4], i[5]
+    x, num_rows, width, table, field = i[1], i[2], i[3], i[4], i[5]
     mine = 0
     while True:
         n = _next(counter, who, num_rows)
@@ -224,14 +223,14 @@ def _keep(i, counter, who):
             return mine, num_rows
         mine += 1
         row = _floats(x + 4 * n * width, width)
-        out = _floats(_number(places + 8 * (n * PLACES + field)), width)
+        out = _floats(_number(table + 8 * (n * PLACES + field)), width)
         for j in range(width):
             out[j] = row[j]
 
 
 @compiled
 def _attend(i, scale, counter, who):
-    q, num_rows, num_heads, num_kv_heads, width, value_width, places, sinks, y = (
+    q, num_rows, num_heads, num_kv_heads, width, value_width, table, sinks, y = (
         i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9]
     )  # fmt: skip
     of_sinks = _floats(sinks, num_heads if sinks != 0 else 0)
@@ -243,7 +242,7 @@ def _attend(i, scale, counter, who):
             return mine, num_rows * num_heads
         mine += 1
         n, h = divmod(piece, num_heads)
-        place = _integers(places + 8 * n * PLACES, PLACES)
+        place = _integers(table + 8 * n * PLACES, PLACES)
         end = place[END]
         if len(scores) < end:
             scores = np.empty(end, np.float32)
