@@ -11,7 +11,9 @@ from . import decoders, row_products, vectors
 from .loops import compiled
 from .row_products import (
     KINDS,
-    ROWS,
+    ROWS_WITH_FOUR,
+    ROWS_WITH_ONE,
+    ROWS_WITH_TWO,
     TILE,
     products_of_tile,
     products_with_four,
@@ -22,7 +24,6 @@ from .row_products import (
 
 MADE_OF = (decoders, row_products, vectors)  # after a change there, kept loops are out of date
 
-_ROWS = ROWS
 _TILE_ROWS, _TILE_COLUMNS = TILE
 _DIRECT = tuple(decoder.direct for decoder in decoders.DECODERS.values())
 _BLOCK = 16  # rows of weights unpacked at once: they stay in the cache while all rows of x come by
@@ -66,14 +67,16 @@ def product(kind, codes, codes_step, scales, scales_step, scale_rows, width, x, 
     chunks = (width + 31) // 32
     if num_rows <= _DIRECT[kind] and width % 32 == 0:
         weights = kind, codes, codes_step, scales, scales_step, scale_rows, chunks
-        for i in range(lo, hi, _ROWS):
+        together = ROWS_WITH_ONE if num_rows == 1 else ROWS_WITH_TWO if num_rows == 2 else ROWS_WITH_FOUR
+        apart = (hi - lo + together - 1) // together  # few streams through memory, each without a gap
+        for i in range(lo, lo + apart):
             if num_rows == 1:
-                products_with_one(*weights, x, 0, 1, y, y_step, i, hi)
+                products_with_one(*weights, x, 0, 1, y, y_step, i, apart, hi)
             elif num_rows == 2:
-                products_with_two(*weights, x, 0, 2, y, y_step, i, hi)
+                products_with_two(*weights, x, 0, 2, y, y_step, i, apart, hi)
             else:
                 for n in range(0, num_rows, 4):
-                    products_with_four(*weights, x, n, num_rows, y, y_step, i, hi)
+                    products_with_four(*weights, x, n, num_rows, y, y_step, i, apart, hi)
         return
     step = 128 * chunks
     memory = np.empty(_BLOCK * 32 * chunks + 16, np.float32)

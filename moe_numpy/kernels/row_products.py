@@ -19,34 +19,37 @@ from .decoders import DECODERS, Decoder
 from .vectors import FLOATS, I8, I32, I64, load, multiply_add, number, prefetch, processor_has, same, store, sums
 
 KINDS = {name: kind for kind, name in enumerate(DECODERS)}
-ROWS = 4  # of weights at once, with one row of x
-TILE = (4, 4) if processor_has("avx512f") else (2, 2)  # rows of weights and of x: sums that fit into the registers
-_AHEAD = 8192  # bytes; without prefetching, int8 and int4 run at half the speed
+_SUMS = 16 if processor_has("avx512f") else 4  # that fit into the registers
+ROWS_WITH_ONE, ROWS_WITH_TWO, ROWS_WITH_FOUR = (min(4, _SUMS // num) for num in (1, 2, 4))  # of weights at once
+TILE = (4, 4) if processor_has("avx512f") else (2, 2)  # rows of weights and of x
+_AHEAD = 512  # bytes; without prefetching, int8 and int4 run at half the speed
 _LINE = 64
 
 
-def _direct(num_columns: int) -> Any:
-    """Make a function: y_nm = w_m · x_n for ROWS rows of weights from i and ``num_columns`` rows of x from n."""
+def _direct(num_rows: int, num_columns: int) -> Any:
+    """Make a function: y_nm = w_m · x_n for the rows i, i + apart ... of weights, and ``num_columns`` of x from n."""
 
     @intrinsic
     def products(
         context: Any, kind: Any, codes: Any, codes_step: Any, scales: Any, scales_step: Any, scale_rows: Any,
-        chunks: Any, x: Any, n: Any, n_end: Any, y: Any, y_step: Any, i: Any, i_end: Any,
+        chunks: Any, x: Any, n: Any, n_end: Any, y: Any, y_step: Any, i: Any, apart: Any, i_end: Any,
     ) -> Any:  # fmt: skip
         def make(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-            kind, *weights, chunks, x, n, n_end, y, y_step, i, i_end = arguments
+            kind, *weights, chunks, x, n, n_end, y, y_step, i, apart, i_end = arguments
             for name, decoder in DECODERS.items():
                 with b.if_then(b.icmp_signed("==", kind, number(KINDS[name]))):
-                    of = (x, n, n_end), (y, y_step), (i, i_end), (ROWS, num_columns)
+                    of = (x, n, n_end), (y, y_step), (i, apart, i_end), (num_rows, num_columns)
                     _products(b, decoder, weights, chunks, *of)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 14), make
+        return types.void(*[types.int64] * 15), make
 
     return products
 
 
-products_with_one, products_with_two, products_with_four = map(_direct, (1, 2, 4))
+products_with_one = _direct(ROWS_WITH_ONE, 1)
+products_with_two = _direct(ROWS_WITH_TWO, 2)
+products_with_four = _direct(ROWS_WITH_FOUR, 4)
 
 
 @intrinsic
@@ -59,7 +62,8 @@ def products_of_tile(
     def make(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         floats, step, chunks, x, n, n_end, y, y_step, i, i_end = arguments
         weights = floats, step, number(0), number(0), number(1)
-        _products(b, DECODERS["float32"], weights, chunks, (x, n, n_end), (y, y_step), (i, i_end), TILE)
+        rows = i, number(1), i_end
+        _products(b, DECODERS["float32"], weights, chunks, (x, n, n_end), (y, y_step), rows, TILE)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), make
@@ -82,8 +86,9 @@ def unpack(context: Any, kind: Any, codes: Any, scales: Any, width: Any, to: Any
 def _products(
     b: Any, decoder: Decoder, weights: Any, chunks: Any, x: Any, y: Any, rows: Any, tile: tuple[int, int]
 ) -> None:
-    (codes, codes_step, scales, scales_step, scale_rows), (x, n, n_end), (y, y_step), (i, i_end) = weights, x, y, rows
-    ms = [_at_most(b, b.add(i, number(m)), i_end) for m in range(tile[0])]
+    (codes, codes_step, scales, scales_step, scale_rows), (x, n, n_end), (y, y_step) = weights, x, y
+    i, apart, i_end = rows
+    ms = [_at_most(b, b.add(i, b.mul(apart, number(m))), i_end) for m in range(tile[0])]
     ns = [_at_most(b, b.add(n, number(m)), n_end) for m in range(tile[1])]
     w_rows = [b.add(codes, b.mul(m, codes_step)) for m in ms]
     s_rows = [b.add(scales, b.mul(b.sdiv(m, scale_rows), scales_step)) if decoder.scale else None for m in ms]

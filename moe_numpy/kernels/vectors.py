@@ -68,7 +68,7 @@ def prefetch(b: Any, address: Any) -> None:
     pointer = ir.PointerType(I8)
     kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
     function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [at(b, address, I8), *(ir.Constant(I32, setting) for setting in (0, 2, 1))])
+    b.call(function, [at(b, address, I8), *(ir.Constant(I32, setting) for setting in (0, 3, 1))])
 
 
 def look_up(b: Any, table: list[float], index: Any) -> Any:
