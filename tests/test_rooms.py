@@ -18,6 +18,7 @@ ROOMS = [
     "devices",
     "autodiff",
     "ops",
+    "parallel",
     "nn",
     "gradcheck",
     "moe",
