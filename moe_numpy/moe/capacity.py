@@ -55,7 +55,7 @@ ROUNDING: Mapping[str, Callable[[int, int, float, float], int]] = {
     "multiple_of_4": lambda T, E, k, cf: -(-math.ceil(cf * k * T / E - 1e-9) // 4) * 4,  # V-MoE
 }
 DROP = ("position", "probability", "batch_priority", "random")
-SCOPES = ("batch", "sequence")
+SCOPES = ("batch", "rank", "sequence")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Capacity:
             ``random``: any order, drawn for each scope by itself; by position in evaluation.
             Only ``position`` with one expert per token is causal: in every other queue a later token can come before
             an earlier one.
-        scope: T is counted, and queues are formed, in the whole ``batch``, in each ``sequence``, or in groups of
-            a given number of tokens.
+        scope: T is counted, and queues are formed, in the whole ``batch``, in each ``rank``'s part of it, in each
+            ``sequence``, or in groups of a given number of tokens.
 
     T counts real tokens, so that padding takes no places and makes none. Mesh TensorFlow and Megatron-LM, whose shapes
     are fixed, count padded tokens too, and so have more places.
@@ -100,7 +100,7 @@ class Capacity:
         if self.drop not in DROP:
             raise ValueError(f"drop must be one of {', '.join(DROP)}, got {self.drop!r}")
         if (self.scope not in SCOPES) if isinstance(self.scope, str) else self.scope < 1:
-            raise ValueError(f"scope must be batch, sequence or a positive number of tokens, got {self.scope!r}")
+            raise ValueError(f"scope must be {', '.join(SCOPES)} or a positive number of tokens, got {self.scope!r}")
 
     def size(self, num_tokens: int, num_experts: int, per_token: float, training: bool = True) -> int:
         """C for a scope of this many tokens."""
@@ -109,7 +109,7 @@ class Capacity:
 
     def tokens_in_scope(self, num_tokens: int, batch: Batch) -> int:
         """How many tokens share the places of an expert."""
-        if self.scope == "batch":
+        if self.scope in ("batch", "rank"):
             return num_tokens
         if self.scope == "sequence" and batch.lengths is not None:
             raise ValueError(
@@ -120,18 +120,20 @@ class Capacity:
     def admits(
         self, candidates: Candidates, scores: Float[Array, "T E"], per_token: float, batch: Batch
     ) -> tuple[Bool[Array, " M"], int | Int[Array, " M"]]:
-        """Whether each candidate is sent and finds a place, and C; C of each where sequences differ in length.
+        """Whether each candidate is sent and finds a place, and C; C of each where sequences, or ranks, differ in it.
 
-        These ask one sequence after the other, and the candidates must be listed by token.
+        These ask one after the other, and the candidates must be listed by token.
         """
         num_tokens, num_experts = scores.shape
-        if batch.lengths is None or self.scope != "sequence":
+        parts = self._parts(batch)
+        if not parts:
             size = self.size(self.tokens_in_scope(num_tokens, batch), num_experts, per_token, batch.training)
             return self._fits_if_sent(candidates, scores, size, batch), size
         xp = array_namespace(scores)
-        ends = to_host(xp.searchsorted(candidates.token, xp.cumsum(xp.asarray(batch.lengths)))).tolist()
+        stops = xp.asarray([mine.stop for mine, _ in parts])
+        ends = to_host(xp.searchsorted(candidates.token, stops)).tolist()
         fits, sizes = [], []
-        for start, stop, (mine, alone) in zip([0, *ends], ends, batch.sequences(), strict=False):
+        for start, stop, (mine, alone) in zip([0, *ends], ends, parts, strict=False):
             token, expert, rank = (a[start:stop] for a in (candidates.token, candidates.expert, candidates.rank))
             sent = None if candidates.sent is None else candidates.sent[start:stop]
             own = Candidates(token - mine.start, expert, rank, sent, by_token=True)
@@ -139,6 +141,12 @@ class Capacity:
             fits.append(found)
             sizes.append(xp.full(stop - start, size))
         return xp.concatenate(fits), xp.concatenate(sizes)
+
+    def _parts(self, batch: Batch) -> list[tuple[slice, Batch]]:
+        """Tokens that share places, and a batch for them, where there are several such parts of different sizes."""
+        if self.scope == "rank":
+            return list(batch.of_ranks())
+        return list(batch.sequences()) if self.scope == "sequence" else []
 
     def _fits_if_sent(
         self, candidates: Candidates, scores: Float[Array, "T E"], size: int, batch: Batch

@@ -1,12 +1,13 @@
 """Tokens to experts and back: y_t = Σ over the assignments n of token t of g_n f_e(n)(x_t).
 
-Four strategies with the same values and gradients:
+Five strategies with the same values and gradients:
 
 - ``loop``, the obvious one: for each expert, pick its tokens, run it, add the result.
 - ``onehot``, that of GShard: a mask [T, E, C] sends tokens to places, X_ec = Σ_t mask_tec x_t; the same mask with
   gate weights brings answers back. Nothing but matrix multiplications, most of them with zeros.
 - ``padded``: a buffer with C places for each expert, filled by index.
 - ``sorted``: tokens copied into expert order once, all experts as one grouped computation, no padding.
+- ``exchange``: the same on several ranks: tokens travel to the rank that holds their expert, answers travel back.
 
 C is the largest number of assignments of any expert. A token without assignments gets 0.
 """
@@ -22,6 +23,7 @@ from ..autodiff.arrays import is_finite
 from ..kernels import add_rows, kernel, take_rows, to_host
 from ..ops import Cast, FillPlaces, Reshape, Transpose
 from ..ops.matmul import product
+from ..parallel import Alone, Exchange, Holding, Placement
 from ..typing import Array, Float, Int
 from .experts import rows_of_experts
 from .routing import Routing
@@ -205,11 +207,29 @@ def dispatch_sorted(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
     return Combine.apply(experts(rows, routing.offsets), gate, routing.token, num_tokens=routing.num_tokens)
 
 
+def dispatch_exchange(
+    x: Float[Tensor, "T d"], routing: Routing, experts: Experts, holding: Holding | None = None
+) -> Float[Tensor, "T d"]:
+    """Permute, send, run the experts that are here on what comes from all ranks, send back, combine at home.
+
+    ``holding`` says which experts are on which rank; without it, all of them are on this one.
+    """
+    if holding is None:
+        holding = Holding(Alone(), Placement.even(routing.num_experts, 1))
+    routing = routing.only_kept()
+    rows, gate = gate_input(Permute.apply(x, routing.token), routing.gate, routing)
+    route, offsets = holding.route(routing.expert, routing.token, routing.first_token)
+    answers = experts(Exchange.apply(rows, route=route, kind="rows"), offsets)
+    back = Exchange.apply(answers, route=route.reverse, kind="answers")
+    return Combine.apply(back, gate, routing.token, num_tokens=routing.num_tokens)
+
+
 STRATEGIES: Mapping[str, Callable[[Tensor, Routing, Experts], Tensor]] = {
     "loop": dispatch_loop,
     "onehot": dispatch_onehot,
     "padded": dispatch_padded,
     "sorted": dispatch_sorted,
+    "exchange": dispatch_exchange,
 }
 
 

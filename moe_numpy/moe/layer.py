@@ -13,8 +13,9 @@ from ..autodiff.arrays import is_float
 from ..nn import FeedForward, Linear, Module, Padding
 from ..nn.padding import padding_of
 from ..ops import Concatenate, Sigmoid
+from ..parallel import Holding
 from ..typing import Bool, Float, Int, Random
-from .dispatch import STRATEGIES, Combine, Permute, gate_input
+from .dispatch import STRATEGIES, Combine, Permute, dispatch_exchange, gate_input
 from .experts import WithZeroExperts, make_experts, require_sizes, rows_of_experts
 from .router import Router, RouterConfig
 from .routing import Batch, Routing
@@ -71,8 +72,8 @@ class MoE(Module):
         num_experts: E, zero-computation experts not counted.
         recipe: from :mod:`moe_numpy.moe.recipes`, or your own :class:`RouterConfig`.
         experts: kind of expert, ``"swiglu"``, ``"relu"``, ``"gelu"`` or ``"gpt_oss"``; the recipe's unless given.
-        dispatch: ``"sorted"`` (fast), ``"padded"``, ``"onehot"`` or ``"loop"`` (obvious); equal in value and
-            gradient.
+        dispatch: ``"sorted"`` (fast), ``"padded"``, ``"onehot"``, ``"loop"`` (obvious) or ``"exchange"`` (on several
+            ranks); equal in value and gradient.
         rng: draws the weights.
         dtype: of the weights.
 
@@ -100,6 +101,7 @@ class MoE(Module):
             raise ValueError("this recipe describes a two-level or Soft MoE layer; build it with make_layer")
         self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
         self.dispatch = dispatch
+        self.holding: Holding | None = None
         self.router = Router(recipe.router, d_model, num_experts + recipe.zero_experts, rng=rng, dtype=dtype)
         settings = {**recipe.expert_settings, "rng": rng, "dtype": dtype}
         self.experts = make_experts(experts or recipe.experts, num_experts, d_model, d_ff, **settings)
@@ -131,7 +133,10 @@ class MoE(Module):
         """
         tokens, batch, padding = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
         routing = self.router(tokens, batch)
-        y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
+        if self.holding is None:
+            y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
+        else:
+            y = dispatch_exchange(tokens, routing, self.experts, self.holding)
         if self.shared is not None:
             always = self.shared(tokens)
             if self.shared_gate is not None:

@@ -17,6 +17,7 @@ from ..nn import Buffer, Module, Parameter
 from ..nn.module import after_forward, constant, normal
 from ..ops import Affine, Softmax, WideAffine
 from ..ops.arithmetic import at_least_float32
+from ..parallel import Communicator
 from ..typing import Array, Bool, Float, Int, Random
 from .balancers import Balancer
 from .capacity import Capacity, KeepAssignments, LeaveOut
@@ -25,6 +26,7 @@ from .losses import Loss
 from .noise import Noise
 from .routing import Batch, Candidates, Routing, RoutingTrace, Statistics
 from .selection import Selection
+from .whole_batch import WholeBatch
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ class Router(Module):
         rng: draws the weight W_g [E, d] from N(0, 1/d).
         dtype: of the weight. Logits and everything after them are float32 or wider.
 
+    Attributes:
+        communicator: where several ranks share a batch: their routers then decide together, as one would.
+        balance_scope: ``"global"``, losses of the whole batch, or ``"local"``, the mean of the ranks' losses.
+
     Raises:
         ValueError: a setting does not fit ``num_experts``.
     """
@@ -128,6 +134,8 @@ class Router(Module):
         self.noise_weight = Parameter(np.zeros((num_experts, d_model), dtype), decay=True) if learned else None
         self.balancer_state: Any = None if config.balancer is None else Buffer(config.balancer.initial(num_experts))
         self.since_step = SinceStep()
+        self.communicator: Communicator | None = None
+        self.balance_scope = "global"
 
     @property
     def per_token(self) -> float:
@@ -135,9 +143,28 @@ class Router(Module):
         return self.config.per_token(self.num_experts)
 
     def forward(self, x: Float[Tensor, "T d"], batch: Batch) -> Routing:
-        """Route T tokens. Noise and balancing follow ``batch.training``."""
-        logits, noisy, sigma = self._logits(x, batch)
-        scores = self._scores(noisy)
+        """Route T tokens. Noise and balancing follow ``batch.training``.
+
+        On one of several ranks, see :attr:`communicator`, all of them together.
+        """
+        if self.communicator is None:
+            return self._routing(*self._logits(x, batch), batch)
+        whole = WholeBatch.of(self.communicator, x.shape[0], batch)
+        h, noisy, sigma = self._logits(x, whole.of_own(batch))
+        logits = whole.gather(h, "logits")
+        noisy = logits if noisy is h else whole.gather(noisy, "noisy logits")
+        sigma = None if sigma is None else whole.gather(sigma, "noise")
+        return self._routing(logits, noisy, sigma, whole.batch).of_tokens(whole.own)
+
+    def _routing(
+        self,
+        logits: Float[Tensor, "T E"],
+        noisy: Float[Tensor, "T E"],
+        sigma: Float[Tensor, "T E"] | None,
+        batch: Batch,
+    ) -> Routing:
+        """The pipeline from logits on."""
+        scores, num_tokens = self._scores(noisy), logits.shape[0]
         candidates, chosen_by = self._choose(scores, noisy, batch)
         picked, gate, candidates = self._gate(scores, candidates)
         admitted = self._admit(candidates, scores.data, batch)
@@ -151,9 +178,9 @@ class Router(Module):
         return Routing(
             token=token,
             expert=admitted.expert,
-            gate=self._gate_of_admitted(picked, gate, token, admitted, x.shape[0]),
+            gate=self._gate_of_admitted(picked, gate, token, admitted, num_tokens),
             offsets=admitted.offsets,
-            num_tokens=x.shape[0],
+            num_tokens=num_tokens,
             gate_on=self.config.gate_on,
             losses=losses,
             auxiliary_loss=auxiliary,
@@ -256,8 +283,11 @@ class Router(Module):
         """The losses by name without coefficients, and their weighted sum."""
         losses: dict[str, Tensor] = {}
         total: Tensor | None = None
+        seen = [trace]
+        if self.balance_scope == "local" and trace.batch.shares is not None:
+            seen = [trace.of_tokens(mine, batch) for mine, batch in trace.batch.of_ranks()]
         for part in self.config.losses:
-            losses[part.name] = part(trace)
+            losses[part.name] = _mean([part(each) for each in seen])
             term = losses[part.name] * part.coefficient
             total = term if total is None else total + term
         if self.config.balancer is not None:
@@ -285,3 +315,10 @@ class Router(Module):
             self.since_step = SinceStep(before.load + load, observed, passes)
 
         after_forward(note)
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss
+    return total if len(losses) == 1 else total / len(losses)

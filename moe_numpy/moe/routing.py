@@ -1,6 +1,6 @@
 """The nouns of routing: what a router is told, what tokens ask for, what was decided, and what was observed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -25,6 +25,7 @@ class Batch:
         training: whether noise and balancing are on.
         rng: random numbers for the parts that draw them while training.
         token_ids: of any shape with T entries; needed by hash routing.
+        shares: how many of the tokens each rank has, where several share the batch.
 
     Padding is taken out before tokens are routed: T counts real tokens.
     """
@@ -34,19 +35,39 @@ class Batch:
     rng: Random | None = None
     token_ids: Int[Array, "..."] | None = None
     lengths: tuple[int, ...] | None = None
+    shares: tuple[int, ...] | None = None
 
     def sequences(self) -> Iterator[tuple[slice, "Batch"]]:
         """Sequences that differ in length, one by one: their tokens, and a batch for each."""
-        ids = None if self.token_ids is None else self.token_ids.reshape(-1)
-        for n, stop in zip(self.lengths or (), accumulate(self.lengths or ()), strict=True):
-            mine = slice(stop - n, stop)
-            yield mine, replace(self, sequence_length=n, token_ids=None if ids is None else ids[mine], lengths=None)
+        for mine in parts_of(self.lengths or ()):
+            yield mine, replace(self._of(mine), sequence_length=mine.stop - mine.start, lengths=None)
+
+    def of_ranks(self) -> Iterator[tuple[slice, "Batch"]]:
+        """The tokens of each rank, and a batch for them: what each would see without the others."""
+        first = 0
+        for mine in parts_of(self.shares or ()):
+            lengths = self.lengths
+            if lengths is not None:
+                num = next(
+                    i for i, end in enumerate(accumulate(lengths[first:], initial=0)) if end == mine.stop - mine.start
+                )
+                lengths, first = lengths[first : first + num], first + num
+            yield mine, replace(self._of(mine), lengths=lengths, shares=None)
+
+    def _of(self, mine: slice) -> "Batch":
+        """Of some tokens."""
+        return replace(self, token_ids=None if self.token_ids is None else self.token_ids.reshape(-1)[mine])
 
     def need_rng(self, who: object) -> Random:
         """The generator, or a ValueError that names the part that needs it."""
         if self.rng is None:
             raise ValueError(f"{who} needs rng while training; pass rng=, or call eval()")
         return self.rng
+
+
+def parts_of(sizes: Sequence[int]) -> list[slice]:
+    """Parts of these sizes, one after the other."""
+    return [slice(stop - n, stop) for n, stop in zip(sizes, accumulate(sizes), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,13 @@ class Candidates:
         order = stable_order(self.token, max(num_tokens, 1))
         sent = None if self.sent is None else self.sent[order]
         return Candidates(self.token[order], self.expert[order], self.rank[order], sent, by_token=True)
+
+    def of_tokens(self, mine: slice) -> tuple["Candidates", Int[Array, " m"]]:
+        """Those of some tokens, which are numbered from 0 then; and which they are."""
+        index = true_indices((self.token >= mine.start) & (self.token < mine.stop))
+        sent = None if self.sent is None else self.sent[index]
+        token, expert, rank = (a[index] for a in (self.token, self.expert, self.rank))
+        return Candidates(token - mine.start, expert, rank, sent, self.by_token), index
 
     def load(self, num_experts: int) -> Int[Array, " E"]:
         """How many of those that are sent ask for each expert."""
@@ -129,6 +157,13 @@ class Statistics:
     asked: Candidates
     fits: Bool[Array, " M"] | None = None
     capacity: int | Int[Array, " M"] | None = None
+
+    def of_tokens(self, mine: slice) -> "Statistics":
+        """Those of some tokens."""
+        asked, index = self.asked.of_tokens(mine)
+        fits = None if self.fits is None else self.fits[index]
+        capacity = self.capacity if isinstance(self.capacity, int | None) else self.capacity[index]
+        return Statistics(asked.load(len(self.load)), self.scores[mine], asked, fits, capacity)
 
     @cached_property
     def dropped(self) -> Dropped:
@@ -188,6 +223,25 @@ class RoutingTrace:
     per_token: float
     batch: Batch
 
+    def of_tokens(self, mine: slice, batch: Batch) -> "RoutingTrace":
+        """What a router would show that had seen these tokens only, as far as it is their own."""
+        candidates, index = self.candidates.of_tokens(mine)
+        load = candidates.load(len(self.load))
+        sigma = None if self.sigma is None else self.sigma[mine]
+        noisy = self.logits[mine] if self.noisy is self.logits else self.noisy[mine]
+        return RoutingTrace(
+            self.logits[mine],
+            noisy,
+            sigma,
+            self.scores[mine],
+            self.gate[index],
+            candidates,
+            load,
+            self.load_since_update - self.load + load,
+            self.per_token,
+            batch,
+        )
+
     def probabilities(self, scoring: type[Function] | None) -> Float[Tensor, "T E"]:
         """The scores normalised over all experts: a softmax, or s / Σs for other scores."""
         if scoring is None or scoring is Softmax:
@@ -213,6 +267,7 @@ class Routing:
         auxiliary_loss: their weighted sum, to be added to the task loss; None if there are none.
         statistics: load, scores and drops.
         trace: what the losses saw.
+        first_token: the index of token 0 in the batch of all ranks.
     """
 
     token: Int[Array, " N"]
@@ -225,10 +280,28 @@ class Routing:
     auxiliary_loss: Tensor | None
     statistics: Statistics
     trace: RoutingTrace
+    first_token: int = 0
 
     @property
     def num_experts(self) -> int:
         return len(self.offsets) - 1
+
+    def of_tokens(self, mine: slice) -> "Routing":
+        """The assignments of some tokens, which are numbered from 0 then. The losses are those of all."""
+        kept = self.only_kept()
+        index = true_indices((kept.token >= mine.start) & (kept.token < mine.stop))
+        expert = kept.expert[index]
+        xp, load = array_namespace(expert), count(expert, self.num_experts)
+        return replace(
+            kept,
+            token=kept.token[index] - mine.start,
+            expert=expert,
+            gate=kept.gate[index],
+            offsets=xp.concat([xp.zeros(1, dtype=load.dtype), xp.cumsum(load)]),
+            num_tokens=mine.stop - mine.start,
+            statistics=self.statistics.of_tokens(mine),
+            first_token=self.first_token + mine.start,
+        )
 
     def only_kept(self) -> "Routing":
         """The same without dropped assignments at the end; how many are left comes to the host."""

@@ -11,6 +11,7 @@ from ..nn.module import normal
 from ..nn.padding import padding_of
 from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose, Where
 from ..ops.arithmetic import at_least_float32
+from ..parallel import Exchange, Holding
 from ..typing import Array, Bool, Float, Random
 from .experts import make_experts, require_sizes
 
@@ -47,6 +48,7 @@ class SoftMoE(Module):
     ):
         require_sizes(d_model=d_model, d_ff=d_ff, num_experts=num_experts, slots=slots)
         self.d_model, self.num_experts, self.slots = d_model, num_experts, slots
+        self.holding: Holding | None = None
         self.phi = normal(rng, (num_experts * slots, d_model), d_model**-0.5, dtype)
         self.experts = make_experts(experts, num_experts, d_model, d_ff, rng=rng, dtype=dtype)
 
@@ -75,10 +77,21 @@ class SoftMoE(Module):
         # Experts need their rows together: slot by slot of all sequences, then back.
         rows = Reshape.apply(Transpose.apply(mixed, axes=(1, 0, 2)), shape=(n * batch, d))
         offsets = array_namespace(rows.data).arange(self.num_experts + 1) * (self.slots * batch)
-        answers = Reshape.apply(self.experts(Cast.apply(rows, dtype=x.dtype), offsets), shape=(n, batch, d))
+        answers = Reshape.apply(self._answers(Cast.apply(rows, dtype=x.dtype), offsets), shape=(n, batch, d))
         y = MatMul.apply(combine, at_least_float32(Transpose.apply(answers, axes=(1, 0, 2))))
         y = Cast.apply(y, dtype=x.dtype)
         return y if padding is None else padding.restore(padding.remove(y)), None
+
+    def _answers(self, rows: Float[Tensor, "N d"], offsets: Any) -> Float[Tensor, "N d"]:
+        """Of the experts, wherever they are."""
+        if self.holding is None:
+            y: Tensor = self.experts(rows, offsets)
+            return y
+        xp = array_namespace(offsets)
+        expert = xp.repeat(xp.arange(self.num_experts), rows.shape[0] // self.num_experts)
+        route, offsets = self.holding.route(expert, xp.arange(rows.shape[0]), 0)
+        answers = self.experts(Exchange.apply(rows, route=route, kind="rows"), offsets)
+        return Exchange.apply(answers, route=route.reverse, kind="answers")
 
     def active_parameters(self) -> int:
         """All of them: every token takes part in every slot."""

@@ -1,0 +1,102 @@
+"""What a router on one of several ranks knows of the tokens on all of them.
+
+Logits are few numbers beside tokens. So ranks exchange them, and every router decides for the whole batch as one
+process would: noise, capacity, balance, choices that compare tokens. Then each rank keeps what concerns its own tokens.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import Tensor
+from ..kernels import to_host
+from ..parallel import Communicator, Gather
+from ..parallel.collectives import gather, gather_numbers
+from ..typing import Float, Random
+from .routing import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class WholeBatch:
+    """The tokens of all ranks, by rank.
+
+    Attributes:
+        communicator: the ranks.
+        counts: tokens of each.
+        batch: of all together; ``batch.rng`` draws for all.
+    """
+
+    communicator: Communicator
+    counts: tuple[int, ...]
+    batch: Batch
+
+    @classmethod
+    def of(cls, communicator: Communicator, num_tokens: int, batch: Batch) -> "WholeBatch":
+        """All ranks together: each has its tokens, and the batch as it knows it."""
+        has_ids = batch.token_ids is not None
+        uneven = batch.lengths or ()
+        known = [num_tokens, batch.sequence_length, len(uneven), int(has_ids)]
+        all_known = gather_numbers(communicator, known, "sizes")
+        counts = tuple(n for n, *_ in all_known)
+        used = [each for each in all_known if each[0]] or all_known[:1]
+        lengths: tuple[int, ...] | None = None
+        if len({length for _, length, _, _ in used}) > 1 or any(num for _, _, num, _ in used):
+            mine = uneven or (batch.sequence_length,) * (num_tokens // max(batch.sequence_length, 1))
+            sizes = [num or (n // max(length, 1)) for n, length, num, _ in all_known]
+            lengths = tuple(to_host(gather(communicator, np.array(mine, np.int64), sizes, "sizes")).tolist())
+        ids = batch.token_ids
+        if ids is not None:
+            ids = gather(communicator, ids.reshape(-1), counts, "token ids")
+        length = max(length for _, length, _, _ in used)
+        whole = replace(batch, sequence_length=length, lengths=lengths, token_ids=ids, shares=counts)
+        return cls(communicator, counts, whole)
+
+    @property
+    def own(self) -> slice:
+        """The tokens of this rank among all."""
+        ends = list(accumulate(self.counts, initial=0))
+        return slice(*list(pairwise(ends))[self.communicator.rank])
+
+    def gather(self, x: Float[Tensor, "n E"], kind: str) -> Float[Tensor, "N E"]:
+        """A row for each token of all ranks, from those of this one."""
+        gathered: Tensor = Gather.apply(x, communicator=self.communicator, counts=self.counts, kind=kind)
+        return gathered
+
+    def of_own(self, batch: Batch) -> Batch:
+        """The batch of this rank, which draws for all tokens and gets what its own are given."""
+        rng = None if batch.rng is None else OwnDraws(batch.rng, sum(self.counts), self.own)
+        return replace(batch, rng=rng)
+
+
+class OwnDraws:
+    """Draws for the rows of all ranks, of which a rank gets its own: what it draws does not depend on who has which.
+
+    Args:
+        rng: in the same state on every rank.
+        num_rows: of all ranks.
+        own: those of this one.
+    """
+
+    def __init__(self, rng: Random, num_rows: int, own: slice):
+        self._rng, self._num_rows, self._own = rng, num_rows, own
+
+    def random(self, size: tuple[int, ...]) -> Any:
+        """As of the generator."""
+        return self._rng.random(self._of_all(size))[self._own]
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Any:
+        """As of the generator."""
+        return self._rng.uniform(low, high, self._of_all(size))[self._own]
+
+    def standard_normal(self, size: tuple[int, ...]) -> Any:
+        """As of the generator."""
+        return self._rng.standard_normal(self._of_all(size))[self._own]
+
+    def gumbel(self, size: tuple[int, ...]) -> Any:
+        """As of the generator, with the usual location and scale."""
+        return self._rng.gumbel(size=self._of_all(size))[self._own]
+
+    def _of_all(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        return (self._num_rows, *size[1:])
