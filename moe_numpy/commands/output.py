@@ -5,6 +5,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,6 +20,9 @@ from ..autodiff import NonFiniteError
 
 # Parts of words in Persian and Indic scripts, and of emoji: joiners, and the tags that spell a flag.
 _JOINERS = "\u200c\u200d" + "".join(map(chr, range(0xE0020, 0xE0080)))
+
+is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
+"""Whether this is one of several ranks and not the first: what all of them would say, it does not."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
@@ -66,13 +70,15 @@ def reason(error: Exception) -> str:
 
 def refuse(message: str, exit_code: int = 2) -> NoReturn:
     """Print an error on stderr, in one line, and end the command."""
-    typer.echo(f"error: {one_line(message)}", err=True)
+    if not is_quiet.get():
+        typer.echo(f"error: {one_line(message)}", err=True)
     raise typer.Exit(exit_code)
 
 
 def note(message: str) -> None:
     """Print on stderr what did not work and does not end the command."""
-    typer.echo(f"note: {one_line(message)}", err=True)
+    if not is_quiet.get():
+        typer.echo(f"note: {one_line(message)}", err=True)
 
 
 def given_path(text: str) -> Path:

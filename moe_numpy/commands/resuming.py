@@ -8,10 +8,11 @@ from typing import Any
 from ..models import ModelConfig
 from ..moe.recipes import find
 from ..training import Run, Trainer
+from ..training.ranks import Ranks
 
 
 def resumed(
-    run: Run, given: dict[str, Any], paths: list[str], source: Path | None, from_step: int | None
+    run: Run, given: dict[str, Any], paths: list[str], source: Path | None, from_step: int | None, ranks: Ranks
 ) -> tuple[Run, Trainer]:
     """The run as it continues, and its trainer. ValueError if it was configured differently from what was given."""
     _require_same(run, given, paths, source)
@@ -26,12 +27,13 @@ def resumed(
         twin.summary(), twin.history()  # the results contain them; refused now if they are damaged
     config = replace(run.training_config, device=given.get("device", run.training_config.device))
     first_weights = Path(run.source) if run.source is not None and step is None else None
-    trainer = Trainer(run.model_config, config, run.corpus(), first_weights)
-    if step is None:
-        run.rewind(0)
-    else:
+    trainer = Trainer(run.model_config, config, run.corpus(), first_weights, ranks)
+    if step is not None:
         trainer.resume(run, step)
-    run.write_config()
+    elif ranks.is_first:
+        run.rewind(0)
+    if ranks.is_first:
+        run.write_config()
     return run, trainer
 
 

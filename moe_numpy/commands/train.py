@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.console import Console
 
 from ..models import ModelConfig
 from ..moe.recipes import find
+from ..parallel import Communicator
 from ..pretrained import PublishedConfig, PublishedTokenizer, TensorFiles, is_published
-from ..training import Trainer, TrainingConfig, load_corpus, presets
+from ..training import Run, Trainer, TrainingConfig, load_corpus, presets
+from ..training.ranks import Ranks
 from ..training.runs import next_free
 from .figures import save_run_figures
+from .job import console_of, on_ranks, start_ranks
 from .output import (
     JsonOption,
     console_for,
@@ -30,13 +34,19 @@ from .run_training import existing_run, new_run, run_training
 from .training_start import print_left_out, print_start
 
 _TRAINING = {
-    "steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype", "freeze"
+    "steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype", "freeze",
+    "parts", "capacity_scope", "balance_scope",
 }  # fmt: skip
+_PARTS = 4  # of a batch in the deterministic mode
 _RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
 
 
 def _model(help: str, default: object) -> Any:
     return typer.Option(help=with_default(help, default), rich_help_panel="Model")
+
+
+def _parallel(help: str, default: object) -> Any:
+    return typer.Option(help=with_default(help, default), rich_help_panel="Several ranks")
 
 
 def _training(help: str, default: object, min: int | None = None) -> Any:
@@ -120,6 +130,32 @@ def train(
     from_step: Annotated[
         int | None, typer.Option(help=with_default("With --resume: the checkpoint to continue from.", "the newest"))
     ] = None,
+    ranks: Annotated[
+        int | None,
+        _parallel(
+            "Processes that share the experts and the batch; starts them with mpiexec.", "those of mpiexec, or 1"
+        ),
+    ] = None,
+    experts_across: Annotated[
+        int | None,
+        _parallel("Over how many ranks the experts are spread; the next ranks have them again.", "all ranks"),
+    ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="The same bits on any number of ranks: each batch is computed in --parts parts, wherever they are.",
+            rich_help_panel="Several ranks",
+        ),
+    ] = False,
+    parts: Annotated[int | None, _parallel("With --deterministic: parts of a batch.", _PARTS)] = None,
+    capacity_scope: Annotated[
+        str | None,
+        _parallel("global: places as in one process; rank: each rank's tokens have their own.", "global"),
+    ] = None,
+    balance_scope: Annotated[
+        str | None, _parallel("global: losses of the whole batch; local: the mean of the ranks'.", "global")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Train a model on the built-in text or your own; Ctrl-C and SIGTERM save, --resume continues.
@@ -147,46 +183,47 @@ def train(
         "device": device,
         "dtype": dtype,
         "freeze": tuple(freeze) if freeze else None,
+        "parts": (parts or _PARTS) if deterministic else None,
+        "capacity_scope": capacity_scope,
+        "balance_scope": balance_scope,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    model_config: ModelConfig | PublishedConfig
-    with ExitStack() as held:
-        with refusals():
-            paths = [_absolute(path) for path in text or []]
-            if recipe is not None:
-                given["recipe"] = find(recipe).name  # with the absolute path, if it is a file
-            if dense and num_experts:
-                raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
-            if from_step is not None and not resume:
-                raise ValueError("--from-step needs --resume")
-            if resume:
-                if out is None:
-                    raise ValueError("--resume needs --out runs/NAME, the run to continue")
-                run = held.enter_context(existing_run(out))
-                with console.status("Reading the text and the model ..."):
-                    run, trainer = resumed(run, given, paths, source, from_step)
-                console.print(f"Continuing after step {trainer.completed} of {trainer.config.steps}.")
-            elif source is not None:
-                folder = Path(os.path.realpath(source))
-                model_config, training_config = _continuation(folder, given, dense)
-                with console.status("Reading the text and the model ..."):
-                    corpus = load_corpus(paths, model_config.context, PublishedTokenizer.open(folder).encode_plain)
-                    trainer = Trainer(model_config, training_config, corpus, folder)
-                print_left_out(console, corpus)
-                to = out or next_free(Path("runs") / folder.name)
-                run = held.enter_context(new_run(to, model_config, training_config, paths, str(folder)))
-            else:
-                model_config, training_config = _configurations(given)
-                name = "dense" if dense else model_config.recipe.rpartition(":")[2]
-                corpus = load_corpus(paths, model_config.context)
-                print_left_out(console, corpus)
-                trainer = Trainer(model_config, training_config, corpus)
-                to = out or next_free(Path("runs") / name)
-                run = held.enter_context(new_run(to, model_config, training_config, paths))
-        print_start(console, run, trainer)
-        label = "MoE" if run.model_config.num_experts else "dense"
-        summary = run_training(run, trainer, console, label=label)
-        figures = save_run_figures(run, summary)
+    with refusals():
+        if parts is not None and not deterministic:
+            raise ValueError("--parts needs --deterministic")
+        start_ranks(ranks)
+        paths = [_absolute(path) for path in text or []]
+        if recipe is not None:
+            given["recipe"] = find(recipe).name  # with the absolute path, if it is a file
+        if dense and num_experts:
+            raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
+        if from_step is not None and not resume:
+            raise ValueError("--from-step needs --resume")
+        if resume and out is None:
+            raise ValueError("--resume needs --out runs/NAME, the run to continue")
+        num_parts = (parts or _PARTS) if deterministic else None
+        if resume and out is not None:
+            num_parts = Run.open(out).training_config.parts
+
+    def on_rank(communicator: Communicator) -> tuple[Run, dict[str, Any], list[Path]]:
+        own_console = console_of(communicator, console)
+        with ExitStack() as held:
+            with refusals():
+                of_ranks = Ranks(communicator, experts_across=experts_across)
+                if resume:
+                    assert out is not None
+                    run, trainer = _resumed(held, out, given, paths, source, from_step, of_ranks, own_console)
+                else:
+                    run, trainer = _started(held, out, given, paths, source, dense, of_ranks, own_console)
+            print_start(own_console, run, trainer)
+            label = "MoE" if run.model_config.num_experts else "dense"
+            summary = run_training(run, trainer, own_console, label=label)
+            figures = save_run_figures(run, summary) if of_ranks.is_first else []
+        return run, summary, figures
+
+    run, summary, figures = on_ranks(on_rank, num_parts)
+    if not summary:  # of another rank
+        return
     if json:
         print_json(summary)
         return
@@ -199,6 +236,59 @@ def train(
     print_command(console, "generate", run.folder, "The ")
     if run.source is not None:
         print_command(console, "convert", run.folder, f"{run.folder}-published")
+
+
+def _resumed(
+    held: ExitStack,
+    folder: Path,
+    given: dict[str, Any],
+    paths: list[str],
+    source: Path | None,
+    from_step: int | None,
+    ranks: Ranks,
+    console: Console,
+) -> tuple[Run, Trainer]:
+    """A run to continue, which the first rank has locked, and its trainer."""
+    first = held.enter_context(existing_run(folder)) if ranks.is_first else None
+    ranks.told("locked")
+    with console.status("Reading the text and the model ..."):
+        run, trainer = resumed(first or Run.open(folder), given, paths, source, from_step, ranks)
+    console.print(f"Continuing after step {trainer.completed} of {trainer.config.steps}.")
+    return run, trainer
+
+
+def _started(
+    held: ExitStack,
+    out: Path | None,
+    given: dict[str, Any],
+    paths: list[str],
+    source: Path | None,
+    dense: bool,
+    ranks: Ranks,
+    console: Console,
+) -> tuple[Run, Trainer]:
+    """A new run, whose folder the first rank makes, and its trainer."""
+    model_config: ModelConfig | PublishedConfig
+    folder = None if source is None else Path(os.path.realpath(source))
+    if folder is not None:
+        model_config, training_config = _continuation(folder, given, dense)
+        name = folder.name
+        with console.status("Reading the text and the model ..."):
+            corpus = load_corpus(paths, model_config.context, PublishedTokenizer.open(folder).encode_plain)
+            trainer = Trainer(model_config, training_config, corpus, folder, ranks)
+        print_left_out(console, corpus)
+    else:
+        model_config, training_config = _configurations(given)
+        name = "dense" if dense else model_config.recipe.rpartition(":")[2]
+        corpus = load_corpus(paths, model_config.context)
+        print_left_out(console, corpus)
+        trainer = Trainer(model_config, training_config, corpus, ranks=ranks)
+    if ranks.is_first:
+        to = out or next_free(Path("runs") / name)
+        settings = model_config, training_config, paths, None if folder is None else str(folder)
+        run = held.enter_context(new_run(to, *settings))
+    made = Path(ranks.told(str(run.folder) if ranks.is_first else ""))
+    return (run if ranks.is_first else Run.open(made)), trainer
 
 
 def _absolute(path: str) -> str:

@@ -37,7 +37,7 @@ def print_start(console: Console, run: Run, trainer: Trainer) -> None:
     domains = ", ".join(f"{one_line(d.name)} ({d.train.size:,} {unit}s)" for d in trainer.corpus.domains)
     _say(
         console,
-        f"{one_line(run.folder)}: {model.num_parameters():,} parameters, {model.active_parameters():,} active per "
+        f"{one_line(run.folder)}: {trainer.num_parameters:,} parameters, {trainer.active_parameters:,} active per "
         f"token; domains {domains}",
     )
     config = run.model_config

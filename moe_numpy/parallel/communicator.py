@@ -5,12 +5,13 @@ that (:mod:`collectives`), so a further way to connect ranks needs no more than 
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..typing import Array, Shaped
 from .ledger import Ledger
 
 
+@runtime_checkable
 class Communicator(Protocol):
     """The ranks of one job, as one of them sees them.
 
@@ -44,6 +45,7 @@ class Communicator(Protocol):
         """The same, and do not wait: computing goes on until :meth:`Pending.wait`."""
 
 
+@runtime_checkable
 class Pending(Protocol):
     """Rows that are on their way."""
 

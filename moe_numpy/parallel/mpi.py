@@ -66,9 +66,9 @@ class Mpi:
         )
         return _Underway(request, out, into)
 
-    def abort(self) -> None:
-        """End all processes of the job at once."""
-        self._world.Abort(1)
+    def abort(self, code: int) -> None:
+        """End all processes of the job at once, with this exit code."""
+        self._world.Abort(code)
 
 
 class _Underway:

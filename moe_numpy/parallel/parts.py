@@ -4,7 +4,8 @@
     a process   has some of the parts; the only one, or one of several that MPI connects
 
 What a part computes depends on P and not on which process runs it. So P parts give the same bits on one process, on two
-and on P; that is the deterministic mode of training. One part of a process runs at a time, until it waits for others.
+and on P; that is the deterministic mode of training. One part of a process runs at a time, until it waits for others,
+and BLAS uses one thread: its sums depend on how many it has.
 """
 
 import threading
@@ -15,6 +16,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from array_api_compat import array_namespace
 
+from ..kernels.threads import one_thread_products
 from ..typing import Array, Shaped
 from .collectives import shares
 from .communicator import Arrived, Communicator, Pending, require_counts
@@ -91,7 +93,7 @@ class _Meeting:
 
     def turn(self, work: Callable[[], Result]) -> Result | None:
         """What ``work`` returns; None if it, or another part, failed: see ``error``."""
-        with self._change:
+        with self._change, one_thread_products():
             try:
                 return work()
             except BaseException as error:

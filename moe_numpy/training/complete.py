@@ -18,6 +18,8 @@ _VALIDATIONS = 6  # after the one before the first step, evenly spread; the last
 def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) -> dict[str, Any] | None:
     """Train to the end and write the summary; return it, or None if a signal ended training early.
 
+    Of several ranks, the first writes and has a summary; that of the others is empty.
+
     Args:
         run: where everything is written.
         trainer: of this run's configuration; fresh, or resumed from one of its checkpoints.
@@ -32,22 +34,30 @@ def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) 
 
     def validate() -> Evaluation:
         with check_finite():
-            return evaluate(trainer.model, windows, num_domains)
+            return evaluate(trainer.model, windows, num_domains, ranks=trainer.ranks)
+
+    def write(losses: dict[int, float]) -> None:
+        if trainer.ranks.is_first:
+            run.write_validation(losses)
 
     def after_step(record: StepRecord) -> None:
-        on_step(record)
-        if record.step in validate_at:
-            losses[record.step] = validate().loss
-            run.write_validation(losses)
+        try:
+            on_step(record)
+        finally:  # ranks do everything together
+            if record.step in validate_at:
+                losses[record.step] = validate().loss
+                write(losses)
 
     with np.errstate(all="ignore"):  # the trainer and check_finite() report overflow themselves
         losses = run.validation() if trainer.completed else {0: validate().loss}
-        run.write_validation(losses)
+        write(losses)
         if not trainer.train(after_step, run):
             return None
         final = validate()
     losses[steps] = final.loss
-    run.write_validation(losses)
+    if not trainer.ranks.is_first:
+        return {}
+    write(losses)
     summary = summarize(run, trainer, losses.get(0), final)
     run.write_summary(summary)
     return summary

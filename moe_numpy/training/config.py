@@ -8,7 +8,9 @@ import numpy as np
 
 from ..devices import DEVICES, DTYPES
 from ..models.config import read_settings
+from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES
 
+_ADDED: dict[str, Any] = {"freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global"}
 _MOST = 10**9  # of steps, sequences and passes
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -31,6 +33,11 @@ class TrainingConfig:
         dtype: of weights and activations, ``"float32"`` or, on cuda, ``"bfloat16"``; the optimizer computes in float32.
         freeze: patterns of the names of parameters that are not trained, see
             :func:`moe_numpy.training.freezing.freeze`.
+        parts: in the deterministic mode of several ranks, the parts that each batch is computed in; what they compute
+            does not depend on the number of processes. None is one part for each process.
+        capacity_scope: with several ranks, whether capacities are ``"global"``, those of the whole batch, or of the
+            tokens of each ``"rank"``.
+        balance_scope: likewise, whether balance losses are ``"global"`` or the mean of the ranks' ``"local"`` ones.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -48,6 +55,9 @@ class TrainingConfig:
     device: str = "cpu"
     dtype: str = "float32"
     freeze: tuple[str, ...] = ()
+    parts: int | None = None
+    capacity_scope: str = "global"
+    balance_scope: str = "global"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -67,16 +77,22 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at most {_LARGEST:.3g}, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
+        if self.parts is not None and not 1 <= self.parts <= self.batch_size:
+            raise ValueError(f"parts must be between 1 and batch_size={self.batch_size}, got {self.parts}")
+        for name, allowed in (
+            ("device", DEVICES),
+            ("dtype", DTYPES),
+            ("capacity_scope", CAPACITY_SCOPES),
+            ("balance_scope", BALANCE_SCOPES),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.dtype == "bfloat16" and self.device == "cpu":
             raise ValueError("dtype bfloat16 needs device cuda: CPUs multiply bfloat16 matrices slowly; use float32")
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain values; without ``freeze`` where nothing is frozen, as earlier versions wrote it."""
-        values = asdict(self)
-        return values if self.freeze else {name: value for name, value in values.items() if name != "freeze"}
+        """A dictionary of plain values; without what later versions added where it has its default."""
+        return {name: value for name, value in asdict(self).items() if name not in _ADDED or value != _ADDED[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingConfig":

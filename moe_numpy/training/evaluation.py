@@ -14,6 +14,7 @@ from ..ops import LogSoftmax
 from ..ops.arithmetic import at_least_float32
 from ..typing import Array, Float, Int
 from .corpus import Windows
+from .ranks import Ranks
 
 WINDOWS_PER_DOMAIN = 48  # what losses and routing tables of a run are measured on
 _LARGEST_TABLE = 1 << 26  # numbers: half a GiB
@@ -67,12 +68,17 @@ class Evaluation:
         return float(self.dropped.sum() / max(self.by_domain.sum(), 1))
 
 
-def evaluate(model: Transformer, windows: Windows, num_domains: int, batch_size: int = 32) -> Evaluation:
+def evaluate(
+    model: Transformer, windows: Windows, num_domains: int, batch_size: int = 32, ranks: Ranks | None = None
+) -> Evaluation:
     """Run the model on fixed windows, without noise and without a graph, on the device where it lives.
+
+    Ranks that share the model share each batch, and all get the same result.
 
     The windows stay in order: which tokens exceed a capacity depends on which windows share the batch. It has fewer
     than ``batch_size`` where the logits would take too much memory.
     """
+    ranks = Ranks() if ranks is None else ranks
     was_training = model.training
     model.eval()
     xp, num_routed = model.namespace, len(model.routed_layers)
@@ -82,9 +88,10 @@ def evaluate(model: Transformer, windows: Windows, num_domains: int, batch_size:
         assignments = np.zeros((num_routed, num_domains, model.vocab_size, model.num_routes), np.int64)
     batch_size = max(min(batch_size, _LOGITS // (windows.tokens.shape[1] * model.vocab_size)), 1)
     dropped = np.zeros((num_routed, model.num_routes), np.int64)
-    window_loss = np.empty(len(windows.domain))
+    window_loss = np.zeros(len(windows.domain))
     for start in range(0, len(windows.domain), batch_size):
-        batch = slice(start, start + batch_size)
+        own = ranks.own(min(batch_size, len(windows.domain) - start))
+        batch = slice(start + own.start, start + own.stop)
         tokens, targets = windows.tokens[batch], windows.targets[batch]
         with no_grad():
             output = model(xp.asarray(tokens))
@@ -100,6 +107,9 @@ def evaluate(model: Transformer, windows: Windows, num_domains: int, batch_size:
                 np.add.at(assignments[layer], (domain[token], tokens.reshape(-1)[token], expert), 1)
             np.add.at(dropped[layer], lost_expert, 1)
     model.train(was_training)
+    counted = [by_domain, dropped, window_loss, *([] if assignments is None else [assignments])]
+    for of_rank in counted:
+        of_rank[...] = ranks.add_up(of_rank)
     windows_of = np.bincount(windows.domain, minlength=num_domains)
     return Evaluation(
         loss=float(window_loss.mean()),

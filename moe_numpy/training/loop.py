@@ -14,16 +14,20 @@ from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
 from ..devices import DeviceGenerator, float_type, key_of, put
 from ..ops import CrossEntropy
+from ..parallel.parts import PartStopped
 from .config import TrainingConfig
 from .corpus import Corpus
 from .freezing import matching
 from .interrupts import interrupts
 from .model_settings import ModelSettings
-from .optimizers import AdamW, clip_factor_of, sum_of_squares
+from .optimizers import AdamW, clip_factor_of
+from .ranks import Ranks
 from .record import StepRecord
 from .run_model import initial_model
 from .runs import Run
 from .schedule import WarmupCosine
+
+_FAILED = -1  # in place of the number of a signal
 
 
 class Trainer:
@@ -44,10 +48,13 @@ class Trainer:
         corpus: the text.
         source: the folder of the published model whose weights it begins with. Those of a published ``model_config``
             without it are zero until :meth:`resume`.
+        ranks: those that train the model together, each with a Trainer of its own, which do everything at the same
+            time; this one alone by default.
 
     Raises:
         ValueError: the text has tokens that the model does not have, the device is not available (DeviceError), this
-            machine has too little memory, nothing is left to train, or the published model cannot be read.
+            machine has too little memory, nothing is left to train, the published model cannot be read, or there are
+            more ranks than sequences in a batch.
     """
 
     stopped_by: signal.Signals | None = None
@@ -56,7 +63,19 @@ class Trainer:
     not_recorded: str | None = None
     """Why the steps on a GPU run launch by launch; None if they are replayed, are still to be recorded, or on a CPU."""
 
-    def __init__(self, model_config: ModelSettings, config: TrainingConfig, corpus: Corpus, source: Path | None = None):
+    def __init__(
+        self,
+        model_config: ModelSettings,
+        config: TrainingConfig,
+        corpus: Corpus,
+        source: Path | None = None,
+        ranks: Ranks | None = None,
+    ):
+        self.ranks = Ranks() if ranks is None else ranks
+        if self.ranks.size > config.batch_size:
+            raise ValueError(
+                f"batch_size must be at least the number of ranks, {self.ranks.size}, got {config.batch_size}"
+            )
         highest = corpus.largest_token
         if highest >= model_config.vocab_size:
             raise ValueError(
@@ -65,6 +84,8 @@ class Trainer:
         self.config = config
         self.corpus = corpus
         self.model = initial_model(model_config, config, source)
+        self.num_parameters, self.active_parameters = self.model.num_parameters(), self.model.active_parameters()
+        self.ranks.share(self.model, config.capacity_scope, config.balance_scope)
         self.model.to(config.device, float_type(config.dtype))
         named: Any = self.model.named_parameters()
         if config.freeze:  # no moments for the others
@@ -108,7 +129,7 @@ class Trainer:
         )
 
     def train(self, on_step: Callable[[StepRecord], None], run: Run | None = None) -> bool:
-        """Take the remaining steps; return False if Ctrl-C, SIGTERM or SIGHUP ended them early.
+        """Take the remaining steps; return False if Ctrl-C, SIGTERM or SIGHUP ended them early, on any rank.
 
         All completed steps are saved then, and also if ``on_step`` cannot print to a closed pipe.
 
@@ -124,29 +145,35 @@ class Trainer:
                 self.save(run)
                 saved = self.completed
 
+        failure: BaseException | None = None
         with interrupts() as interrupt:
-            while self.completed < self.config.steps and interrupt.received is None:
+            stop = self.ranks.first_of(interrupt.received or 0)
+            while self.completed < self.config.steps and not stop:
                 record = self.step()
-                if run is not None:
+                if run is not None and self.ranks.is_first:
                     run.append_history(asdict(record))
                 if self.completed % self.config.checkpoint_every == 0:
                     save()
                 try:
                     on_step(record)
-                except (OSError, SystemExit):  # rich ends the program when a pipe is closed
-                    save()
-                    raise
+                except (OSError, SystemExit) as error:  # rich ends the program when a pipe is closed
+                    failure = error
+                stop = self.ranks.first_of(_FAILED if failure else interrupt.received or 0)
             save()
-        self.stopped_by = interrupt.received
+        if failure is not None:
+            raise failure
+        if stop == _FAILED:
+            raise PartStopped("another rank cannot print")
+        self.stopped_by = signal.Signals(stop) if stop else None
         return self.completed == self.config.steps
 
     def save(self, run: Run) -> None:
         """Write a checkpoint of the completed steps."""
-        run.save(self.completed, self.model, self.optimizer, self.corpus.fingerprint)
+        run.save(self.completed, self.model, self.optimizer, self.corpus.fingerprint, self.ranks)
 
     def resume(self, run: Run, step: int | None = None) -> None:
         """Continue from the newest checkpoint of a run, or from the one of ``step``; see :meth:`Run.restore`."""
-        self.completed = run.restore(self.model, self.optimizer, self.corpus, step)
+        self.completed = run.restore(self.model, self.optimizer, self.corpus, step, self.ranks)
 
     def _replayed_or_run(self, learning_rate: float) -> "_Results":
         """This step, replayed from a recording where there is one."""
@@ -196,15 +223,16 @@ class Trainer:
         numbers = range(self.completed * config.accumulate, (self.completed + 1) * config.accumulate)
         settings: Any = {"context": context, "batch_size": config.batch_size, "seed": config.seed}
         inputs: list[Any] = []
+        own = self.ranks.own(config.batch_size)
         for n in numbers:
             batch, seed = self.corpus.batch(n, device=config.device, **settings), [config.seed, n, 1]
             noise = np.random.default_rng(seed) if config.device == "cpu" else put(key_of(seed), config.device)
-            inputs += [batch.tokens, batch.targets, noise]
+            inputs += [batch.tokens[own], batch.targets[own], noise]
         return inputs
 
     def _accumulate_gradients(self, *inputs: Any) -> "_Results":
-        """Fill ``.grad`` with the mean over the passes."""
-        config, model, xp = self.config, self.model, self.model.namespace
+        """Fill ``.grad`` with the mean over the passes, of all ranks."""
+        config, model, xp, ranks = self.config, self.model, self.model.namespace, self.ranks
         parameters, modules = list(model.parameters()), [module for _, module in model.named_modules()]
         for parameter in parameters:
             parameter.grad = None
@@ -214,16 +242,18 @@ class Trainer:
         for tokens, targets, noise in zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True):
             rng = noise if isinstance(noise, np.random.Generator) else DeviceGenerator(noise)
             output = model(tokens, rng=rng)
-            loss, auxiliary = CrossEntropy.apply(output.logits, targets), output.auxiliary_loss
+            mean = CrossEntropy.apply(output.logits, targets)
+            loss, auxiliary = ranks.objective(mean, output.auxiliary_loss, config.batch_size)
             objective = loss if auxiliary is None else loss + auxiliary
             (objective * (1 / config.accumulate)).backward()
             statistics = [r.statistics for r in output.routings if r is not None]
             parts = [loss.data, xp.zeros(1) if auxiliary is None else auxiliary.data]
             parts += [s.num_dropped for s in statistics] + [s.load for s in statistics]
             rows.append(xp.concat([xp.asarray(part, dtype=xp.float64).reshape(-1) for part in parts]))
+        ranks.sum_gradients(model.named_parameters())
         gradients = [(p, p.grad) for p in parameters]
-        squares = xp.asarray(sum_of_squares([g for _, g in gradients if g is not None]))
-        numbers = xp.concat([squares.reshape(1), *rows])
+        squares = xp.asarray(ranks.sum_of_squares(model.named_parameters()))
+        numbers = ranks.add_up(xp.concat([squares.reshape(1), *rows]))
         return _Results(numbers, config.accumulate, len(statistics), gradients)
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:

@@ -40,6 +40,7 @@ from .corpus import Corpus
 from .memory import least_parameters
 from .model_settings import ModelSettings, plain_settings, read_model_settings
 from .optimizers import AdamW
+from .ranks import Ranks
 from .record import StepRecord
 from .run_model import empty_model
 from .user_text import load_corpus
@@ -207,13 +208,15 @@ class Run:
         encode = tokenizer.encode_plain if isinstance(tokenizer, PublishedTokenizer) else None
         return load_corpus(self.text, self.model_config.context, encode)
 
-    def save(self, step: int, model: Transformer, optimizer: AdamW, fingerprint: str) -> None:
-        """Write the checkpoint of ``step`` completed steps on the text of this fingerprint.
+    def save(self, step: int, model: Transformer, optimizer: AdamW, fingerprint: str, ranks: Ranks) -> None:
+        """Write the checkpoint of ``step`` completed steps on the text of this fingerprint; all ranks together.
 
         The history reaches the disk first: no checkpoint is ahead of it.
         """
-        arrays = {_MODEL + name: array for name, array in model.state_dict().items()}
-        arrays |= {_OPTIMIZER + name: array for name, array in optimizer.state_dict().items()}
+        arrays = {_MODEL + name: ranks.whole(name, array) for name, array in model.state_dict().items()}
+        arrays |= {_OPTIMIZER + name: ranks.whole(name, array) for name, array in optimizer.state_dict().items()}
+        if not ranks.is_first:
+            return
         if (self.folder / _HISTORY).exists():
             sync(self.folder / _HISTORY)
         settings = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
@@ -244,7 +247,9 @@ class Run:
                 "a run continues only on the text that it began with"
             )
 
-    def restore(self, model: Transformer, optimizer: AdamW, corpus: Corpus, step: int | None = None) -> int:
+    def restore(
+        self, model: Transformer, optimizer: AdamW, corpus: Corpus, step: int | None = None, ranks: Ranks | None = None
+    ) -> int:
         """Load the newest checkpoint, or the one of ``step``, and discard what was written after it.
 
         Parameters that were frozen stay frozen (``requires_grad=False``), beside those that already are.
@@ -261,12 +266,17 @@ class Run:
         last = len(self.history())
         if last < checkpoint.step:
             raise RunError(f"{self.folder / _HISTORY} ends after step {last}, before the checkpoint {checkpoint.step}")
-        self._load_weights(model, checkpoint)
+        ranks = Ranks() if ranks is None else ranks
+        self._load_weights(model, checkpoint, ranks)
         frozen = msgspec.convert(checkpoint.meta, _Meta).frozen
         for name, parameter in model.named_parameters():
             parameter.requires_grad &= name not in frozen
-        optimizer.load_state_dict(_below(_OPTIMIZER, checkpoint.arrays))
-        self.rewind(checkpoint.step)
+        state = _below(_OPTIMIZER, checkpoint.arrays)
+        optimizer.load_state_dict({name: ranks.part(name, array) for name, array in state.items()})
+        ranks.first_of(0)  # all have read what the first now shortens
+        if ranks.is_first:
+            self.rewind(checkpoint.step)
+        ranks.first_of(0)
         return checkpoint.step
 
     def rewind(self, step: int) -> None:
@@ -292,7 +302,7 @@ class Run:
         """
         config = self.model_config
         model = empty_model(replace(config, window=None) if isinstance(config, PublishedConfig) else config)
-        self._load_weights(model, checkpoint)
+        self._load_weights(model, checkpoint, Ranks())
         return model
 
     def newest_step(self) -> int | None:
@@ -411,9 +421,10 @@ class Run:
         except ValueError as error:
             raise RunError(str(error)) from error
 
-    def _load_weights(self, model: Transformer, checkpoint: Checkpoint) -> None:
+    def _load_weights(self, model: Transformer, checkpoint: Checkpoint, ranks: Ranks) -> None:
+        state = _below(_MODEL, checkpoint.arrays)
         try:
-            model.load_state_dict(_below(_MODEL, checkpoint.arrays))
+            model.load_state_dict({name: ranks.part(name, array) for name, array in state.items()})
         except ValueError as error:
             raise CheckpointError(
                 f"step {checkpoint.step} of {self.folder} is of another model than {_CONFIG}: {error}"

@@ -1,0 +1,38 @@
+"""Experts that several ranks hold: their gradients are added, so that the replicas stay equal."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..typing import Array, Bool, Shaped
+from .exchange import Holding
+
+
+def is_first_replica(holding: Holding) -> Bool[np.ndarray, " held"]:
+    """Whether no lower rank holds each of this rank's experts."""
+    lower = set().union(*holding.placement.experts[: holding.communicator.rank])
+    return np.array([e not in lower for e in holding.held], bool)
+
+
+def add_up_replicas(holding: Holding, x: Shaped[Array, "held *rest"], kind: str) -> Shaped[Array, "held *rest"]:
+    """The sum of an array of each expert over the ranks that hold it, in their order.
+
+    All ranks call it.
+    """
+    placement, communicator = holding.placement, holding.communicator
+    if placement.counts.max() == 1:
+        return x
+    held, others = holding.held, placement.experts
+    common = [[e for e in held if e in theirs] for theirs in others]  # both lists ascend
+    place = {e: i for i, e in enumerate(held)}
+    xp = array_namespace(x)
+    out = x[xp.asarray([place[e] for experts in common for e in experts], dtype=xp.int64)]
+    counts = [len(experts) for experts in common]
+    parts = iter(communicator.exchange(out, counts, counts, kind))
+    sums: dict[int, Any] = {}
+    for experts in common:
+        for e in experts:
+            part = next(parts)
+            sums[e] = sums[e] + part if e in sums else part
+    return xp.stack([sums[e] for e in held]) if held else x
