@@ -216,7 +216,7 @@ def test_a_non_finite_gradient_names_the_op(monkeypatch):
 
 
 def test_a_norm_that_overflows_while_every_gradient_is_finite_is_reported(monkeypatch):
-    monkeypatch.setattr("moe_numpy.training.loop.sum_of_squares", lambda gradients: np.array(np.inf))
+    monkeypatch.setattr("moe_numpy.training.ranks.sum_of_squares", lambda gradients: np.array(np.inf))
     with pytest.raises(NonFiniteError, match=r"the gradient norm\.sum produced a non-finite value at step 1: loss 5"):
         trainer().step()
 
