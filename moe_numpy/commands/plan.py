@@ -93,7 +93,7 @@ def plan(
         int | None, _option("Hardware", "Memory of a GPU.", "80GiB", parser=given_size, metavar="SIZE")
     ] = None,
     memory_gbps: Annotated[float, _option("Hardware", "Gigabytes per second of that memory; --serve.")] = 3350.0,
-    serve: Annotated[bool, typer.Option("--serve", help="Plan decoding; settings of training do not matter then.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Plan decoding instead of training.")] = False,
     texts: Annotated[int, _option("Serving", "Texts on each GPU; --serve.", min=1)] = 32,
     cache: Annotated[str, _option("Serving", "Type of keys and values; --serve.", metavar="TYPE")] = "bf16",
     json: JsonOption = False,
