@@ -1,5 +1,8 @@
 import json
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from moe_numpy.accounting.plan import imbalance, shards
 from moe_numpy.models import ModelConfig
 from moe_numpy.training import Run, TrainingConfig
 
+PAGE = Path(__file__).parents[2] / "docs/plan.md"
 #: DeepSeek-V3 2024, sections 3.2, 3.3 and 4.2.
 DEEPSEEK = (
     "plan deepseek-v3 --gpus 2048 --stages 16 --expert-parallel 64 --schedule dualpipe --micro-batches 120 "
@@ -157,6 +161,13 @@ def test_serving(cli, document):
     assert "all-to-all" in result.stdout
     assert "tokens per second of each text" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("block", re.findall(r"```\n\$ (.*?)```", PAGE.read_text(), re.DOTALL))
+def test_the_page_shows_what_is_printed(cli, block):
+    command, _, shown = re.sub(r"\\\n", "", block).partition("\n")
+    result = cli(*shlex.split(command)[3:])
+    assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
 
 
 @pytest.mark.parametrize(
