@@ -56,7 +56,7 @@ def plan(
     model: Annotated[
         str, typer.Argument(help="The name of a published model, its folder or config.json, or a run folder.")
     ],
-    gpus: Annotated[int, _layout("GPUs in all.")],
+    gpus: Annotated[int, _layout("GPUs in all.", max=1_000_000)],
     nodes: Annotated[int | None, _layout("Nodes in all.", "8 GPUs in each")] = None,
     expert_parallel: Annotated[
         int | None, _layout("GPUs that share one copy of the experts.", "as many as get one each")

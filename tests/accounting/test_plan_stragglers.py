@@ -38,6 +38,7 @@ def test_zipf_shares_by_hand():
     assert zipf_load(3, 1, 1.0) == pytest.approx(np.array([6, 3, 2]) / 11)
     assert zipf_load(3, 2, 1.0) == pytest.approx([1 / 2, 3 / 10, 2 / 10])
     assert zipf_load(2, 2, 3.0) == pytest.approx([1 / 2, 1 / 2])
+    assert zipf_load(4, 2, 1e300) == pytest.approx([1 / 2, 1 / 2, 0, 0])
 
 
 def test_skew_makes_stragglers():

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from math import comb
 
 
@@ -48,7 +49,7 @@ def reach(shards: tuple[int, ...], nodes: int, top_k: int, node_limit: int | Non
         raise ValueError(f"top_k must be between 1 and num_experts={sum(shards)}, got {top_k}")
     usable, each = nodes if node_limit is None else node_limit, len(shards) // nodes
     held = [sum(shards[n * each : (n + 1) * each]) for n in range(nodes)]
-    enough = [m for m in range(1, nodes + 1) if sum(sorted(held)[:m]) >= top_k]
+    enough = [m for m, experts in enumerate(accumulate(sorted(held)), 1) if experts >= top_k]
     if usable not in enough:
         raise ValueError(f"node_limit must be between {enough[0]} and nodes={nodes}, got {usable}")
 
@@ -77,9 +78,11 @@ def _without(held: Sequence[int], size: int) -> list[int]:
 
 def _totals(held: Sequence[int], chosen: int) -> Counter[int]:
     """In how many ways ``chosen`` of these nodes have so many experts together, by that number."""
-    ways = [Counter({0: 1}), *(Counter[int]() for _ in range(chosen))]
-    for size in held:
-        for m in range(chosen, 0, -1):
-            for total, times in ways[m - 1].items():
-                ways[m][total + size] += times
-    return ways[chosen]
+    ways = Counter({(0, 0): 1})  # by the number of nodes and of their experts
+    for size, nodes in Counter(held).items():
+        grown = Counter[tuple[int, int]]()
+        for (taken, total), times in ways.items():
+            for more in range(min(nodes, chosen - taken) + 1):
+                grown[taken + more, total + more * size] += times * comb(nodes, more)
+        ways = grown
+    return Counter({total: times for (taken, total), times in ways.items() if taken == chosen})

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from ..architecture import Architecture
 from ..layers import Entries
@@ -50,8 +49,7 @@ def stages_of(architecture: Architecture, stages: int, context: int) -> list[Sta
         raise ValueError(f"stages must be between 1 and the {a.num_layers} layers of the model, got {stages}")
     if context < 1:
         raise ValueError(f"context must be at least 1 token, got {context}")
-    keys = fmean(a.keys_attended(length) for length in range(1, context + 1)) / a.num_layers
-    scores = a.attention.score_multiply_adds * keys
+    scores = a.attention.score_multiply_adds * _mean_keys(a, context) / a.num_layers
     active = [_expert(a, i).multiplied * a.top_k for i in range(a.num_layers)]
     costs = [_outside_experts(a, i).multiplied + active[i] + round(scores) for i in range(a.num_layers)]
     matrix = a.d_model * a.vocab_size
@@ -97,6 +95,13 @@ def evenly_cut(costs: Sequence[int], parts: int) -> list[range]:
     whole = best[-1]
     assert whole is not None, "there are at least as many costs as parts"
     return [range(a, b) for a, b in zip((0, *whole[2][:-1]), whole[2], strict=True)]
+
+
+def _mean_keys(a: Architecture, context: int) -> float:
+    """The mean of ``keys_attended`` over the tokens of a sequence: (S + 1)/2 a layer; local ones see w at most."""
+    near = min(context, a.attention_window or context)
+    local = near - near * (near - 1) / (2 * context)
+    return (a.num_layers - a.num_local_layers) * (context + 1) / 2 + a.num_local_layers * local
 
 
 def _outside_experts(a: Architecture, layer: int) -> Entries:

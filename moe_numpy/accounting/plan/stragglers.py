@@ -39,12 +39,14 @@ def zipf_load(num_experts: int, top_k: int, exponent: float) -> Float[Array, "E"
         raise ValueError(f"exponent must be at least 0, got {exponent}")
     if not 1 <= top_k <= num_experts:
         raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {top_k}")
-    weights = np.arange(1, num_experts + 1) ** -float(exponent)
-    for full in range(top_k):
-        shares = np.concatenate([np.full(full, 1 / top_k), weights[full:] / weights[full:].sum() * (1 - full / top_k)])
+    ranks, full = np.arange(1, num_experts + 1), 0
+    while True:  # until full = top_k - 1: what is left is then 1/k
+        weights = (ranks[full:] / ranks[full]) ** -float(exponent)
+        left = (top_k - full) / top_k
+        shares = np.concatenate([np.full(full, 1 / top_k), left * weights / weights.sum()])
         if shares[full] <= 1 / top_k:
             return shares
-    return np.concatenate([np.full(top_k, 1 / top_k), np.zeros(num_experts - top_k)])
+        full += 1
 
 
 def skewed_imbalance(
