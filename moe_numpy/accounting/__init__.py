@@ -17,6 +17,7 @@ from .decode_costs import Decoding, decoding, distinct_experts
 from .layers import Entries, FeedForward, GroupedQueryAttention, LatentAttention
 from .parameters import Parameters, active_parameters, balancing_biases, total_parameters
 from .published import PUBLISHED, PublishedModel, published
+from .published_layers import architecture_of_layers
 
 __all__ = [
     "BITS",
@@ -34,6 +35,7 @@ __all__ = [
     "active_parameters",
     "all_to_all",
     "architecture_of",
+    "architecture_of_layers",
     "balancing_biases",
     "cache_bytes",
     "cache_bytes_per_token",

@@ -35,6 +35,7 @@ from ..pretrained.stored_experts import StoredExperts
 from ..training import Run, TrainingConfig
 from ..training.memory import require_memory
 from .output import JsonOption, command_line, console_for, one_line, print_json, print_title, refusals
+from .units import flop, percent, short, size
 
 _CONTEXT = 4096
 
@@ -227,12 +228,12 @@ def _print_overview(console: Console, documents: list[dict[str, Any]]) -> None:
         stated = row["stated"]
         table.add_row(
             row["model"],
-            _short(row["total"]),
-            _short(stated["total"]),
-            _short(row["active_with_embedding"]),
-            _short(row["active_without_embedding"]),
-            "-" if stated["active"] is None else _short(stated["active"]),
-            _percent(row["active_share"]),
+            short(row["total"]),
+            short(stated["total"]),
+            short(row["active_with_embedding"]),
+            short(row["active_without_embedding"]),
+            "-" if stated["active"] is None else short(stated["active"]),
+            percent(row["active_share"]),
         )
     console.print(table)
     console.print(
@@ -259,7 +260,7 @@ def _print_parts(console: Console, document: dict[str, Any]) -> None:
     all_stored = document["total"]
 
     def add(name: str, total: int, active: int) -> None:
-        table.add_row(name, f"{total:,}", _percent(total / all_stored), f"{active:,}")
+        table.add_row(name, f"{total:,}", percent(total / all_stored), f"{active:,}")
 
     for part, number in document["parts"].items():
         if number:
@@ -276,20 +277,20 @@ def _print_parts(console: Console, document: dict[str, Any]) -> None:
 def _print_costs(console: Console, document: dict[str, Any], architecture: Architecture) -> None:
     context, flops, sizes = document["context"], document["flops_per_token"], document["bytes"]
     table = _table(f"per token, in {document['dtype']}", "")
-    table.add_row("forward, multiplications with weights", _flop(flops["weights_forward"]))
-    table.add_row(f"forward, attention scores over {context:,} tokens", _flop(flops["scores_forward"]))
-    table.add_row("forward, both", _flop(flops["forward"]))
-    table.add_row("backward", _flop(flops["backward"]))
-    table.add_row("weights, the whole model", _size(sizes["weights"]))
-    table.add_row("key/value cache", _size(sizes["cache_per_token"]))
-    table.add_row(f"key/value cache of {context:,} tokens", _size(sizes["cache_at_context"]))
+    table.add_row("forward, multiplications with weights", flop(flops["weights_forward"]))
+    table.add_row(f"forward, attention scores over {context:,} tokens", flop(flops["scores_forward"]))
+    table.add_row("forward, both", flop(flops["forward"]))
+    table.add_row("backward", flop(flops["backward"]))
+    table.add_row("weights, the whole model", size(sizes["weights"]))
+    table.add_row("key/value cache", size(sizes["cache_per_token"]))
+    table.add_row(f"key/value cache of {context:,} tokens", size(sizes["cache_at_context"]))
     if architecture.num_sparse_layers:
-        table.add_row("all-to-all, to each chosen expert", _size(sizes["all_to_all_per_assignment"]))
+        table.add_row("all-to-all, to each chosen expert", size(sizes["all_to_all_per_assignment"]))
     if sizes["all_to_all_per_device_expected"] is not None:
         limit = f", at most {document['device_limit']}" if document["device_limit"] else ""
         table.add_row(
             f"all-to-all, to each other device of {document['devices']}{limit}; expected",
-            _size(sizes["all_to_all_per_device_expected"]),
+            size(sizes["all_to_all_per_device_expected"]),
         )
     console.print(table)
 
@@ -302,35 +303,8 @@ def _print_stated(console: Console, document: dict[str, Any]) -> None:
         if said is not None:
             difference = f"{stated[f'{key}_difference_percent']:+.2f} %"
             name = key.replace("_", " ").replace("embedding", "input embedding")
-            table.add_row(name, _short(document[key]), _short(said), difference)
+            table.add_row(name, short(document[key]), short(said), difference)
     console.print(table)
     console.print(f"Source: {stated['source']}", markup=False)
     if stated["note"]:
         console.print(f"Note: {stated['note']}", markup=False)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _short(number: float) -> str:
-    """1234567 as 1.235M; K, M, B and T are powers of 1000."""
-    return _scaled(number, 1000, ("", "K", "M", "B", "T"))
-
-
-def _flop(number: float) -> str:
-    """FLOPs in powers of 1000: 1234567 as 1.235 MFLOP."""
-    return _scaled(number, 1000, (" FLOP", " kFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP"))
-
-
-def _size(number: float) -> str:
-    """Bytes in powers of 1024: 2048 as 2 KiB."""
-    return _scaled(number, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
-
-
-def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
-    """At most four digits, in the largest unit that gives at least 1."""
-    scale = 0
-    while scale < len(units) - 1 and number >= base ** (scale + 1):
-        scale += 1
-    return f"{number / base**scale:.4g}{units[scale]}"

@@ -43,12 +43,13 @@ REQUIRED = {
     "gradcheck": ["gradcheck", "add_broadcast"],
     "recipes": ["recipes", "mixtral"],
     "count": ["count", "mixtral-8x7b"],
+    "plan": ["plan", "mixtral-8x7b", "--gpus", "8"],
     "demo": ["demo"],
     "doctor": ["doctor"],
 }
 POSITIONS = {("generate", "model"): 1, ("generate", "prompt"): 2, ("inspect", "model"): 1, ("gradcheck", "pattern"): 1,
              ("convert", "model"): 1, ("convert", "out"): 2, ("quantize", "model"): 1,
-             ("quantize", "out"): 2, ("recipes", "name"): 1, ("count", "model"): 1}  # fmt: skip
+             ("quantize", "out"): 2, ("recipes", "name"): 1, ("count", "model"): 1, ("plan", "model"): 1}  # fmt: skip
 OPTIONS = [
     (name, option.name)
     for name, command in COMMANDS.items()
