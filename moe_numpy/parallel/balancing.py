@@ -15,7 +15,7 @@ from ..typing import Array, Float, Shaped
 from .moves import matched
 from .packing import packed, replica_counts
 from .placement import Placement
-from .placement_search import Balance, Held, search
+from .placement_search import Balance, search, with_fewer_copies
 
 _NEAR = 1e-3  # above the lower bound, relative: the search ends
 _ROUNDS = 50
@@ -86,8 +86,8 @@ def rebalance(
         near = search(Balance(present.held, load, places), limit, rounds, np.random.default_rng(0))
         if near.loads.max() <= limit:
             found.append(near)
-    frugal = [_without_needless(new, present.held, limit) for new in found]
-    return Placement.from_matrix(min(frugal, key=lambda held: (held & ~present.held).sum()))
+    frugal = [with_fewer_copies(new, present.held, limit) for new in found]
+    return Placement.from_matrix(min(frugal, key=lambda new: new.copies(present.held)).held)
 
 
 def _checked(load: Shaped[Array, " E"], num_ranks: int, places: int) -> Float[Array, " E"]:
@@ -123,18 +123,3 @@ def _fresh(load: Float[Array, " E"], num_ranks: int, places: int, rounds: int) -
     goal = min((1 + _NEAR) * bound, _greedy_load(load, num_ranks, places)) * (1 + _ROUNDING)
     start = Balance(packed(load, counts, num_ranks, places) > 0, load, places)
     return search(start, goal, rounds, np.random.default_rng(0))
-
-
-def _without_needless(balance: Balance, present: Held, limit: float) -> Held:
-    """Copies taken back, one at a time, as long as no rank has more than the limit.
-
-    Where an expert was copied to, one that left returns in its place, or, if it has another replica, none.
-    """
-    for r, e in np.argwhere(balance.held & ~present).tolist():
-        returning = np.flatnonzero(present[r] & ~balance.held[r]).tolist()
-        for b in [balance.nothing, *returning] if balance.counts[e] > 1 else []:
-            without = balance.after(((r, e, b),))
-            if without.loads.max() <= limit:
-                balance = without
-                break
-    return balance.held

@@ -58,6 +58,11 @@ class Balance:
         return self.held @ self.share[:-1]
 
     @cached_property
+    def has_room(self) -> Bool[Array, " R"]:
+        """Whether each rank has a place for one more expert."""
+        return self.held.sum(axis=1) < self.places
+
+    @cached_property
     def on(self) -> Bool[Array, "R E1"]:
         """``held``, and nothing nowhere."""
         return np.concatenate([self.held, np.zeros((len(self.held), 1), bool)], axis=1)
@@ -65,9 +70,12 @@ class Balance:
     @cached_property
     def leaving(self) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
         """Ranks and what can leave them; nothing where there is room."""
-        room = self.held.sum(axis=1) < self.places
-        rank, expert = np.nonzero(np.concatenate([self.held, room[:, None]], axis=1))
+        rank, expert = np.nonzero(np.concatenate([self.held, self.has_room[:, None]], axis=1))
         return rank, expert
+
+    def copies(self, present: Held) -> int:
+        """How many experts are on ranks that do not hold them at present."""
+        return int((self.held & ~present).sum())
 
     def after(self, changes: tuple[Change, ...]) -> "Balance":
         """With these changes."""
@@ -155,3 +163,35 @@ def search(start: Balance, goal: float, rounds: int, rng: np.random.Generator) -
         if new.loads.max() < best.loads.max():
             best = new
     return best
+
+
+def with_fewer_copies(balance: Balance, present: Held, limit: float) -> Balance:
+    """Copies taken back, one after the other, as long as no rank has more than the limit."""
+    found = True
+    while found:
+        found = False
+        for r, e in np.argwhere(balance.held & ~present).tolist():
+            if not balance.held[r, e]:  # an exchange has taken it back
+                continue
+            for changes in _taking_back(balance, present, limit, r, e):
+                fewer = balance.after(changes)
+                if fewer.loads.max() <= limit:
+                    balance, found = fewer, True
+                    break
+    return balance
+
+
+def _taking_back(balance: Balance, present: Held, limit: float, r: int, e: int) -> Iterator[tuple[Change, ...]]:
+    """Changes that spare rank r the copy of e, and need no other.
+
+    An expert that left r, or nothing, comes instead of a replica; or e remains where it was, in exchange for an expert
+    that was on r or is a copy there too, or for nothing. Then only the loads of two ranks change.
+    """
+    if balance.counts[e] > 1:
+        for b in (balance.nothing, *np.flatnonzero(present[r] & ~balance.held[r]).tolist()):
+            yield ((r, e, b),)
+    loads, more = balance.loads, balance.share[e] - balance.share
+    for q in np.flatnonzero(present[:, e] & ~balance.held[:, e]).tolist():
+        fitting = np.append(balance.held[q] & ~balance.held[r] & (present[r] | ~present[q]), balance.has_room[q])
+        for f in np.flatnonzero(fitting & (loads[r] - more <= limit) & (loads[q] + more <= limit)).tolist():
+            yield (r, e, f), (q, f, e)
