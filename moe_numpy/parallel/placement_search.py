@@ -134,16 +134,15 @@ class Balance:
     def shaken(self, rng: np.random.Generator) -> "Balance":
         """After a random exchange and a random replacement."""
         now = self
-        p, q = rng.permutation(len(self.held))[[0, -1]]
-        e, f = (np.flatnonzero(self.held[i] & ~self.held[j]) for i, j in ((p, q), (q, p)))
-        if len(e) and len(f):
-            e, f = rng.choice(e), rng.choice(f)
+        p, q = rng.permutation(len(self.held))[[0, -1]].tolist()
+        leave, come = (np.flatnonzero(self.held[i] & ~self.held[j]) for i, j in ((p, q), (q, p)))
+        if len(leave) and len(come):
+            e, f = int(rng.choice(leave)), int(rng.choice(come))
             now = now.after(((p, e, f), (q, f, e)))
-        r, a = now.leaving
-        possible = np.flatnonzero(now.counts[a] > 1)
-        if len(possible):
-            i = rng.choice(possible)
-            now = now.after(((r[i], a[i], rng.choice(np.flatnonzero(~now.on[r[i]]))),))
+        replicas = np.argwhere(now.held & (now.counts[:-1] > 1))
+        if len(replicas):
+            r, a = rng.choice(replicas).tolist()
+            now = now.after(((r, a, int(rng.choice(np.flatnonzero(~now.on[r])))),))
         return now
 
 
