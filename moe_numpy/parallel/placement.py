@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..typing import Array, Float, Int, Shaped
+from ..typing import Array, Bool, Float, Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Placement:
         shares = np.array_split(np.arange(num_experts), num_ranks)
         return cls(tuple(tuple(share.tolist()) for share in shares), num_experts)
 
+    @classmethod
+    def from_matrix(cls, held: Bool[Array, "R E"]) -> "Placement":
+        """Read :attr:`held` back."""
+        return cls(tuple(tuple(np.flatnonzero(row).tolist()) for row in held), held.shape[1])
+
     @property
     def num_ranks(self) -> int:
         """R, ranks without experts included."""
@@ -73,12 +78,19 @@ class Placement:
         return tuple(rank for rank, held in enumerate(self.experts) if expert in held)
 
     @cached_property
-    def slot_expert(self) -> Int[Array, " S"]:
+    def held(self) -> Bool[Array, "R E"]:
+        """Whether rank r holds expert e."""
+        held = np.zeros((self.num_ranks, self.num_experts), bool)
+        held[self.slot_rank, self.slot_expert] = True
+        return held
+
+    @cached_property
+    def slot_expert(self) -> Int[Array, " slots"]:
         """The expert of each slot."""
         return np.array([e for held in self.experts for e in held], np.int64)
 
     @cached_property
-    def slot_rank(self) -> Int[Array, " S"]:
+    def slot_rank(self) -> Int[Array, " slots"]:
         """The rank of each slot."""
         return np.repeat(np.arange(self.num_ranks), np.diff(self.offsets))
 
@@ -93,7 +105,7 @@ class Placement:
         return np.bincount(self.slot_expert, minlength=self.num_experts)
 
     @cached_property
-    def _by_expert(self) -> tuple[Int[Array, " S"], Int[Array, " E"]]:
+    def _by_expert(self) -> tuple[Int[Array, " slots"], Int[Array, " E"]]:
         """The slots by expert, then ascending, and where those of each expert begin."""
         return np.argsort(self.slot_expert, kind="stable"), np.cumsum(self.counts) - self.counts
 
