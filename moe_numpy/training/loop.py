@@ -1,9 +1,10 @@
 """The training loop."""
 
+import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import numpy as np
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
 from ..devices import DeviceGenerator, float_type, key_of, put
+from ..moe import MoE
 from ..ops import CrossEntropy
+from ..parallel import Placement, rebalance
 from ..parallel.parts import PartStopped
 from .config import TrainingConfig
 from .corpus import Corpus
@@ -166,6 +169,28 @@ class Trainer:
             raise PartStopped("another rank cannot print")
         self.stopped_by = signal.Signals(stop) if stop else None
         return self.completed == self.config.steps
+
+    def place_by_load(self, load: Sequence[Sequence[float]], places: int) -> dict[str, float]:
+        """Move experts to other ranks so that no rank has much more to do than another; all ranks together.
+
+        Args:
+            load: of the experts of each routed layer, for instance ``StepRecord.expert_load``.
+            places: the most experts on a rank; more than E / R make replicas of loaded experts.
+
+        Returns:
+            By layer, the largest load of a rank over the mean, by this load.
+        """
+        model, found = self.model, {}
+        for i, of_experts in zip(model.routed_layers, load, strict=True):
+            layer = model.layers[i].feed_forward
+            if isinstance(layer, MoE) and layer.holding is not None:
+                asked = np.asarray(of_experts[: layer.num_experts], np.float64)
+                new = rebalance(asked, layer.holding.placement, places) if self.ranks.is_first else None
+                told = self.ranks.told(json.dumps(new.to_json()) if new is not None else "")
+                found[f"layers.{i}.feed_forward"] = asked, Placement.from_json(json.loads(told))
+        self.ranks.place(model, self.optimizer, {path: new for path, (_, new) in found.items()})
+        loads = {path: new.rank_load(asked) for path, (asked, new) in found.items()}
+        return {path: float(each.max() / max(each.mean(), 1e-30)) for path, each in loads.items()}
 
     def save(self, run: Run) -> None:
         """Write a checkpoint of the completed steps."""

@@ -9,7 +9,8 @@ So gradients are added, never averaged: those of dense parameters over all ranks
 is, since the rows of all ranks have travelled there, and are added over its replicas only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..models import Transformer
 from ..moe.sharding import share_experts
-from ..parallel import Alone, Communicator, Holding
+from ..parallel import Alone, Communicator, Holding, Placement, moves
 from ..parallel.collectives import add_up, gather, gather_numbers, shares
+from ..parallel.moving import moved
 from ..parallel.replicas import add_up_replicas, is_first_replica
-from .optimizers import sum_of_squares
+from .optimizers import AdamW, sum_of_squares
 
 
 class Ranks:
@@ -109,6 +111,33 @@ class Ranks:
         code = np.frombuffer(text.encode() if self.is_first else b"", np.uint8)
         counts = [n for (n,) in gather_numbers(self.communicator, [len(code)], "agreement")]
         return gather(self.communicator, code, counts, "agreement").tobytes().decode()
+
+    def place(self, model: Transformer, optimizer: AdamW, placements: Mapping[str, Placement]) -> None:
+        """Move experts, with their moments, to other ranks; what the model computes stays the same. All ranks together.
+
+        Args:
+            model: shared by :meth:`share`.
+            optimizer: of its parameters.
+            placements: by the path of a layer with experts, such as ``layers.0.feed_forward``.
+        """
+        layers = {path.removesuffix("."): module for path, module in model.named_modules()}
+        parameters = dict(model.named_parameters())
+        for path, new in placements.items():
+            layer: Any = layers[path]
+            present: Holding = layer.holding
+            found = moves(present.placement, new)
+            for name in [name for name, of in self.holdings.items() if of is present]:
+                parameter = parameters[name]
+                parameter.data = moved(parameter.data, present, new, found, "moves")
+                parameter.grad = None
+                for state in (optimizer.first, optimizer.second, optimizer.master):
+                    if name in state:
+                        state[name] = moved(state[name], present, new, found, "moves")
+                self.holdings[name] = replace(present, placement=new)
+            layer.holding = replace(present, placement=new)
+            num_real = getattr(layer.experts, "num_real", None)
+            if num_real is not None:  # zero-computation experts come after those of this rank
+                layer.experts.num_real = len(layer.holding.held)
 
     def whole(self, name: str, array: Any) -> Any:
         """An array of a checkpoint with the entries of all experts, from those of each rank."""
