@@ -17,8 +17,8 @@ from .packing import packed, replica_counts
 from .placement import Placement
 from .placement_search import Balance, search, with_fewer_copies
 
-_NEAR = 1e-3  # above the lower bound, relative: the search ends
-_ROUNDS = 50
+_NEAR = 2e-3  # above the lower bound, relative: the search ends
+_ROUNDS = 100
 _ROUNDING = 1e-12
 
 

@@ -23,6 +23,7 @@ from ..typing import Array, Bool, Float, Int
 
 _ROUNDING = 1e-12  # relative; less is no difference
 _UPHILL = 0.02  # what a round of the search may lose
+_SHAKES = 2  # of a round, at most
 
 Held = Bool[Array, "R E"]
 Change = tuple[int, int, int]  # a rank, what leaves, what comes
@@ -156,7 +157,10 @@ def search(start: Balance, goal: float, rounds: int, rng: np.random.Generator) -
     for i in range(rounds):
         if best.loads.max() <= goal:
             break
-        new = now.shaken(rng).improved(goal)
+        new = now
+        for _ in range(rng.integers(1, _SHAKES + 1)):
+            new = new.shaken(rng)
+        new = new.improved(goal)
         if new.loads.max() <= now.loads.max() * (1 + _UPHILL * (1 - i / rounds)):
             now = new
         if new.loads.max() < best.loads.max():
