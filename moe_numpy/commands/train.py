@@ -35,7 +35,7 @@ from .training_start import print_left_out, print_start
 
 _TRAINING = {
     "steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype", "freeze",
-    "parts", "capacity_scope", "balance_scope",
+    "parts", "capacity_scope", "balance_scope", "rebalance_every", "places",
 }  # fmt: skip
 _PARTS = 4  # of a batch in the deterministic mode
 _RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
@@ -153,6 +153,12 @@ def train(
         str | None,
         _parallel("global: places as in one process; rank: each rank's tokens have their own.", "global"),
     ] = None,
+    rebalance_every: Annotated[
+        int | None, _parallel("Steps after which experts move to other ranks by their load; 0: never.", 0)
+    ] = None,
+    places: Annotated[
+        int | None, _parallel("The most experts on a rank then; more than needed make replicas.", "as needed")
+    ] = None,
     balance_scope: Annotated[
         str | None, _parallel("global: losses of the whole batch; local: the mean of the ranks'.", "global")
     ] = None,
@@ -186,6 +192,8 @@ def train(
         "parts": (parts or _PARTS) if deterministic else None,
         "capacity_scope": capacity_scope,
         "balance_scope": balance_scope,
+        "rebalance_every": rebalance_every,
+        "places": places,
     }
     given = {name: value for name, value in options.items() if value is not None}
     with refusals():

@@ -10,7 +10,10 @@ from ..devices import DEVICES, DTYPES
 from ..models.config import read_settings
 from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES
 
-_ADDED: dict[str, Any] = {"freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global"}
+_ADDED: dict[str, Any] = {
+    "freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global", "rebalance_every": 0,
+    "places": None,
+}  # fmt: skip
 _MOST = 10**9  # of steps, sequences and passes
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -38,6 +41,8 @@ class TrainingConfig:
         capacity_scope: with several ranks, whether capacities are ``"global"``, those of the whole batch, or of the
             tokens of each ``"rank"``.
         balance_scope: likewise, whether balance losses are ``"global"`` or the mean of the ranks' ``"local"`` ones.
+        rebalance_every: steps after which experts move to other ranks by the load since; 0 leaves them where they are.
+        places: the most experts on a rank then; more than needed make replicas. None is as many as needed.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -58,6 +63,8 @@ class TrainingConfig:
     parts: int | None = None
     capacity_scope: str = "global"
     balance_scope: str = "global"
+    rebalance_every: int = 0
+    places: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -77,6 +84,10 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at most {_LARGEST:.3g}, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.rebalance_every < 0:
+            raise ValueError(f"rebalance_every must not be negative, got {self.rebalance_every}")
+        if self.places is not None and self.places < 1:
+            raise ValueError(f"places must be at least 1, got {self.places}")
         if self.parts is not None and not 1 <= self.parts <= self.batch_size:
             raise ValueError(f"parts must be between 1 and batch_size={self.batch_size}, got {self.parts}")
         for name, allowed in (

@@ -98,6 +98,7 @@ class Trainer:
         self.completed = 0
         self._graph: Any = None
         self._recorded_with: Any = None
+        self._loads: list[list[list[float]]] = []  # of the steps since experts last moved
 
     @property
     def tokens_per_step(self) -> int:
@@ -155,6 +156,7 @@ class Trainer:
                 record = self.step()
                 if run is not None and self.ranks.is_first:
                     run.append_history(asdict(record))
+                self._rebalance_if_due(record)
                 if self.completed % self.config.checkpoint_every == 0:
                     save()
                 try:
@@ -170,12 +172,21 @@ class Trainer:
         self.stopped_by = signal.Signals(stop) if stop else None
         return self.completed == self.config.steps
 
-    def place_by_load(self, load: Sequence[Sequence[float]], places: int) -> dict[str, float]:
+    def _rebalance_if_due(self, record: StepRecord) -> None:
+        """Move experts by the mean load of the steps since they last moved."""
+        every, self._loads = self.config.rebalance_every, [*self._loads, record.expert_load]
+        if every and self.ranks.size > 1 and self.completed % every == 0:
+            self.place_by_load([np.mean(of_layer, axis=0).tolist() for of_layer in zip(*self._loads, strict=True)])
+        if not every or self.completed % every == 0:
+            self._loads = []
+
+    def place_by_load(self, load: Sequence[Sequence[float]], places: int | None = None) -> dict[str, float]:
         """Move experts to other ranks so that no rank has much more to do than another; all ranks together.
 
         Args:
             load: of the experts of each routed layer, for instance ``StepRecord.expert_load``.
-            places: the most experts on a rank; more than E / R make replicas of loaded experts.
+            places: the most experts on a rank; more than E / R make replicas of loaded experts. By default that of the
+                configuration, or ⌈E / R⌉.
 
         Returns:
             By layer, the largest load of a rank over the mean, by this load.
@@ -185,7 +196,8 @@ class Trainer:
             layer = model.layers[i].feed_forward
             if isinstance(layer, MoE) and layer.holding is not None:
                 asked = np.asarray(of_experts[: layer.num_experts], np.float64)
-                new = rebalance(asked, layer.holding.placement, places) if self.ranks.is_first else None
+                most = places or self.config.places or -(-layer.num_experts // self.ranks.size)
+                new = rebalance(asked, layer.holding.placement, most) if self.ranks.is_first else None
                 told = self.ranks.told(json.dumps(new.to_json()) if new is not None else "")
                 found[f"layers.{i}.feed_forward"] = asked, Placement.from_json(json.loads(told))
         self.ranks.place(model, self.optimizer, {path: new for path, (_, new) in found.items()})
