@@ -17,6 +17,7 @@ from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
 from .commands.quantize import quantize
 from .commands.recipes import recipes
+from .commands.serve import serve
 from .commands.train import train
 from .commands.usage import Group, exit_on_signals
 from .training.versions import versions
@@ -51,7 +52,7 @@ def main(
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, convert, quantize, gradcheck, recipes, count):
+for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count):
     app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)
