@@ -1,11 +1,11 @@
 """``python -m moe_numpy serve``: a model behind OpenAI's interface, on this machine."""
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from .. import kernels
@@ -83,12 +83,14 @@ def serve(
             with console.status("Reading the model ..."):
                 opened = open_model(model, step, memory)
                 decoder = Decoder(opened.model, number_format, number_format)
-                served = Served(name or model.resolve().name, decoder, opened.tokenizer, opened.text_folder)
+                served = Served(
+                    name or Path(os.path.abspath(model)).name, decoder, opened.tokenizer, opened.text_folder
+                )
                 engine = Engine(decoder, opened.tokenizer, slots=slots, queue=queue, cache=cache)
             compiles = kernels.must_compile("program_loops.lead")
             waiting = "Compiling the loops for this processor, once on this machine: some ten seconds"
             with console.status(waiting) if compiles else nullcontext():
-                decoder.read((decoder.new_sequence(), np.zeros(1, np.int64)))
+                engine.warm_up()
         server: Any = http_server(served, engine, api_key)
         console.print(f"Serving {served.name} at {url_of(socket)}", markup=False, soft_wrap=True)
         console.print(f"OpenAI's interface: {url_of(socket)}v1   Stop: Ctrl-C", markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from .rows import Rows
 from .sequence import Sequence
 
 # Of one token, by layer: its experts, in the order in which the router lists them, and their gate weights.
-Choices = dict[int, tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]]
+Choices = dict[int, tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]]
 
 
 def add_choices(choices: Mapping[Sequence, list[Choices]], rows: Rows, chosen: Mapping[int, Any]) -> None:

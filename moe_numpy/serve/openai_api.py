@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import __version__
 from ..inference import Choices
 from .answers import Job, Piece, Token
-from .served import Served
+from .served import VERSION, Served
 
-FINGERPRINT = f"moe_numpy-{__version__}"
+FINGERPRINT = f"moe_numpy-{VERSION}"
 
 
 class Form:

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from .. import __version__
 from .requests import MOST_PROMPTS, ChatRequest, CompletionRequest, LookRequest
-from .served import Served
+from .served import VERSION, Served
 
 _TEMPLATE = "#/components/schemas/{name}"
 _TEXT, _WHOLE, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
@@ -69,7 +68,7 @@ def openapi_document(served: Served, needs_key: bool) -> dict[str, Any]:
     components: dict[str, Any] = {"schemas": schemas}
     if needs_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    about = {"title": "moe_numpy", "version": __version__, "description": f"Serves {served.name}."}
+    about = {"title": "moe_numpy", "version": VERSION, "description": f"Serves {served.name}."}
     return {"openapi": "3.1.0", "info": about, "paths": paths, "components": components}
 
 

@@ -9,10 +9,13 @@ from ..models.text import Tokenizer
 from ..pretrained import PublishedTokenizer
 from ..pretrained.chat import ChatTemplate
 from ..pretrained.errors import PretrainedError
+from ..training.versions import versions
 from .answers import Ask
 from .errors import BAD, NOT_FOUND, ApiError
 from .requests import DEFAULT_TOKENS, ChatRequest, CompletionRequest, Generation, Message
 from .sampling import Sampling
+
+VERSION = versions().get("moe_numpy", "unknown")
 
 
 class Served:
