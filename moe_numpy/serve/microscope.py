@@ -32,7 +32,7 @@ class Microscope:
         engine: whose thread reads.
 
     Attributes:
-        most_tokens: of a text, with what is written after it.
+        most_tokens: of a text, with what is written after it; no more is written than fits.
     """
 
     def __init__(self, served: Served, engine: Engine):
@@ -57,8 +57,8 @@ class Microscope:
         The loss of a token is -ln p of it after those before it, in nats; the first has none.
         """
         ids = self.served.encoded(request.text, "text")
-        if len(ids) + request.tokens > self.most_tokens:
-            message = f"text and tokens together may have {self.most_tokens:,}, got {len(ids):,} + {request.tokens:,}"
+        if len(ids) > self.most_tokens:
+            message = f"text may have {self.most_tokens:,} tokens, got {len(ids):,}"
             raise ApiError(BAD, message, param="text", code="context_length_exceeded")
         decoder = self._decoder(request)
         if self._looking >= AT_ONCE:
@@ -89,7 +89,8 @@ class Microscope:
         choices: list[Choices] = []
         losses: list[float | None] = [None]
         logits: Any = None
-        while sequence.length < len(tokens) or len(tokens) < len(ids) + request.tokens:
+        end = min(len(ids) + request.tokens, self.most_tokens)
+        while sequence.length < len(tokens) or len(tokens) < end:
             if sequence.length == len(tokens):
                 tokens.append(sampling.draw(logits, rng))
                 losses.append(-log_probability(logits, tokens[-1], 0).value)

@@ -95,7 +95,7 @@ def _posted(
     operation = _operation(summary, answer, errors=(*errors, *_OF_POST))
     body = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
     if stream:
-        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _TEXT}
+        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _object(data=_TEXT)}  # each event
     return operation | {"requestBody": body}
 
 

@@ -175,6 +175,17 @@ class LookRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
+def _with_integers(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is 3."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_with_integers(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _with_integers(each) for name, each in value.items()}
+    return value
+
+
 _AT = re.compile(r"^(?P<what>.*?) - at (?:`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*?)`", re.DOTALL)
 
@@ -182,7 +193,7 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*?)`", re.DOTA
 def decoded(body: bytes, kind: type[T]) -> T:
     """A request from its JSON. ApiError with what is wrong, and in which field."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.convert(_with_integers(msgspec.json.decode(body)), kind, str_keys=True)
     except msgspec.ValidationError as error:
         said = str(error)
         at, unknown = _AT.match(said), _UNKNOWN.match(said)

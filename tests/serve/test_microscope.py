@@ -45,6 +45,11 @@ def test_losses_and_experts_of_each_token(server, off):
     assert told["text"] == server.served.tokenizer.decode(ids[7:])
 
 
+def test_no_more_is_written_than_fits(server):
+    told = server.http.post(LOOK, json={"text": "a" * 60, "tokens": 9}).json()
+    assert len(told["tokens"]) == 64
+
+
 def test_pins_and_top_k_change_the_loss(server):
     plain = server.http.post(LOOK, json={"text": "the cat"}).json()
     told = {"pinned": [{"layer": 0, "position": 2, "expert": 3}], "top_k": [{"layer": 1, "k": 1}]}
@@ -58,7 +63,7 @@ def test_pins_and_top_k_change_the_loss(server):
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
-        ({"text": "a" * 60, "tokens": 5}, "context_length_exceeded"),
+        ({"text": "a" * 65}, "context_length_exceeded"),
         ({"off": [{"layer": 7, "experts": [0]}]}, "invalid_intervention"),
         ({"top_k": [{"layer": 0, "k": 9}]}, "invalid_intervention"),
         ({"text": ""}, "invalid_value"),

@@ -59,6 +59,14 @@ def test_nearly_right_requests_never_break_the_server(server, fields, path):
     assert server.engine.decoder is server.served.decoder
 
 
+def test_a_number_is_the_same_however_it_is_written():
+    body = b'{"model": "m", "prompt": [1.0, 2], "n": 2.0, "temperature": 1, "logit_bias": {"7": 1.0}}'
+    request = decoded(body, CompletionRequest)
+    assert (request.prompts(), request.n, request.temperature, request.logit_bias) == ([[1, 2]], 2, 1.0, {7: 1.0})
+    with pytest.raises(ApiError, match="got `float`"):
+        decoded(b'{"model": "m", "prompt": "a", "n": 2.5}', CompletionRequest)
+
+
 @pytest.mark.parametrize(
     ("given", "param", "message"),
     [
