@@ -78,7 +78,7 @@ class Microscope:
             pinned.setdefault(pin.layer, {})[pin.position] = pin.expert
         told = Interventions({i: e for i, e in off.items() if e}, pinned, {of.layer: of.k for of in request.top_k})
         try:
-            return intervened(self.served.decoder, told)
+            return intervened(self.served.decoder, told) if told else self.served.decoder
         except ValueError as error:
             raise ApiError(BAD, str(error), code="invalid_intervention") from None
 
