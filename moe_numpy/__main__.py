@@ -18,6 +18,7 @@ from .commands.inspect import inspect
 from .commands.plan import plan
 from .commands.quantize import quantize
 from .commands.recipes import recipes
+from .commands.serve import serve
 from .commands.train import train
 from .commands.usage import Group, exit_on_signals
 from .training.versions import versions
@@ -52,7 +53,7 @@ def main(
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, convert, quantize, gradcheck, recipes, count, plan):
+for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count, plan):
     app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)

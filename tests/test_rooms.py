@@ -30,6 +30,7 @@ ROOMS = [
     "accounting",
     "gradcheck.cases",
     "plots",
+    "serve",
     "commands",
 ]
 CIRCLE = {"moe_numpy.autodiff.tensor", "moe_numpy.autodiff.function", "moe_numpy.autodiff.graph"}

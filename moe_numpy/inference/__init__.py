@@ -1,10 +1,12 @@
 """Using a model: texts read and continued without a tape, and experts where memory has room for them."""
 
 from .byte_ranges import ByteRange
+from .choices import Choices
 from .counts import LayerCounts, total
 from .decoder import Decoder
 from .errors import NotRowByRowError, StoreError
 from .expert_store import ExpertStore
+from .interventions import Interventions, intervened
 from .mapped_store import MappedStore
 from .policies import POLICIES
 from .prefill import prefill_order
@@ -20,9 +22,11 @@ __all__ = [
     "BEST",
     "POLICIES",
     "ByteRange",
+    "Choices",
     "Decoder",
     "ExpertStore",
     "Guesses",
+    "Interventions",
     "LayerCounts",
     "MappedStore",
     "NotRowByRowError",
@@ -37,6 +41,7 @@ __all__ = [
     "Trace",
     "compare",
     "guesses_after",
+    "intervened",
     "prefill_order",
     "simulate",
     "total",

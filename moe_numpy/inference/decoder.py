@@ -6,7 +6,7 @@ depends on its own text alone, never on the company in its call, nor on how its 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +19,8 @@ from ..models import Transformer
 from ..models.transformer import Block
 from ..typing import Array, Float, Int
 from .attention import attention_step
-from .feed_forward import feed_forward_step
+from .choices import Choices, add_choices
+from .feed_forward import MoEStep, feed_forward_step
 from .maps import Map, Norm, matrix_of
 from .program import Program
 from .rows import Rows
@@ -41,6 +42,9 @@ class Decoder:
     Raises:
         NotRowByRowError: there is a layer in which a row depends on other rows, such as one of expert choice.
         ValueError: an unknown format, or a weight that is not finite in it.
+
+    Attributes:
+        parts: the configuration of the model.
     """
 
     def __init__(self, model: Transformer, format: str | None = None, experts_format: str | None = None):
@@ -53,12 +57,27 @@ class Decoder:
         output = model.output
         self.output = Map(matrix_of(self.embedding, format)) if output is None else Map.of(output, format)
 
+    @property
+    def routed_layers(self) -> list[int]:
+        """The layers with a router."""
+        return [i for i, layer in enumerate(self.layers) if isinstance(layer.feed_forward, MoEStep)]
+
     def new_sequence(self) -> Sequence:
         """A text of which nothing was read yet."""
         return Sequence([layer.attention.new() for layer in self.layers])
 
-    def read(self, *texts: tuple[Sequence, Int[np.ndarray, " _"]], every: bool = False) -> Float[np.ndarray, "rows V"]:
+    def read(
+        self,
+        *texts: tuple[Sequence, Int[np.ndarray, " _"]],
+        every: bool = False,
+        choices: Mapping[Sequence, list[Choices]] | None = None,
+    ) -> Float[np.ndarray, "rows V"]:
         """Read more tokens of some texts; the logits of what follows each text, or with ``every`` each token.
+
+        Args:
+            texts: each with its new tokens.
+            every: whether logits of all tokens are wanted.
+            choices: lists of some of the texts, to which the experts that each new token chose are added.
 
         Raises:
             ValueError: no text, one twice, one without tokens, an id that the model does not have, or more tokens than
@@ -71,10 +90,10 @@ class Decoder:
             for i, (sequence, tokens) in enumerate(texts):  # in pieces, which changes nothing but the memory
                 last = (len(tokens) - 1) // CHUNK * CHUNK
                 for start in range(0, last, CHUNK):
-                    logits = self._rows([(sequence, tokens[start : start + CHUNK])], every, crew)
+                    logits = self._rows([(sequence, tokens[start : start + CHUNK])], every, crew, choices)
                     first[i] += [logits] if every else []
                 left[i] = sequence, tokens[last:]
-            logits = self._rows(left, every, crew)
+            logits = self._rows(left, every, crew, choices)
             self._forget()
         if not any(first):
             return logits
@@ -82,7 +101,7 @@ class Decoder:
         return np.concatenate([x for i, rest in enumerate(np.split(logits, ends)) for x in (*first[i], rest)])
 
     def _rows(
-        self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool, crew: Any
+        self, texts: list[tuple[Sequence, Int[np.ndarray, " _"]]], every: bool, crew: Any, choices: Any
     ) -> Float[np.ndarray, "rows V"]:
         p, parts, end = self.parts, [], 0
         for sequence, tokens in texts:
@@ -105,6 +124,8 @@ class Decoder:
             raise
         for sequence, mine in parts:
             sequence.length += mine.stop - mine.start
+        if choices:
+            add_choices(choices, rows, {i: of() for i, of in zip(self.routed_layers, body.chosen, strict=True)})
         return logits
 
     def _program(self, num_rows: int, write: Callable[[Program], None]) -> Any:

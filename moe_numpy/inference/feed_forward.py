@@ -11,7 +11,7 @@ from ..moe import MoE
 from ..moe.dispatch import combine
 from ..moe.gates import Gate, PickScores, Renormalize, SelectedSoftmax
 from ..moe.router import Router
-from ..moe.routing import Batch
+from ..moe.routing import Batch, Candidates
 from ..moe.selection import FixedK, TopK
 from ..nn import FeedForward
 from ..typing import Array, Float, Int
@@ -21,6 +21,8 @@ from .experts import FEW, experts_of
 from .maps import Map, matrix_of
 from .program import Program
 from .rows import Rows
+
+_CHOSEN = ("experts", np.int64), ("gates", np.float32)
 
 
 class FeedForwardStep:
@@ -82,12 +84,15 @@ class RouterStep:
         chosen_by = scores if config.choose_by == "scores" else logits
         if config.balancer is not None:
             chosen_by = config.balancer.shift(chosen_by, self.state)
-        batch = Batch(len(logits), token_ids=rows.tokens)
-        candidates = config.selection.of_batch(chosen_by, batch).listed_by_token(len(logits))
+        candidates = self.candidates(chosen_by, rows).listed_by_token(len(logits))
         gate = PickScores.compute(scores, candidates.token, candidates.expert)
         for step in config.gates:
             gate = step(Tensor(gate), candidates.token, len(logits)).data
         return candidates.token, candidates.expert, gate
+
+    def candidates(self, scores: Float[np.ndarray, "N E"], rows: Rows) -> Candidates:
+        """Which experts the rows ask for, by the scores that decide."""
+        return self.config.selection.of_batch(scores, Batch(len(scores), token_ids=rows.tokens))
 
 
 def _scored(scores: Any, logits: Any) -> Any:
@@ -115,7 +120,14 @@ class MoEStep:
         if isinstance(selection, FixedK):
             self._add_experts(program, x, selection.k, y)
         else:
-            program.call(lambda: np.copyto(y, self._answers(x, *self.router(x, program.now))))
+            latest: list[Any] = []
+
+            def answer() -> None:
+                latest[:] = self.router(x, program.now)
+                y[...] = self._answers(x, *latest)
+
+            program.call(answer)
+            program.chosen.append(lambda: latest)
         if self.shared is not None:
             always = self.shared.add_to(program, x, "shared")
             if self.shared_gate is not None:
@@ -125,12 +137,13 @@ class MoEStep:
         return y
 
     def _add_experts(self, program: Program, x: Any, k: int, y: Any) -> None:
-        expert, gate = program.room("experts", len(x), k, dtype=np.int64), program.room("gates", len(x), k)
+        layer, token = len(program.chosen), np.arange(len(x) * k) // k  # what a layer chose stays until the next call
+        expert, gate = (program.room(f"{name} {layer}", len(x), k, dtype=t) for name, t in _CHOSEN)
+        program.chosen.append(lambda: (token, expert.reshape(-1), gate.reshape(-1)))
         self.router.add_to(program, x, expert, gate)
         tables, gated = self.tables, self.gate_on == "input"
         few = min(expert.size, self.router.num_experts)
         if tables is None or (tables.fetch is not None and few > min(tables.most, FEW)):
-            token = np.arange(expert.size) // k
             program.call(lambda: np.copyto(y, self._answers(x, token, expert.reshape(-1), gate.reshape(-1))))
             return
         if tables.before is not None:

@@ -37,12 +37,15 @@ class Program:
         at_start: what every call begins with.
         question: where the caller puts rows.
         answer: where it finds them.
+        chosen: what tells, for each layer with a router, which experts the rows chose: token, expert and gate weight of
+            each assignment, in the order of tokens. It holds until the next call.
     """
 
     def __init__(self, num_rows: int):
         self.num_rows = num_rows
         self.now: Any = None
         self.at_start: list[Callable[[Rows], object]] = []
+        self.chosen: list[Callable[[], Sequence[Array]]] = []
         self.question: Any = None
         self.answer: Any = None
         self._rooms: dict[tuple[Any, ...], Array] = {}

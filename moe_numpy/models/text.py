@@ -47,6 +47,9 @@ class Tokenizer(Protocol):
     def name(self, id: int) -> str:
         """One token in a table: visible, in at most ``NAME_COLUMNS`` columns."""
 
+    def bytes_of(self, id: int) -> bytes:
+        """What one token adds in the middle of a text, which may be part of a character; nothing for no token."""
+
     def stream(self) -> TextStream:
         """Begin a text whose ids come one at a time."""
 
@@ -67,6 +70,9 @@ class ByteTokenizer:
         """``a``, ``space``, ``newline``, ``0xE2``."""
         byte = _byte(id)[0]
         return _BYTE_NAMES.get(byte) or (chr(byte) if 0x20 < byte < 0x7F else f"0x{byte:02X}")
+
+    def bytes_of(self, id: int) -> bytes:
+        return _byte(id)
 
     def stream(self) -> TextStream:
         return ByteStream(_byte)

@@ -42,6 +42,14 @@ def joining(decoder: Any) -> Callable[[str], bool]:
     return lambda token: True
 
 
+def single_byte(token: str) -> bytes | None:
+    """The byte of a token <0x00> to <0xFF>; None for another."""
+    try:
+        return bytes.fromhex(token[3:5]) if _BYTE.fullmatch(token) else None
+    except ValueError:
+        return None
+
+
 class TokenStream:
     """The text of tokens that each have a text of their own, apart from runs, which are held until they end.
 

@@ -117,9 +117,14 @@ class PublishedTokenizer:
             return "no token"
         if self._is_bytes:
             return token_name(self._bytes_of(id))
-        if self._anchor is None or self._joining(token) or id in self._special:
-            return token_name(token)
-        return token_name(self.decode([self._anchor, id])[len(self.decode([self._anchor])) :])
+        return token_name(self._own_text(id, token))
+
+    def bytes_of(self, id: int) -> bytes:
+        token = self._token(id)
+        if token is None or self._is_bytes:
+            return self._bytes_of(id)
+        one = token_text.single_byte(token) if self._joining(token) else None
+        return self._own_text(id, token).encode() if one is None else one
 
     def stream(self) -> TextStream:
         if self._is_bytes:
@@ -128,6 +133,12 @@ class PublishedTokenizer:
 
     def _token(self, id: int) -> str | None:
         return self._tokenizer.id_to_token(_id(id))
+
+    def _own_text(self, id: int, token: str) -> str:
+        """What a token adds after others, as far as that does not depend on them."""
+        if self._anchor is None or self._joining(token) or id in self._special:
+            return token
+        return self.decode([self._anchor, id])[len(self.decode([self._anchor])) :]
 
     def _joins(self, id: int) -> bool:
         token = self._token(id)
