@@ -74,7 +74,7 @@ def test_experts_move_by_themselves():
         return {holding.placement for holding in trainer.ranks.holdings.values()}
 
     (placement,) = run_parts(Alone(), 4, work)
-    assert placement.counts.max() > 1
+    assert placement != Placement.even(8, 4)
 
 
 def test_more_ranks_than_sequences_are_refused():
