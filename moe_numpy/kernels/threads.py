@@ -100,7 +100,7 @@ class _Limits:
                 self.threads = self.now()
                 self.before = [library.get_num_threads() for library in self.libraries]
                 for library in self.libraries:
-                    library.set_num_threads(1)
+                    _set_threads(library, 1)
             self.depth += 1
             self.mine.depth = getattr(self.mine, "depth", 0) + 1
 
@@ -120,7 +120,15 @@ class _Limits:
 
     def _restore(self) -> None:
         for library, threads in zip(self.libraries, self.before, strict=True):
-            library.set_num_threads(threads)
+            _set_threads(library, threads)
+
+
+def _set_threads(library: Any, threads: int) -> None:
+    """Also in a thread that is not the first to ask, to which threadpoolctl 3.8 would not listen; here all agree."""
+    let_go = getattr(library, "clear_controlling_thread", None)
+    if let_go is not None:
+        let_go(force=True)
+    library.set_num_threads(threads)
 
 
 _here = threading.local()

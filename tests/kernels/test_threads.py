@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -60,6 +61,21 @@ def test_products_get_their_threads_back():
         assert blas.get_num_threads() == 1
         assert threads.count() == before
     assert blas.get_num_threads() == before == threads.count()
+
+
+def test_any_thread_can_lower_the_number_of_threads():
+    """Also after another one has, which threadpoolctl takes for the only one that may."""
+
+    def lowered():
+        with threads.one_thread_products():
+            return [library.get_num_threads() for library in threads._limits.libraries]
+
+    ones = [1] * len(threads._limits.libraries)
+    assert lowered() == ones
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lowered).result() == ones
+    assert lowered() == ones
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
