@@ -15,6 +15,7 @@ from .commands.doctor import doctor
 from .commands.generate import generate
 from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
+from .commands.ledger import ledger
 from .commands.quantize import quantize
 from .commands.recipes import recipes
 from .commands.train import train
@@ -51,7 +52,7 @@ def main(
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, inspect, convert, quantize, gradcheck, recipes, count):
+for command in (demo, train, generate, inspect, convert, quantize, gradcheck, recipes, count, ledger):
     app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)

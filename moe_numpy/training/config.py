@@ -8,9 +8,11 @@ import numpy as np
 
 from ..devices import DEVICES, DTYPES
 from ..models.config import read_settings
-from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES
+from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES, DEDUPLICATIONS
 
-_ADDED: dict[str, Any] = {"freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global"}
+_ADDED: dict[str, Any] = {
+    "freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global", "deduplicate": "none",
+}  # fmt: skip
 _MOST = 10**9  # of steps, sequences and passes
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -38,6 +40,8 @@ class TrainingConfig:
         capacity_scope: with several ranks, whether capacities are ``"global"``, those of the whole batch, or of the
             tokens of each ``"rank"``.
         balance_scope: likewise, whether balance losses are ``"global"`` or the mean of the ranks' ``"local"`` ones.
+        deduplicate: with several ranks, whether a row that several experts of one rank want travels once: ``"none"``,
+            ``"exact"``, or ``"sums"``, which also adds up answers and gradients before they travel, in another order.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -58,6 +62,7 @@ class TrainingConfig:
     parts: int | None = None
     capacity_scope: str = "global"
     balance_scope: str = "global"
+    deduplicate: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -84,6 +89,7 @@ class TrainingConfig:
             ("dtype", DTYPES),
             ("capacity_scope", CAPACITY_SCOPES),
             ("balance_scope", BALANCE_SCOPES),
+            ("deduplicate", DEDUPLICATIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
