@@ -44,7 +44,10 @@ def ledger(
             raise ValueError(f"{run} has no ledger.json: one rank sends nothing; several write it with each checkpoint")
         config = opened.training_config
         tokens = config.accumulate * config.batch_size * opened.model_config.context
-        document = {"deterministic": config.parts is not None, **_document(counted, tokens)}
+        try:
+            document = {"deterministic": config.parts is not None, **_document(counted, tokens)}
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{run / 'ledger.json'} is damaged: {error}") from error
     if json:
         print_json(document)
     else:

@@ -59,13 +59,13 @@ def share_experts(
             if isinstance(experts, WithZeroExperts):
                 home = module.router.num_experts - module.num_experts if module.router is not None else 0
                 experts.num_real, experts = len(placement.experts[communicator.rank]), experts.real
-            module.holding = Holding(communicator, placement, home, deduplicate, name=name)
+            module.holding = Holding(communicator, placement, home, deduplicate, name=name.rstrip("."))
             for parameter in experts.parameters():
                 if id(parameter) not in of_experts:  # layers may have the same experts
                     of_experts[id(parameter)] = module.holding
                     parameter.data = parameter.data[list(module.holding.held)]
         elif isinstance(module, Router):
-            module.communicator, module.balance_scope, module.name = communicator, balance_scope, name
+            module.communicator, module.balance_scope, module.name = communicator, balance_scope, name.rstrip(".")
             capacity = module.config.capacity
             if capacity_scope == "rank" and capacity is not None and capacity.scope == "batch":
                 module.config = replace(module.config, capacity=replace(capacity, scope="rank"))

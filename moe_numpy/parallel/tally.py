@@ -18,7 +18,7 @@ class Tally:
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, Any]] = {}
 
-    def add(self, what: str, described: Mapping[str, Any], **amounts: int | Int[Array, " n"]) -> None:
+    def add(self, what: str, described: Mapping[str, Any], **amounts: int | Int[Array, " _"]) -> None:
         """Add to the entry of this description, which is made if there is none.
 
         Args:
