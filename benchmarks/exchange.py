@@ -106,9 +106,7 @@ def saving(layer: Layer) -> dict[str, Any]:
     plain, exact, sums = (done[how] for how in DEDUPLICATIONS)
     if any(not np.array_equal(a, b) for a, b in zip(plain["values"], exact["values"], strict=True)):
         raise RuntimeError(f"{layer.name}: rows that travel once have changed the result")
-    differences = [
-        float(abs(a - b).max() / abs(a).max()) for a, b in zip(plain["values"], sums["values"], strict=True)
-    ]
+    differences = [float(abs(a - b).max() / abs(a).max()) for a, b in zip(plain["values"], sums["values"], strict=True)]
     tokens, row = _TOKENS * layer.ranks, 4 * layer.d_model
     others = (layer.ranks - 1) / layer.ranks
     return {

@@ -58,13 +58,16 @@ def ledger(
 
 def _document(counted: RunLedger, tokens_per_step: int) -> dict[str, Any]:
     expected = predicted(counted.tally, counted.num_ranks)
+    of_steps = predicted([entry for entry in counted.tally if _of_a_step(entry)], counted.num_ranks)
     nothing = np.zeros((counted.num_ranks, counted.num_ranks), np.int64)
     kinds = {}
     total = nothing
     for kind in dict.fromkeys([*counted.sent, *expected]):
         sent, must = np.array(counted.sent.get(kind, nothing), np.int64), expected.get(kind, nothing)
         if sent.any() or must.any():
-            kinds[kind] = {"sent": sent.tolist(), "predicted": must.tolist()}
+            in_steps = of_steps.get(kind)
+            passes = None if in_steps is None else int(in_steps.sum())
+            kinds[kind] = {"sent": sent.tolist(), "predicted": must.tolist(), "training_passes": passes}
             total = total + sent
     return {
         "ranks": counted.num_ranks,
@@ -76,6 +79,12 @@ def _document(counted: RunLedger, tokens_per_step: int) -> dict[str, Any]:
         "kinds": kinds,
         "differences": [kind for kind, of in kinds.items() if of["sent"] != of["predicted"]],
     }
+
+
+def _of_a_step(entry: dict[str, Any]) -> bool:
+    """Whether it is of the passes of training, or of their gradients."""
+    of_gradients = entry["what"] == "replicas" or entry.get("kind") == "dense gradients"
+    return of_gradients or bool(entry.get("training") or entry.get("gradients"))
 
 
 def _print(console: Console, name: str, document: dict[str, Any]) -> None:
@@ -91,24 +100,25 @@ def _print(console: Console, name: str, document: dict[str, Any]) -> None:
 
 
 def _print_kinds(console: Console, document: dict[str, Any], steps: int) -> None:
-    print_title(console, "Bytes sent to other ranks, validation and checkpoints included")
+    print_title(console, "Bytes sent to other ranks; per step and token those of training passes alone")
     table = plain_table()
     table.add_column("kind", no_wrap=True)
     for column in ("sent", "predicted", "per step", "per token"):
         table.add_column(column, justify="right", no_wrap=True)
 
-    def add(kind: str, sent: int, must: int) -> None:
-        agrees = kind not in document["differences"]
-        per_step = sent / steps if steps else 0.0
-        per_token = f"{per_step / document['tokens_per_step']:,.1f}"
-        shown = Text(f"{must:,}") if agrees else Text(f"{must:,} !", "bold red")
-        table.add_row(kind, f"{sent:,}", shown, f"{per_step:,.0f}", per_token)
+    def add(kind: str, sent: int, must: int, passes: int | None) -> None:
+        shown = Text(f"{must:,}") if kind not in document["differences"] else Text(f"{must:,} !", "bold red")
+        per_step = None if passes is None or not steps else passes / steps
+        per_token = "-" if per_step is None else f"{per_step / document['tokens_per_step']:,.1f}"
+        table.add_row(kind, f"{sent:,}", shown, "-" if per_step is None else f"{per_step:,.0f}", per_token)
 
-    sums = {kind: (int(np.sum(of["sent"])), int(np.sum(of["predicted"]))) for kind, of in document["kinds"].items()}
-    for kind, (sent, must) in sorted(sums.items(), key=lambda each: -each[1][0]):
-        add(kind, sent, must)
-    table.add_section()
-    add("all", document["bytes"], sum(must for _, must in sums.values()))
+    rows = [
+        (kind, int(np.sum(of["sent"])), int(np.sum(of["predicted"])), of["training_passes"])
+        for kind, of in document["kinds"].items()
+    ]
+    for row in sorted(rows, key=lambda row: -row[1]):
+        add(*row)
+    add("all", document["bytes"], sum(row[2] for row in rows), sum(row[3] or 0 for row in rows))
     console.print(table)
     if not document["differences"]:
         console.print("Sent and predicted agree to the byte, from each rank to each other.")

@@ -78,6 +78,7 @@ class WholeBatch:
         logits, ids = self.gathered["logits"].data, self.batch.token_ids
         described = {
             "name": name,
+            "training": self.batch.training,
             "num_experts": logits.shape[1],
             "bytes": logits.dtype.itemsize,
             "id_bytes": 0 if ids is None else ids.dtype.itemsize,

@@ -17,8 +17,8 @@ _OWN_KIND = "ledger"  # under which ranks tell one another their ledgers
 class RunLedger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ledgers of all ranks, R of them.
 
-    A checkpoint has that of its steps, and a run goes on from there. What was sent after it, such as a validation at the
-    same step, is then not in the ledger.
+    A checkpoint has that of its steps, and a run goes on from there. What was sent after it is then not in the ledger,
+    such as a validation at the same step.
 
     Attributes:
         num_ranks: R; in the deterministic mode the number of parts.
