@@ -15,6 +15,7 @@ from .commands.doctor import doctor
 from .commands.generate import generate
 from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
+from .commands.ledger import ledger
 from .commands.plan import plan
 from .commands.quantize import quantize
 from .commands.recipes import recipes
@@ -53,7 +54,7 @@ def main(
             stream.reconfigure(errors="replace")  # a model may write characters that the terminal lacks
 
 
-for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count, plan):
+for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count, plan, ledger):
     app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)

@@ -35,7 +35,7 @@ from .training_start import print_left_out, print_start
 
 _TRAINING = {
     "steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype", "freeze",
-    "parts", "capacity_scope", "balance_scope", "rebalance_every", "places",
+    "parts", "capacity_scope", "balance_scope", "rebalance_every", "places", "deduplicate",
 }  # fmt: skip
 _PARTS = 4  # of a batch in the deterministic mode
 _RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
@@ -162,6 +162,14 @@ def train(
     balance_scope: Annotated[
         str | None, _parallel("global: losses of the whole batch; local: the mean of the ranks'.", "global")
     ] = None,
+    deduplicate: Annotated[
+        str | None,
+        _parallel(
+            "exact: a row travels once to each rank, with the same bits; sums: answers and gradients are added up "
+            "before they travel too.",
+            "none",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Train a model on the built-in text or your own; Ctrl-C and SIGTERM save, --resume continues.
@@ -194,6 +202,7 @@ def train(
         "balance_scope": balance_scope,
         "rebalance_every": rebalance_every,
         "places": places,
+        "deduplicate": deduplicate,
     }
     given = {name: value for name, value in options.items() if value is not None}
     with refusals():

@@ -23,8 +23,9 @@ from ..autodiff.arrays import is_finite
 from ..kernels import add_rows, kernel, take_rows, to_host
 from ..ops import Cast, FillPlaces, Reshape, Transpose
 from ..ops.matmul import product
-from ..parallel import Alone, Exchange, Holding, Placement
+from ..parallel import Alone, Holding, Placement
 from ..typing import Array, Float, Int
+from .exchanged import exchanged
 from .experts import rows_of_experts
 from .routing import Routing
 
@@ -208,20 +209,26 @@ def dispatch_sorted(x: Float[Tensor, "T d"], routing: Routing, experts: Experts)
 
 
 def dispatch_exchange(
-    x: Float[Tensor, "T d"], routing: Routing, experts: Experts, holding: Holding | None = None
+    x: Float[Tensor, "T d"],
+    routing: Routing,
+    experts: Experts,
+    holding: Holding | None = None,
+    meanwhile: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "T d"]:
     """Permute, send, run the experts that are here on what comes from all ranks, send back, combine at home.
 
-    ``holding`` says which experts are on which rank; without it, all of them are on this one.
+    Args:
+        x, routing, experts: as for the other strategies.
+        holding: which experts are on which rank; without it, all of them are on this one.
+        meanwhile: computes what is added to the result, while rows and their gradients are on their way.
     """
     if holding is None:
         holding = Holding(Alone(), Placement.even(routing.num_experts, 1))
     routing = routing.only_kept()
     rows, gate = gate_input(Permute.apply(x, routing.token), routing.gate, routing)
-    route, offsets = holding.route(routing.expert, routing.token, routing.first_token)
-    answers = experts(Exchange.apply(rows, route=route, kind="rows"), offsets)
-    back = Exchange.apply(answers, route=route.reverse, kind="answers")
-    return Combine.apply(back, gate, routing.token, num_tokens=routing.num_tokens)
+    back, always = exchanged(rows, routing.expert, routing.token, routing.first_token, experts, holding, x, meanwhile)
+    y = Combine.apply(back, gate, routing.token, num_tokens=routing.num_tokens)
+    return y if always is None else always + y
 
 
 STRATEGIES: Mapping[str, Callable[[Tensor, Routing, Experts], Tensor]] = {

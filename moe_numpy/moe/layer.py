@@ -16,6 +16,7 @@ from ..ops import Concatenate, Sigmoid
 from ..parallel import Holding
 from ..typing import Bool, Float, Int, Random
 from .dispatch import STRATEGIES, Combine, Permute, dispatch_exchange, gate_input
+from .dispatch_copies import dispatch_copies
 from .experts import WithZeroExperts, make_experts, require_sizes, rows_of_experts
 from .router import Router, RouterConfig
 from .routing import Batch, Routing
@@ -133,16 +134,24 @@ class MoE(Module):
         """
         tokens, batch, padding = _tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
         routing = self.router(tokens, batch)
-        if self.holding is None:
+        holding, meanwhile = self.holding, None
+        if holding is None:
             y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
         else:
-            y = dispatch_exchange(tokens, routing, self.experts, self.holding)
-        if self.shared is not None:
-            always = self.shared(tokens)
-            if self.shared_gate is not None:
-                always = Sigmoid.apply(self.shared_gate(tokens)) * always
-            y = y + always
+            # learned noise has two gradients for x, and the order in which all are added would be another
+            if self.shared is not None and holding.overlap and self.router.noise_weight is None:
+                meanwhile = self._always
+            strategy = dispatch_exchange if holding.deduplicate == "none" else dispatch_copies
+            y = strategy(tokens, routing, self.experts, holding, meanwhile)
+        if self.shared is not None and meanwhile is None:
+            y = y + self._always(tokens)
         return (y.reshape(*x.shape), routing) if padding is None else _with_padding(y, routing, padding)
+
+    def _always(self, x: Float[Tensor, "T d"]) -> Float[Tensor, "T d"]:
+        """What the shared experts answer."""
+        assert self.shared is not None
+        y: Tensor = self.shared(x)
+        return y if self.shared_gate is None else Sigmoid.apply(self.shared_gate(x)) * y
 
     def active_parameters(self) -> int:
         """The active parameters per token, on average: all but those of the experts that it does not choose."""

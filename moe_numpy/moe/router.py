@@ -111,6 +111,7 @@ class Router(Module):
     Attributes:
         communicator: where several ranks share a batch: their routers then decide together, as one would.
         balance_scope: ``"global"``, losses of the whole batch, or ``"local"``, the mean of the ranks' losses.
+        name: for the tally of the ranks.
 
     Raises:
         ValueError: a setting does not fit ``num_experts``.
@@ -136,6 +137,7 @@ class Router(Module):
         self.since_step = SinceStep()
         self.communicator: Communicator | None = None
         self.balance_scope = "global"
+        self.name = ""
 
     @property
     def per_token(self) -> float:
@@ -154,7 +156,9 @@ class Router(Module):
         logits = whole.gather(h, "logits")
         noisy = logits if noisy is h else whole.gather(noisy, "noisy logits")
         sigma = None if sigma is None else whole.gather(sigma, "noise")
-        return self._routing(logits, noisy, sigma, whole.batch).of_tokens(whole.own)
+        routing = self._routing(logits, noisy, sigma, whole.batch)
+        whole.note(self.name, [routing.gate, routing.auxiliary_loss])
+        return routing.of_tokens(whole.own)
 
     def _routing(
         self,

@@ -13,6 +13,7 @@ from .soft import SoftMoE
 
 CAPACITY_SCOPES = ("global", "rank")
 BALANCE_SCOPES = ("global", "local")
+DEDUPLICATIONS = ("none", "exact", "sums")
 
 
 def share_experts(
@@ -22,6 +23,7 @@ def share_experts(
     experts_across: int | None = None,
     capacity_scope: str = "global",
     balance_scope: str = "global",
+    deduplicate: str = "none",
 ) -> Mapping[str, Holding]:
     """Keep the weights of this rank's experts, and let layers and routers work with the other ranks; in place.
 
@@ -33,20 +35,22 @@ def share_experts(
             tokens have their own.
         balance_scope: ``"global"``: balance losses are those of the whole batch. ``"local"``: the mean of the ranks'
             losses, which is another loss.
+        deduplicate: how a row travels that several experts of one rank want, see :class:`Holding`.
 
     Returns:
         By name, the parameters that have an entry for each expert of this rank, and who holds which.
 
     Raises:
-        ValueError: a scope is unknown, or experts_across does not divide the number of ranks.
+        ValueError: a setting is unknown, or experts_across does not divide the number of ranks.
     """
     _require("capacity_scope", capacity_scope, CAPACITY_SCOPES)
     _require("balance_scope", balance_scope, BALANCE_SCOPES)
+    _require("deduplicate", deduplicate, DEDUPLICATIONS)
     across = communicator.size if experts_across is None else experts_across
     if across < 1 or communicator.size % across:
         raise ValueError(f"experts_across must divide the number of ranks, {communicator.size}, got {across}")
     of_experts: dict[int, Holding] = {}
-    for _, module in model.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, MoE | SoftMoE):
             even = Placement.even(module.num_experts, across)
             placement = Placement(even.experts * (communicator.size // across), module.num_experts)
@@ -55,13 +59,13 @@ def share_experts(
             if isinstance(experts, WithZeroExperts):
                 home = module.router.num_experts - module.num_experts if module.router is not None else 0
                 experts.num_real, experts = len(placement.experts[communicator.rank]), experts.real
-            module.holding = Holding(communicator, placement, home)
+            module.holding = Holding(communicator, placement, home, deduplicate, name=name.rstrip("."))
             for parameter in experts.parameters():
                 if id(parameter) not in of_experts:  # layers may have the same experts
                     of_experts[id(parameter)] = module.holding
                     parameter.data = parameter.data[list(module.holding.held)]
         elif isinstance(module, Router):
-            module.communicator, module.balance_scope = communicator, balance_scope
+            module.communicator, module.balance_scope, module.name = communicator, balance_scope, name.rstrip(".")
             capacity = module.config.capacity
             if capacity_scope == "rank" and capacity is not None and capacity.scope == "batch":
                 module.config = replace(module.config, capacity=replace(capacity, scope="rank"))
@@ -71,4 +75,4 @@ def share_experts(
 
 def _require(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r}")

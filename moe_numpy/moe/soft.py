@@ -11,8 +11,9 @@ from ..nn.module import normal
 from ..nn.padding import padding_of
 from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose, Where
 from ..ops.arithmetic import at_least_float32
-from ..parallel import Exchange, Holding
+from ..parallel import Holding
 from ..typing import Array, Bool, Float, Random
+from .exchanged import exchanged
 from .experts import make_experts, require_sizes
 
 
@@ -89,9 +90,7 @@ class SoftMoE(Module):
             return y
         xp = array_namespace(offsets)
         expert = xp.repeat(xp.arange(self.num_experts), rows.shape[0] // self.num_experts)
-        route, offsets = self.holding.route(expert, xp.arange(rows.shape[0]), 0)
-        answers = self.experts(Exchange.apply(rows, route=route, kind="rows"), offsets)
-        return Exchange.apply(answers, route=route.reverse, kind="answers")
+        return exchanged(rows, expert, xp.arange(rows.shape[0]), 0, self.experts, self.holding)[0]
 
     def active_parameters(self) -> int:
         """All of them: every token takes part in every slot."""

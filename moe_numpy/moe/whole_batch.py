@@ -4,7 +4,8 @@ Logits are few numbers beside tokens. So ranks exchange them, and every router d
 process would: noise, capacity, balance, choices that compare tokens. Then each rank keeps what concerns its own tokens.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -26,11 +27,15 @@ class WholeBatch:
         communicator: the ranks.
         counts: tokens of each.
         batch: of all together; ``batch.rng`` draws for all.
+        told: how many lengths of sequences this rank told the others.
+        gathered: by kind, what was gathered.
     """
 
     communicator: Communicator
     counts: tuple[int, ...]
     batch: Batch
+    told: int = 0
+    gathered: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, communicator: Communicator, num_tokens: int, batch: Batch) -> "WholeBatch":
@@ -42,8 +47,10 @@ class WholeBatch:
         counts = tuple(n for n, *_ in all_known)
         used = [each for each in all_known if each[0]] or all_known[:1]
         lengths: tuple[int, ...] | None = None
+        told = 0
         if len({length for _, length, _, _ in used}) > 1 or any(num for _, _, num, _ in used):
             mine = uneven or (batch.sequence_length,) * (num_tokens // max(batch.sequence_length, 1))
+            told = len(mine)
             sizes = [num or (n // max(length, 1)) for n, length, num, _ in all_known]
             lengths = tuple(to_host(gather(communicator, np.array(mine, np.int64), sizes, "sizes")).tolist())
         ids = batch.token_ids
@@ -51,7 +58,7 @@ class WholeBatch:
             ids = gather(communicator, ids.reshape(-1), counts, "token ids")
         length = max(length for _, length, _, _ in used)
         whole = replace(batch, sequence_length=length, lengths=lengths, token_ids=ids, shares=counts)
-        return cls(communicator, counts, whole)
+        return cls(communicator, counts, whole, told)
 
     @property
     def own(self) -> slice:
@@ -62,12 +69,42 @@ class WholeBatch:
     def gather(self, x: Float[Tensor, "n E"], kind: str) -> Float[Tensor, "N E"]:
         """A row for each token of all ranks, from those of this one."""
         gathered: Tensor = Gather.apply(x, communicator=self.communicator, counts=self.counts, kind=kind)
+        self.gathered[kind] = gathered
         return gathered
+
+    def note(self, name: str, results: Sequence[Tensor | None]) -> None:
+        """Enter a pass of the router of this name, which made ``results`` of what was gathered, into the tally."""
+        reached = _ops_below(results)
+        logits, ids = self.gathered["logits"].data, self.batch.token_ids
+        described = {
+            "name": name,
+            "training": self.batch.training,
+            "num_experts": logits.shape[1],
+            "bytes": logits.dtype.itemsize,
+            "id_bytes": 0 if ids is None else ids.dtype.itemsize,
+            "gathered": list(self.gathered),
+            "gradients": [kind for kind, x in self.gathered.items() if x.function in reached],
+        }
+        tokens = self.counts[self.communicator.rank]
+        self.communicator.ledger.tally.add("router", described, passes=1, tokens=tokens, lengths=self.told)
 
     def of_own(self, batch: Batch) -> Batch:
         """The batch of this rank, which draws for all tokens and gets what its own are given."""
         rng = None if batch.rng is None else OwnDraws(batch.rng, sum(self.counts), self.own)
         return replace(batch, rng=rng)
+
+
+def _ops_below(results: Sequence[Tensor | None]) -> set[Any]:
+    """The ops whose results these are made of, down to what was gathered."""
+    ops = [x.function for x in results if x is not None and x.function is not None]
+    seen: set[Any] = set()
+    while ops:
+        op = ops.pop()
+        if op not in seen:
+            seen.add(op)
+            if not isinstance(op, Gather):
+                ops += [edge.source for edge in op.edges if edge is not None and not edge.is_leaf]
+    return seen
 
 
 class OwnDraws:

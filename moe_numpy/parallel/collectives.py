@@ -72,6 +72,7 @@ def add_up(communicator: Communicator, arrays: Sequence[Shaped[Array, "..."]], k
 def require_equal(communicator: Communicator, described: dict[str, Any], kind: str = "settings") -> None:
     """ValueError on every rank, with the entries that differ and where, unless all ranks give the same."""
     text = np.frombuffer(json.dumps(described, sort_keys=True, default=str).encode(), np.uint8)
+    communicator.ledger.tally.add("told", {"kind": kind}, numbers=1, text=len(text))
     counts = [n for (n,) in gather_numbers(communicator, [len(text)], kind)]
     texts = np.split(to_host(gather(communicator, text, counts, kind)), np.cumsum(counts)[:-1])
     theirs = [json.loads(bytes(each)) for each in texts]

@@ -4,7 +4,7 @@ A communicator moves rows of one array: to each rank its part, from each rank wh
 that (:mod:`collectives`), so a further way to connect ranks needs no more than ``rank``, ``size`` and ``exchange``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..typing import Array, Shaped
@@ -18,7 +18,7 @@ class Communicator(Protocol):
     Attributes:
         rank: the own number, 0 to size - 1.
         size: R, how many there are.
-        ledger: what was sent.
+        ledger: what was sent, and what there was to send.
     """
 
     rank: int
@@ -61,6 +61,16 @@ class Arrived:
 
     def wait(self) -> Any:
         return self._rows
+
+
+class Then:
+    """Rows that are on their way, and what is done with them once they are there."""
+
+    def __init__(self, pending: Pending, work: Callable[[Any], Any]):
+        self._pending, self._work = pending, work
+
+    def wait(self) -> Any:
+        return self._work(self._pending.wait())
 
 
 class Alone:

@@ -9,7 +9,7 @@ The derivative of moving rows is moving them back: dr goes the same way in the o
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -17,21 +17,32 @@ from array_api_compat import array_namespace
 from ..autodiff import Function
 from ..kernels import count, scatter, stable_order, take_rows, to_host
 from ..typing import Array, Float, Int, Shaped
-from .communicator import Communicator
+from .communicator import Communicator, Pending, Then
 from .placement import Placement
+
+
+@runtime_checkable
+class Way(Protocol):
+    """How rows get to other ranks, and their gradients back."""
+
+    def there(self, rows: Any, kind: str) -> Pending:
+        """Send rows; what arrives is in the order of those who asked for it."""
+
+    def back(self, grad: Any, kind: str) -> Pending:
+        """Send the gradient of what arrived; what comes is that of the rows."""
 
 
 class Exchange(Function):
     """r'_m = r_n: each row n goes to place m of the rank that asked for it."""
 
-    def forward(self, rows: Float[Array, "N d"], *, route: "Route", kind: str = "rows") -> Float[Array, "M d"]:
+    def forward(self, rows: Float[Array, "N d"], *, way: Way, kind: str = "rows") -> Float[Array, "M d"]:
         """All ranks together; ``kind`` is how the ledger calls the rows."""
-        self.route, self.kind = route, kind
-        return route.there(rows, kind)
+        self.way, self.kind = way, kind
+        return way.there(rows, kind).wait()
 
     def backward(self, grad: Float[Array, "M d"]) -> Any:
         """dr_n = dr'_m: the gradients travel back."""
-        return self.route.reverse.there(grad, f"gradients of {self.kind}")
+        return self.way.back(grad, f"gradients of {self.kind}").wait()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +59,19 @@ class Route:
     communicator: Communicator
     send: list[int]
     receive: list[int]
-    leaving: Int[Array, " N"] | None
-    arriving: Int[Array, " M"] | None
+    leaving: Int[Array, " N"] | None = None
+    arriving: Int[Array, " M"] | None = None
 
-    def there(self, rows: Shaped[Array, "N *rest"], kind: str) -> Shaped[Array, "M *rest"]:
+    def there(self, rows: Shaped[Array, "N *rest"], kind: str) -> Pending:
         """The rows where they are wanted."""
         rows = rows if self.leaving is None else take_rows(rows, self.leaving)
-        rows = self.communicator.exchange(rows, self.send, self.receive, kind)
-        return rows if self.arriving is None else take_rows(rows, self.arriving)
+        pending = self.communicator.begin(rows, self.send, self.receive, kind)
+        order = self.arriving
+        return pending if order is None else Then(pending, lambda come: take_rows(come, order))
+
+    def back(self, grad: Shaped[Array, "M *rest"], kind: str) -> Pending:
+        """The same by the reverse route."""
+        return self.reverse.there(grad, kind)
 
     @cached_property
     def reverse(self) -> "Route":
@@ -71,11 +87,19 @@ class Holding:
         communicator: the ranks.
         placement: who holds which expert.
         num_home: experts after those of the placement, which every rank has and no row travels to.
+        deduplicate: how a row travels that several experts of one rank want: ``"none"``, as often as they are; or once,
+            see :mod:`moe_numpy.parallel.copies`, with the same bits (``"exact"``), or with answers and gradients that
+            are added before they travel (``"sums"``).
+        overlap: whether the layer computes its shared experts while rows travel.
+        name: of the layer, for the tally.
     """
 
     communicator: Communicator
     placement: Placement
     num_home: int = 0
+    deduplicate: str = "none"
+    overlap: bool = True
+    name: str = ""
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -83,44 +107,67 @@ class Holding:
         return self.placement.experts[self.communicator.rank]
 
     @cached_property
-    def _all(self) -> Placement:
-        """With those at home, which are the last of every rank."""
+    def slots(self) -> Placement:
+        """The places of the ranks, with those of experts at home, which are the last of every rank."""
         num = self.placement.num_experts
         home = tuple(range(num, num + self.num_home))
         return Placement(tuple(held + home for held in self.placement.experts), num + self.num_home)
 
     def route(
         self, expert: Int[Array, " N"], token: Int[Array, " N"], first_token: int
-    ) -> tuple[Route, Int[Array, " W1"]]:
-        """The way of this rank's assignments, and the offsets of the rows that come: W slots are on this rank.
+    ) -> tuple[Route, Int[Array, " W1"], Int[np.ndarray, " S"]]:
+        """The way of this rank's assignments, the offsets of the rows that come, and how many leave for each slot.
+
+        W slots are on this rank.
 
         Args:
             expert, token: of the assignments, by expert, then by token.
             first_token: the index of this rank's first token in the batch of all ranks.
         """
-        xp, rank, size = array_namespace(expert), self.communicator.rank, self.communicator.size
-        slot = self._slot(expert, token + first_token)
-        of_slots = to_host(count(slot, len(self._all.slot_expert)))
-        widths = np.diff(self._all.offsets).tolist()
+        rank, size = self.communicator.rank, self.communicator.size
+        slot = self.slot_of(expert, token + first_token)
+        of_slots = to_host(count(slot, len(self.slots.slot_expert)))
+        widths = np.diff(self.slots.offsets).tolist()
         come = self.communicator.exchange(of_slots, widths, [widths[rank]] * size, "counts").reshape(size, -1)
-        send = np.add.reduceat(np.append(of_slots, 0), self._all.offsets[:-1]) * (np.array(widths) > 0)
-        leaving = None if self._stay_in_order else stable_order(slot, len(self._all.slot_expert))
+        return *self.route_of(slot, of_slots, come), of_slots
+
+    def route_of(
+        self, slot: Int[Array, " N"], of_slots: Int[np.ndarray, " S"], come: Int[np.ndarray, "R W"]
+    ) -> tuple[Route, Int[Array, " W1"]]:
+        """The way of assignments to these slots, and the offsets, once it is known how many come from each rank."""
+        xp, starts = array_namespace(slot), self.slots.offsets
+        send = np.add.reduceat(np.append(of_slots, 0), starts[:-1]) * (np.diff(starts) > 0)
+        leaving = None if self._stay_in_order else stable_order(slot, len(of_slots))
         arriving = xp.asarray(_by_column(come))
         offsets = xp.asarray(np.append(0, np.cumsum(come.sum(axis=0))))
         return Route(self.communicator, send.tolist(), come.sum(axis=1).tolist(), leaving, arriving), offsets
 
-    def _slot(self, expert: Int[Array, " N"], token: Int[Array, " N"]) -> Int[Array, " N"]:
+    def note(self, row: Any, gradients: list[str], *, gate_bytes: int = 0, **amounts: Any) -> None:
+        """Enter a pass of this layer into the tally.
+
+        Args:
+            row: an array of such rows as travel.
+            gradients: of what gradients travel back; nothing in evaluation.
+            gate_bytes: of a gate weight, where these travel.
+            amounts: of this rank.
+        """
+        placement = [list(held) for held in self.placement.experts]
+        described = {"name": self.name, "placement": placement, "home": self.num_home, "deduplicate": self.deduplicate}
+        sizes = {"d_model": row.shape[1], "bytes": row.dtype.itemsize, "gate_bytes": gate_bytes}
+        self.communicator.ledger.tally.add("layer", {**described, **sizes, "gradients": gradients}, passes=1, **amounts)
+
+    def slot_of(self, expert: Int[Array, " N"], token: Int[Array, " N"]) -> Int[Array, " N"]:
         """Where each assignment goes: an expert at home is the own one."""
-        slot = self._all.slot_of(expert, token)
+        slot = self.slots.slot_of(expert, token)
         if not self.num_home:
             return slot
-        own = int(self._all.offsets[self.communicator.rank + 1]) - self._all.num_experts
+        own = int(self.slots.offsets[self.communicator.rank + 1]) - self.slots.num_experts
         return array_namespace(expert).where(expert < self.placement.num_experts, slot, own + expert)
 
     @cached_property
     def _stay_in_order(self) -> bool:
         """Whether assignments in the order of experts are in that of slots."""
-        return np.array_equal(self._all.slot_expert, np.arange(self._all.num_experts))
+        return np.array_equal(self.slots.slot_expert, np.arange(self.slots.num_experts))
 
 
 def _by_column(counts: Int[np.ndarray, "R W"]) -> Int[np.ndarray, " M"]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..typing import Array, Int
+from .tally import Tally
 
 
 class Ledger:
@@ -17,11 +18,13 @@ class Ledger:
 
     Attributes:
         sent: for each kind, the bytes to each rank; what stays here is not counted.
+        tally: what there was to move.
     """
 
     def __init__(self, num_ranks: int):
         self.num_ranks = num_ranks
         self.sent: dict[str, Int[Array, " R"]] = {}
+        self.tally = Tally()
 
     def note(self, kind: str, rows: Any, counts: Sequence[int], own: int) -> None:
         """Add one exchange: ``counts[r]`` of the rows go to rank r; ``own`` is the rank that sends."""

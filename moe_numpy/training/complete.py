@@ -55,9 +55,11 @@ def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) 
             return None
         final = validate()
     losses[steps] = final.loss
+    ledger = trainer.ranks.ledger(steps)
     if not trainer.ranks.is_first:
         return {}
     write(losses)
+    run.write_ledger(ledger)
     summary = summarize(run, trainer, losses.get(0), final)
     run.write_summary(summary)
     return summary

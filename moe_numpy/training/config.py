@@ -8,11 +8,11 @@ import numpy as np
 
 from ..devices import DEVICES, DTYPES
 from ..models.config import read_settings
-from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES
+from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES, DEDUPLICATIONS
 
 _ADDED: dict[str, Any] = {
     "freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global", "rebalance_every": 0,
-    "places": None,
+    "places": None, "deduplicate": "none",
 }  # fmt: skip
 _MOST = 10**9  # of steps, sequences and passes
 _LARGEST = float(np.finfo(np.float32).max)
@@ -43,6 +43,8 @@ class TrainingConfig:
         balance_scope: likewise, whether balance losses are ``"global"`` or the mean of the ranks' ``"local"`` ones.
         rebalance_every: steps after which experts move to other ranks by the load since; 0 leaves them where they are.
         places: the most experts on a rank then; more than needed make replicas. None is as many as needed.
+        deduplicate: with several ranks, whether a row that several experts of one rank want travels once: ``"none"``,
+            ``"exact"``, or ``"sums"``, which also adds up answers and gradients before they travel, in another order.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -65,6 +67,7 @@ class TrainingConfig:
     balance_scope: str = "global"
     rebalance_every: int = 0
     places: int | None = None
+    deduplicate: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -95,6 +98,7 @@ class TrainingConfig:
             ("dtype", DTYPES),
             ("capacity_scope", CAPACITY_SCOPES),
             ("balance_scope", BALANCE_SCOPES),
+            ("deduplicate", DEDUPLICATIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

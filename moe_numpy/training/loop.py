@@ -88,7 +88,8 @@ class Trainer:
         self.corpus = corpus
         self.model = initial_model(model_config, config, source)
         self.num_parameters, self.active_parameters = self.model.num_parameters(), self.model.active_parameters()
-        self.ranks.share(self.model, config.capacity_scope, config.balance_scope)
+        scopes = {"capacity_scope": config.capacity_scope, "balance_scope": config.balance_scope}
+        self.ranks.share(self.model, **scopes, deduplicate=config.deduplicate)
         self.model.to(config.device, float_type(config.dtype))
         named: Any = self.model.named_parameters()
         if config.freeze:  # no moments for the others

@@ -9,6 +9,7 @@ So gradients are added, never averaged: those of dense parameters over all ranks
 is, since the rows of all ranks have travelled there, and are added over its replicas only.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from ..parallel.collectives import add_up, gather, gather_numbers, shares
 from ..parallel.moving import moved
 from ..parallel.replicas import add_up_replicas, is_first_replica
 from .optimizers import AdamW, sum_of_squares
+from .run_ledger import RunLedger
 
 
 class Ranks:
@@ -38,6 +40,8 @@ class Ranks:
         self.communicator = Alone() if communicator is None else communicator
         self.experts_across = experts_across
         self.holdings: dict[str, Holding] = {}
+        self._tally = self.communicator.ledger.tally
+        self._ledger_before = RunLedger(self.size)
 
     @property
     def size(self) -> int:
@@ -49,12 +53,11 @@ class Ranks:
         """Whether this is rank 0, which writes and prints."""
         return self.communicator.rank == 0
 
-    def share(self, model: Transformer, capacity_scope: str, balance_scope: str) -> None:
-        """Leave this rank its experts; in place."""
+    def share(self, model: Transformer, **settings: str) -> None:
+        """Leave this rank its experts; in place. The settings are those of :func:`share_experts`."""
         if self.size > 1 or self.experts_across is not None:
-            scopes = {"capacity_scope": capacity_scope, "balance_scope": balance_scope}
             across = self.experts_across
-            self.holdings = dict(share_experts(model, self.communicator, experts_across=across, **scopes))
+            self.holdings = dict(share_experts(model, self.communicator, experts_across=across, **settings))
 
     def own(self, num_sequences: int) -> slice:
         """The sequences of this rank."""
@@ -77,11 +80,12 @@ class Ranks:
         xp = array_namespace(dense[0].data)
         # an expert layer without tokens on this rank leaves no gradient here, and one elsewhere
         gradients = [xp.zeros_like(p.data) if p.grad is None else p.grad for p in dense]
-        for p, gradient in zip(dense, add_up(self.communicator, gradients, "dense gradients"), strict=True):
+        for p, gradient in zip(dense, self._sums(gradients, "dense gradients"), strict=True):
             p.grad = gradient
         for name, p in trained:
             if name in self.holdings:
                 gradient = xp.zeros_like(p.data) if p.grad is None else p.grad
+                self._tally.add("replicas", _described(self.holdings[name], gradient), times=1)
                 p.grad = add_up_replicas(self.holdings[name], gradient, "expert gradients")
 
     def sum_of_squares(self, named_parameters: Iterable[tuple[str, Tensor]]) -> Any:
@@ -98,17 +102,25 @@ class Ranks:
 
     def add_up(self, numbers: Any) -> Any:
         """The sum over ranks of an array."""
-        return add_up(self.communicator, [numbers], "statistics")[0]
+        return self._sums([numbers], "statistics")[0]
+
+    def _sums(self, arrays: list[Any], kind: str) -> list[Any]:
+        for dtype in dict.fromkeys(a.dtype for a in arrays):
+            numbers = sum(a.size for a in arrays if a.dtype == dtype)
+            self._tally.add("sum", {"kind": kind, "bytes": dtype.itemsize, "numbers": numbers}, times=1)
+        return add_up(self.communicator, arrays, kind)
 
     def first_of(self, number: int) -> int:
         """What the first rank has that has anything but 0; 0 if none does."""
         if self.size == 1:
             return number
+        self._tally.add("told", {"kind": "agreement"}, numbers=1, text=0)
         return next((n for (n,) in gather_numbers(self.communicator, [number], "agreement") if n), 0)
 
     def told(self, text: str) -> str:
         """The text of the first rank."""
         code = np.frombuffer(text.encode() if self.is_first else b"", np.uint8)
+        self._tally.add("told", {"kind": "agreement"}, numbers=1, text=len(code))
         counts = [n for (n,) in gather_numbers(self.communicator, [len(code)], "agreement")]
         return gather(self.communicator, code, counts, "agreement").tobytes().decode()
 
@@ -139,11 +151,27 @@ class Ranks:
             if num_real is not None:  # zero-computation experts come after those of this rank
                 layer.experts.num_real = len(layer.holding.held)
 
+    def ledger(self, step: int) -> RunLedger | None:
+        """What all ranks have sent in the run up to ``step``; None of one rank, and on others than the first.
+
+        All ranks call it; what they tell one another for it is not counted.
+        """
+        if self.size == 1:
+            return None
+        gathered = RunLedger.of(self.communicator, step)
+        return self._ledger_before + gathered if self.is_first else None
+
+    def continue_ledger(self, before: RunLedger | None, step: int) -> None:
+        """Go on from the ledger of the checkpoint of ``step``; from nothing if it is of another number of ranks."""
+        same = before is not None and before.num_ranks == self.size
+        self._ledger_before = before if before is not None and same else RunLedger(self.size, since=step, step=step)
+
     def whole(self, name: str, array: Any) -> Any:
         """An array of a checkpoint with the entries of all experts, from those of each rank."""
         holding = self.holdings.get(_parameter(name))
         if holding is None:
             return array
+        self._tally.add("checkpoint", _described(holding, array), times=1)
         counts = [len(held) for held in holding.placement.experts]
         everything = gather(self.communicator, array, counts, "checkpoint")
         _, first = np.unique(holding.placement.slot_expert, return_index=True)
@@ -153,6 +181,12 @@ class Ranks:
         """What this rank needs of an array of a checkpoint."""
         holding = self.holdings.get(_parameter(name))
         return array if holding is None else array[list(holding.held)]
+
+
+def _described(holding: Holding, array: Any) -> dict[str, Any]:
+    """For the tally: an array with an entry for each expert of this rank."""
+    placement = [list(held) for held in holding.placement.experts]
+    return {"placement": placement, "numbers": math.prod(array.shape[1:]), "bytes": array.dtype.itemsize}
 
 
 def _parameter(name: str) -> str:

@@ -3,6 +3,7 @@
 runs/NAME/config.json        the model, the training and the text, as given at the start; the versions used
 runs/NAME/history.jsonl      one line per optimizer step
 runs/NAME/validation.json    validation losses at a few steps
+runs/NAME/ledger.json        of several ranks: the bytes that each has sent to each, and what there was to send
 runs/NAME/checkpoint-*       weights and optimizer state
 runs/NAME/summary.json       the results, written at the end
 runs/NAME/*.png              figures
@@ -42,12 +43,14 @@ from .model_settings import ModelSettings, plain_settings, read_model_settings
 from .optimizers import AdamW
 from .ranks import Ranks
 from .record import StepRecord
+from .run_ledger import RunLedger
 from .run_model import empty_model
 from .user_text import load_corpus
 from .versions import versions
 
 _CONFIG, _SUMMARY, _DENSE_TWIN = "config.json", "summary.json", "dense"
 _HISTORY, _VALIDATION, _TOKENIZER = "history.jsonl", "validation.json", "tokenizer"
+_LEDGER = "ledger.json"
 _MODEL, _OPTIMIZER = "model.", "optimizer."  # what the names of a checkpoint's arrays begin with
 
 
@@ -80,6 +83,7 @@ class _Meta(msgspec.Struct, frozen=True):
     model: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     frozen: list[str] = []
+    ledger: RunLedger | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ class Run:
         """
         arrays = {_MODEL + name: ranks.whole(name, array) for name, array in model.state_dict().items()}
         arrays |= {_OPTIMIZER + name: ranks.whole(name, array) for name, array in optimizer.state_dict().items()}
+        ledger = ranks.ledger(step)
         if not ranks.is_first:
             return
         if (self.folder / _HISTORY).exists():
@@ -222,7 +227,10 @@ class Run:
         settings = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         meta = {"text": fingerprint, "versions": versions(), "frozen": frozen} | settings
+        if ledger is not None:
+            meta["ledger"] = ledger.to_json()
         save_checkpoint(self.folder, step, arrays, meta)
+        self.write_ledger(ledger)
 
     def verified(self, step: int | None = None) -> Checkpoint:
         """The newest checkpoint, or the one of ``step``, if it is of the configuration in ``config.json``.
@@ -273,9 +281,12 @@ class Run:
             parameter.requires_grad &= name not in frozen
         state = _below(_OPTIMIZER, checkpoint.arrays)
         optimizer.load_state_dict({name: ranks.part(name, array) for name, array in state.items()})
+        ledger = msgspec.convert(checkpoint.meta, _Meta).ledger
+        ranks.continue_ledger(ledger, checkpoint.step)
         ranks.first_of(0)  # all have read what the first now shortens
         if ranks.is_first:
             self.rewind(checkpoint.step)
+            self.write_ledger(ledger)
         ranks.first_of(0)
         return checkpoint.step
 
@@ -351,6 +362,18 @@ class Run:
         """Replace the validation losses."""
         write_json_atomically(self.folder / _VALIDATION, with_checksum({"losses": sorted(losses.items())}))
 
+    def ledger(self) -> RunLedger | None:
+        """What its ranks have sent; None of a run of one rank. RunError if the file is damaged."""
+        path = self.folder / _LEDGER
+        return self._intact(read_json, path, RunLedger) if path.exists() else None
+
+    def write_ledger(self, ledger: RunLedger | None) -> None:
+        """Replace the ledger; with None there is none."""
+        if ledger is None:
+            (self.folder / _LEDGER).unlink(missing_ok=True)
+        else:
+            write_json_atomically(self.folder / _LEDGER, ledger.to_json())
+
     def summary(self) -> dict[str, Any] | None:
         """The results; None for a run that has not ended. RunError if the file is damaged."""
         path = self.folder / _SUMMARY
@@ -374,7 +397,7 @@ class Run:
     def discard_if_untrained(self) -> None:
         """Remove the files of a run without a checkpoint, and nothing that is not this run's."""
         if self.newest_step() is None:
-            for name in (_VALIDATION, _HISTORY, _CONFIG):
+            for name in (_LEDGER, _VALIDATION, _HISTORY, _CONFIG):
                 (self.folder / name).unlink(missing_ok=True)
             if self.source is not None and self.tokenizer_folder.is_dir():
                 for name in (*TEXT_FILES, _CONFIG):
@@ -386,7 +409,7 @@ class Run:
         """Delete what a crash left half-written. Only for the one process that has locked the folder."""
         for path in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
             name = path.name.removesuffix(TEMPORARY_SUFFIX)
-            if name in (_CONFIG, _HISTORY, _VALIDATION, _SUMMARY) or name.startswith("checkpoint-"):
+            if name in (_CONFIG, _HISTORY, _VALIDATION, _SUMMARY, _LEDGER) or name.startswith("checkpoint-"):
                 path.unlink(missing_ok=True)
 
     def _differences(self, checkpoint: Checkpoint) -> list[str]:
