@@ -12,14 +12,13 @@ is, since the rows of all ranks have travelled there, and are added over its rep
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
 from ..models import Transformer
 from ..moe.sharding import share_experts
 from ..parallel import Alone, Communicator, Holding
-from ..parallel.collectives import add_up, gather, gather_numbers, shares
+from ..parallel.collectives import add_up, gather_numbers, gather_texts, shares
 from ..parallel.replicas import add_up_replicas, is_first_replica
 from .optimizers import sum_of_squares
 
@@ -106,24 +105,11 @@ class Ranks:
 
     def told(self, text: str) -> str:
         """The text of the first rank."""
-        code = np.frombuffer(text.encode() if self.is_first else b"", np.uint8)
-        counts = [n for (n,) in gather_numbers(self.communicator, [len(code)], "agreement")]
-        return gather(self.communicator, code, counts, "agreement").tobytes().decode()
+        return gather_texts(self.communicator, text if self.is_first else "", "agreement")[0]
 
-    def whole(self, name: str, array: Any) -> Any:
-        """An array of a checkpoint with the entries of all experts, from those of each rank."""
-        holding = self.holdings.get(_parameter(name))
-        if holding is None:
-            return array
-        counts = [len(held) for held in holding.placement.experts]
-        everything = gather(self.communicator, array, counts, "checkpoint")
-        _, first = np.unique(holding.placement.slot_expert, return_index=True)
-        return everything[array_namespace(array).asarray(first)]
-
-    def part(self, name: str, array: Any) -> Any:
-        """What this rank needs of an array of a checkpoint."""
-        holding = self.holdings.get(_parameter(name))
-        return array if holding is None else array[list(holding.held)]
+    def holding(self, name: str) -> Holding | None:
+        """Who holds which entries of an array of the model's or the optimizer's state; None if all have all of it."""
+        return self.holdings.get(_parameter(name))
 
 
 def _parameter(name: str) -> str:
