@@ -9,7 +9,7 @@ So gradients are added, never averaged: those of dense parameters over all ranks
 is, since the rows of all ranks have travelled there, and are added over its replicas only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -18,7 +18,7 @@ from ..autodiff import Tensor
 from ..models import Transformer
 from ..moe.sharding import share_experts
 from ..parallel import Alone, Communicator, Holding
-from ..parallel.collectives import add_up, gather_numbers, gather_texts, shares
+from ..parallel.collectives import add_up, gather_numbers, gather_texts, require_equal, shares
 from ..parallel.replicas import add_up_replicas, is_first_replica
 from .optimizers import sum_of_squares
 
@@ -45,6 +45,10 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes and prints."""
         return self.communicator.rank == 0
+
+    def require_equal(self, described: Mapping[str, Any]) -> None:
+        """ValueError on every rank, with what differs and where, unless all ranks give the same."""
+        require_equal(self.communicator, described)
 
     def share(self, model: Transformer, capacity_scope: str, balance_scope: str) -> None:
         """Leave this rank its experts; in place."""
