@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moe_numpy.models import ModelConfig
 from moe_numpy.parallel import Alone, Holding, Placement
@@ -78,6 +80,21 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, placement):
                 np.testing.assert_array_equal(arrays[name], wanted, strict=True)
 
         run_parts(Alone(), readers.num_ranks, work)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    ranks_of=st.lists(st.sets(st.integers(0, 4), min_size=1), min_size=E, max_size=E),
+    wanted=st.sets(st.integers(0, E - 1)).map(sorted),
+)
+def test_any_placement_is_read_back(tmp_path_factory, ranks_of, wanted):
+    writers = Placement(tuple(tuple(e for e in range(E) if rank in ranks_of[e]) for rank in range(5)), E)
+    folder = tmp_path_factory.mktemp("run")
+    save(folder, 1, writers)
+    assert_holds(folder, 1)
+    arrays = open_checkpoint(folder).read({"experts.up": wanted}).arrays
+    np.testing.assert_array_equal(arrays["experts.up"], arrays_of(1)["experts.up"][wanted], strict=True)
+    np.testing.assert_array_equal(arrays["experts.bias"], arrays_of(1)["experts.bias"], strict=True)
 
 
 def test_the_index_names_shards_experts_and_placement(tmp_path):
@@ -267,12 +284,15 @@ def test_each_file_is_summed_by_one_rank(tmp_path, monkeypatch):
     summed, real = [], stored_checkpoint._sha256
 
     def noted(path):
-        summed.append(path.name)
+        summed[-1].append(path.name)
         return real(path)
 
     monkeypatch.setattr(stored_checkpoint, "_sha256", noted)
-    run_parts(Alone(), 3, lambda communicator: open_checkpoint(tmp_path, None, communicator))
-    assert sorted(summed) == [name for name in names(tmp_path) if name.endswith(".safetensors")]
+    for rank in range(3):
+        summed.append([])
+        stored_checkpoint.verify(tmp_path, 1, rank, 3)
+    first, second, third, fourth = (name for name in names(tmp_path) if name.endswith(".safetensors"))
+    assert summed == [[first, fourth], [second], [third]]
 
 
 MODEL = ModelConfig(d_model=8, num_layers=1, num_heads=1, num_kv_heads=1, d_ff=4, num_experts=E, context=8)
