@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_numpy.commands.job import mpiexec
+from moe_numpy.commands.starting_ranks import mpiexec
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.parallel import Alone, Communicator
 from moe_numpy.parallel.collectives import gather

@@ -135,10 +135,10 @@ def told_bytes(entry: Entry, num_ranks: int) -> dict[str, Matrix]:
     return {entry["kind"]: told_by(numbers * _INTEGER + text)}
 
 
-def checkpoint_bytes(entry: Entry, num_ranks: int) -> dict[str, Matrix]:
-    """An array with n numbers for each expert, on its way into a checkpoint: W_s n b, without experts at home."""
-    held = np.array([len(experts) for experts in entry["placement"]], np.int64)
-    return {"checkpoint": told_by(entry["amounts"]["times"] * held * entry["numbers"] * entry["bytes"])}
+def move_bytes(entry: Entry, num_ranks: int) -> dict[str, Matrix]:
+    """Arrays with n numbers for each expert that changes ranks, weights and moments: M_sr n b for M_sr experts."""
+    experts = np.array(entry["amounts"]["experts"], np.int64)
+    return {"moves": experts * entry["numbers"] * entry["bytes"]}
 
 
 _BYTES_OF: Mapping[str, Callable[[Entry, int], dict[str, Matrix]]] = {
@@ -147,7 +147,7 @@ _BYTES_OF: Mapping[str, Callable[[Entry, int], dict[str, Matrix]]] = {
     "sum": sum_bytes,
     "replicas": replica_bytes,
     "told": told_bytes,
-    "checkpoint": checkpoint_bytes,
+    "moves": move_bytes,
 }
 
 

@@ -1,83 +1,64 @@
-"""Commands on several ranks: processes that mpiexec starts, or parts of one process."""
+"""Commands on several ranks: processes that mpiexec has started, or parts of one process."""
 
-import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from shutil import which
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from ..parallel import Alone, Communicator
-from ..parallel.mpi import INSTALL, Mpi, ParallelError, processes_of_job
+from ..parallel.collectives import require_equal
+from ..parallel.mpi import Mpi, processes_of_job
 from ..parallel.parts import PartStopped, run_parts
-from .output import is_quiet
+from ..training.versions import versions
+from .output import Refusal, is_quiet, refusals
+from .starting_ranks import introduce
 
 Result = TypeVar("Result")
 
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _FIRST_SAYS = 1.0  # seconds that another rank gives the first to say what is wrong on all of them
 
 
-def start_ranks(num_ranks: int | None) -> None:
-    """Run this command again on ``num_ranks`` processes, and end as they end; return if that is not needed.
-
-    Raises:
-        ParallelError: mpiexec is missing, or it started another number of processes.
-    """
-    running = processes_of_job()
-    if num_ranks is None or num_ranks == (running or 1):
-        return
-    if num_ranks < 1:
-        raise ValueError(f"--ranks must be at least 1, got {num_ranks}")
-    if running is not None:
-        raise ParallelError(f"--ranks {num_ranks}, but mpiexec has started {running} processes; leave --ranks out")
-    program = mpiexec()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = {name: str(max(cores // num_ranks, 1)) for name in _THREADS if name not in os.environ}
-    command = [program, "-n", str(num_ranks), sys.executable, "-m", "moe_numpy", *sys.argv[1:]]
-    with subprocess.Popen(command, env=os.environ | threads) as job:
-        for number in (signal.SIGINT, signal.SIGTERM):  # mpiexec passes them on, and we end when it does
-            signal.signal(number, lambda n, _: job.send_signal(n) if n != signal.SIGINT else None)
-        code = job.wait()
-    raise typer.Exit(code if code >= 0 else 128 - code)
-
-
-def mpiexec() -> str:
-    """The program, of this environment or on the PATH. ParallelError if there is none."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else which("mpiexec")
-    if found is None:
-        raise ParallelError(f"several ranks need mpiexec, which is not installed; {INSTALL}")
-    return found
-
-
-def on_ranks(work: Callable[[Communicator], Result], num_parts: int | None = None) -> Result:
+def on_ranks(
+    work: Callable[[Communicator], Result],
+    parts: Callable[[], int | None] = lambda: None,
+    options: Mapping[str, Any] | None = None,
+) -> Result:
     """What ``work`` returns, called on this process as one of the ranks, or once for each of its parts.
 
-    An error on one of several processes ends all of them.
+    An error on one of several processes ends all of them. What is refused on all, the first one says.
+
+    Args:
+        work: of each rank.
+        parts: of how many parts of all processes there are; None for one rank a process. What it refuses, is refused.
+        options: what the user asked for, which must not differ between processes, and neither may versions.
     """
     if processes_of_job() in (None, 1):
         alone = Alone()
-        return work(alone) if num_parts is None else run_parts(alone, num_parts, _heard(work))
-    world = Mpi()
-    try:
-        work = _heard(work)
-        return work(world) if num_parts is None else run_parts(world, num_parts, work)
-    except typer.Exit as end:
-        if end.exit_code == 0:
+        try:
+            num_parts = parts()
+            return work(alone) if num_parts is None else run_parts(alone, num_parts, _heard(work))
+        except Refusal as refusal:
+            refusal.say()
             raise
-        _abort(world, int(end.exit_code))
-        raise
+    world = Mpi()
+    introduce(world.rank)
+
+    def num_parts_of_all(communicator: Communicator) -> int | None:
+        num_parts = parts()
+        with refusals():
+            require_equal(communicator, versions() | {"parts": num_parts} | dict(options or {}))
+        return num_parts
+
+    try:
+        num_parts = _heard(num_parts_of_all)(world)
+        return _heard(work)(world) if num_parts is None else run_parts(world, num_parts, _heard(work))
     except BaseException as error:
-        if not isinstance(error, PartStopped):
-            sys.excepthook(type(error), error, error.__traceback__)
-        _abort(world, 1)
+        if not isinstance(error, typer.Exit) or error.exit_code:
+            _end_all(world, error)
         raise
 
 
@@ -94,12 +75,22 @@ def _heard(work: Callable[[Communicator], Result]) -> Callable[[Communicator], R
     return quiet
 
 
-def _abort(world: Mpi, code: int) -> None:
-    """End all processes; they may be waiting for this one."""
+def _end_all(world: Mpi, error: BaseException) -> None:
+    """End all processes, which may be waiting for this one; say why unless the first does."""
     sys.stdout.flush()
-    sys.stderr.flush()
     if world.rank > 0:
         time.sleep(_FIRST_SAYS)
+    code = 1
+    if isinstance(error, typer.Exit):
+        code = int(error.exit_code)
+    elif isinstance(error, KeyboardInterrupt):
+        code = 128 + signal.SIGINT
+    elif isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else 1
+    elif not isinstance(error, PartStopped):
+        sys.excepthook(type(error), error, error.__traceback__)
+    if isinstance(error, Refusal):
+        error.say(f"rank {world.rank}: " if world.rank > 0 else "")
     world.abort(code)
 
 

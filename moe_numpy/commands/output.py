@@ -68,11 +68,32 @@ def reason(error: Exception) -> str:
     return str(error) or "out of memory"
 
 
+class Refusal(typer.Exit):
+    """The end of a command with an error in one line, which :meth:`say` prints once.
+
+    Args:
+        message: the error.
+        exit_code: of the command.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(exit_code)
+        self._message = message
+        self._said = False
+
+    def say(self, where: str = "") -> None:
+        """Print it on stderr, unless that is done; ``where`` stands in front."""
+        if not self._said:
+            typer.echo(f"error: {where}{one_line(self._message)}", err=True)
+        self._said = True
+
+
 def refuse(message: str, exit_code: int = 2) -> NoReturn:
     """Print an error on stderr, in one line, and end the command."""
+    refusal = Refusal(message, exit_code)
     if not is_quiet.get():
-        typer.echo(f"error: {one_line(message)}", err=True)
-    raise typer.Exit(exit_code)
+        refusal.say()
+    raise refusal
 
 
 def note(message: str) -> None:

@@ -18,7 +18,7 @@ def resumed(
     _require_same(run, given, paths, source)
     step = run.newest_step() if from_step is None else from_step  # None: it ended before its first checkpoint
     if step is not None:
-        run.verified(step)  # before a model of its configuration is allocated
+        run.stored(step, ranks)  # before a model of its configuration is allocated
     run = run.with_steps(given.get("steps", run.training_config.steps))
     if run.training_config.steps < (step or 0):
         raise ValueError(f"--steps {run.training_config.steps} is less than the {step} completed in {run.folder}")

@@ -16,6 +16,7 @@ from ..training.complete import complete
 from ..training.lock import locked
 from .output import print_command, reason, refuse
 from .progress import training_progress
+from .starting_ranks import ranks_option
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def _tell_how_to_continue(run: Run, console: Console) -> None:
         return
     with contextlib.suppress(OSError, SystemExit):  # SIGHUP: the terminal is gone
         console.print(f"Stopped after step {step} of {run.training_config.steps}, all saved. Continue with:")
-        print_command(console, "train", "--resume", "--out", run.folder)
+        print_command(console, "train", "--resume", "--out", run.folder, *ranks_option())
 
 
 def _explain(error: NonFiniteError, run: Run) -> NoReturn:

@@ -17,7 +17,7 @@ from ..training import Run, Trainer, TrainingConfig, load_corpus, presets
 from ..training.ranks import Ranks
 from ..training.runs import next_free
 from .figures import save_run_figures
-from .job import console_of, on_ranks, start_ranks
+from .job import console_of, on_ranks
 from .output import (
     JsonOption,
     console_for,
@@ -31,6 +31,7 @@ from .output import (
 )
 from .resuming import option, resumed
 from .run_training import existing_run, new_run, run_training
+from .starting_ranks import start_ranks, tell_run
 from .training_start import print_left_out, print_start
 
 _TRAINING = {
@@ -206,39 +207,46 @@ def train(
     }
     given = {name: value for name, value in options.items() if value is not None}
     with refusals():
-        if parts is not None and not deterministic:
-            raise ValueError("--parts needs --deterministic")
         start_ranks(ranks)
-        paths = [_absolute(path) for path in text or []]
-        if recipe is not None:
-            given["recipe"] = find(recipe).name  # with the absolute path, if it is a file
-        if dense and num_experts:
-            raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
-        if from_step is not None and not resume:
-            raise ValueError("--from-step needs --resume")
-        if resume and out is None:
-            raise ValueError("--resume needs --out runs/NAME, the run to continue")
-        num_parts = (parts or _PARTS) if deterministic else None
-        if resume and out is not None:
-            num_parts = Run.open(out).training_config.parts
+
+    def num_parts() -> int | None:
+        with refusals():
+            if parts is not None and not deterministic:
+                raise ValueError("--parts needs --deterministic")
+            if recipe is not None:
+                given["recipe"] = find(recipe).name  # with the absolute path, if it is a file
+            if dense and num_experts:
+                raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
+            if from_step is not None and not resume:
+                raise ValueError("--from-step needs --resume")
+            if not resume:
+                return (parts or _PARTS) if deterministic else None
+            if out is None:
+                raise ValueError("--resume needs --out runs/NAME, the run to continue")
+            return Run.open(out).training_config.parts
 
     def on_rank(communicator: Communicator) -> tuple[Run, dict[str, Any], list[Path]]:
         own_console = console_of(communicator, console)
         with ExitStack() as held:
             with refusals():
+                paths = [_absolute(path) for path in text or []]
                 of_ranks = Ranks(communicator, experts_across=experts_across)
                 if resume:
                     assert out is not None
                     run, trainer = _resumed(held, out, given, paths, source, from_step, of_ranks, own_console)
                 else:
                     run, trainer = _started(held, out, given, paths, source, dense, of_ranks, own_console)
+            if of_ranks.is_first:
+                tell_run(run.folder)
             print_start(own_console, run, trainer)
             label = "MoE" if run.model_config.num_experts else "dense"
             summary = run_training(run, trainer, own_console, label=label)
             figures = save_run_figures(run, summary) if of_ranks.is_first else []
         return run, summary, figures
 
-    run, summary, figures = on_ranks(on_rank, num_parts)
+    others = {"resume": resume, "out": out, "from_step": from_step, "from": source, "text": text, "dense": dense}
+    asked = {option(name): value for name, value in (options | others | {"experts_across": experts_across}).items()}
+    run, summary, figures = on_ranks(on_rank, num_parts, asked)
     if not summary:  # of another rank
         return
     if json:

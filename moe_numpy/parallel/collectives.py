@@ -4,7 +4,8 @@ Sums are added in the order of ranks. So every rank has the same bits, however r
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,20 +70,49 @@ def add_up(communicator: Communicator, arrays: Sequence[Shaped[Array, "..."]], k
     return [sums[i] for i in range(len(arrays))]
 
 
-def require_equal(communicator: Communicator, described: dict[str, Any], kind: str = "settings") -> None:
-    """ValueError on every rank, with the entries that differ and where, unless all ranks give the same."""
-    text = np.frombuffer(json.dumps(described, sort_keys=True, default=str).encode(), np.uint8)
-    communicator.ledger.tally.add("told", {"kind": kind}, numbers=1, text=len(text))
-    counts = [n for (n,) in gather_numbers(communicator, [len(text)], kind)]
-    texts = np.split(to_host(gather(communicator, text, counts, kind)), np.cumsum(counts)[:-1])
-    theirs = [json.loads(bytes(each)) for each in texts]
-    for rank, other in enumerate(theirs):
-        for name in theirs[0] | other:
-            ours, its = theirs[0].get(name), other.get(name)
-            if ours != its:
-                raise ValueError(
-                    f"rank {rank} has {name} {its!r:.200}, rank 0 has {ours!r:.200}: ranks must not differ"
-                )
+def gather_texts(communicator: Communicator, text: str, kind: str) -> list[str]:
+    """A text of every rank, by rank."""
+    code = np.frombuffer(text.encode(), np.uint8)
+    communicator.ledger.tally.add("told", {"kind": kind}, numbers=1, text=len(code))
+    counts = [n for (n,) in gather_numbers(communicator, [len(code)], kind)]
+    parts = np.split(to_host(gather(communicator, code, counts, kind)), np.cumsum(counts)[:-1])
+    return [bytes(part).decode() for part in parts]
+
+
+def require_equal(communicator: Communicator, described: Mapping[str, Any], kind: str = "settings") -> None:
+    """ValueError on every rank, with each entry that differs and who has what, unless all ranks give the same."""
+    text = json.dumps(described, sort_keys=True, default=str)
+    theirs = [json.loads(each) for each in gather_texts(communicator, text, kind)]
+    differing = []
+    for name in dict.fromkeys(name for entries in theirs for name in entries):
+        ranks_with: dict[str, list[int]] = {}
+        for rank, entries in enumerate(theirs):
+            value = f"{entries[name]!r:.200}" if name in entries else "not there"
+            ranks_with.setdefault(value, []).append(rank)
+        if len(ranks_with) > 1:
+            differing.append(f"{name} is " + ", ".join(f"{v} on {_listed(ranks)}" for v, ranks in ranks_with.items()))
+    if differing:
+        raise ValueError(f"ranks must not differ: {'; '.join(differing)}")
+
+
+@contextmanager
+def failing_together(communicator: Communicator, kind: str) -> Iterator[None]:
+    """An OSError inside the block on one rank is raised on all; all ranks leave the block together."""
+    own: OSError | None = None
+    try:
+        yield
+    except OSError as error:
+        own = error
+    described = "" if own is None else json.dumps([own.errno, own.strerror or str(own), own.filename], default=str)
+    failed = [each for each in gather_texts(communicator, described, kind) if each]
+    if own is not None:
+        raise own
+    if failed:
+        raise OSError(*json.loads(failed[0]))
+
+
+def _listed(ranks: list[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def _sum(parts: list[Any]) -> Any:

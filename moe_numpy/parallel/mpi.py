@@ -1,6 +1,7 @@
 """Ranks as processes that MPI connects, through mpi4py."""
 
 import os
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from .ledger import Ledger
 
 INSTALL = "python -m pip install -r requirements-parallel.txt"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # what an mpiexec tells the processes that it starts
+_STDERR = 2
 
 
 class ParallelError(ValueError):
@@ -67,7 +69,9 @@ class Mpi:
         return _Underway(request, out, into)
 
     def abort(self, code: int) -> None:
-        """End all processes of the job at once, with this exit code."""
+        """End all processes of the job at once, with this exit code. What MPI says of that is not shown."""
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
         self._world.Abort(code)
 
 

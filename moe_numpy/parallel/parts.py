@@ -39,19 +39,21 @@ def run_parts(between: Communicator, num_parts: int, work: Callable[[Communicato
 
     Raises:
         ValueError: there are fewer parts than processes.
-        BaseException: whatever a part raised first.
+        BaseException: whatever a part raised; of several, the lowest.
     """
     if num_parts < between.size:
         raise ValueError(f"{between.size} processes need at least as many parts, got {num_parts}")
     meeting = _Meeting(between, num_parts)
     first, *others = (Part(meeting, number) for number in range(meeting.own.start, meeting.own.stop))
     threads = [
-        threading.Thread(target=copy_context().run, args=(meeting.turn, lambda part=part: work(part)), daemon=True)
+        threading.Thread(
+            target=copy_context().run, args=(meeting.turn, part.rank, lambda part=part: work(part)), daemon=True
+        )
         for part in others
     ]
     for thread in threads:
         thread.start()
-    result = meeting.turn(lambda: work(first))
+    result = meeting.turn(first.rank, lambda: work(first))
     for thread in threads:
         thread.join()
     if meeting.error is not None:
@@ -85,20 +87,25 @@ class _Meeting:
         self.between, self.num_parts = between, num_parts
         self.parts_of = shares(num_parts, between.size)  # of each process
         self.own = self.parts_of[between.rank]
-        self.error: BaseException | None = None
+        self._errors: dict[int, BaseException] = {}
         self._running = threading.Lock()  # who has it computes
         self._change = threading.Condition(self._running)
         self._given: dict[int, tuple[Any, list[int], list[int], str]] = {}
         self._taken: dict[int, Any] = {}
 
-    def turn(self, work: Callable[[], Result]) -> Result | None:
+    @property
+    def error(self) -> BaseException | None:
+        """That of the lowest part that has failed by itself; None as long as none has."""
+        by_itself = [part for part, error in self._errors.items() if not isinstance(error, PartStopped)]
+        return self._errors[min(by_itself or self._errors)] if self._errors else None
+
+    def turn(self, part: int, work: Callable[[], Result]) -> Result | None:
         """What ``work`` returns; None if it, or another part, failed: see ``error``."""
         with self._change, one_thread_products():
             try:
                 return work()
             except BaseException as error:
-                if self.error is None or isinstance(self.error, PartStopped):
-                    self.error = error
+                self._errors[part] = error
                 self._change.notify_all()
                 return None
 

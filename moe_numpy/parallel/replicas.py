@@ -7,12 +7,22 @@ from array_api_compat import array_namespace
 
 from ..typing import Array, Bool, Shaped
 from .exchange import Holding
+from .placement import Placement
+
+
+def first_replicas(placement: Placement) -> list[list[int]]:
+    """The experts of each rank that no lower rank holds: every expert once."""
+    lower: set[int] = set()
+    firsts = []
+    for held in placement.experts:
+        firsts.append([e for e in held if e not in lower])
+        lower |= set(held)
+    return firsts
 
 
 def is_first_replica(holding: Holding) -> Bool[np.ndarray, " held"]:
     """Whether no lower rank holds each of this rank's experts."""
-    lower = set().union(*holding.placement.experts[: holding.communicator.rank])
-    return np.array([e not in lower for e in holding.held], bool)
+    return np.isin(holding.held, first_replicas(holding.placement)[holding.communicator.rank])
 
 
 def add_up_replicas(holding: Holding, x: Shaped[Array, "held *rest"], kind: str) -> Shaped[Array, "held *rest"]:

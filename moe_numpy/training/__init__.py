@@ -1,7 +1,8 @@
 """Training: text, optimizer, schedule, and runs that survive a crash."""
 
 from .built_in_text import default_corpus
-from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint_files import CheckpointError
+from .checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .corpus import Corpus, CorpusError, Domain, Windows, bytes_needed, decode, encode
 from .loop import Trainer
@@ -9,6 +10,7 @@ from .optimizers import AdamW, clip_factor, global_norm
 from .record import StepRecord
 from .runs import Run, RunError
 from .schedule import WarmupCosine
+from .stored_checkpoint import Checkpoint
 from .user_text import load_corpus, text_corpus
 
 __all__ = [

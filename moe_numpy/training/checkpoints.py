@@ -1,115 +1,131 @@
-"""Checkpoints: the arrays of a run in safetensors, and a JSON file with their size and checksum.
+"""Checkpoints: the arrays of a run in safetensors, and a JSON file with their sizes and checksums.
 
     runs/NAME/checkpoint-000200.safetensors    weights, optimizer moments: every array by name
     runs/NAME/checkpoint-000200.json           format, step, size and SHA-256 of the arrays; and meta
 
+Several ranks write a shard each: the first rank what all have, every rank the experts that no lower one holds.
+
+    runs/NAME/checkpoint-000200-00001-of-00004.safetensors ...
+
 The number counts completed steps. The JSON is renamed into place last, so a checkpoint exists if and only if its JSON
-does, and a crash while writing one leaves the earlier ones. Nothing is pickled: loading runs no code.
+does, and a crash while writing one leaves the earlier ones. Nothing is pickled: loading runs no code. Any number of
+ranks reads what any other number has written.
 """
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from ..files import TEMPORARY_SUFFIX, read_json, write_atomically
+from ..files import write_atomically
 from ..kernels import to_host
+from ..parallel import Alone, Communicator, Holding
+from ..parallel.collectives import failing_together, gather_texts
+from ..parallel.replicas import first_replicas
+from .checkpoint_files import (
+    CheckpointError,
+    Description,
+    SplitArrays,
+    TensorFile,
+    description_path,
+    free_suffix,
+    step_of,
+    tensor_names,
+)
+from .stored_checkpoint import Checkpoint, StoredCheckpoint, verify
 
-FORMAT = "moe_numpy checkpoint"
-FORMAT_VERSION = 1
 _KEPT = 2
-_OURS = re.compile(rf"checkpoint-\d{{6,}}(\.again)?\.(safetensors|json)({re.escape(TEMPORARY_SUFFIX)})?")
-
-
 _STORABLE = {"bool", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing or damaged; the message names the file, the fault and an intact checkpoint."""
-
-
-class _Tensors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    file: str
-    bytes: int
-    sha256: str
-
-
-class _Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON of a checkpoint."""
-
-    format: str
-    format_version: int
-    step: int
-    tensors: _Tensors
-    meta: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """What a run needs to continue: NumPy arrays by name, and ``meta``, plain JSON values."""
-
-    step: int
-    arrays: dict[str, Any]
-    meta: dict[str, Any]
-
-
 def list_checkpoints(folder: Path) -> list[int]:
     """The steps of the checkpoints in a run folder, ascending, not verified."""
-    names = (re.fullmatch(r"checkpoint-(\d{6,})\.json", path.name) for path in folder.glob("checkpoint-*.json"))
-    return sorted(int(name[1]) for name in names if name)
+    steps = (step_of(path.name) for path in folder.glob("checkpoint-*.json"))
+    return sorted(step for step in steps if step is not None)
 
 
-def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, Any], meta: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    arrays: Mapping[str, Any],
+    meta: dict[str, Any],
+    communicator: Communicator | None = None,
+    spread: Mapping[str, Holding] | None = None,
+) -> None:
     """Write the checkpoint of ``step`` completed steps, then delete all others except the newest before it.
 
-    Later ones are deleted too: the run has since been resumed from before them.
+    Later ones are deleted too: the run has since been resumed from before them. All ranks together, in a folder that
+    all of them see; each returns when the checkpoint is there.
 
     Args:
         folder: the run folder; made if it does not exist.
         step: completed steps.
         arrays: of booleans, integers or floats, on any device, by name. bfloat16 is stored as float32.
-        meta: anything else, as plain JSON values.
+        meta: anything else, as plain JSON values; that of the first rank counts.
+        communicator: the ranks; this one alone by default.
+        spread: of the arrays that have an entry for each expert of this rank, who holds which.
 
     Raises:
         ValueError: ``step`` is negative, an array's dtype has no safetensors type, or ``meta`` holds NaN.
         TypeError: ``meta`` holds something that JSON cannot.
-        OSError: the disk failed or is full. Earlier checkpoints are unchanged.
+        OSError: the disk of a rank failed or is full. Earlier checkpoints are unchanged.
     """
     if step < 0:
         raise ValueError(f"step must be at least 0, got {step}")
+    ranks, spread = communicator or Alone(), spread or {}
+    json.dumps(meta, allow_nan=False)  # before anything is written
+    content = _serialized(_own(arrays, spread, ranks.rank))
     folder.mkdir(parents=True, exist_ok=True)
-    content = _serialized(arrays)
-    tensors, description = _free_name(folder, step), _description(folder, step)
-    described = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "step": step,
-        "tensors": {"file": tensors.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-        "meta": meta,
-    }
-    text = json.dumps(described, indent=2, allow_nan=False) + "\n"
-    write_atomically({tensors: content, description: text})
-    _prune(folder, step)
+    suffix = gather_texts(ranks, free_suffix(folder, step) if ranks.rank == 0 else "", "checkpoint")[0]
+    writers = _writers(spread, ranks.size)
+    names = dict(zip(writers, tensor_names(step, len(writers), suffix), strict=True))
+    try:
+        with failing_together(ranks, "checkpoint"):
+            if ranks.rank in names:
+                write_atomically({folder / names[ranks.rank]: content})
+        files = _described(ranks, names.get(ranks.rank), content)
+        with failing_together(ranks, "checkpoint"):
+            if ranks.rank == 0:
+                description = Description(step, files, _split(spread, writers), meta)
+                write_atomically({description_path(folder, step): description.to_json()})
+    except OSError:  # on all ranks, and the JSON is not in place
+        if ranks.rank in names:
+            (folder / names[ranks.rank]).unlink(missing_ok=True)
+        raise
+    with failing_together(ranks, "checkpoint"):  # nobody writes the next one before
+        if ranks.rank == 0:
+            _prune(folder, step)
 
 
 def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
-    """Read and verify a checkpoint: the newest, or the one of ``step``.
+    """Read and verify a checkpoint: the newest, or the one of ``step``. Its arrays are whole, whoever wrote them.
+
+    Raises:
+        CheckpointError: see :func:`open_checkpoint`.
+    """
+    return open_checkpoint(folder, step).read()
+
+
+def open_checkpoint(
+    folder: Path, step: int | None = None, communicator: Communicator | None = None
+) -> StoredCheckpoint:
+    """A verified checkpoint, to read of it what is needed: the newest, or the one of ``step``.
+
+    All ranks together; each computes the SHA-256 of its share of the files.
 
     Raises:
         CheckpointError: there is none, or it is truncated, damaged, or not of this format and version. The
             message says which other checkpoint in the folder is intact, if one is.
     """
+    ranks = communicator or Alone()
     steps = list_checkpoints(folder)
     if not steps:
         raise CheckpointError(f"{folder} holds no checkpoint")
@@ -117,83 +133,69 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
         step = steps[-1]
     elif step not in steps:
         raise CheckpointError(f"{folder} holds no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    fault: CheckpointError | None = None
     try:
-        return _load(folder, step)
+        stored = verify(folder, step, ranks.rank, ranks.size)
     except CheckpointError as error:
-        others = [other for other in reversed(steps) if other != step and _is_intact(folder, other)]
-        way_out = (
-            f"step {others[0]} is intact: --resume --from-step {others[0]}" if others else "no other one is intact"
-        )
-        raise CheckpointError(f"{error}; {way_out}") from error
+        fault = error
+    faults = [each for each in gather_texts(ranks, "" if fault is None else str(fault), "checkpoint") if each]
+    if not faults:
+        return stored
+    way_out = gather_texts(ranks, _way_out(folder, step, steps) if ranks.rank == 0 else "", "checkpoint")[0]
+    raise CheckpointError(f"{faults[0]}; {way_out}") from fault
 
 
-def _description(folder: Path, step: int) -> Path:
-    return folder / f"checkpoint-{step:06d}.json"
-
-
-def _load(folder: Path, step: int) -> Checkpoint:
-    description = _description(folder, step)
-    content = _read_description(description)
-    if content.step != step:
-        raise CheckpointError(f"{description} describes step {content.step}, not the step of its name")
-    tensors = folder / content.tensors.file
-    try:
-        size, expected = tensors.stat().st_size, content.tensors.bytes
-        if size != expected:
-            fault = "truncated" if size < expected else "not the file that was saved"
-            raise CheckpointError(f"{tensors} has {size} bytes, {expected} were saved: it is {fault}")
-        if _sha256(tensors) != content.tensors.sha256:
-            raise CheckpointError(f"{tensors} does not have the SHA-256 it was saved with: it has changed since")
-        arrays = safetensors.numpy.load_file(tensors)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{tensors} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"{tensors} cannot be read: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{tensors} is not a safetensors file: {error}") from error
-    return Checkpoint(step, arrays, content.meta)
-
-
-def _read_description(path: Path) -> _Description:
-    """The JSON of a checkpoint. CheckpointError unless it is as :func:`save_checkpoint` writes it."""
-    try:
-        content: Any = read_json(path, Any)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f'{path} was not written by moe_numpy: it lacks "format": "{FORMAT}"')
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format version {version}; this moe_numpy reads {FORMAT_VERSION}")
-    try:
-        described = msgspec.convert(content, _Description)
-        if not _OURS.fullmatch(described.tensors.file):
-            raise ValueError(f"no checkpoint is called {described.tensors.file!r}")
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: step, tensors or meta is missing or malformed: {error}") from error
-    return described
+def _way_out(folder: Path, step: int, steps: list[int]) -> str:
+    intact = next((other for other in reversed(steps) if other != step and _is_intact(folder, other)), None)
+    return "no other one is intact" if intact is None else f"step {intact} is intact: --resume --from-step {intact}"
 
 
 def _is_intact(folder: Path, step: int) -> bool:
     try:
-        _load(folder, step)
+        verify(folder, step)
     except CheckpointError:
         return False
     return True
 
 
-def _free_name(folder: Path, step: int) -> Path:
-    """The name for new arrays of this step. A second save keeps the first's until the JSON names the new ones."""
-    plain, again = (folder / f"checkpoint-{step:06d}{suffix}.safetensors" for suffix in ("", ".again"))
-    description = _description(folder, step)
-    if not description.exists():
-        return plain
-    try:
-        return again if _read_description(description).tensors.file == plain.name else plain
-    except CheckpointError:  # at this moment; neither is touched as long as that is possible
-        return again if plain.exists() and not again.exists() else plain
+def _own(arrays: Mapping[str, Any], spread: Mapping[str, Holding], rank: int) -> dict[str, Any]:
+    """What a rank writes."""
+    own = {}
+    for name, array in arrays.items():
+        if name in spread:
+            held, firsts = spread[name].held, first_replicas(spread[name].placement)[rank]
+            if firsts:
+                own[name] = array if len(firsts) == len(held) else to_host(array)[np.isin(held, firsts)]
+        elif rank == 0:
+            own[name] = array
+    return own
+
+
+def _writers(spread: Mapping[str, Holding], size: int) -> list[int]:
+    """The ranks that have something to write."""
+    firsts = [first_replicas(placement) for placement in {holding.placement for holding in spread.values()}]
+    return [rank for rank in range(size) if rank == 0 or any(of_ranks[rank] for of_ranks in firsts)]
+
+
+def _split(spread: Mapping[str, Holding], writers: list[int]) -> list[SplitArrays]:
+    """For the JSON: arrays that are placed alike have one entry."""
+    alike: dict[Any, list[str]] = {}
+    for name, holding in spread.items():
+        alike.setdefault(holding.placement, []).append(name)
+    return [
+        SplitArrays(names, [first_replicas(placement)[rank] for rank in writers], placement.to_json())
+        for placement, names in alike.items()
+    ]
+
+
+def _described(ranks: Communicator, name: str | None, content: bytes) -> list[TensorFile]:
+    """The files that the ranks have written; ``name`` is this rank's, if it has one."""
+    own = "" if name is None else msgspec.json.encode(_as_saved(name, content)).decode()
+    return [msgspec.json.decode(each, type=TensorFile) for each in gather_texts(ranks, own, "checkpoint") if each]
+
+
+def _as_saved(name: str, content: bytes) -> TensorFile:
+    return TensorFile(name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _serialized(arrays: Mapping[str, Any]) -> bytes:
@@ -211,11 +213,6 @@ def _on_host(array: Any) -> Any:
     return np.asarray(array, order="C")  # safetensors needs that; np.ascontiguousarray would turn 0-d into 1-d
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _prune(folder: Path, step: int) -> None:
     """Delete the checkpoints that are not kept, JSON first, and all files that no checkpoint refers to.
 
@@ -225,14 +222,15 @@ def _prune(folder: Path, step: int) -> None:
     kept = [s for s in steps if s <= step][-_KEPT:]
     for s in steps:
         if s not in kept:
-            os.remove(_description(folder, s))
-    referred = set()
+            os.remove(description_path(folder, s))
+    referred, unknown = set(), set()
     for s in kept:
-        description = _description(folder, s)
+        description = description_path(folder, s)
         try:
-            referred |= {description.name, _read_description(description).tensors.file}
+            referred |= {description.name, *(each.file for each in Description.read(description).files)}
         except CheckpointError:
-            referred |= {path.name for path in folder.glob(f"{description.stem}.*")}
+            unknown.add(s)
     for path in folder.iterdir():
-        if _OURS.fullmatch(path.name) and path.name not in referred:
+        of = step_of(path.name)
+        if of is not None and of not in unknown and path.name not in referred:
             os.remove(path)

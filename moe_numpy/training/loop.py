@@ -22,7 +22,7 @@ from .config import TrainingConfig
 from .corpus import Corpus
 from .freezing import matching
 from .interrupts import interrupts
-from .model_settings import ModelSettings
+from .model_settings import ModelSettings, plain_settings
 from .optimizers import AdamW, clip_factor_of
 from .ranks import Ranks
 from .record import StepRecord
@@ -57,7 +57,7 @@ class Trainer:
     Raises:
         ValueError: the text has tokens that the model does not have, the device is not available (DeviceError), this
             machine has too little memory, nothing is left to train, the published model cannot be read, or there are
-            more ranks than sequences in a batch.
+            more ranks than sequences in a batch, or ranks differ in model, training or text.
     """
 
     stopped_by: signal.Signals | None = None
@@ -75,6 +75,10 @@ class Trainer:
         ranks: Ranks | None = None,
     ):
         self.ranks = Ranks() if ranks is None else ranks
+        if self.ranks.size > 1:
+            settings = {f"model.{name}": value for name, value in plain_settings(model_config).items()}
+            settings |= {f"training.{name}": value for name, value in asdict(config).items()}
+            self.ranks.require_equal(settings | {"text": corpus.fingerprint})
         if self.ranks.size > config.batch_size:
             raise ValueError(
                 f"batch_size must be at least the number of ranks, {self.ranks.size}, got {config.batch_size}"

@@ -20,8 +20,8 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..models import Transformer
 from ..moe.sharding import share_experts
-from ..parallel import Alone, Communicator, Holding, Placement, moves
-from ..parallel.collectives import add_up, gather, gather_numbers, shares
+from ..parallel import Alone, Communicator, Holding, Move, Placement, moves
+from ..parallel.collectives import add_up, gather_numbers, gather_texts, require_equal, shares
 from ..parallel.moving import moved
 from ..parallel.replicas import add_up_replicas, is_first_replica
 from .optimizers import AdamW, sum_of_squares
@@ -52,6 +52,10 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes and prints."""
         return self.communicator.rank == 0
+
+    def require_equal(self, described: Mapping[str, Any]) -> None:
+        """ValueError on every rank, with what differs and where, unless all ranks give the same."""
+        require_equal(self.communicator, described)
 
     def share(self, model: Transformer, **settings: str) -> None:
         """Leave this rank its experts; in place. The settings are those of :func:`share_experts`."""
@@ -85,7 +89,8 @@ class Ranks:
         for name, p in trained:
             if name in self.holdings:
                 gradient = xp.zeros_like(p.data) if p.grad is None else p.grad
-                self._tally.add("replicas", _described(self.holdings[name], gradient), times=1)
+                placement = [list(held) for held in self.holdings[name].placement.experts]
+                self._tally.add("replicas", {"placement": placement, **_of_one_expert(gradient)}, times=1)
                 p.grad = add_up_replicas(self.holdings[name], gradient, "expert gradients")
 
     def sum_of_squares(self, named_parameters: Iterable[tuple[str, Tensor]]) -> Any:
@@ -119,10 +124,11 @@ class Ranks:
 
     def told(self, text: str) -> str:
         """The text of the first rank."""
-        code = np.frombuffer(text.encode() if self.is_first else b"", np.uint8)
-        self._tally.add("told", {"kind": "agreement"}, numbers=1, text=len(code))
-        counts = [n for (n,) in gather_numbers(self.communicator, [len(code)], "agreement")]
-        return gather(self.communicator, code, counts, "agreement").tobytes().decode()
+        return gather_texts(self.communicator, text if self.is_first else "", "agreement")[0]
+
+    def holding(self, name: str) -> Holding | None:
+        """Who holds which entries of an array of the model's or the optimizer's state; None if all have all of it."""
+        return self.holdings.get(_parameter(name))
 
     def place(self, model: Transformer, optimizer: AdamW, placements: Mapping[str, Placement]) -> None:
         """Move experts, with their moments, to other ranks; what the model computes stays the same. All ranks together.
@@ -140,16 +146,22 @@ class Ranks:
             found = moves(present.placement, new)
             for name in [name for name, of in self.holdings.items() if of is present]:
                 parameter = parameters[name]
-                parameter.data = moved(parameter.data, present, new, found, "moves")
+                parameter.data = self._moved(parameter.data, present, new, found)
                 parameter.grad = None
                 for state in (optimizer.first, optimizer.second, optimizer.master):
                     if name in state:
-                        state[name] = moved(state[name], present, new, found, "moves")
+                        state[name] = self._moved(state[name], present, new, found)
                 self.holdings[name] = replace(present, placement=new)
             layer.holding = replace(present, placement=new)
             num_real = getattr(layer.experts, "num_real", None)
             if num_real is not None:  # zero-computation experts come after those of this rank
                 layer.experts.num_real = len(layer.holding.held)
+
+    def _moved(self, array: Any, present: Holding, new: Placement, found: tuple[Move, ...]) -> Any:
+        own = [move.target for move in found if move.source == self.communicator.rank]
+        leaving = np.bincount(np.array(own, np.int64), minlength=self.size)
+        self._tally.add("moves", _of_one_expert(array), experts=leaving)
+        return moved(array, present, new, found, "moves")
 
     def ledger(self, step: int) -> RunLedger | None:
         """What all ranks have sent in the run up to ``step``; None of one rank, and on others than the first.
@@ -166,27 +178,10 @@ class Ranks:
         same = before is not None and before.num_ranks == self.size
         self._ledger_before = before if before is not None and same else RunLedger(self.size, since=step, step=step)
 
-    def whole(self, name: str, array: Any) -> Any:
-        """An array of a checkpoint with the entries of all experts, from those of each rank."""
-        holding = self.holdings.get(_parameter(name))
-        if holding is None:
-            return array
-        self._tally.add("checkpoint", _described(holding, array), times=1)
-        counts = [len(held) for held in holding.placement.experts]
-        everything = gather(self.communicator, array, counts, "checkpoint")
-        _, first = np.unique(holding.placement.slot_expert, return_index=True)
-        return everything[array_namespace(array).asarray(first)]
 
-    def part(self, name: str, array: Any) -> Any:
-        """What this rank needs of an array of a checkpoint."""
-        holding = self.holdings.get(_parameter(name))
-        return array if holding is None else array[list(holding.held)]
-
-
-def _described(holding: Holding, array: Any) -> dict[str, Any]:
-    """For the tally: an array with an entry for each expert of this rank."""
-    placement = [list(held) for held in holding.placement.experts]
-    return {"placement": placement, "numbers": math.prod(array.shape[1:]), "bytes": array.dtype.itemsize}
+def _of_one_expert(array: Any) -> dict[str, Any]:
+    """For the tally: what one expert has in an array with an entry for each."""
+    return {"numbers": math.prod(array.shape[1:]), "bytes": array.dtype.itemsize}
 
 
 def _parameter(name: str) -> str:

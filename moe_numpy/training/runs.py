@@ -13,7 +13,8 @@ runs/NAME/tokenizer/         of a run that began with a published model: its fil
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ from ..files import (
 )
 from ..models import ModelConfig, Transformer
 from ..models.text import ByteTokenizer, Tokenizer
+from ..parallel import Holding
+from ..parallel.collectives import failing_together
 from ..pretrained import PretrainedError, PublishedConfig, PublishedTokenizer
 from ..pretrained.text_files import TEXT_FILES, text_files
-from .checkpoints import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint_files import CheckpointError
+from .checkpoints import list_checkpoints, open_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .corpus import Corpus
 from .memory import least_parameters
@@ -45,6 +49,7 @@ from .ranks import Ranks
 from .record import StepRecord
 from .run_ledger import RunLedger
 from .run_model import empty_model
+from .stored_checkpoint import Checkpoint, StoredCheckpoint
 from .user_text import load_corpus
 from .versions import versions
 
@@ -217,35 +222,40 @@ class Run:
 
         The history reaches the disk first: no checkpoint is ahead of it.
         """
-        arrays = {_MODEL + name: ranks.whole(name, array) for name, array in model.state_dict().items()}
-        arrays |= {_OPTIMIZER + name: ranks.whole(name, array) for name, array in optimizer.state_dict().items()}
-        ledger = ranks.ledger(step)
-        if not ranks.is_first:
-            return
-        if (self.folder / _HISTORY).exists():
-            sync(self.folder / _HISTORY)
+        arrays = {_MODEL + name: array for name, array in model.state_dict().items()}
+        arrays |= {_OPTIMIZER + name: array for name, array in optimizer.state_dict().items()}
+        with failing_together(ranks.communicator, "checkpoint"):
+            if ranks.is_first and (self.folder / _HISTORY).exists():
+                sync(self.folder / _HISTORY)
         settings = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         meta = {"text": fingerprint, "versions": versions(), "frozen": frozen} | settings
+        ledger = ranks.ledger(step)
         if ledger is not None:
             meta["ledger"] = ledger.to_json()
-        save_checkpoint(self.folder, step, arrays, meta)
-        self.write_ledger(ledger)
+        save_checkpoint(self.folder, step, arrays, meta, ranks.communicator, _spread(arrays, ranks))
+        if ranks.is_first:
+            self.write_ledger(ledger)
 
     def verified(self, step: int | None = None) -> Checkpoint:
-        """The newest checkpoint, or the one of ``step``, if it is of the configuration in ``config.json``.
+        """The newest checkpoint, or the one of ``step``; errors as of :meth:`stored`."""
+        return self.stored(step).read()
+
+    def stored(self, step: int | None = None, ranks: Ranks | None = None) -> StoredCheckpoint:
+        """The same, of which nothing is read yet; all ranks together.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or it is not intact or of another configuration.
+            CheckpointError: there is no such checkpoint, or it is not intact, or not of the configuration in
+                ``config.json``.
         """
-        checkpoint = load_checkpoint(self.folder, step)
-        differences = self._differences(checkpoint)
+        stored = open_checkpoint(self.folder, step, None if ranks is None else ranks.communicator)
+        differences = self._differences(stored)
         if differences:
             raise CheckpointError(
-                f"step {checkpoint.step} of {self.folder} is of another model than {_CONFIG}, or of another training: "
-                + ", ".join(differences)
+                f"step {stored.description.step} of {self.folder} is of another model than {_CONFIG}, or of another "
+                f"training: {', '.join(differences)}"
             )
-        return checkpoint
+        return stored
 
     def require_text(self, corpus: Corpus, checkpoint: Checkpoint) -> None:
         """ValueError unless a checkpoint was trained on this text: its validation text could be training text."""
@@ -269,18 +279,19 @@ class Run:
             ValueError: the checkpoint is of another model or of other text, cannot be trusted (CheckpointError), or
                 the history does not reach it (RunError).
         """
-        checkpoint = self.verified(step)
+        ranks = Ranks() if ranks is None else ranks
+        stored = self.stored(step, ranks)
+        spread = _spread(stored.shapes, ranks)
+        checkpoint = stored.read({name: holding.held for name, holding in spread.items()})
         self.require_text(corpus, checkpoint)
         last = len(self.history())
         if last < checkpoint.step:
             raise RunError(f"{self.folder / _HISTORY} ends after step {last}, before the checkpoint {checkpoint.step}")
-        ranks = Ranks() if ranks is None else ranks
-        self._load_weights(model, checkpoint, ranks)
+        self._load_weights(model, checkpoint)
         frozen = msgspec.convert(checkpoint.meta, _Meta).frozen
         for name, parameter in model.named_parameters():
             parameter.requires_grad &= name not in frozen
-        state = _below(_OPTIMIZER, checkpoint.arrays)
-        optimizer.load_state_dict({name: ranks.part(name, array) for name, array in state.items()})
+        optimizer.load_state_dict(_below(_OPTIMIZER, checkpoint.arrays))
         ledger = msgspec.convert(checkpoint.meta, _Meta).ledger
         ranks.continue_ledger(ledger, checkpoint.step)
         ranks.first_of(0)  # all have read what the first now shortens
@@ -313,7 +324,7 @@ class Run:
         """
         config = self.model_config
         model = empty_model(replace(config, window=None) if isinstance(config, PublishedConfig) else config)
-        self._load_weights(model, checkpoint, Ranks())
+        self._load_weights(model, checkpoint)
         return model
 
     def newest_step(self) -> int | None:
@@ -412,10 +423,10 @@ class Run:
             if name in (_CONFIG, _HISTORY, _VALIDATION, _SUMMARY, _LEDGER) or name.startswith("checkpoint-"):
                 path.unlink(missing_ok=True)
 
-    def _differences(self, checkpoint: Checkpoint) -> list[str]:
+    def _differences(self, checkpoint: StoredCheckpoint) -> list[str]:
         """How the configuration differs from the one that a checkpoint was saved with, or from its size."""
         try:
-            meta = msgspec.convert(checkpoint.meta, _Meta)
+            meta = msgspec.convert(checkpoint.description.meta, _Meta)
             pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
             if meta.model is not None:
                 theirs = read_model_settings(meta.model, self.folder / _CONFIG)
@@ -433,7 +444,7 @@ class Run:
             for name in ours | theirs
             if ours.get(name) != theirs.get(name)
         ]
-        stored = sum(array.size for array in _below(_MODEL, checkpoint.arrays).values())
+        stored = sum(math.prod(shape) for shape in _below(_MODEL, checkpoint.shapes).values())
         if not found and least_parameters(self.model_config) > 4 * stored:  # tied parameters are stored once
             found = [f"at least {least_parameters(self.model_config):,} parameters (the checkpoint has {stored:,})"]
         return found
@@ -444,10 +455,9 @@ class Run:
         except ValueError as error:
             raise RunError(str(error)) from error
 
-    def _load_weights(self, model: Transformer, checkpoint: Checkpoint, ranks: Ranks) -> None:
-        state = _below(_MODEL, checkpoint.arrays)
+    def _load_weights(self, model: Transformer, checkpoint: Checkpoint) -> None:
         try:
-            model.load_state_dict({name: ranks.part(name, array) for name, array in state.items()})
+            model.load_state_dict(_below(_MODEL, checkpoint.arrays))
         except ValueError as error:
             raise CheckpointError(
                 f"step {checkpoint.step} of {self.folder} is of another model than {_CONFIG}: {error}"
@@ -462,3 +472,9 @@ def next_free(folder: Path) -> Path:
 
 def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _spread(names: Iterable[str], ranks: Ranks) -> dict[str, Holding]:
+    """The arrays of a checkpoint that have an entry for each expert, and who holds which."""
+    found = {name: ranks.holding(name.removeprefix(_MODEL).removeprefix(_OPTIMIZER)) for name in names}
+    return {name: holding for name, holding in found.items() if holding is not None}

@@ -16,7 +16,7 @@ def corpus(tmp_path_factory):
     return load_corpus([str(text)], 8)
 
 
-def trained(corpus, recipe="mixtral", num_ranks=2, across=None, num_experts=8, layers=1, **settings):
+def trained(corpus, recipe="mixtral", num_ranks=2, across=None, num_experts=8, layers=1, rebalance=None, **settings):
     """The ledger of a step and a validation on ranks, of which the first has most sequences, in this process."""
     sizes = {"d_model": 8, "num_heads": 2, "num_kv_heads": 1, "d_ff": 8, "context": 8}
     model = presets.model({}, recipe=recipe, num_layers=layers, num_experts=num_experts, **sizes)
@@ -26,6 +26,8 @@ def trained(corpus, recipe="mixtral", num_ranks=2, across=None, num_experts=8, l
         ranks = Ranks(communicator, experts_across=across)
         trainer = Trainer(model, config, corpus, ranks=ranks)
         trainer.step()
+        if rebalance is not None:
+            trainer.place_by_load(rebalance)
         windows = corpus.validation_windows(8, limit=3)
         evaluate(trainer.model, windows, len(corpus.domains), batch_size=4, ranks=ranks)
         return ranks.ledger(1)
@@ -60,6 +62,12 @@ def test_rows_that_travel_once(corpus, recipe, deduplicate):
     ledger = trained(corpus, recipe, deduplicate=deduplicate)
     require_agreement(ledger)
     assert ("masks" in ledger.sent) == (recipe != "llama4")
+
+
+def test_experts_that_change_ranks(corpus):
+    ledger = trained(corpus, "mixtral", num_ranks=3, rebalance=[[8, 4, 2, 1, 1, 1, 1, 1]])
+    require_agreement(ledger)
+    assert np.any(ledger.sent["moves"])
 
 
 def test_replicas_several_passes_and_layers(corpus):

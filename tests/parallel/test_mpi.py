@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_numpy.commands.job import mpiexec
+from moe_numpy.commands.starting_ranks import mpiexec
 from moe_numpy.parallel import Alone
 
 pytestmark = [
