@@ -133,7 +133,8 @@ def train(
     ranks: Annotated[
         int | None,
         _parallel(
-            "Processes that share the experts and the batch; starts them with mpiexec.", "those of mpiexec, or 1"
+            "Processes that share the experts and the batch, on cuda with a GPU each; starts them.",
+            "those of mpiexec, or 1",
         ),
     ] = None,
     experts_across: Annotated[
@@ -191,7 +192,6 @@ def train(
     with refusals():
         if parts is not None and not deterministic:
             raise ValueError("--parts needs --deterministic")
-        start_ranks(ranks)
         paths = [_absolute(path) for path in text or []]
         if recipe is not None:
             given["recipe"] = find(recipe).name  # with the absolute path, if it is a file
@@ -202,8 +202,13 @@ def train(
         if resume and out is None:
             raise ValueError("--resume needs --out runs/NAME, the run to continue")
         num_parts = (parts or _PARTS) if deterministic else None
+        where = device or TrainingConfig.device
         if resume and out is not None:
-            num_parts = Run.open(out).training_config.parts
+            stored = Run.open(out).training_config
+            num_parts, where = stored.parts, device or stored.device
+        if num_parts is not None and where == "cuda":
+            raise ValueError("--deterministic needs --device cpu: on cuda, ranks have a GPU each and no further parts")
+        start_ranks(ranks, where)
 
     def on_rank(communicator: Communicator) -> tuple[Run, dict[str, Any], list[Path]]:
         own_console = console_of(communicator, console)
@@ -221,7 +226,7 @@ def train(
             figures = save_run_figures(run, summary) if of_ranks.is_first else []
         return run, summary, figures
 
-    run, summary, figures = on_ranks(on_rank, num_parts)
+    run, summary, figures = on_ranks(on_rank, num_parts, where)
     if not summary:  # of another rank
         return
     if json:

@@ -99,12 +99,14 @@ class Holding:
             first_token: the index of this rank's first token in the batch of all ranks.
         """
         xp, rank, size = array_namespace(expert), self.communicator.rank, self.communicator.size
-        slot = self._slot(expert, token + first_token)
-        of_slots = to_host(count(slot, len(self._all.slot_expert)))
+        slot, num_slots = self._slot(expert, token + first_token), len(self._all.slot_expert)
+        leave = count(slot, num_slots)
         widths = np.diff(self._all.offsets).tolist()
-        come = self.communicator.exchange(of_slots, widths, [widths[rank]] * size, "counts").reshape(size, -1)
+        come = self.communicator.exchange(leave, widths, [widths[rank]] * size, "counts")
+        both = to_host(xp.concat([leave, come]))  # all that a GPU is waited for here; on the way back, for nothing
+        of_slots, come = both[:num_slots], both[num_slots:].reshape(size, -1)
         send = np.add.reduceat(np.append(of_slots, 0), self._all.offsets[:-1]) * (np.array(widths) > 0)
-        leaving = None if self._stay_in_order else stable_order(slot, len(self._all.slot_expert))
+        leaving = None if self._stay_in_order else stable_order(slot, num_slots)
         arriving = xp.asarray(_by_column(come))
         offsets = xp.asarray(np.append(0, np.cumsum(come.sum(axis=0))))
         return Route(self.communicator, send.tolist(), come.sum(axis=1).tolist(), leaving, arriving), offsets
