@@ -26,12 +26,13 @@ _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _FIRST_SAYS = 1.0  # seconds that another rank gives the first to say what is wrong on all of them
 
 
-def start_ranks(num_ranks: int | None, device: str = "cpu") -> None:
+def start_ranks(num_ranks: int | None, device: str = "cpu", module: str = "moe_numpy") -> None:
     """Run this command again on ``num_ranks`` processes, and end as they end; return if that is not needed.
 
     Args:
         num_ranks: those of mpiexec by default.
         device: MPI connects ranks on ``"cpu"``, and mpiexec starts them; NCCL those on ``"cuda"``, a GPU each.
+        module: whose command this is.
 
     Raises:
         DeviceError: CuPy is missing or finds no GPU.
@@ -48,7 +49,7 @@ def start_ranks(num_ranks: int | None, device: str = "cpu") -> None:
         raise ParallelError(f"--ranks {num_ranks}, but mpiexec has started {running} processes; leave --ranks out")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {name: str(max(cores // num_ranks, 1)) for name in _THREADS if name not in os.environ}
-    command = [sys.executable, "-m", "moe_numpy", *sys.argv[1:]]
+    command = [sys.executable, "-m", module, *sys.argv[1:]]
     if device == "cuda":
         require_gpus(num_ranks)
         end = run_ranks(command, num_ranks, os.environ | threads)

@@ -13,6 +13,7 @@ from moe_numpy.autodiff import Tensor
 from moe_numpy.autodiff.arrays import to_host
 from moe_numpy.moe import make_layer, recipes
 from moe_numpy.moe.sharding import share_experts
+from moe_numpy.ops import Cast
 from moe_numpy.parallel.collectives import add_up, gather
 
 DTYPES = {t.__name__: t for t in (np.float32, np.float64, np.int64, np.uint8, np.bool_, ml_dtypes.bfloat16)}
@@ -99,7 +100,7 @@ def step(layer, device, own=slice(None), share=1.0):
     x, g, ids = (devices.put(each[own], device) for each in inputs())
     x = Tensor(x.astype(dtype), requires_grad=True)
     y, routing = layer(x, rng=devices.generator(device, [5, 6]), token_ids=ids)
-    objective = (y * Tensor(g.astype(dtype))).sum()
+    objective = (Cast.apply(y, dtype=np.float32) * Tensor(g)).sum()
     auxiliary = getattr(routing, "auxiliary_loss", None)
     if auxiliary is not None:
         objective = objective + auxiliary * share
