@@ -37,8 +37,8 @@ notebooks: .venv/developer
 	$(BIN)/python -m pytest notebooks --durations=9 -m "not alone" -n auto --dist worksteal
 	$(BIN)/python -m pytest notebooks --durations=3 -m alone
 
-# On a machine with a GPU. Where nothing can be installed: make test-gpu PYTEST="python3 -m pytest". Shapes are not
-# checked at run time there.
+# On a machine with a GPU; a part of them needs two. Where nothing can be installed:
+# make test-gpu PYTEST="python3 -m pytest". Shapes are not checked at run time there.
 test-gpu: $(if $(PYTEST),,.venv/gpu)
 	$(or $(PYTEST),$(BIN)/python -m pytest) -o addopts=--strict-markers -m gpu tests/gpu tests/kernels
 

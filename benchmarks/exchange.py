@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits
 
 from moe_numpy.accounting import expected_remote_devices
 from moe_numpy.autodiff import Tensor
-from moe_numpy.commands.job import mpiexec
 from moe_numpy.commands.output import JsonOption, console_for, plain_table, print_json, refusals
+from moe_numpy.commands.starting_ranks import mpiexec
 from moe_numpy.commands.usage import Command, exit_on_signals
 from moe_numpy.moe import MoE, Recipe, recipes
 from moe_numpy.moe.sharding import DEDUPLICATIONS, share_experts

@@ -1,4 +1,4 @@
-"""Commands on several ranks: processes that mpiexec has started, or parts of one process."""
+"""Commands on several ranks: processes that mpiexec or this package has started, or parts of one process."""
 
 import signal
 import sys
@@ -11,7 +11,9 @@ from rich.console import Console
 
 from ..parallel import Alone, Communicator
 from ..parallel.collectives import require_equal
+from ..parallel.launching import Place
 from ..parallel.mpi import Mpi, processes_of_job
+from ..parallel.nccl import Nccl
 from ..parallel.parts import PartStopped, run_parts
 from ..training.versions import versions
 from .output import Refusal, is_quiet, refusals
@@ -26,6 +28,7 @@ def on_ranks(
     work: Callable[[Communicator], Result],
     parts: Callable[[], int | None] = lambda: None,
     options: Mapping[str, Any] | None = None,
+    device: Callable[[], str] = lambda: "cpu",
 ) -> Result:
     """What ``work`` returns, called on this process as one of the ranks, or once for each of its parts.
 
@@ -35,8 +38,10 @@ def on_ranks(
         work: of each rank.
         parts: of how many parts of all processes there are; None for one rank a process. What it refuses, is refused.
         options: what the user asked for, which must not differ between processes, and neither may versions.
+        device: where the ranks compute, likewise.
     """
-    if processes_of_job() in (None, 1):
+    place = Place.own()
+    if place is None and processes_of_job() in (None, 1):
         alone = Alone()
         try:
             num_parts = parts()
@@ -44,8 +49,13 @@ def on_ranks(
         except Refusal as refusal:
             refusal.say()
             raise
-    world = Mpi()
-    introduce(world.rank)
+    world: Mpi | Nccl
+    if place is not None:
+        with refusals():
+            world = Nccl.among(place)
+    else:
+        world = Mpi()
+        introduce(world.rank)
 
     def num_parts_of_all(communicator: Communicator) -> int | None:
         num_parts = parts()
@@ -53,9 +63,14 @@ def on_ranks(
             require_equal(communicator, versions() | {"parts": num_parts} | dict(options or {}))
         return num_parts
 
+    def connected(communicator: Communicator) -> Communicator:
+        with refusals():
+            return Nccl.beside(world) if isinstance(world, Mpi) and device() == "cuda" else communicator
+
     try:
         num_parts = _heard(num_parts_of_all)(world)
-        return _heard(work)(world) if num_parts is None else run_parts(world, num_parts, _heard(work))
+        between = _heard(connected)(world)
+        return _heard(work)(between) if num_parts is None else run_parts(between, num_parts, _heard(work))
     except BaseException as error:
         if not isinstance(error, typer.Exit) or error.exit_code:
             _end_all(world, error)
@@ -75,7 +90,7 @@ def _heard(work: Callable[[Communicator], Result]) -> Callable[[Communicator], R
     return quiet
 
 
-def _end_all(world: Mpi, error: BaseException) -> None:
+def _end_all(world: Mpi | Nccl, error: BaseException) -> None:
     """End all processes, which may be waiting for this one; say why unless the first does."""
     sys.stdout.flush()
     if world.rank > 0:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -17,7 +18,9 @@ from typing import IO, Any
 
 import typer
 
+from ..parallel.launching import Place, run_ranks
 from ..parallel.mpi import INSTALL, ParallelError, processes_of_job
+from ..parallel.nccl import require_gpus
 from ..training import Run
 from .output import command_line, refuse
 
@@ -31,13 +34,22 @@ _OF_MPICH = re.compile(
 _DEATH = re.compile(rb"=   (PID|EXIT CODE:) (\d+)")
 
 
-def start_ranks(num_ranks: int | None) -> None:
+def start_ranks(num_ranks: int | None, device: Callable[[], str] = lambda: "cpu", module: str = "moe_numpy") -> None:
     """Run this command again on ``num_ranks`` processes, and end as they end; return if that is not needed.
 
+    Args:
+        num_ranks: those of mpiexec by default.
+        device: where they are to compute, called before they start. MPI connects ranks on ``"cpu"``, and mpiexec
+            starts them; NCCL those on ``"cuda"``, a GPU each.
+        module: whose command this is.
+
     Raises:
-        ParallelError: mpiexec is missing, or it started another number of processes.
+        DeviceError: CuPy is missing or finds no GPU.
+        ParallelError: mpiexec or NCCL is missing, there are too few GPUs, or mpiexec started another number of
+            processes.
     """
-    running = processes_of_job()
+    place = Place.own()
+    running = processes_of_job() if place is None else place.size
     if num_ranks is None or num_ranks == (running or 1):
         return
     if num_ranks < 1:
@@ -46,7 +58,14 @@ def start_ranks(num_ranks: int | None) -> None:
         raise ParallelError(f"--ranks {num_ranks}, but mpiexec has started {running} processes; leave --ranks out")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {name: str(max(cores // num_ranks, 1)) for name in _THREADS if name not in os.environ}
-    command = [mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "moe_numpy", *sys.argv[1:]]
+    command = [sys.executable, "-m", module, *sys.argv[1:]]
+    if device() == "cuda":
+        require_gpus(num_ranks)
+        end = run_ranks(command, num_ranks, os.environ | threads)
+        if end.failure is not None:
+            refuse(end.failure, end.code)
+        raise typer.Exit(end.code)
+    command = [mpiexec(), "-n", str(num_ranks), *command]
     with TemporaryDirectory(prefix="moe_numpy-") as folder:
         # in a group of its own: Ctrl-C of the terminal comes here, and reaches mpiexec once
         with subprocess.Popen(

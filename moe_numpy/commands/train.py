@@ -134,7 +134,8 @@ def train(
     ranks: Annotated[
         int | None,
         _parallel(
-            "Processes that share the experts and the batch; starts them with mpiexec.", "those of mpiexec, or 1"
+            "Processes that share the experts and the batch, on cuda with a GPU each; starts them.",
+            "those of mpiexec, or 1",
         ),
     ] = None,
     experts_across: Annotated[
@@ -206,8 +207,6 @@ def train(
         "deduplicate": deduplicate,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    with refusals():
-        start_ranks(ranks)
 
     def num_parts() -> int | None:
         with refusals():
@@ -219,11 +218,24 @@ def train(
                 raise ValueError(f"--dense has no experts, but --num-experts is {num_experts}")
             if from_step is not None and not resume:
                 raise ValueError("--from-step needs --resume")
-            if not resume:
-                return (parts or _PARTS) if deterministic else None
-            if out is None:
+            if resume and out is None:
                 raise ValueError("--resume needs --out runs/NAME, the run to continue")
-            return Run.open(out).training_config.parts
+            found = (parts or _PARTS) if deterministic else None
+            if resume and out is not None:
+                found = Run.open(out).training_config.parts
+            if found is not None and where() == "cuda":
+                raise ValueError("--deterministic needs --device cpu: on cuda, ranks have a GPU each and no parts")
+            return found
+
+    def where() -> str:
+        return _device(device, out if resume else None)
+
+    def checked_device() -> str:
+        num_parts()
+        return where()
+
+    with refusals():
+        start_ranks(ranks, checked_device)
 
     def on_rank(communicator: Communicator) -> tuple[Run, dict[str, Any], list[Path]]:
         own_console = console_of(communicator, console)
@@ -246,7 +258,7 @@ def train(
 
     others = {"resume": resume, "out": out, "from_step": from_step, "from": source, "text": text, "dense": dense}
     asked = {option(name): value for name, value in (options | others | {"experts_across": experts_across}).items()}
-    run, summary, figures = on_ranks(on_rank, num_parts, asked)
+    run, summary, figures = on_ranks(on_rank, num_parts, asked, where)
     if not summary:  # of another rank
         return
     if json:
@@ -314,6 +326,13 @@ def _started(
         run = held.enter_context(new_run(to, *settings))
     made = Path(ranks.told(str(run.folder) if ranks.is_first else ""))
     return (run if ranks.is_first else Run.open(made)), trainer
+
+
+def _device(given: str | None, run: Path | None) -> str:
+    """Where a run computes: where the user said, or the run that is continued, or by default."""
+    if given is not None:
+        return given
+    return TrainingConfig.device if run is None else Run.open(run).training_config.device
 
 
 def _absolute(path: str) -> str:

@@ -96,9 +96,10 @@ class Candidates:
         sent = None if self.sent is None else self.sent[order]
         return Candidates(self.token[order], self.expert[order], self.rank[order], sent, by_token=True)
 
-    def of_tokens(self, mine: slice) -> tuple["Candidates", Int[Array, " m"]]:
-        """Those of some tokens, which are numbered from 0 then; and which they are."""
-        index = true_indices((self.token >= mine.start) & (self.token < mine.stop))
+    def of_tokens(self, mine: slice, index: Int[Array, " m"] | None = None) -> tuple["Candidates", Int[Array, " m"]]:
+        """Those of some tokens, which are numbered from 0 then; and which they are, ``index`` where it is known."""
+        if index is None:
+            index = true_indices(_are_of(mine, self.token))
         sent = None if self.sent is None else self.sent[index]
         token, expert, rank = (a[index] for a in (self.token, self.expert, self.rank))
         return Candidates(token - mine.start, expert, rank, sent, self.by_token), index
@@ -116,8 +117,20 @@ def true_indices(mask: Bool[Array, " M"]) -> Int[Array, " N"]:
 
     Their number decides the shapes of what follows, so it has to come to the host. :func:`where_true` does without.
     """
-    order = stable_order((~mask).astype(np.int64), 2)
-    return order[: int(to_host(mask.sum()))]
+    return _true_indices_of(mask)[0]
+
+
+def _true_indices_of(*masks: Bool[Array, "..."]) -> list[Int[Array, "..."]]:
+    """:func:`true_indices` of several masks, whose numbers come to the host at once."""
+    xp = array_namespace(*masks)
+    numbers = to_host(xp.stack([mask.sum() for mask in masks])).tolist()
+    orders = [stable_order((~mask).astype(np.int64), 2) for mask in masks]
+    return [order[:number] for order, number in zip(orders, numbers, strict=True)]
+
+
+def _are_of(mine: slice, token: Int[Array, " N"]) -> Bool[Array, " N"]:
+    """Which of the tokens are among these."""
+    return (token >= mine.start) & (token < mine.stop)
 
 
 @dataclass(frozen=True)
@@ -158,9 +171,9 @@ class Statistics:
     fits: Bool[Array, " M"] | None = None
     capacity: int | Int[Array, " M"] | None = None
 
-    def of_tokens(self, mine: slice) -> "Statistics":
-        """Those of some tokens."""
-        asked, index = self.asked.of_tokens(mine)
+    def of_tokens(self, mine: slice, index: Int[Array, " m"]) -> "Statistics":
+        """Those of some tokens, and of their candidates, which are those of ``index``."""
+        asked, _ = self.asked.of_tokens(mine, index)
         fits = None if self.fits is None else self.fits[index]
         capacity = self.capacity if isinstance(self.capacity, int | None) else self.capacity[index]
         return Statistics(asked.load(len(self.load)), self.scores[mine], asked, fits, capacity)
@@ -268,6 +281,7 @@ class Routing:
         statistics: load, scores and drops.
         trace: what the losses saw.
         first_token: the index of token 0 in the batch of all ranks.
+        all_kept: whether it is known, without asking a GPU, that no dropped assignments are listed.
     """
 
     token: Int[Array, " N"]
@@ -281,30 +295,35 @@ class Routing:
     statistics: Statistics
     trace: RoutingTrace
     first_token: int = 0
+    all_kept: bool = False
 
     @property
     def num_experts(self) -> int:
         return len(self.offsets) - 1
 
     def of_tokens(self, mine: slice) -> "Routing":
-        """The assignments of some tokens, which are numbered from 0 then. The losses are those of all."""
-        kept = self.only_kept()
-        index = true_indices((kept.token >= mine.start) & (kept.token < mine.stop))
-        expert = kept.expert[index]
-        xp, load = array_namespace(expert), count(expert, self.num_experts)
+        """The assignments of some tokens, without dropped ones; tokens count from 0 then. The losses are of all."""
+        xp, asked = array_namespace(self.expert), self.statistics.asked
+        kept = xp.arange(len(self.token)) < self.offsets[-1]
+        index, candidates = _true_indices_of(kept & _are_of(mine, self.token), _are_of(mine, asked.token))
+        expert = self.expert[index]
+        load = count(expert, self.num_experts)
         return replace(
-            kept,
-            token=kept.token[index] - mine.start,
+            self,
+            token=self.token[index] - mine.start,
             expert=expert,
-            gate=kept.gate[index],
+            gate=self.gate[index],
             offsets=xp.concat([xp.zeros(1, dtype=load.dtype), xp.cumsum(load)]),
             num_tokens=mine.stop - mine.start,
-            statistics=self.statistics.of_tokens(mine),
+            statistics=self.statistics.of_tokens(mine, candidates),
             first_token=self.first_token + mine.start,
+            all_kept=True,
         )
 
     def only_kept(self) -> "Routing":
         """The same without dropped assignments at the end; how many are left comes to the host."""
+        if self.all_kept:
+            return self
         end = int(to_host(self.offsets)[-1])
         if end == len(self.token):
             return self

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from ..autodiff.arrays import is_float
 from ..kernels import to_host
 from ..typing import Array, Shaped
 from .communicator import Communicator
@@ -48,7 +49,7 @@ def scatter_sum(
     """
     mine = counts[communicator.rank]
     parts = communicator.exchange(rows, counts, [mine] * communicator.size, kind)
-    return _sum([parts[r * mine : (r + 1) * mine] for r in range(communicator.size)])
+    return sum_in_order([parts[r * mine : (r + 1) * mine] for r in range(communicator.size)])
 
 
 def add_up(communicator: Communicator, arrays: Sequence[Shaped[Array, "..."]], kind: str) -> list[Shaped[Array, "..."]]:
@@ -115,8 +116,11 @@ def _listed(ranks: list[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
-def _sum(parts: list[Any]) -> Any:
-    total = parts[0]
+def sum_in_order(parts: Sequence[Shaped[Array, "..."]]) -> Shaped[Array, "..."]:
+    """The sum of arrays, the first ones first. Floats narrower than float32 are added in float32 and rounded once."""
+    dtype = parts[0].dtype
+    narrow = dtype.itemsize < 4 and is_float(dtype)
+    total = parts[0].astype(np.float32) if narrow else parts[0]
     for part in parts[1:]:
         total = total + part
-    return total
+    return total.astype(dtype) if narrow else total

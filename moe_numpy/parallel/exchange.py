@@ -124,11 +124,12 @@ class Holding:
             expert, token: of the assignments, by expert, then by token.
             first_token: the index of this rank's first token in the batch of all ranks.
         """
-        rank, size = self.communicator.rank, self.communicator.size
-        slot = self.slot_of(expert, token + first_token)
-        of_slots = to_host(count(slot, len(self.slots.slot_expert)))
-        widths = np.diff(self.slots.offsets).tolist()
-        come = self.communicator.exchange(of_slots, widths, [widths[rank]] * size, "counts").reshape(size, -1)
+        xp, rank, size = array_namespace(expert), self.communicator.rank, self.communicator.size
+        slot, num_slots = self.slot_of(expert, token + first_token), len(self.slots.slot_expert)
+        leave, widths = count(slot, num_slots), np.diff(self.slots.offsets).tolist()
+        come = self.communicator.exchange(leave, widths, [widths[rank]] * size, "counts")
+        both = to_host(xp.concat([leave, come]))  # all that a GPU is waited for here; on the way back, for nothing
+        of_slots, come = both[:num_slots], both[num_slots:].reshape(size, -1)
         return *self.route_of(slot, of_slots, come), of_slots
 
     def route_of(

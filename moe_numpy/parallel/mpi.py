@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -67,6 +67,18 @@ class Mpi:
             [_bytes(out), [n * one_row for n in send]], [_bytes(into), [n * one_row for n in receive]]
         )
         return _Underway(request, out, into)
+
+    def told(self, make: Callable[[], bytes]) -> bytes:
+        """On every process, what ``make`` returns on the first."""
+        content: bytes = self._world.bcast(make() if self.rank == 0 else b"")
+        return content
+
+    def on_this_machine(self) -> tuple[int, int]:
+        """The number of this process among those of its machine, and how many these are."""
+        from mpi4py import MPI
+
+        of_machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        return of_machine.Get_rank(), of_machine.Get_size()
 
     def abort(self, code: int) -> None:
         """End all processes of the job at once, with this exit code. What MPI says of that is not shown."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from array_api_compat import array_namespace
 
+from ..devices import constant_beside
 from ..typing import Array, Bool, Float, Int, Shaped
 
 
@@ -111,9 +111,8 @@ class Placement:
 
     def slot_of(self, expert: Int[Array, " N"], token: Int[Array, " N"]) -> Int[Array, " N"]:
         """The slot that serves each assignment; ``token`` counts in the global batch."""
-        xp = array_namespace(expert)
-        slots, starts = map(xp.asarray, self._by_expert)
-        return slots[starts[expert] + token % xp.asarray(self.counts)[expert]]
+        slots, starts, counts = (constant_beside(expert, each) for each in (*self._by_expert, self.counts))
+        return slots[starts[expert] + token % counts[expert]]
 
     def rank_load(self, load: Shaped[Array, " E"]) -> Float[Array, " R"]:
         """The load of each rank if each expert's is split evenly over its replicas: Σ load_e / n_e over its experts."""

@@ -6,6 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..typing import Array, Bool, Shaped
+from .collectives import sum_in_order
 from .exchange import Holding
 from .placement import Placement
 
@@ -40,9 +41,8 @@ def add_up_replicas(holding: Holding, x: Shaped[Array, "held *rest"], kind: str)
     out = x[xp.asarray([place[e] for experts in common for e in experts], dtype=xp.int64)]
     counts = [len(experts) for experts in common]
     parts = iter(communicator.exchange(out, counts, counts, kind))
-    sums: dict[int, Any] = {}
+    of_experts: dict[int, list[Any]] = {e: [] for e in held}
     for experts in common:
         for e in experts:
-            part = next(parts)
-            sums[e] = sums[e] + part if e in sums else part
-    return xp.stack([sums[e] for e in held]) if held else x
+            of_experts[e].append(next(parts))
+    return xp.stack([sum_in_order(of_experts[e]) for e in held]) if held else x

@@ -43,7 +43,8 @@ class Trainer:
     On a GPU, model, optimizer, text and noise live there. Per step, one small array comes to the host: losses, loads
     and the norm of the gradients. A whole step, from the forward pass to the update of weights and balancers, is
     recorded as one CUDA graph at the second step and then replayed, if no shape in it depends on values;
-    :attr:`not_recorded` says why not.
+    :attr:`not_recorded` says why not. On several ranks it is not: how many tokens a rank has, how many assignments are
+    its own and how many rows travel come to the host, once each in the forward pass of a layer with experts.
 
     Args:
         model_config: the model to build.
@@ -101,6 +102,8 @@ class Trainer:
         self.optimizer = AdamW(named, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = WarmupCosine(config.learning_rate, config.warmup, config.steps)
         self.completed = 0
+        if self.ranks.size > 1 and config.device == "cuda":
+            self.not_recorded = "how many rows travel to which rank depends on values"
         self._graph: Any = None
         self._recorded_with: Any = None
         self._loads: list[list[list[float]]] = []  # of the steps since experts last moved

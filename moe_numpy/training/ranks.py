@@ -18,6 +18,8 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..autodiff import Tensor
+from ..devices import constant_beside
+from ..kernels import take_rows
 from ..models import Transformer
 from ..moe.sharding import share_experts
 from ..parallel import Alone, Communicator, Holding, Move, Placement, moves
@@ -102,7 +104,9 @@ class Ranks:
             if name not in self.holdings:
                 counted += [p.grad] if self.is_first else []
             else:
-                counted.append(p.grad[is_first_replica(self.holdings[name])])
+                first = np.flatnonzero(is_first_replica(self.holdings[name]))
+                all_are = len(first) == len(p.grad)
+                counted.append(p.grad if all_are else take_rows(p.grad, constant_beside(p.grad, first)))
         return sum_of_squares(counted)
 
     def add_up(self, numbers: Any) -> Any:
