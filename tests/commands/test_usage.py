@@ -91,10 +91,10 @@ def signal_while_evaluating(monkeypatch):
     def deliver(number, at):
         real, calls = complete.evaluate, iter(range(99))
 
-        def evaluate(*arguments):
+        def evaluate(*arguments, **settings):
             if next(calls) == at:
                 os.kill(os.getpid(), number)
-            return real(*arguments)
+            return real(*arguments, **settings)
 
         monkeypatch.setattr(complete, "evaluate", evaluate)
 

@@ -195,8 +195,8 @@ def test_a_dropped_gate_weight_gets_a_zero_gradient():
         ({"factor": float("nan")}, "capacity_factor must be positive, got nan"),
         ({"rounding": "up"}, "rounding must be one of ceil, floor, floor_without_k, .*, got 'up'"),
         ({"drop": "worst"}, "drop must be one of position, probability, batch_priority, random, got 'worst'"),
-        ({"scope": "group"}, "scope must be batch, sequence or a positive number of tokens, got 'group'"),
-        ({"scope": 0}, "scope must be batch, sequence or a positive number of tokens, got 0"),
+        ({"scope": "group"}, "scope must be batch, rank, sequence or a positive number of tokens, got 'group'"),
+        ({"scope": 0}, "scope must be batch, rank, sequence or a positive number of tokens, got 0"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):

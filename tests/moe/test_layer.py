@@ -230,7 +230,7 @@ def test_the_argument_experts_overrides_the_recipe():
         ({"d_ff": 0}, "d_ff must be at least 1, got 0"),
         ({"num_experts": 0}, "num_experts must be at least 1, got 0"),
         ({"num_experts": 1}, "top_k must be between 1 and num_experts=1, got 2"),
-        ({"dispatch": "magic"}, "dispatch must be one of loop, onehot, padded, sorted, got 'magic'"),
+        ({"dispatch": "magic"}, "dispatch must be one of loop, onehot, padded, sorted, exchange, got 'magic'"),
         ({"experts": "relu2"}, "experts must be one of swiglu, relu, gelu, gpt_oss, got 'relu2'"),
         ({"recipe": recipes.soft_moe()}, "describes a two-level or Soft MoE layer; build it with make_layer"),
         ({"recipe": recipes.hierarchical()}, "describes a two-level or Soft MoE layer; build it with make_layer"),
