@@ -28,11 +28,11 @@ from .metrics import Metrics
 from .microscope import Microscope
 from .openai_api import ChatForm, CompletionForm, Form, model_document
 from .openapi import openapi_document
+from .page import STATIC, saved_page
 from .requests import ChatRequest, CompletionRequest, Generation, LookRequest, decoded
 from .served import Served
 
 LOG = logging.getLogger(__name__)
-STATIC = Path(__file__).with_name("static")
 _FROM_HERE = {  # what the page may load
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data:",
     "X-Content-Type-Options": "nosniff",
@@ -232,4 +232,9 @@ def _files() -> list[Route]:
         return show
 
     routes = [Route(f"/{path.relative_to(STATIC).as_posix()}", showing(path)) for path in files]
-    return [Route("/", showing(STATIC / "index.html")), *routes]
+    return [Route("/", showing(STATIC / "index.html")), Route("/microscope/saved.html", _saved), *routes]
+
+
+async def _saved(request: Request) -> Response:
+    """The page without a server, for the page to fill in."""
+    return Response(saved_page(None), headers=_FROM_HERE, media_type="text/html")

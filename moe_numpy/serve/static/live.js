@@ -1,0 +1,176 @@
+// The page of a server: write, read, change the routing, compare.
+
+import { Changes } from "./changes.js";
+import { Comparison } from "./compare.js";
+import { percent } from "./experts.js";
+import { readFile } from "./long_text.js";
+import { Reading } from "./reading.js";
+import { savePage } from "./saving.js";
+import { Refusal, describe, look, setKey, write } from "./server.js";
+import { Tally } from "./tally.js";
+import { offerThemes } from "./theme.js";
+
+const SHOWN = "the text shown";
+const element = (id) => document.getElementById(id);
+const on = (id, event, act) => element(id).addEventListener(event, act);
+
+let model, reading, changes, comparison;
+let shown = null; // what the tokens on the page were made of
+let running = new AbortController();
+let comparing = new AbortController();
+
+offerThemes(element("theme"));
+on("key-form", "submit", (event) => {
+  event.preventDefault();
+  setKey(element("key").value);
+  start();
+});
+start();
+
+async function start() {
+  try {
+    model = await describe();
+  } catch (error) {
+    if (error.status !== 401) return tellProblem(error);
+    if (!element("key-form").hidden) tellProblem(error);
+    element("key-form").hidden = false;
+    return element("key").focus();
+  }
+  element("key-form").hidden = true;
+  element("problem").hidden = true;
+  if (!model.sparse_layers.length) return tellProblem(new Refusal(0, "this model is dense: it has no experts to look at"));
+  comparison = new Comparison();
+  changes = new Changes(element("changes"), changed);
+  reading = new Reading(model, {
+    isOff: (i, expert) => changes.isOff(reading.layers[i].layer, expert),
+    onSwitch: (expert) => changes.switch(reading.layer.layer, expert),
+    onLayer: () => reading && showSettings(),
+    onToken: (position) => (element("pin-form").hidden = position === undefined || reading.strip.tokens[position].written),
+  });
+  element("count").max = model.most_tokens;
+  showSettings();
+  await tellCache();
+  document.body.dataset.ready = "";
+}
+
+on("prompt-form", "submit", (event) => {
+  event.preventDefault();
+  run(async (signal) => {
+    for await (const token of write({ ...request(), model: model.name }, signal)) add(token);
+  });
+});
+on("read", "click", () => run(async (signal) => {
+  const { tokens } = await look({ text: shown.text }, signal);
+  tokens.forEach(add);
+}, 0));
+on("stop", "click", () => running.abort());
+on("prompt", "keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) element("prompt-form").requestSubmit();
+});
+on("reset", "click", () => {
+  changes.clear();
+  element("changes").focus();
+});
+on("top-k", "change", () => changes.topK(reading.layer.layer, element("top-k").valueAsNumber, reading.layer.top_k));
+on("pin-form", "submit", (event) => {
+  event.preventDefault();
+  const position = reading.strip.selected;
+  changes.pin(reading.layer.layer, position, reading.strip.tokens[position].token, Number(element("pin-expert").value));
+});
+on("file", "change", async () => {
+  const [file] = element("file").files;
+  if (!file) return;
+  const tally = new Tally(reading.layers);
+  const tell = (part) => (element("file-progress").textContent = `${Math.round(100 * part)} % read`);
+  await guarded(() => readFile(file, model, (token) => tally.add(token), tell));
+  reading.offerSource(file.name, tally);
+  reading.chooseSource(file.name);
+  element("file-progress").textContent = `${tally.tokens.toLocaleString("en")} tokens of ${file.name} read`;
+});
+on("save", "click", () => guarded(() => savePage(model, reading.strip.tokens)));
+
+function request() {
+  const { text, tokens, temperature, seed } = shown;
+  return { prompt: text, max_tokens: tokens, temperature, seed };
+}
+
+// A text begins: take what the form says, and let act() add its tokens.
+async function run(act, tokens = element("count").valueAsNumber) {
+  if (!reading || !element("prompt-form").reportValidity()) return;
+  running.abort();
+  const mine = (running = new AbortController());
+  const [temperature, seed] = [element("temperature").valueAsNumber, element("seed").valueAsNumber];
+  shown = { text: element("prompt").value, tokens, temperature, seed, tally: new Tally(reading.layers) };
+  reading.clear();
+  reading.offerSource(SHOWN, shown.tally);
+  changes.dropPins();
+  comparison.hide();
+  element("stop").hidden = false;
+  await guarded(() => act(mine.signal));
+  if (running !== mine) return;
+  element("stop").hidden = true;
+  say(`${reading.strip.length} tokens.`);
+  await changed();
+}
+
+function add(token) {
+  shown.tally.add(token);
+  reading.add(token, { written: token.written });
+}
+
+// Read and continue the text again, as trained and with the changes.
+async function changed() {
+  element("changes-empty").hidden = changes.any;
+  element("reset").hidden = !changes.any;
+  comparison.hide();
+  showSettings();
+  reading.refresh();
+  comparing.abort();
+  const mine = (comparing = new AbortController());
+  if (!changes.any || !shown) return tellCache();
+  const { text, tokens, temperature, seed } = shown;
+  const asked = { text, tokens, temperature, seed };
+  await guarded(async () => {
+    shown.before ??= await look(asked, mine.signal);
+    const after = await look({ ...asked, ...changes.request() }, mine.signal);
+    const difference = comparison.show(shown.before, after);
+    say(`The changes alter the loss by ${difference} nats per token.`);
+  });
+  await tellCache();
+}
+
+function showSettings() {
+  const { layer, num_experts, top_k, top_k_can_change } = reading.layer;
+  const k = element("top-k");
+  k.max = num_experts;
+  k.value = changes.topKOf(layer) ?? top_k ?? "";
+  k.disabled = !top_k_can_change;
+  element("pin-expert").replaceChildren(...Array.from({ length: num_experts }, (_, e) => new Option(e, e)));
+}
+
+async function tellCache() {
+  const { layers } = await describe();
+  const caches = layers.map((layer) => layer.cache).filter(Boolean);
+  const sum = (name) => caches.reduce((total, cache) => total + cache[name], 0);
+  element("cache").hidden = !caches.length;
+  element("cache").textContent = `${percent(sum("hits") / Math.max(sum("requests"), 1))} of the experts asked for were in memory.`;
+}
+
+// An error is told on the page; one that comes from stopping is none.
+async function guarded(act) {
+  tellProblem(null);
+  try {
+    await act();
+  } catch (error) {
+    if (error.name !== "AbortError") tellProblem(error);
+  }
+}
+
+function tellProblem(error) {
+  element("problem").hidden = error === null;
+  element("problem").textContent = error?.message ?? "";
+}
+
+function say(text) {
+  element("said").textContent = text;
+}
