@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +28,7 @@ from .metrics import Metrics
 from .microscope import Microscope
 from .openai_api import ChatForm, CompletionForm, Form, model_document
 from .openapi import openapi_document
-from .page import STATIC, saved_page
+from .page import STATIC, live_page, saved_page
 from .requests import ChatRequest, CompletionRequest, Generation, LookRequest, decoded
 from .served import Served
 
@@ -222,19 +222,17 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 
 def _files() -> list[Route]:
-    """The page and what it needs, each at its own path."""
-    files = [path for path in sorted(STATIC.rglob("*")) if path.is_file()]
+    """The page and its modules, each at its own path."""
 
-    def showing(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    def showing(text: Callable[[], str], media_type: str) -> Callable[[Request], Awaitable[Response]]:
         async def show(request: Request) -> Response:
-            return FileResponse(path, headers=_FROM_HERE)
+            return Response(text(), headers=_FROM_HERE, media_type=media_type)
 
         return show
 
-    routes = [Route(f"/{path.relative_to(STATIC).as_posix()}", showing(path)) for path in files]
-    return [Route("/", showing(STATIC / "index.html")), Route("/microscope/saved.html", _saved), *routes]
-
-
-async def _saved(request: Request) -> Response:
-    """The page without a server, for the page to fill in."""
-    return Response(saved_page(None), headers=_FROM_HERE, media_type="text/html")
+    modules = {f"/{path.name}": partial(path.read_text, "utf-8") for path in sorted(STATIC.glob("*.js"))}
+    pages = {"/": live_page, "/microscope/saved.html": partial(saved_page, None)}
+    return [
+        *(Route(path, showing(page, "text/html")) for path, page in pages.items()),
+        *(Route(path, showing(module, "text/javascript")) for path, module in modules.items()),
+    ]

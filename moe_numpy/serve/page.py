@@ -1,4 +1,4 @@
-"""The microscope's page as one file that needs no server: its style, its modules and what it shows."""
+"""The microscope's page: that of a server, and as one file that needs none, with its modules and what it shows."""
 
 import json
 import re
@@ -10,6 +10,13 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
+def live_page() -> str:
+    """The page of a server. Its style is part of it, so that nothing has to arrive before it is painted."""
+    style = (STATIC / "microscope.css").read_text("utf-8")
+    page = (STATIC / "index.html").read_text("utf-8")
+    return _replaced(page, '<link rel="stylesheet" href="microscope.css">', f"<style>\n{style}</style>")
+
+
 def saved_page(content: dict[str, Any] | None) -> str:
     """A page of ``{"model": ..., "texts": [{"name": ..., "prompt_tokens": ..., "tokens": [...]}, ...]}``.
 
@@ -17,20 +24,11 @@ def saved_page(content: dict[str, Any] | None) -> str:
         content: as :func:`moe_numpy.serve.routed.described` and :func:`~moe_numpy.serve.routed.read_text` make it; None
             leaves the place open.
     """
-    page = (STATIC / "index.html").read_text()
     told = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", r"\u003c")
-    scripts = f'<script type="application/json" id="saved">{told}</script>\n<script type="module">\n{joined("saved.js")}</script>'
-    for old, new in (
-        ('<html lang="en">', '<html lang="en" data-saved>'),
-        (
-            '<link rel="stylesheet" href="microscope.css">',
-            f"<style>\n{(STATIC / 'microscope.css').read_text()}</style>",
-        ),
-        ('<script type="module" src="live.js"></script>', scripts),
-    ):
-        before, after = page.split(old)
-        page = before + new + after
-    return page
+    data = f'<script type="application/json" id="saved">{told}</script>'
+    script = f'<script type="module">\n{joined("saved.js")}</script>'
+    page = _replaced(live_page(), '<html lang="en">', '<html lang="en" data-saved>')
+    return _replaced(page, '<script type="module" src="live.js"></script>', f"{data}\n{script}")
 
 
 def joined(name: str) -> str:
@@ -39,10 +37,15 @@ def joined(name: str) -> str:
 
     def add(name: str) -> None:
         if name not in parts:
-            text = (STATIC / name).read_text()
+            text = (STATIC / name).read_text("utf-8")
             for imported in _IMPORT.findall(text):
                 add(imported)
             parts[name] = f"// {name}\n" + _EXPORT.sub("", _IMPORT.sub("", text))
 
     add(name)
     return "\n".join(parts.values())
+
+
+def _replaced(page: str, old: str, new: str) -> str:
+    before, after = page.split(old)
+    return before + new + after

@@ -21,7 +21,7 @@ def test_the_model(server, published):
     assert told["sparse_layers"] == [0, 1]
     assert told["layers"][0] == {
         "layer": 0, "kind": "sparse", "num_experts": 4, "top_k": 2, "selection": "top-2", "shared_expert": False,
-        "top_k_can_change": True,
+        "top_k_can_change": True, "cache": None,
     }  # fmt: skip
     assert told["most_tokens"] == 64
     assert published.http.get("/microscope/api/model").json()["vocab_size"] == 320

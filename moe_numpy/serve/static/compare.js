@@ -35,7 +35,8 @@ export class Comparison {
     element("loss-after").textContent = after.mean_loss?.toFixed(3) ?? "none";
     element("loss-difference").textContent = signed(difference, 3);
     element("loss-difference").className = difference > 0 ? "worse" : "better";
-    element("difference").textContent = "▲ is less expected than before, ▼ more. In nats per token.";
+    element("difference").textContent = "▲ is less expected than before, ▼ more expected.";
+    element("continuations").hidden = !before.text && !after.text;
     element("text-before").textContent = before.text;
     element("text-after").replaceChildren(...marked(before.text, after.text));
     return signed(difference);

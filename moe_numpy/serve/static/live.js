@@ -44,13 +44,19 @@ async function start() {
   reading = new Reading(model, {
     isOff: (i, expert) => changes.isOff(reading.layers[i].layer, expert),
     onSwitch: (expert) => changes.switch(reading.layer.layer, expert),
-    onLayer: () => reading && showSettings(),
-    onToken: (position) => (element("pin-form").hidden = position === undefined || reading.strip.tokens[position].written),
+    onLayer: offerExperts,
+    onToken: () => (element("pin-form").hidden = reading.strip.tokens[reading.strip.selected]?.written !== false),
   });
   element("count").max = model.most_tokens;
-  showSettings();
-  await tellCache();
+  await read();
   document.body.dataset.ready = "";
+}
+
+function read() {
+  return run(async (signal) => {
+    const { tokens } = await look({ text: shown.text }, signal);
+    for (const token of tokens) add({ ...token, written: false });
+  }, 0);
 }
 
 on("prompt-form", "submit", (event) => {
@@ -59,10 +65,7 @@ on("prompt-form", "submit", (event) => {
     for await (const token of write({ ...request(), model: model.name }, signal)) add(token);
   });
 });
-on("read", "click", () => run(async (signal) => {
-  const { tokens } = await look({ text: shown.text }, signal);
-  tokens.forEach(add);
-}, 0));
+on("read", "click", read);
 on("stop", "click", () => running.abort());
 on("prompt", "keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) element("prompt-form").requestSubmit();
@@ -123,7 +126,7 @@ async function changed() {
   element("changes-empty").hidden = changes.any;
   element("reset").hidden = !changes.any;
   comparison.hide();
-  showSettings();
+  offerTopK(reading.layer);
   reading.refresh();
   comparing.abort();
   const mine = (comparing = new AbortController());
@@ -139,13 +142,16 @@ async function changed() {
   await tellCache();
 }
 
-function showSettings() {
-  const { layer, num_experts, top_k, top_k_can_change } = reading.layer;
-  const k = element("top-k");
-  k.max = num_experts;
-  k.value = changes.topKOf(layer) ?? top_k ?? "";
-  k.disabled = !top_k_can_change;
-  element("pin-expert").replaceChildren(...Array.from({ length: num_experts }, (_, e) => new Option(e, e)));
+function offerExperts(layer) {
+  element("pin-expert").replaceChildren(...Array.from({ length: layer.num_experts }, (_, e) => new Option(e, e)));
+  offerTopK(layer);
+}
+
+function offerTopK({ layer, num_experts, top_k, top_k_can_change }) {
+  const input = element("top-k");
+  input.max = num_experts;
+  input.value = changes.topKOf(layer) ?? top_k ?? "";
+  input.disabled = !top_k_can_change;
 }
 
 async function tellCache() {

@@ -46,7 +46,7 @@ export class Reading {
     this.favourites.show(this.layer.num_experts, () => this.favourites.update(this.source, this.i));
     this.strip.markAll();
     if (this.strip.selected >= 0) this.#showToken(this.strip.selected);
-    this.onLayer();
+    this.onLayer(this.layer);
     this.refresh();
   }
 
@@ -72,6 +72,8 @@ export class Reading {
       this.heat.update(this.read, this.i, this.isOff);
       this.experts.update(this.read.shares(this.i), (expert) => this.isOff(this.i, expert));
       this.favourites.update(this.source, this.i);
+      this.#tellLoss();
+      if (this.strip.length && this.strip.selected < 0) this.#showToken(this.strip.length - 1);
     });
   }
 
@@ -96,7 +98,14 @@ export class Reading {
 
   #showToken(position) {
     showToken(element("token"), this.strip.tokens[position], position, this.i, this.layer);
-    this.onToken(position);
+    this.onToken();
+  }
+
+  #tellLoss() {
+    const losses = this.strip.tokens.map((token) => token.loss).filter((loss) => loss !== null);
+    const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
+    const said = losses.length ? `, loss ${mean.toFixed(3)} nats per token` : "";
+    element("text-loss").textContent = `${this.strip.length} tokens${said}.`;
   }
 }
 

@@ -17,7 +17,9 @@ export class TokenStrip {
   constructor(list, mark, show) {
     Object.assign(this, { list, mark, show });
     list.addEventListener("keydown", (event) => this.#walk(event));
-    list.addEventListener("focus", () => this.length && this.select(Math.max(this.selected, 0)));
+    list.addEventListener("focus", () => {
+      if (this.length && this.selected < 0 && list.matches(":focus-visible")) this.select(0);
+    });
     list.addEventListener("click", (event) => this.#at(event, (position) => this.select(position)));
     list.addEventListener("mouseover", (event) => this.#at(event, (position) => this.show(position)));
     list.addEventListener("mouseleave", () => this.selected >= 0 && this.show(this.selected));
@@ -50,6 +52,7 @@ export class TokenStrip {
     this.options.push(option);
     this.tokens.push(token);
     this.#mark(this.length - 1);
+    if (written && this.selected < 0) this.list.scrollTop = this.list.scrollHeight;
   }
 
   markAll() {
