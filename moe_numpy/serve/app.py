@@ -230,9 +230,9 @@ def _files() -> list[Route]:
 
         return show
 
-    modules = {f"/{path.name}": partial(path.read_text, "utf-8") for path in sorted(STATIC.glob("*.js"))}
-    pages = {"/": live_page, "/microscope/saved.html": partial(saved_page, None)}
+    modules = sorted(STATIC.glob("*.js"))
     return [
-        *(Route(path, showing(page, "text/html")) for path, page in pages.items()),
-        *(Route(path, showing(module, "text/javascript")) for path, module in modules.items()),
+        Route("/", showing(live_page, "text/html")),
+        Route("/microscope/saved.html", showing(partial(saved_page, None), "text/html")),
+        *(Route(f"/{path.name}", showing(partial(path.read_text, "utf-8"), "text/javascript")) for path in modules),
     ]

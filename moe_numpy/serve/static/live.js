@@ -74,7 +74,9 @@ on("reset", "click", () => {
   changes.clear();
   element("changes").focus();
 });
-on("top-k", "change", () => changes.topK(reading.layer.layer, element("top-k").valueAsNumber, reading.layer.top_k));
+on("top-k", "change", () => {
+  if (element("top-k").reportValidity()) changes.topK(reading.layer.layer, element("top-k").valueAsNumber, reading.layer.top_k);
+});
 on("pin-form", "submit", (event) => {
   event.preventDefault();
   const position = reading.strip.selected;
@@ -108,10 +110,10 @@ async function run(act, tokens = element("count").valueAsNumber) {
   reading.offerSource(SHOWN, shown.tally);
   changes.dropPins();
   comparison.hide();
-  element("stop").hidden = false;
+  element("stop").ariaDisabled = "false";
   await guarded(() => act(mine.signal));
   if (running !== mine) return;
-  element("stop").hidden = true;
+  element("stop").ariaDisabled = "true";
   say(`${reading.strip.length} tokens.`);
   await changed();
 }
