@@ -85,8 +85,13 @@ class Browser:
     def press(self, *keys):
         ActionChains(self.driver, duration=0).send_keys(*keys).perform()
 
+    def retype(self, text):
+        """Type in place of what the field with the focus holds."""
+        keyboard = ActionChains(self.driver, duration=0)
+        keyboard.key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).send_keys(text).perform()
+
     def tab_to(self, selector, most=60):
-        """Press Tab until the element has the focus, which must be seen at every stop; after the last comes the body."""
+        """Press Tab until the element has the focus, which must be seen at every stop but the body, after the last."""
         for _ in range(most):
             self.press(Keys.TAB)
             found, seen = self.script(
