@@ -294,6 +294,7 @@ def test_the_keyboard_alone(page, site):
 
 def test_a_saved_page_needs_no_server(page, site, session, tmp_path):
     read(page, TEXT + " </script>")
+    page.all(TOKENS)[0].click()
     chips, heat = page.texts(CHIPS), page.texts("#token .figure")
     page.click("#save")
     path = page.until(lambda: list(session.profile.glob("tiny*.html")))[0]

@@ -7,6 +7,7 @@ export class HeatMap {
     this.table = table;
     this.layers = layers;
     const most = Math.max(...layers.map((layer) => layer.num_experts));
+    table.style.setProperty("--experts", most);
     table.classList.toggle("small", most > NUMBERED);
     const head = table.createTHead().insertRow();
     head.append(heading("Layer", "col"));

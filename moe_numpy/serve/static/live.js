@@ -120,7 +120,8 @@ async function run(act, tokens = element("count").valueAsNumber) {
 
 function add(token) {
   shown.tally.add(token);
-  reading.add(token, { written: token.written });
+  reading.read.add(token);
+  reading.add(token);
 }
 
 // Read and continue the text again, as trained and with the changes.

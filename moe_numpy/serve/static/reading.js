@@ -58,10 +58,8 @@ export class Reading {
     this.onToken();
   }
 
-  // written: whether the model wrote the token; counted: whether it is new to the counts.
-  add(token, { written = false, counted = true } = {}) {
-    this.strip.add(token, written);
-    if (counted) this.read.add(token);
+  add(token) {
+    this.strip.add(token);
     this.refresh();
   }
 
@@ -73,7 +71,7 @@ export class Reading {
       this.experts.update(this.read.shares(this.i), (expert) => this.isOff(this.i, expert));
       this.favourites.update(this.source, this.i);
       this.#tellLoss();
-      if (this.strip.length && this.strip.selected < 0) this.#showToken(this.strip.length - 1);
+      this.#follow();
     });
   }
 
@@ -99,6 +97,14 @@ export class Reading {
   #showToken(position) {
     showToken(element("token"), this.strip.tokens[position], position, this.i, this.layer);
     this.onToken();
+  }
+
+  // Until a token is chosen, the latest one is shown.
+  #follow() {
+    const { length, selected, tokens, list } = this.strip;
+    if (!length || selected >= 0) return;
+    this.#showToken(length - 1);
+    if (tokens[length - 1].written) list.scrollTop = list.scrollHeight;
   }
 
   #tellLoss() {

@@ -10,7 +10,8 @@ const reading = new Reading(model);
 function show() {
   const { tokens, prompt_tokens } = texts[choice.selectedIndex];
   reading.clear();
-  tokens.forEach((token, n) => reading.add(token, { written: n >= prompt_tokens, counted: false }));
+  tokens.forEach((token, n) => reading.add({ ...token, written: n >= prompt_tokens }));
+  if (tokens.length) reading.strip.select(0);
 }
 
 offerThemes(document.getElementById("theme"));

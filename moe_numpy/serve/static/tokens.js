@@ -39,10 +39,10 @@ export class TokenStrip {
     this.selected = -1;
   }
 
-  add(token, written) {
+  add(token) {
     const option = document.createElement("span");
     const chip = document.createElement("span");
-    option.className = written ? "token written" : "token";
+    option.className = token.written ? "token written" : "token";
     option.role = "option";
     option.id = `${this.list.id}-${this.length}`;
     option.ariaSelected = "false";
@@ -52,7 +52,6 @@ export class TokenStrip {
     this.options.push(option);
     this.tokens.push(token);
     this.#mark(this.length - 1);
-    if (written && this.selected < 0) this.list.scrollTop = this.list.scrollHeight;
   }
 
   markAll() {
