@@ -122,5 +122,5 @@ class Browser:
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < end, "it did not happen in time"
-            time.sleep(0.02)
+            time.sleep(0.05)
         return found

@@ -47,6 +47,7 @@ def page(session, site):
     session.width(1280)
     session.system_theme("light")
     session.open(site.url)
+    session.script("document.getElementById('count').value = 4")
     yield session
     assert session.errors() == []
 

@@ -56,13 +56,18 @@ function read() {
   return run(async (signal) => {
     const { tokens } = await look({ text: shown.text }, signal);
     for (const token of tokens) add({ ...token, written: false });
-  }, 0);
+  });
 }
 
 on("prompt-form", "submit", (event) => {
   event.preventDefault();
   run(async (signal) => {
-    for await (const token of write({ ...request(), model: model.name }, signal)) add(token);
+    const { text, tokens, temperature, seed } = shown;
+    const request = { model: model.name, prompt: text, max_tokens: tokens, temperature, seed };
+    for await (const token of write(request, signal)) {
+      signal.throwIfAborted();
+      add(token);
+    }
   });
 });
 on("read", "click", read);
@@ -94,17 +99,12 @@ on("file", "change", async () => {
 });
 on("save", "click", () => guarded(() => savePage(model, reading.strip.tokens)));
 
-function request() {
-  const { text, tokens, temperature, seed } = shown;
-  return { prompt: text, max_tokens: tokens, temperature, seed };
-}
-
 // A text begins: take what the form says, and let act() add its tokens.
-async function run(act, tokens = element("count").valueAsNumber) {
+async function run(act) {
   if (!reading || !element("prompt-form").reportValidity()) return;
   running.abort();
   const mine = (running = new AbortController());
-  const [temperature, seed] = [element("temperature").valueAsNumber, element("seed").valueAsNumber];
+  const [tokens, temperature, seed] = ["count", "temperature", "seed"].map((id) => element(id).valueAsNumber);
   shown = { text: element("prompt").value, tokens, temperature, seed, tally: new Tally(reading.layers) };
   reading.clear();
   reading.offerSource(SHOWN, shown.tally);
@@ -133,15 +133,19 @@ async function changed() {
   reading.refresh();
   comparing.abort();
   const mine = (comparing = new AbortController());
+  element("comparing").hidden = true;
   if (!changes.any || !shown) return tellCache();
   const { text, tokens, temperature, seed } = shown;
   const asked = { text, tokens, temperature, seed };
+  element("comparing").hidden = false;
   await guarded(async () => {
     shown.before ??= await look(asked, mine.signal);
     const after = await look({ ...asked, ...changes.request() }, mine.signal);
     const difference = comparison.show(shown.before, after);
     say(`The changes alter the loss by ${difference} nats per token.`);
   });
+  if (comparing !== mine) return;
+  element("comparing").hidden = true;
   await tellCache();
 }
 

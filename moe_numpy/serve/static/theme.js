@@ -7,8 +7,8 @@ export function offerThemes(button) {
   const tell = () => (button.textContent = isDark() ? "Light mode" : "Dark mode");
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    localStorage.setItem("theme", root.dataset.theme);
     tell();
+    localStorage.setItem("theme", root.dataset.theme);
   });
   system.addEventListener("change", tell);
   tell();
