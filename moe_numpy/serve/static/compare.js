@@ -54,8 +54,8 @@ export class Comparison {
 
   #tell(n) {
     const [before, after] = [this.before[n].loss, this.after[n].loss];
-    const losses = before === null ? "the first token has no loss" : `loss ${before.toFixed(2)} → ${after.toFixed(2)}, ${signed(after - before)} nats`;
-    element("difference").textContent = `Position ${n}: ${losses}.`;
+    const losses = () => `loss ${before.toFixed(2)} → ${after.toFixed(2)}, ${signed(after - before)} nats`;
+    element("difference").textContent = `Position ${n}: ${before === null ? "the first token has no loss" : losses()}.`;
   }
 }
 

@@ -166,7 +166,8 @@ async function tellCache() {
   const caches = layers.map((layer) => layer.cache).filter(Boolean);
   const sum = (name) => caches.reduce((total, cache) => total + cache[name], 0);
   element("cache").hidden = !caches.length;
-  element("cache").textContent = `${percent(sum("hits") / Math.max(sum("requests"), 1))} of the experts asked for were in memory.`;
+  const rate = percent(sum("hits") / Math.max(sum("requests"), 1));
+  element("cache").textContent = `${rate} of the experts asked for were in memory.`;
 }
 
 // An error is told on the page; one that comes from stopping is none.

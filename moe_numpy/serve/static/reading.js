@@ -54,7 +54,8 @@ export class Reading {
     this.strip.clear();
     element("tokens-empty").hidden = true;
     element("tokens-hint").hidden = false;
-    element("token").replaceChildren(Object.assign(document.createElement("p"), { className: "hint", textContent: "No token yet." }));
+    const none = Object.assign(document.createElement("p"), { className: "hint", textContent: "No token yet." });
+    element("token").replaceChildren(none);
     this.onToken();
   }
 

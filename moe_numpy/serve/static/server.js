@@ -44,8 +44,12 @@ export async function* write(request, signal) {
 
 async function ask(path, body, signal) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const sent = body && { method: "POST", body: JSON.stringify(body), headers: { ...headers, "Content-Type": "application/json" } };
-  const response = await fetch(path, { headers, signal, ...sent });
+  const sent = { headers, signal };
+  if (body) {
+    headers["Content-Type"] = "application/json";
+    Object.assign(sent, { method: "POST", body: JSON.stringify(body) });
+  }
+  const response = await fetch(path, sent);
   if (response.ok) return response;
   const { error } = await response.json().catch(() => ({ error: { message: response.statusText } }));
   throw new Refusal(response.status, error.message);

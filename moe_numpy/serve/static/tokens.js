@@ -1,6 +1,12 @@
 // A text as a row of tokens, to point at and to walk through with the arrow keys.
 
-const NAMES = { " ": ["␣", "space"], "\n": ["↵", "newline"], "\t": ["⇥", "tab"], "\r": ["␍", "return"], "\ufffd": ["�", "part of a character"] };
+const NAMES = {
+  " ": ["␣", "space"],
+  "\n": ["↵", "newline"],
+  "\t": ["⇥", "tab"],
+  "\r": ["␍", "return"],
+  "\ufffd": ["�", "part of a character"],
+};
 
 export const nameOf = (text) => NAMES[text]?.[1] ?? (text === "" ? "nothing" : text);
 
