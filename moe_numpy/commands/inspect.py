@@ -16,6 +16,7 @@ from ..instruments.typical_tokens import MIN_COUNT
 from .inspect_cache import compare_caches, given_trace
 from .inspect_document import document_of
 from .inspect_figures import save_inspect_figures
+from .inspect_page import InspectPage
 from .inspected import TOKENS, Inspected, open_inspected
 from .output import (
     JsonOption,
@@ -73,6 +74,10 @@ def inspect(
             help="Compare cache policies on these requests for experts; without such a file, record the text's there.",
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(parser=given_path, metavar="FILE", help="Write a page that shows the routing token by token."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show which experts take which domains, tokens and positions: tables, and PNGs."""
@@ -83,6 +88,7 @@ def inspect(
         with console.status("Reading model and text ..."):
             opened = open_inspected(model, text or [], tokens, sentence, layer, step)
             given = None if trace is None else given_trace(trace, opened)
+            page = None if html is None else InspectPage(html, opened)
         with check_finite(), np.errstate(all="ignore"):
             began = time.monotonic()
             routed_sentence = route_sentence(opened.model, opened.sentence)
@@ -93,6 +99,9 @@ def inspect(
     if trace is not None:
         with refusals(), console.status("Replaying the requests for experts ..."):
             caches = compare_caches(trace, given, opened, routed)
+    if page is not None:
+        with refusals(), text_progress(console, page.num_tokens) as done:
+            page.write(done)
     with console.status("Counting ..."):
         min_count = MIN_COUNT if opened.is_bytes else _MIN_COUNT
         found = findings_of(routed, len(opened.domains), min_count=min_count)
@@ -101,7 +110,8 @@ def inspect(
     detailed = found.clearest_layer if layer is None else layer
     if json:
         document = document_of(opened, found, routed_sentence, detailed, figures)
-        print_json(document if caches is None else document | {"expert_cache": caches.document()})
+        document |= {} if caches is None else {"expert_cache": caches.document()}
+        print_json(document if html is None else document | {"html": str(html)})
         return
     shown = list(routed.layers) if layer is None and opened.is_bytes else [detailed]
     _print_head(console, opened, found, seconds)
@@ -113,6 +123,7 @@ def inspect(
     if layer is None and len(routed.layers) > 1:
         console.print(f"{opened.unit.capitalize()}s of another layer: --layer N, one of {list(routed.layers)}.")
     print_files(console, "Figures", figures)
+    print_files(console, "Page", [] if html is None else [html])
     if out is None and not opened.is_run:
         console.print("No PNGs were written; --out FOLDER says where they go.")
 

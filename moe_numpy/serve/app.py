@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,11 +28,11 @@ from .metrics import Metrics
 from .microscope import Microscope
 from .openai_api import ChatForm, CompletionForm, Form, model_document
 from .openapi import openapi_document
+from .page import STATIC, live_page, saved_page
 from .requests import ChatRequest, CompletionRequest, Generation, LookRequest, decoded
 from .served import Served
 
 LOG = logging.getLogger(__name__)
-STATIC = Path(__file__).with_name("static")
 _FROM_HERE = {  # what the page may load
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data:",
     "X-Content-Type-Options": "nosniff",
@@ -222,14 +222,17 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 
 def _files() -> list[Route]:
-    """The page and what it needs, each at its own path."""
-    files = [path for path in sorted(STATIC.rglob("*")) if path.is_file()]
+    """The page and its modules, each at its own path."""
 
-    def showing(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    def showing(text: Callable[[], str], media_type: str) -> Callable[[Request], Awaitable[Response]]:
         async def show(request: Request) -> Response:
-            return FileResponse(path, headers=_FROM_HERE)
+            return Response(text(), headers=_FROM_HERE, media_type=media_type)
 
         return show
 
-    routes = [Route(f"/{path.relative_to(STATIC).as_posix()}", showing(path)) for path in files]
-    return [Route("/", showing(STATIC / "index.html")), *routes]
+    modules = sorted(STATIC.glob("*.js"))
+    return [
+        Route("/", showing(live_page, "text/html")),
+        Route("/microscope/saved.html", showing(partial(saved_page, None), "text/html")),
+        *(Route(f"/{path.name}", showing(partial(path.read_text, "utf-8"), "text/javascript")) for path in modules),
+    ]

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..inference import Choices, Decoder, Interventions, intervened
-from ..moe.selection import FixedK, GroupLimited, TopK
 from .answering import refusal
 from .engine import Engine, Refused
 from .errors import BAD, FULL, ApiError
-from .openai_api import routed_token
 from .requests import LookRequest
+from .routed import described, told
 from .sampling import Sampling, log_probability
 from .served import Served
 
@@ -41,15 +40,7 @@ class Microscope:
 
     def model(self) -> dict[str, Any]:
         """The model, layer by layer."""
-        decoder = self.served.decoder
-        return {
-            "name": self.served.name,
-            "vocab_size": self.served.vocab_size,
-            "context": self.served.context,
-            "most_tokens": self.most_tokens,
-            "sparse_layers": decoder.routed_layers,
-            "layers": [_layer(i, layer, decoder) for i, layer in enumerate(decoder.layers)],
-        }
+        return described(self.served) | {"most_tokens": self.most_tokens}
 
     async def look(self, request: LookRequest) -> dict[str, Any]:
         """Each token of a text, and of what is written after it. ApiError if that cannot be.
@@ -76,9 +67,9 @@ class Microscope:
         pinned: dict[int, dict[int, int]] = {}
         for pin in request.pinned:
             pinned.setdefault(pin.layer, {})[pin.position] = pin.expert
-        told = Interventions({i: e for i, e in off.items() if e}, pinned, {of.layer: of.k for of in request.top_k})
+        changes = Interventions({i: e for i, e in off.items() if e}, pinned, {of.layer: of.k for of in request.top_k})
         try:
-            return intervened(self.served.decoder, told) if told else self.served.decoder
+            return intervened(self.served.decoder, changes) if changes else self.served.decoder
         except ValueError as error:
             raise ApiError(BAD, str(error), code="invalid_intervention") from None
 
@@ -99,18 +90,13 @@ class Microscope:
             said = await self._read(partial(decoder.read, (sequence, piece), every=True, choices={sequence: choices}))
             losses += [-log_probability(x, t, 0).value for x, t in zip(said, tokens[start + 1 :], strict=False)]
             logits = said[-1]
-        layers = self.served.decoder.routed_layers
-        told = [
-            routed_token(self.served, id, chosen, layers) | {"loss": None if loss is None else round(loss, 6)}
-            for id, chosen, loss in zip(tokens, choices, losses, strict=True)
-        ]
         known = [loss for loss in losses[: len(ids)] if loss is not None]
         return {
-            "sparse_layers": layers,
+            "sparse_layers": self.served.decoder.routed_layers,
             "prompt_tokens": len(ids),
             "mean_loss": sum(known) / len(known) if known else None,
             "text": self.served.tokenizer.decode(tokens[len(ids) :]),
-            "tokens": told,
+            "tokens": told(self.served, tokens, choices, losses),
         }
 
     async def _read(self, function: partial) -> Any:
@@ -120,19 +106,3 @@ class Microscope:
             raise refusal(error) from None
         except ValueError as error:  # too few experts were left
             raise ApiError(BAD, str(error), code="invalid_intervention") from None
-
-
-def _layer(i: int, layer: Any, decoder: Decoder) -> dict[str, Any]:
-    if i not in decoder.routed_layers:
-        return {"layer": i, "kind": "dense"}
-    step = layer.feed_forward
-    selection = step.router.config.selection
-    return {
-        "layer": i,
-        "kind": "sparse",
-        "num_experts": step.router.num_experts,
-        "top_k": selection.k if isinstance(selection, FixedK) else None,
-        "selection": selection.words,
-        "shared_expert": step.shared is not None,
-        "top_k_can_change": isinstance(selection, TopK | GroupLimited),
-    }

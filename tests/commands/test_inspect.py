@@ -54,6 +54,24 @@ def test_json_is_one_document_with_every_table(cli, run):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_a_page_holds_the_sentence_and_windows_of_each_domain(cli, refused, run):
+    document = json.loads(cli("inspect", run, "--html", "page.html", "--sentence", "1 + 1", "--json").stdout)
+    assert document["html"] == "page.html"
+    page = Path("page.html").read_text("utf-8")
+    held = json.loads(page.split('id="saved">')[1].split("</script>")[0])
+    sentence, *windows = held["texts"]
+    first = [[token["experts"][i][0] for token in sentence["tokens"]] for i in range(2)]
+    assert first == document["sentence"]["first_choice_by_layer"]
+    assert "".join(token["token"] for token in sentence["tokens"]) == "1 + 1"
+    assert [text["name"] for text in windows if text["name"].endswith(" 1")] == ["words 1", "sums 1"]
+    assert [layer["num_experts"] for layer in held["model"]["layers"]] == [4, 4]
+    assert "src=" not in page
+    assert "--html: no/page.html cannot be written: there is no folder no" in refused(
+        "inspect", run, "--html", "no/page.html"
+    )
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_tables_fit_80_columns_and_name_what_they_show(cli, run):
     result = cli("inspect", run, "--sentence", "cat 12\n")
     assert result.exit_code == 0

@@ -21,7 +21,8 @@ CONTEXT = 64
 def tiny_decoder(**changed):
     """Two sparse layers for bytes, with weights large enough to have opinions."""
     sizes = {"d_model": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "d_ff": 8, "num_experts": 4}
-    model = Transformer(ModelConfig(context=CONTEXT, **sizes | changed), rng=np.random.default_rng(0)).eval()
+    sizes["context"] = CONTEXT
+    model = Transformer(ModelConfig(**sizes | changed), rng=np.random.default_rng(0)).eval()
     model.output.weight.data *= 40
     return Decoder(model)
 

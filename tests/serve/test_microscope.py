@@ -1,9 +1,12 @@
 """What the microscope tells is what the decoder says, with and without interventions."""
 
+import re
+
 import numpy as np
 import pytest
 
 from moe_numpy.inference import Interventions, intervened
+from moe_numpy.serve.page import STATIC
 from moe_numpy.serve.sampling import log_probability
 
 LOOK = "/microscope/api/look"
@@ -21,10 +24,23 @@ def test_the_model(server, published):
     assert told["sparse_layers"] == [0, 1]
     assert told["layers"][0] == {
         "layer": 0, "kind": "sparse", "num_experts": 4, "top_k": 2, "selection": "top-2", "shared_expert": False,
-        "top_k_can_change": True,
+        "top_k_can_change": True, "cache": None,
     }  # fmt: skip
     assert told["most_tokens"] == 64
     assert published.http.get("/microscope/api/model").json()["vocab_size"] == 320
+
+
+def test_the_page_and_all_its_modules_are_served(server):
+    page = server.http.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    wanted, seen = re.findall(r'src="([^"]+)"', page.text), set()
+    while wanted:
+        name = wanted.pop()
+        module = server.http.get(f"/{name}")
+        assert (module.status_code, module.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+        seen.add(name)
+        wanted += [each for each in re.findall(r'from "\./([^"]+)"', module.text) if each not in seen]
+    assert seen | {"saved.js"} == {path.name for path in STATIC.glob("*.js")}
 
 
 @pytest.mark.parametrize("off", [[], [1, 2]])
