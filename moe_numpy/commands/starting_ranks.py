@@ -9,7 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -71,8 +72,7 @@ def start_ranks(num_ranks: int | None, device: Callable[[], str] = lambda: "cpu"
         with subprocess.Popen(
             command, env=os.environ | threads | {JOB: folder}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             process_group=0,
-        ) as job:  # fmt: skip
-            _forward_signals(job)
+        ) as job, _forwarded_signals(job):  # fmt: skip
             assert job.stdout is not None
             death = _pass_on(job.stdout, job)
             code = job.wait()
@@ -121,13 +121,20 @@ class _Death:
     signal: int
 
 
-def _forward_signals(job: "subprocess.Popen[bytes]") -> None:
+@contextmanager
+def _forwarded_signals(job: "subprocess.Popen[bytes]") -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP are for the ranks; mpiexec passes on the first two. This process ends after them."""
     passed_on = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGHUP": signal.SIGTERM}
     sent = {getattr(signal, name): to for name, to in passed_on.items() if hasattr(signal, name)}
-    for number in sent:
-        if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:
-            signal.signal(number, lambda received, frame: job.send_signal(sent[received]))
+    before = {number: signal.getsignal(number) for number in sent}
+    before = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN or n == signal.SIGINT}
+    for number in before:
+        signal.signal(number, lambda received, frame: job.send_signal(sent[received]))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _pass_on(lines: IO[bytes], job: "subprocess.Popen[bytes]") -> _Death | None:

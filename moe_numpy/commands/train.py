@@ -232,7 +232,12 @@ def train(
 
     def checked_device() -> str:
         num_parts()
-        return where()
+        with refusals():
+            config = Run.open(out).training_config if resume and out is not None else TrainingConfig()
+            size = batch_size or config.batch_size
+            if ranks is not None and ranks > size:
+                raise ValueError(f"--ranks must be at most the sequences of a batch, {size}, got {ranks}")
+            return where()
 
     with refusals():
         start_ranks(ranks, checked_device)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .placement import Placement
 
@@ -32,6 +31,8 @@ def matched(new: Placement, present: Placement) -> Placement:
     Raises:
         ValueError: the two have different numbers of experts or ranks.
     """
+    from scipy.optimize import linear_sum_assignment  # its import takes as long as all others together
+
     _require_alike(present, new)
     copies = new.held.astype(np.int64) @ (~present.held).astype(np.int64).T
     _, rank = linear_sum_assignment(copies)

@@ -18,7 +18,6 @@ from moe_numpy.parallel.collectives import add_up, shares
 from moe_numpy.parallel.parts import run_parts
 from moe_numpy.parallel.replicas import add_up_replicas
 
-pytestmark = pytest.mark.no_cover
 D, F, E = 4, 3, 8
 BATCH, LENGTH = 5, 4  # 5 sequences do not divide
 RNG = np.random.default_rng(1)
@@ -86,6 +85,7 @@ def require_equal_to_one(make_recipe, num_ranks, mask=None, **sharing):
     run_parts(Alone(), num_ranks, work)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_published_router(name, num_ranks):

@@ -12,7 +12,6 @@ from moe_numpy.training import Trainer
 from moe_numpy.training.evaluation import evaluate
 from moe_numpy.training.ranks import Ranks
 
-pytestmark = pytest.mark.no_cover
 SKEWED = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0, 0]
 
 

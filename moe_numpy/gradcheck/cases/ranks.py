@@ -4,7 +4,7 @@ import numpy as np
 
 from ...autodiff import Tensor
 from ...moe.dispatch_copies import CombineReturned
-from ...parallel import Alone, Holding, Placement
+from ...parallel import Alone, Exchange, Gather, Holding, Placement
 from ...parallel.copies import copies_of
 from ...parallel.exchange import Route
 from ...parallel.overlap import Arrive, Depart, travel
@@ -25,6 +25,19 @@ def rows_beside_other_work(rng: np.random.Generator) -> Built:
         return come * squares
 
     return both, [rng.standard_normal((6, 3)), rng.standard_normal((6, 3))]
+
+
+@case(Exchange)
+def exchanged_rows(rng: np.random.Generator) -> Built:
+    """Six rows, which leave in one order and are wanted in another."""
+    route = Route(Alone(), [6], [6], np.array([3, 1, 0, 2, 5, 4]), np.array([1, 0, 2, 4, 3, 5]))
+    return lambda rows: Exchange.apply(rows, way=route, kind="rows"), [rng.standard_normal((6, 3))]
+
+
+@case(Gather)
+def gathered_rows(rng: np.random.Generator) -> Built:
+    """The rows of all ranks, of which there is one."""
+    return lambda x: Gather.apply(x, communicator=Alone(), counts=[5], kind="logits"), [rng.standard_normal((5, 3))]
 
 
 @case(CombineReturned)
