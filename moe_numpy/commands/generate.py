@@ -8,16 +8,14 @@ import numpy as np
 import typer
 
 from .. import kernels, models
-from ..formats import FORMATS
 from ..inference import Decoder, NotRowByRowError, write
 from ..models.generation import sampling_probabilities
 from ..models.text import streamed
 from ..pretrained import PublishedTokenizer
 from ..pretrained.chat import ChatTemplate
 from ..typing import Array, Int
-from .opening import Opened, open_model, require_tokens
-from .output import JsonOption, console_for, given_path, print_json, printable, refusals, with_default
-from .sizes import given_size
+from .opening import FormatOption, MemoryOption, Opened, StepOption, open_model, require_tokens
+from .output import JsonOption, console_for, given_path, print_json, printable, refusals
 
 
 def generate(
@@ -36,23 +34,9 @@ def generate(
         bool, typer.Option("--chat", help="The prompt is what a user says; the model's chat template surrounds it.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            parser=given_size,
-            metavar="SIZE",
-            help="Read the experts of a published model from the disk; keep at most this much of them: 300MB, 4GiB.",
-        ),
-    ] = None,
-    number_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help=with_default(f"Keep all matrices in memory in {', '.join(FORMATS)}.", "as they are stored"),
-        ),
-    ] = None,
+    step: StepOption = None,
+    memory: MemoryOption = None,
+    number_format: FormatOption = None,
     guess: Annotated[
         int,
         typer.Option(

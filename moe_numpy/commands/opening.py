@@ -3,11 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from ..formats import FORMATS
 from ..models import Transformer
 from ..models.text import Tokenizer
 from ..pretrained import PublishedTokenizer, from_pretrained, is_published
 from ..training import Run
+from .output import with_default
+from .sizes import given_size
+
+StepOption = Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        parser=given_size,
+        metavar="SIZE",
+        help="Read the experts of a published model from the disk; keep at most this much of them: 300MB, 4GiB.",
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help=with_default(f"Keep all matrices in memory in {', '.join(FORMATS)}.", "as they are stored"),
+    ),
+]
 
 
 @dataclass(frozen=True, eq=False)

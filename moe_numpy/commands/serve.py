@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from .. import kernels
-from ..formats import FORMATS
 from ..inference import Decoder
 from ..serve import Engine, Served
 from .demo import demo
-from .opening import open_model
+from .opening import FormatOption, MemoryOption, StepOption, open_model
 from .output import console_for, given_path, refusals, refuse, with_default
 from .sizes import given_size
 
@@ -36,23 +35,9 @@ def serve(
     train_demo: Annotated[
         bool, typer.Option("--demo", help="If there is no run in MODEL, train the demo there first.")
     ] = False,
-    step: Annotated[int | None, typer.Option(help=with_default("Checkpoint.", "the newest"))] = None,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            parser=given_size,
-            metavar="SIZE",
-            help="Read the experts of a published model from the disk; keep at most this much of them: 300MB, 4GiB.",
-        ),
-    ] = None,
-    number_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help=with_default(f"Keep all matrices in memory in {', '.join(FORMATS)}.", "as they are stored"),
-        ),
-    ] = None,
+    step: StepOption = None,
+    memory: MemoryOption = None,
+    number_format: FormatOption = None,
     cache: Annotated[
         int | None,
         typer.Option(

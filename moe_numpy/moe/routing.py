@@ -44,14 +44,11 @@ class Batch:
 
     def of_ranks(self) -> Iterator[tuple[slice, "Batch"]]:
         """The tokens of each rank, and a batch for them: what each would see without the others."""
-        first = 0
+        ends = list(accumulate(self.lengths or (), initial=0))  # of sequences
         for mine in parts_of(self.shares or ()):
             lengths = self.lengths
             if lengths is not None:
-                num = next(
-                    i for i, end in enumerate(accumulate(lengths[first:], initial=0)) if end == mine.stop - mine.start
-                )
-                lengths, first = lengths[first : first + num], first + num
+                lengths = lengths[ends.index(mine.start) : ends.index(mine.stop)]
             yield mine, replace(self._of(mine), lengths=lengths, shares=None)
 
     def _of(self, mine: slice) -> "Batch":
