@@ -3,6 +3,10 @@
 import gc
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes is not what a test is about
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items):
