@@ -28,7 +28,7 @@ def test_the_tables():
     result = run("--draws", "3", "--shape", "6,2,4", "--shape", "3,1,3")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0] == "Largest over mean load of a rank, 3 draws: mean, and the worst"
+    assert "Largest over mean load of a rank, 3 draws: mean, and the worst" in lines
     assert [line.split("  ")[0] for line in lines if line[0:1].isdigit()] == 2 * ["6, 2, 4", "3, 1, 3"]
 
 
