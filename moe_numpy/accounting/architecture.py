@@ -107,7 +107,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
     """The sizes of ``Transformer(config)``; its total and active parameters are those counted here.
 
     Raises:
-        ValueError: an Architecture cannot express the recipe: Soft MoE, two levels of routers, zero-computation
+        ValueError: an Architecture cannot express the recipe: Soft MoE, trees of routers, zero-computation
             experts, learned noise, or a fractional number of experts per token.
     """
     attention = GroupedQueryAttention(config.num_heads, config.num_kv_heads, config.d_model // config.num_heads)
@@ -116,7 +116,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
         return Architecture(*sizes, attention, feed_forward=FeedForward(config.d_ff))
     recipe, top_k = config.layer_recipe, config.experts_per_token
     router = recipe.router
-    if router is None or recipe.num_groups or recipe.zero_experts or top_k != int(top_k):
+    if router is None or recipe.groups or recipe.zero_experts or top_k != int(top_k):
         raise ValueError(f"the layers of recipe {config.recipe!r} cannot be counted as an Architecture")
     if router.noise is not None and router.noise.learned:
         raise ValueError(f"the learned noise of recipe {config.recipe!r} cannot be counted as an Architecture")

@@ -95,7 +95,7 @@ def _top_k(part: Sparse) -> int:
     """k of a sparse layer."""
     router = part.recipe.router
     top_k = 0.0 if router is None else router.per_token(part.num_experts)
-    if part.recipe.num_groups or part.recipe.zero_experts or top_k < 1 or top_k != int(top_k):
+    if part.recipe.groups or part.recipe.zero_experts or top_k < 1 or top_k != int(top_k):
         raise ValueError("an Architecture has routers of k experts per token, got another kind")
     return int(top_k)
 

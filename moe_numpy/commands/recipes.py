@@ -252,7 +252,7 @@ def _selection(recipe: Recipe) -> str:
     words = recipe.router.selection.words
     if recipe.zero_experts:
         words += f", {recipe.zero_experts} zero"
-    return words + (", 2 levels" if recipe.num_groups else "")
+    return words + (f", {len(recipe.groups) + 1} levels" if recipe.groups else "")
 
 
 def _gates(router: RouterConfig | None) -> str:

@@ -8,8 +8,7 @@ import numpy as np
 
 from ..autodiff import Function, Tensor, decisions, substitute
 from ..autodiff.decisions import Decision
-from ..moe import HierarchicalMoE, SoftMoE
-from ..nn import Module
+from ..moe import HierarchicalMoE, MoE, SoftMoE
 from ..ops import Affine
 from ..typing import Array, Float
 from .graph_walk import functions_of
@@ -50,18 +49,6 @@ class ArrivedGradient:
     gradients: dict[str, Any]
 
 
-class RememberingGroup(Module):
-    """A group of a two-level layer that keeps its routing for inspection."""
-
-    def __init__(self, group: Any):
-        self.group, self.router = group, group.router
-        self.routing: Any = None
-
-    def forward(self, *args: Any) -> Any:
-        y, self.routing = self.group(*args)
-        return y, self.routing
-
-
 class ObservedRun:
     """One probe, run forward under observation after ``change(layer)``."""
 
@@ -69,14 +56,10 @@ class ObservedRun:
         self.probe = probe
         self.layer = probe.layer()
         change(self.layer)
-        self.groups = [RememberingGroup(group) for group in _groups(self.layer)]
-        if self.groups:
-            self.layer.groups = self.groups
         with substitute(Affine, _WatchedAffine), decisions.recording() as self.decided:
             self.y, self.routing = probe.run(self.layer)
         self.cotangent = np.random.default_rng([probe.seed, 6]).standard_normal(self.y.shape)
-        routings = [self.routing, *(group.routing for group in self.groups)]
-        self.watched = list(_routers(self.layer, routings, functions_of(self.y)))
+        self.watched = list(_routers(self.layer, self.routing, functions_of(self.y)))
         self.terms = _terms(self.y, self.routing, self.cotangent)
         self.quantities = _quantities(self.routing)
 
@@ -178,24 +161,25 @@ class ObservedRun:
         return ObservedRun(self.probe, move)
 
 
-def _parameters(layer: Any) -> list[tuple[str, dict[str, Tensor]]]:
+def _parameters(layer: Any, level: str = "") -> list[tuple[str, dict[str, Tensor]]]:
     """The parameters of each router of a layer, the first of them the one that makes logits."""
     if isinstance(layer, SoftMoE):
         return [("", {"phi": layer.phi})]
-    if isinstance(layer, HierarchicalMoE):
-        inner = [("experts", dict(group.router.named_parameters())) for group in _groups(layer)]
-        return [("groups", dict(layer.router.named_parameters())), *inner]
-    return [("", dict(layer.router.named_parameters()))]
+    if not isinstance(layer, HierarchicalMoE):
+        return [(level, dict(layer.router.named_parameters()))]
+    below = "experts" if isinstance(layer.groups[0], MoE) else f"groups of {level or 'groups'}"
+    inner = [found for group in layer.groups for found in _parameters(group, below)]
+    return [(level or "groups", dict(layer.router.named_parameters())), *inner]
 
 
-def _groups(layer: Any) -> list[Any]:
-    """The layers inside a two-level layer."""
-    return layer.groups if isinstance(layer, HierarchicalMoE) else []
+def _routings(routing: Any) -> list[Any]:
+    """Of a layer and, in a tree, of its branches, in the order of :func:`_parameters`."""
+    return [routing, *(found for child in getattr(routing, "children", ()) for found in _routings(child))]
 
 
-def _routers(layer: Any, routings: list[Any], functions: list[Function]) -> Iterator[RouterLogits]:
+def _routers(layer: Any, routing: Any, functions: list[Function]) -> Iterator[RouterLogits]:
     """Match each router with the op that used its weight and with what it decided."""
-    for (level, parameters), of_router in zip(_parameters(layer), routings, strict=True):
+    for (level, parameters), of_router in zip(_parameters(layer), _routings(routing), strict=True):
         weight = next(iter(parameters.values()))
         (op,) = [
             op for op in functions if isinstance(op, _WatchedAffine) and any(e and e.source is weight for e in op.edges)

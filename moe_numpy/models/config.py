@@ -1,5 +1,6 @@
 """The configuration of a transformer: plain values only, so that it can be stored as JSON."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -102,10 +103,8 @@ class ModelConfig:
         recipe = self.layer_recipe
         if recipe.router is None or self.num_experts == 0:
             return float(self.num_experts)
-        if recipe.num_groups:
-            groups, inside = recipe.num_groups, self.num_experts // recipe.num_groups
-            return recipe.router.per_token(groups) * recipe.router.per_token(inside)
-        return recipe.router.per_token(self.num_experts + recipe.zero_experts)
+        of_levels = *recipe.groups, self.num_experts // math.prod(recipe.groups) + recipe.zero_experts
+        return math.prod(map(recipe.router.per_token, of_levels))
 
     @property
     def num_routes(self) -> int:
@@ -113,7 +112,7 @@ class ModelConfig:
         recipe = self.layer_recipe
         if recipe.router is None or self.num_experts == 0:
             return 0
-        return recipe.num_groups or self.num_experts + recipe.zero_experts
+        return (recipe.groups or (self.num_experts + recipe.zero_experts,))[0]
 
     @property
     def routed_layers(self) -> list[int]:

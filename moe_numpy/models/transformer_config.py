@@ -141,4 +141,4 @@ class TransformerConfig:
 def _routes(part: Dense | Sparse) -> int:
     if not isinstance(part, Sparse) or part.recipe.router is None:
         return 0
-    return part.recipe.num_groups or part.num_experts + part.recipe.zero_experts
+    return (part.recipe.groups or (part.num_experts + part.recipe.zero_experts,))[0]

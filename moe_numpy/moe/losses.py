@@ -325,13 +325,17 @@ class Load(Loss):
             raise ValueError(f"rivals must be others or all, got {self.rivals!r}")
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        h = trace.logits
-        if trace.sigma is None:
-            counts = Tensor(array_namespace(h.data).asarray(trace.load, dtype=h.dtype))
-            return SquaredCV.apply(counts, ddof=self.ddof)
-        sigma = trace.sigma + 1e-18  # a learned σ may underflow to 0
-        p = LoadProbability.apply(h, sigma, trace.noisy, k=max(1, int(trace.per_token)), rivals=self.rivals)
-        return SquaredCV.apply(p.sum(axis=0), ddof=self.ddof)
+        return SquaredCV.apply(expected_load(trace, self.rivals), ddof=self.ddof)
+
+
+def expected_load(trace: RoutingTrace, rivals: str = "others") -> Float[Tensor, " E"]:
+    """Σ_t of :class:`LoadProbability`; without noise the counts, which are constant."""
+    h = trace.logits
+    if trace.sigma is None:
+        return Tensor(array_namespace(h.data).asarray(trace.load, dtype=h.dtype))
+    sigma = trace.sigma + 1e-18  # a learned σ may underflow to 0
+    p = LoadProbability.apply(h, sigma, trace.noisy, k=max(1, int(trace.per_token)), rivals=rivals)
+    return p.sum(axis=0)
 
 
 class Entropy(Function):

@@ -21,6 +21,7 @@ from .losses import Importance, Load, Loss, SwitchBalance, ZLoss
 from .noise import Jitter, NormalNoise, ShazeerNoise
 from .router import RouterConfig
 from .selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
+from .tree_losses import TreeImportance, TreeLoad
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +106,22 @@ def jacobs_1991() -> Recipe:
     return Recipe(RouterConfig(Dense(), gates=()))
 
 
-@published(1994, "Jordan, Jacobs: Hierarchical Mixtures of Experts and the EM Algorithm", num_groups=2)
-def hierarchical(*, num_groups: int = 2) -> Recipe:
-    """y = Σ_i g_i(x) Σ_j g_(j|i)(x) f_ij(x), softmax gates at both levels, everything dense (equations 1 to 3)."""
-    return Recipe(RouterConfig(Dense(), gates=()), num_groups=num_groups)
+@published(1994, "Jordan, Jacobs: Hierarchical Mixtures of Experts and the EM Algorithm")
+def hierarchical(
+    *, groups: tuple[int, ...] = (2,), top_k: int | None = None, importance: float = 0.1, load: float = 0.1
+) -> Recipe:
+    """y = Σ_i g_i(x) Σ_j g_(j|i)(x) f_ij(x), softmax gates at all levels, everything dense (equations 1 to 3).
+
+    ``groups`` has the branches of each level above the experts; (2,) is a tree of two levels, (2, 2) of three. With
+    ``top_k``, the sparse tree of Shazeer et al. 2017, appendix B: noisy top-k at each level, and the importance and the
+    load of all experts balanced from the root.
+    """
+    groups = tuple(groups)  # a list in a file of settings
+    if top_k is None:
+        return Recipe(RouterConfig(Dense(), gates=()), groups=groups)
+    router = RouterConfig(TopK(top_k), scores=None, gates=(Gate(SelectedSoftmax),), noise=ShazeerNoise())
+    losses = tuple(part for part in (TreeImportance(importance), TreeLoad(load)) if part.coefficient)
+    return Recipe(router, groups=groups, tree_losses=losses)
 
 
 @published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11", top_k=2)

@@ -279,6 +279,7 @@ class Routing:
         trace: what the losses saw.
         first_token: the index of token 0 in the batch of all ranks.
         all_kept: whether it is known, without asking a GPU, that no dropped assignments are listed.
+        children: in a tree of experts, the routings of the branches, each of the tokens that the branch got.
     """
 
     token: Int[Array, " N"]
@@ -293,6 +294,7 @@ class Routing:
     trace: RoutingTrace
     first_token: int = 0
     all_kept: bool = False
+    children: tuple["Routing", ...] = ()
 
     @property
     def num_experts(self) -> int:

@@ -10,6 +10,7 @@ from .experts import WithZeroExperts
 from .layer import MoE
 from .router import Router
 from .soft import SoftMoE
+from .tree import HierarchicalMoE
 
 CAPACITY_SCOPES = ("global", "rank")
 BALANCE_SCOPES = ("global", "local")
@@ -41,7 +42,8 @@ def share_experts(
         By name, the parameters that have an entry for each expert of this rank, and who holds which.
 
     Raises:
-        ValueError: a setting is unknown, or experts_across does not divide the number of ranks.
+        ValueError: a setting is unknown, experts_across does not divide the number of ranks, or a tree of experts has
+            losses of its own.
     """
     _require("capacity_scope", capacity_scope, CAPACITY_SCOPES)
     _require("balance_scope", balance_scope, BALANCE_SCOPES)
@@ -64,6 +66,9 @@ def share_experts(
                 if id(parameter) not in of_experts:  # layers may have the same experts
                     of_experts[id(parameter)] = module.holding
                     parameter.data = parameter.data[list(module.holding.held)]
+        elif isinstance(module, HierarchicalMoE) and module.losses:
+            names = ", ".join(type(loss).__name__ for loss in module.losses)
+            raise ValueError(f"the losses of a tree ({names}) are those of one process, got {communicator.size} ranks")
         elif isinstance(module, Router):
             module.communicator, module.balance_scope, module.name = communicator, balance_scope, name.rstrip(".")
             capacity = module.config.capacity

@@ -61,7 +61,7 @@ def assert_says_the_same(model, tokens):
 CAUSAL = [
     name
     for name, recipe in recipes.RECIPES.items()
-    if recipe().router is not None and recipe().router.selection.causal and not recipe().num_groups
+    if recipe().router is not None and recipe().router.selection.causal and not recipe().groups
     and recipe().router.capacity is None
 ]  # fmt: skip
 

@@ -131,13 +131,13 @@ def test_a_load_loss_without_noise_is_a_constant():
 
 
 def test_both_levels_of_a_hierarchy_are_reported():
-    found = gradient_paths(Recipe(RouterConfig(Dense(), gates=()), num_groups=4), seeds=2)
+    found = gradient_paths(Recipe(RouterConfig(Dense(), gates=()), groups=(4,)), seeds=2)
     assert path(found, "task", "groups").kept == path(found, "task", "experts").kept == 1
     assert "task (experts)" in str(found)
 
 
 def test_a_group_with_one_renormalised_expert_is_dead_inside():
-    found = gradient_paths(Recipe(RouterConfig(TopK(1), gates=(Gate(Renormalize),)), num_groups=4), seeds=2)
+    found = gradient_paths(Recipe(RouterConfig(TopK(1), gates=(Gate(Renormalize),)), groups=(4,)), seeds=2)
     assert not found.task_reaches_router
 
 

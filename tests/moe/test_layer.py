@@ -232,8 +232,8 @@ def test_the_argument_experts_overrides_the_recipe():
         ({"num_experts": 1}, "top_k must be between 1 and num_experts=1, got 2"),
         ({"dispatch": "magic"}, "dispatch must be one of loop, onehot, padded, sorted, exchange, got 'magic'"),
         ({"experts": "relu2"}, "experts must be one of swiglu, relu, gelu, gpt_oss, got 'relu2'"),
-        ({"recipe": recipes.soft_moe()}, "describes a two-level or Soft MoE layer; build it with make_layer"),
-        ({"recipe": recipes.hierarchical()}, "describes a two-level or Soft MoE layer; build it with make_layer"),
+        ({"recipe": recipes.soft_moe()}, "describes a tree or a Soft MoE layer; build it with make_layer"),
+        ({"recipe": recipes.hierarchical()}, "describes a tree or a Soft MoE layer; build it with make_layer"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -265,7 +265,7 @@ def test_hash_routing_gets_its_ids_in_the_shape_of_the_batch():
 
 
 def two_levels(router, dispatch="sorted", num_groups=3, **settings):
-    recipe = Recipe(router, num_groups=num_groups, **settings)
+    recipe = Recipe(router, groups=(num_groups,), **settings)
     return HierarchicalMoE(5, 6, 6, recipe, dispatch=dispatch, rng=np.random.default_rng(0), dtype=np.float64)
 
 
@@ -389,12 +389,12 @@ def test_active_parameters_of_two_levels():
 @pytest.mark.parametrize(
     ("recipe", "settings", "message"),
     [
-        (recipes.hierarchical(num_groups=4), {}, "num_groups must divide num_experts=6, got 4"),
-        (recipes.mixtral(), {}, "num_groups must divide num_experts=6, got 0"),
-        (recipes.soft_moe(), {}, "num_groups must divide num_experts=6, got 0"),
+        (recipes.hierarchical(groups=(4,)), {}, "groups must divide num_experts=6, got 4"),
+        (recipes.mixtral(), {}, "groups must divide num_experts=6, got 0"),
+        (recipes.soft_moe(), {}, "groups must divide num_experts=6, got 0"),
         (recipes.hierarchical(), {"dispatch": "magic"}, "dispatch must be one of .*, got 'magic'"),
         (recipes.hierarchical(), {"d_ff": 0}, "d_ff must be at least 1, got 0"),
-        (Recipe(RouterConfig(TopK(3)), num_groups=3), {}, "top_k must be between 1 and num_experts=2, got 3"),
+        (Recipe(RouterConfig(TopK(3)), groups=(3,)), {}, "top_k must be between 1 and num_experts=2, got 3"),
     ],
 )
 def test_bad_settings_of_two_levels_are_named(recipe, settings, message):

@@ -138,7 +138,7 @@ def test_jacobs_and_jordan_are_dense():
 
 
 def test_the_hierarchy_is_the_flat_product_of_gates():
-    layer = make("hierarchical", num_groups=2)
+    layer = make("hierarchical")
     assert isinstance(layer, HierarchicalMoE)
     x = inputs().data.reshape(-1, D)
     outer = softmax(x @ layer.router.weight.data.T)
@@ -358,7 +358,7 @@ def test_what_is_wrong_with_a_recipe_of_ones_own_is_named(own, monkeypatch, name
     [
         ({"shared_experts": -1}, "shared_experts must not be negative, got -1"),
         ({"zero_experts": -1}, "zero_experts must not be negative, got -1"),
-        ({"num_groups": -1}, "num_groups must not be negative, got -1"),
+        ({"groups": (-1,)}, "groups must be numbers of branches, each at least 1"),
         ({"slots": -1}, "slots must not be negative, got -1"),
         ({"gated_shared": True}, "gated_shared needs shared_experts of at least 1, got 0"),
     ],

@@ -27,7 +27,7 @@ TIGHT = Capacity(0.6)
 def of(selection, capacity=TIGHT, *, experts="swiglu", shared=0, zero=0, groups=0, **settings):
     router = RouterConfig(selection, capacity=capacity, **settings)
     shared = {"shared_experts": shared, "gated_shared": bool(shared), "shared_bias": bool(shared)}
-    return Recipe(router, experts, zero_experts=zero, num_groups=groups, **shared)
+    return Recipe(router, experts, zero_experts=zero, groups=(groups,) if groups else (), **shared)
 
 
 CASES = {name: published(**published.small) for name, published in RECIPES.items()}

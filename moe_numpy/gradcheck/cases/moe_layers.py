@@ -74,6 +74,9 @@ def _register_layers() -> None:
         recipe = published(**published.small)
         for dispatch in STRATEGIES if recipe.router else ("sorted",):
             _register(f"{name}_{dispatch}", recipe, dispatch)
+    for groups in ((2,), (2, 2)):
+        settings = {"groups": groups, "top_k": 2, "importance": 0.1, "load": 0.1}
+        _register(f"tree_of_{len(groups) + 1}_levels", RECIPES["hierarchical"](**settings), "sorted")
     for name in ("mixtral", "switch", "expert_choice", "deepseek_v3", "hierarchical", "soft_moe"):
         _register(f"{name}_with_padding", RECIPES[name](**RECIPES[name].small), "sorted", MASK)
     for name, loss in _LOSSES.items():
