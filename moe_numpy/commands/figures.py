@@ -1,8 +1,8 @@
 """Figures as PNGs in a folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -56,10 +56,22 @@ def save_figures(folder: Path, draw: "Callable[[Any], dict[str, Figure]]") -> li
     return saved
 
 
-def load_history(run: Run) -> tuple[Any, Any]:
-    """Steps [N], and the load of every expert at each [N, L, E]."""
+class LoadHistory(NamedTuple):
+    """Steps [N], the load of every expert at each [N, L, E], and after which step which expert of a layer was split."""
+
+    step: Any
+    load: Any
+    splits: Sequence[tuple[int, int, int]]
+
+
+NO_HISTORY = LoadHistory((), (), ())
+
+
+def load_history(run: Run) -> LoadHistory:
+    """Of all steps of a run."""
     history = run.history()
-    return np.array([r["step"] for r in history]), np.array([r["expert_load"] for r in history])
+    splits = [(r["step"], layer, idle) for r in history for layer, idle, _ in r["splits"]]
+    return LoadHistory(np.array([r["step"] for r in history]), np.array([r["expert_load"] for r in history]), splits)
 
 
 def _curves(run: Run) -> list[Any]:

@@ -167,7 +167,7 @@ def _print_layer(console: Console, opened: Inspected, found: Findings, shown: li
     if found.together[i].any():
         print_pairs(console, detailed, found.pairs[i])
         console.print()
-    print_load(console, list(routed.layers), shown, *opened.history)
+    print_load(console, list(routed.layers), shown, *opened.history[:2])
 
 
 def _print_text(

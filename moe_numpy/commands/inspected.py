@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ..training import Run, default_corpus
 from ..training.encoding import pieces
 from ..training.evaluation import WINDOWS_PER_DOMAIN
 from ..training.user_text import read_texts
-from .figures import load_history
+from .figures import NO_HISTORY, LoadHistory, load_history
 
 TOKENS = 16_384
 _RUN_BATCH = 32  # windows, as the run was evaluated: which bytes an expert has no place for depends on it
@@ -38,7 +37,7 @@ class Inspected:
         batch_size: windows at once.
         sentence: the tokens of one text.
         step: of a run; None for a published model.
-        history: steps and loads of a run, both empty without any.
+        history: steps, loads and splits of a run, all empty without any.
     """
 
     folder: Path
@@ -49,7 +48,7 @@ class Inspected:
     batch_size: int
     sentence: tuple[int, ...]
     step: int | None = None
-    history: tuple[Any, Any] = ((), ())
+    history: LoadHistory = NO_HISTORY
 
     @property
     def is_run(self) -> bool:

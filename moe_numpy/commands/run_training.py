@@ -68,7 +68,7 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
         console.print("Compiling the loops for this processor, once on this machine: some seconds")
     try:
         with training_progress(console, label, trainer) as show:
-            summary = complete(run, trainer, _and_why_not_recorded(show, trainer, console))
+            summary = complete(run, trainer, _and_events(show, trainer, console))
     except NonFiniteError as error:
         _explain(error, run)
     except BrokenPipeError:
@@ -85,15 +85,16 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
     return summary
 
 
-def _and_why_not_recorded(
-    show: Callable[[StepRecord], None], trainer: Trainer, console: Console
-) -> Callable[[StepRecord], None]:
-    """``show``, which also says once why the steps on a GPU are not recorded, as soon as that is known."""
+def _and_events(show: Callable[[StepRecord], None], trainer: Trainer, console: Console) -> Callable[[StepRecord], None]:
+    """``show``, which also says which experts were split, and once why the steps on a GPU are not recorded."""
     told: str | None = None
 
     def show_step(record: StepRecord) -> None:
         nonlocal told
         show(record)
+        for layer, idle, loaded in record.splits:
+            line = f"Step {record.step}: layer {layer}: expert {idle} was idle, now shares the tokens of {loaded}"
+            console.print(line, style="dim", markup=False, soft_wrap=True)
         if told is None and trainer.not_recorded is not None:
             told = trainer.not_recorded
             line = f"Steps run launch by launch, not as one CUDA graph: {told}"

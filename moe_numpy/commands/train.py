@@ -36,7 +36,8 @@ from .training_start import print_left_out, print_start
 
 _TRAINING = {
     "steps", "batch_size", "accumulate", "learning_rate", "seed", "checkpoint_every", "device", "dtype", "freeze",
-    "parts", "capacity_scope", "balance_scope", "rebalance_every", "places", "deduplicate",
+    "parts", "capacity_scope", "balance_scope", "rebalance_every", "places", "deduplicate", "top_k_from",
+    "capacity_from", "split_every", "split_below",
 }  # fmt: skip
 _PARTS = 4  # of a batch in the deterministic mode
 _RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
@@ -93,6 +94,16 @@ def train(
             help="Parameters to leave as they are, such as 'layers.*.attention.*'; repeatable.",
             rich_help_panel="Training",
         ),
+    ] = None,
+    top_k_from: Annotated[
+        int | None, _training("Experts per byte at first; they fall to --top-k over the first half.", "--top-k")
+    ] = None,
+    capacity_from: Annotated[float | None, _training("Likewise of --capacity-factor.", "--capacity-factor")] = None,
+    split_every: Annotated[
+        int | None, _training("Steps after which idle experts become copies of loaded ones; 0: never.", 0)
+    ] = None,
+    split_below: Annotated[
+        float | None, _training("Idle is less than this part of the fair share.", TrainingConfig.split_below)
     ] = None,
     text: Annotated[
         list[str] | None, _training("File or folder, one domain each; repeatable.", "built-in text")
@@ -200,6 +211,10 @@ def train(
         "dtype": dtype,
         "freeze": tuple(freeze) if freeze else None,
         "parts": (parts or _PARTS) if deterministic else None,
+        "top_k_from": top_k_from,
+        "capacity_from": capacity_from,
+        "split_every": split_every,
+        "split_below": split_below,
         "capacity_scope": capacity_scope,
         "balance_scope": balance_scope,
         "rebalance_every": rebalance_every,

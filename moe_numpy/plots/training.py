@@ -150,9 +150,15 @@ def cost_ratios(ratios: Mapping[str, float], *, title: str) -> Figure:
 
 
 def load_over_training(
-    step: Int[Array, " N"], load: Float[Array, "N L E"], layers: Sequence[int] | None = None
+    step: Int[Array, " N"],
+    load: Float[Array, "N L E"],
+    splits: Sequence[tuple[int, int, int]] = (),
+    layers: Sequence[int] | None = None,
 ) -> Figure:
-    """The load of every expert while training: a purple row starves, an orange one is overloaded."""
+    """The load of every expert while training: a purple row starves, an orange one is overloaded.
+
+    ``splits`` are marked: the step, the layer, and the expert that then became a copy of a loaded one.
+    """
     _, num_layers, num_experts = load.shape
     columns = columns_for(num_layers)
     height = 0.9 + 2.0 * math.ceil(num_layers / columns)
@@ -172,6 +178,9 @@ def load_over_training(
             interpolation="none",
         )
         axes.set_title(f"layer {layer}", fontsize=10)
+        marks = [(at, expert) for at, of_layer, expert in splits if of_layer == layer]
+        if marks:
+            axes.plot(*zip(*marks, strict=True), "k>", markersize=5, markerfacecolor="white")
         axes.set_yticks(some(num_experts, 16))
         if i % columns == 0:
             axes.set_ylabel("expert")

@@ -12,7 +12,8 @@ from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES, DEDUPLICATIONS
 
 _ADDED: dict[str, Any] = {
     "freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global", "rebalance_every": 0,
-    "places": None, "deduplicate": "none",
+    "places": None, "deduplicate": "none", "top_k_from": None, "capacity_from": None, "split_every": 0,
+    "split_below": 0.1,
 }  # fmt: skip
 _MOST = 10**9  # of steps, sequences and passes
 _LARGEST = float(np.finfo(np.float32).max)
@@ -45,6 +46,12 @@ class TrainingConfig:
         places: the most experts on a rank then; more than needed make replicas. None is as many as needed.
         deduplicate: with several ranks, whether a row that several experts of one rank want travels once: ``"none"``,
             ``"exact"``, or ``"sums"``, which also adds up answers and gradients before they travel, in another order.
+        top_k_from: experts per token in the first step; over the first half of the steps their number falls to that of
+            the recipe. None is the recipe's throughout.
+        capacity_from: likewise, the factor of the capacity.
+        split_every: steps after which experts with few tokens become copies of experts with many, see
+            :func:`moe_numpy.training.reallocation.split_idle`; 0 is never.
+        split_below: few tokens are less than this part of the fair share.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -68,6 +75,10 @@ class TrainingConfig:
     rebalance_every: int = 0
     places: int | None = None
     deduplicate: str = "none"
+    top_k_from: int | None = None
+    capacity_from: float | None = None
+    split_every: int = 0
+    split_below: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -87,10 +98,16 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at most {_LARGEST:.3g}, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if self.rebalance_every < 0:
-            raise ValueError(f"rebalance_every must not be negative, got {self.rebalance_every}")
-        if self.places is not None and self.places < 1:
-            raise ValueError(f"places must be at least 1, got {self.places}")
+        for name in ("rebalance_every", "split_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("places", "top_k_from"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.capacity_from is not None and not 0 < self.capacity_from <= _LARGEST:
+            raise ValueError(f"capacity_from must be positive, got {self.capacity_from}")
+        if not 0 < self.split_below < 1:
+            raise ValueError(f"split_below must be above 0 and below 1, got {self.split_below}")
         if self.parts is not None and not 1 <= self.parts <= self.batch_size:
             raise ValueError(f"parts must be between 1 and batch_size={self.batch_size}, got {self.parts}")
         for name, allowed in (

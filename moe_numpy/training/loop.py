@@ -25,6 +25,7 @@ from .interrupts import interrupts
 from .model_settings import ModelSettings, plain_settings
 from .optimizers import AdamW, clip_factor_of
 from .ranks import Ranks
+from .reallocation import require_reallocatable, schedules, split_idle
 from .record import StepRecord
 from .run_model import initial_model
 from .runs import Run
@@ -101,12 +102,14 @@ class Trainer:
             named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         self.optimizer = AdamW(named, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.schedule = WarmupCosine(config.learning_rate, config.warmup, config.steps)
+        require_reallocatable(self.model, config, self.ranks.size)
         self.completed = 0
         if self.ranks.size > 1 and config.device == "cuda":
             self.not_recorded = "how many rows travel to which rank depends on values"
         self._graph: Any = None
         self._recorded_with: Any = None
         self._loads: list[list[list[float]]] = []  # of the steps since experts last moved
+        self._since_split: list[list[list[float]]] = []  # and of those since they were last split
 
     @property
     def tokens_per_step(self) -> int:
@@ -122,13 +125,15 @@ class Trainer:
         """
         began = time.perf_counter()
         learning_rate = self.schedule(self.completed)
-        with np.errstate(all="ignore"):  # overflow is found and named below
-            report = _report(self._replayed_or_run(learning_rate))
-        norm = report.gradient_norm
-        if not math.isfinite(report.loss + report.auxiliary_loss + norm):
-            self._explain_non_finite(report.loss, norm)
+        with schedules(self.model, self.config, self.completed):
+            with np.errstate(all="ignore"):  # overflow is found and named below
+                report = _report(self._replayed_or_run(learning_rate))
+            norm = report.gradient_norm
+            if not math.isfinite(report.loss + report.auxiliary_loss + norm):
+                self._explain_non_finite(report.loss, norm)
         self.optimizer.steps += 1
         self.completed += 1
+        load = [(c / max(c.sum(), 1)).round(5).tolist() for c in report.load]
         return StepRecord(
             step=self.completed,
             loss=report.loss,
@@ -136,8 +141,9 @@ class Trainer:
             learning_rate=learning_rate,
             gradient_norm=norm,
             dropped_fraction=float(report.dropped) / max(float(report.load.sum()), 1),
-            expert_load=[(c / max(c.sum(), 1)).round(5).tolist() for c in report.load],
+            expert_load=load,
             seconds=time.perf_counter() - began,
+            splits=self._split_if_due(load),
         )
 
     def train(self, on_step: Callable[[StepRecord], None], run: Run | None = None) -> bool:
@@ -188,6 +194,19 @@ class Trainer:
         if not every or self.completed % every == 0:
             self._loads = []
 
+    def _split_if_due(self, load: list[list[float]]) -> list[list[int]]:
+        """Split experts by the mean load of the last ``split_every`` steps."""
+        every, below = self.config.split_every, self.config.split_below
+        if not every:
+            return []
+        self._since_split.append(load)
+        if self.completed % every:
+            return []
+        mean = [np.mean(of_layer, axis=0) for of_layer in zip(*self._since_split, strict=True)]
+        self._since_split = []
+        rng = np.random.default_rng([self.config.seed, self.completed, 2])
+        return split_idle(self.model, self.optimizer, mean, below, rng)
+
     def place_by_load(self, load: Sequence[Sequence[float]], places: int | None = None) -> dict[str, float]:
         """Move experts to other ranks so that no rank has much more to do than another; all ranks together.
 
@@ -219,6 +238,9 @@ class Trainer:
     def resume(self, run: Run, step: int | None = None) -> None:
         """Continue from the newest checkpoint of a run, or from the one of ``step``; see :meth:`Run.restore`."""
         self.completed = run.restore(self.model, self.optimizer, self.corpus, step, self.ranks)
+        if self.config.split_every:
+            since = self.completed % self.config.split_every
+            self._since_split = [each["expert_load"] for each in run.history()[self.completed - since :]]
 
     def _replayed_or_run(self, learning_rate: float) -> "_Results":
         """This step, replayed from a recording where there is one."""
@@ -243,7 +265,7 @@ class Trainer:
         """What a recording depends on."""
         optimizer = self.optimizer
         tensors = [*optimizer.parameters.values(), *(buffer for _, buffer in self.model.named_buffers())]
-        modes = [module.training for _, module in self.model.named_modules()]
+        modes = [(module.training, getattr(module, "config", None)) for _, module in self.model.named_modules()]
         settings = [optimizer.betas, optimizer.eps, optimizer.weight_decay]
         return [settings, modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
 

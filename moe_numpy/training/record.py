@@ -1,6 +1,6 @@
 """A line of ``history.jsonl``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -15,3 +15,4 @@ class StepRecord:
     dropped_fraction: float
     expert_load: list[list[float]]  # share of assignments, per routed layer and expert
     seconds: float
+    splits: list[list[int]] = field(default_factory=list)  # layer, idle expert, and the one it became a copy of
