@@ -1,7 +1,11 @@
-"""``python -m benchmarks`` or ``python -m moe_numpy bench``: layers, steps, kernels, formats and decoding."""
+"""``python -m benchmarks`` or ``python -m moe_numpy bench``: layers, steps, kernels, formats and decoding.
+
+``bench scaling`` is ``python -m benchmarks.scaling``, with that command's options.
+"""
 
 import importlib.util
-from collections.abc import Callable, Generator, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
@@ -15,7 +19,7 @@ from moe_numpy.commands.usage import Command, exit_on_signals
 from moe_numpy.formats import FORMATS
 from moe_numpy.kernels import threads as kernel_threads
 
-from . import decode, decode_rows, formats, kernels, layer, random_model, step
+from . import decode, decode_rows, formats, kernels, layer, random_model, scaling, step
 from .peer_process import PeerError
 from .place import Place
 from .table import geometric_means, print_coming, print_row
@@ -25,6 +29,20 @@ class What(StrEnum):
     """What can be measured."""
 
     LAYER, STEP, KERNELS, FORMATS, DECODE = "layer", "step", "kernels", "formats", "decode"
+
+
+_SCALING = "scaling"
+
+
+class _Bench(Command):
+    """``bench``, or the command of a scaling law, which has options of its own."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        if given[:1] != [_SCALING]:
+            return super().main(given, *rest, **settings)
+        settings["prog_name"] = f"{settings.get('prog_name') or 'bench'} {_SCALING}"
+        return typer.main.get_command(scaling.app).main(given[1:], *rest, **settings)
 
 
 class Peer(StrEnum):
@@ -44,7 +62,7 @@ app = typer.Typer(
 )
 
 
-@app.command(cls=Command)
+@app.command(cls=_Bench, epilog=f"{_SCALING} fits scaling laws to small models: see {_SCALING} --help.")
 def bench(
     what: Annotated[
         What, typer.Argument(help="A layer, a training step, each hot loop, each weight format, or decoding.")
