@@ -7,7 +7,7 @@ their held-out loss (moe_numpy/accounting/scaling_laws.py), and prints the coeff
 Each finished model is a line of the results. A second call trains what is missing; --no-train fits what is there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from moe_numpy.commands.output import (
     JsonOption,
     console_for,
     given_path,
+    note,
     plain_table,
     print_json,
     print_title,
@@ -32,7 +33,7 @@ from moe_numpy.commands.output import (
 from moe_numpy.commands.progress import clock
 from moe_numpy.commands.usage import Command, exit_on_signals
 from moe_numpy.plots.scaling import loss_laws
-from moe_numpy.training import StepRecord, default_corpus
+from moe_numpy.training import Corpus, StepRecord, default_corpus
 from moe_numpy.training.lock import locked
 
 from .scaling_fits import LAWS, fitted, noise, other_rates
@@ -98,39 +99,40 @@ def main(
 
 def _trained(name: str, results: dict[Model, Result], device: str, out: Path, console: Console) -> dict[Model, Result]:
     """Train what is missing."""
-    models, sweep = SWEEPS[name].models, SWEEPS[name]
-    missing = [model for model in models if model not in results]
+    missing = [model for model in SWEEPS[name].models if model not in results]
     if not missing:
         return results
     corpus = default_corpus()
     with refusals():
         if any(each.text != corpus.fingerprint[:16] for each in results.values()):
             raise ValueError(f"{out}: its models were trained on other text than this Python has; use another --out")
-    left = sum(_work(name, model) for model in missing)
-    done = seconds = 0.0
     with refusals(), locked(out.parent):
-        for model in missing:
-            label = f"{len(results) + 1:>3}/{len(models)}  {_label(sweep.parameters(model), model)}"
-            with _status(console, label, model.tokens // sweep.batch_size // sweep.context) as show:
-                result = _train_one(name, model, corpus, device, out, show)
-            results = {**results, model: result}
-            done, left, seconds = done + _work(name, model), left - _work(name, model), seconds + result.seconds
-            took = f"loss {result.loss:.4f}  {result.seconds:5.1f} s"
-            console.print(f"{label}  {took}  {clock(left * seconds / done)} left", soft_wrap=True)
+        try:
+            return results | _train_each(name, missing, corpus, device, out, console)
+        except (KeyboardInterrupt, SystemExit):
+            note(f"stopped; finished models are in {out}, and the same command continues")
+            raise
+
+
+def _train_each(
+    name: str, missing: Sequence[Model], corpus: Corpus, device: str, out: Path, console: Console
+) -> dict[Model, Result]:
+    """Train models in order, with a line for each."""
+    sweep, results = SWEEPS[name], {}
+    before, left = len(sweep.models) - len(missing), sum(_work(name, model) for model in missing)
+    done = seconds = 0.0
+    for number, model in enumerate(missing, before + 1):
+        label = f"{number:>3}/{len(sweep.models)}  {_label(sweep.parameters(model), model)}"
+        with _status(console, label, model.tokens // sweep.batch_size // sweep.context) as show:
+            try:
+                result = train(name, model, corpus, device, out, show)
+            except NonFiniteError as error:
+                refuse(f"{model}: {error}; finished models are in {out}", exit_code=1)
+        results[model] = result
+        done, left, seconds = done + _work(name, model), left - _work(name, model), seconds + result.seconds
+        took = f"loss {result.loss:.4f}  {result.seconds:5.1f} s"
+        console.print(f"{label}  {took}  {clock(left * seconds / done)} left", soft_wrap=True)
     return results
-
-
-def _train_one(
-    name: str, model: Model, corpus: Any, device: str, out: Path, show: Callable[[StepRecord], None]
-) -> Result:
-    try:
-        result = train(name, model, corpus, device, out, show)
-    except NonFiniteError as error:
-        refuse(f"{model}: {error}; finished models are in {out}", exit_code=1)
-    if result is None:
-        typer.echo(f"Stopped. Finished models are in {out}; the same command continues.", err=True)
-        raise typer.Exit(130)
-    return result
 
 
 def _work(name: str, model: Model) -> float:

@@ -173,12 +173,13 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def train(
     name: str, model: Model, corpus: Corpus, device: str, path: Path, on_step: Callable[[StepRecord], None]
-) -> Result | None:
-    """Train a model of the sweep of this name and add its line to the results; None if a signal ended it.
+) -> Result:
+    """Train a model of the sweep of this name and add its line to the results.
 
     Raises:
         NonFiniteError: the training diverged.
         OSError: the line cannot be written.
+        SystemExit: a signal ended the training.
     """
     sweep = SWEEPS[name]
     trainer = Trainer(sweep.model_config(model), sweep.training_config(model, device), corpus)
@@ -190,7 +191,8 @@ def train(
         on_step(record)
 
     if not trainer.train(timed):
-        return None
+        assert trainer.stopped_by is not None
+        raise SystemExit(128 + trainer.stopped_by)
     windows = corpus.validation_windows(sweep.context, WINDOWS_PER_DOMAIN * 128 // sweep.context)
     final = evaluate(trainer.model, windows, len(corpus.domains))
     values = {"sweep": name, **{key: getattr(model, key) for key in Model.__dataclass_fields__}}
