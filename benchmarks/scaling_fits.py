@@ -19,6 +19,7 @@ from moe_numpy.accounting.scaling_laws import (
 from .scaling_sweep import SWEEPS, Model, Result, without_seed
 
 LAWS: dict[str, type[FineGrained] | type[Routed]] = {"krajewski": FineGrained, "clark": Routed}
+BESIDE = {"krajewski": "krajewski", "clark": "S-BASE"}  # published coefficients
 _NEAR_END = 0.02  # of the end of a range that is searched
 
 
@@ -58,7 +59,7 @@ def fitted(
         "at_a_limit": _at_a_limit(found),
         "error": _root_mean_square(found.loss(points) - _losses(points)),
         "widest": _widest(kind, points),
-        "published": asdict(PUBLISHED[law]),
+        "published": asdict(PUBLISHED[BESIDE[law]]),
         "predicted": [_predicted(each, loss) for each, loss in zip(of_law, found.loss(points).tolist(), strict=True)],
     }
 

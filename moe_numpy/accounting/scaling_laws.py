@@ -144,9 +144,11 @@ def effective_experts(
 
 PUBLISHED: dict[str, Law] = {
     "krajewski": FineGrained(a=18.1, alpha=0.115, b=30.8, beta=0.147, g=2.1, gamma=0.58, c=0.47),
-    "clark": Routed(a=-0.082, b=-0.108, c=0.009, d=1.104, e_start=1.847, e_max=314.478),
+    "S-BASE": Routed(a=-0.082, b=-0.108, c=0.009, d=1.104, e_start=1.847, e_max=314.478),
+    "RL-R": Routed(a=-0.083, b=-0.126, c=0.012, d=1.111, e_start=1.880, e_max=469.982),
+    "Hash": Routed(a=-0.087, b=-0.136, c=0.012, d=1.157, e_start=4.175, e_max=477.741),
 }
-"""Table 1 of Krajewski et al., for 64 experts; table 3 of Clark et al., for S-BASE. Both count tokens of subwords."""
+"""Table 1 of Krajewski et al., for 64 experts; and table 3 of Clark et al., for three ways to choose experts."""
 
 
 def intervals(

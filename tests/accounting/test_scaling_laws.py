@@ -53,7 +53,7 @@ def test_a_routed_law_is_recovered(a, b, c, e_start, e_max):
 
 
 def test_intervals_hold_the_coefficients_of_noisy_models():
-    for law, points in ((PUBLISHED["krajewski"], SIZES), (PUBLISHED["clark"], EXPERTS)):
+    for law, points in ((PUBLISHED["krajewski"], SIZES), (PUBLISHED["S-BASE"], EXPERTS)):
         noisy = measured(law, points, noise=2e-3, seed=1)
         drawn = list(intervals(type(law).fit, noisy, np.random.default_rng(0), 40))
         assert len(drawn) == 40
@@ -95,7 +95,7 @@ def test_published_laws_by_hand():
     assert law.loss([Point(1e9, 0, 1e10, granularity=4)]) == pytest.approx([by_hand])
     of_one = 1 / (1 / 1.847)
     by_hand = 10 ** (-0.082 * 8 - 0.108 * np.log10(of_one) + 0.009 * 8 * np.log10(of_one) + 1.104)
-    assert PUBLISHED["clark"].loss([Point(1e8, 0, experts=1)]) == pytest.approx([by_hand])
+    assert PUBLISHED["S-BASE"].loss([Point(1e8, 0, experts=1)]) == pytest.approx([by_hand])
     assert 2.5 < by_hand < 3  # nats per token of a dense model with 130 M parameters is about that
 
 

@@ -140,36 +140,46 @@ def test_a_torn_last_line_is_trained_again(tiny, tmp_path):
         assert [row["loss"] for row in lines(path)] == [row["loss"] for row in rows]
 
 
-_SWEEP = """
+QUICK = {"layers": 1, "widths": (8, 16), "tokens": (2**13, 2**14), "fixed_tokens": 2**13}
+_SWEEP = f"""
 import sys
+from dataclasses import replace
 import numpy as np
 from benchmarks import scaling
-from moe_numpy.commands.usage import exit_on_signals
 from moe_numpy.training import Corpus, Domain
-rng = np.random.default_rng(0)
-text = Corpus([Domain("a", *rng.integers(97, 100, (2, 20_000)).astype(np.uint8))])
+text = Corpus([Domain("a", *np.random.default_rng(0).integers(97, 100, (2, 20_000)).astype(np.uint8))])
 scaling.default_corpus = lambda: text
-exit_on_signals()
+scaling.SWEEPS["small"] = replace(scaling.SWEEPS["small"], **{QUICK})
 scaling.app(["--small", "--out", sys.argv[1]], prog_name="scaling")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_sweep_keeps_what_is_finished(tmp_path, number):
+def test_a_killed_sweep_keeps_what_is_finished(tmp_path, monkeypatch):
     path = tmp_path / "s.jsonl"
+    monkeypatch.setitem(SWEEPS, "small", replace(SWEEPS["small"], **QUICK))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(scaling.__file__).parents[1]), *sys.path])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SWEEP, str(path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", _SWEEP, str(path)], env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None and (not path.exists() or not path.read_bytes().count(b"\n")):
         time.sleep(0.05)
-    process.send_signal(number)
-    _, stderr = process.communicate()
-    found = scaling_sweep.finished(path, "small")
-    assert 1 <= len(found) < len(SWEEPS["small"].models)
-    if number == signal.SIGTERM:
-        assert process.returncode == 143, stderr
-        assert f"finished models are in {path}" in stderr.decode()
+    process.kill()
+    process.wait()
+    assert 1 <= len(scaling_sweep.finished(path, "small")) < len(SWEEPS["small"].models)
+
+
+def test_a_signal_ends_a_sweep_and_says_how_to_continue(tiny, tmp_path, monkeypatch):
+    path, plain, steps = tmp_path / "s.jsonl", Trainer.step, []
+
+    def step(self):
+        steps.append(self)
+        if len(steps) == 7:  # not in the first model
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    result = run("--small", "--out", path)
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert f"note: stopped; finished models are in {path}, and the same command continues" in result.stderr
+    assert 1 <= len(lines(path)) < len(tiny.models)
 
 
 def test_laws_are_fitted_with_intervals_and_drawn(tmp_path):
