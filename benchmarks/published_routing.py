@@ -81,13 +81,20 @@ def models(file: Path, router: str) -> Iterator[Point]:
     for row in _rows(file):
         if row["router_type"] not in (router, "Dense"):
             continue
-        if [float(row[name]) for name in ("k", "routing_frequency", "seed")] != [1, 0.5, 42]:
+        if _numbers(file, row, "k", "routing_frequency", "seed") != [1, 0.5, 42]:
             continue
-        if float(row["step"]) >= float(last.get(row["hyper_id"], row)["step"]):
+        if _numbers(file, row, "step") >= _numbers(file, last.get(row["hyper_id"], row), "step"):
             last[row["hyper_id"]] = row
     for row in last.values():
-        n, loss, experts = (float(row[name]) for name in ("dense_parameter_count", "loss_validation", "num_experts"))
+        n, loss, experts = _numbers(file, row, "dense_parameter_count", "loss_validation", "num_experts")
         yield Point(n, loss, experts=experts)
+
+
+def _numbers(file: Path, row: dict[str, str], *names: str) -> list[float]:
+    try:
+        return [float(row[name]) for name in names]
+    except ValueError as error:
+        raise ValueError(f"{file}, {', '.join(names)} of model {row['hyper_id']}: {error}") from error
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:

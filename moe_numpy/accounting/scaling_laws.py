@@ -16,6 +16,7 @@ from ..typing import Array, Float
 
 _ROUNDS, _PER_AXIS, _SHRINK = 18, 5, 0.65  # of the search: the last grid is 1500 times finer than the first
 _RIDGE = 1e-13  # columns that cannot be told apart share a coefficient
+_APART = 2.0  # E_max over E_start, at least: otherwise Ê hardly depends on E
 _ATTEMPTS = 100  # at a resample that can be fitted
 
 
@@ -122,13 +123,13 @@ class Routed:
 
         def terms(log_start: Float[Array, " m"], log_max: Float[Array, " m"]) -> Array:
             start, most = 10 ** log_start[:, None], 10 ** log_max[:, None]
-            log_e = np.log10(effective_experts(experts, start, np.maximum(most, 1.001 * start)))
+            log_e = np.log10(effective_experts(experts, start, np.maximum(most, _APART * start)))
             return np.stack(np.broadcast_arrays(log_n, log_e, log_n * log_e, 1.0), axis=-1)
 
         ranges = [(np.log10(low), np.log10(high)) for low, high in cls.RANGES.values()]
         target = np.log10([p.loss for p in points])
         (log_start, log_max), (a, b, c, d) = _profiled(terms, target, ranges, nonnegative=False)
-        return cls(a, b, c, d, 10**log_start, max(10**log_max, 1.001 * 10**log_start))
+        return cls(a, b, c, d, 10**log_start, max(10**log_max, _APART * 10**log_start))
 
 
 Law: TypeAlias = FineGrained | Routed

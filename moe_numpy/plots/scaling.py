@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 
 from .style import GREY, STYLES, grid
 
-_LOOKS = [(style["color"], marker) for marker, style in zip("osD^v*XP", [*STYLES, *STYLES], strict=True)]
+_LOOKS = [
+    {"color": style["color"], "marker": marker, "linestyle": line}
+    for (style, line), marker in zip([(s, line) for line in ("-", "--") for s in STYLES], "osD^v*XP", strict=True)
+]
 _NAMES = {"krajewski": "Krajewski", "clark": "Clark"}
 
 
@@ -51,21 +54,20 @@ def loss_laws(
 def _draw_lines(
     axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, line: str, label: str, labels: Mapping[int, str]
 ) -> None:
-    for value, (color, marker) in zip(sorted({row[line] for row in rows}), _LOOKS, strict=False):
+    for value, look in zip(sorted({row[line] for row in rows}), _LOOKS, strict=False):
         mine = sorted((row[x], row["loss"]) for row in rows if row[line] == value)
         name = labels.get(value, label.format(value))
-        axes.plot(*zip(*mine, strict=True), color=color, marker=marker, markersize=5, label=name)
+        axes.plot(*zip(*mine, strict=True), markersize=5, label=name, **look)
 
 
 def _draw_predicted(axes: Axes, laws: Mapping[str, Mapping[str, Any]]) -> None:
     ends: list[float] = []
-    for (name, law), (color, marker) in zip(laws.items(), _LOOKS, strict=False):
+    for (name, law), look in zip(laws.items(), _LOOKS, strict=False):
         pairs = [(each["loss"], each["predicted"]) for each in law.get("predicted", ())]
         if pairs:
-            axes.plot(
-                *zip(*pairs, strict=True), color=color, marker=marker, markersize=4, linestyle="none", alpha=0.7,
-                label=f"{_NAMES[name]}, error {law['error']:.3f}",
-            )  # fmt: skip
+            point = {"color": look["color"], "marker": look["marker"], "linestyle": "none"}
+            told = f"{_NAMES[name]}, error {law['error']:.3f}"
+            axes.plot(*zip(*pairs, strict=True), markersize=4, alpha=0.7, label=told, **point)
             ends += [loss for pair in pairs for loss in pair]
     if ends:
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=GREY, linewidth=1)

@@ -9,7 +9,10 @@ from benchmarks import published_routing
 from benchmarks.published_routing import models
 from moe_numpy.accounting.scaling_laws import PUBLISHED, Point
 
-FIELDS = "hyper_id step router_type num_experts k routing_frequency seed dense_parameter_count loss_validation".split()
+FIELDS = [
+    "hyper_id", "step", "router_type", "num_experts", "k", "routing_frequency", "seed", "dense_parameter_count",
+    "loss_validation",
+]  # fmt: skip
 
 
 def rows():
@@ -87,7 +90,7 @@ def no_column(path):
     [
         (plain, "Not a gzipped file"),
         (truncated, "is truncated or damaged"),
-        (no_number, "could not convert string to float: '?'"),
+        (no_number, "k, routing_frequency, seed of model 1: could not convert string to float: '?'"),
         (no_column, "lacks the columns router_type, num_experts"),
         (lambda path: path.unlink(), "No such file"),
     ],
