@@ -8,7 +8,7 @@ Each finished model is a line of the results. A second call trains what is missi
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ from moe_numpy.training import Corpus, StepRecord, default_corpus
 from moe_numpy.training.lock import locked
 
 from .scaling_fits import LAWS, fitted, noise, other_rates
-from .scaling_sweep import SWEEPS, Model, Result, finished, train
+from .scaling_sweep import SWEEPS, Model, Result, cut_torn_line, finished, text_of, train
 
 _TITLES = {
     "krajewski": "L = c + (g / G^γ + a) / N^α + b / D^β   (Krajewski et al. 2024)",
@@ -74,10 +74,9 @@ def main(
         devices.namespace(device)
         if no_train and not out.exists():
             raise ValueError(f"--no-train needs finished models, and {out} does not exist")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        results = finished(out, name)
+        results = finished(out, name) if no_train else {}
     if not no_train:
-        results = _trained(name, results, device, out, console)
+        results = _trained(name, device, out, console)
     if not results:
         refuse(f"{out} has no model of the {name} sweep", exit_code=1)
     document: dict[str, Any] = {
@@ -97,16 +96,22 @@ def main(
         _print(document, console)
 
 
-def _trained(name: str, results: dict[Model, Result], device: str, out: Path, console: Console) -> dict[Model, Result]:
-    """Train what is missing."""
-    missing = [model for model in SWEEPS[name].models if model not in results]
-    if not missing:
-        return results
-    corpus = default_corpus()
-    with refusals():
-        if any(each.text != corpus.fingerprint[:16] for each in results.values()):
-            raise ValueError(f"{out}: its models were trained on other text than this Python has; use another --out")
-    with refusals(), locked(out.parent):
+def _trained(name: str, device: str, out: Path, console: Console) -> dict[Model, Result]:
+    """Train what the file lacks."""
+    with ExitStack() as held:
+        with refusals():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out.parent))
+            results = finished(out, name)
+            missing = [model for model in SWEEPS[name].models if model not in results]
+            if not missing:
+                return results
+            corpus = default_corpus()
+            if any(each.text != text_of(corpus) for each in results.values()):
+                raise ValueError(
+                    f"{out}: its models were trained on other text than this Python has; use another --out"
+                )
+            cut_torn_line(out)
         try:
             return results | _train_each(name, missing, corpus, device, out, console)
         except (KeyboardInterrupt, SystemExit):

@@ -7,7 +7,7 @@ nothing dropped; with E = 1 the model is dense.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -199,14 +199,14 @@ def train(
     values |= {"learning_rate": sweep.learning_rate(model), "parameters": sweep.parameters(model)}
     values |= {"active": trainer.active_parameters, "total": trainer.num_parameters}
     values |= {"loss": final.loss, "domain_loss": final.domain_loss.tolist()}
-    values |= {"seconds": round(seconds, 3), "device": device, "text": corpus.fingerprint[:16]}
+    values |= {"seconds": round(seconds, 3), "device": device, "text": text_of(corpus)}
     line = with_checksum(values)
     append_jsonl(path, line)
     return msgspec.convert(line, Result)
 
 
 def finished(path: Path, name: str) -> dict[Model, Result]:
-    """The models of the sweep of this name that the file has. What a crash left of a last line is cut off.
+    """The models of the sweep of this name that the file has.
 
     Raises:
         OSError: the file cannot be read.
@@ -214,7 +214,7 @@ def finished(path: Path, name: str) -> dict[Model, Result]:
     """
     if not path.exists():
         return {}
-    results = [each for each in _read(path) if each.sweep == name]
+    results = [each for each in read_jsonl(path, Result) if each.sweep == name]
     sweep = SWEEPS[name]
     for each in results:
         as_now = math.isclose(each.learning_rate, sweep.learning_rate(each.model), rel_tol=1e-9)
@@ -225,13 +225,19 @@ def finished(path: Path, name: str) -> dict[Model, Result]:
     return {each.model: each for each in results}
 
 
-def _read(path: Path) -> Sequence[Result]:
-    results: list[Result] = read_jsonl(path, Result)
-    content = path.read_bytes()
-    whole = b"".join(content.splitlines(keepends=True)[: len(results)])
-    if content != whole or not whole.endswith(b"\n"):
-        write_atomically({path: whole + b"\n" * (bool(whole) and not whole.endswith(b"\n"))})
-    return results
+def cut_torn_line(path: Path) -> None:
+    """Remove what a crash left of a last line, or end the line, so that the next one begins anew."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = b"".join(content.splitlines(keepends=True)[: len(read_jsonl(path, Result))])
+        ended = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
+        if ended != content:
+            write_atomically({path: ended})
+
+
+def text_of(corpus: Corpus) -> str:
+    """By which results know their text."""
+    return corpus.fingerprint[:16]
 
 
 def without_seed(model: Model) -> Model:

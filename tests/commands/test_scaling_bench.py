@@ -21,6 +21,7 @@ from moe_numpy.accounting.scaling_laws import PUBLISHED, Point
 from moe_numpy.autodiff import NonFiniteError
 from moe_numpy.files import with_checksum
 from moe_numpy.training import Corpus, Domain, Trainer
+from moe_numpy.training.lock import locked
 
 TINY = scaling_sweep.Sweep(
     layers=1, d_head=8, context=8, batch_size=2, widths=(8, 16), experts=(1, 2), granularities=(1, 2),
@@ -197,8 +198,10 @@ def test_laws_are_fitted_with_intervals_and_drawn(tmp_path):
 
 
 def test_the_table_says_what_is_not_determined(tmp_path):
+    """A straight line over log N has no α, and the law tends to it as α becomes 0."""
+    rows = [(json.dumps(row), 5 - 0.3 * np.log10(row["parameters"])) for row in synthetic("large")]
     path = tmp_path / "s.jsonl"
-    path.write_text("".join(changed(json.dumps(row), loss=2.0) + "\n" for row in synthetic("large")))
+    path.write_text("".join(changed(row, loss=float(loss)) + "\n" for row, loss in rows))
     result = run("--no-train", "--out", path, "--resamples", 0)
     assert result.exit_code == 0, result.output
     assert "* at the end of the range that was searched" in result.output
@@ -286,6 +289,15 @@ def test_what_is_refused(arguments, message):
     result = run(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_one_sweep_at_a_time_and_fits_meanwhile(tmp_path):
+    path = write(tmp_path / "s.jsonl", list(synthetic("large"))[:2])
+    with locked(tmp_path):
+        result = run("--out", path)
+        assert result.exit_code == 2
+        assert "is in use" in result.stderr
+        assert run("--no-train", "--out", path).exit_code == 0
 
 
 def test_an_empty_file_has_nothing_to_fit(tmp_path):
