@@ -200,7 +200,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
         console.print(f"Noise: {spread['deviation']:.4f} over seeds, {spread['models']} models.")
     if rates:
         told = [f"{_short(r['parameters'])} ×{r['rate']:g} {r['more_loss']:+.4f}" for r in rates]
-        console.print(f"Loss with another learning rate: {'; '.join(told)}.")
+        console.print(f"Loss with another learning rate:\n{'; '.join(told)}")
     if document["models"] < document["of"]:
         console.print(f"Only {document['models']} of {document['of']} models are finished.")
 

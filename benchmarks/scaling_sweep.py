@@ -19,6 +19,7 @@ from moe_numpy.training import Corpus, StepRecord, Trainer, TrainingConfig
 from moe_numpy.training.evaluation import WINDOWS_PER_DOMAIN, evaluate
 
 _PEAK, _PEAK_AT = 3e-3, 1e6  # the package's learning rate, for which N
+_DECAY = 0.25
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Sweep:
 
     def learning_rate(self, model: Model) -> float:
         """The peak: 0.003 (10⁶ / N)^¼, times ``rate``."""
-        return model.rate * _PEAK * (_PEAK_AT / self.parameters(model)) ** 0.25
+        return model.rate * _PEAK * (_PEAK_AT / self.parameters(model)) ** _DECAY
 
     def model_config(self, model: Model) -> ModelConfig:
         """The transformer."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from .style import GREY, STYLES, grid
 
@@ -33,6 +34,7 @@ def loss_laws(
     whole = [r for r in at if r["granularity"] == 1]
     _draw_lines(over_n, whole, "parameters", "experts", "{} experts", {1: "dense"})
     over_n.set_xscale("log")
+    over_n.xaxis.set_minor_formatter(NullFormatter())
     over_n.set_xlabel("N, active parameters")
     over_n.set_title("over N and E, whole experts", fontsize=10)
     fine = [r for r in at if r["experts"] == fixed_experts]
