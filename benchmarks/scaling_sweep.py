@@ -19,7 +19,7 @@ from moe_numpy.training import Corpus, StepRecord, Trainer, TrainingConfig
 from moe_numpy.training.evaluation import WINDOWS_PER_DOMAIN, evaluate
 
 _PEAK, _PEAK_AT = 3e-3, 1e6  # the package's learning rate, for which N
-_DECAY = 0.25
+_DECAY = 0.4
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Sweep:
         return 16 * self.layers * model.d_model**2
 
     def learning_rate(self, model: Model) -> float:
-        """The peak: 0.003 (10⁶ / N)^¼, times ``rate``."""
+        """The peak: 0.003 (10⁶ / N)^0.4, times ``rate``."""
         return model.rate * _PEAK * (_PEAK_AT / self.parameters(model)) ** _DECAY
 
     def model_config(self, model: Model) -> ModelConfig:
