@@ -21,13 +21,13 @@ from ..typing import Array, Float, Int
 from .attention import attention_step
 from .choices import Choices, add_choices
 from .feed_forward import MoEStep, feed_forward_step
+from .kept_programs import KeptPrograms
 from .maps import Map, Norm, matrix_of
 from .program import Program
 from .rows import Rows
 from .sequence import Sequence
 
 CHUNK = 512  # tokens of one text at a time
-KEPT = 1 << 25  # bytes: programs that are kept for later calls
 
 
 class Decoder:
@@ -50,7 +50,7 @@ class Decoder:
     def __init__(self, model: Transformer, format: str | None = None, experts_format: str | None = None):
         self.parts = model.parts
         self._lock = threading.Lock()  # programs own arrays
-        self._programs: dict[tuple[int, str], Program] = {}
+        self._programs = KeptPrograms()
         self.layers = [_Layer(layer, format, experts_format) for layer in model.layers]
         self.embedding = model.embedding.weight.data
         self.norm = Norm(model.norm)
@@ -94,7 +94,7 @@ class Decoder:
                     first[i] += [logits] if every else []
                 left[i] = sequence, tokens[last:]
             logits = self._rows(left, every, crew, choices)
-            self._forget()
+            self._programs.forget()
         if not any(first):
             return logits
         ends = np.cumsum([len(tokens) for _, tokens in left])[:-1]
@@ -108,8 +108,8 @@ class Decoder:
             parts.append((sequence, slice(end, end + len(tokens))))
             end += len(tokens)
         rows = Rows(np.concatenate([tokens for _, tokens in texts]), parts)
-        body = self._program(len(rows.tokens), self._body)
-        head = self._program(len(rows.tokens) if every else len(parts), self._head)
+        body: Any = self._programs.of(self._body, len(rows.tokens))
+        head: Any = self._programs.of(self._head, len(rows.tokens) if every else len(parts))
         asked = slice(None) if every else [mine.stop - 1 for _, mine in parts]
         try:
             x = body.answer
@@ -127,22 +127,6 @@ class Decoder:
         if choices:
             add_choices(choices, rows, {i: of() for i, of in zip(self.routed_layers, body.chosen, strict=True)})
         return logits
-
-    def _program(self, num_rows: int, write: Callable[[Program], None]) -> Any:
-        """Its instructions, which may be there already."""
-        key = num_rows, write.__name__
-        program = self._programs.pop(key, None)
-        if program is None:
-            program = Program(num_rows)
-            write(program)
-        self._programs[key] = program  # the last one
-        return program
-
-    def _forget(self) -> None:
-        """The programs that were not used for longest, until the others fit."""
-        total = sum(program.nbytes for program in self._programs.values())
-        while total > KEPT:
-            total -= self._programs.pop(next(iter(self._programs))).nbytes
 
     def _body(self, program: Program) -> None:
         x = program.room("stream", program.num_rows, self.parts.d_model)

@@ -13,6 +13,7 @@ from ..moe.selection import GroupLimited, RandomSecond, Threshold, TopK
 from ..typing import Float
 from .decoder import Decoder
 from .feed_forward import MoEStep, RouterStep
+from .kept_programs import KeptPrograms
 from .rows import Rows
 
 _BY_SCORE = TopK, GroupLimited, RandomSecond, Threshold
@@ -50,7 +51,7 @@ def intervened(decoder: Decoder, interventions: Interventions) -> Decoder:
             switched off; or fewer are left than a token chooses. The last may show only when a token is read.
     """
     other = copy.copy(decoder)
-    other._lock, other._programs, other.layers = threading.Lock(), {}, list(decoder.layers)
+    other._lock, other._programs, other.layers = threading.Lock(), KeptPrograms(), list(decoder.layers)
     for i in sorted(interventions.layers):
         if i not in decoder.routed_layers:
             raise ValueError(f"layer {i} has no router; layers with one: {decoder.routed_layers}")

@@ -7,7 +7,6 @@ same arrays, which the program owns. What has no instruction is a function of Py
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,37 @@ _UNIT = 64  # rows of a weight matrix that a thread takes at once, at most
 _SMALL = 1 << 15  # entries, or multiplications: some 10 µs, which threads do not share
 
 
+class Rooms:
+    """Memory that programs share of which one runs at a time: what one has left there, another may overwrite.
+
+    Each array has a memory of its own, for the most rows that were asked for so far, to a power of 2.
+    """
+
+    def __init__(self) -> None:
+        self._memories: dict[tuple[Any, ...], Array] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return sum(memory.nbytes for memory in self._memories.values())
+
+    def room(self, name: str, *shape: int, dtype: Any) -> Shaped[Array, "..."]:
+        """An array; the same memory as one of the same name with another number of rows."""
+        width, key = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize, (name, shape[1:], np.dtype(dtype))
+        memory = self._memories.get(key)
+        if memory is None or memory.nbytes < shape[0] * width + _LINE:
+            rows = 1 << max(shape[0] - 1, 0).bit_length()
+            memory = self._memories[key] = np.zeros(rows * width + _LINE, np.uint8)
+        start = -memory.ctypes.data % _LINE
+        return memory[start : start + shape[0] * width].view(dtype).reshape(shape)
+
+
 class Program:
     """Instructions for N rows of tokens.
 
     Args:
         num_rows: N.
+        rooms: where its arrays are; by default no other program has them.
 
     Attributes:
         now: the rows of the present call.
@@ -41,13 +66,14 @@ class Program:
             each assignment, in the order of tokens. It holds until the next call.
     """
 
-    def __init__(self, num_rows: int):
+    def __init__(self, num_rows: int, rooms: Rooms | None = None):
         self.num_rows = num_rows
         self.now: Any = None
         self.at_start: list[Callable[[Rows], object]] = []
         self.chosen: list[Callable[[], Sequence[Array]]] = []
         self.question: Any = None
         self.answer: Any = None
+        self._memory = Rooms() if rooms is None else rooms
         self._rooms: dict[tuple[Any, ...], Array] = {}
         self._shared: dict[Any, Any] = {}
         self._definitions: list[Callable[[], object]] = []
@@ -58,19 +84,16 @@ class Program:
         self._packed: dict[tuple[Any, ...], Array] = {}
         self._compiled: Any = None
 
-    @cached_property
-    def nbytes(self) -> int:
-        """Memory of its arrays, when all are there."""
-        return sum(room.nbytes for room in self._rooms.values())
+    @property
+    def num_instructions(self) -> int:
+        """How many there are."""
+        return len(self._code)
 
     def room(self, name: str, *shape: int, dtype: Any = np.float32) -> Shaped[Array, "..."]:
         """An array of the program: layers that ask for the same name and shape share it."""
         key = name, shape, np.dtype(dtype)
         if key not in self._rooms:
-            size = int(np.prod(shape)) * key[2].itemsize
-            memory = np.zeros(size + _LINE, np.uint8)
-            start = -memory.ctypes.data % _LINE
-            self._rooms[key] = memory[start : start + size].view(dtype).reshape(shape)
+            self._rooms[key] = self._memory.room(name, *shape, dtype=dtype)
         return self._rooms[key]
 
     def before(self, key: Any, function: Callable[[], object]) -> None:
@@ -272,7 +295,7 @@ class Program:
             return x
         key = x.ctypes.data, x.shape, even_first
         if key not in self._packed:
-            y = self.room(f"packed {key[0]} {even_first}", len(x), -(-width // 32) * 32)[:, :width]
+            y = self.room(f"packed {key[0]} {width} {even_first}", len(x), -(-width // 32) * 32)[:, :width]
             fields = x.ctypes.data, *x.shape, even_first, y.ctypes.data
             self._add("PACK", lambda _: fields, lambda: np.copyto(y, x), [x], [y])
             self._packed[key] = y

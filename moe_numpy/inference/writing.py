@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.generation import sampling_probabilities
+from ..models.generation import draw
 from ..typing import Array, Int
 from .decoder import Decoder
 from .prefix_cache import PrefixCache
@@ -87,8 +87,7 @@ def write(
                 logits = decoder.read((sequence, np.array([text[-1], *draft])), every=True)
             counted.calls, counted.guessed, right = counted.calls + 1, counted.guessed + len(draft), 0
             for i, said in enumerate(logits):
-                p = sampling_probabilities(said, temperature, top_p)
-                token = int(rng.choice(len(p), p=p))
+                token = draw(said, temperature, top_p, rng)
                 if token in end_ids:
                     return
                 text.append(token)

@@ -9,9 +9,8 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +24,6 @@ from .answers import Answer, Ask, Job, Piece, Prompt
 
 LOG = logging.getLogger(__name__)
 BUDGET = 128  # tokens of one step
-_ROUND = 16  # rows
 _LARGEST_CACHE = 1 << 30  # bytes
 _WEIGHT = 0.2  # of the latest answer in the average
 
@@ -102,7 +100,6 @@ class Engine:
         self._jobs: set[Job] = set()
         self._jobs_waiting = 0
         self._closing = self._ending = False
-        self._padding = decoder.new_sequence()
         self._seconds = 1.0  # of an answer, on average
         self._thread: threading.Thread | None = None
 
@@ -314,29 +311,13 @@ class Engine:
             if wanted is not None:
                 choices[answer.sequence] = wanted
         every = any(answer.in_prompt and answer.ask.reads_all for answer, _ in plan)
-        with self._rounded_up(texts):
-            logits = self.decoder.read(*texts, every=every, choices=choices)
+        logits = self.decoder.read(*texts, every=every, choices=choices)
         found, row = [], 0
         for answer, num in plan:
             rows = num if every else 1
             found.append((answer, num, logits[row : row + rows]))
             row += rows
         return found
-
-    @contextmanager
-    def _rounded_up(self, texts: list[tuple[Any, Array]]) -> Iterator[None]:
-        """Rows of a text of no use, so that there are few different numbers of rows: the decoder prepares for each.
-
-        Up to one row for each slot, as when nobody reads a prompt, every number is used.
-        """
-        num = sum(len(tokens) for _, tokens in texts)
-        more = min(-num % _ROUND, self.decoder.parts.context) if num > self.slots else 0
-        if more:
-            texts.append((self._padding, np.resize(texts[-1][1], more)))
-        try:
-            yield
-        finally:
-            self._padding.cut(0)
 
     def _guarded(self, answer: Answer, function: Callable[[], None]) -> None:
         """What goes wrong in one answer ends its job, and no other."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..kernels import top_k
-from ..models.generation import sampling_probabilities
+from ..models.generation import draw
 from ..typing import Array, Float
 
 
@@ -36,8 +36,7 @@ class Sampling:
         if self.bias:
             logits = logits.copy()
             logits[list(self.bias)] += np.array(list(self.bias.values()), logits.dtype)
-        p = sampling_probabilities(logits, self.temperature, self.top_p)
-        return int(rng.choice(len(p), p=p))
+        return draw(logits, self.temperature, self.top_p, rng)
 
 
 @dataclass(frozen=True)

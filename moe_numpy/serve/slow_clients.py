@@ -1,15 +1,20 @@
-"""Connections whose request does not come: they are closed after a while."""
+"""Connections whose request does not come, or breaks off: they are closed."""
 
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0
 
 
 class PromptProtocol(H11Protocol):
-    """uvicorn's, which waits for the head of a request without end. Here it must come within ``HEAD_SECONDS``."""
+    """uvicorn's, which waits for the head of a request without end. Here it must come within ``HEAD_SECONDS``.
+
+    There, a handler goes on when the rest of its request is not HTTP, and fails as it answers what was answered with
+    400 already. Here its client counts as gone.
+    """
 
     _waiting: asyncio.TimerHandle | None = None
 
@@ -24,6 +29,15 @@ class PromptProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # another answer has begun
+            self.transport.close()
 
     def _watch(self) -> None:
         """Count from the first byte, not from the latest; not at all while a request is being answered."""

@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from moe_numpy import autodiff, formats, kernels, ops
-from moe_numpy.inference import Decoder, decoder
+from moe_numpy.inference import Decoder, decoder, kept_programs
 from moe_numpy.kernels import crew, decoders, programs
 from moe_numpy.models import Transformer
 from moe_numpy.models.transformer_config import Dense, Heads, Layer, Sparse, TransformerConfig
@@ -86,12 +86,37 @@ def test_long_texts_are_read_in_pieces(monkeypatch):
     np.testing.assert_array_equal(pieces.read(*given), np.stack([expected[1][-1], expected[0][-1]]))
 
 
+def test_programs_are_kept_and_share_their_memory():
+    """Calls with many numbers of rows, as a server's, add each program once, and need the memory of the largest."""
+    texts, largest = Decoder(model()), Decoder(model())
+    added, add = [], texts._body
+    texts._body = lambda program: (added.append(program.num_rows), add(program))
+    texts._body.__name__ = "_body"
+    counts = [*range(1, 40), *range(40, 0, -1)]
+    for n in counts:
+        np.testing.assert_array_equal(said(texts, n), said(Decoder(model()), n))
+    assert added == list(range(1, 41))
+    said(largest, 40)
+    assert memory_of(texts) == memory_of(largest)
+
+
+def memory_of(texts):
+    return sum(rooms.nbytes for rooms in texts._programs._rooms.values())
+
+
 def test_programs_that_do_not_fit_are_forgotten(monkeypatch):
-    monkeypatch.setattr(decoder, "KEPT", 1_000_000)
+    monkeypatch.setattr(kept_programs, "MOST_INSTRUCTIONS", 300)
     texts = Decoder(model())
     for n in range(1, 40):
-        texts.read((texts.new_sequence(), ids(n)))
-    assert sum(program.nbytes for program in texts._programs.values()) <= 1_000_000
+        np.testing.assert_array_equal(said(texts, n), said(Decoder(model()), n))
+        assert sum(program.num_instructions for program in texts._programs._programs.values()) <= 300
+    assert len(texts._programs._programs) > 2
+    monkeypatch.setattr(kept_programs, "LARGEST", memory_of(texts))
+    said(texts, 3)
+    assert texts._programs._programs
+    said(texts, 70)
+    assert not texts._programs._programs
+    assert memory_of(texts) == 0
 
 
 def test_a_substitute_is_called():

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moe_numpy.models import ModelConfig, Transformer, generate
-from moe_numpy.models.generation import sampling_probabilities
+from moe_numpy.models.generation import draw, sampling_probabilities
 
 CONFIG = ModelConfig(
     vocab_size=11,
@@ -37,6 +39,25 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, expected):
     np.testing.assert_allclose(p, expected, rtol=1e-6)
 
 
+@given(
+    logits=st.lists(st.integers(-4, 4), min_size=1, max_size=30),
+    top_p=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_top_p_by_the_order_of_tokens_and_draws_by_choice(logits, top_p, seed):
+    """Ties too: of tokens that are equally probable the first ones stay."""
+    logits = np.array(logits, np.float32)
+    expected = sampling_probabilities(logits)
+    order = np.argsort(-expected, kind="stable")
+    before = np.cumsum(expected[order]) - expected[order]
+    expected[order[before >= top_p]] = 0
+    p = sampling_probabilities(logits, top_p=top_p)
+    np.testing.assert_array_equal(p, expected / expected.sum())
+    token = draw(logits, 1.0, top_p, np.random.default_rng(seed))
+    assert token == np.random.default_rng(seed).choice(len(p), p=p)
+    assert draw(logits, 0, top_p, np.random.default_rng(seed)) == logits.argmax()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -48,6 +69,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, expected):
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         sampling_probabilities(np.zeros(3), **settings)
+    with pytest.raises(ValueError, match=message):
+        draw(np.zeros(3), **{"temperature": 0, "top_p": 1.0} | settings, rng=np.random.default_rng(0))
 
 
 def test_greedy_text_is_what_the_model_without_a_cache_says():

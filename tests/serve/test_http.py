@@ -95,6 +95,28 @@ def test_a_head_that_does_not_come(bytes_served, monkeypatch):
         assert server.http.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("type", ["text/plain", "application/json"])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/nothing"])
+def test_a_request_that_breaks_off(server, caplog, type, apart, path):
+    """Its handler may have answered already, be about to, or wait for the rest."""
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(server.server.servers[0].sockets[0].getsockname(), timeout=10) as connection:
+        if apart:
+            connection.sendall(head.encode())
+            time.sleep(0.1)
+            connection.sendall(b"zz\r\n")
+        else:
+            connection.sendall(head.encode() + b"zz\r\n")
+        answer = b""
+        while piece := connection.recv(1000):
+            answer += piece
+    assert answer.count(b"HTTP/1.1 ") == 1
+    until(lambda: len(server.server.server_state.tasks) == 0)
+    assert server.http.get("/health").status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_key(bytes_served):
     with serving(bytes_served, api_key="secret") as server:
         for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
