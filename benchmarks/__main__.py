@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` or ``python -m moe_numpy bench``: layers, steps, kernels, formats and decoding.
+"""``python -m benchmarks`` or ``python -m moe_numpy bench``: layers, steps, kernels, formats, decoding and serving.
 
 ``bench scaling`` is ``python -m benchmarks.scaling``, with that command's options.
 """
@@ -19,7 +19,7 @@ from moe_numpy.commands.usage import Command, exit_on_signals
 from moe_numpy.formats import FORMATS
 from moe_numpy.kernels import threads as kernel_threads
 
-from . import decode, decode_rows, formats, kernels, layer, random_model, scaling, step
+from . import decode, decode_rows, formats, kernels, layer, random_model, scaling, serving, step
 from .peer_process import PeerError
 from .place import Place
 from .table import geometric_means, print_coming, print_row
@@ -28,7 +28,7 @@ from .table import geometric_means, print_coming, print_row
 class What(StrEnum):
     """What can be measured."""
 
-    LAYER, STEP, KERNELS, FORMATS, DECODE = "layer", "step", "kernels", "formats", "decode"
+    LAYER, STEP, KERNELS, FORMATS, DECODE, SERVING = "layer", "step", "kernels", "formats", "decode", "serving"
 
 
 _SCALING = "scaling"
@@ -65,7 +65,8 @@ app = typer.Typer(
 @app.command(cls=_Bench, epilog=f"{_SCALING} fits scaling laws to small models: see {_SCALING} --help.")
 def bench(
     what: Annotated[
-        What, typer.Argument(help="A layer, a training step, each hot loop, each weight format, or decoding.")
+        What,
+        typer.Argument(help="A layer, a training step, each hot loop, each weight format, decoding, or a server."),
     ] = What.LAYER,
     against: Annotated[
         list[Peer] | None,
@@ -85,7 +86,8 @@ def bench(
         str | None,
         typer.Option(
             help=with_default(
-                f"To decode, with random weights: {', '.join(random_model.MODELS)}, or the config.json of another.",
+                f"To decode or serve, with random weights: {', '.join(random_model.MODELS)}, or the config.json of "
+                "another; or the folder of one to serve.",
                 next(iter(random_model.MODELS)),
             )
         ),
@@ -93,7 +95,11 @@ def bench(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            help=with_default(f"Of weights, to decode: {', '.join(FORMATS)}. Repeatable.", ", ".join(decode.FORMATS))
+            help=with_default(
+                help=with_default(
+                    f"Of weights, to decode or serve: {', '.join(FORMATS)}. Repeatable.", ", ".join(decode.FORMATS)
+                )
+            )
         ),
     ] = None,
     batch: Annotated[
@@ -101,7 +107,9 @@ def bench(
         typer.Option(
             min=1,
             max=1024,
-            help=with_default("Texts that are decoded together. Repeatable.", ", ".join(map(str, decode.BATCHES))),
+            help=with_default(
+                "Texts that are decoded together, or clients. Repeatable.", ", ".join(map(str, decode.BATCHES))
+            ),
         ),
     ] = None,
     threads: Annotated[
@@ -115,13 +123,15 @@ def bench(
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on cuda.")] = "float32",
     json: JsonOption = False,
 ) -> None:
-    """Measure forward and backward together, or decoding; results are compared with the peer's before timing."""
+    """Measure forward and backward, decoding, or a server; results are compared with the peer's before timing."""
     peers = list(dict.fromkeys(against or []))
-    training, decoding = (What.LAYER, What.STEP), (What.DECODE,)
+    training, decoding, of_models = (What.LAYER, What.STEP), (What.DECODE,), (What.DECODE, What.SERVING)
+    here = tuple(each for each in What if each is not What.SERVING)
     options: list[tuple[str, object, tuple[What, ...]]] = [
         *((f"--against {peer}", True, training if peer is Peer.TORCH else decoding) for peer in peers),
         ("--shape", shape, (What.LAYER,)),
-        *((name, value, decoding) for name, value in (("--model", model), ("--format", format), ("--batch", batch))),
+        *((name, value, of_models) for name, value in (("--model", model), ("--format", format), ("--batch", batch))),
+        ("--threads", threads, here),
     ]
     for option, value, of in options:
         if value and what not in of:
@@ -129,10 +139,14 @@ def bench(
     with refusals():
         devices.namespace(device)
         devices.float_type(dtype)
-        if device != "cpu" and what in (What.FORMATS, What.DECODE):
+        if device != "cpu" and what in (What.FORMATS, *of_models):
             raise ValueError(f"{what} is measured on the CPU; leave --device out")
         if dtype == "bfloat16" and (device == "cpu" or what is What.KERNELS):
             raise ValueError("bfloat16 is for a layer or a step on a GPU: --device cuda")
+    if what is What.SERVING:
+        load = serving.Load(batch or serving.CLIENTS, rounds=rounds, seconds=seconds)
+        serving.report(model or serving.RANDOM, format, load, json)
+        return
     for peer in peers:
         _require_packages(peer)
     with refusals():

@@ -9,10 +9,12 @@ prompt that no other has, and takes it to its end; so as many texts are written 
              (Jain, Chiu and Hawe 1984, "A Quantitative Measure of Fairness")
 
 A newcomer comes while seven others are being written. Its time to the first token is compared with that of the same
-prompt on an idle server. All take turns in each round, and the medians over rounds count.
+prompt on an idle server. All take turns in each round, and the medians over rounds count; ``best`` is the fastest
+round, which other programs disturbed least.
 """
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -53,14 +55,18 @@ class Load:
         prompt: tokens of each prompt.
         tokens: to write.
         requests: of each client, one after the other.
-        rounds: of all measurements.
+        temperature: of the draws; 1 is what a request has that does not say.
+        rounds: of all measurements, at most.
+        seconds: no fourth round begins after them.
     """
 
     clients: Sequence[int] = CLIENTS
     prompt: int = PROMPT
     tokens: int = TOKENS
     requests: int = 2
+    temperature: float = 1.0
     rounds: int = ROUNDS
+    seconds: float = math.inf
 
 
 class Client:
@@ -83,7 +89,7 @@ class Client:
             "model": self._server.name,
             "prompt": self._rng.integers(least, self._vocab_size, prompt or self._load.prompt).tolist(),
             "max_tokens": tokens or self._load.tokens,
-            "temperature": 0,
+            "temperature": self._load.temperature,
         }
         return await stream(self._server.address, fields)
 
@@ -169,7 +175,10 @@ def measure(model: Model, format: str | None, load: Load, console: Console) -> I
     with ServingProcess(model.folder, *options) as server:
         client = Client(server, model.config.vocab_size, load)
         asyncio.run(client.ask())  # what is done once is done
+        end = time.monotonic() + load.seconds
         for turn in range(load.rounds):
+            if turn >= 3 and time.monotonic() > end:
+                break
             for count in counts:
                 print_coming(f"{format or 'as stored'}, round {turn + 1}: {count} clients   ", console)
                 row = of_clients(asyncio.run(client.together(count)))
@@ -188,7 +197,12 @@ def measure(model: Model, format: str | None, load: Load, console: Console) -> I
                 found.setdefault(f"prompt of {prompt}", []).append(ratios)
     for what, rounds in found.items():
         row = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-        kind = {"clients": what, "bound": model.most_ratio(what)} if isinstance(what, int) else {"newcomer": what}
+        if isinstance(what, int):
+            best = [max(each["tokens_per_s"] for each in found[count]) for count in (what, 1)]
+            row |= {"best": best[0], "best_ratio": best[0] / best[1], "bound": model.most_ratio(what)}
+            kind: dict[str, Any] = {"clients": what}
+        else:
+            kind = {"newcomer": what}
         yield {"format": format or "as stored", **kind, **row}
 
 
@@ -208,15 +222,23 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return told
 
 
-def report(models: str, formats: Sequence[str | None], load: Load, json: bool) -> None:
-    """Measure, and print."""
+def report(model: str, given: Sequence[str] | None, load: Load, json: bool) -> None:
+    """Measure, and print.
+
+    Args:
+        model: as :func:`benchmarks.serving_model.opened`.
+        given: formats; None for a folder as it is stored, and random weights in three.
+        load: of the clients.
+        json: whether one JSON document is printed.
+    """
     console = console_for(json)
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
-    with refusals(), opened(models, console) as model:
+    formats = list(dict.fromkeys(given or ((None,) if Path(model).is_dir() else FORMATS)))
+    with refusals(), opened(model, console) as found:
         for format in formats:
             try:
-                new = list(measure(model, format, load, console))
+                new = list(measure(found, format, load, console))
             except (PeerError, RuntimeError, TimeoutError) as error:
                 refuse(str(error), 1)
             rows += new
@@ -227,12 +249,8 @@ def report(models: str, formats: Sequence[str | None], load: Load, json: bool) -
         return
     for each in told:
         limit = f"at least {each['least']:g}" if "least" in each else f"at most {each['most']:g}"
-        console.print(f"{each['format']}: {each['of']}: {each['ratio']:.2f}, {limit}: {_word(each['holds'])}")
-
-
-def formats_of(model: str, given: Sequence[str] | None) -> Sequence[str | None]:
-    """Those that were given; by default a folder as it is stored, random weights in three formats."""
-    return list(dict.fromkeys(given or ((None,) if Path(model).is_dir() else FORMATS)))
+        told_so = f"{each['format']}: {each['of']}: {each['ratio']:.2f}, {limit}: {_word(each['holds'])}"
+        console.print(told_so, soft_wrap=True)
 
 
 def _word(holds: bool) -> str:
@@ -241,13 +259,26 @@ def _word(holds: bool) -> str:
 
 def _print(rows: Sequence[dict[str, Any]], console: Console) -> None:
     for kind, columns in (
-        ("clients", ("tokens_per_s", "ratio", "bound", "least", "most", "jain", "first_p50_ms", "first_p95_ms")),
+        (
+            "clients",
+            (
+                "tokens_per_s",
+                "ratio",
+                "best",
+                "best_ratio",
+                "bound",
+                "least",
+                "most",
+                "jain",
+                "first_p50_ms",
+                "first_p95_ms",
+            ),
+        ),
         ("newcomer", ("alone_ms", "first_p50_ms", "first_p95_ms", "ratio")),
     ):
         table = plain_table()
         for column in (kind, *columns):
-            name = column.replace("_per_", "/").removesuffix("_ms").replace("_", " ")
-            table.add_column(name + (" ms" if column.endswith("_ms") else ""), justify="right")
+            table.add_column(column.replace("_per_", "/").replace("_", "\n"), justify="right", vertical="bottom")
         for row in (each for each in rows if kind in each):
             shown = (row[column] for column in columns)
             table.add_row(str(row[kind]), *("-" if x is None else f"{x:.2f}" if x < 10 else f"{x:.0f}" for x in shown))
@@ -276,12 +307,13 @@ def main(
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = PROMPT,
     tokens: Annotated[int, typer.Option(min=2, help="To write.")] = TOKENS,
     requests: Annotated[int, typer.Option(min=1, help="Of each client, one after the other.")] = 2,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the draws.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Of all measurements; the median counts.")] = ROUNDS,
     json: JsonOption = False,
 ) -> None:
     """Measure a server with several clients: tokens per second, fairness, and the time to the first token."""
-    load = Load(clients or CLIENTS, prompt, tokens, requests, rounds)
-    report(model, formats_of(model, format), load, json)
+    load = Load(clients or CLIENTS, prompt, tokens, requests, temperature, rounds)
+    report(model, format, load, json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from .output import refuse
 
 
 def bench(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Measure forward and backward together; results are compared with the peer's before timing."""
+    """Measure forward and backward, decoding, or a server; results are compared with the peer's before timing."""
     root = Path(__file__).parents[2]
     if not (root / "benchmarks" / "__main__.py").is_file():
         refuse(f"bench needs the folder benchmarks/ of the source, and {root} has none; run it from a checkout")
