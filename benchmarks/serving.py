@@ -39,7 +39,7 @@ from .table import print_coming
 CLIENTS = (1, 2, 4, 8, 16)
 FORMATS = ("bfloat16", "int8", "int4")  # of a model with random weights
 RANDOM = "qwen3-moe-701m"
-PROMPT, TOKENS, ROUNDS = 32, 48, 3
+PROMPT, TOKENS, ROUNDS = 32, 64, 3
 _LONG = 256  # tokens of a newcomer's longer prompt
 _OTHERS, _NEWCOMERS = 7, 5  # while so many decode, so many come one after the other
 _PAUSE = 0.3  # seconds between newcomers, at most
