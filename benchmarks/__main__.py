@@ -96,9 +96,7 @@ def bench(
         list[str] | None,
         typer.Option(
             help=with_default(
-                help=with_default(
-                    f"Of weights, to decode or serve: {', '.join(FORMATS)}. Repeatable.", ", ".join(decode.FORMATS)
-                )
+                f"Of weights, to decode or serve: {', '.join(FORMATS)}. Repeatable.", ", ".join(decode.FORMATS)
             )
         ),
     ] = None,
