@@ -74,7 +74,7 @@ def open_model(folder: Path, step: int | None = None, memory: int | None = None)
         run = Run.open(folder)
         tokenizer = run.tokenizer()
         model, step = run.model(step)
-        text_folder = None if run.source is None else run.tokenizer_folder
+        text_folder = run.tokenizer_folder if run.is_published else None
         return Opened(model.eval(), tokenizer, step, text_folder)  # type: ignore[arg-type]
     if step is not None:
         raise ValueError(f"--step {step}: {folder} is a published model, which has no checkpoints")

@@ -83,7 +83,8 @@ def train(
             "--from",
             parser=given_path,
             metavar="PATH",
-            help="Folder of a published model to train further, in float32, on the tokens of its tokenizer.",
+            help="Run folder, or a published model's folder, to train further in a new run, in float32; the tokens are "
+            "bytes, or those of the published tokenizer.",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -106,7 +107,7 @@ def train(
         float | None, _training("Idle is less than this part of the fair share.", TrainingConfig.split_below)
     ] = None,
     text: Annotated[
-        list[str] | None, _training("File or folder, one domain each; repeatable.", "built-in text")
+        list[str] | None, _training("File or folder, one domain each; repeatable.", "built-in text; with --from that of the run")
     ] = None,
     steps: Annotated[
         int | None, _training("Optimizer steps in all; with --resume, of a longer run.", TrainingConfig.steps)
@@ -117,7 +118,8 @@ def train(
         float | None,
         _training(
             "Peak learning rate.",
-            f"{TrainingConfig.learning_rate:g}; with --from {presets.CONTINUED_LEARNING_RATE:g}",
+            f"{TrainingConfig.learning_rate:g}; with --from that of the run, or "
+            f"{presets.CONTINUED_LEARNING_RATE:g} for a published model",
         ),
     ] = None,
     seed: Annotated[int | None, _training("Of weights, data and noise.", TrainingConfig.seed, min=0)] = None,
@@ -187,8 +189,8 @@ def train(
 ) -> None:
     """Train a model on the built-in text or your own; Ctrl-C and SIGTERM save, --resume continues.
 
-    --from continues training a published model. Its configuration decides what the model is; the default learning rate
-    is lower.
+    --from begins a new run with the weights of another model, a run's or a published one. Its configuration decides what
+    the model is; the optimizer starts anew.
     """
     console = console_for(json)
     options = {
@@ -291,7 +293,7 @@ def train(
     print_files(console, "Figures", figures)
     print_title(console, "Next")
     print_command(console, "generate", run.folder, "The ")
-    if run.source is not None:
+    if run.is_published:
         print_command(console, "convert", run.folder, f"{run.folder}-published")
 
 
@@ -327,7 +329,17 @@ def _started(
     """A new run, whose folder the first rank makes, and its trainer."""
     model_config: ModelConfig | PublishedConfig
     folder = None if source is None else Path(os.path.realpath(source))
-    if folder is not None:
+    if folder is not None and not is_published(folder):
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"--from {folder} is neither a run nor a published model: it has no config.json")
+        begun = Run.open(folder)
+        model_config, training_config = _of_run(begun, given, dense)
+        name, paths = folder.name, paths or list(begun.text)
+        with console.status("Reading the text and the model ..."):
+            corpus = load_corpus(paths, model_config.context)
+            trainer = Trainer(model_config, training_config, corpus, folder, ranks)
+        print_left_out(console, corpus)
+    elif folder is not None:
         model_config, training_config = _continuation(folder, given, dense)
         name = folder.name
         with console.status("Reading the text and the model ..."):
@@ -373,20 +385,38 @@ def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]
 
 def _continuation(folder: Path, given: dict[str, Any], dense: bool) -> tuple[PublishedConfig, TrainingConfig]:
     """The settings of a published model with what the user gave. ValueError for what the model itself decides."""
-    names = [option(name) for name in given if name not in _TRAINING | {"context"}]
-    if names:
-        shown = ", ".join("--dense" if dense and name == "--num-experts" else name for name in names)
-        raise ValueError(f"{shown}: with --from, the model is the one that is published; leave that out")
-    if not is_published(folder):
-        if (folder / "history.jsonl").exists() or (folder / "summary.json").exists():
-            raise ValueError(f"--from {folder} is a run; continue it with --resume --out {folder}")
-        raise ValueError(f"--from {folder} is not a published model: expected config.json with a model_type")
+    _require_of_training(given, dense, "published")
     published = PublishedConfig.read(folder, TensorFiles.open(folder))
     window = given.get("context", min(published.context, presets.CONTINUED_CONTEXT))
     if not 1 <= window <= published.context:
         raise ValueError(f"context must be between 1 and {published.context}, that of {folder}, got {window}")
     training = {name: value for name, value in given.items() if name in _TRAINING}
     return replace(published, window=window), presets.continued(**training)
+
+
+def _of_run(run: Run, given: dict[str, Any], dense: bool) -> tuple[ModelConfig, TrainingConfig]:
+    """The settings of a model that was trained here with what the user gave. ValueError likewise."""
+    _require_of_training(given, dense, f"in {run.folder}")
+    config = run.model_config
+    if not isinstance(config, ModelConfig):
+        raise ValueError(
+            f"--from {run.folder} began with a published model: continue it with --resume --out {run.folder}, or write "
+            "it with convert and begin with that"
+        )
+    context = given.get("context", config.context)
+    if not 1 <= context <= config.context:
+        raise ValueError(f"context must be between 1 and {config.context}, that of {run.folder}, got {context}")
+    training = {name: value for name, value in given.items() if name in _TRAINING}
+    return replace(config, context=context), presets.training(
+        **{"learning_rate": run.training_config.learning_rate, **training}
+    )
+
+
+def _require_of_training(given: dict[str, Any], dense: bool, where: str) -> None:
+    names = [option(name) for name in given if name not in _TRAINING | {"context"}]
+    if names:
+        shown = ", ".join("--dense" if dense and name == "--num-experts" else name for name in names)
+        raise ValueError(f"{shown}: with --from, the model is the one that is {where}; leave that out")
 
 
 def _may_be_unlimited(recipe: str) -> bool:

@@ -51,14 +51,14 @@ class Trainer:
         model_config: the model to build.
         config: how to train it, and where.
         corpus: the text.
-        source: the folder of the published model whose weights it begins with. Those of a published ``model_config``
-            without it are zero until :meth:`resume`.
+        source: the folder of the run, or of the published model, whose weights it begins with. Those of a published
+            ``model_config`` without it are zero until :meth:`resume`.
         ranks: those that train the model together, each with a Trainer of its own, which do everything at the same
             time; this one alone by default.
 
     Raises:
         ValueError: the text has tokens that the model does not have, the device is not available (DeviceError), this
-            machine has too little memory, nothing is left to train, the published model cannot be read, or there are
+            machine has too little memory, nothing is left to train, the model in ``source`` cannot be read, or there are
             more ranks than sequences in a batch, or ranks differ in model, training or text.
     """
 

@@ -1,30 +1,43 @@
-"""The model of a run with its first weights: random ones, those of a published model, or room for a checkpoint's."""
+"""The model of a run with its first weights: random ones, those of another model, or room for a checkpoint's."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..models import Transformer
 from ..nn.module import Unfilled
 from ..pretrained import PretrainedError, PublishedConfig, from_pretrained
+from .checkpoint_files import CheckpointError
+from .checkpoints import load_checkpoint
 from .config import TrainingConfig
 from .freezing import freeze
 from .memory import require_memory
 from .model_settings import ModelSettings
 
+MODEL = "model."  # what the names of a model's arrays in a checkpoint begin with
+
 
 def initial_model(settings: ModelSettings, training: TrainingConfig, source: Path | None = None) -> Transformer:
-    """A model to train, on the host: with random weights, or those of the published model in ``source``.
+    """A model to train, on the host: with random weights, or those of the run or the published model in ``source``.
 
     Parameters are frozen as ``training`` says. Without ``source``, those of a published model wait for a checkpoint.
 
     Raises:
         ValueError: this machine has too little memory, a pattern matches no parameter or they match all, or the folder
-            cannot be read or holds another model (PretrainedError).
+            cannot be read or holds another model (PretrainedError, CheckpointError).
     """
     require_memory(settings, training)
     if not isinstance(settings, PublishedConfig):
         model = Transformer(settings, rng=np.random.default_rng(training.seed))
+        if source is not None:
+            try:
+                model.load_state_dict(below(MODEL, load_checkpoint(source).arrays))
+            except CheckpointError:
+                raise
+            except ValueError as error:
+                raise CheckpointError(f"{source} holds another model: {error}") from error
         freeze(model, training.freeze)
         return model
     sizes = _unfilled(settings)
@@ -45,6 +58,11 @@ def empty_model(settings: ModelSettings) -> Transformer:
     for _, tensor in [*model.named_parameters(), *model.named_buffers()]:
         tensor.data = np.zeros(tensor.shape, np.float32)
     return model
+
+
+def below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _unfilled(settings: PublishedConfig) -> Transformer:

@@ -48,7 +48,7 @@ from .optimizers import AdamW
 from .ranks import Ranks
 from .record import StepRecord
 from .run_ledger import RunLedger
-from .run_model import empty_model
+from .run_model import MODEL, below, empty_model
 from .stored_checkpoint import Checkpoint, StoredCheckpoint
 from .user_text import load_corpus
 from .versions import versions
@@ -56,7 +56,7 @@ from .versions import versions
 _CONFIG, _SUMMARY, _DENSE_TWIN = "config.json", "summary.json", "dense"
 _HISTORY, _VALIDATION, _TOKENIZER = "history.jsonl", "validation.json", "tokenizer"
 _LEDGER = "ledger.json"
-_MODEL, _OPTIMIZER = "model.", "optimizer."  # what the names of a checkpoint's arrays begin with
+_OPTIMIZER = "optimizer."  # what the names of its arrays in a checkpoint begin with
 
 
 class RunError(ValueError):
@@ -102,7 +102,7 @@ class Run:
         text: the files and folders; empty for the built-in text.
         steps_before: the numbers of steps that it was to have before :meth:`with_steps`.
         versions: those that it began with.
-        source: the folder of the published model whose weights it began with; None for random weights.
+        source: the folder of the run or the published model whose weights it began with; None for random weights.
     """
 
     folder: Path
@@ -126,11 +126,11 @@ class Run:
 
         Raises:
             FileExistsError: the folder holds a run already, or a tokenizer.
-            ValueError: a path is not UTF-8, a file of the published model cannot be read, or ``source`` is given for
-                another model, or not for a published one.
+            ValueError: a path is not UTF-8, a file of the published model cannot be read, or ``source`` is not given
+                for a published one.
         """
-        if isinstance(model, PublishedConfig) != (source is not None):
-            raise ValueError(f"source is for published models and needed for them, got {source!r}")
+        if isinstance(model, PublishedConfig) and source is None:
+            raise ValueError("source is needed for published models")
         if (folder / _CONFIG).exists():
             raise FileExistsError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
         for path in (*text, source or "", model.recipe if isinstance(model, ModelConfig) else ""):
@@ -139,7 +139,7 @@ class Run:
             except UnicodeEncodeError as error:
                 raise ValueError(f"{path!a} is not UTF-8, and config.json could not name it; rename it") from error
         run = cls(folder, model, training, tuple(text), source=source)
-        if source is not None and run.tokenizer_folder.exists():
+        if run.is_published and run.tokenizer_folder.exists():
             raise FileExistsError(f"{run.tokenizer_folder} is in the way; delete it, or choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -181,7 +181,7 @@ class Run:
             raise RunError(str(error)) from error
         except ValueError as error:
             raise RunError(f"{path}: {error}") from error
-        if isinstance(model, PublishedConfig) != (config.source is not None):
+        if isinstance(model, PublishedConfig) and config.source is None:
             raise RunError(f'{path} is damaged: a published model comes with "from", where it began')
         return cls(folder, model, training, config.text, config.steps_before, config.versions, config.source)
 
@@ -203,13 +203,18 @@ class Run:
         write_json_atomically(self.folder / _CONFIG, settings | rest | began)
 
     @property
+    def is_published(self) -> bool:
+        """Whether its model began as a published one, with a tokenizer of its own; the others read bytes."""
+        return isinstance(self.model_config, PublishedConfig)
+
+    @property
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer of a published model is, with its chat template."""
         return self.folder / _TOKENIZER
 
     def tokenizer(self) -> Tokenizer:
         """That of its text: bytes, or the published one. PretrainedError if its files are missing or damaged."""
-        return ByteTokenizer() if self.source is None else PublishedTokenizer.open(self.tokenizer_folder)
+        return PublishedTokenizer.open(self.tokenizer_folder) if self.is_published else ByteTokenizer()
 
     def corpus(self) -> Corpus:
         """The text of the run, read again. CorpusError if it is no longer there."""
@@ -222,7 +227,7 @@ class Run:
 
         The history reaches the disk first: no checkpoint is ahead of it.
         """
-        arrays = {_MODEL + name: array for name, array in model.state_dict().items()}
+        arrays = {MODEL + name: array for name, array in model.state_dict().items()}
         arrays |= {_OPTIMIZER + name: array for name, array in optimizer.state_dict().items()}
         with failing_together(ranks.communicator, "checkpoint"):
             if ranks.is_first and (self.folder / _HISTORY).exists():
@@ -291,7 +296,7 @@ class Run:
         frozen = msgspec.convert(checkpoint.meta, _Meta).frozen
         for name, parameter in model.named_parameters():
             parameter.requires_grad &= name not in frozen
-        optimizer.load_state_dict(_below(_OPTIMIZER, checkpoint.arrays))
+        optimizer.load_state_dict(below(_OPTIMIZER, checkpoint.arrays))
         ledger = msgspec.convert(checkpoint.meta, _Meta).ledger
         ranks.continue_ledger(ledger, checkpoint.step)
         ranks.first_of(0)  # all have read what the first now shortens
@@ -410,7 +415,7 @@ class Run:
         if self.newest_step() is None:
             for name in (_LEDGER, _VALIDATION, _HISTORY, _CONFIG):
                 (self.folder / name).unlink(missing_ok=True)
-            if self.source is not None and self.tokenizer_folder.is_dir():
+            if self.is_published and self.tokenizer_folder.is_dir():
                 for name in (*TEXT_FILES, _CONFIG):
                     (self.tokenizer_folder / name).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # something else is in it
@@ -444,7 +449,7 @@ class Run:
             for name in ours | theirs
             if ours.get(name) != theirs.get(name)
         ]
-        stored = sum(math.prod(shape) for shape in _below(_MODEL, checkpoint.shapes).values())
+        stored = sum(math.prod(shape) for shape in below(MODEL, checkpoint.shapes).values())
         if not found and least_parameters(self.model_config) > 4 * stored:  # tied parameters are stored once
             found = [f"at least {least_parameters(self.model_config):,} parameters (the checkpoint has {stored:,})"]
         return found
@@ -457,7 +462,7 @@ class Run:
 
     def _load_weights(self, model: Transformer, checkpoint: Checkpoint) -> None:
         try:
-            model.load_state_dict(_below(_MODEL, checkpoint.arrays))
+            model.load_state_dict(below(MODEL, checkpoint.arrays))
         except ValueError as error:
             raise CheckpointError(
                 f"step {checkpoint.step} of {self.folder} is of another model than {_CONFIG}: {error}"
@@ -470,11 +475,7 @@ def next_free(folder: Path) -> Path:
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
-def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-
-
 def _spread(names: Iterable[str], ranks: Ranks) -> dict[str, Holding]:
     """The arrays of a checkpoint that have an entry for each expert, and who holds which."""
-    found = {name: ranks.holding(name.removeprefix(_MODEL).removeprefix(_OPTIMIZER)) for name in names}
+    found = {name: ranks.holding(name.removeprefix(MODEL).removeprefix(_OPTIMIZER)) for name in names}
     return {name: holding for name, holding in found.items() if holding is not None}

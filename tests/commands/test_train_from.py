@@ -219,8 +219,8 @@ def test_what_cannot_be_continued_is_refused_by_name(cli, refused, short, model,
     start = lambda folder: refused("train", "--from", folder, *short[3:])  # noqa: E731
     cli(*short, "--out", "run")
     assert "--resume --out" in start("run")
-    assert "missing is not a published model: expected config.json with a model_type" in start("missing")
-    assert "notes.txt is not a published model" in start("notes.txt")
+    assert "missing is neither a run nor a published model: it has no config.json" in start("missing")
+    assert "notes.txt is neither a run nor a published model" in start("notes.txt")
     (model / "tokenizer.json").rename("tokenizer.json")
     assert "model has no tokenizer.json" in start("model")
     (model / "tokenizer.json").write_text("{}")
@@ -280,7 +280,27 @@ def test_an_odd_folder_is_one_line(refused, short, odd):
     Path("folder").mkdir()
     os.mkfifo("folder/config.json")
     said = refused("train", "--from", odd, *short[3:])
-    assert "is not a published model: expected config.json with a model_type" in said
+    assert "is neither a run nor a published model: it has no config.json" in said
     assert len(said.splitlines()) == 1
     assert "\x1b" not in said
     assert not Path("runs").exists()
+
+
+def test_from_a_run_of_ours(cli, refused, tmp_path):
+    (tmp_path / "notes.txt").write_text("the cat sat on the mat, and the dog did not. " * 90)
+    sizes = ["--num-layers", 1, "--d-model", 16, "--num-experts", 4, "--d-ff", 8]
+    cli("train", *sizes, "--text", "notes.txt", *SHORT, "--learning-rate", 0.02, "--out", "first")
+    result = cli("train", "--from", "first", "--steps", 2, "--batch-size", 2, "--out", "second")
+    assert result.exit_code == 0, result.output
+    first, second = read("first/config.json"), read("second/config.json")
+    assert second["model"] == first["model"]
+    assert second["from"] == os.path.realpath("first")
+    assert second["training"]["learning_rate"] == 0.02
+    assert second["text"] == first["text"]
+    begun, ended = Run.open(Path("second")).validation()[0], Run.open(Path("first")).summary()["val_loss"]
+    assert begun == ended
+    assert cli("train", "--resume", "--out", "second", "--steps", 3).exit_code == 0
+    assert Run.open(Path("second")).newest_step() == 3
+    assert cli("generate", "second", "the ", "--tokens", 3).exit_code == 0
+    assert "--d-ff: with --from, the model is the one that is in" in refused("train", "--from", "first", *sizes)
+    assert "context must be between 1 and 16" in refused("train", "--from", "first", "--context", 17)
