@@ -21,6 +21,7 @@ from .commands.quantize import quantize
 from .commands.recipes import recipes
 from .commands.serve import serve
 from .commands.train import train
+from .commands.upcycle import upcycle
 from .commands.usage import Group, exit_on_signals
 from .training.versions import versions
 
@@ -56,6 +57,7 @@ def main(
 
 for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count, plan, ledger):
     app.command()(command)
+app.command()(upcycle)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)
 app.command()(doctor)

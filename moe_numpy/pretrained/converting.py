@@ -39,7 +39,7 @@ def converted(model: Transformer, family: str) -> Transformer:
         theirs = published.transformer
     except PretrainedError as error:
         raise PretrainedError(f"no {family} model computes the same: {error}") from error
-    difference = next(_differences("", config.transformer, theirs), None)
+    difference = next(differences("", config.transformer, theirs), None)
     if difference is not None:
         raise PretrainedError(f"no {family} model computes the same: {difference}")
     result = Transformer(published, rng=Unfilled(), dtype=np.float32)
@@ -49,22 +49,22 @@ def converted(model: Transformer, family: str) -> Transformer:
     return result.eval()  # type: ignore[return-value]
 
 
-def _differences(path: str, ours: Any, theirs: Any) -> Iterator[str]:
+def differences(path: str, ours: Any, theirs: Any) -> Iterator[str]:
     """What is not the same in two configurations, as sentences."""
     if is_dataclass(ours) and not isinstance(ours, type) and type(ours) is type(theirs):
         if isinstance(ours, Sparse) and isinstance(theirs, Sparse):
             widths = [part.recipe.shared_width(part.d_ff) for part in (ours, theirs)]
-            yield from _differences(f"{path}.shared_width", *widths)
+            yield from differences(f"{path}.shared_width", *widths)
         for field in fields(ours):
             if field.name not in _OF_TRAINING | _SHARED:
-                yield from _differences(f"{path}.{field.name}", getattr(ours, field.name), getattr(theirs, field.name))
+                yield from differences(f"{path}.{field.name}", getattr(ours, field.name), getattr(theirs, field.name))
             elif field.name == "balancer":
                 here, there = (getattr(each, field.name) for each in (ours, theirs))
                 if (here is None) != (there is None):
                     yield f"{path[1:]}.balancer is {here} here and {there} there"
     elif isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):
         for i, pair in enumerate(zip(ours, theirs, strict=True)):
-            yield from _differences(f"{path}[{i}]", *pair)
+            yield from differences(f"{path}[{i}]", *pair)
     elif ours != theirs:
         yield f"{path[1:]} is {_shown(ours)} here and {_shown(theirs)} there"
 

@@ -3,11 +3,8 @@
 The bits are those that :class:`moe_numpy.inference.Decoder` makes of the same model in the same formats.
 """
 
-import contextlib
-import errno
 import math
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..files import TEMPORARY_SUFFIX, naming, sync_folder, write_atomically, write_json_atomically
+from ..files import write_atomically, write_json_atomically
 from ..formats import FORMATS, Matrix, quantise
 from ..typing import Array, Float
 from .chat import MORE
 from .config import FILE
 from .errors import PretrainedError, quoted
 from .loading import PublishedModel, open_published_model
+from .new_folder import renamed_at_the_end, require_free, require_room
 from .pieces import EACH, Piece
 from .quantisation import Quantisation
 from .quantised import EXPERTS, Quantised, is_of_quantised, nbytes, quantised_parameters
@@ -158,17 +156,14 @@ def write_quantised(
         PretrainedError: a weight is not finite in its format, or a file cannot be read.
         OSError: the disk failed or is full, or has too little room to begin with.
     """
-    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(
-            f"{out} exists{' and is not empty' if out.is_dir() else ''}: choose another, or delete it"
-        )
+    require_free(out)
     beside = _text_files(source)
     needed = planned.num_bytes + min(planned.num_bytes, int(min(max_shard_bytes, 2**62)))  # one file is written twice
     needed += sum(map(len, beside.values())) + _HEADERS
-    _require_room(out, needed)
+    require_room(out, needed)
     out = Path(os.path.realpath(out))
     shares: defaultdict[tuple[str, str | None], Share] = defaultdict(lambda: Share(KEPT, None))
-    with _renamed_at_the_end(out) as folder:
+    with renamed_at_the_end(out) as folder:
         tensors = _tensors(planned, shares, progress)
         write_tensor_files(folder, tensors, max_shard_bytes=max_shard_bytes, in_order=is_of_quantised)
         for path in {(folder / name).parent for name in beside}:
@@ -269,31 +264,3 @@ def _text_files(folder: Path) -> dict[str, bytes]:
     """The files about text, further chat templates included, by their paths in the folder."""
     more = {f"{MORE}/{path.name}": read_bytes(path, TEXT_LIMIT) for path in sorted((folder / MORE).glob("*.jinja"))}
     return text_files(folder) | more
-
-
-def _require_room(out: Path, needed: int) -> None:
-    """OSError if the disk has less room than that."""
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        told = f"the disk has {free:,} bytes free, and up to {needed:,} are needed while writing"
-        raise OSError(errno.ENOSPC, told, str(out))
-
-
-@contextlib.contextmanager
-def _renamed_at_the_end(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name when the block ends, and is deleted if it fails."""
-    folder = out.with_name(f"{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    made = [path for path in out.parents if not path.exists()]
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        with naming(out):
-            os.replace(folder, out)
-        sync_folder(out.parent)
-    except BaseException:  # a full disk, a signal
-        shutil.rmtree(folder, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise

@@ -48,7 +48,7 @@ def save_pretrained(
     folder = Path(folder)
     if (folder / FILE).exists():
         raise PretrainedError(f"{folder / FILE} exists: choose another folder, or delete it")
-    arrays = published_arrays(model, _parameters(model))
+    arrays = published_arrays(config, _parameters(model))
     write_tensor_files(folder, arrays, dtype=dtype, max_shard_bytes=max_shard_bytes)
     try:
         write_json_atomically(folder / FILE, dict(config.values))
@@ -70,13 +70,16 @@ def published_gradients(model: Transformer) -> dict[str, Any]:
     arrays = {}
     for name, tensor in _tensors(model).items():
         arrays[name] = np.zeros(tensor.shape, tensor.dtype) if tensor.grad is None else to_host(tensor.grad)
-    return dict(published_arrays(model, arrays))
+    return dict(published_arrays(_config_of(model), arrays))
 
 
-def published_arrays(model: Transformer, arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Arrays of our parameters and buffers, given by our names, by published name and in the published layout."""
+def published_arrays(config: PublishedConfig, arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Arrays of parameters and buffers, given by our names, by published name and in the published layout.
+
+    Of a layer's experts, all arrays or none are given.
+    """
     of: dict[str, list[Piece]] = {}
-    for piece in _config_of(model).pieces(arrays):
+    for piece in config.pieces(arrays):
         of.setdefault(piece.published, []).append(piece)
     for name, pieces in of.items():
         like = arrays[pieces[0].ours]
