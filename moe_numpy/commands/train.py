@@ -107,7 +107,8 @@ def train(
         float | None, _training("Idle is less than this part of the fair share.", TrainingConfig.split_below)
     ] = None,
     text: Annotated[
-        list[str] | None, _training("File or folder, one domain each; repeatable.", "built-in text; with --from that of the run")
+        list[str] | None,
+        _training("File or folder, one domain each; repeatable.", "built-in text; with --from that of the run"),
     ] = None,
     steps: Annotated[
         int | None, _training("Optimizer steps in all; with --resume, of a longer run.", TrainingConfig.steps)
@@ -189,8 +190,8 @@ def train(
 ) -> None:
     """Train a model on the built-in text or your own; Ctrl-C and SIGTERM save, --resume continues.
 
-    --from begins a new run with the weights of another model, a run's or a published one. Its configuration decides what
-    the model is; the optimizer starts anew.
+    --from begins a new run with the weights of another run or of a published model. Its configuration decides what the
+    model is; the optimizer starts anew.
     """
     console = console_for(json)
     options = {

@@ -60,7 +60,8 @@ def upcycle(
     out: Annotated[Path, typer.Argument(parser=given_path, metavar="OUT", help="Folder to write; new, or empty.")],
     experts: Annotated[int, typer.Option(min=1, help="Copies of the dense network, E.")] = 8,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help=with_default("Copies that a token uses, k.", "2, or what the recipe fixes"))
+        int | None,
+        typer.Option(min=1, help=with_default("Copies that a token uses, k.", "2, or what the recipe fixes")),
     ] = None,
     granularity: Annotated[
         int,
@@ -85,7 +86,9 @@ def upcycle(
     reinitialise: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Share of each expert's hidden units to draw anew (drop-upcycling); changes the function."
+            min=0,
+            max=1,
+            help="Share of each expert's hidden units to draw anew (drop-upcycling); changes the function.",
         ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the routers, and of what is drawn anew.")] = 0,
@@ -94,8 +97,8 @@ def upcycle(
 ) -> None:
     """Turn a dense model into a Mixture of Experts that computes the same function, to train on from there.
 
-    A run becomes a run at step 0, a published model a published one. At the end both read the same text, and the largest
-    difference of their logits is printed.
+    A run becomes a run at step 0, a published model a published one. At the end both read the same text, and the
+    largest difference of their logits is printed.
     """
     console = console_for(json)
     rng = np.random.default_rng(seed)

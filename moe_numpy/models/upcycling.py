@@ -76,8 +76,8 @@ def upcycled(
     for i, block in enumerate(model.layers):
         dense = block.feed_forward
         assert isinstance(dense, FeedForward)
-        weights = (part.weight.data for part in (dense.gate, dense.up, dense.down))
-        of_layer = how.layer(*weights, rng, reinitialise)
+        gate, up, down = (part.weight.data for part in (dense.gate, dense.up, dense.down))
+        of_layer = how.layer(gate, up, down, rng, reinitialise)
         arrays |= {f"layers.{i}.feed_forward.{name}": array for name, array in of_layer.items()}
     sparse = Transformer(config, rng=Unfilled(), dtype=model.embedding.weight.dtype)
     for name, tensor in [*sparse.named_parameters(), *sparse.named_buffers()]:

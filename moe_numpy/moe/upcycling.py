@@ -8,8 +8,8 @@ experts, number c G + p being copy c of part p. A layer with gate weights g_n an
 
 so two things are needed: every token meets every part equally often, and s is one over the sum of the gate weights.
 
-- **The choice.** The router's rows of all parts of a copy are equal ("virtual groups", He et al. 2024, section 2.3), and
-  so are their logits. A token that takes k G experts takes all parts of its best k copies. Ties go to the lowest
+- **The choice.** The router's rows of all parts of a copy are equal ("virtual groups", He et al. 2024, section 2.3),
+  and so are their logits. A token that takes k G experts takes all parts of its best k copies. Ties go to the lowest
   number, and parts of one copy are neighbours: a token for which all logits tie takes the first k copies whole.
 - **The scale.** Where gate weights are divided by their sum, they add up to 1, to 1 / G over each part, and s = G for
   every router. Where they are raw, they add up to something known only if all logits are equal: for a softmax k / E,

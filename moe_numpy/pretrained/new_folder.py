@@ -1,4 +1,4 @@
-"""A folder for a model that is written: nothing is in its way, the disk has room, and it is there whole or not at all."""
+"""A folder for a model that is written: free, on a disk with room, and there whole or not at all."""
 
 import contextlib
 import errno

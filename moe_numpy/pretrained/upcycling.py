@@ -165,9 +165,7 @@ def _dense(files: PublishedModel, folder: Path) -> Dense:
     return first
 
 
-def _settings(
-    source: PublishedConfig, family: str, num_experts: int, top_k: int, granularity: int
-) -> dict[str, Any]:
+def _settings(source: PublishedConfig, family: str, num_experts: int, top_k: int, granularity: int) -> dict[str, Any]:
     """``config.json`` of the sparse model. What the dense one leaves to its defaults is said."""
     dense = source.transformer
     attention: Any = dense.layers[0].attention
@@ -234,7 +232,8 @@ def _tensors(
         names = [files.pieces[f"layers.{i}.feed_forward.{name}.weight"][0].published for name in _MATRICES]
         dtypes = {tensor.dtype for name in names for tensor, _ in weights.stored(name)}
         stored = next((dtype for dtype in ("F64", "F32", "F16", "BF16") if dtype in dtypes), "F32")
-        of_layer = planned.how.layer(*map(weights.values, names), rng, reinitialise)
+        gate, up, down = map(weights.values, names)
+        of_layer = planned.how.layer(gate, up, down, rng, reinitialise)
         arrays = {f"layers.{i}.feed_forward.{name}": array for name, array in of_layer.items()}
         for name, array in published_arrays(planned.config, arrays):
             yield name, _stored(name, array, "F32" if array.ndim == 1 else stored)

@@ -58,8 +58,8 @@ class Trainer:
 
     Raises:
         ValueError: the text has tokens that the model does not have, the device is not available (DeviceError), this
-            machine has too little memory, nothing is left to train, the model in ``source`` cannot be read, or there are
-            more ranks than sequences in a batch, or ranks differ in model, training or text.
+            machine has too little memory, nothing is left to train, the model in ``source`` cannot be read, or there
+            are more ranks than sequences in a batch, or ranks differ in model, training or text.
     """
 
     stopped_by: signal.Signals | None = None
