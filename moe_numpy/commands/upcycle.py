@@ -123,9 +123,7 @@ def upcycle(
     else:
         _print(console, how, sizes)
         console.print(
-            f"Largest difference of logits over {len(tokens)} tokens of the built-in text: {difference:.1e} "
-            f"(largest logit {largest:.1f})",
-            soft_wrap=True,
+            f"Largest difference of logits over {len(tokens)} tokens: {difference:.1e} (largest logit {largest:.1f})"
         )
         print_title(console, "Next")
         print_command(console, "train", "--from", out)
@@ -197,12 +195,8 @@ def _print(console: Console, how: Upcycling, sizes: tuple[_Size, _Size]) -> None
         f"{how.copies} copies{parts}: {how.num_experts} experts, {how.per_token} per token",
         f"Scale s = {how.scale:g}: up × {up:g}, down × {down:g}"
         + (f"; gate and up × {how.input_scale:g}" if how.input_scale != 1 else ""),
-        f"Routers: logits of standard deviation {how.noise:g}; "
-        + (
-            "gate weights add up to the same for all"
-            if how.any_router
-            else f"gate weights add up to the same within {how.drift:.1e}"
-        ),
+        f"Router logits: standard deviation {how.noise:g}; sums of gate weights equal"
+        + ("" if how.any_router else f" within {how.drift:.1e}"),
     ]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
