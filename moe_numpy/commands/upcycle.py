@@ -195,7 +195,7 @@ def _print(console: Console, how: Upcycling, sizes: tuple[_Size, _Size]) -> None
         f"{how.copies} copies{parts}: {how.num_experts} experts, {how.per_token} per token",
         f"Scale s = {how.scale:g}: up × {up:g}, down × {down:g}"
         + (f"; gate and up × {how.input_scale:g}" if how.input_scale != 1 else ""),
-        f"Router logits: standard deviation {how.noise:g}; sums of gate weights equal"
+        f"Router logits: σ = {how.noise:g}; sums of gate weights equal"
         + ("" if how.any_router else f" within {how.drift:.1e}"),
     ]
     for line in lines:

@@ -29,7 +29,7 @@ def test_a_run_becomes_a_run_that_trains_on(cli, dense):
     assert result.exit_code == 0, result.output
     assert "8 copies, each in 4 parts: 32 experts, 4 per token" in result.stdout
     assert "Scale s = 32: up × 4, down × 8" in result.stdout
-    assert "Router logits: standard deviation 1e-06; sums of gate weights equal within 3.1e-06" in result.stdout
+    assert "Router logits: σ = 1e-06; sums of gate weights equal within 3.1e-06" in result.stdout
     assert "Largest difference of logits over 16 tokens" in result.stdout
     assert "python -m moe_numpy train --from out" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80

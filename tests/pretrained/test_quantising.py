@@ -21,7 +21,6 @@ from moe_numpy.pretrained import (
     TensorFiles,
     from_pretrained,
     published_gradients,
-    quantising,
     save_pretrained,
 )
 from moe_numpy.pretrained.quantisation import Quantisation
@@ -231,7 +230,7 @@ def test_what_is_there_stays(small, tmp_path):
 
 def test_too_little_room_is_known_before(tmp_path, monkeypatch):
     source = make(tmp_path / "model")
-    monkeypatch.setattr(quantising.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
     with pytest.raises(OSError, match=r"has 100,000 bytes free, and up to 1,\d\d\d,\d\d\d are needed"):
         quantised(source, tmp_path / "new/out", "int4")
     assert not (tmp_path / "new").exists()

@@ -1,0 +1,20 @@
+import io
+
+import numpy as np
+
+from moe_numpy.plots.upcycling import DENSE_BEFORE, Continued, continued_training
+
+
+def test_curves_and_ends():
+    def runs(start, *ends):
+        flops = np.array([start, start + 1e12])
+        return [Continued(flops, np.array([3.0, end])) for end in ends]
+
+    groups = {DENSE_BEFORE: runs(0, 2.5, 2.7), "dense": runs(1e12, 2.4, 2.5), "upcycled": runs(1e12, 2.3, 2.3)}
+    figure = continued_training(groups)
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == list(groups)
+    np.testing.assert_allclose(left.lines[1].get_xydata(), [[1, 3.0], [2, 2.45]])
+    assert [text.get_text() for text in right.get_yticklabels()] == ["dense", "upcycled"]
+    assert [text.get_text() for text in right.texts] == ["2.450", "2.300"]
+    figure.savefig(io.BytesIO(), format="png")
