@@ -157,7 +157,7 @@ def _upcycle_run(
     training = run.training_config
     with new_run(out, config, training, run.text) as made:
         optimizer = AdamW(sparse.named_parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-        made.save(0, sparse, optimizer, checkpoint.meta["text"], Ranks())
+        made.save(0, sparse, optimizer, checkpoint.meta.get("text") or run.corpus().fingerprint, Ranks())
     return how
 
 
