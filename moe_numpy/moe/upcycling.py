@@ -229,8 +229,8 @@ def _of_tokens(recipe: Recipe, num_experts: int) -> RouterConfig:
     config = recipe.router
     if config is None:
         raise ValueError("experts of Soft MoE see means of tokens, and f of a mean is not the mean of f")
-    if recipe.num_groups:
-        raise ValueError("a layer with two levels of routers is not supported")
+    if recipe.groups:
+        raise ValueError("a tree of routers is not supported")
     if recipe.zero_experts:
         raise ValueError("experts that return their input are no copies of the dense network")
     if recipe.experts != "swiglu":

@@ -129,7 +129,7 @@ def test_noise_spreads_the_first_tokens():
     ("recipe", "why"),
     [
         (recipes.soft_moe(), "means of tokens"),
-        (recipes.hierarchical(num_groups=2), "two levels"),
+        (recipes.hierarchical(), "a tree of routers"),
         (recipes.longcat(top_k=2, zero_experts=4), "return their input"),
         (recipes.switch(capacity_factor=None), "relu networks"),
         (recipes.gpt_oss(top_k=2), "gpt_oss networks"),
