@@ -17,7 +17,7 @@ def measure(monkeypatch, capsys):
     monkeypatch.setattr(upcycling, "save", lambda figure, path: path.write_bytes(b""))
 
     def run(seeds):
-        arguments = ["--seeds", seeds, "--before", "3", "--after", "6", "--results", "r.json", "--figure", "f.png"]
+        arguments = ["--seeds", seeds, "--before", "2", "--after", "4", "--results", "r.json", "--figure", "f.png"]
         monkeypatch.setattr(sys, "argv", ["upcycling", *map(str, arguments)])
         upcycling.main()
         printed = capsys.readouterr()
@@ -30,7 +30,7 @@ def test_equal_compute_and_resuming(measure):
     seeds, table, _ = measure(1)
     ends = {arm: max(map(float, losses)) for arm, losses in seeds["0"].items()}
     assert ends.keys() == {"before", *upcycling.ARMS}
-    training = upcycling.presets.training(steps=3, checkpoint_every=3)
+    training = upcycling.presets.training(steps=2, checkpoint_every=2)
     for arm in upcycling.ARMS:
         of_step = upcycling.flops_per_step(upcycling.arm_config(arm), training)
         assert abs(ends[arm] - ends["dense"]) <= of_step / 2

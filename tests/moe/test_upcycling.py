@@ -47,7 +47,7 @@ def relative_error(layer, dense, x):
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_the_function_stays(router, data):
     draw, seed = data.draw, data.draw(st.integers(0, 999))
@@ -65,7 +65,7 @@ def test_the_function_stays(router, data):
     assert relative_error(layer.train(), dense, x) < 1e-5
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.integers(2, 9), st.integers(1, 8), st.integers(1, 4), st.floats(1e-6, 0.5))
 def test_raw_sums_are_too_large_by_less_than_the_spread_of_the_logits(copies, k, parts, noise):
     k = min(k, copies)
