@@ -92,7 +92,8 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Parameters to leave as they are, such as 'layers.*.attention.*'; repeatable.",
+            help="Parameters to leave as they are, such as 'layers.*.attention.*', or experts with their rows of the "
+            "router, such as 0:3 or '*:0-7'; repeatable.",
             rich_help_panel="Training",
         ),
     ] = None,

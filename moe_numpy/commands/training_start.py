@@ -7,7 +7,6 @@ from ..models import ModelConfig
 from ..moe.balancers import LossFreeBias
 from ..pretrained import PublishedConfig
 from ..training import Corpus, Run, Trainer
-from ..training.freezing import matching
 from .output import note, one_line
 
 _LISTED = 20  # files that were left out, per domain and reason
@@ -42,8 +41,7 @@ def print_start(console: Console, run: Run, trainer: Trainer) -> None:
     )
     config = run.model_config
     if trainer.config.freeze:
-        frozen = sum(p.size for p in model.parameters() if not p.requires_grad)
-        _say(console, f"Frozen: {frozen:,} of the parameters")
+        _say(console, f"Frozen: {trainer.num_parameters - trainer.trained_parameters:,} of the parameters")
     if isinstance(config, PublishedConfig) and config.num_experts:
         _say(console, f"Loss: {_losses_of(config, trainer)}")
     parts = config.transformer.sparse_layers[:1]  # of the others the recipe is the same
@@ -61,8 +59,8 @@ def _losses_of(config: PublishedConfig, trainer: Trainer) -> str:
     balance = f"{coefficient:g} times the balance loss over all layers" if coefficient else "no balance loss"
     words = f"next-token cross-entropy and {balance}, as config.json and transformers have it"
     balancer = None if router is None else router.balancer
-    states = {name for name, _ in trainer.model.named_buffers()}
-    if isinstance(balancer, LossFreeBias) and states - matching(states, trainer.config.freeze):
+    states = [buffer for _, buffer in trainer.model.named_buffers()]
+    if isinstance(balancer, LossFreeBias) and any(len(state.frozen) < len(state.data) for state in states):
         words += f"; the bias that each expert is chosen with moves by {balancer.rate:g} a step, without a loss"
     return words
 

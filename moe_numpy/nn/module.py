@@ -26,22 +26,32 @@ class Parameter(Tensor):
         name: see :class:`Tensor`.
         decay: whether weight decay applies to it: True for weight matrices and embeddings, stacked ones too; False for
             biases, stacked ones too, and for scales. None leaves it to the optimizer.
+
+    Attributes:
+        frozen: the entries along the first axis that training leaves as they are, such as experts of a stack. They have
+            gradients like the others; the optimizer passes over them.
     """
 
-    __slots__ = ("decay",)
+    __slots__ = ("decay", "frozen")
 
     def __init__(self, data: Any, name: str | None = None, *, decay: bool | None = None):
         super().__init__(data, requires_grad=True, name=name)
         self.decay = decay
+        self.frozen: frozenset[int] = frozenset()
 
 
 class Buffer(Tensor):
-    """A Tensor that belongs to a Module's state but has no gradient: saved, loaded, changed by rules of its own."""
+    """A Tensor that belongs to a Module's state but has no gradient: saved, loaded, changed by rules of its own.
 
-    __slots__ = ()
+    Attributes:
+        frozen: the entries along the first axis that those rules do not change in training.
+    """
+
+    __slots__ = ("frozen",)
 
     def __init__(self, data: Any, name: str | None = None):
         super().__init__(data, name=name)
+        self.frozen: frozenset[int] = frozenset()
 
 
 _unfinished: ContextVar[list[Callable[[], None]] | None] = ContextVar("unfinished", default=None)

@@ -35,7 +35,7 @@ class TrainingConfig:
         checkpoint_every: steps between checkpoints.
         device: ``"cpu"`` or ``"cuda"``.
         dtype: of weights and activations, ``"float32"`` or, on cuda, ``"bfloat16"``; the optimizer computes in float32.
-        freeze: patterns of the names of parameters that are not trained, see
+        freeze: patterns of the names of parameters, and experts, that are not trained, see
             :func:`moe_numpy.training.freezing.freeze`.
         parts: in the deterministic mode of several ranks, the parts that each batch is computed in; what they compute
             does not depend on the number of processes. None is one part for each process.

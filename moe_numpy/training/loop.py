@@ -20,7 +20,7 @@ from ..parallel import Placement, rebalance
 from ..parallel.parts import PartStopped
 from .config import TrainingConfig
 from .corpus import Corpus
-from .freezing import matching
+from .freezing import frozen_runs, trained_parameters
 from .interrupts import interrupts
 from .model_settings import ModelSettings, plain_settings
 from .optimizers import AdamW, clip_factor_of
@@ -94,6 +94,7 @@ class Trainer:
         self.corpus = corpus
         self.model = initial_model(model_config, config, source)
         self.num_parameters, self.active_parameters = self.model.num_parameters(), self.model.active_parameters()
+        self.trained_parameters = trained_parameters(self.model)
         scopes = {"capacity_scope": config.capacity_scope, "balance_scope": config.balance_scope}
         self.ranks.share(self.model, **scopes, deduplicate=config.deduplicate)
         self.model.to(config.device, float_type(config.dtype))
@@ -267,7 +268,8 @@ class Trainer:
         tensors = [*optimizer.parameters.values(), *(buffer for _, buffer in self.model.named_buffers())]
         modes = [(module.training, getattr(module, "config", None)) for _, module in self.model.named_modules()]
         settings = [optimizer.betas, optimizer.eps, optimizer.weight_decay]
-        return [settings, modes, [(id(tensor.data), tensor.requires_grad) for tensor in tensors]]
+        marks = [(id(tensor.data), tensor.requires_grad, getattr(tensor, "frozen", None)) for tensor in tensors]
+        return [settings, modes, marks]
 
     def _run(self, rates: Any, *inputs: Any) -> "_Results":
         """Passes and updates. Nothing is updated if a loss or gradient is not finite."""
@@ -276,12 +278,12 @@ class Trainer:
         finite = xp.isfinite(numbers).all()
         scale = xp.where(finite, clip_factor_of(numbers[0], self.config.max_norm), math.nan)
         self.optimizer.update(xp.concat([scale, rates]))
-        names = [name for name, _ in self.model.named_buffers()]
-        frozen = matching(names, self.config.freeze) if self.config.freeze else ()
-        state = [(name in frozen, buffer, buffer.data.copy()) for name, buffer in self.model.named_buffers()]
+        state = [(buffer, buffer.data.copy()) for _, buffer in self.model.named_buffers()]
         self.model.after_step()
-        for stays, buffer, before in state:
-            buffer.data[...] = before if stays else xp.where(finite, buffer.data, before)
+        for buffer, before in state:
+            buffer.data[...] = xp.where(finite, buffer.data, before)
+            for run in frozen_runs(buffer):
+                buffer.data[run] = before[run]
         return results
 
     def _inputs(self) -> list[Any]:

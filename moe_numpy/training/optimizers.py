@@ -11,6 +11,7 @@ from ..autodiff import Tensor
 from ..autodiff.arrays import library_of
 from ..kernels import kernel, to_host
 from ..typing import Array, Float, Shaped
+from .freezing import trained_runs
 
 
 @kernel
@@ -58,7 +59,8 @@ class AdamW:
         θ = θ - lr λ θ - lr · m / (1 - β₁ᵗ) / (√(v / (1 - β₂ᵗ)) + ε)
 
     λ is ``weight_decay`` for the parameters that decay and 0 for the others. Parameters change in place, in
-    ``.data``; gradients are only read. The moments are float32, or float64 for a float64 parameter.
+    ``.data``; gradients are only read. The moments are float32, or float64 for a float64 parameter. Entries that are
+    ``frozen``, see :class:`moe_numpy.nn.Parameter`, keep their bits, their moments too.
 
     A parameter narrower than float32 has a float32 master copy: θ above is the master, and the parameter is its rounded
     value; otherwise small steps would be lost in rounding. Masters are copied from the parameters once, here.
@@ -151,16 +153,14 @@ class AdamW:
             )
         for name, p in active.items():
             self._require_fits(name, p)
-        names = list(active)
-        parameters = [self.master.get(name, active[name].data) for name in names]
-        gradients = [active[name].grad for name in names]
+        runs = [(name, p, run) for name, p in active.items() for run in trained_runs(p)]
         adamw(
-            parameters,
-            gradients,
-            [self.first[name] for name in names],
-            [self.second[name] for name in names],
-            [self.weight_decay if name in self.decaying else 0.0 for name in names],
-            [active[name].data if name in self.master else None for name in names],
+            [self.master.get(name, p.data)[run] for name, p, run in runs],
+            [p.grad[run] for _, p, run in runs],
+            [self.first[name][run] for name, _, run in runs],
+            [self.second[name][run] for name, _, run in runs],
+            [self.weight_decay if name in self.decaying else 0.0 for name, _, _ in runs],
+            [p.data[run] if name in self.master else None for name, p, run in runs],
             now,
             betas=self.betas,
             eps=self.eps,

@@ -26,6 +26,7 @@ from ..parallel import Alone, Communicator, Holding, Move, Placement, moves
 from ..parallel.collectives import add_up, gather_numbers, gather_texts, require_equal, shares
 from ..parallel.moving import moved
 from ..parallel.replicas import add_up_replicas, is_first_replica
+from .freezing import trained_runs
 from .optimizers import AdamW, sum_of_squares
 from .run_ledger import RunLedger
 
@@ -42,6 +43,7 @@ class Ranks:
         self.communicator = Alone() if communicator is None else communicator
         self.experts_across = experts_across
         self.holdings: dict[str, Holding] = {}
+        self._frozen: dict[str, frozenset[int]] = {}  # of all experts, by the name of a parameter that is shared
         self._tally = self.communicator.ledger.tally
         self._ledger_before = RunLedger(self.size)
 
@@ -64,6 +66,15 @@ class Ranks:
         if self.size > 1 or self.experts_across is not None:
             across = self.experts_across
             self.holdings = dict(share_experts(model, self.communicator, experts_across=across, **settings))
+            shared = [(name, p) for name, p in model.named_parameters() if name in self.holdings]
+            self._frozen = {name: p.frozen for name, p in shared}
+            for name, p in shared:
+                self._mark_frozen(name, p)
+
+    def _mark_frozen(self, name: str, parameter: Any) -> None:
+        """Which of this rank's experts are frozen."""
+        held = self.holdings[name].held
+        parameter.frozen = frozenset(i for i, e in enumerate(held) if e in self._frozen[name])
 
     def own(self, num_sequences: int) -> slice:
         """The sequences of this rank."""
@@ -96,17 +107,17 @@ class Ranks:
                 p.grad = add_up_replicas(self.holdings[name], gradient, "expert gradients")
 
     def sum_of_squares(self, named_parameters: Iterable[tuple[str, Tensor]]) -> Any:
-        """This rank's part of Σ g², so that the sum over ranks counts every gradient once."""
+        """This rank's part of Σ g², so that the sum over ranks counts every gradient once, and none of what is frozen."""
         counted = []
         for name, p in named_parameters:
             if p.grad is None:
                 continue
             if name not in self.holdings:
-                counted += [p.grad] if self.is_first else []
+                counted += [p.grad[run] for run in trained_runs(p)] if self.is_first else []
             else:
-                first = np.flatnonzero(is_first_replica(self.holdings[name]))
+                first = [e for e in np.flatnonzero(is_first_replica(self.holdings[name])) if e not in p.frozen]
                 all_are = len(first) == len(p.grad)
-                counted.append(p.grad if all_are else take_rows(p.grad, constant_beside(p.grad, first)))
+                counted.append(p.grad if all_are else take_rows(p.grad, constant_beside(p.grad, np.array(first, int))))
         return sum_of_squares(counted)
 
     def add_up(self, numbers: Any) -> Any:
@@ -156,6 +167,7 @@ class Ranks:
                     if name in state:
                         state[name] = self._moved(state[name], present, new, found)
                 self.holdings[name] = replace(present, placement=new)
+                self._mark_frozen(name, parameter)
             layer.holding = replace(present, placement=new)
             num_real = getattr(layer.experts, "num_real", None)
             if num_real is not None:  # zero-computation experts come after those of this rank

@@ -41,12 +41,11 @@ def initial_model(settings: ModelSettings, training: TrainingConfig, source: Pat
         freeze(model, training.freeze)
         return model
     sizes = _unfilled(settings)
-    frozen = freeze(sizes, training.freeze)
+    freeze(sizes, training.freeze)
     trained = sum(p.size for p in sizes.parameters() if p.requires_grad)
     require_memory(settings, training, trained=trained, frozen=sizes.num_parameters() - trained)
     model = empty_model(settings) if source is None else _published(source, settings)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = name not in frozen
+    freeze(model, training.freeze)
     return model
 
 
