@@ -12,6 +12,7 @@ from .commands.convert import convert
 from .commands.count import count
 from .commands.demo import demo
 from .commands.doctor import doctor
+from .commands.experts import app as experts
 from .commands.generate import generate
 from .commands.gradcheck import gradcheck
 from .commands.inspect import inspect
@@ -61,6 +62,7 @@ app.command()(upcycle)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)
 app.command()(doctor)
+app.add_typer(experts, name="experts")
 
 if __name__ == "__main__":
     exit_on_signals()

@@ -1,5 +1,6 @@
 """``python -m moe_numpy generate``: continue a prompt, token by token."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,11 +9,12 @@ import numpy as np
 import typer
 
 from .. import kernels, models
-from ..inference import Decoder, NotRowByRowError, write
+from ..inference import Decoder, Interventions, NotRowByRowError, intervened, write
 from ..models.generation import sampling_probabilities
 from ..models.text import streamed
 from ..pretrained import PublishedTokenizer
 from ..pretrained.chat import ChatTemplate
+from ..training.expert_patterns import chosen_experts
 from ..typing import Array, Int
 from .opening import FormatOption, MemoryOption, Opened, StepOption, open_model, require_tokens
 from .output import JsonOption, console_for, given_path, print_json, printable, refusals
@@ -43,6 +45,13 @@ def generate(
             min=0, help="With --temperature 0: guess up to so many tokens from what was said before; the same text."
         ),
     ] = 0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER:EXPERTS|GROUP",
+            help="Switch experts off, such as 0:3, '*:4' or a group that `experts add` made; repeatable.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Continue a prompt with a model trained here or published."""
@@ -57,7 +66,7 @@ def generate(
         if guess and temperature:
             raise ValueError(f"--guess is for --temperature 0, got {temperature}")
         with console_for(json).status("Storing weights in another format ...") if number_format else nullcontext():
-            decoder = _decoder(opened, number_format)
+            decoder = _decoder(opened, number_format, without or [])
         if decoder is not None and kernels.must_compile("program_loops.lead"):
             to_stderr = console_for(as_json=True)
             to_stderr.print("Compiling the loops for this processor, once on this machine: some ten seconds")
@@ -83,6 +92,7 @@ def generate(
                 "top_p": top_p,
                 "seed": seed,
             }
+            document |= {"without": without} if without else {}
             print_json(document)
             return
         typer.echo(printable(prompt), nl=False)
@@ -93,14 +103,16 @@ def generate(
         typer.echo()
 
 
-def _decoder(opened: Opened, number_format: str | None) -> Decoder | None:
-    """None if the modules of training have to read each text whole."""
+def _decoder(opened: Opened, number_format: str | None, without: Sequence[str]) -> Decoder | None:
+    """With some experts off; None if the modules of training have to read each text whole."""
+    off = chosen_experts(opened.model, opened.groups, without)
     try:
-        return Decoder(opened.model, number_format, number_format)
+        decoder = Decoder(opened.model, number_format, number_format)
     except NotRowByRowError as error:
-        if number_format is not None:
-            raise ValueError(f"--format: {error}") from error
+        if number_format is not None or off:
+            raise ValueError(f"{'--without' if off else '--format'}: {error}") from error
         return None
+    return intervened(decoder, Interventions(off)) if off else decoder
 
 
 def _start(opened: Opened, folder: Path, prompt: str, chat: bool) -> Int[Array, " S"]:

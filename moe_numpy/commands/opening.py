@@ -1,7 +1,7 @@
 """The model that a path on the command line names: a run trained here, or a published folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -43,12 +43,14 @@ class Opened:
         tokenizer: of its text.
         step: the completed steps of a run; None for a published model.
         text_folder: where a published tokenizer and its chat template are; None where tokens are bytes.
+        groups: of a run, experts that were added together, by name.
     """
 
     model: Transformer
     tokenizer: Tokenizer
     step: int | None
     text_folder: Path | None
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def is_run(self) -> bool:
@@ -75,7 +77,7 @@ def open_model(folder: Path, step: int | None = None, memory: int | None = None)
         tokenizer = run.tokenizer()
         model, step = run.model(step)
         text_folder = run.tokenizer_folder if run.is_published else None
-        return Opened(model.eval(), tokenizer, step, text_folder)  # type: ignore[arg-type]
+        return Opened(model.eval(), tokenizer, step, text_folder, run.groups)  # type: ignore[arg-type]
     if step is not None:
         raise ValueError(f"--step {step}: {folder} is a published model, which has no checkpoints")
     return Opened(from_pretrained(folder, memory=memory), PublishedTokenizer.open(folder), None, folder)

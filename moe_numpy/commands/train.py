@@ -16,6 +16,7 @@ from ..pretrained import PublishedConfig, PublishedTokenizer, TensorFiles, is_pu
 from ..training import Run, Trainer, TrainingConfig, load_corpus, presets
 from ..training.ranks import Ranks
 from ..training.runs import next_free
+from ..training.user_text import BUILT_IN
 from .figures import save_run_figures
 from .job import console_of, on_ranks
 from .output import (
@@ -109,7 +110,9 @@ def train(
     ] = None,
     text: Annotated[
         list[str] | None,
-        _training("File or folder, one domain each; repeatable.", "built-in text; with --from that of the run"),
+        _training(
+            f"File or folder, one domain each, or {BUILT_IN}; repeatable.", "built-in text; with --from that of the run"
+        ),
     ] = None,
     steps: Annotated[
         int | None, _training("Optimizer steps in all; with --resume, of a longer run.", TrainingConfig.steps)
@@ -372,7 +375,7 @@ def _device(given: str | None, run: Path | None) -> str:
 def _absolute(path: str) -> str:
     if not path or "\0" in path:
         raise ValueError(f"--text {path!r} is not a path")
-    return os.path.realpath(path)
+    return path if path == BUILT_IN else os.path.realpath(path)
 
 
 def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:

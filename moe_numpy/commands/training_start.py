@@ -32,7 +32,7 @@ def print_left_out(console: Console, corpus: Corpus) -> None:
 
 def print_start(console: Console, run: Run, trainer: Trainer) -> None:
     """What is trained, on what, and what about it may surprise."""
-    model, unit = trainer.model, trainer.corpus.unit
+    unit = trainer.corpus.unit
     domains = ", ".join(f"{one_line(d.name)} ({d.train.size:,} {unit}s)" for d in trainer.corpus.domains)
     _say(
         console,

@@ -22,6 +22,7 @@ from ..devices import constant_beside
 from ..kernels import take_rows
 from ..models import Transformer
 from ..moe.sharding import share_experts
+from ..nn import Parameter
 from ..parallel import Alone, Communicator, Holding, Move, Placement, moves
 from ..parallel.collectives import add_up, gather_numbers, gather_texts, require_equal, shares
 from ..parallel.moving import moved
@@ -106,8 +107,8 @@ class Ranks:
                 self._tally.add("replicas", {"placement": placement, **_of_one_expert(gradient)}, times=1)
                 p.grad = add_up_replicas(self.holdings[name], gradient, "expert gradients")
 
-    def sum_of_squares(self, named_parameters: Iterable[tuple[str, Tensor]]) -> Any:
-        """This rank's part of Σ g², so that the sum over ranks counts every gradient once, and none of what is frozen."""
+    def sum_of_squares(self, named_parameters: Iterable[tuple[str, Parameter]]) -> Any:
+        """This rank's part of Σ g² of what is trained, so that the sum over ranks counts every gradient once."""
         counted = []
         for name, p in named_parameters:
             if p.grad is None:

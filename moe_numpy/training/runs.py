@@ -72,6 +72,7 @@ class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps_before: tuple[int, ...] = ()
     versions: dict[str, str] = {}
     source: str | None = msgspec.field(default=None, name="from")
+    groups: dict[str, tuple[str, ...]] = {}
 
 
 class _Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +104,7 @@ class Run:
         steps_before: the numbers of steps that it was to have before :meth:`with_steps`.
         versions: those that it began with.
         source: the folder of the run or the published model whose weights it began with; None for random weights.
+        groups: experts that were added together, by the name of their domain, as LAYER:EXPERTS.
     """
 
     folder: Path
@@ -112,6 +114,7 @@ class Run:
     steps_before: tuple[int, ...] = ()
     versions: dict[str, str] = field(default_factory=versions, compare=False)
     source: str | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -121,6 +124,7 @@ class Run:
         training: TrainingConfig,
         text: Sequence[str] = (),
         source: str | None = None,
+        groups: Mapping[str, tuple[str, ...]] | None = None,
     ) -> "Run":
         """Create a run folder with its configuration, and a copy of the tokenizer of a published model.
 
@@ -138,7 +142,7 @@ class Run:
                 path.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"{path!a} is not UTF-8, and config.json could not name it; rename it") from error
-        run = cls(folder, model, training, tuple(text), source=source)
+        run = cls(folder, model, training, tuple(text), source=source, groups=groups or {})
         if run.is_published and run.tokenizer_folder.exists():
             raise FileExistsError(f"{run.tokenizer_folder} is in the way; delete it, or choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +187,8 @@ class Run:
             raise RunError(f"{path}: {error}") from error
         if isinstance(model, PublishedConfig) and config.source is None:
             raise RunError(f'{path} is damaged: a published model comes with "from", where it began')
-        return cls(folder, model, training, config.text, config.steps_before, config.versions, config.source)
+        rest = config.text, config.steps_before, config.versions, config.source, config.groups
+        return cls(folder, model, training, *rest)
 
     def with_steps(self, steps: int) -> "Run":
         """The same run with another number of steps in all; in its folder after :meth:`write_config`.
@@ -200,7 +205,8 @@ class Run:
         settings = {"model": self.model_config.to_json(), "training": self.training_config.to_json()}
         rest = {"text": self.text, "steps_before": self.steps_before, "versions": self.versions}
         began = {} if self.source is None else {"from": self.source}
-        write_json_atomically(self.folder / _CONFIG, settings | rest | began)
+        named = {"groups": self.groups} if self.groups else {}
+        write_json_atomically(self.folder / _CONFIG, settings | rest | began | named)
 
     @property
     def is_published(self) -> bool:

@@ -11,12 +11,14 @@ from .built_in_text import default_corpus
 from .corpus import Corpus, CorpusError, LeftOut, bytes_needed
 from .encoding import Encode, domain_of
 
+BUILT_IN = "built-in"
+
 
 def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int, encode: Encode | None = None) -> Corpus:
     """The given files and folders, or the built-in text if there are none; each domain fills a window of ``context``.
 
     Args:
-        paths: files and folders.
+        paths: files and folders; ``built-in`` among them stands for the built-in text.
         context: of the windows.
         encode: makes tokens of a text; by default they are its bytes.
 
@@ -24,7 +26,10 @@ def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int, encode: E
         ValueError: a domain is too short (CorpusError for the user's own).
     """
     least = bytes_needed(context) if encode is None else 1  # how many tokens that is shows when they are encoded
-    corpus = text_corpus(paths, min_bytes=least, encode=encode) if paths else default_corpus(encode)
+    own = [path for path in paths if path != BUILT_IN]
+    corpus = text_corpus(own, min_bytes=least, encode=encode) if own else default_corpus(encode)
+    if own and len(own) < len(paths):
+        corpus = Corpus([*default_corpus(encode).domains, *corpus.domains])
     corpus.validation_windows(context, limit=1)  # refuses a domain that cannot fill one
     return corpus
 

@@ -1,0 +1,254 @@
+"""``python -m moe_numpy experts``: the experts of a run, and what adding, dropping, merging and freezing them costs."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ..training import load_corpus, presets
+from ..training.changing_experts import (
+    SIMILARITIES,
+    least_loaded,
+    most_similar,
+    similarities,
+    with_experts,
+    with_merged,
+    with_new_experts,
+    without_experts,
+)
+from ..training.expert_patterns import moe_layers, patterns_of
+from ..training.expert_use import expert_use
+from ..training.freezing import all_but_experts
+from ..training.user_text import BUILT_IN
+from .changed_runs import (
+    Opened,
+    OutOption,
+    RunArgument,
+    free_folder,
+    frozen_experts,
+    print_losses,
+    report,
+    write_changed,
+    write_run,
+)
+from .output import (
+    JsonOption,
+    console_for,
+    one_line,
+    plain_table,
+    print_command,
+    print_json,
+    print_title,
+    refusals,
+    with_default,
+)
+from .run_training import run_training
+from .units import percent
+from .usage import Group
+
+_STEPS = 100
+_FIT_WINDOWS = 32  # of old and of new text, that the rows of new experts are fitted to
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="List, add, drop, merge and freeze the experts of a run; each change is a new run.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[LAYER:EXPERTS|GROUP]...", help="Such as 0:3, 1:0-2,5, '*:4', or the name of a group."),
+]
+
+
+@app.command("list")
+def list_experts(run: RunArgument, json: JsonOption = False) -> None:
+    """Each expert's load, gate mass, and the expert that answers most like it, on held-out text."""
+    console = console_for(json)
+    with refusals(), console.status("Routing held-out text ..."):
+        opened = Opened.open(run)
+        used = expert_use(opened.model, opened.corpus)
+    frozen = frozen_experts(opened)
+    groups = {name: opened.chosen([name]) for name in opened.run.groups}
+    rows: list[dict[str, Any]] = []
+    for i, use in used.items():
+        for e in range(len(use.load)):
+            other, cosine = use.nearest(e)
+            rows.append(
+                {
+                    "layer": i,
+                    "expert": e,
+                    "load": float(use.load[e]),
+                    "gate_mass": float(use.gate_mass[e]),
+                    "nearest": other,
+                    "similarity": cosine,
+                    "frozen": e in frozen[i],
+                    "group": next((name for name, of in groups.items() if e in of.get(i, ())), None),
+                }
+            )
+    if json:
+        print_json({"run": str(run), "step": opened.step, "experts": rows})
+        return
+    for i in used:
+        print_title(console, f"Layer {i}")
+        table = plain_table()
+        for name in ("expert", "load", "gate mass", "nearest", "cosine"):
+            table.add_column(name, justify="right")
+        table.add_column("")
+        for row in (row for row in rows if row["layer"] == i):
+            marks = ["frozen"] * row["frozen"] + [one_line(row["group"])] * (row["group"] is not None)
+            shares = percent(row["load"]), percent(row["gate_mass"])
+            table.add_row(str(row["expert"]), *shares, str(row["nearest"]), f"{row['similarity']:.3f}", " ".join(marks))
+        console.print(table)
+    console.print("The cosine is between answers to the same held-out tokens.", style="dim")
+
+
+@app.command()
+def add(
+    run: RunArgument,
+    text: Annotated[list[str], typer.Option(help="File or folder of the new domain; repeatable.")],
+    count: Annotated[int, typer.Option(min=1, help="New experts in each layer.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = _STEPS,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=with_default("Peak learning rate.", "that of the run"))
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of new rows, data and noise.")] = 0,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Add experts for a new domain: old experts, their rows of the router and all else are frozen.
+
+    Trained is on the run's own text and the new domain, so that the new rows learn which text is not theirs.
+    """
+    console = console_for(json)
+    with ExitStack() as held:
+        with refusals(), console.status("Fitting rows of the router ..."):
+            opened = Opened.open(run)
+            paths = [*(opened.run.text or (BUILT_IN,)), *(str(Path(path).resolve()) for path in text)]
+            context, old = opened.config.context, opened.run.training_config
+            alone, corpus = load_corpus(paths[-len(text) :], context), load_corpus(paths, context)
+            fit: Any = {"batch_size": _FIT_WINDOWS, "context": context, "seed": seed}
+            windows = [each.batch(0, **fit).tokens for each in (opened.corpus, alone)]
+            rng = np.random.default_rng([seed, 2])
+            changed = with_new_experts(opened.config, opened.model, count, *windows, rng=rng)
+            before = opened.config.num_experts
+            new = {i: set(range(before, before + count)) for i in changed.entries}
+            kept = {i: set(range(before)) for i in changed.entries}
+            layers = changed.entries.keys()
+            training = replace(
+                presets.training(steps=steps, seed=seed, learning_rate=learning_rate or old.learning_rate),
+                batch_size=old.batch_size,
+                weight_decay=old.weight_decay,
+                freeze=(*all_but_experts(changed.model), *patterns_of(kept, layers)),
+            )
+            name = " ".join(domain.name for domain in alone.domains)
+            if name in opened.run.groups:
+                raise ValueError(f"{run} has a group {name!r} already; rename the file or folder")
+            groups = opened.groups_of(changed) | {name: tuple(patterns_of(new, layers))}
+            of_old, at_start = (opened.evaluate(each, corpus) for each in (opened.model, changed.model))
+            folder = free_folder(out, run, alone.domains[0].name)
+            made, trainer = write_run(held, folder, changed.model, changed.config, training, corpus, paths, groups)
+        shown = f"{trainer.trained_parameters:,} of {trainer.num_parameters:,} parameters"
+        console.print(
+            f"{one_line(folder)}: {count} new experts in each layer, group {one_line(name)}; trained: {shown}",
+            markup=False,
+            soft_wrap=True,
+        )
+        summary = run_training(made, trainer, console, label="MoE")
+        after = opened.evaluate(trainer.model, corpus)
+    if json:
+        losses = {"old": of_old, "start": at_start, "trained": after}
+        print_json(
+            {"run": str(run), "out": str(folder), "group": name, "trained_parameters": trainer.trained_parameters}
+            | {f"domain_loss_{key}": value.domain_loss.tolist() for key, value in losses.items()}
+            | {"summary": summary}
+        )
+        return
+    domains = [domain.name for domain in corpus.domains]
+    print_losses(console, domains, corpus.unit, {"before": of_old, "at the start": at_start, "trained": after})
+    print_title(console, "Next")
+    print_command(console, "generate", folder, "The ")
+    print_command(console, "generate", folder, "The ", "--without", name)
+    print_command(console, "experts", "list", folder)
+
+
+@app.command()
+def drop(
+    run: RunArgument,
+    names: NamesArgument = None,
+    by: Annotated[str | None, typer.Option(help="load: the experts of each layer that are chosen least.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="With --by: how many of each layer.")] = 1,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Drop experts, and measure what that costs on held-out text."""
+    console = console_for(json)
+    with refusals(), console.status("Routing held-out text ..."):
+        if by not in (None, "load") or (by is None) == (not names):
+            raise ValueError("name the experts to drop, or give --by load" + ("" if by is None else f", got {by!r}"))
+        opened = Opened.open(run)
+        dropped = opened.chosen(names or [])
+        if by is not None:
+            dropped = least_loaded({i: use.load for i, use in expert_use(opened.model, opened.corpus).items()}, count)
+        changed = without_experts(opened.config, opened.model, dropped)
+        before, after = opened.evaluate(opened.model), opened.evaluate(changed.model)
+        made = write_changed(opened, changed, free_folder(out, run, "dropped"))
+    listed = patterns_of(dropped, changed.entries.keys())
+    if not json:
+        console.print(f"Dropped {' '.join(listed)}", markup=False, soft_wrap=True)
+    report(console, json, opened, made, before, after, dropped=listed)
+
+
+@app.command()
+def merge(
+    run: RunArgument,
+    by: Annotated[
+        str, typer.Option(help="outputs: those whose answers to held-out text are most alike; or weights.")
+    ] = "outputs",
+    count: Annotated[int, typer.Option(min=1, help="Pairs of each layer.")] = 1,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Merge the most similar pairs of experts, and measure what that costs on held-out text."""
+    console = console_for(json)
+    with refusals(), console.status("Comparing experts ..."):
+        if by not in SIMILARITIES:
+            raise ValueError(f"--by must be one of {', '.join(SIMILARITIES)}, got {by!r}")
+        opened = Opened.open(run)
+        used = expert_use(opened.model, opened.corpus)
+        alike = similarities(opened.model, by, {i: use.inputs for i, use in used.items()})
+        pairs = most_similar(alike, count)
+        changed = with_merged(opened.config, opened.model, pairs, {i: use.load for i, use in used.items()})
+        before, after = opened.evaluate(opened.model), opened.evaluate(changed.model)
+        made = write_changed(opened, changed, free_folder(out, run, "merged"))
+    listed = [f"{i}:{a}+{b}" for i, of_layer in pairs.items() for a, b in of_layer]
+    if not json:
+        console.print(f"Merged {' '.join(listed)}", markup=False, soft_wrap=True)
+    report(console, json, opened, made, before, after, merged=listed)
+
+
+@app.command()
+def freeze(run: RunArgument, names: NamesArgument = None, out: OutOption = None, json: JsonOption = False) -> None:
+    """Freeze experts and their rows of the router: a new run whose training leaves them as they are."""
+    console = console_for(json)
+    with refusals(), console.status("Routing held-out text ..."):
+        if not names:
+            raise ValueError("name the experts to freeze, such as 0:3, '*:0-7' or a group")
+        opened = Opened.open(run)
+        frozen = patterns_of(opened.chosen(names), moe_layers(opened.model).keys())
+        whole = {i: list(range(opened.config.num_experts)) for i in moe_layers(opened.model)}
+        same = with_experts(opened.config, opened.model, whole, opened.config.num_experts)
+        training = opened.training(same)
+        training = replace(training, freeze=tuple(dict.fromkeys((*training.freeze, *frozen))))
+        loss = opened.evaluate(opened.model)
+        with ExitStack() as held:
+            settings = same.config, training, opened.corpus, opened.run.text, opened.groups_of(same)
+            made, trainer = write_run(held, free_folder(out, run, "frozen"), same.model, *settings)
+    if not json:
+        trained = f"{trainer.trained_parameters:,} of {trainer.num_parameters:,} parameters are trained"
+        console.print(f"Frozen {' '.join(frozen)}: {trained}", markup=False, soft_wrap=True)
+    report(console, json, opened, made, loss, loss, frozen=frozen, trained_parameters=trainer.trained_parameters)
