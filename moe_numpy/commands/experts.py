@@ -11,7 +11,7 @@ import typer
 from ..training import load_corpus, presets
 from ..training.changing_experts import (
     SIMILARITIES,
-    least_loaded,
+    least_used,
     most_similar,
     similarities,
     with_experts,
@@ -50,6 +50,7 @@ from .units import percent
 from .usage import Group
 
 _STEPS = 100
+_MEASURES = "gate-mass", "load"
 _FIT_WINDOWS = 32  # of old and of new text, that the rows of new experts are fitted to
 
 app = typer.Typer(
@@ -180,7 +181,10 @@ def add(
 def drop(
     run: RunArgument,
     names: NamesArgument = None,
-    by: Annotated[str | None, typer.Option(help="load: the experts of each layer that are chosen least.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="gate-mass: the experts of each layer with the least gate weight; load: those chosen least."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="With --by: how many of each layer.")] = 1,
     out: OutOption = None,
     json: JsonOption = False,
@@ -188,12 +192,15 @@ def drop(
     """Drop experts, and measure what that costs on held-out text."""
     console = console_for(json)
     with refusals(), console.status("Routing held-out text ..."):
-        if by not in (None, "load") or (by is None) == (not names):
-            raise ValueError("name the experts to drop, or give --by load" + ("" if by is None else f", got {by!r}"))
+        if by not in (None, *_MEASURES):
+            raise ValueError(f"--by must be one of {', '.join(_MEASURES)}, got {by!r}")
+        if (by is None) == (not names):
+            raise ValueError(f"name the experts to drop, or give --by {_MEASURES[0]}; not both, and not neither")
         opened = Opened.open(run)
         dropped = opened.chosen(names or [])
         if by is not None:
-            dropped = least_loaded({i: use.load for i, use in expert_use(opened.model, opened.corpus).items()}, count)
+            used = expert_use(opened.model, opened.corpus).items()
+            dropped = least_used({i: use.load if by == "load" else use.gate_mass for i, use in used}, count)
         changed = without_experts(opened.config, opened.model, dropped)
         before, after = opened.evaluate(opened.model), opened.evaluate(changed.model)
         made = write_changed(opened, changed, free_folder(out, run, "dropped"))

@@ -82,7 +82,7 @@ def generate(
         new = write(decoder, start, tokens, guess=guess, **settings)
     with refusals():
         if json:
-            document = {
+            document: dict[str, Any] = {
                 "run": str(model),
                 "step": opened.step,
                 "prompt": prompt,

@@ -96,9 +96,9 @@ def without_experts(config: ModelConfig, model: Transformer, dropped: Chosen) ->
     return with_experts(config, model, entries, min(map(len, entries.values())))
 
 
-def least_loaded(load: Mapping[int, Float[Array, " E"]], count: int) -> Chosen:
-    """The ``count`` experts of each layer that are chosen least."""
-    return {i: frozenset(np.argsort(of_layer, kind="stable")[:count].tolist()) for i, of_layer in load.items()}
+def least_used(use: Mapping[int, Float[Array, " E"]], count: int) -> Chosen:
+    """The ``count`` experts of each layer with the smallest share of assignments, or of gate weights."""
+    return {i: frozenset(np.argsort(of_layer, kind="stable")[:count].tolist()) for i, of_layer in use.items()}
 
 
 def similarities(model: Transformer, by: str, inputs: Mapping[int, Any]) -> dict[int, Float[Array, "E E"]]:
