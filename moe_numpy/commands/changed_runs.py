@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 
 from ..models import ModelConfig, Transformer
+from ..nn.module import Unfilled
 from ..training import Corpus, Run, Trainer, TrainingConfig
 from ..training.changing_experts import Changed, require_changeable
 from ..training.evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
 from ..training.expert_patterns import Chosen, chosen_experts, moe_layers
+from ..training.freezing import NothingToTrainError, freeze
 from ..training.runs import next_free
-from .output import given_path, one_line, plain_table, print_command, print_json, with_default
+from .output import given_path, note, one_line, plain_table, print_command, print_json, with_default
 from .run_training import new_run
 
 RunArgument = Annotated[Path, typer.Argument(parser=given_path, metavar="RUN", help="Run folder.")]
@@ -62,9 +64,17 @@ class Opened:
         return {name: tuple(of) for name, of in renamed.items() if of}
 
     def training(self, changed: Changed) -> TrainingConfig:
-        """How the run is trained, with its frozen experts by the numbers of another model; on the CPU."""
+        """How the run is trained, with its frozen experts by the numbers of another model; on the CPU.
+
+        If the experts that were trained are gone, nothing is frozen.
+        """
         config = self.run.training_config
         frozen = tuple(changed.renamed(self.model, config.freeze))
+        try:
+            freeze(Transformer(changed.config, rng=Unfilled()), frozen)
+        except NothingToTrainError:
+            note("the experts that were trained are gone, and all else was frozen: nothing is frozen in the new run")
+            frozen = ()
         return replace(config, freeze=frozen, device="cpu", dtype="float32")
 
 

@@ -11,8 +11,8 @@ import typer
 from ..training import load_corpus, presets
 from ..training.changing_experts import (
     SIMILARITIES,
+    least_into_nearest,
     least_used,
-    most_similar,
     similarities,
     with_experts,
     with_merged,
@@ -214,13 +214,16 @@ def drop(
 def merge(
     run: RunArgument,
     by: Annotated[
-        str, typer.Option(help="outputs: those whose answers to held-out text are most alike; or weights.")
+        str, typer.Option(help="How alike two experts are: outputs, by answers to held-out text, or weights.")
     ] = "outputs",
     count: Annotated[int, typer.Option(min=1, help="Pairs of each layer.")] = 1,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Merge the most similar pairs of experts, and measure what that costs on held-out text."""
+    """Merge the experts with the least gate mass into those most like them, and measure what that costs.
+
+    Hidden units are put into the same order first. The merged expert keeps the row of the router of the other.
+    """
     console = console_for(json)
     with refusals(), console.status("Comparing experts ..."):
         if by not in SIMILARITIES:
@@ -228,11 +231,12 @@ def merge(
         opened = Opened.open(run)
         used = expert_use(opened.model, opened.corpus)
         alike = similarities(opened.model, by, {i: use.inputs for i, use in used.items()})
-        pairs = most_similar(alike, count)
-        changed = with_merged(opened.config, opened.model, pairs, {i: use.load for i, use in used.items()})
+        mass = {i: use.gate_mass for i, use in used.items()}
+        pairs = least_into_nearest(mass, alike, count)
+        changed = with_merged(opened.config, opened.model, pairs, mass)
         before, after = opened.evaluate(opened.model), opened.evaluate(changed.model)
         made = write_changed(opened, changed, free_folder(out, run, "merged"))
-    listed = [f"{i}:{a}+{b}" for i, of_layer in pairs.items() for a, b in of_layer]
+    listed = [f"{i}:{other}>{kept}" for i, of_layer in pairs.items() for kept, other in of_layer]
     if not json:
         console.print(f"Merged {' '.join(listed)}", markup=False, soft_wrap=True)
     report(console, json, opened, made, before, after, merged=listed)
@@ -251,11 +255,12 @@ def freeze(run: RunArgument, names: NamesArgument = None, out: OutOption = None,
         same = with_experts(opened.config, opened.model, whole, opened.config.num_experts)
         training = opened.training(same)
         training = replace(training, freeze=tuple(dict.fromkeys((*training.freeze, *frozen))))
-        loss = opened.evaluate(opened.model)
+        before = opened.evaluate(opened.model)
         with ExitStack() as held:
             settings = same.config, training, opened.corpus, opened.run.text, opened.groups_of(same)
             made, trainer = write_run(held, free_folder(out, run, "frozen"), same.model, *settings)
+        after = opened.evaluate(trainer.model)
     if not json:
         trained = f"{trainer.trained_parameters:,} of {trainer.num_parameters:,} parameters are trained"
         console.print(f"Frozen {' '.join(frozen)}: {trained}", markup=False, soft_wrap=True)
-    report(console, json, opened, made, loss, loss, frozen=frozen, trained_parameters=trainer.trained_parameters)
+    report(console, json, opened, made, before, after, frozen=frozen, trained_parameters=trainer.trained_parameters)

@@ -1,8 +1,8 @@
 """Two experts become one: how alike they are, their hidden units in the same order, and their weighted mean.
 
-Li et al. 2023, Merge, Then Compress (M-SMoE, arXiv 2310.01334), sections 3.1 and 3.2: align by permutation, then
-average with the experts' loads as weights. Permutations by Ainsworth et al. 2022, Git Re-Basin (arXiv 2209.04836),
-section 3.2.
+Li et al. 2023, Merge, Then Compress (M-SMoE, arXiv 2310.01334): align hidden units by permutation, then average with
+the use of the experts as weights. The permutation is that of weight matching in Ainsworth et al. 2022, Git Re-Basin
+(arXiv 2209.04836).
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..autodiff import Tensor, no_grad
 from ..typing import Array, Float, Int
-from .expert_stacks import expert_tensors, hidden_units, real_experts
+from .expert_stacks import hidden_units, real_experts
 from .layer import MoE
 
 
@@ -50,27 +50,27 @@ def permute_units(experts: Any, e: int, order: Int[Array, " f"]) -> None:
         units[e] = units[e][order]
 
 
-def merge_into(layer: MoE, a: int, b: int, share: float, *, align: bool = True, row: str = "mean") -> None:
+def merge_into(layer: MoE, a: int, b: int, share: float, *, align: bool = True) -> None:
     """Make expert a the mean of a and b, s θ_a + (1 - s) θ_b with s = ``share``, in place; b is still there.
+
+    The router's row stays that of a.
 
     Args:
         layer: with the experts.
         a: the one to keep.
-        b: the other; with ``align`` its hidden units are put into the order of a's first.
-        share: the weight of a, usually its load over that of both.
-        align: whether hidden units are matched first.
-        row: of the router: ``"mean"``, weighted like the experts, or ``"kept"``, that of a.
+        b: the other, whose hidden units are put into the order of a's first.
+        share: the weight of a, usually its gate mass over that of both.
+        align: False leaves the hidden units of b in their order, to see what that costs.
 
     Raises:
-        ValueError: a and b are the same expert, or ``share`` or ``row`` is out of range.
+        ValueError: a and b are the same expert, or ``share`` is out of range.
     """
     if a == b:
         raise ValueError(f"an expert cannot be merged with itself, got {a} twice")
-    if not 0 <= share <= 1 or row not in ("mean", "kept"):
-        raise ValueError(f"share must be between 0 and 1 and row mean or kept, got {share} and {row!r}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}")
     experts = real_experts(layer)
     if align:
         permute_units(experts, b, best_permutation(experts, a, b))
-    merged = list(experts.parameters()) if row == "kept" else list(expert_tensors(layer))
-    for each in merged:
+    for each in experts.parameters():
         each.data[a] = share * each.data[a] + (1 - share) * each.data[b]

@@ -1,4 +1,4 @@
-"""Rows of a router for new experts: those that the tokens of a new domain choose, and hardly any other token.
+"""Rows of a router for new experts: tokens of a new domain choose them, hardly any other token does.
 
 FlexOlmo (Shi et al. 2025, arXiv 2507.07024, section 3.3) takes the mean embedding of the domain as the row. Here the
 row is fitted to what it has to beat, so that it also stays below it on old text.
@@ -9,9 +9,11 @@ import numpy as np
 from ..typing import Array, Float
 
 _RIDGE = 1.0  # beside a sum over some thousands of tokens
+_NOISE = 0.1  # beside the length of a row: experts with equal rows would learn the same
 
 
-def new_row(
+def new_rows(
+    count: int,
     old: Float[Array, "T d"],
     new: Float[Array, "N d"],
     old_bar: Float[Array, " T"],
@@ -19,40 +21,51 @@ def new_row(
     *,
     margin: float = 2.0,
     unused: float = 0.01,
-) -> Float[Array, " d"]:
-    """A row r = w - a u, in float64, that beats the bar θ on text of the new domain and seldom on old text::
+    rng: np.random.Generator,
+) -> Float[Array, "count d"]:
+    """Rows r = w + ε - a u, in float64, that beat the bar θ on text of the new domain and seldom on old text::
 
         w = argmin Σ_new (w · x - θ - m)² + Σ_old (w · x - θ + m)² + |w|²
         u = argmin Σ_old (u · x - 1)² + Σ_new (u · x - 1)² + |u|²
         a = the smallest number from 0 at which r · x > θ for at most a share ``unused`` of the old tokens
 
+    ε is normal noise of a tenth of the length of w, so that no two rows are equal.
+
     Vectors after a norm lie around a mean far from zero, so u · x is nearly 1 everywhere: a u is the bias that the
-    router does not have.
+    router does not have. Where it is below 0 for some tokens, no a may be large enough; then it is the best one.
 
     Args:
+        count: how many rows.
         old: what the router gets of T tokens of old text.
         new: the same of N tokens of the new domain.
         old_bar: θ of each old token, the k-th largest of its logits: what a new expert has to beat to be chosen.
         new_bar: θ of each new one.
         margin: m.
-        unused: the share of old tokens that may choose the new expert.
+        unused: the share of old tokens that may choose a new expert.
+        rng: draws the noise.
 
     Raises:
         ValueError: there are no old or no new tokens, or ``unused`` is not between 0 and 1.
     """
     if not len(old) or not len(new):
-        raise ValueError(f"a new row needs tokens of old and of new text, got {len(old)} and {len(new)}")
+        raise ValueError(f"new rows need tokens of old and of new text, got {len(old)} and {len(new)}")
     if not 0 <= unused <= 1:
         raise ValueError(f"unused must be between 0 and 1, got {unused}")
     x = np.concatenate([old, new]).astype(np.float64)
     target = np.concatenate([old_bar - margin, new_bar + margin])
     gram = x.T @ x + _RIDGE * np.eye(x.shape[1])
     w, u = np.linalg.solve(gram, np.stack([x.T @ target, x.sum(axis=0)], axis=1)).T
-    return w - _offset(x[: len(old)] @ w - old_bar, x[: len(old)] @ u, unused) * u
+    rows = w + _NOISE * np.linalg.norm(w) / len(w) ** 0.5 * rng.standard_normal((count, len(w)))
+    for row in rows:
+        row -= _offset(old @ row - old_bar, old @ u, unused) * u
+    return rows
 
 
 def _offset(above: Float[Array, " T"], one: Float[Array, " T"], unused: float) -> float:
-    """The smallest a from 0 at which above - a · one > 0 for at most a share ``unused``."""
-    leaves = np.sort(np.divide(above, one, out=np.full(len(above), np.inf), where=one > 0)[above > 0])
-    allowed = int(unused * len(above))
-    return float(leaves[-allowed - 1]) if len(leaves) > allowed and np.isfinite(leaves[-allowed - 1]) else 0.0
+    """The smallest a from 0 at which above - a · one > 0 for at most a share ``unused``, or for the fewest tokens."""
+    leaves, enters = (np.sort(above[which] / one[which]) for which in (one > 0, one < 0))
+    a = np.concatenate([[0.0], leaves[leaves > 0]])  # the number of tokens only changes there
+    always = np.count_nonzero(above[one == 0] > 0)
+    over = len(leaves) - np.searchsorted(leaves, a, "right") + np.searchsorted(enters, a, "left") + always
+    enough = np.flatnonzero(over <= unused * len(above))
+    return float(a[enough[0] if len(enough) else over.argmin()])

@@ -9,9 +9,9 @@ import numpy as np
 from ..instruments.layer_inputs import layer_inputs
 from ..models import ModelConfig, Transformer
 from ..moe import MoE
-from ..moe.expert_stacks import require_replaceable, take_experts
+from ..moe.expert_stacks import expert_tensors, require_replaceable, take_experts
 from ..moe.merging import merge_into, output_similarity, weight_similarity
-from ..moe.new_rows import new_row
+from ..moe.new_rows import new_rows
 from ..moe.selection import FixedK
 from ..nn import FeedForward
 from ..nn.module import Unfilled
@@ -20,7 +20,6 @@ from .expert_patterns import Chosen, experts_of, moe_layers, patterns_of
 from .model_settings import ModelSettings
 
 SIMILARITIES = ("outputs", "weights")
-_NOISE = 0.1  # of a new row, beside its length: experts with equal rows would learn the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +78,13 @@ def with_experts(config: ModelConfig, model: Transformer, entries: Mapping[int, 
     dense = config.active_width if config.dense_d_ff is None and config.moe_every > 1 else config.dense_d_ff
     changed_config = replace(config, num_experts=next(iter(counts.values())), dense_d_ff=dense)  # refuses too few
     changed = Transformer(changed_config, rng=Unfilled())
-    theirs = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name, tensor in [*changed.named_parameters(), *changed.named_buffers()]:
-        tensor.data = theirs[name].data
     for i, layer in moe_layers(changed).items():
         take_experts(layer, moe_layers(model)[i], entries[i])
-    for _, tensor in [*changed.named_parameters(), *changed.named_buffers()]:
-        tensor.data = tensor.data.copy()
+    of_experts = {id(tensor) for layer in moe_layers(changed).values() for tensor in expert_tensors(layer)}
+    theirs = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in [*changed.named_parameters(), *changed.named_buffers()]:
+        if id(tensor) not in of_experts:
+            tensor.data = theirs[name].data.copy()
     return Changed(changed_config, changed, entries, kept)
 
 
@@ -109,43 +108,46 @@ def similarities(model: Transformer, by: str, inputs: Mapping[int, Any]) -> dict
     return {i: output_similarity(layer, inputs[i]) for i, layer in layers.items()}
 
 
-def most_similar(alike: Mapping[int, Float[Array, "E E"]], count: int) -> dict[int, list[tuple[int, int]]]:
-    """The ``count`` most similar pairs of each layer, each expert in at most one."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for i, of_layer in alike.items():
-        left, pairs = np.triu(of_layer + 2, 1), []  # cosines above 0, the others 0
-        if 2 * count > len(left):
-            raise ValueError(f"layer {i} has {len(left)} experts: {count} pairs need {2 * count}")
-        for _ in range(count):
-            a, b = (int(n) for n in np.unravel_index(left.argmax(), left.shape))
-            pairs.append((a, b))
-            left[[a, b]] = left[:, [a, b]] = 0
-        found[i] = pairs
-    return found
+def least_into_nearest(
+    mass: Mapping[int, Float[Array, " E"]], alike: Mapping[int, Float[Array, "E E"]], count: int
+) -> dict[int, list[tuple[int, int]]]:
+    """Pairs (kept, other): the ``count`` experts with the least gate mass, each with the most similar that is left.
+
+    ValueError if there are not enough experts for pairs without a common one.
+    """
+    pairs: dict[int, list[tuple[int, int]]] = {}
+    for i, least in least_used(mass, count).items():
+        if 2 * count > len(mass[i]):
+            raise ValueError(f"{count} pairs need {2 * count} experts, layer {i} has {len(mass[i])}")
+        left = alike[i].copy()
+        left[:, sorted(least)] = -np.inf
+        pairs[i] = []
+        for other in sorted(least, key=lambda e: (mass[i][e], e)):
+            kept = int(left[other].argmax())
+            left[:, kept] = -np.inf
+            pairs[i].append((kept, other))
+    return pairs
 
 
 def with_merged(
     config: ModelConfig,
     model: Transformer,
     pairs: Mapping[int, Sequence[tuple[int, int]]],
-    load: Mapping[int, Float[Array, " E"]],
+    mass: Mapping[int, Float[Array, " E"]],
     *,
     align: bool = True,
-    row: str = "mean",
 ) -> Changed:
-    """The model with each of these pairs as one expert, weighted by their loads; see :func:`merge_into`."""
+    """The model with each pair (kept, other) as one expert, weighted by their gate mass; see :func:`merge_into`."""
     layers = moe_layers(model)
-    whole = {i: list(range(layer.num_experts)) for i, layer in layers.items()}
-    copied = with_experts(config, model, whole, config.num_experts)
-    entries = {i: list(of_layer) for i, of_layer in whole.items()}
+    entries = {i: list(range(layer.num_experts)) for i, layer in layers.items()}
+    copied = with_experts(config, model, entries, config.num_experts)
     for i, of_layer in pairs.items():
-        for pair in of_layer:
-            kept, other = sorted(pair, key=lambda e: (-load[i][e], e))
-            both = load[i][kept] + load[i][other]
-            share = float(load[i][kept] / both) if both else 0.5
-            merge_into(moe_layers(copied.model)[i], kept, other, share, align=align, row=row)
-            entries[i].remove(other)
-    return with_experts(config, copied.model, entries, min(map(len, entries.values())))
+        for kept, other in of_layer:
+            both = mass[i][kept] + mass[i][other]
+            share = float(mass[i][kept] / both) if both else 0.5
+            merge_into(moe_layers(copied.model)[i], kept, other, share, align=align)
+    merged = {i: frozenset(other for _, other in of_layer) for i, of_layer in pairs.items()}
+    return without_experts(config, copied.model, merged)
 
 
 def with_new_experts(
@@ -161,7 +163,7 @@ def with_new_experts(
     """The model with ``count`` more experts in each layer, for the domain of ``new``; on old text nearly the same.
 
     Each begins as a copy of another expert, the ones that the new domain chooses most: copies of one expert would tie
-    with each other. Its row of the router is that of :func:`moe_numpy.moe.new_rows.new_row`, not the original's, since
+    with each other. Its row of the router is that of :func:`moe_numpy.moe.new_rows.new_rows`, not the original's, since
     twins that tie take both places of a top-2 choice. Auxiliary losses with the setting ``balance`` are switched off:
     they would send old text to the new experts.
 
@@ -177,9 +179,7 @@ def with_new_experts(
         k = _per_token(layer)
         (x_old, of_old), (x_new, of_new) = heard_old[i], heard_new[i]
         bars = [np.sort(routing.trace.logits.data, axis=1)[:, -k] for routing in (of_old, of_new)]
-        row = new_row(x_old, x_new, *bars, unused=unused)
-        noise = rng.standard_normal((count, len(row))) * np.linalg.norm(row) / len(row) ** 0.5
-        rows[i] = row + _NOISE * noise
+        rows[i] = new_rows(count, x_old, x_new, *bars, unused=unused, rng=rng)
         loads = of_new.statistics.load[: layer.num_experts]
         originals = np.argsort(-loads, kind="stable")[:count].tolist()
         entries[i] = [*range(layer.num_experts), *originals]

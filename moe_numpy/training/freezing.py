@@ -18,6 +18,10 @@ from ..moe.expert_stacks import expert_tensors
 from .expert_patterns import experts_of, moe_layers, runs_of
 
 
+class NothingToTrainError(ValueError):
+    """All parameters would be frozen."""
+
+
 def freeze(model: Transformer, patterns: Sequence[str]) -> None:
     """Mark what training leaves as it is, in a model that is whole on this rank.
 
@@ -27,7 +31,7 @@ def freeze(model: Transformer, patterns: Sequence[str]) -> None:
     loss counts as its parameter.
 
     Raises:
-        ValueError: a pattern matches no name or expert, or nothing is left to train.
+        ValueError: a pattern matches no name or expert, or nothing is left to train (NothingToTrainError).
     """
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     names, layers = [*parameters, *buffers], moe_layers(model)
@@ -45,7 +49,7 @@ def freeze(model: Transformer, patterns: Sequence[str]) -> None:
     for name in by_name & buffers.keys():
         buffers[name].frozen = frozenset(range(len(buffers[name].data)))
     if patterns and not any(p.requires_grad for p in parameters.values()):
-        raise ValueError(f"--freeze {' '.join(map(repr, patterns))} leaves no parameter to train")
+        raise NothingToTrainError(f"--freeze {' '.join(map(repr, patterns))} leaves no parameter to train")
 
 
 def trained_runs(tensor: Tensor) -> list[Any]:
