@@ -8,12 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ..moe.merging import weight_similarity
 from ..training import load_corpus, presets
 from ..training.changing_experts import (
-    SIMILARITIES,
     least_into_nearest,
     least_used,
-    similarities,
     with_experts,
     with_merged,
     with_new_experts,
@@ -50,7 +49,8 @@ from .units import percent
 from .usage import Group
 
 _STEPS = 100
-_MEASURES = "gate-mass", "load"
+_MEASURES = {"gate-mass": "gate_mass", "contribution": "contribution", "load": "load"}
+_SIMILARITIES = "outputs", "weights"
 _FIT_WINDOWS = 32  # of old and of new text, that the rows of new experts are fitted to
 
 app = typer.Typer(
@@ -85,6 +85,7 @@ def list_experts(run: RunArgument, json: JsonOption = False) -> None:
                     "expert": e,
                     "load": float(use.load[e]),
                     "gate_mass": float(use.gate_mass[e]),
+                    "contribution": float(use.contribution[e]),
                     "nearest": other,
                     "similarity": cosine,
                     "frozen": e in frozen[i],
@@ -183,7 +184,10 @@ def drop(
     names: NamesArgument = None,
     by: Annotated[
         str | None,
-        typer.Option(help="gate-mass: the experts of each layer with the least gate weight; load: those chosen least."),
+        typer.Option(
+            help="Those of each layer with the least gate-mass, the sum of their gate weights; contribution, the mean "
+            "of gate weight times length of the answer; or load."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="With --by: how many of each layer.")] = 1,
     out: OutOption = None,
@@ -195,12 +199,12 @@ def drop(
         if by not in (None, *_MEASURES):
             raise ValueError(f"--by must be one of {', '.join(_MEASURES)}, got {by!r}")
         if (by is None) == (not names):
-            raise ValueError(f"name the experts to drop, or give --by {_MEASURES[0]}; not both, and not neither")
+            raise ValueError("name the experts to drop, or give --by gate-mass; not both, and not neither")
         opened = Opened.open(run)
         dropped = opened.chosen(names or [])
         if by is not None:
             used = expert_use(opened.model, opened.corpus).items()
-            dropped = least_used({i: use.load if by == "load" else use.gate_mass for i, use in used}, count)
+            dropped = least_used({i: getattr(use, _MEASURES[by]) for i, use in used}, count)
         changed = without_experts(opened.config, opened.model, dropped)
         before, after = opened.evaluate(opened.model), opened.evaluate(changed.model)
         made = write_changed(opened, changed, free_folder(out, run, "dropped"))
@@ -226,11 +230,13 @@ def merge(
     """
     console = console_for(json)
     with refusals(), console.status("Comparing experts ..."):
-        if by not in SIMILARITIES:
-            raise ValueError(f"--by must be one of {', '.join(SIMILARITIES)}, got {by!r}")
+        if by not in _SIMILARITIES:
+            raise ValueError(f"--by must be one of {', '.join(_SIMILARITIES)}, got {by!r}")
         opened = Opened.open(run)
         used = expert_use(opened.model, opened.corpus)
-        alike = similarities(opened.model, by, {i: use.inputs for i, use in used.items()})
+        alike = {i: use.similarity for i, use in used.items()}
+        if by == "weights":
+            alike = {i: weight_similarity(layer) for i, layer in moe_layers(opened.model).items()}
         mass = {i: use.gate_mass for i, use in used.items()}
         pairs = least_into_nearest(mass, alike, count)
         changed = with_merged(opened.config, opened.model, pairs, mass)

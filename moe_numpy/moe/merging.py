@@ -16,12 +16,16 @@ from .expert_stacks import hidden_units, real_experts
 from .layer import MoE
 
 
-def output_similarity(layer: MoE, x: Float[Array, "T d"]) -> Float[Array, "E E"]:
-    """cos(f_i(x), f_j(x)), the answers to all T tokens as one vector."""
+def answers_of(layer: MoE, x: Float[Array, "T d"]) -> Float[Array, "E T d"]:
+    """f_e(x_t) of every expert, whoever chooses it."""
     experts = real_experts(layer)
     with no_grad():
-        answers = np.stack([experts.one(e, Tensor(x)).data.reshape(-1) for e in range(layer.num_experts)])
-    return _cosines(answers)
+        return np.stack([experts.one(e, Tensor(x)).data for e in range(layer.num_experts)])
+
+
+def output_similarity(answers: Float[Array, "E T d"]) -> Float[Array, "E E"]:
+    """cos(f_i(x), f_j(x)), the answers to all T tokens as one vector."""
+    return _cosines(answers.reshape(len(answers), -1))
 
 
 def weight_similarity(layer: MoE) -> Float[Array, "E E"]:

@@ -1,7 +1,7 @@
 """Rows of a router for new experts: tokens of a new domain choose them, hardly any other token does.
 
-FlexOlmo (Shi et al. 2025, arXiv 2507.07024, section 3.3) takes the mean embedding of the domain as the row. Here the
-row is fitted to what it has to beat, so that it also stays below it on old text.
+In FlexOlmo (Shi et al. 2025, arXiv 2507.07024) a row begins as the mean embedding of its domain and is trained with the
+expert. Here it is fitted to what it has to beat, so that it also stays below it on old text.
 """
 
 import numpy as np

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from ..instruments.layer_inputs import layer_inputs
 from ..models import ModelConfig, Transformer
 from ..moe import MoE
 from ..moe.expert_stacks import expert_tensors, require_replaceable, take_experts
-from ..moe.merging import merge_into, output_similarity, weight_similarity
+from ..moe.merging import merge_into
 from ..moe.new_rows import new_rows
 from ..moe.selection import FixedK
 from ..nn import FeedForward
@@ -18,8 +17,6 @@ from ..nn.module import Unfilled
 from ..typing import Array, Float, Int
 from .expert_patterns import Chosen, experts_of, moe_layers, patterns_of
 from .model_settings import ModelSettings
-
-SIMILARITIES = ("outputs", "weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +93,8 @@ def without_experts(config: ModelConfig, model: Transformer, dropped: Chosen) ->
 
 
 def least_used(use: Mapping[int, Float[Array, " E"]], count: int) -> Chosen:
-    """The ``count`` experts of each layer with the smallest share of assignments, or of gate weights."""
+    """The ``count`` experts of each layer with the smallest load, gate mass or contribution."""
     return {i: frozenset(np.argsort(of_layer, kind="stable")[:count].tolist()) for i, of_layer in use.items()}
-
-
-def similarities(model: Transformer, by: str, inputs: Mapping[int, Any]) -> dict[int, Float[Array, "E E"]]:
-    """How alike the experts of each layer are, by ``"outputs"`` on the vectors ``inputs`` or by ``"weights"``."""
-    layers = moe_layers(model)
-    if by == "weights":
-        return {i: weight_similarity(layer) for i, layer in layers.items()}
-    return {i: output_similarity(layer, inputs[i]) for i, layer in layers.items()}
 
 
 def least_into_nearest(

@@ -1,4 +1,4 @@
-"""How each expert is used on held-out text: its load, its gate mass, and the expert that answers most like it."""
+"""How each expert is used on held-out text: load, gate mass, contribution, and which other answers most like it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from ..autodiff.arrays import to_host
 from ..instruments.layer_inputs import layer_inputs
 from ..models import Transformer
-from ..moe.merging import output_similarity
+from ..moe.merging import answers_of, output_similarity
 from ..typing import Array, Float
 from .corpus import Corpus
 from .expert_patterns import moe_layers
@@ -23,13 +23,14 @@ class ExpertUse:
     Attributes:
         load: each one's share of the assignments.
         gate_mass: each one's share of the gate weights.
-        inputs: a sample of what the layer gets.
-        similarity: the cosine of the answers to it, each pair.
+        contribution: the mean of g ‖f_e(x)‖ over the tokens of a sample that chose expert e; 0 if none did. Lasby et
+            al. 2025, REAP the Experts (arXiv 2510.13999), equation 9.
+        similarity: the cosine of the answers to the sample, each pair.
     """
 
     load: Float[Array, " E"]
     gate_mass: Float[Array, " E"]
-    inputs: Float[Array, "T d"]
+    contribution: Float[Array, " E"]
     similarity: Float[Array, "E E"]
 
     def nearest(self, e: int) -> tuple[int, float]:
@@ -47,11 +48,15 @@ def expert_use(model: Transformer, corpus: Corpus) -> dict[int, ExpertUse]:
     found = {}
     for i, (x, routing) in layer_inputs(model, windows.tokens).items():
         count, asked = layers[i].num_experts, routing.trace.candidates
-        expert, gate = to_host(asked.expert), to_host(routing.trace.gate.data).astype(np.float64)
-        load = np.bincount(expert, minlength=count)[:count]
-        mass = np.bincount(expert, gate, minlength=count)[:count]
-        sample = x[:: -(-len(x) // _TOKENS)]
-        found[i] = ExpertUse(
-            load / max(load.sum(), 1), mass / max(mass.sum(), 1e-30), sample, output_similarity(layers[i], sample)
-        )
+        token, expert, gate = map(to_host, (asked.token, asked.expert, routing.trace.gate.data))
+        real, every = expert < count, -(-len(x) // _TOKENS)
+        token, expert, gate = token[real], expert[real], gate[real].astype(np.float64)
+        load, mass = np.bincount(expert, minlength=count), np.bincount(expert, gate, minlength=count)
+        answers = answers_of(layers[i], x[::every])
+        sampled = token % every == 0
+        size = np.linalg.norm(answers, axis=2)[expert[sampled], token[sampled] // every]
+        total = np.bincount(expert[sampled], gate[sampled] * size, minlength=count)
+        contribution = total / np.maximum(np.bincount(expert[sampled], minlength=count), 1)
+        shares = load / max(load.sum(), 1), mass / max(mass.sum(), 1e-30)
+        found[i] = ExpertUse(*shares, contribution, output_similarity(answers))
     return found

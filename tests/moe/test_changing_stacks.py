@@ -9,7 +9,14 @@ from moe_numpy.autodiff import Tensor
 from moe_numpy.moe import MoE, RouterConfig, make_layer
 from moe_numpy.moe.expert_stacks import expert_tensors, hidden_units, real_experts, require_replaceable, take_experts
 from moe_numpy.moe.experts import KINDS
-from moe_numpy.moe.merging import best_permutation, merge_into, output_similarity, permute_units, weight_similarity
+from moe_numpy.moe.merging import (
+    answers_of,
+    best_permutation,
+    merge_into,
+    output_similarity,
+    permute_units,
+    weight_similarity,
+)
 from moe_numpy.moe.new_rows import _offset, new_rows
 from moe_numpy.moe.recipes import RECIPES
 from moe_numpy.moe.selection import TopK
@@ -82,7 +89,7 @@ def test_similarities_by_hand():
         layer.experts.gate_up.data[0],
         -layer.experts.down.data[0],
     )
-    outputs, weights = output_similarity(layer, x_of()), weight_similarity(layer)
+    outputs, weights = output_similarity(answers_of(layer, x_of())), weight_similarity(layer)
     np.testing.assert_allclose(np.diag(outputs), 1, rtol=1e-12)
     assert outputs[0, 1] == pytest.approx(-1)
     up, down = (np.sum(p.data[0] ** 2) for p in (layer.experts.gate_up, layer.experts.down))

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moe_numpy.autodiff import Tensor
+from moe_numpy.instruments.layer_inputs import layer_inputs
 from moe_numpy.models import ModelConfig, Transformer
 from moe_numpy.training import Corpus, Domain, load_corpus
 from moe_numpy.training.changing_experts import (
     least_into_nearest,
     least_used,
     require_changeable,
-    similarities,
     with_experts,
     with_merged,
     with_new_experts,
@@ -161,9 +162,12 @@ def test_use_of_experts_by_hand():
         nearest, cosine = use.nearest(0)
         assert cosine == max(use.similarity[0, 1:])
         assert use.similarity[0, nearest] == cosine
-    for by in ("outputs", "weights"):
-        found = similarities(model, by, {i: use.inputs for i, use in used.items()})
-        np.testing.assert_allclose(np.diag(found[1]), 1)
+        x, routing = layer_inputs(model, CORPUS.validation_windows(16, limit=8).tokens)[i]
+        chosen = routing.only_kept()
+        mine = chosen.expert == 2
+        answers = model.layers[i].feed_forward.experts.one(2, Tensor(x[chosen.token[mine]])).data
+        sizes = chosen.gate.data[mine] * np.linalg.norm(answers, axis=1)
+        assert use.contribution[2] == pytest.approx(sizes.mean(), rel=1e-4)
 
 
 def test_the_built_in_text_can_stand_beside_ones_own(tmp_path, monkeypatch):
