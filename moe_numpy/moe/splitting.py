@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 from ..autodiff import Tensor
 from ..kernels import to_host
 from ..typing import Array, Float, Random
-from .experts import WithZeroExperts
+from .expert_stacks import expert_tensors
 from .layer import MoE
 
 _SPREAD = 0.1  # of the router's row: how far apart it puts the copies
@@ -16,12 +16,9 @@ _SPREAD = 0.1  # of the router's row: how far apart it puts the copies
 
 def arrays_of_experts(layer: MoE) -> dict[str, Tensor]:
     """By name in the layer, what has an entry for each expert: weights, rows of the router, the balancer's state."""
-    experts = layer.experts.real if isinstance(layer.experts, WithZeroExperts) else layer.experts
-    name = "experts.real." if experts is not layer.experts else "experts."
-    found: dict[str, Tensor] = {name + part: parameter for part, parameter in experts.named_parameters()}
-    found |= {f"router.{part}": parameter for part, parameter in layer.router.named_parameters()}
-    found |= {f"router.{part}": buffer for part, buffer in layer.router.named_buffers()}
-    return found
+    of_experts = {id(tensor) for tensor in expert_tensors(layer)}
+    tensors: list[tuple[str, Tensor]] = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor for name, tensor in tensors if id(tensor) in of_experts}
 
 
 def idle_and_loaded(load: Float[Array, " E"], below: float) -> list[tuple[int, int]]:

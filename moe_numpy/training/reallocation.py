@@ -71,7 +71,7 @@ def split_idle(
     """Split loaded experts where others have less than ``below`` of their fair share; in place.
 
     A copy has the weights, the moments and the balancer's state of the one it was made of; only their rows of the
-    router differ, see :func:`moe_numpy.moe.splitting.move_apart`.
+    router differ, see :func:`moe_numpy.moe.splitting.move_apart`. Frozen experts are neither.
 
     Args:
         loads: of the experts of each routed layer.
@@ -88,6 +88,8 @@ def split_idle(
         arrays = arrays_of_experts(layer)
         stored = {name: _stored(path + name, tensor, optimizer) for name, tensor in arrays.items()}
         for idle, loaded in idle_and_loaded(of_layer[i][: layer.num_experts], below):
+            if layer.router.weight.frozen & {idle, loaded}:
+                continue
             split((array for of_one in stored.values() for array in of_one), idle, loaded)
             master = optimizer.master.get(path + "router.weight")
             move_apart([w for w in (layer.router.weight.data, master) if w is not None], idle, loaded, rng)

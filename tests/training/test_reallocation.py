@@ -78,6 +78,23 @@ def test_idle_experts_get_weights_and_moments_of_loaded_ones(small_corpus):
     assert load[:, 4:].min() > 0
 
 
+def test_frozen_experts_are_neither_split_nor_overwritten(small_corpus):
+    training = config(split_every=3, split_below=0.9, freeze=("*:0,4",))
+    one = trainer(small_corpus, training, "switch", balance=0.0)
+    before = {name: p.data.copy() for name, p in one.model.named_parameters()}
+    splits = [split for _ in range(6) for split in one.step().splits]
+    assert splits
+    assert not {0, 4} & {e for _, *pair in splits for e in pair}
+    for name, p in one.model.named_parameters():
+        if p.frozen:
+            assert p.data[[0, 4]].tobytes() == before[name][[0, 4]].tobytes(), name
+
+
+def test_a_state_that_all_experts_share_is_not_split(small_corpus):
+    one = trainer(small_corpus, config(split_every=2, split_below=0.9), "remoe")
+    assert [split for _ in range(4) for split in one.step().splits]
+
+
 @pytest.mark.parametrize("stop", [4, 6, 7])
 def test_a_resumed_run_splits_as_one_that_went_on(small_corpus, tmp_path, stop):
     training = config(split_every=3, split_below=0.9, steps=9)
