@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,21 @@ def test_new_experts_train_alone_and_are_taken_away_again(cli, run, shout, tmp_p
     assert more.exit_code == 0, more.output
     assert np.array_equal(Run.open(out).model()[0].embedding.weight.data, before["embedding.weight"])
     assert cli("inspect", out).exit_code == 0
+
+
+def test_a_second_domain_leaves_the_first_ones_experts_alone(cli, run, shout, tmp_path):
+    two = tmp_path / "digits.txt"
+    two.write_text("".join(f"{n * n} " for n in range(900)))
+    options = ["--count", 1, "--steps", 2, "--json"]
+    first = document(cli("experts", "add", run, "--text", shout, *options))["out"]
+    second = document(cli("experts", "add", first, "--text", two, *options))
+    made = Run.open(Path(second["out"]))
+    assert dict(made.groups) == {"shout": ("*:4",), "digits": ("*:5",)}
+    assert [domain.name for domain in made.corpus().domains] == ["words", "sums", "shout", "digits"]
+    before, after = (Run.open(Path(of)).model()[0].state_dict() for of in (first, second["out"]))
+    assert all(after[name][: len(array)].tobytes() == array.tobytes() for name, array in before.items())
+    without = document(cli("experts", "drop", second["out"], "shout", "--json"))
+    assert dict(Run.open(Path(without["out"])).groups) == {"digits": ("*:4",)}
 
 
 @pytest.mark.parametrize("how", [["drop", "--by", "gate-mass"], ["merge"]])

@@ -61,6 +61,15 @@ def test_without_some_experts(recipe):
     assert dict(changed.entries) == {0: [0, 2, 3], 1: [0, 1, 2]}
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_twins_with_equal_rows_take_both_places(top_k):
+    config = replace(CONFIG, recipe_settings={"top_k": top_k})
+    model = model_of(config)
+    twins = with_experts(config, model, {0: [0, 1, 2, 3, 1], 1: [0, 1, 2, 3, 2]}, 4)
+    same = np.allclose(logits(twins.model), logits(model), rtol=1e-4, atol=1e-6)
+    assert same == (top_k == 1)
+
+
 def test_names_follow_the_experts():
     model = model_of()
     changed = without_experts(CONFIG, model, {0: frozenset({1}), 1: frozenset({0})})
