@@ -1,6 +1,6 @@
 """``python -m benchmarks.new_domain``: a new domain for the demo's model, by new experts and by training everything.
 
-    python -m benchmarks.new_domain [RUN] [--domain unicode|c] [--seed 0] [--steps 50] [--record]
+    python -m benchmarks.new_domain [RUN] [--domain unicode|c] [--seed 0] [--steps 50] [--learning-rate 0.003]
 
 Two domains that are on every machine with this package: ``unicode``, the names of characters in Python's unicodedata,
 and ``c``, the headers that ship with NumPy. The seed draws batches and new rows. Losses are nats per byte of held-out
@@ -23,7 +23,7 @@ from rich.console import Console
 from moe_numpy.commands.output import plain_table
 from moe_numpy.files import write_json_atomically
 from moe_numpy.models import ModelConfig, Transformer
-from moe_numpy.training import Corpus, Domain, Trainer, presets
+from moe_numpy.training import Corpus, Domain, Trainer, TrainingConfig, presets
 from moe_numpy.training.changing_experts import with_new_experts
 from moe_numpy.training.encoding import domain_of
 from moe_numpy.training.evaluation import Evaluation, evaluate
@@ -81,13 +81,13 @@ WAYS = (
 )
 
 
-def measure(model: Transformer, corpus: Corpus, new: Domain, way: Way, seed: int, steps: int) -> dict[str, Any]:
+def measure(model: Transformer, corpus: Corpus, new: Domain, way: Way, **training: Any) -> dict[str, Any]:
     """Train in one way; losses before and after, and how many parameters were trained."""
     config = model.config
     assert isinstance(config, ModelConfig)
     both, alone = Corpus([*corpus.domains, new]), Corpus([new])
     began = time.perf_counter()
-    training: Any = {"steps": steps, "seed": seed}
+    seed = training["seed"]
     if way.trained.startswith("new experts"):
         batch: Any = {"batch_size": _FIT_WINDOWS, "context": config.context, "seed": seed}
         texts = [each.batch(0, **batch).tokens for each in (corpus, alone)]
@@ -131,19 +131,21 @@ def main() -> None:
     parser.add_argument("--domain", choices=TEXTS, default="unicode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--learning-rate", type=float, default=TrainingConfig.learning_rate)
     parser.add_argument("--record", action="store_true", help=f"keep the rows in benchmarks/results/{RESULTS.name}")
     arguments = parser.parse_args()
     console = Console(highlight=False)
     model, corpus = open_or_train(arguments.run, console)
     new = domain_of(arguments.domain, TEXTS[arguments.domain]())
-    rows = []
+    training = {name: getattr(arguments, name) for name in ("seed", "steps", "learning_rate")}
+    rows: list[dict[str, Any]] = []
     table = plain_table()
     for name in ("trained", "on text", "share", "new loss", "change", "old loss", "change"):
         table.add_column(name, justify="left" if name in ("trained", "on text") else "right")
     for way in WAYS:
         with console.status(f"{way.trained}, {way.on} ..."):
-            row = measure(model, corpus, new, way, arguments.seed, arguments.steps)
-        rows.append({"domain": arguments.domain, "seed": arguments.seed, "steps": arguments.steps} | row)
+            row = measure(model, corpus, new, way, **training)
+        rows.append({"domain": arguments.domain} | training | row)
         before = rows[0]
         cells = f"{row['new']:.3f}", f"{row['new'] - before['new']:+.3f}", f"{row['old']:.4f}"
         share = f"{row['parameters'] / row['of']:.1%}"
@@ -152,8 +154,8 @@ def main() -> None:
     console.print(table)
     if arguments.record:
         kept = json.loads(RESULTS.read_bytes())["rows"] if RESULTS.exists() else []
-        mine = arguments.domain, arguments.seed
-        kept = [row for row in kept if (row["domain"], row["seed"]) != mine]
+        mine = {"domain": arguments.domain, **training}
+        kept = [row for row in kept if {name: row[name] for name in mine} != mine]
         write_json_atomically(RESULTS, {"rows": [*kept, *rows]})
 
 
