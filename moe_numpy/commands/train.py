@@ -1,6 +1,7 @@
 """``python -m moe_numpy train``: train a new or a published model on text, or continue a run."""
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -333,13 +334,14 @@ def _started(
 ) -> tuple[Run, Trainer]:
     """A new run, whose folder the first rank makes, and its trainer."""
     model_config: ModelConfig | PublishedConfig
+    groups: Mapping[str, tuple[str, ...]] = {}
     folder = None if source is None else Path(os.path.realpath(source))
     if folder is not None and not is_published(folder):
         if not (folder / "config.json").is_file():
             raise ValueError(f"--from {folder} is neither a run nor a published model: it has no config.json")
         begun = Run.open(folder)
         model_config, training_config = _of_run(begun, given, dense)
-        name, paths = folder.name, paths or list(begun.text)
+        name, paths, groups = folder.name, paths or list(begun.text), begun.groups
         with console.status("Reading the text and the model ..."):
             corpus = load_corpus(paths, model_config.context)
             trainer = Trainer(model_config, training_config, corpus, folder, ranks)
@@ -359,7 +361,7 @@ def _started(
         trainer = Trainer(model_config, training_config, corpus, ranks=ranks)
     if ranks.is_first:
         to = out or next_free(Path("runs") / name)
-        settings = model_config, training_config, paths, None if folder is None else str(folder)
+        settings = model_config, training_config, paths, None if folder is None else str(folder), groups
         run = held.enter_context(new_run(to, *settings))
     made = Path(ranks.told(str(run.folder) if ranks.is_first else ""))
     return (run if ranks.is_first else Run.open(made)), trainer

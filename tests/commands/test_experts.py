@@ -77,6 +77,9 @@ def test_a_second_domain_leaves_the_first_ones_experts_alone(cli, run, shout, tm
     assert [domain.name for domain in made.corpus().domains] == ["words", "sums", "shout", "digits"]
     before, after = (Run.open(Path(of)).model()[0].state_dict() for of in (first, second["out"]))
     assert all(after[name][: len(array)].tobytes() == array.tobytes() for name, array in before.items())
+    again = cli("train", "--from", first, "--steps", 1, "--out", tmp_path / "again", "--freeze", "*:0-3")
+    assert again.exit_code == 0, again.output
+    assert dict(Run.open(tmp_path / "again").groups) == {"shout": ("*:4",)}
     without = document(cli("experts", "drop", second["out"], "shout", "--json"))
     assert dict(Run.open(Path(without["out"])).groups) == {"digits": ("*:4",)}
 
