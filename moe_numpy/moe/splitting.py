@@ -27,13 +27,11 @@ def idle_and_loaded(load: Float[Array, " E"], below: float) -> list[tuple[int, i
     After each pair both count with half the load, so that several idle experts share out several loaded ones.
     """
     load = np.array(to_host(load), np.float64)
-    fair, pairs = load.sum() / len(load), []
-    for idle in np.argsort(load, kind="stable"):
+    idle, pairs = np.flatnonzero(load < below * load.mean()), []
+    for expert in idle[np.argsort(load[idle], kind="stable")]:
         loaded = int(load.argmax())
-        if load[idle] >= below * fair or loaded == idle:
-            break
-        load[[idle, loaded]] = load[loaded] / 2
-        pairs.append((int(idle), loaded))
+        load[[expert, loaded]] = load[loaded] / 2
+        pairs.append((int(expert), loaded))
     return pairs
 
 

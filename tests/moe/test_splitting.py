@@ -1,6 +1,7 @@
 """Experts that become copies of loaded ones."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,12 +16,15 @@ LOADS = arrays(np.float64, st.integers(1, 9), elements=st.floats(0, 1))
 @given(load=LOADS, below=st.floats(0.01, 0.9))
 def test_idle_experts_are_paired_with_loaded_ones(load, below):
     pairs = idle_and_loaded(load, below)
-    fair = load.sum() / len(load)
-    idle = [e for e, _ in pairs]
-    assert len(set(idle)) == len(idle)
-    assert all(load[e] < below * fair for e in idle)
-    assert not {e for _, e in pairs} & set(np.flatnonzero(load < below * fair)) - set(idle)
-    assert len(pairs) <= max(len(load) - 1, 0)
+    assert {e for e, _ in pairs} == set(np.flatnonzero(load < below * load.mean()).tolist())
+    assert len({e for e, _ in pairs}) == len(pairs)
+    for number, (_, loaded) in enumerate(pairs):  # never one that is idle and has not been given tokens yet
+        assert load[loaded] >= below * load.mean() or loaded in {e for e, _ in pairs[:number]}
+
+
+@pytest.mark.parametrize("load", [[0.0, 1, 1, 1]])
+def test_one_of_which_half_was_taken_is_not_idle(load):
+    assert idle_and_loaded(np.array(load), 0.75) == [(0, 1)]
 
 
 def test_by_hand():
