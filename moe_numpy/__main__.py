@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.ask import ask
 from .commands.bench import bench
 from .commands.convert import convert
 from .commands.count import count
@@ -21,6 +22,7 @@ from .commands.plan import plan
 from .commands.quantize import quantize
 from .commands.recipes import recipes
 from .commands.serve import serve
+from .commands.specialists import specialists
 from .commands.train import train
 from .commands.upcycle import upcycle
 from .commands.usage import Group, exit_on_signals
@@ -59,6 +61,8 @@ def main(
 for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count, plan, ledger):
     app.command()(command)
 app.command()(upcycle)
+for command in (ask, specialists):
+    app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)
 app.command()(doctor)

@@ -30,6 +30,7 @@ ROOMS = [
     "accounting",
     "gradcheck.cases",
     "plots",
+    "orchestration",
     "serve",
     "commands",
 ]

@@ -1,7 +1,7 @@
 """Training a run from the command line: its folder, progress, signals, and what can go wrong on the way."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,7 +51,9 @@ def existing_run(folder: Path) -> Iterator[Run]:
         yield run
 
 
-def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) -> dict[str, Any]:
+def run_training(
+    run: Run, trainer: Trainer, console: Console, *, label: str, continue_with: Sequence[object] = ()
+) -> dict[str, Any]:
     """Train to the end; return the summary.
 
     Args:
@@ -59,6 +61,7 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
         trainer: of this run's configuration; fresh, or resumed from one of its checkpoints.
         console: for progress.
         label: in front of the progress.
+        continue_with: the command that continues after a signal; by default ``train --resume``.
 
     Raises:
         typer.Exit: 128 + its number after a signal (130: Ctrl-C), 1 after a non-finite loss or gradient, a failing
@@ -76,11 +79,11 @@ def run_training(run: Run, trainer: Trainer, console: Console, *, label: str) ->
     except (OSError, MemoryError) as error:
         refuse(f"{reason(error)}; {_kept(run)}", exit_code=1)
     except (KeyboardInterrupt, SystemExit):  # outside the steps, or a second signal
-        _tell_how_to_continue(run, console)
+        _tell_how_to_continue(run, console, continue_with)
         raise
     if summary is None:
         assert trainer.stopped_by is not None
-        _tell_how_to_continue(run, console)
+        _tell_how_to_continue(run, console, continue_with)
         raise typer.Exit(128 + trainer.stopped_by)
     return summary
 
@@ -103,13 +106,13 @@ def _and_events(show: Callable[[StepRecord], None], trainer: Trainer, console: C
     return show_step
 
 
-def _tell_how_to_continue(run: Run, console: Console) -> None:
+def _tell_how_to_continue(run: Run, console: Console, continue_with: Sequence[object]) -> None:
     step = run.newest_step()
     if step is None:
         return
     with contextlib.suppress(OSError, SystemExit):  # SIGHUP: the terminal is gone
         console.print(f"Stopped after step {step} of {run.training_config.steps}, all saved. Continue with:")
-        print_command(console, "train", "--resume", "--out", run.folder, *ranks_option())
+        print_command(console, *(continue_with or ("train", "--resume", "--out", run.folder, *ranks_option())))
 
 
 def _explain(error: NonFiniteError, run: Run) -> NoReturn:

@@ -34,8 +34,8 @@ def default_corpus(encode: Encode | None = None) -> Corpus:
     train, validation = _arithmetic(np.random.default_rng(_ARITHMETIC_SEED))
     return Corpus(
         [
-            domain_of("prose", _prose(), encode),
-            domain_of("code", _code(Path(sysconfig.get_path("stdlib"))), encode),
+            domain_of("prose", python_prose(), encode),
+            domain_of("code", python_code(), encode),
             Domain("arithmetic", train, validation)
             if encode is None
             else domain_of_blocks("arithmetic", [train.tobytes()], [validation.tobytes()], encode),
@@ -43,7 +43,8 @@ def default_corpus(encode: Encode | None = None) -> Corpus:
     )
 
 
-def _prose() -> bytes:
+def python_prose() -> bytes:
+    """The sentences behind ``help("topics")``, each paragraph once. CorpusError if this Python lacks them."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -52,20 +53,24 @@ def _prose() -> bytes:
     # would also be in the training text.
     longest_first = sorted(topics.values(), key=lambda text: (-len(text), text))
     paragraphs = dict.fromkeys(textwrap.dedent(p.strip("\n")) for text in longest_first for p in text.split("\n\n"))
-    return "\n\n".join(filter(_is_english, paragraphs)).encode()
+    return "\n\n".join(filter(is_english, paragraphs)).encode()
 
 
-def _is_english(paragraph: str) -> bool:
+def is_english(paragraph: str) -> bool:
     """Whether it consists of sentences: no example, table, heading or grammar rule."""
     plain = sum(c.isalpha() or c in " \n" for c in paragraph)
     return paragraph.endswith((".", ":", "?")) and plain > 0.85 * len(paragraph)
 
 
-def _code(folder: Path) -> bytes:
-    """The public top-level modules of the standard library, sorted by name.
+def python_code(folder: Path | None = None) -> bytes:
+    """The public top-level modules of the standard library in this folder, by default its own, sorted by name.
 
     Names with a leading underscore are left out: some are generated when Python is built.
+
+    Raises:
+        CorpusError: there are none.
     """
+    folder = folder or Path(sysconfig.get_path("stdlib"))
     names = sorted(name for name in sys.stdlib_module_names if not name.startswith("_"))
     texts = []
     size = 0

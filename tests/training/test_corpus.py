@@ -240,7 +240,7 @@ def test_code_is_sorted_capped_and_without_private_modules(tmp_path, monkeypatch
     ):
         (tmp_path / f"{name}.py").write_bytes(name[:1].encode() * (size - 2) + b"\r\n")
     (tmp_path / "not_a_standard_module.py").write_text("x")
-    text = built_in_text._code(tmp_path)
+    text = built_in_text.python_code(tmp_path)
     assert text == b"a" * 899_998 + b"\n\n" + b"j" * 799_998 + b"\n"
 
 
