@@ -27,6 +27,15 @@ _COMMON = frozenset(
     "way we were what when where which while who whose why will with word would write you your".split()
 )
 
+_FRAMES = [
+    tuple(frame.split())
+    for frame in (
+        "please|pls|kindly|hey|hi|hello|ok|okay|so|well|now|then|and|also|next|first|i want you to|i need you to|i'd like you to|"
+        "can you please|could you please|can you|could you|would you|will you|would you mind|do you think you could|"
+        "i was wondering|quick question|one more thing|my question is|help me|let's|let us|try to|,|:|-|!"
+    ).split("|")
+]
+
 
 def parts(text: str) -> list[str]:
     """Words, numbers and signs of a text in lower case; numbers, also in words, become their shape."""
@@ -45,12 +54,13 @@ def parts(text: str) -> list[str]:
 
 def features(text: str) -> tuple[Int[Array, " f"], Float[Array, " f"]]:
     """Indices of the features of a text and their values, of which the squares sum to 1; equal indices are merged."""
-    of_text = parts(text)
+    of_text = _without_frame(parts(text))
     names: list[str] = [f"w:{part}" for part in of_text]
     names += [f"b:{a} {b}" for a, b in pairwise(["<", *of_text, ">"])]
     names += [f"t:{a} {b} {c}" for a, b, c in zip(of_text, of_text[1:], of_text[2:], strict=False)]
     names += [f"s:{of_text[0]} {part}" for part in dict.fromkeys(of_text[1:12])]
     tagged = [tag for part in of_text for tag in _areas().get(part, (part if part in _COMMON or part[0] == "#" else "~",))]
+    names += [f"f:{' '.join(of_text[:n])}" for n in (1, 2)] + [f"j:{' '.join(tagged[:n])}" for n in (1, 2, 3)]
     names += [f"g:{tag}" for tag in tagged]
     names += [f"h:{a} {b}" for a, b in pairwise(["<", *tagged, ">"])]
     names += [f"i:{tagged[0]} {tag}" for tag in dict.fromkeys(tagged[1:12])]
@@ -74,6 +84,14 @@ def _areas() -> dict[str, tuple[str, ...]]:
         for word in words:
             found[word] = (*found.get(word, ()), f"@{area}")
     return found
+
+
+def _without_frame(of_text: list[str]) -> list[str]:
+    """Without what people say before they ask; all of it if nothing would be left."""
+    at = 0
+    while frame := next((f for f in _FRAMES if of_text[at : at + len(f)] == list(f)), None):
+        at += len(frame)
+    return of_text[at:] or of_text
 
 
 def _weight(name: str) -> float:

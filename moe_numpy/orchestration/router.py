@@ -30,7 +30,7 @@ from .prompts import TRAIN, VALIDATION, Prompt, prompts
 THRESHOLD = 0.6
 """The least probability of a choice."""
 
-_PROMPTS, _VALIDATION_PROMPTS = 2560, 600  # of each outcome
+_PROMPTS, _VALIDATION_PROMPTS = 3840, 600  # of each outcome
 _EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 4, 128, 0.1, 0.02
 _DROPPED = 0.5  # of features, at random, so that no single one decides (Srivastava et al. 2014)
 _SEED = 0
