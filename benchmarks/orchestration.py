@@ -1,7 +1,7 @@
-"""``python -m benchmarks.orchestration``: how well queries and texts reach the right specialist, and what that is worth.
+"""``python -m benchmarks.orchestration``: how queries and texts reach the right specialist, and what that is worth.
 
-Needs trained specialists (``python -m moe_numpy specialists``). One model of equal size is trained on all four kinds with
-as many steps as the seed and the specialists together, once, in FOLDER/single.
+Needs trained specialists (``python -m moe_numpy specialists``). One model of equal size is trained on all four kinds
+with as many steps as the seed and the specialists together, once, in FOLDER/single.
 """
 
 import time
@@ -14,6 +14,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from moe_numpy.commands.machine import processor
 from moe_numpy.commands.output import JsonOption, console_for, plain_table, print_json, print_title, refusals
 from moe_numpy.commands.run_training import existing_run, new_run, run_training
 from moe_numpy.commands.usage import Command
@@ -38,10 +39,9 @@ from moe_numpy.orchestration.specialists import (
     losses,
     text_file,
 )
+from moe_numpy.orchestration.splits import TEST, TRAIN
 from moe_numpy.orchestration.spoken_arithmetic import expression_of
 from moe_numpy.training import Run, Trainer, presets
-
-from .machines import this_machine
 
 RESULTS = Path(__file__).parent / "results" / "orchestration.json"
 WRITTEN = Path(__file__).parents[1] / "tests" / "orchestration"
@@ -65,7 +65,7 @@ def main(
         specialists = Specialists(folder)
         router = open_router(folder)
     document = {
-        "machine": this_machine(),
+        "machine": processor(),
         "router": _router(router),
         "specialists": _specialists(folder, specialists, router, console),
         "archive": _archive(),
@@ -79,7 +79,7 @@ def main(
 
 
 def _router(router: Router) -> dict[str, Any]:
-    held_out = templates.prompts(templates.TEST, _PROMPTS, _SEED)
+    held_out = templates.prompts(TEST, _PROMPTS, _SEED)
     written = [line.split("\t") for line in (WRITTEN / "prompts.tsv").read_text("utf-8").splitlines()]
     by_hand = [templates.Prompt(text, kind, "by hand") for kind, text in written]
     began = time.perf_counter()
@@ -109,7 +109,9 @@ def _scores(router: Router, examples: list[templates.Prompt]) -> dict[str, Any]:
         "chosen": float(chosen[of_kind].mean()),
         "accuracy_of_chosen": float(right[of_kind & chosen].mean()),
         "noise": int(noise.sum()),
-        "abstained_on_noise": float(~chosen[noise].any() if noise.sum() == 1 else (~chosen[noise]).mean()) if noise.any() else None,
+        "abstained_on_noise": float(~chosen[noise].any() if noise.sum() == 1 else (~chosen[noise]).mean())
+        if noise.any()
+        else None,
     }
 
 
@@ -176,7 +178,7 @@ def _single(folder: Path, console: Console) -> Any:
 def _archive() -> dict[str, Any]:
     """Recall of what was said, among distractors, by paraphrased questions."""
     pairs = [line.split("\t") for line in (WRITTEN / "recall.tsv").read_text("utf-8").splitlines()]
-    others = [example.text for example in templates.prompts(templates.TRAIN, 250, _SEED)]
+    others = [example.text for example in templates.prompts(TRAIN, 250, _SEED)]
     archive = Archive(":memory:")
     entries = archive.add([(said, "said") for said, _ in pairs])
     archive.add((text, "other") for text in others)

@@ -61,12 +61,12 @@ def main(
 for command in (demo, train, generate, serve, inspect, convert, quantize, gradcheck, recipes, count, plan, ledger):
     app.command()(command)
 app.command()(upcycle)
-for command in (ask, specialists):
-    app.command()(command)
 # The folder benchmarks/ parses the arguments of bench, --help included.
 app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})(bench)
 app.command()(doctor)
 app.add_typer(experts, name="experts")
+app.command()(ask)
+app.command()(specialists)
 
 if __name__ == "__main__":
     exit_on_signals()

@@ -12,16 +12,31 @@ from ..orchestration.asking import Asker, Decision, read_log
 from ..orchestration.kinds import OUTCOMES
 from ..orchestration.router import NUM_READ
 from ..orchestration.specialists import SpecialistError, Specialists
-from .output import JsonOption, console_for, note, one_line, plain_table, print_json, print_title, printable, refusals, refuse
+from .output import (
+    JsonOption,
+    console_for,
+    note,
+    one_line,
+    plain_table,
+    print_json,
+    print_title,
+    printable,
+    refusals,
+    refuse,
+)
 from .specialists import FOLDER, FolderOption, train_specialists
 from .text_progress import text_progress
 
 
 def ask(
-    query: Annotated[str | None, typer.Argument(help="What to ask: arithmetic, a fact, a text or code to write.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="What to ask: arithmetic, a fact, a text or code to write.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the whole decision.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Show the decisions so far, without a query.")] = False,
-    new: Annotated[bool, typer.Option("--new", help="Begin a conversation; the last one stays in the archive.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin a conversation; the last one stays in the archive.")
+    ] = False,
     train: Annotated[bool, typer.Option("--train", help="Train the specialists first, some minutes.")] = False,
     folder: FolderOption = None,
     json: JsonOption = False,
@@ -61,7 +76,9 @@ def _show(console: Console, decision: Decision, asker: Asker | None) -> None:
         console.print(Text(line, "dim"))
     console.print(Text(printable(decision.answer)))
     for i, reason in enumerate(decision.why):
-        console.print(Padding(Text(f"{'why' if i == 0 else '':5}{one_line(reason)}", "dim"), (0, 0, 0, 2), expand=False))
+        console.print(
+            Padding(Text(f"{'why' if i == 0 else '':5}{one_line(reason)}", "dim"), (0, 0, 0, 2), expand=False)
+        )
     if asker is not None:
         _show_all(console, decision, asker)
 

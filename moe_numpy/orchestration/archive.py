@@ -4,7 +4,8 @@
 
 Words are compared by their stems (Porter 1980), without accents and case.
 
-Source: Robertson, Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond, section 3.4; sqlite.org/fts5.html.
+Source: Robertson, Zaragoza 2009, The Probabilistic Relevance Framework: BM25 and Beyond, section
+3.4; sqlite.org/fts5.html.
 """
 
 import math
@@ -15,14 +16,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .word_lists import common_words
+
 _WORD = re.compile(r"[^\W_]+")
-_STOP = frozenset(
-    "a about after all am an and any are as at be been but by can could did do does for from had has have how i if in into is "
-    "it its me my of on or our please said say says she should so some tell that the their them then there these they this "
-    "those to told us was we were what what's when where which who whom whose why will with would you your again once ever "
-    "remember recall remind earlier mention mentioned talk talked asked ask know give name called mean means".split()
-)
 _SNIPPET_WORDS = 24
+_MORE = 20  # entries that BM25 finds beyond those that are wanted, before they are ordered by coverage
 _OPEN, _CLOSE = "[", "]"
 
 
@@ -65,7 +63,8 @@ class Archive:
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.execute(
-                "CREATE VIRTUAL TABLE IF NOT EXISTS entries USING fts5(text, source UNINDEXED, tokenize='porter unicode61')"
+                "CREATE VIRTUAL TABLE IF NOT EXISTS entries "
+                "USING fts5(text, source UNINDEXED, tokenize='porter unicode61')"
             )
             self._size: int = self._database.execute("SELECT count(*) FROM entries").fetchone()[0]
         except sqlite3.DatabaseError as error:
@@ -85,7 +84,9 @@ class Archive:
         try:
             for text, source in texts:
                 clean = text.encode("utf-8", "replace").decode()
-                found.append(self._database.execute("INSERT INTO entries(text, source) VALUES (?, ?)", (clean, source)).lastrowid)
+                found.append(
+                    self._database.execute("INSERT INTO entries(text, source) VALUES (?, ?)", (clean, source)).lastrowid
+                )
         except BaseException:
             self._database.execute("ROLLBACK")
             raise
@@ -101,7 +102,7 @@ class Archive:
         return str(row[0])
 
     def search(self, query: str, limit: int = 5) -> list[Hit]:
-        """The entries that have most of the words of a query, best first; common words of questions do not count.
+        """The entries that have most of a query's words, by coverage and then by BM25; common words do not count.
 
         Raises:
             ValueError: ``limit`` is below 1.
@@ -115,7 +116,7 @@ class Archive:
         rows = self._database.execute(
             "SELECT rowid, source, text, snippet(entries, 0, ?, ?, '...', ?), bm25(entries) FROM entries "
             "WHERE entries MATCH ? ORDER BY bm25(entries), rowid LIMIT ?",
-            (_OPEN, _CLOSE, _SNIPPET_WORDS, matching, limit),
+            (_OPEN, _CLOSE, _SNIPPET_WORDS, matching, limit + _MORE),
         ).fetchall()
         idf = {word: self._idf(word) for word in words}
         hits = []
@@ -124,7 +125,8 @@ class Archive:
             lacks = tuple(word for word in words if _singular(word) not in own)
             covered = 1 - sum(idf[word] for word in lacks) / sum(idf.values())
             hits.append(Hit(number, source, text, snippet, -score, covered, lacks))
-        return hits
+        hits.sort(key=lambda hit: (-round(hit.coverage, 6), -hit.score))
+        return hits[:limit]
 
     def count(self, query: str) -> int:
         """How many entries have all words of a query."""
@@ -143,7 +145,7 @@ class Archive:
 def content_words(query: str) -> list[str]:
     """The words of a query that say what it is about, each once; all of them if it has only common ones."""
     words = list(dict.fromkeys(_words(query[:2000])))
-    return [word for word in words if word not in _STOP] or words
+    return [word for word in words if word not in common_words("of_questions")] or words
 
 
 def _words(text: str) -> list[str]:

@@ -7,8 +7,8 @@
                                                                      arithmetic: the calculator could not read it
     4  neither                                                       no answer
 
-An answer is computed, quoted from an entry that is named, or written by a small model and marked as that. What is none of
-these is "I do not know".
+An answer is computed, quoted from an entry that is named, or written by a small model and marked as that. What is none
+of these is "I do not know".
 """
 
 import json
@@ -39,8 +39,9 @@ UNKNOWN = "I do not know."
 _MOST_FITTING = 12  # entries with all words of a query: with more, it is not clear which is meant
 _MEMORY_COVERAGE = 0.5  # of a query's words, by their idf: the least that an exchange must have to be an answer
 _FOLLOW_UP = re.compile(
-    r"^\W*(and|now|then|also|but|what about|how about|same|the same|again|once more|make (it|that|the)|in (a|an)?\s*\w+\??$|"
-    r"why|since when|tell me more|more|less|shorter|longer|it|that|this|is it|was it|and what|continue|go on|try again)\b",
+    r"^\W*(and|now|then|also|but|what about|how about|same|the same|again|once more|make (it|that|the)|"
+    r"in (a|an)?\s*\w+\??$|why|since when|tell me more|more|less|shorter|longer|it|that|this|is it|was it|continue|"
+    r"go on|try again)\b",
     re.IGNORECASE,
 )
 _SURE = 0.9  # a router this sure is followed even where the words sound like a follow-up
@@ -98,8 +99,8 @@ class Asker:
     def _decided(self, query: str, choice: Choice) -> Decision:
         last = self.memory.context[-1] if self.memory.context else None
         if is_to_remember(query):
-            why = "it asks to remember something: kept in memory word for word"
-            return _decision(query, choice, None, "memory", [why], answer="Noted.")
+            reason = "it asks to remember something: kept in memory word for word"
+            return _decision(query, choice, None, "memory", [reason], answer="Noted.")
         said = self._from_memory(query, choice) if is_about_memory(query) else None
         if said is not None and said.chosen is not None:
             return said
@@ -117,7 +118,13 @@ class Asker:
     def _routed(self, query: str, choice: Choice, last: Exchange | None, not_arithmetic: str) -> Decision:
         kind, why = choice.kind, [f"router: {choice.why}"]
         most = max(choice.probabilities.values())
-        if _FOLLOW_UP.match(query) and last is not None and last.kind and last.kind != kind and (not kind or most < _SURE):
+        if (
+            _FOLLOW_UP.match(query)
+            and last is not None
+            and last.kind
+            and last.kind != kind
+            and (not kind or most < _SURE)
+        ):
             kind, why = last.kind, [*why, f"it sounds like a follow-up of [{last.number}], which was {last.kind}"]
         if kind is None:
             answer = f"{UNKNOWN} This is for none of the specialists: {choice.why}."
@@ -153,7 +160,9 @@ class Asker:
             why.append(f"no entry of the archive has all words of the query{lacks}")
             return _decision(query, choice, "knowledge", None, why, call, result, UNKNOWN)
         if fitting > _MOST_FITTING:
-            why.append(f"{fitting} entries of the archive have all words of the query: it says too little to choose one")
+            why.append(
+                f"{fitting} entries of the archive have all words of the query: it says too little to choose one"
+            )
             return _decision(query, choice, "knowledge", None, why, call, result, UNKNOWN)
         first = f", the first of {fitting} by BM25" if fitting > 1 else ""
         why.append(f"entry {best['entry']} of the archive has all words of the query{first}")
@@ -168,7 +177,10 @@ class Asker:
         if best is None or best["coverage"] < _MEMORY_COVERAGE:
             why.append("no exchange in memory has enough of its words")
             return _decision(query, choice, None, None, why, call, result, UNKNOWN)
-        why.append(f"exchange {best['entry']}, in the {best['source']}, has {100 * best['coverage']:.0f} % of its words by weight")
+        why.append(
+            f"exchange {best['entry']}, in the {best['source']}, has "
+            f"{100 * best['coverage']:.0f} % of its words by weight"
+        )
         return _decision(query, choice, None, "memory", why, call, result, best["text"])
 
     def _run(self, call: Call) -> dict[str, Any]:
@@ -180,7 +192,9 @@ class Asker:
                 self.specialists = Specialists(self.folder)
             model = self.specialists.model(kind)
         except SpecialistError as error:
-            raise ToolError(f"{error}; train them with: python -m moe_numpy specialists --folder {self.folder}") from error
+            raise ToolError(
+                f"{error}; train them with: python -m moe_numpy specialists --folder {self.folder}"
+            ) from error
         new = list(generate(model, encode(text), size, rng=np.random.default_rng(0)))
         return decode(np.array(new, np.int64)).rstrip()
 

@@ -73,7 +73,12 @@ def calculate(expression: str) -> Value:
 
 def _outermost(node: ast.expr, source: str) -> Value:
     """Roots that are irrational may stand here alone."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _ROOTS and len(node.args) == 1:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _ROOTS
+        and len(node.args) == 1
+    ):
         number, degree = _value(node.args[0], source, 1), _ROOTS[node.func.id]
         root = _exact_root(number, degree)
         if root is not None:
@@ -199,7 +204,9 @@ def _factorial(n: Fraction) -> Fraction:
 
 def _round(number: Fraction, places: Fraction = Fraction(0)) -> Fraction:
     """To the nearest, halves away from zero, as in school."""
-    _require(places.denominator == 1 and -100 <= places <= 100, f"round needs whole places up to 100, got {_shown(places)}")
+    _require(
+        places.denominator == 1 and -100 <= places <= 100, f"round needs whole places up to 100, got {_shown(places)}"
+    )
     scaled = abs(number) * Fraction(10) ** int(places)
     rounded = math.floor(scaled + Fraction(1, 2)) / Fraction(10) ** int(places)
     return rounded if number >= 0 else -rounded
@@ -207,7 +214,10 @@ def _round(number: Fraction, places: Fraction = Fraction(0)) -> Fraction:
 
 def _whole(what: str, function: Callable[..., int]) -> Callable[..., Fraction]:
     def on_fractions(*numbers: Fraction) -> Fraction:
-        _require(all(n.denominator == 1 for n in numbers), f"{what} needs whole numbers, got {', '.join(map(_shown, numbers))}")
+        _require(
+            all(n.denominator == 1 for n in numbers),
+            f"{what} needs whole numbers, got {', '.join(map(_shown, numbers))}",
+        )
         return Fraction(function(*(int(n) for n in numbers)))
 
     return on_fractions
@@ -219,7 +229,10 @@ def _mean(*numbers: Fraction) -> Fraction:
 
 def _arguments(name: str, numbers: list[Fraction]) -> list[Fraction]:
     least, most = _COUNTS.get(name, (1, 1))
-    _require(least <= len(numbers) <= most, f"{name} takes {least if least == most else f'{least} to {most}'} numbers, got {len(numbers)}")
+    _require(
+        least <= len(numbers) <= most,
+        f"{name} takes {least if least == most else f'{least} to {most}'} numbers, got {len(numbers)}",
+    )
     return numbers
 
 

@@ -33,9 +33,7 @@ def fit_temperature(logits: Float[Array, "n K"], label: Int[Array, " n"]) -> flo
     return float(np.exp(found.x))
 
 
-def expected_calibration_error(
-    confidence: Float[Array, " n"], correct: Int[Array, " n"], bins: int = _BINS
-) -> float:
+def expected_calibration_error(confidence: Float[Array, " n"], correct: Int[Array, " n"], bins: int = _BINS) -> float:
     """Σ_b n_b/n |mean confidence - share that is correct|, over bins of equal width of the confidence.
 
     Source: Guo et al. 2017, equation 3. Bin b holds confidences in (b/B, (b+1)/B].
@@ -44,7 +42,9 @@ def expected_calibration_error(
         ValueError: lengths differ, or there is nothing to count.
     """
     if len(confidence) != len(correct) or len(correct) == 0:
-        raise ValueError(f"confidence and correct must have the same length above 0, got {len(confidence)}, {len(correct)}")
+        raise ValueError(
+            f"confidence and correct must have the same length above 0, got {len(confidence)}, {len(correct)}"
+        )
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(bin_of, confidence - correct, bins)  # n_b (confidence - accuracy)
     return float(np.abs(gap).sum() / len(correct))

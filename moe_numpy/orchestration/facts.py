@@ -51,8 +51,8 @@ def _characters() -> Iterator[Fact]:
             category = _CATEGORIES.get(unicodedata.category(chr(code)))
             if category:
                 name = unicodedata.name(chr(code)).lower()
-                text = f"The Unicode character {chr(code)} has code point U+{code:04X} ({code}); its name is {name}, {category}."
-                yield Fact(text, "unicodedata")
+                text = f"The Unicode character {chr(code)} has code point U+{code:04X} ({code})"
+                yield Fact(f"{text}; its name is {name}, {category}.", "unicodedata")
 
 
 def _entities() -> Iterator[Fact]:
@@ -107,7 +107,9 @@ def _calendar() -> Iterator[Fact]:
     for number in range(1, 13):
         days = calendar.monthrange(2023, number)[1]
         leap = ", and 29 in a leap year" if number == 2 else ""
-        yield Fact(f"{calendar.month_name[number]} is month {number} of the year and has {days} days{leap}.", "calendar")
+        yield Fact(
+            f"{calendar.month_name[number]} is month {number} of the year and has {days} days{leap}.", "calendar"
+        )
     for year in _YEARS:
         is_leap = calendar.isleap(year)
         first = calendar.day_name[calendar.weekday(year, 1, 1)]

@@ -1,7 +1,7 @@
 """A query as hashed features: which words and character sequences it has, without a vocabulary.
 
-Feature hashing (Weinberger et al. 2009, arXiv 0902.2206) without signs: a feature's index is its CRC-32 modulo the number
-of weights. Collisions are few, since a query has some hundred features of ``NUM_FEATURES``.
+Feature hashing (Weinberger et al. 2009, arXiv 0902.2206) without signs: a feature's index is its CRC-32 modulo the
+number of weights. Collisions are few, since a query has some hundred features of ``NUM_FEATURES``.
 """
 
 import re
@@ -14,27 +14,11 @@ import numpy as np
 
 from ..typing import Array, Float, Int
 from .number_words import WORDS
-from .prompts import lexicon
+from .word_lists import common_words, lexicon, lists_of
 
 NUM_FEATURES = 1 << 16
 MAX_CHARACTERS = 600  # of a query; the rest does not change what it is about
 _PARTS = re.compile(r"c\+\+|c#|[^\W\d_]+(?:'[^\W\d_]+)?|\d+(?:[.,]\d+)*|[^\w\s]|_")
-_COMMON = frozenset(
-    "a about after again all also an and any are as at be because before been both but by can could did do does done down "
-    "each for from get give had has have he her here him his how i if in into is it its just let like long made make many "
-    "me more most much my need no not now of off old on one only or other our out over please put say she should show so "
-    "some such take tell than that the their them then there these they thing this those to too two under up use very was "
-    "way we were what when where which while who whose why will with word would write you your".split()
-)
-
-_FRAMES = [
-    tuple(frame.split())
-    for frame in (
-        "please|pls|kindly|hey|hi|hello|ok|okay|so|well|now|then|and|also|next|first|i want you to|i need you to|i'd like you to|"
-        "can you please|could you please|can you|could you|would you|will you|would you mind|do you think you could|"
-        "i was wondering|quick question|one more thing|my question is|help me|let's|let us|try to|,|:|-|!"
-    ).split("|")
-]
 
 
 def parts(text: str) -> list[str]:
@@ -43,7 +27,13 @@ def parts(text: str) -> list[str]:
     for part in _PARTS.findall(unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).lower()):
         if part[0].isdigit():
             digits = len(part)
-            shape = "#." if "." in part or "," in part else "#year" if digits == 4 and part < "2200" else f"#{min(digits, 3)}"
+            shape = (
+                "#."
+                if "." in part or "," in part
+                else "#year"
+                if digits == 4 and part < "2200"
+                else f"#{min(digits, 3)}"
+            )
             found.append(shape)
         elif part in WORDS:
             found.append("#word")
@@ -59,7 +49,11 @@ def features(text: str) -> tuple[Int[Array, " f"], Float[Array, " f"]]:
     names += [f"b:{a} {b}" for a, b in pairwise(["<", *of_text, ">"])]
     names += [f"t:{a} {b} {c}" for a, b, c in zip(of_text, of_text[1:], of_text[2:], strict=False)]
     names += [f"s:{of_text[0]} {part}" for part in dict.fromkeys(of_text[1:12])]
-    tagged = [tag for part in of_text for tag in _areas().get(part, (part if part in _COMMON or part[0] == "#" else "~",))]
+    tagged = [
+        tag
+        for part in of_text
+        for tag in _areas().get(part, (part if part in common_words("common") or part[0] == "#" else "~",))
+    ]
     names += [f"f:{' '.join(of_text[:n])}" for n in (1, 2)] + [f"j:{' '.join(tagged[:n])}" for n in (1, 2, 3)]
     names += [f"g:{tag}" for tag in tagged]
     names += [f"h:{a} {b}" for a, b in pairwise(["<", *tagged, ">"])]
@@ -86,10 +80,15 @@ def _areas() -> dict[str, tuple[str, ...]]:
     return found
 
 
+@cache
+def _frames() -> list[list[str]]:
+    return [frame.split() for frame in lists_of("words.txt")["frames"]]
+
+
 def _without_frame(of_text: list[str]) -> list[str]:
     """Without what people say before they ask; all of it if nothing would be left."""
     at = 0
-    while frame := next((f for f in _FRAMES if of_text[at : at + len(f)] == list(f)), None):
+    while frame := next((f for f in _frames() if of_text[at : at + len(f)] == f), None):
         at += len(frame)
     return of_text[at:] or of_text
 
@@ -105,12 +104,14 @@ def _grams(word: str) -> list[str]:
 def _whole_text(text: str, of_text: list[str]) -> list[str]:
     """What is said of all of it: how many words are common English ones, which signs and scripts, how long."""
     words = [part for part in of_text if part[0].isalpha()]
-    common = sum(word in _COMMON for word in words) / max(len(words), 1)
+    common = sum(word in common_words("common") for word in words) / max(len(words), 1)
     numbers = sum(part[0] == "#" for part in of_text)
     signs = sum(not part[0].isalpha() and part[0] != "#" for part in of_text)
     letters = sum(c.isalpha() for c in text)
     latin = sum(c.isascii() and c.isalpha() for c in text) / max(letters, 1)
-    strange = sum(c == "\ufffd" or unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs") and c not in "\t\n" for c in text)
+    strange = sum(
+        c == "\ufffd" or (unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs") and c not in "\t\n") for c in text
+    )
     return [
         f"words {min(len(words), 6)}, common {int(common * 5)}",
         f"numbers {min(numbers, 4)}",

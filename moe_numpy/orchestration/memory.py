@@ -1,14 +1,14 @@
 """A conversation in three tiers: context, summary, archive, as an operating system pages memory.
 
     context    the last exchanges, word for word, of at most ``CONTEXT_BYTES``
-    summary    a line for each exchange that no longer fits, of at most ``SUMMARY_BYTES``: its first words and its number
+    summary    a line for each exchange that no longer fits, its number and first words; at most ``SUMMARY_BYTES``
     archive    every exchange that no longer fits, word for word, found by its words
 
 Nothing is invented: a summary quotes, and an answer from memory is an entry of the archive or of the context, with its
 number.
 
-Source: Packer et al. 2023, MemGPT: Towards LLMs as Operating Systems (arXiv 2310.08560), section 2. There a language model
-writes the summary; here it is cut from what was said.
+Source: Packer et al. 2023, MemGPT: Towards LLMs as Operating Systems (arXiv 2310.08560), section 2. There a language
+model writes the summary; here it is cut from what was said.
 """
 
 import re
@@ -26,11 +26,14 @@ _LINE_CHARACTERS = 70
 _MOST = 20_000  # characters of a query, and of an answer
 _ABOUT_US = re.compile(
     r"\b(did (i|we|you) (just )?(say|tell|ask|mention|talk|answer|calculate|compute|discuss|want|ask for)|"
-    r"(have|had) (i|we|you) (said|told|asked|mentioned|talked|discussed)|do you (still )?(remember|recall)|you remember|"
+    r"(have|had) (i|we|you) (said|told|asked|mentioned|talked|discussed)|"
+    r"do you (still )?(remember|recall)|you remember|"
     r"remind me|(i|we|you) (said|told you|told me|asked|mentioned|talked about|discussed)|our (last )?conversation|"
     r"(what|who|where|when|which|how \w+) (is|are|was|were) (my|our)\b|my (last|first|previous) (question|message))"
 )
-_TOLD = re.compile(r"^\W*(please )?(remember|note|keep in mind|don't forget|do not forget)( that|:|,)?\s+\S", re.IGNORECASE)
+_TOLD = re.compile(
+    r"^\W*(please )?(remember|note|keep in mind|don't forget|do not forget)( that|:|,)?\s+\S", re.IGNORECASE
+)
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -121,7 +124,7 @@ class Memory:
         self._write()
 
     def search(self, query: str, limit: int = 5) -> list[Found]:
-        """The exchanges that have most of the words of a query, of the context and the archive; the latest first of equal ones.
+        """The exchanges of context and archive that have most of a query's words; of equal ones the latest first.
 
         Questions about what was said are left out: they would find themselves.
         """
@@ -142,7 +145,11 @@ class Memory:
             self.summary.pop(0)
 
     def _write(self) -> None:
-        state = {"context": [msgspec.to_builtins(each) for each in self.context], "summary": self.summary, "said": self._said}
+        state = {
+            "context": [msgspec.to_builtins(each) for each in self.context],
+            "summary": self.summary,
+            "said": self._said,
+        }
         write_json_atomically(self._path, with_checksum(state))
 
 

@@ -2,8 +2,8 @@
 
     p(kind | prefix) ∝ p(kind) Π_t p_kind(byte_t | bytes before it)
 
-Source: Gururangan et al. 2021, DEMix Layers (arXiv 2108.05036), section 5.1, with a uniform prior; used for choosing among
-branch-train-merge models by Li et al. 2022 (arXiv 2208.03306), section 2.
+Source: Gururangan et al. 2021, DEMix Layers (arXiv 2108.05036), section 5.1, with a uniform prior; used for choosing
+among branch-train-merge models by Li et al. 2022 (arXiv 2208.03306), section 2.
 """
 
 import numpy as np

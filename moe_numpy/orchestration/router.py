@@ -25,7 +25,8 @@ from ..typing import Array, Float, Int
 from .calibration import fit_temperature, log_softmax
 from .features import NUM_FEATURES, features
 from .kinds import NONE, OUTCOMES
-from .prompts import TRAIN, VALIDATION, Prompt, prompts
+from .prompts import Prompt, prompts
+from .splits import TRAIN, VALIDATION
 
 THRESHOLD = 0.6
 """The least probability of a choice."""
@@ -123,7 +124,9 @@ class Router:
                 raise ValueError(f"it is of another version, with weights of shape {weight.shape}")
             return cls(weight, float(about["temperature"]), float(about["threshold"]))
         except (ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise RouterError(f"{path} holds no router that can be read; delete it, and it is trained again: {error}") from error
+            raise RouterError(
+                f"{path} holds no router that can be read; delete it, and it is trained again: {error}"
+            ) from error
 
 
 def labels(examples: Sequence[Prompt]) -> Int[Array, " n"]:

@@ -8,8 +8,6 @@ other. A whole text goes to one of them (sequence-level routing).
     FOLDER/seed, FOLDER/KIND    a run each: ``generate``, ``inspect`` and ``train --resume`` work on them
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

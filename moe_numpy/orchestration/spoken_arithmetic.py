@@ -1,53 +1,28 @@
 """Arithmetic as people write it, read as an expression: ``what is 15 % of eighty?`` becomes ``15/100*80``.
 
-A recursive descent over words, numbers and signs, with the precedence of school: powers, then products, then sums. All of
-a query must be read, or nothing is: "write python that multiplies 17 and 23" is no arithmetic.
+A recursive descent over words, numbers and signs, with the precedence of school: powers, then products, then sums. All
+of a query must be read, or nothing is: "write python that multiplies 17 and 23" is no arithmetic.
 """
 
-import re
-import unicodedata
 from fractions import Fraction
 
+from .arithmetic_words import (
+    BINARY,
+    CLOSINGS,
+    DIVISIONS,
+    FACTORS,
+    FUNCTIONS,
+    LAST,
+    LEVELS,
+    LISTS,
+    OPENINGS,
+    SHARES,
+    VERBS,
+    NotArithmetic,
+    tokens,
+)
 from .calculator import MAX_CHARACTERS
 from .number_words import WORDS, number_of
-
-
-class NotArithmetic(ValueError):
-    """A query that is no arithmetic, or not entirely; the message says where reading ended and what was expected."""
-
-
-_SIGNS = {"×": "*", "⋅": "*", "·": "*", "∗": "*", "÷": "/", "∕": "/", "⁄": "/", "−": "-", "–": "-", "√": " sqrt ",
-          "²": " squared ", "³": " cubed ", "½": "(1/2)", "¼": "(1/4)", "¾": "(3/4)", "⅓": "(1/3)", "⅔": "(2/3)"}  # fmt: skip
-_TOKEN = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\d.])|\.\d+|\*\*|//|[a-z']+|[-+*/%^()!,=?.;:]")
-_OPENINGS = (
-    "please", "hey", "hi", "hello", "ok", "so", "well", "and", "now", "then", "quick question", "what is", "what's", "whats",
-    "what are", "what do you get for", "what do you get if you", "what does", "what would be", "how much is", "how much are",
-    "how much would", "how much does", "calculate", "compute", "evaluate", "work out", "solve", "find", "simplify", "tell me",
-    "give me", "show me", "can you", "could you", "would you", "will you", "i need", "i want", "do you know", "what about",
-    "how about", "the result of", "result of", "the value of", "value of", "the answer to", "answer to", "let me know", "the", "do",
-    "figure out", "what will", "what", "is", "maths", "math", "i'd like to know", "quick maths", "quick math", "my question is",
-)  # fmt: skip
-_CLOSINGS = ("please", "thanks", "thank you", "equal to", "equals what", "equals", "equal", "is what", "is", "make", "makes",
-             "come to", "be", "give", "for me", "exactly", "in total", "altogether", "pls", "then", "now", "=", "?", ".", ":", ",")  # fmt: skip
-_BINARY = {
-    "plus": "+", "added to": "+", "+": "+", "minus": "-", "-": "-", "take away": "-", "times": "*", "multiplied by": "*",
-    "multiplied with": "*", "x": "*", "*": "*", "divided by": "/", "over": "/", "/": "/", "//": "//", "mod": "%", "modulo": "%",
-    "%": "%", "to the power of": "**", "to the power": "**", "raised to the power of": "**", "raised to the power": "**",
-    "raised to": "**", "**": "**", "^": "**",
-}  # fmt: skip
-_LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 3}
-_FUNCTIONS = {"square root": "sqrt", "sqrt": "sqrt", "root": "sqrt", "cube root": "cbrt", "cbrt": "cbrt", "absolute value": "abs",
-              "abs": "abs", "factorial": "factorial", "gcd": "gcd", "greatest common divisor": "gcd", "highest common factor": "gcd",
-              "lcm": "lcm", "least common multiple": "lcm", "lowest common multiple": "lcm", "average": "mean", "mean": "mean",
-              "max": "max", "maximum": "max", "min": "min", "minimum": "min", "round": "round"}  # fmt: skip
-_LISTS = {"sum": "+", "total": "+", "product": "*", "difference": "-", "quotient": "/"}
-_SHARES = {"half": 2, "third": 3, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
-           "hundredth": 100}  # fmt: skip
-_SHARES |= {f"{name}s": parts for name, parts in _SHARES.items() if name != "half"} | {"halves": 2}
-_FACTORS = {"double": 2, "twice": 2, "triple": 3, "thrice": 3, "quadruple": 4}
-_VERBS = {"add": "+", "subtract": "-", "deduct": "-", "take": "-", "multiply": "*", "divide": "/"}
-_LAST = ("that", "it", "this", "the result", "the last result", "the answer", "result")
-_DIVISIONS = ("the remainder of", "remainder of", "the remainder when", "remainder when", "what remains when")
 
 
 def expression_of(query: str, last: Fraction | None = None) -> str:
@@ -62,7 +37,7 @@ def expression_of(query: str, last: Fraction | None = None) -> str:
     """
     if len(query) > MAX_CHARACTERS:
         raise NotArithmetic(f"arithmetic may have {MAX_CHARACTERS} characters, this has {len(query)}")
-    reader = _Reader(_tokens(query), last)
+    reader = _Reader(tokens(query), last)
     try:
         expression = reader.whole()
     except RecursionError as error:
@@ -72,24 +47,6 @@ def expression_of(query: str, last: Fraction | None = None) -> str:
     return expression
 
 
-def _tokens(query: str) -> list[str]:
-    text = "".join(_SIGNS.get(c, c) for c in query)
-    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
-    text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", lambda m: m[0].replace(",", ""), text)  # 1,234
-    text = re.sub(r"(?<=\d)\s*x\s*(?=[\d(-])", " x ", text)
-    text = re.sub(r"\bper cent\b|\bpct\b", "percent", text)
-    text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)  # twenty-three
-    found, at = [], 0
-    for match in _TOKEN.finditer(text):
-        if text[at : match.start()].strip():
-            break
-        found.append(match[0])
-        at = match.end()
-    if text[at:].strip():
-        raise NotArithmetic(f"expected numbers and operations, got {text[at:].strip()[:20]!r}")
-    return found
-
-
 class _Reader:
     """Reads tokens from left to right; each method returns the expression of what it has read."""
 
@@ -97,18 +54,18 @@ class _Reader:
         self.tokens, self.at, self.last, self.has_operation = tokens, 0, last, False
 
     def whole(self) -> str:
-        while self._take(*_OPENINGS) or self._take(",", ":"):
+        while self._take(*OPENINGS) or self._take(",", ":"):
             pass
-        while any(self._ends_with(words.split()) for words in _CLOSINGS):
+        while any(self._ends_with(words.split()) for words in CLOSINGS):
             pass
         if not self.tokens[self.at :]:
             raise NotArithmetic("expected numbers and operations, got none")
         begins = self.tokens[self.at]
-        if self.last is not None and (self._peek(*_BINARY) and begins not in "+-%("):
+        if self.last is not None and (self._peek(*BINARY) and begins not in "+-%("):
             expression = self._sum(1, self._last_result())  # "and times 3?"
         else:
             expression = self._sum()
-        while self._peek(*(f", {sign}" for sign in _BINARY)):  # a comma ends what comes before it
+        while self._peek(*(f", {sign}" for sign in BINARY)):  # a comma ends what comes before it
             self._take(",")
             expression = self._sum(1, f"({expression})")
         if self.at < len(self.tokens):
@@ -119,8 +76,8 @@ class _Reader:
         """Operations of this level and above: precedence climbing."""
         left = self._unary() if left is None else left
         while (words := self._operation()) is not None:
-            sign = _BINARY.get(words, "*")
-            if _LEVELS[sign] < level:
+            sign = BINARY.get(words, "*")
+            if LEVELS[sign] < level:
                 break
             self._skip(words)
             self.has_operation = True
@@ -128,10 +85,11 @@ class _Reader:
                 left = f"{left}**{self._unary()}"  # binds to the right: 2 ** 3 ** 2
                 continue
             start = self.at
-            right = self._sum(_LEVELS[sign] + 1)
+            right = self._sum(LEVELS[sign] + 1)
             if sign in "+-" and self.tokens[self.at - 1] in ("%", "percent") and self.at - start == 2:
                 raise NotArithmetic(
-                    f"'{sign} {self.tokens[start]} percent' has two meanings: write 'increase 80 by 15 percent' or '80 + 0.15'"
+                    f"'{sign} {self.tokens[start]} percent' has two meanings: "
+                    "write 'increase 80 by 15 percent' or '80 + 0.15'"
                 )
             left = f"{left} {sign} {right}"
         return left
@@ -139,7 +97,7 @@ class _Reader:
     def _operation(self) -> str | None:
         """What comes next, if it is an operation; also the "of" in ``3/4 of 20``."""
         of_fraction = self.at > 2 and self.tokens[self.at - 2] in ("/", "over")
-        return self._peek(*_BINARY) or (self._peek("of") if of_fraction else None)
+        return self._peek(*BINARY) or (self._peek("of") if of_fraction else None)
 
     def _unary(self) -> str:
         if self._take("-", "minus", "negative"):
@@ -165,13 +123,15 @@ class _Reader:
                     number = f"({number}/100 * {self._unary()})" if self._take("of") else f"({number}/100)"
             elif (part := self._peek("and a half", "and a quarter", "and a third")) is not None:
                 self._skip(part)
-                number = f"({number} + 1/{_SHARES[part.split()[-1]]})"
-            elif (share := self._peek(*_SHARES)) is not None:
+                number = f"({number} + 1/{SHARES[part.split()[-1]]})"
+            elif (share := self._peek(*SHARES)) is not None:
                 self._skip(share)
-                number = f"({number}/{_SHARES[share]}{f' * {self._unary()}' if self._of() else ''})"
+                number = f"({number}/{SHARES[share]}{f' * {self._unary()}' if self._of() else ''})"
             elif self._take("increased by", "decreased by", "reduced by"):
                 number = self._changed(number, "+" if self.tokens[self.at - 2] == "increased" else "-")
-            elif (sign := self._peek("**", "^", "to the power of", "to the power", "raised to the power of", "raised to")):
+            elif sign := self._peek(
+                "**", "^", "to the power of", "to the power", "raised to the power of", "raised to"
+            ):
                 self._skip(sign)
                 number = f"{number}**{self._unary()}"
             else:
@@ -183,7 +143,22 @@ class _Reader:
         after = self.tokens[self.at + 1 : self.at + 2]
         if self.tokens[self.at] == "percent":
             return True
-        return not after or after[0] in ("of", "off", "+", "-", "*", "/", ")", ",", "plus", "minus", "times", "divided", "and", "to")
+        return not after or after[0] in (
+            "of",
+            "off",
+            "+",
+            "-",
+            "*",
+            "/",
+            ")",
+            ",",
+            "plus",
+            "minus",
+            "times",
+            "divided",
+            "and",
+            "to",
+        )
 
     def _changed(self, number: str, sign: str) -> str:
         by = self._primary()
@@ -211,7 +186,7 @@ class _Reader:
             found = read()
             if found is not None:
                 return found
-        if self.last is not None and self._take(*_LAST):
+        if self.last is not None and self._take(*LAST):
             return self._last_result()
         raise self._expected("a number")
 
@@ -220,8 +195,17 @@ class _Reader:
         while end < len(self.tokens):
             word = self.tokens[end]
             following = self.tokens[end + 1] if end + 1 < len(self.tokens) else ""
-            joins = word == "and" and end > begin and self.tokens[end - 1] in ("hundred", "thousand", "million", "billion") and following in WORDS
-            article = word in ("a", "an") and end == begin and following in ("hundred", "thousand", "million", "billion", "dozen")
+            joins = (
+                word == "and"
+                and end > begin
+                and self.tokens[end - 1] in ("hundred", "thousand", "million", "billion")
+                and following in WORDS
+            )
+            article = (
+                word in ("a", "an")
+                and end == begin
+                and following in ("hundred", "thousand", "million", "billion", "dozen")
+            )
             if not (word in WORDS or joins or article):
                 break
             end += 1
@@ -243,7 +227,7 @@ class _Reader:
         return number
 
     def _function(self) -> str | None:
-        name = self._peek(*_FUNCTIONS)
+        name = self._peek(*FUNCTIONS)
         if name is None:
             return None
         self._skip(name)
@@ -254,21 +238,21 @@ class _Reader:
             while self._take(","):
                 arguments.append(self._sum())
             self._require(")")
-        elif _FUNCTIONS[name] in ("gcd", "lcm", "mean", "max", "min"):
+        elif FUNCTIONS[name] in ("gcd", "lcm", "mean", "max", "min"):
             arguments = self._numbers()
         else:
             arguments = [self._sum(3)]
-        return f"{_FUNCTIONS[name]}({', '.join(arguments)})"
+        return f"{FUNCTIONS[name]}({', '.join(arguments)})"
 
     def _list(self) -> str | None:
-        name = self._peek(*_LISTS)
+        name = self._peek(*LISTS)
         if name is None:
             return None
         self._skip(name)
         if not self._take("of", "between"):
             raise self._expected("'of'")
         self.has_operation = True
-        sign, numbers = _LISTS[name], self._numbers()
+        sign, numbers = LISTS[name], self._numbers()
         if name == "difference":
             return f"abs({' - '.join(map(_grouped, numbers))})" if len(numbers) == 2 else self._two(name)
         if name == "quotient" and len(numbers) != 2:
@@ -281,16 +265,16 @@ class _Reader:
     def _numbers(self) -> list[str]:
         """Numbers with commas or "and" between them."""
         numbers = [self._sum(2)]
-        while not self._peek(*(f", {sign}" for sign in _BINARY)) and self._take(", and", ",", "and"):
+        while not self._peek(*(f", {sign}" for sign in BINARY)) and self._take(", and", ",", "and"):
             numbers.append(self._sum(2))
         return numbers
 
     def _part(self) -> str | None:
         """Half of 8, a third of 9, twice 4, halve that."""
-        if (factor := self._peek(*_FACTORS)) is not None:
+        if (factor := self._peek(*FACTORS)) is not None:
             self._skip(factor)
             self.has_operation = True
-            return f"({_FACTORS[factor]} * {self._unary()})"
+            return f"({FACTORS[factor]} * {self._unary()})"
         if self._take("square", "cube"):
             power = 2 if self.tokens[self.at - 1] == "square" else 3
             self._take("of")
@@ -301,13 +285,13 @@ class _Reader:
             return f"({self._unary()}/2)"
         start = self.at
         self._take("a", "an")
-        share = self._peek(*_SHARES)
+        share = self._peek(*SHARES)
         if share is None:
             self.at = start
             return None
         self._skip(share)
         self.has_operation = True
-        return f"(1/{_SHARES[share]}{f' * {self._unary()}' if self._of() else ''})"
+        return f"(1/{SHARES[share]}{f' * {self._unary()}' if self._of() else ''})"
 
     def _of(self) -> bool:
         return self._take("of") or self._peek("a dozen", "a hundred", "a thousand", "a million") is not None
@@ -320,15 +304,15 @@ class _Reader:
             self._require("by")
             self.has_operation = True
             return self._changed(number, sign)
-        verb = self._peek(*_VERBS)
+        verb = self._peek(*VERBS)
         if verb is None:
             return None
         self._skip(verb)
         self.has_operation = True
-        if verb == "take" and (self._peek(*_FUNCTIONS) or self._peek(*(f"the {name}" for name in _FUNCTIONS))):
+        if verb == "take" and (self._peek(*FUNCTIONS) or self._peek(*(f"the {name}" for name in FUNCTIONS))):
             return self._primary()
         self._take("up", "together", "away")
-        sign = _VERBS[verb]
+        sign = VERBS[verb]
         joins = ("from",) if sign == "-" else ("by",) if sign == "/" else ("and", "to", "with", "by", ",")
         if sign in "*/-" and self.last is not None and self._take("by"):  # "divide by 3"
             return f"({self._last_result()} {sign} {_grouped(self._sum(2))})"
@@ -356,7 +340,7 @@ class _Reader:
         return None
 
     def _remainder(self) -> str | None:
-        words = self._peek(*_DIVISIONS)
+        words = self._peek(*DIVISIONS)
         if words is None:
             return None
         self._skip(words)

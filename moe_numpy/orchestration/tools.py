@@ -96,10 +96,19 @@ class Toolbox:
             return {"text": self._write(known.specialist, known.text, known.bytes)}
         if known.archive == "memory":
             found = self.memory.search(known.query, known.limit)
-            hits = [{"entry": f.number, "source": f.tier, "text": f.text, "coverage": round(f.coverage, 3)} for f in found]
+            hits = [
+                {"entry": f.number, "source": f.tier, "text": f.text, "coverage": round(f.coverage, 3)} for f in found
+            ]
             return {"hits": hits}
         hits = [
-            {"entry": h.entry, "source": h.source, "text": h.text, "snippet": h.snippet, "coverage": round(h.coverage, 3), "lacks": h.lacks}
+            {
+                "entry": h.entry,
+                "source": h.source,
+                "text": h.text,
+                "snippet": h.snippet,
+                "coverage": round(h.coverage, 3),
+                "lacks": h.lacks,
+            }
             for h in self.knowledge.search(known.query, known.limit)
         ]
         return {"hits": hits, "having_all_words": self.knowledge.count(known.query)}
