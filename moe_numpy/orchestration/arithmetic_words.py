@@ -54,7 +54,7 @@ DIVISIONS = ("the remainder of", "remainder of", "the remainder when", "remainde
 
 
 def tokens(query: str) -> list[str]:
-    """The words, numbers and signs of a query, in lower case. NotArithmetic for a sign that arithmetic does not have."""
+    """The words, numbers and signs of a query, in lower case. NotArithmetic for another sign."""
     text = "".join(SIGNS.get(c, c) for c in query)
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", lambda m: m[0].replace(",", ""), text)  # 1,234

@@ -37,6 +37,12 @@ from .tools import MAX_QUERY, Calculate, Call, Search, Toolbox, ToolError, Write
 LOG = "decisions.jsonl"
 UNKNOWN = "I do not know."
 _MOST_FITTING = 12  # entries with all words of a query: with more, it is not clear which is meant
+_CUES = {  # without one of these, a question about cats is not for the character that is called cat
+    "unicodedata": re.compile(
+        r"unicode|character|symbol|sign|code ?point|letter|emoji|glyph|u\+|[^\x00-\x7f]", re.IGNORECASE
+    ),
+    "html.entities": re.compile(r"html|entity|character|symbol|sign|[^\x00-\x7f]|&\w+;", re.IGNORECASE),
+}
 _MEMORY_COVERAGE = 0.5  # of a query's words, by their idf: the least that an exchange must have to be an answer
 _FOLLOW_UP = re.compile(
     r"^\W*(and|now|then|also|but|what about|how about|same|the same|again|once more|make (it|that|the)|"
@@ -109,7 +115,10 @@ class Asker:
             expression = expression_of(query, number)
         except NotArithmetic as error:
             routed = self._routed(query, choice, last, str(error))
-            return said if said is not None and routed.chosen is None else routed
+            is_theirs = (
+                routed.chosen is None or routed.kind == "knowledge"
+            )  # a fact about cats says nothing of "my cat"
+            return said if said is not None and is_theirs else routed
         why = [f"all of it reads as the expression {expression}"]
         if number is not None and expression != _without(query):
             why.append(f"it follows up on [{last.number if last else 0}], which gave {number}")
@@ -133,7 +142,7 @@ class Asker:
             why.append(f"the calculator cannot read it: {not_arithmetic}")
             return _decision(query, choice, kind, None, why, answer=f"{UNKNOWN} {why[-1][0].upper()}{why[-1][1:]}.")
         if kind == "knowledge":
-            return self._known(query, choice, why)
+            return self._known(query, choice, why, last.asked if last is not None and _FOLLOW_UP.match(query) else "")
         call = Write(kind, _to_continue(query))  # type: ignore[arg-type]
         try:
             result = self._run(call)
@@ -150,10 +159,12 @@ class Asker:
             return _decision(query, choice, "arithmetic", None, why, call, answer=f"No result: {error}.")
         return _decision(query, choice, "arithmetic", "calculator", why, call, result, result["value"])
 
-    def _known(self, query: str, choice: Choice, why: list[str]) -> Decision:
+    def _known(self, query: str, choice: Choice, why: list[str], before: str) -> Decision:
+        """``before`` is the last query, where this one follows up on it."""
         call = Search("knowledge", query)
         result = self._run(call)
-        best = max(result["hits"], key=lambda hit: hit["coverage"], default=None)
+        hits = [hit for hit in result["hits"] if _is_meant(hit["source"], f"{before} {query}")]
+        best = hits[0] if hits else None
         fitting = result["having_all_words"]
         if best is None or best["lacks"]:
             lacks = f"; the best, entry {best['entry']}, lacks {', '.join(best['lacks'])}" if best else ""
@@ -241,6 +252,10 @@ def _without(query: str) -> str | None:
         return expression_of(query)
     except NotArithmetic:
         return None
+
+
+def _is_meant(source: str, query: str) -> bool:
+    return source not in _CUES or _CUES[source].search(query) is not None
 
 
 def _to_continue(query: str) -> str:

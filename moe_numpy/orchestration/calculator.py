@@ -159,7 +159,7 @@ def _power(a: Fraction, b: Fraction) -> Fraction:
     unit = abs(a) in (0, 1)
     too_large = not unit and (bits - 1) * abs(b.numerator) > _MAX_BITS  # a lower bound of the result's bits
     _require(not too_large, f"a result may have {MAX_DIGITS} digits, {_shown(a)} to the power of {_shown(b)} has more")
-    return a ** (int(b) % 2 + 2 if unit else int(b))
+    return a ** (int(b) % 2 + 2 if unit and b else int(b))  # of 0, 1 and -1, huge exponents are small ones
 
 
 def _exact_root(number: Fraction, degree: int) -> Fraction | None:

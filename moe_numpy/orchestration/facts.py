@@ -56,9 +56,10 @@ def _characters() -> Iterator[Fact]:
 
 
 def _entities() -> Iterator[Fact]:
-    for name, code in sorted(html.entities.name2codepoint.items()):
-        called = unicodedata.name(chr(code), "").lower()
-        yield Fact(f"The HTML entity &{name}; stands for the character {chr(code)}, {called}.", "html.entities")
+    for name in sorted(html.entities.name2codepoint):
+        character = html.entities.html5[f"{name};"]  # HTML 4 had others for two of them
+        called = unicodedata.name(character, "").lower()
+        yield Fact(f"The HTML entity &{name}; stands for the character {character}, {called}.", "html.entities")
 
 
 def _time_zones() -> Iterator[Fact]:

@@ -1,8 +1,8 @@
 """Prompts of each kind, made from templates: what the router learns from and is measured on.
 
-``templates/KIND.txt`` has a template a line; ``{topic}`` and the like are filled from ``templates/slots.txt``, ``{n}`` with
-a number and ``{expr}`` with an expression. Templates and fillings are split once: those of training occur in no held-out
-prompt. ``templates/none.txt`` has what is none of the kinds, split by language.
+``templates/KIND.txt`` has a template a line; ``{topic}`` and the like are filled from ``templates/slots.txt``, ``{n}``
+with a number and ``{expr}`` with an expression. Templates and fillings are split once: those of training occur in no
+held-out prompt. ``templates/none.txt`` has what is none of the kinds, split by language.
 """
 
 import re

@@ -26,6 +26,7 @@ def test_facts_are_cited(asker):
         "who painted the Mona Lisa?",
         "how many people live in Tokyo?",
         "who was Napoleon?",
+        "what is a cat?",
     ],
 )
 def test_what_the_archive_does_not_say_is_not_known(asker, query):

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.orchestration.memory import SUMMARY_BYTES, Memory, is_about_memory, is_to_remember
@@ -29,6 +29,7 @@ def test_what_is_pushed_out_is_archived_word_for_word_and_found(tmp_path):
         assert best.tier == ("archive" if number <= len(archived) else "context")
 
 
+@settings(max_examples=15)
 @given(said=st.lists(st.text(max_size=400), max_size=12), limit=st.integers(0, 800))
 def test_nothing_is_lost_and_bounds_hold(said, limit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("memory")
