@@ -45,6 +45,7 @@ from moe_numpy.training import Run, Trainer, presets
 
 RESULTS = Path(__file__).parent / "results" / "orchestration.json"
 WRITTEN = Path(__file__).parents[1] / "tests" / "orchestration"
+_QUESTIONS = ("recall.tsv", "recall_in_other_words.tsv")
 _PREFIX = 32  # bytes, of which a text's specialist is chosen
 _WINDOWS = 100  # of each kind
 _PROMPTS = 600  # of each outcome
@@ -176,25 +177,21 @@ def _single(folder: Path, console: Console) -> Any:
 
 
 def _archive() -> dict[str, Any]:
-    """Recall of what was said, among distractors, by paraphrased questions."""
-    pairs = [line.split("\t") for line in (WRITTEN / "recall.tsv").read_text("utf-8").splitlines()]
-    others = [example.text for example in templates.prompts(TRAIN, 250, _SEED)]
+    """Recall of what was said, among distractors, by paraphrased questions, and by questions in other words."""
+    pairs, harder = (
+        [line.split("\t") for line in (WRITTEN / name).read_text("utf-8").splitlines()] for name in _QUESTIONS
+    )
     archive = Archive(":memory:")
-    entries = archive.add([(said, "said") for said, _ in pairs])
-    archive.add((text, "other") for text in others)
-    ranks = []
-    for entry, (_, question) in zip(entries, pairs, strict=True):
-        hits = [hit.entry for hit in archive.search(question, 10)]
-        ranks.append(hits.index(entry) + 1 if entry in hits else 11)
-    found = np.array(ranks)
-    missed = [pairs[i][1] for i in np.flatnonzero(found > 5)]
-    return {
-        "questions": len(pairs),
-        "entries": len(archive),
-        "recall_at_1": float((found <= 1).mean()),
-        "recall_at_5": float((found <= 5).mean()),
-        "missed": missed,
-    }
+    entries = dict(zip([said for said, _ in pairs], archive.add((said, "said") for said, _ in pairs), strict=True))
+    archive.add((example.text, "other") for example in templates.prompts(TRAIN, 250, _SEED))
+    found: dict[str, Any] = {"entries": len(archive)}
+    for name, questions in (("paraphrased", pairs), ("in_other_words", harder)):
+        hits = [[hit.entry for hit in archive.search(question, 5)] for _, question in questions]
+        wanted = [entries[said] for said, _ in questions]
+        at = {k: float(np.mean([w in h[:k] for w, h in zip(wanted, hits, strict=True)])) for k in (1, 5)}
+        missed = [q for (_, q), w, h in zip(questions, wanted, hits, strict=True) if w not in h]
+        found[name] = {"questions": len(questions), "recall_at_1": at[1], "recall_at_5": at[5], "missed": missed}
+    return found
 
 
 def _calculator(count: int = 2000) -> dict[str, Any]:
@@ -254,10 +251,12 @@ def _print(console: Console, document: dict[str, Any]) -> None:
         table.add_row(name, *(f"{loss[key]:.3f}" for key in ("mean", *KINDS)), same)
     console.print(table)
     archive, calculator = document["archive"], document["calculator"]
-    console.print(
-        f"Archive     recall at 5 {archive['recall_at_5']:.3f}, at 1 {archive['recall_at_1']:.3f}, of "
-        f"{archive['questions']} questions among {archive['entries']} entries"
-    )
+    for name in ("paraphrased", "in_other_words"):
+        of = archive[name]
+        console.print(
+            f"Archive     recall at 5 {of['recall_at_5']:.3f}, at 1 {of['recall_at_1']:.3f}, of {of['questions']} "
+            f"questions {name.replace('_', ' ')}, among {archive['entries']} entries"
+        )
     console.print(f"Calculator  {100 * calculator['right']:.1f} % of {calculator['expressions']} expressions right")
 
 
