@@ -58,6 +58,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     folder: Annotated[Path, typer.Option(help="Of the specialists.")] = Path("runs/specialists"),
     out: Annotated[Path, typer.Option(help="Where to write the results.")] = RESULTS,
+    no_single: Annotated[
+        bool, typer.Option("--no-single", help="Leave the one model out: it takes as long to train as all specialists.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure the router, the specialists, the archive and the calculator."""
@@ -68,7 +71,7 @@ def main(
     document = {
         "machine": processor(),
         "router": _router(router),
-        "specialists": _specialists(folder, specialists, router, console),
+        "specialists": _specialists(specialists, router, None if no_single else _single(folder, console)),
         "archive": _archive(),
         "calculator": _calculator(),
     }
@@ -116,10 +119,9 @@ def _scores(router: Router, examples: list[templates.Prompt]) -> dict[str, Any]:
     }
 
 
-def _specialists(folder: Path, specialists: Specialists, router: Router, console: Console) -> dict[str, Any]:
+def _specialists(specialists: Specialists, router: Router, single: Any) -> dict[str, Any]:
     """Mean losses on held-out texts, of the bytes behind the prefix that the specialist is chosen by."""
-    single = _single(folder, console)
-    windows = corpus_of(folder, *KINDS).validation_windows(MODEL.context, limit=_WINDOWS)
+    windows = corpus_of(specialists.folder, *KINDS).validation_windows(MODEL.context, limit=_WINDOWS)
     models = [specialists.model(kind) for kind in KINDS]
     of_each = np.stack([losses(model, windows.tokens, windows.targets) for model in models])
     rest = of_each[:, :, _PREFIX:].mean(axis=2)  # [K, n]
@@ -141,14 +143,16 @@ def _specialists(folder: Path, specialists: Specialists, router: Router, console
         if choice is not None:
             found[name]["is_oracles_choice"] = float((choice == choices["oracle"]).mean())
     found["mixture by the posterior"] = _by_kind(mixed(of_each[:, :, _PREFIX:], weight).mean(axis=1), windows.domain)
-    seed = Run.open(folder / SEED).model()[0]
+    seed = Run.open(specialists.folder / SEED).model()[0].eval()
     for name, model in (("one model, all steps", single), ("the seed", seed)):
+        if model is None:
+            continue
         loss = losses(model, windows.tokens, windows.targets)[:, _PREFIX:].mean(axis=1)
         found[name] = _by_kind(loss, windows.domain)
     return {
         "texts": len(windows.domain),
         "prefix_bytes": _PREFIX,
-        "parameters_of_each": single.num_parameters(),
+        "parameters_of_each": seed.num_parameters(),
         "steps": {"seed": SEED_STEPS, "specialist": SPECIALIST_STEPS, "one model": SEED_STEPS + 4 * SPECIALIST_STEPS},
         "nats_per_byte": found,
     }

@@ -57,7 +57,19 @@ def tokens(query: str) -> list[str]:
     """The words, numbers and signs of a query, in lower case. NotArithmetic for another sign."""
     text = "".join(SIGNS.get(c, c) for c in query)
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    if re.search(r"\b0[xbo][\da-f]", text):
+        raise NotArithmetic("expected decimal numbers, got a hexadecimal, octal or binary one")
+    grouped = re.search(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", text)
+    if grouped and re.search(
+        r"\b(?:sum|total|product|average|mean|gcd|lcm|max|min|divisor|factor|multiple|maximum|minimum)", text
+    ):
+        raise NotArithmetic(
+            f"{grouped[0]!r} may be one number or several: leave the comma out, or put a space behind it"
+        )
     text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", lambda m: m[0].replace(",", ""), text)  # 1,234
+    if re.search(r"\S%[+-]\S", text):
+        raise NotArithmetic("'%-' without spaces may be percent or modulo: write 'percent -' or 'mod -'")
+    text = re.sub(r"(?<=\s)%\s*-(?=[\d(-])", "mod -", text)  # "17 % -5" is modulo, "50% - 5" is not
     text = re.sub(r"(?<=\d)\s*x\s*(?=[\d(-])", " x ", text)
     text = re.sub(r"\bper cent\b|\bpct\b", "percent", text)
     text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text)  # twenty-three

@@ -96,7 +96,8 @@ class Asker:
         choice = self.router.choose(query)
         decision = self._decided(query, choice)
         if query.strip():
-            fraction = (decision.result or {}).get("fraction") if decision.chosen == "calculator" else None
+            result = decision.result if decision.chosen == "calculator" else None
+            fraction = result["fraction"] if result and result["is_exact"] else None
             number = self.memory.add(query, decision.answer, decision.kind, fraction)
             decision = msgspec.structs.replace(decision, number=number)
         append_jsonl(self.folder / LOG, msgspec.to_builtins(decision))

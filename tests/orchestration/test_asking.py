@@ -11,6 +11,11 @@ def test_arithmetic_is_calculated_and_followed_up(asker):
     assert "follows up on [1]" in " ".join(second.why)
 
 
+def test_a_rounded_result_is_not_continued(asker):
+    assert asker.ask("the square root of 2").answer.startswith("about 1.414")
+    assert asker.ask("and times 3?").chosen is None
+
+
 def test_facts_are_cited(asker):
     decision = asker.ask("what is the code point of the euro sign?")
     assert decision.chosen == "knowledge archive"

@@ -62,6 +62,11 @@ def test_in_words_and_in_digits(a, b, c, spoken):
         ("how much is 3 plus 4, please?", "7"),
         ("what does 3 plus 4 equal?", "7"),
         ("12x12", "144"),
+        ("17 % -5", "-3"),
+        ("50% - 5", "-4.5"),
+        ("seven to the third power", "343"),
+        ("5 dozen plus 1", "61"),
+        ("max(3, 400)", "400"),
     ],
 )
 def test_what_is_read(query, result):
@@ -92,6 +97,11 @@ def test_follow_ups(query, last, result):
         ("17", "a number alone"),
         ("80 + 15 %", "two meanings"),
         ("2 +", "got the end"),
+        ("80 plus twenty five percent", "two meanings"),
+        ("add 5 percent to 80", "two meanings"),
+        ("max(1,234)", "one number or several"),
+        ("average of 100,200 and 300", "one number or several"),
+        ("0x10 + 1", "hexadecimal"),
         ("(3 + 4", "expected '\\)'"),
         ("5 5", "got '5'"),
         ("two three plus one", "is not one number"),
