@@ -61,7 +61,7 @@ def tokens(query: str) -> list[str]:
         raise NotArithmetic("expected decimal numbers, got a hexadecimal, octal or binary one")
     grouped = re.search(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", text)
     if grouped and re.search(
-        r"\b(?:sum|total|product|average|mean|gcd|lcm|max|min|divisor|factor|multiple|maximum|minimum)", text
+        r"\b(?:sum|total|product|average|mean|gcd|lcm|max|min|divisor|factor|multiple|maximum|minimum)s?\b", text
     ):
         raise NotArithmetic(
             f"{grouped[0]!r} may be one number or several: leave the comma out, or put a space behind it"

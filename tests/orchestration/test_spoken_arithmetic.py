@@ -57,7 +57,7 @@ def test_in_words_and_in_digits(a, b, c, spoken):
         ("divide 6 by 2*3", "1"),
         ("minus four times minus five", "20"),
         ("three point five times two", "7"),
-        ("1,234 + 1", "1235"),
+        ("1,234 minus 1", "1233"),
         ("2 million times 3", "6000000"),
         ("how much is 3 plus 4, please?", "7"),
         ("what does 3 plus 4 equal?", "7"),
