@@ -28,8 +28,8 @@ from .kinds import NONE, OUTCOMES
 from .prompts import Prompt, prompts
 from .splits import TRAIN, VALIDATION
 
-THRESHOLD = 0.6
-"""The least probability of a choice."""
+THRESHOLD = 0.5
+"""The least probability of a choice: more than that of all other outcomes together."""
 
 _PROMPTS, _VALIDATION_PROMPTS = 3840, 600  # of each outcome
 _EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 4, 128, 0.1, 0.02
