@@ -237,14 +237,14 @@ def _expected(numbers: list[int], operations: list[str]) -> Fraction:
 def _print(console: Console, document: dict[str, Any]) -> None:
     print_title(console, "Router")
     table = plain_table()
-    for title in ("prompts", "number", "right", "ECE", "chosen", "right of these", "noise left alone"):
+    for title in ("prompts", "number", "right", "ECE", "chosen", "right of these", "noise left"):
         table.add_column(title, justify="left" if title == "prompts" else "right")
-    for name in ("held_out_templates", "written_by_hand"):
+    for name, shown in (("held_out_templates", "held out"), ("written_by_hand", "by hand")):
         s = document["router"][name]
         left = "" if s["abstained_on_noise"] is None else f"{100 * s['abstained_on_noise']:.1f} %"
         shares = (f"{100 * s[key]:.1f} %" for key in ("chosen", "accuracy_of_chosen"))
         row = f"{100 * s['accuracy']:.1f} %", f"{s['expected_calibration_error']:.3f}", *shares, left
-        table.add_row(name.replace("_", " "), str(s["prompts"]), *row)
+        table.add_row(shown, str(s["prompts"]), *row)
     console.print(table)
     print_title(console, "Held-out texts, nats per byte")
     table = plain_table()
