@@ -1,7 +1,7 @@
 """``python -m benchmarks.orchestration``: how queries and texts reach the right specialist, and what that is worth.
 
-Needs trained specialists (``python -m moe_numpy specialists``). One model of equal size is trained on all four kinds
-with as many steps as the seed and the specialists together, once, in FOLDER/single.
+Needs trained specialists (``python -m moe_numpy specialists``). Models of equal size are trained on all four
+kinds, once, in FOLDER/single-STEPS: with the steps of one specialist and its seed, and with those of all together.
 """
 
 import time
@@ -59,7 +59,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Of the specialists.")] = Path("runs/specialists"),
     out: Annotated[Path, typer.Option(help="Where to write the results.")] = RESULTS,
     no_single: Annotated[
-        bool, typer.Option("--no-single", help="Leave the one model out: it takes as long to train as all specialists.")
+        bool, typer.Option("--no-single", help="Leave out the single models, which take some minutes to train.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -71,7 +71,7 @@ def main(
     document = {
         "machine": processor(),
         "router": _router(router),
-        "specialists": _specialists(specialists, router, None if no_single else _single(folder, console)),
+        "specialists": _specialists(specialists, router, {} if no_single else _singles(folder, console)),
         "archive": _archive(),
         "calculator": _calculator(),
     }
@@ -119,7 +119,7 @@ def _scores(router: Router, examples: list[templates.Prompt]) -> dict[str, Any]:
     }
 
 
-def _specialists(specialists: Specialists, router: Router, single: Any) -> dict[str, Any]:
+def _specialists(specialists: Specialists, router: Router, singles: dict[str, Any]) -> dict[str, Any]:
     """Mean losses on held-out texts, of the bytes behind the prefix that the specialist is chosen by."""
     windows = corpus_of(specialists.folder, *KINDS).validation_windows(MODEL.context, limit=_WINDOWS)
     models = [specialists.model(kind) for kind in KINDS]
@@ -144,16 +144,14 @@ def _specialists(specialists: Specialists, router: Router, single: Any) -> dict[
             found[name]["is_oracles_choice"] = float((choice == choices["oracle"]).mean())
     found["mixture by the posterior"] = _by_kind(mixed(of_each[:, :, _PREFIX:], weight).mean(axis=1), windows.domain)
     seed = Run.open(specialists.folder / SEED).model()[0].eval()
-    for name, model in (("one model, all steps", single), ("the seed", seed)):
-        if model is None:
-            continue
+    for name, model in (singles | {"the seed": seed}).items():
         loss = losses(model, windows.tokens, windows.targets)[:, _PREFIX:].mean(axis=1)
         found[name] = _by_kind(loss, windows.domain)
     return {
         "texts": len(windows.domain),
         "prefix_bytes": _PREFIX,
         "parameters_of_each": seed.num_parameters(),
-        "steps": {"seed": SEED_STEPS, "specialist": SPECIALIST_STEPS, "one model": SEED_STEPS + 4 * SPECIALIST_STEPS},
+        "steps": {"seed": SEED_STEPS, "specialist": SPECIALIST_STEPS},
         "nats_per_byte": found,
     }
 
@@ -162,11 +160,16 @@ def _by_kind(loss: Any, domain: Any) -> dict[str, Any]:
     return {"mean": float(loss.mean())} | {kind: float(loss[domain == i].mean()) for i, kind in enumerate(KINDS)}
 
 
-def _single(folder: Path, console: Console) -> Any:
-    """One model of the same size, trained on all kinds for as many steps as the others together."""
-    own = folder / "single"
+def _singles(folder: Path, console: Console) -> dict[str, Any]:
+    """Models of the same size, of all kinds: with the steps of one specialist and its seed, and with those of all."""
+    one, every = SEED_STEPS + SPECIALIST_STEPS, SEED_STEPS + len(KINDS) * SPECIALIST_STEPS
+    return {f"one model, {steps:,} steps": _single(folder, steps, console) for steps in (one, every)}
+
+
+def _single(folder: Path, steps: int, console: Console) -> Any:
+    own = folder / f"single-{steps}"
     if not (own / "summary.json").exists():
-        training = presets.training(steps=SEED_STEPS + len(KINDS) * SPECIALIST_STEPS)
+        training = presets.training(steps=steps)
         with ExitStack() as held:
             with refusals():
                 trainer = Trainer(MODEL, training, corpus_of(folder, *KINDS))
