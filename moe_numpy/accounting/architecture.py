@@ -108,8 +108,10 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
     Raises:
         ValueError: an Architecture cannot express the recipe: Soft MoE, trees of routers, zero-computation
-            experts, learned noise, or a fractional number of experts per token.
+            experts, learned noise, or a fractional number of experts per token; or the model takes images.
     """
+    if config.image_size:
+        raise ValueError(f"a model of images, image_size={config.image_size}, cannot be counted as an Architecture")
     attention = GroupedQueryAttention(config.num_heads, config.num_kv_heads, config.d_model // config.num_heads)
     sizes = config.d_model, config.vocab_size, config.num_layers
     if config.num_experts == 0:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..training import Run
 from .output import note, reason
+from .picture_tables import shares_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,8 @@ def save_run_figures(run: Run, summary: Mapping[str, Any]) -> list[Path]:
             figures["expert_by_domain"] = plots.expert_by_domain(domain_expert, summary["domains"], layers)
             figures["expert_load"] = plots.expert_load(load, dropped, layers)
             figures["load_over_training"] = plots.load_over_training(*load_history(run), layers)
+            if "pictures" in summary:
+                figures["expert_by_modality"] = plots.expert_by_modality(shares_of(summary["pictures"]), layers)
         return figures
 
     return save_figures(run.folder, draw)

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -13,6 +13,7 @@ from ..instruments.findings import Findings, findings_of
 from ..instruments.routed_text import route_text, shares
 from ..instruments.routing_report import SentenceRouting, by_byte_class, route_sentence
 from ..instruments.typical_tokens import MIN_COUNT
+from ..training.picture_evaluation import evaluate_pictures
 from .inspect_cache import compare_caches, given_trace
 from .inspect_document import document_of
 from .inspect_figures import save_inspect_figures
@@ -28,6 +29,7 @@ from .output import (
     refusals,
     with_default,
 )
+from .picture_tables import print_modalities, print_pictures
 from .routing_tables import (
     print_layers,
     print_load,
@@ -95,6 +97,7 @@ def inspect(
             with text_progress(console, sum(len(w.ids) - w.lead for w in opened.windows)) as done:
                 routed = route_text(opened.model, opened.windows, opened.batch_size, done)
             seconds = time.monotonic() - began
+            pictures = _pictures(opened, console)
     caches = None
     if trace is not None:
         with refusals(), console.status("Replaying the requests for experts ..."):
@@ -106,17 +109,22 @@ def inspect(
         min_count = MIN_COUNT if opened.is_bytes else _MIN_COUNT
         found = findings_of(routed, len(opened.domains), min_count=min_count)
     with console.status("Drawing ..."):
-        figures = save_inspect_figures(opened, found, routed_sentence, layer, out, caches)
+        figures = save_inspect_figures(opened, found, routed_sentence, layer, out, caches, pictures)
     detailed = found.clearest_layer if layer is None else layer
     if json:
         document = document_of(opened, found, routed_sentence, detailed, figures)
         document |= {} if caches is None else {"expert_cache": caches.document()}
+        document |= {} if pictures is None else {"pictures": pictures}
         print_json(document if html is None else document | {"html": str(html)})
         return
     shown = list(routed.layers) if layer is None and opened.is_bytes else [detailed]
     _print_head(console, opened, found, seconds)
     _print_layer(console, opened, found, shown, detailed)
     _print_text(console, opened, routed_sentence, shown, detailed)
+    if pictures is not None:
+        print_pictures(console, pictures)
+        print_modalities(console, pictures, routed.layers, shown)
+        console.print()
     if caches is not None:
         caches.print(console)
         console.print()
@@ -126,6 +134,17 @@ def inspect(
     print_files(console, "Page", [] if html is None else [html])
     if out is None and not opened.is_run:
         console.print("No PNGs were written; --out FOLDER says where they go.")
+
+
+def _pictures(opened: Inspected, console: Console) -> dict[str, Any] | None:
+    """What the model says of held-out pictures; None if it was trained without."""
+    if opened.pictures is None:
+        return None
+    longest = max(len(window.ids) for window in opened.windows)
+    text = np.stack([window.ids for window in opened.windows if len(window.ids) == longest])
+    num_pictures = len(opened.pictures.held_out_labels)
+    with text_progress(console, num_pictures, "Scoring captions", "scored", "pictures") as done:
+        return evaluate_pictures(opened.model, opened.pictures, text, done).to_json()
 
 
 def _print_head(console: Console, opened: Inspected, found: Findings, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The PNGs of ``inspect``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..instruments.routing_report import SentenceRouting, by_byte_class
 from .figures import save_figures
 from .inspect_cache import ComparedCaches
 from .inspected import Inspected
+from .picture_tables import shares_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +29,7 @@ def save_inspect_figures(
     layer: int | None,
     out: Path | None,
     caches: ComparedCaches | None = None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Draw and write them: all layers of a model of bytes, some of a published one. Nothing without a folder."""
     folder = opened.folder if out is None and opened.is_run else out
@@ -59,6 +62,8 @@ def save_inspect_figures(
         figures["explained_by_layer"] = plots.explained_by_layer(beyond, list(found.explained), layers)
         if len(opened.history[0]):
             figures["load_over_training"] = plots.load_over_training(*opened.history, layers)
+        if pictures is not None:
+            figures["expert_by_modality"] = plots.expert_by_modality(shares_of(pictures)[at], numbers)
         tokens = None if opened.is_bytes else [opened.tokenizer.name(id) for id in sentence.ids]
         figures["sentence_routing"] = plots.sentence_routing(sentence.of_layers(numbers), tokens)
         if caches is not None:

@@ -14,6 +14,7 @@ from ..pretrained import PretrainedError, PublishedTokenizer, from_pretrained, i
 from ..training import Run, default_corpus
 from ..training.encoding import pieces
 from ..training.evaluation import WINDOWS_PER_DOMAIN
+from ..training.pictures import Pictures, digits
 from ..training.user_text import read_texts
 from .figures import NO_HISTORY, LoadHistory, load_history
 
@@ -38,6 +39,7 @@ class Inspected:
         sentence: the tokens of one text.
         step: of a run; None for a published model.
         history: steps, loads and splits of a run, all empty without any.
+        pictures: beside the text; None of a model that was trained without.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Inspected:
     sentence: tuple[int, ...]
     step: int | None = None
     history: LoadHistory = NO_HISTORY
+    pictures: Pictures | None = None
 
     @property
     def is_run(self) -> bool:
@@ -112,7 +115,8 @@ def _open_run(
         windows = text_windows(held, np.ndarray.tolist, tokens=tokens, length=length)
     ids = _sentence(tokenizer, model, sentence, config.context)
     at_once = _RUN_BATCH if isinstance(tokenizer, ByteTokenizer) else _batch_size(model, length)
-    return Inspected(folder, model, tokenizer, domains, windows, at_once, ids, checkpoint.step, history)
+    pictures = digits() if run.training_config.image_batch_size else None
+    return Inspected(folder, model, tokenizer, domains, windows, at_once, ids, checkpoint.step, history, pictures)
 
 
 def _open_published(

@@ -31,7 +31,7 @@ def training_progress(console: Console, label: str, trainer: Trainer) -> Iterato
             speed, left = measure(record)
             if record.step in lines:
                 console.print(
-                    f"{label:5}  step {record.step:>{len(str(steps))}}/{steps}  loss {record.loss:.3f}  "
+                    f"{label:5}  step {record.step:>{len(str(steps))}}/{steps}  {_losses(record)}  "
                     f"{speed:,.0f} tokens/s  {left} left",
                     soft_wrap=True,
                 )
@@ -43,18 +43,25 @@ def training_progress(console: Console, label: str, trainer: Trainer) -> Iterato
         TextColumn(f"{label:5}"),
         BarColumn(bar_width=None),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[speed]} tokens/s"),
         TextColumn("{task.fields[left]} left"),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        task = progress.add_task(label, total=steps, completed=trainer.completed, loss="  -  ", speed="-", left="-:--")
+        task = progress.add_task(label, total=steps, completed=trainer.completed, loss="", speed="-", left="-:--")
 
         def move_bar(record: StepRecord) -> None:
             speed, left = measure(record)
-            progress.update(task, completed=record.step, loss=f"{record.loss:.3f}", speed=f"{speed:,.0f}", left=left)
+            progress.update(task, completed=record.step, loss=_losses(record), speed=f"{speed:,.0f}", left=left)
 
         yield move_bar
+
+
+def _losses(record: StepRecord) -> str:
+    """The loss, or those on text and on captions."""
+    if record.text_loss is None:
+        return f"loss {record.loss:.3f}"
+    return f"text {record.text_loss:.3f}  captions {record.caption_loss:.3f}"
 
 
 def clock(seconds: float) -> str:

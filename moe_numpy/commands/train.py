@@ -15,6 +15,7 @@ from ..moe.recipes import find
 from ..parallel import Communicator
 from ..pretrained import PublishedConfig, PublishedTokenizer, TensorFiles, is_published
 from ..training import Run, Trainer, TrainingConfig, load_corpus, presets
+from ..training.pictures import digits
 from ..training.ranks import Ranks
 from ..training.runs import next_free
 from ..training.user_text import BUILT_IN
@@ -31,6 +32,7 @@ from .output import (
     refusals,
     with_default,
 )
+from .picture_tables import print_modalities, print_pictures
 from .resuming import option, resumed
 from .run_training import existing_run, new_run, run_training
 from .starting_ranks import start_ranks, tell_run
@@ -42,7 +44,7 @@ _TRAINING = {
     "capacity_from", "split_every", "split_below",
 }  # fmt: skip
 _PARTS = 4  # of a batch in the deterministic mode
-_RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor"}
+_RECIPE = {"top_k", "capacity_factor", "eval_capacity_factor", "pools"}
 
 
 def _model(help: str, default: object) -> Any:
@@ -73,6 +75,12 @@ def train(
     ] = None,
     eval_capacity_factor: Annotated[
         float | None, _model("The same in evaluation.", "the recipe's, or that of training")
+    ] = None,
+    pools: Annotated[
+        str | None,
+        _model(
+            "separate, mixed or shared: which experts text and pictures have; for the recipe multimodal.", "separate"
+        ),
     ] = None,
     dense: Annotated[
         bool,
@@ -208,6 +216,7 @@ def train(
         "d_ff": d_ff,
         "capacity_factor": capacity_factor,
         "eval_capacity_factor": eval_capacity_factor,
+        "pools": pools,
         "context": context,
         "steps": steps,
         "batch_size": batch_size,
@@ -296,6 +305,10 @@ def train(
         f"Validation loss {summary['val_loss']:.3f} nats/{summary['unit']} = "
         f"{summary['val_bits_per_byte']:.3f} bits/byte"
     )
+    if "pictures" in summary:
+        console.print()
+        print_pictures(console, summary["pictures"])
+        print_modalities(console, summary["pictures"], summary["sparse_layers"], summary["sparse_layers"])
     print_files(console, "Figures", figures)
     print_title(console, "Next")
     print_command(console, "generate", run.folder, "The ")
@@ -356,7 +369,8 @@ def _started(
     else:
         model_config, training_config = _configurations(given)
         name = "dense" if dense else model_config.recipe.rpartition(":")[2]
-        corpus = load_corpus(paths, model_config.context)
+        pictures = digits() if training_config.image_batch_size else None
+        corpus = load_corpus(paths, model_config.context, pictures=pictures)
         print_left_out(console, corpus)
         trainer = Trainer(model_config, training_config, corpus, ranks=ranks)
     if ranks.is_first:
@@ -387,7 +401,8 @@ def _configurations(given: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]
     if settings.get("capacity_factor") == 0 and _may_be_unlimited(given.get("recipe", ModelConfig.recipe)):
         settings["capacity_factor"] = None
     training = {name: value for name, value in given.items() if name in _TRAINING}
-    return presets.model(settings, **model), presets.training(**training)
+    of_recipe = presets.with_pictures if presets.has_pictures(given.get("recipe")) else presets.training
+    return presets.model(settings, **model), of_recipe(**training)
 
 
 def _continuation(folder: Path, given: dict[str, Any], dense: bool) -> tuple[PublishedConfig, TrainingConfig]:

@@ -39,6 +39,9 @@ def print_start(console: Console, run: Run, trainer: Trainer) -> None:
         f"{one_line(run.folder)}: {trainer.num_parameters:,} parameters, {trainer.active_parameters:,} active per "
         f"token; domains {domains}",
     )
+    pictures = trainer.corpus.pictures
+    if pictures is not None:
+        _say(console, f"Pictures: {len(pictures.labels):,} with captions, {len(pictures.held_out_labels):,} held out")
     config = run.model_config
     if trainer.config.freeze:
         _say(console, f"Frozen: {trainer.num_parameters - trainer.trained_parameters:,} of the parameters")

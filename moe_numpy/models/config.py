@@ -11,10 +11,12 @@ import numpy as np
 
 from ..moe import Recipe, make_layer
 from ..moe.experts import require_sizes
+from ..moe.pools import pools_of
 from ..moe.recipes import RECIPES, find
 from .transformer_config import Dense, Heads, Layer, Sparse, TransformerConfig
 
 T = TypeVar("T")
+_ADDED = {"image_size": 0, "patch_size": 2}  # settings of later versions: not written where they have their default
 
 
 def read_settings(cls: type[T], values: Mapping[str, Any], what: str) -> T:
@@ -58,6 +60,8 @@ class ModelConfig:
         recipe_settings: settings of the recipe; the rest are those for small models, or as published.
         moe_every: every n-th layer is sparse, counted from the last; the others are dense.
         dense_d_ff: hidden width of the dense layers of a sparse model; by default :attr:`active_width`.
+        image_size: pixels per side of the images that may stand between tokens; 0 for none.
+        patch_size: pixels per side of their patches.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -75,6 +79,8 @@ class ModelConfig:
     recipe_settings: Mapping[str, Any] = field(default_factory=dict)
     moe_every: int = 1
     dense_d_ff: int | None = None
+    image_size: int = 0
+    patch_size: int = 2
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "context", "d_ff", "moe_every")
@@ -87,9 +93,17 @@ class ModelConfig:
             raise ValueError(f"d_model={self.d_model} must be num_heads={self.num_heads} times an even width per head")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
+        if self.image_size:
+            require_sizes(image_size=self.image_size, patch_size=self.patch_size)
+            if self.image_size % self.patch_size:
+                raise ValueError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
         recipe = self.layer_recipe  # raises for unknown names and settings
         if self.num_experts and recipe.router is not None:
             recipe.router.selection.validate(self.num_routes)
+            for pool in pools_of(recipe.pools, self.num_experts):
+                recipe.router.selection.validate(len(pool))
+        if self.image_size and self.num_experts and recipe.router is None:
+            raise ValueError(f"image_size={self.image_size}: the layers of {self.recipe} do not take images")
 
     @cached_property
     def layer_recipe(self) -> Recipe:
@@ -127,7 +141,8 @@ class ModelConfig:
     def active_width(self) -> int:
         """The d_ff of a dense SwiGLU layer with the active weights of a sparse one, router excluded."""
         layer = make_layer(self.layer_recipe, self.d_model, self.d_ff, self.num_experts, rng=np.random.default_rng(0))
-        router = 0 if layer.router is None else layer.router.num_parameters()
+        routers = [] if layer.router is None else [layer.router, *getattr(layer, "other_routers", [])]
+        router = sum(each.num_parameters() for each in routers)
         return max(1, round((layer.active_parameters() - router) / (3 * self.d_model)))
 
     @property
@@ -144,7 +159,8 @@ class ModelConfig:
             )
             for i in range(self.num_layers)
         )
-        return TransformerConfig(self.vocab_size, self.d_model, self.context, layers)
+        images = (self.image_size, self.patch_size) if self.image_size else None
+        return TransformerConfig(self.vocab_size, self.d_model, self.context, layers, images=images)
 
     def dense_twin(self) -> "ModelConfig":
         """The dense model with the same number of active parameters, routers excluded."""
@@ -152,7 +168,8 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values."""
-        return asdict(self) | {"recipe_settings": dict(self.recipe_settings)}
+        values = asdict(self) | {"recipe_settings": dict(self.recipe_settings)}
+        return {name: value for name, value in values.items() if name not in _ADDED or value != _ADDED[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelConfig":

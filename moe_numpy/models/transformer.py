@@ -12,9 +12,10 @@ from ..autodiff import Tensor
 from ..autodiff.tensor import as_array
 from ..moe import HierarchicalMoE, MoE, Routing, SoftMoE, make_layer
 from ..moe.losses import balance_of_traces
-from ..nn import Attention, Embedding, FeedForward, KeyValueCache, LatentAttention, Linear, Module
+from ..nn import Attention, Embedding, FeedForward, KeyValueCache, LatentAttention, Linear, Module, PatchEmbedding
 from ..nn.padding import padding_of
-from ..ops import Affine, Cast
+from ..nn.patch_embedding import PATCH
+from ..ops import Affine, Cast, Concatenate
 from ..typing import Array, Bool, Float, Int, Random
 from .transformer_config import Heads, Layer, Sparse, TransformerConfig
 
@@ -83,6 +84,7 @@ class Block(Module):
         cache: KeyValueCache | None,
         rng: Random | None,
         mask: Bool[Array, "B S"] | None,
+        modality: Int[np.ndarray, "B S"] | None = None,
     ) -> tuple[Float[Tensor, "B S d"], Routing | None]:
         """The new residual stream, and the routing of this layer."""
         attended = self.attention(self.before(self.attention_norm, x), cache=cache, mask=mask)
@@ -90,6 +92,8 @@ class Block(Module):
         normed = self.before(self.feed_forward_norm, h)
         if isinstance(self.feed_forward, FeedForward):
             y, routing = self.feed_forward(normed), None
+        elif modality is not None:
+            y, routing = self.feed_forward(normed, rng, tokens, mask, modality)
         else:
             y, routing = self.feed_forward(normed, rng, tokens, mask)
         return self.added(h, self.after(self.feed_forward_norm, y)), routing
@@ -121,6 +125,9 @@ class Transformer(Module):
         self.activations: Any = None  # their type, if it is not that of the embedding
         parts, settings = self.parts, {"rng": rng, "dtype": dtype}
         self.embedding = Embedding(parts.vocab_size, parts.d_model, **settings)
+        self.patch_embedding: PatchEmbedding | None = None
+        if parts.images is not None:
+            self.patch_embedding = PatchEmbedding(*parts.images, parts.d_model, **settings)
         self.layers = [Block(parts, layer, **settings) for layer in parts.layers]
         self.norm = parts.norm.of_width(parts.d_model, **settings)
         self.output: Linear | None = None
@@ -144,6 +151,7 @@ class Transformer(Module):
         caches: list[KeyValueCache] | None = None,
         rng: Random | None = None,
         mask: Bool[Array, "B S"] | None = None,
+        images: Float[Array, "N H W"] | None = None,
     ) -> Output:
         """Logits at every position.
 
@@ -154,13 +162,15 @@ class Transformer(Module):
             mask: True for real tokens; padding may be anywhere and have any id. Logits and auxiliary losses are those
                 without padding. Padded positions have logits too: leave them out of the loss, with the
                 ``ignore_index`` of :class:`moe_numpy.ops.CrossEntropy`.
+            images: those whose patches stand where the token id is :data:`moe_numpy.nn.patch_embedding.PATCH`, in the
+                order of the tokens; the ids are an array of NumPy then.
 
         Raises:
             TypeError: the ids are not integers, or the mask is not boolean.
             ValueError: the tokens are not a batch of sequences, a sequence is longer than the context, or the mask has
-                another shape or comes with caches, or the caches are not one per layer.
+                another shape or comes with caches, the caches are not one per layer, or the patches do not fit.
         """
-        x, routings = self.hidden(tokens, caches, rng, mask)
+        x, routings = self.hidden(tokens, caches, rng, mask, images)
         return Output(self._logits(x), routings, self.parts.balance_coefficient)
 
     def hidden(
@@ -169,6 +179,7 @@ class Transformer(Module):
         caches: list[KeyValueCache] | None = None,
         rng: Random | None = None,
         mask: Bool[Array, "B S"] | None = None,
+        images: Float[Array, "N H W"] | None = None,
     ) -> tuple[Float[Tensor, "B S d"], tuple[Routing | None, ...]]:
         """What the logits are computed from, and the routings: :meth:`forward` without V numbers per token."""
         tokens = self._ids(tokens)
@@ -181,16 +192,37 @@ class Transformer(Module):
         length = tokens.shape[1] + (caches[0].length if caches else 0)
         if length > self.context:
             raise ValueError(f"a sequence of {length} tokens does not fit context={self.context}")
-        x = self.embedding(tokens)
+        modality = None
+        if images is None:
+            x = self.embedding(tokens)
+        else:
+            modality = (tokens == PATCH).astype(np.int64)
+            tokens = np.where(modality, 0, tokens)
+            x = self._with_patches(self.embedding(tokens), modality, images)
         if self.activations is not None:
             x = Cast.apply(x, dtype=self.activations)
         if self.parts.embedding_multiplier != 1:
             x = self.parts.embedding_multiplier * x
         routings = []
         for i, layer in enumerate(self.layers):
-            x, routing = layer(x, tokens, caches[i] if caches else None, rng, mask)
+            x, routing = layer(x, tokens, caches[i] if caches else None, rng, mask, modality)
             routings.append(routing)
         return self.norm(x), tuple(routings)
+
+    def _with_patches(
+        self, x: Float[Tensor, "B S d"], modality: Int[np.ndarray, "B S"], images: Float[Array, "N H W"]
+    ) -> Float[Tensor, "B S d"]:
+        """The residual stream with patches in their places."""
+        if self.patch_embedding is None:
+            raise ValueError("this model was made without images")
+        patches, d = self.patch_embedding(images), x.shape[2]
+        places = np.flatnonzero(modality)
+        if len(places) != patches.shape[0] * patches.shape[1]:
+            raise ValueError(f"{len(places)} tokens are patches, but {len(images)} images have {patches.shape[1]} each")
+        row = np.arange(modality.size)
+        row[places] = modality.size + np.arange(len(places))
+        rows: Tensor = Concatenate.apply(x.reshape(-1, d), patches.reshape(-1, d), axis=0)[row]
+        return rows.reshape(*x.shape)
 
     def _logits(self, x: Float[Tensor, "B S d"]) -> Float[Tensor, "B S V"]:
         logits = Affine.apply(x, self.embedding.weight, None) if self.output is None else self.output(x)
@@ -234,7 +266,7 @@ class Transformer(Module):
     @property
     def num_routes(self) -> int:
         """The options of a router: experts, zero-computation ones included, or groups; 0 without routers."""
-        return max((_router(self.layers[i]).num_experts for i in self.routed_layers), default=0)
+        return max((_routes(self.layers[i]) for i in self.routed_layers), default=0)
 
     @property
     def namespace(self) -> Any:
@@ -250,6 +282,12 @@ class Transformer(Module):
         }
         idle = sum(layer.num_parameters() - layer.active_parameters() for layer in sparse.values())
         return self.num_parameters() - idle
+
+
+def _routes(layer: Block) -> int:
+    """The options of the routers of a layer that has one."""
+    part = layer.feed_forward
+    return part.num_routes if isinstance(part, MoE) else _router(layer).num_experts
 
 
 def _router(layer: Block) -> Any:

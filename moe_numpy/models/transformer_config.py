@@ -94,6 +94,7 @@ class TransformerConfig:
         logit_divisor: logits are divided by it (Granite).
         balance_coefficient: of the balance loss that is taken over all layers at once, see
             :func:`moe_numpy.moe.losses.balance_of_traces`; those of single layers are part of their recipes.
+        images: their size and that of their patches, see :class:`moe_numpy.nn.PatchEmbedding`; None without images.
     """
 
     vocab_size: int
@@ -108,6 +109,7 @@ class TransformerConfig:
     residual_multiplier: float = 1.0
     logit_divisor: float = 1.0
     balance_coefficient: float = 0.0
+    images: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         require_sizes(vocab_size=self.vocab_size, d_model=self.d_model, context=self.context, layers=len(self.layers))

@@ -15,6 +15,7 @@ from .dispatch import STRATEGIES, dispatch_exchange
 from .dispatch_copies import dispatch_copies
 from .experts import WithZeroExperts, make_experts, require_sizes
 from .flattening import tokens_and_batch, with_padding
+from .pools import Pools, pools_of, route_in_pools
 from .router import Router, RouterConfig
 from .routing import Routing
 from .tree_losses import TreeLoss
@@ -37,6 +38,8 @@ class Recipe:
             :class:`moe_numpy.moe.tree.HierarchicalMoE`. Without any, one router chooses among all experts.
         tree_losses: of a tree, over the experts of all its branches; see :mod:`moe_numpy.moe.tree_losses`.
         slots: for Soft MoE, slots per expert.
+        pools: of each modality, text first, the first of its experts and the one after its last, from the end where
+            negative; each has a router of its own. Empty: one router, which takes all tokens to all experts.
     """
 
     router: RouterConfig | None
@@ -50,6 +53,7 @@ class Recipe:
     groups: tuple[int, ...] = ()
     tree_losses: tuple[TreeLoss, ...] = ()
     slots: int = 0
+    pools: Pools = ()
 
     def shared_width(self, d_ff: int) -> int:
         """The hidden width of the shared experts together, beside experts of width ``d_ff``."""
@@ -66,6 +70,8 @@ class Recipe:
         for name in ("gated_shared", "shared_d_ff", "shared_bias"):
             if getattr(self, name) and not self.shared_experts:
                 raise ValueError(f"{name} needs shared_experts of at least 1, got 0")
+        if self.pools and (self.router is None or self.groups or self.zero_experts):
+            raise ValueError("pools need a router, and neither groups nor zero_experts")
 
 
 class MoE(Module):
@@ -107,7 +113,11 @@ class MoE(Module):
         self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
         self.dispatch = dispatch
         self.holding: Holding | None = None
-        self.router = Router(recipe.router, d_model, num_experts + recipe.zero_experts, rng=rng, dtype=dtype)
+        self.pools = pools_of(recipe.pools, num_experts)
+        routes = [len(pool) for pool in self.pools] or [num_experts + recipe.zero_experts]
+        self.router, *self.other_routers = (
+            Router(recipe.router, d_model, routes_of, rng=rng, dtype=dtype) for routes_of in routes
+        )
         settings = {**recipe.expert_settings, "rng": rng, "dtype": dtype}
         self.experts = make_experts(experts or recipe.experts, num_experts, d_model, d_ff, **settings)
         if recipe.zero_experts:
@@ -124,6 +134,7 @@ class MoE(Module):
         rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
         mask: Bool[Any, "*batch"] | None = None,
+        modality: Int[np.ndarray, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """Return the layer's output, of x's shape, and how it was routed.
 
@@ -135,9 +146,13 @@ class MoE(Module):
             rng: for the router's noise while training.
             token_ids: of x's shape without d, for hash routing.
             mask: of x's shape without d, True for real tokens; None if all are. See :class:`moe_numpy.nn.Padding`.
+            modality: of x's shape without d, 0 for text, 1 for image patches; None if all are text.
         """
-        tokens, batch, padding = tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
-        routing = self.router(tokens, batch)
+        tokens, batch, padding = tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask, modality)
+        if self.pools:
+            routing = route_in_pools([self.router, *self.other_routers], self.pools, tokens, batch, self.num_experts)
+        else:
+            routing = self.router(tokens, batch)
         holding, meanwhile = self.holding, None
         if holding is None:
             y = STRATEGIES[self.dispatch](tokens, routing, self.experts)
@@ -157,9 +172,14 @@ class MoE(Module):
         y: Tensor = self.shared(x)
         return y if self.shared_gate is None else Sigmoid.apply(self.shared_gate(x)) * y
 
+    @property
+    def num_routes(self) -> int:
+        """The options of all routers together: the experts, zero-computation ones included."""
+        return self.num_experts if self.pools else self.router.num_experts
+
     def active_parameters(self) -> int:
         """The active parameters per token, on average: all but those of the experts that it does not choose."""
         of_experts = self.experts.num_parameters()
         of_one = of_experts // self.num_experts
-        real = self.num_experts / self.router.num_experts  # the rest are zero-computation experts
+        real = self.num_experts / self.num_routes  # the rest are zero-computation experts
         return self.num_parameters() - of_experts + round(self.router.per_token * real * of_one)

@@ -338,6 +338,16 @@ def expected_load(trace: RoutingTrace, rivals: str = "others") -> Float[Tensor, 
     return p.sum(axis=0)
 
 
+def logits_of(trace: RoutingTrace, modality: int | None) -> Float[Tensor, "n E"]:
+    """The logits of the tokens of one modality, of all tokens where that is None. Without modalities, all are text."""
+    if modality is None:
+        return trace.logits
+    known = trace.batch.modality_of_tokens
+    if known is None:
+        return trace.logits if modality == 0 else trace.logits[:0]
+    return trace.logits[array_namespace(trace.logits.data).asarray(np.flatnonzero(known == modality))]
+
+
 class Entropy(Function):
     """H = -Σ_i p_i ln p_i over all entries, in nats. An entry of 0, underflowed or not, adds nothing."""
 
@@ -356,27 +366,35 @@ class Entropy(Function):
 
 @dataclass(frozen=True)
 class LocalEntropy(Loss):
-    """(1/T) Σ_t entropy(p_t): small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, equation 2)."""
+    """(1/T) Σ_t entropy(p_t): small when each token is sure of its expert (LIMoE, Mustafa et al. 2022, equation 2).
+
+    Over the tokens of one ``modality``, as LIMoE has it; over all where that is None.
+    """
 
     coefficient: float = 0.01
+    modality: int | None = None
     name: str = "local_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        return Entropy.apply(Softmax.apply(trace.logits, axis=-1)) * (1 / max(trace.logits.shape[0], 1))
+        h = logits_of(trace, self.modality)
+        return Entropy.apply(Softmax.apply(h, axis=-1)) * (1 / max(h.shape[0], 1))
 
 
 @dataclass(frozen=True)
 class GlobalEntropy(Loss):
     """max(0, τ - entropy(mean_t p_t)): zero once the experts are used evenly enough (LIMoE, equation 4).
 
-    ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use. Without tokens it is 0.
+    ``tau`` is a number of nats; exp(τ) is the number of experts that must be in use. Without tokens it is 0. The mean
+    is over the tokens of one ``modality``, as LIMoE has it; over all where that is None.
     """
 
     tau: float
     coefficient: float = 0.01
+    modality: int | None = None
     name: str = "global_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
-        num_tokens = trace.logits.shape[0]
-        mean_p = Softmax.apply(trace.logits, axis=-1).sum(axis=0) * (1 / max(num_tokens, 1))
+        h = logits_of(trace, self.modality)
+        num_tokens = h.shape[0]
+        mean_p = Softmax.apply(h, axis=-1).sum(axis=0) * (1 / max(num_tokens, 1))
         return ReLU.apply((self.tau if num_tokens else 0.0) - Entropy.apply(mean_p))

@@ -6,6 +6,7 @@ of the implementation that its docstring names.
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,8 +18,9 @@ from .balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
 from .gates import Gate, PNormalize, Renormalize, Scale, SelectedSoftmax
 from .layer import Recipe
-from .losses import Importance, Load, Loss, SwitchBalance, ZLoss
+from .losses import GlobalEntropy, Importance, Load, LocalEntropy, Loss, SwitchBalance, ZLoss
 from .noise import Jitter, NormalNoise, ShazeerNoise
+from .pools import MODALITIES, Pools
 from .router import RouterConfig
 from .selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
 from .tree_losses import TreeImportance, TreeLoad
@@ -445,6 +447,51 @@ def longcat(*, top_k: int = 12, zero_experts: int = 256, scale: float = 6.0, bia
         RouterConfig(TopK(top_k), gates=(Scale(scale),), balancer=LossFreeBias(bias_rate)),
         zero_experts=zero_experts,
     )
+
+
+@published(
+    2025,
+    "Baidu: ERNIE 4.5 Technical Report, section 2 (pools); Mustafa et al. 2022: LIMoE (entropy losses)",
+    top_k=2,
+    image_experts=4,
+    experts_of_both=2,
+    shared_experts=1,
+)
+def multimodal(
+    *,
+    top_k: int = 6,
+    pools: str = "separate",
+    image_experts: int = 64,
+    experts_of_both: int = 16,
+    shared_experts: int = 2,
+    balance: float = 0.01,
+    local_entropy: float = 0.01,
+    global_entropy: float = 0.01,
+    experts_in_use: float = 4.0,
+) -> Recipe:
+    """Softmax, top-k, renormalised; shared experts for all tokens, the others in pools by modality.
+
+    The last ``image_experts`` are for images. ``separate`` pools (ERNIE-4.5-VL): text has the others, and each
+    modality its own router and balance loss. ``mixed``: the same, but ``experts_of_both`` in the middle belong to both
+    pools. ``shared`` (LIMoE): one router and one pool, where each modality has a local entropy loss and a global one
+    with τ = ln(``experts_in_use``). ``image_experts=0``: the model for text alone.
+    """
+    losses: list[Loss] = [SwitchBalance(balance)]
+    found: Pools = ()
+    if pools == "shared":
+        tau = math.log(experts_in_use)
+        for m, name in enumerate(MODALITIES):
+            losses.append(LocalEntropy(local_entropy, m, f"{name} local_entropy"))
+            losses.append(GlobalEntropy(tau, global_entropy, m, f"{name} global_entropy"))
+    elif pools not in ("separate", "mixed"):
+        raise ValueError(f"pools must be separate, mixed or shared, got {pools!r}")
+    elif image_experts:
+        of_both = experts_of_both if pools == "mixed" else 0
+        text_end, image_begin = -image_experts + of_both // 2, -image_experts - of_both + of_both // 2
+        if text_end >= 0:
+            raise ValueError(f"experts_of_both={of_both} must be less than twice image_experts={image_experts}")
+        found = ((0, text_end), (image_begin, None))
+    return Recipe(RouterConfig(TopK(top_k), losses=_losses(*losses)), shared_experts=shared_experts, pools=found)
 
 
 @published(2024, "Raposo et al.: Mixture-of-Depths, equation 1")

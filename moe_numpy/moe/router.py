@@ -188,7 +188,9 @@ class Router(Module):
             gate_on=self.config.gate_on,
             losses=losses,
             auxiliary_loss=auxiliary,
-            statistics=Statistics(load, scores.data, candidates, admitted.fits, admitted.capacity),
+            statistics=Statistics(
+                load, scores.data, candidates, admitted.fits, admitted.capacity, batch.modality_of_tokens
+            ),
             trace=trace,
         )
 

@@ -26,6 +26,7 @@ class Batch:
         rng: random numbers for the parts that draw them while training.
         token_ids: of any shape with T entries; needed by hash routing.
         shares: how many of the tokens each rank has, where several share the batch.
+        modality: of any shape with T entries, 0 for text, 1 for image patches; on the host. None if all are text.
 
     Padding is taken out before tokens are routed: T counts real tokens.
     """
@@ -36,6 +37,7 @@ class Batch:
     token_ids: Int[Array, "..."] | None = None
     lengths: tuple[int, ...] | None = None
     shares: tuple[int, ...] | None = None
+    modality: Int[np.ndarray, "..."] | None = None
 
     def sequences(self) -> Iterator[tuple[slice, "Batch"]]:
         """Sequences that differ in length, one by one: their tokens, and a batch for each."""
@@ -53,7 +55,28 @@ class Batch:
 
     def _of(self, mine: slice) -> "Batch":
         """Of some tokens."""
-        return replace(self, token_ids=None if self.token_ids is None else self.token_ids.reshape(-1)[mine])
+        ids, modality = (None if a is None else a.reshape(-1)[mine] for a in (self.token_ids, self.modality))
+        return replace(self, token_ids=ids, modality=modality)
+
+    def of_modality(self, wanted: int) -> tuple[Int[np.ndarray, " n"], "Batch"]:
+        """The tokens of one modality, ascending, and a batch for them; they stay in their sequences."""
+        if self.modality is None:
+            raise ValueError("the batch does not say which modality its tokens are of")
+        modality = self.modality.reshape(-1)
+        mine = np.flatnonzero(modality == wanted)
+        lengths = self.lengths or (self.sequence_length,) * (modality.size // max(self.sequence_length, 1))
+        counts = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[mine]) if len(mine) else np.zeros(1, int)
+        counts = counts[counts > 0] if len(mine) else counts
+        uneven = tuple(counts.tolist()) if counts.min() < counts.max() else None
+        ids = None if self.token_ids is None else self.token_ids.reshape(-1)[mine]
+        longest = int(counts.max())
+        own = replace(self, sequence_length=longest, lengths=uneven, token_ids=ids, shares=None, modality=None)
+        return mine, own
+
+    @property
+    def modality_of_tokens(self) -> Int[np.ndarray, " T"] | None:
+        """:attr:`modality`, flat."""
+        return None if self.modality is None else self.modality.reshape(-1)
 
     def need_rng(self, who: object) -> Random:
         """The generator, or a ValueError that names the part that needs it."""
@@ -160,6 +183,7 @@ class Statistics:
         asked: the candidates; their tokens are numbered with padding.
         fits: which of them were sent and found a place; None if all did.
         capacity: the places of an expert, of each candidate's where sequences differ in length; None for no limit.
+        modality: that of each token, padding included; None if all are text.
     """
 
     load: Int[Array, " E"]
@@ -167,13 +191,25 @@ class Statistics:
     asked: Candidates
     fits: Bool[Array, " M"] | None = None
     capacity: int | Int[Array, " M"] | None = None
+    modality: Int[np.ndarray, " P"] | None = None
 
     def of_tokens(self, mine: slice, index: Int[Array, " m"]) -> "Statistics":
         """Those of some tokens, and of their candidates, which are those of ``index``."""
         asked, _ = self.asked.of_tokens(mine, index)
         fits = None if self.fits is None else self.fits[index]
         capacity = self.capacity if isinstance(self.capacity, int | None) else self.capacity[index]
-        return Statistics(asked.load(len(self.load)), self.scores[mine], asked, fits, capacity)
+        modality = None if self.modality is None else self.modality[mine]
+        return Statistics(asked.load(len(self.load)), self.scores[mine], asked, fits, capacity, modality)
+
+    def load_by_modality(self, num_modalities: int) -> Int[Array, "modalities E"]:
+        """:attr:`load`, separately for the tokens of each modality."""
+        xp, num_experts = array_namespace(self.load), len(self.load)
+        if self.modality is None:
+            return xp.concat([self.load[None], xp.zeros((num_modalities - 1, num_experts), dtype=self.load.dtype)])
+        keys = xp.asarray(self.modality)[self.asked.token] * num_experts + self.asked.expert
+        if self.asked.sent is not None:
+            keys = keys[self.asked.sent]
+        return count(keys, num_modalities * num_experts).reshape(num_modalities, num_experts)
 
     @cached_property
     def dropped(self) -> Dropped:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import Tensor
+from ..kernels import to_host
 from ..nn import Module
 from ..ops import Concatenate
 from ..typing import Bool, Float, Int, Random
@@ -66,16 +67,19 @@ class HierarchicalMoE(Module):
         rng: Random | None = None,
         token_ids: Int[Any, "*batch"] | None = None,
         mask: Bool[Any, "*batch"] | None = None,
+        modality: Int[np.ndarray, "*batch"] | None = None,
     ) -> tuple[Float[Tensor, "*batch d"], Routing]:
         """As :meth:`MoE.forward`. Each branch sees only its own tokens."""
-        tokens, batch, padding = tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask)
+        tokens, batch, padding = tokens_and_batch(x, self.d_model, self.training, rng, token_ids, mask, modality)
         routing = self.router(tokens, batch)
         kept = routing.only_kept()
         rows, gate = gate_input(Permute.apply(tokens, kept.token), kept.gate, kept)
         ids = None if batch.token_ids is None else batch.token_ids.reshape(-1)[kept.token]
+        of_rows = None if batch.modality is None else batch.modality.reshape(-1)[to_host(kept.token)]
         answers, children = [], []
         for group, mine in zip(self.groups, rows_of_experts(routing.offsets), strict=True):
-            answer, inner = group(rows[mine], rng, None if ids is None else ids[mine])
+            own = [None if of_row is None else of_row[mine] for of_row in (ids, of_rows)]
+            answer, inner = group(rows[mine], rng, own[0], None, own[1])
             answers.append(answer)
             children.append(inner)
         y = Combine.apply(Concatenate.apply(*answers, axis=0), gate, kept.token, num_tokens=routing.num_tokens)

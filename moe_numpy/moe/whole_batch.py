@@ -40,9 +40,9 @@ class WholeBatch:
     @classmethod
     def of(cls, communicator: Communicator, num_tokens: int, batch: Batch) -> "WholeBatch":
         """All ranks together: each has its tokens, and the batch as it knows it."""
-        has_ids = batch.token_ids is not None
+        has_ids, has_modality = batch.token_ids is not None, batch.modality is not None
         uneven = batch.lengths or ()
-        known = [num_tokens, batch.sequence_length, len(uneven), int(has_ids)]
+        known = [num_tokens, batch.sequence_length, len(uneven), int(has_ids) + 2 * has_modality]
         all_known = gather_numbers(communicator, known, "sizes")
         counts = tuple(n for n, *_ in all_known)
         used = [each for each in all_known if each[0]] or all_known[:1]
@@ -56,8 +56,12 @@ class WholeBatch:
         ids = batch.token_ids
         if ids is not None:
             ids = gather(communicator, ids.reshape(-1), counts, "token ids")
+        modality = batch.modality_of_tokens
+        if any(has & 2 for *_, has in all_known):
+            own = np.zeros(num_tokens, np.int64) if modality is None else modality
+            modality = to_host(gather(communicator, own, counts, "modality"))
         length = max(length for _, length, _, _ in used)
-        whole = replace(batch, sequence_length=length, lengths=lengths, token_ids=ids, shares=counts)
+        whole = replace(batch, sequence_length=length, lengths=lengths, token_ids=ids, shares=counts, modality=modality)
         return cls(communicator, counts, whole, told)
 
     @property

@@ -10,6 +10,7 @@ from .matrix_linear import MatrixLinear
 from .module import Buffer, Module, Parameter
 from .norms import LayerNorm, RMSNorm
 from .padding import Padding
+from .patch_embedding import PatchEmbedding
 from .rotary import Rotary
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Module",
     "Padding",
     "Parameter",
+    "PatchEmbedding",
     "RMSNorm",
     "Rotary",
 ]

@@ -6,6 +6,7 @@ from .files import save, show
 from .routing import (
     expert_by_byte,
     expert_by_domain,
+    expert_by_modality,
     expert_by_position,
     expert_by_token,
     expert_load,
@@ -18,6 +19,7 @@ __all__ = [
     "co_activation",
     "expert_by_byte",
     "expert_by_domain",
+    "expert_by_modality",
     "expert_by_position",
     "expert_by_token",
     "expert_load",

@@ -8,8 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..instruments.routing_report import SentenceRouting, separation
+from ..moe.pools import MODALITIES
 from ..typing import Array, Float
 from .style import BLUE, MAX_NUMBERED, ORANGE, columns_for, expert_ticks, grid, layer_numbers, literal, some
+
+_LEAST_HEIGHT = 3.4  # inches: the colour bar's label fits
 
 
 def expert_by_domain(
@@ -44,6 +47,12 @@ def expert_by_position(
     titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
     title = "Which experts take which position in the window (each row sums to 100 %)"
     return _share_maps(shares, positions, titles, title)
+
+
+def expert_by_modality(shares: Float[Array, "L modalities E"], layers: Sequence[int] | None = None) -> Figure:
+    """Which expert takes text and which takes patches of images, one panel per layer."""
+    titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
+    return _share_maps(shares, MODALITIES, titles, "Which experts take which modality (each row sums to 100 %)")
 
 
 def expert_load(
@@ -105,7 +114,7 @@ def _share_maps(shares: Any, rows: Sequence[str], names: Sequence[str], title: s
     """One heat map of percentages per layer, all on one scale."""
     num_layers, num_rows, num_experts = shares.shape
     columns = columns_for(num_layers) if num_experts <= MAX_NUMBERED else 1
-    height = 0.8 + math.ceil(num_layers / columns) * (0.75 + 0.33 * num_rows)
+    height = max(0.8 + math.ceil(num_layers / columns) * (0.75 + 0.33 * num_rows), _LEAST_HEIGHT)
     figure, panels = grid(num_layers, columns, height=height, title=title)
     labels = [literal(row) for row in rows]
     top = max(shares.max(), 2 / num_experts)

@@ -8,6 +8,7 @@ import numpy as np
 from ..autodiff import check_finite
 from .evaluation import WINDOWS_PER_DOMAIN, Evaluation, evaluate
 from .loop import Trainer
+from .picture_evaluation import evaluate_pictures
 from .record import StepRecord
 from .runs import Run
 from .summary import summarize
@@ -54,12 +55,16 @@ def complete(run: Run, trainer: Trainer, on_step: Callable[[StepRecord], None]) 
         if not trainer.train(after_step, run):
             return None
         final = validate()
+        pictures = None
+        if trainer.config.image_batch_size and trainer.corpus.pictures is not None:
+            with check_finite():
+                pictures = evaluate_pictures(trainer.model, trainer.corpus.pictures, windows.tokens)
     losses[steps] = final.loss
     ledger = trainer.ranks.ledger(steps)
     if not trainer.ranks.is_first:
         return {}
     write(losses)
     run.write_ledger(ledger)
-    summary = summarize(run, trainer, losses.get(0), final)
+    summary = summarize(run, trainer, losses.get(0), final, pictures)
     run.write_summary(summary)
     return summary

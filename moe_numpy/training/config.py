@@ -13,7 +13,7 @@ from ..moe.sharding import BALANCE_SCOPES, CAPACITY_SCOPES, DEDUPLICATIONS
 _ADDED: dict[str, Any] = {
     "freeze": (), "parts": None, "capacity_scope": "global", "balance_scope": "global", "rebalance_every": 0,
     "places": None, "deduplicate": "none", "top_k_from": None, "capacity_from": None, "split_every": 0,
-    "split_below": 0.1,
+    "split_below": 0.1, "image_batch_size": 0,
 }  # fmt: skip
 _MOST = 10**9  # of steps, sequences and passes
 _LARGEST = float(np.finfo(np.float32).max)
@@ -52,6 +52,7 @@ class TrainingConfig:
         split_every: steps after which experts with few tokens become copies of experts with many, see
             :func:`moe_numpy.training.reallocation.split_idle`; 0 is never.
         split_below: few tokens are less than this part of the fair share.
+        image_batch_size: windows with pictures per forward pass, beside those of text; on the CPU and on one rank.
 
     Raises:
         ValueError: a value out of range, by name.
@@ -79,6 +80,7 @@ class TrainingConfig:
     capacity_from: float | None = None
     split_every: int = 0
     split_below: float = 0.1
+    image_batch_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
@@ -96,6 +98,11 @@ class TrainingConfig:
         for name in ("learning_rate", "max_norm", "weight_decay"):
             if getattr(self, name) > _LARGEST:
                 raise ValueError(f"{name} must be at most {_LARGEST:.3g}, got {getattr(self, name)}")
+        if self.image_batch_size < 0:
+            raise ValueError(f"image_batch_size must not be negative, got {self.image_batch_size}")
+        if self.image_batch_size and (self.device != "cpu" or self.parts is not None):
+            has = f"device {self.device}" if self.device != "cpu" else f"parts={self.parts}"
+            raise ValueError(f"pictures are trained on with device cpu and on one rank, without parts; got {has}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         for name in ("rebalance_every", "split_every"):

@@ -17,6 +17,7 @@ from jaxtyping import Integer, UInt8
 from .. import devices
 from ..models.text import utf8
 from ..typing import Array, Int
+from .pictures import Pictures
 
 HELD_OUT_EVERY = 10  # a tenth of the text is for validation
 _HELD_OUT_BLOCKS = 8  # of each domain, contiguous
@@ -69,14 +70,15 @@ class Windows:
 
 
 class Corpus:
-    """The domains to train on, cut into windows.
+    """The domains to train on, cut into windows, and pictures with captions where there are any.
 
     Raises:
         ValueError: there is no domain, or two share a name.
     """
 
-    def __init__(self, domains: Iterable[Domain]):
+    def __init__(self, domains: Iterable[Domain], pictures: Pictures | None = None):
         self.domains = tuple(domains)
+        self.pictures = pictures
         names = [domain.name for domain in self.domains]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a corpus needs domains with different names, got {names}")
@@ -153,6 +155,8 @@ class Corpus:
         for domain in self.domains:
             for part in (domain.name.encode(), domain.train.tobytes(), domain.validation.tobytes()):
                 digest.update(len(part).to_bytes(8, "little") + part)
+        if self.pictures is not None:
+            digest.update(self.pictures.fingerprint.encode())
         return digest.hexdigest()
 
     def _text_on(self, device: str) -> Integer[Array, " n"]:

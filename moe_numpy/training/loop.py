@@ -15,7 +15,6 @@ from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
 from ..devices import DeviceGenerator, float_type, key_of, put
 from ..moe import MoE
-from ..ops import CrossEntropy
 from ..parallel import Placement, rebalance
 from ..parallel.parts import PartStopped
 from .config import TrainingConfig
@@ -24,6 +23,8 @@ from .freezing import frozen_runs, trained_parameters
 from .interrupts import interrupts
 from .model_settings import ModelSettings, plain_settings
 from .optimizers import AdamW, clip_factor_of
+from .passes import ByModality, next_token_loss
+from .pictures import pictures_per_window
 from .ranks import Ranks
 from .reallocation import require_reallocatable, schedules, split_idle
 from .record import StepRecord
@@ -50,7 +51,7 @@ class Trainer:
     Args:
         model_config: the model to build.
         config: how to train it, and where.
-        corpus: the text.
+        corpus: the text, and pictures where ``config.image_batch_size`` asks for them.
         source: the folder of the run, or of the published model, whose weights it begins with. Those of a published
             ``model_config`` without it are zero until :meth:`resume`.
         ranks: those that train the model together, each with a Trainer of its own, which do everything at the same
@@ -58,8 +59,9 @@ class Trainer:
 
     Raises:
         ValueError: the text has tokens that the model does not have, the device is not available (DeviceError), this
-            machine has too little memory, nothing is left to train, the model in ``source`` cannot be read, or there
-            are more ranks than sequences in a batch, or ranks differ in model, training or text.
+            machine has too little memory, nothing is left to train, the model in ``source`` cannot be read, there
+            are more ranks than sequences in a batch, ranks differ in model, training or text,
+            or the model, the corpus or several ranks do not go with pictures.
     """
 
     stopped_by: signal.Signals | None = None
@@ -90,6 +92,8 @@ class Trainer:
             raise ValueError(
                 f"the text has a {corpus.unit} {highest}: vocab_size={model_config.vocab_size} is too small"
             )
+        if config.image_batch_size:
+            _require_pictures(model_config, corpus, self.ranks)
         self.config = config
         self.corpus = corpus
         self.model = initial_model(model_config, config, source)
@@ -115,7 +119,8 @@ class Trainer:
     @property
     def tokens_per_step(self) -> int:
         """Tokens per optimizer step."""
-        return self.config.accumulate * self.config.batch_size * self.model.context
+        windows = self.config.batch_size + self.config.image_batch_size
+        return self.config.accumulate * windows * self.model.context
 
     def step(self) -> StepRecord:
         """Forward, backward and one update.
@@ -128,7 +133,8 @@ class Trainer:
         learning_rate = self.schedule(self.completed)
         with schedules(self.model, self.config, self.completed):
             with np.errstate(all="ignore"):  # overflow is found and named below
-                report = _report(self._replayed_or_run(learning_rate))
+                results = self._replayed_or_run(learning_rate)
+                report = _report(results)
             norm = report.gradient_norm
             if not math.isfinite(report.loss + report.auxiliary_loss + norm):
                 self._explain_non_finite(report.loss, norm)
@@ -145,6 +151,7 @@ class Trainer:
             expert_load=load,
             seconds=time.perf_counter() - began,
             splits=self._split_if_due(load),
+            **_details(results.by_modality),
         )
 
     def train(self, on_step: Callable[[StepRecord], None], run: Run | None = None) -> bool:
@@ -170,7 +177,7 @@ class Trainer:
             while self.completed < self.config.steps and not stop:
                 record = self.step()
                 if run is not None and self.ranks.is_first:
-                    run.append_history(asdict(record))
+                    run.append_history({name: v for name, v in asdict(record).items() if v is not None})
                 self._rebalance_if_due(record)
                 if self.completed % self.config.checkpoint_every == 0:
                     save()
@@ -287,7 +294,10 @@ class Trainer:
         return results
 
     def _inputs(self) -> list[Any]:
-        """Token ids, targets and what noise is drawn from, of each pass: a generator, or the key of one on a GPU."""
+        """Of each pass: what noise is drawn from, a generator or the key of one on a GPU; token ids and targets.
+
+        Then, where there are pictures, the token ids and targets of theirs, and the pictures.
+        """
         config, context = self.config, self.model.context
         numbers = range(self.completed * config.accumulate, (self.completed + 1) * config.accumulate)
         settings: Any = {"context": context, "batch_size": config.batch_size, "seed": config.seed}
@@ -296,8 +306,23 @@ class Trainer:
         for n in numbers:
             batch, seed = self.corpus.batch(n, device=config.device, **settings), [config.seed, n, 1]
             noise = np.random.default_rng(seed) if config.device == "cpu" else put(key_of(seed), config.device)
-            inputs += [batch.tokens[own], batch.targets[own], noise]
+            inputs += [noise, batch.tokens[own], batch.targets[own]]
+            if config.image_batch_size:
+                inputs += self._pictures(n)
         return inputs
+
+    def _pictures(self, number: int) -> list[Any]:
+        """Token ids, targets and pictures of a pass."""
+        assert self.corpus.pictures is not None
+        assert self.model.patch_embedding is not None
+        found = self.corpus.pictures.batch(
+            number,
+            num_windows=self.config.image_batch_size,
+            context=self.model.context,
+            num_patches=self.model.patch_embedding.num_patches,
+            seed=self.config.seed,
+        )
+        return [found.tokens, found.targets, found.images]
 
     def _accumulate_gradients(self, *inputs: Any) -> "_Results":
         """Fill ``.grad`` with the mean over the passes, of all ranks."""
@@ -307,11 +332,13 @@ class Trainer:
             parameter.grad = None
         for module in modules:
             module.forget_passes()  # of a step that failed
-        rows = []
-        for tokens, targets, noise in zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True):
+        rows, of_passes = [], []
+        width = len(inputs) // config.accumulate
+        for start in range(0, len(inputs), width):
+            noise, *batch = inputs[start : start + width]
             rng = noise if isinstance(noise, np.random.Generator) else DeviceGenerator(noise)
-            output = model(tokens, rng=rng)
-            mean = CrossEntropy.apply(output.logits, targets)
+            mean, output, by_modality = next_token_loss(model, rng, *batch)
+            of_passes += [] if by_modality is None else [by_modality]
             loss, auxiliary = ranks.objective(mean, output.auxiliary_loss, config.batch_size)
             objective = loss if auxiliary is None else loss + auxiliary
             (objective * (1 / config.accumulate)).backward()
@@ -323,7 +350,7 @@ class Trainer:
         gradients = [(p, p.grad) for p in parameters]
         squares = xp.asarray(ranks.sum_of_squares(model.named_parameters()))
         numbers = ranks.add_up(xp.concat([squares.reshape(1), *rows]))
-        return _Results(numbers, config.accumulate, len(statistics), gradients)
+        return _Results(numbers, config.accumulate, len(statistics), gradients, of_passes)
 
     def _explain_non_finite(self, loss: float, norm: float) -> None:
         """Repeat the passes with every op checked, to name the first that produced the value."""
@@ -344,6 +371,33 @@ class _Results(NamedTuple):
     num_passes: int
     num_layers: int  # with a router
     gradients: list[tuple[Any, Any]]  # parameters and theirs
+    by_modality: list[ByModality]  # of each pass with pictures
+
+
+def _details(passes: list[ByModality]) -> dict[str, Any]:
+    """The fields of :class:`StepRecord` that only steps with pictures have."""
+    if not passes:
+        return {}
+    load = np.sum([each.load for each in passes], axis=0)
+    return {
+        "text_loss": float(np.mean([each.text_loss for each in passes])),
+        "caption_loss": float(np.mean([each.caption_loss for each in passes])),
+        "auxiliary_losses": {
+            name: float(np.mean([each.auxiliary[name] for each in passes])) for name in passes[0].auxiliary
+        },
+        "load_by_modality": (load / np.maximum(load.sum(axis=2, keepdims=True), 1)).round(5).tolist(),
+    }
+
+
+def _require_pictures(model: ModelSettings, corpus: Corpus, ranks: Ranks) -> None:
+    if ranks.size > 1:
+        raise ValueError(f"pictures are trained on by one rank, and there are {ranks.size}")
+    if corpus.pictures is None:
+        raise ValueError("image_batch_size needs a corpus with pictures")
+    if model.transformer.images is None:
+        raise ValueError("image_batch_size needs a model with images; its image_size is 0")
+    image_size, patch_size = model.transformer.images
+    pictures_per_window((image_size // patch_size) ** 2, model.context)
 
 
 class _Report(NamedTuple):

@@ -56,7 +56,8 @@ def require_memory(
         parts = model.transformer
         vocab_size, d_model, context, num_layers = parts.vocab_size, parts.d_model, parts.context, len(parts.layers)
     per_token = 4 * (vocab_size + 4 * num_layers * d_model)
-    of_pass, of_checkpoint = training.batch_size * context * per_token, 12 * trained + 4 * frozen
+    windows = training.batch_size + training.image_batch_size
+    of_pass, of_checkpoint = windows * context * per_token, 12 * trained + 4 * frozen
     needs = _TRAINED * trained + _FROZEN * frozen + max(of_pass, of_checkpoint)
     if needs > has:
         raise ValueError(

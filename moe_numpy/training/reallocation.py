@@ -106,7 +106,7 @@ def _stored(name: str, tensor: Any, optimizer: AdamW) -> list[Array]:
 def _mixtures(model: Transformer) -> dict[int, MoE]:
     """The layers in which one router chooses among all experts, by their index."""
     layers = ((i, model.layers[i].feed_forward) for i in model.routed_layers)
-    return {i: layer for i, layer in layers if isinstance(layer, MoE)}
+    return {i: layer for i, layer in layers if isinstance(layer, MoE) and not layer.pools}
 
 
 def _routers(model: Transformer) -> list[Router]:

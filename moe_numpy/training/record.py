@@ -16,3 +16,8 @@ class StepRecord:
     expert_load: list[list[float]]  # share of assignments, per routed layer and expert
     seconds: float
     splits: list[list[int]] = field(default_factory=list)  # layer, idle expert, and the one it became a copy of
+    # of steps with pictures:
+    text_loss: float | None = None
+    caption_loss: float | None = None
+    auxiliary_losses: dict[str, float] | None = None  # by name, summed over the layers, without coefficients
+    load_by_modality: list[list[list[float]]] | None = None  # per layer, modality and expert

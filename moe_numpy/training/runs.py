@@ -45,6 +45,7 @@ from .corpus import Corpus
 from .memory import least_parameters
 from .model_settings import ModelSettings, plain_settings, read_model_settings
 from .optimizers import AdamW
+from .pictures import digits
 from .ranks import Ranks
 from .record import StepRecord
 from .run_ledger import RunLedger
@@ -223,10 +224,11 @@ class Run:
         return PublishedTokenizer.open(self.tokenizer_folder) if self.is_published else ByteTokenizer()
 
     def corpus(self) -> Corpus:
-        """The text of the run, read again. CorpusError if it is no longer there."""
+        """The text of the run, read again, and its pictures. CorpusError or PicturesError if they are not there."""
         tokenizer = self.tokenizer()
         encode = tokenizer.encode_plain if isinstance(tokenizer, PublishedTokenizer) else None
-        return load_corpus(self.text, self.model_config.context, encode)
+        pictures = digits() if self.training_config.image_batch_size else None
+        return load_corpus(self.text, self.model_config.context, encode, pictures)
 
     def save(self, step: int, model: Transformer, optimizer: AdamW, fingerprint: str, ranks: Ranks) -> None:
         """Write the checkpoint of ``step`` completed steps on the text of this fingerprint; all ranks together.

@@ -7,12 +7,19 @@ import numpy as np
 from ..instruments.routing_report import most_separating
 from .evaluation import Evaluation
 from .loop import Trainer
+from .picture_evaluation import PictureEvaluation
 from .runs import Run
 
 _LAST_STEPS = 20
 
 
-def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Evaluation) -> dict[str, Any]:
+def summarize(
+    run: Run,
+    trainer: Trainer,
+    initial_loss: float | None,
+    final: Evaluation,
+    pictures: PictureEvaluation | None = None,
+) -> dict[str, Any]:
     """The results of a run.
 
     Losses are in nats per ``unit``, a byte or a token; ``train_loss`` is the mean over the last 20 steps. ``seconds``
@@ -24,6 +31,7 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
         trainer: at the end of training.
         initial_loss: validation before the first step, on the same windows; None if not measured.
         final: validation after the last step.
+        pictures: held-out pictures after the last step, of a model that was trained on some.
     """
     history = run.history()
     seconds = sum(record["seconds"] for record in history)
@@ -55,4 +63,4 @@ def summarize(run: Run, trainer: Trainer, initial_loss: float | None, final: Eva
         "domain_expert": [] if shown is None else domain_expert[shown].tolist(),
         "domain_expert_layer": None if shown is None else sparse[shown],
         "domain_expert_by_layer": domain_expert.tolist(),
-    }
+    } | ({} if pictures is None else {"pictures": pictures.to_json()})

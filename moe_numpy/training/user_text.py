@@ -10,17 +10,24 @@ from ..files import read_regular
 from .built_in_text import default_corpus
 from .corpus import Corpus, CorpusError, LeftOut, bytes_needed
 from .encoding import Encode, domain_of
+from .pictures import Pictures
 
 BUILT_IN = "built-in"
 
 
-def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int, encode: Encode | None = None) -> Corpus:
+def load_corpus(
+    paths: Sequence[str | os.PathLike[str]],
+    context: int,
+    encode: Encode | None = None,
+    pictures: Pictures | None = None,
+) -> Corpus:
     """The given files and folders, or the built-in text if there are none; each domain fills a window of ``context``.
 
     Args:
         paths: files and folders; ``built-in`` among them stands for the built-in text.
         context: of the windows.
         encode: makes tokens of a text; by default they are its bytes.
+        pictures: beside the text.
 
     Raises:
         ValueError: a domain is too short (CorpusError for the user's own).
@@ -31,7 +38,7 @@ def load_corpus(paths: Sequence[str | os.PathLike[str]], context: int, encode: E
     if own and len(own) < len(paths):
         corpus = Corpus([*default_corpus(encode).domains, *corpus.domains])
     corpus.validation_windows(context, limit=1)  # refuses a domain that cannot fill one
-    return corpus
+    return corpus if pictures is None else Corpus(corpus.domains, pictures)
 
 
 def text_corpus(paths: Sequence[str | os.PathLike[str]], *, min_bytes: int, encode: Encode | None = None) -> Corpus:

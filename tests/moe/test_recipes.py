@@ -38,6 +38,8 @@ def inputs(dtype=np.float64, seed=1):
 
 def run(layer, x, seed=2):
     ids = np.random.default_rng(3).integers(0, 256, (BATCH, LENGTH))
+    if getattr(layer, "pools", ()):
+        return layer(x, np.random.default_rng(seed), ids, modality=np.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) % 2)
     return layer(x, np.random.default_rng(seed), ids)
 
 

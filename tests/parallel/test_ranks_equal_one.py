@@ -24,6 +24,7 @@ RNG = np.random.default_rng(1)
 X, COTANGENT = RNG.standard_normal((2, BATCH, LENGTH, D))
 IDS = RNG.integers(0, 256, (BATCH, LENGTH))
 MASK = RNG.random((BATCH, LENGTH)) > 0.2
+MODALITY = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]])  # some ranks have no image
 
 
 def make(recipe):
@@ -37,12 +38,13 @@ def published(name):
     return RECIPES[name](**dict(RECIPES[name].small))
 
 
-def step(layer, own, mask=None, ranks=1):
+def step(layer, own, mask=None, ranks=1, modality=None):
     """Two passes and what follows an optimizer step, for the sequences ``own``; each rank adds its part of the loss."""
     layer.zero_grad()
     for seed in (2, 3):
         x = Tensor(X[own], requires_grad=True)
-        y, routing = layer(x, np.random.default_rng(seed), IDS[own], None if mask is None else mask[own])
+        of_tokens = () if modality is None else (modality[own],)
+        y, routing = layer(x, np.random.default_rng(seed), IDS[own], None if mask is None else mask[own], *of_tokens)
         objective = (y * COTANGENT[own]).sum()
         if routing is not None and routing.auxiliary_loss is not None:
             objective = objective + routing.auxiliary_loss / ranks
@@ -51,21 +53,21 @@ def step(layer, own, mask=None, ranks=1):
     return {"y": y.data, "dx": x.grad}, routing
 
 
-def require_equal_to_one(make_recipe, num_ranks, mask=None, **sharing):
+def require_equal_to_one(make_recipe, num_ranks, mask=None, modality=None, **sharing):
     one = make(make_recipe())
-    expected, of_one = step(one, slice(0, BATCH), mask)
-    gradients = {name: p.grad for name, p in one.named_parameters()}
+    expected, of_one = step(one, slice(0, BATCH), mask, modality=modality)
+    gradients = {name: np.zeros_like(p.data) if p.grad is None else p.grad for name, p in one.named_parameters()}
 
     def work(communicator):
         layer = make(make_recipe())
         holdings = share_experts(layer, communicator, **sharing)
         own = shares(BATCH, communicator.size)[communicator.rank]
-        found, routing = step(layer, own, mask, communicator.size)
+        found, routing = step(layer, own, mask, communicator.size, modality)
         for name, value in found.items():
             np.testing.assert_allclose(value, expected[name][own], rtol=1e-9, atol=1e-12, err_msg=name)
         for name, p in layer.named_parameters():
             gradient = np.zeros_like(p.data) if p.grad is None else p.grad
-            wanted = np.zeros(1) if gradients[name] is None else gradients[name]
+            wanted = gradients[name]
             if name in holdings:
                 gradient = add_up_replicas(holdings[name], gradient, "gradients")
                 wanted = wanted[list(holdings[name].held)]
@@ -102,6 +104,13 @@ def test_padding_and_more_ranks_than_some_have_tokens(name):
 @pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "longcat", "soft_moe"])
 def test_experts_that_several_ranks_hold(name):
     require_equal_to_one(lambda: published(name), 4, experts_across=2)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "padded"])
+@pytest.mark.parametrize("pools", ["separate", "mixed", "shared"])
+def test_text_and_images(pools, mask):
+    multimodal = RECIPES["multimodal"]
+    require_equal_to_one(lambda: multimodal(**multimodal.small | {"pools": pools}), 4, mask, MODALITY)
 
 
 @pytest.mark.parametrize("drop", DROP)

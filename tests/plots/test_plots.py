@@ -186,3 +186,11 @@ def test_names_are_drawn_as_they_are(name):
 def test_a_script_that_the_font_lacks_is_saved_without_a_warning(tmp_path):
     plots.save(plots.expert_by_domain(shares(1, 2, 4), ["漢字", "b"], [0]), tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
+
+
+def test_experts_by_modality():
+    figure = plots.expert_by_modality(shares(2, 2, 12), [1, 3])
+    first, second, _ = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["text", "image"]
+    assert [first.get_title(), second.get_title()] == ["layer 1", "layer 3"]
+    assert pixels(figure) == 1200

@@ -20,9 +20,17 @@ from . import Built, case
 
 # Padding between tokens and behind them.
 MASK = np.array([[True, False, True, True], [True, True, False, False]])
+# Patches between text, and a sequence that begins with them.
+MODALITY = np.array([[0, 1, 1, 0], [1, 1, 0, 0]])
 
 
-def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str, mask: np.ndarray | None = None) -> Built:
+def _layer(
+    rng: np.random.Generator,
+    recipe: Recipe,
+    dispatch: str,
+    mask: np.ndarray | None = None,
+    modality: np.ndarray | None = None,
+) -> Built:
     """Output and auxiliary losses of a whole layer, as a function of its input and of every parameter."""
     layer = make_layer(recipe, 3, 2, 8, dispatch=dispatch, rng=rng, dtype=np.float64)
     places = {
@@ -38,19 +46,22 @@ def _layer(rng: np.random.Generator, recipe: Recipe, dispatch: str, mask: np.nda
             setattr(module, attribute, weight)
         for _, module in layer.named_modules():
             module.forget_passes()  # a global balance loss counts earlier passes: f must depend on its inputs alone
-        y, routing = layer(x, np.random.default_rng(0), token_ids, mask)
+        of_tokens = () if modality is None else (modality,)  # Soft MoE has none
+        y, routing = layer(x, np.random.default_rng(0), token_ids, mask, *of_tokens)
         return (y,) if routing is None else (y, *routing.losses.values())
 
     weights = [p.data + 0.1 * rng.standard_normal(p.shape) for p in layer.parameters()]
     return f, [rng.standard_normal((2, 4, 3)), *weights]
 
 
-def _register(name: str, recipe: Recipe, dispatch: str, mask: np.ndarray | None = None) -> None:
+def _register(
+    name: str, recipe: Recipe, dispatch: str, mask: np.ndarray | None = None, modality: np.ndarray | None = None
+) -> None:
     covers = (PickScores, KeepAssignments) if recipe.router else (GroupedAffine,)
 
     @case(*covers, name=name)
     def build(rng: np.random.Generator) -> Built:
-        return _layer(rng, recipe, dispatch, mask)
+        return _layer(rng, recipe, dispatch, mask, modality)
 
 
 _LOSSES: dict[str, Loss] = {
@@ -73,10 +84,19 @@ def _register_layers() -> None:
     for name, published in RECIPES.items():
         recipe = published(**published.small)
         for dispatch in STRATEGIES if recipe.router else ("sorted",):
-            _register(f"{name}_{dispatch}", recipe, dispatch)
+            _register(f"{name}_{dispatch}", recipe, dispatch, modality=MODALITY if recipe.pools else None)
     for groups in ((2,), (2, 2)):
         settings = {"groups": groups, "top_k": 2, "importance": 0.1, "load": 0.1}
         _register(f"tree_of_{len(groups) + 1}_levels", RECIPES["hierarchical"](**settings), "sorted")
+    of_pools = RECIPES["multimodal"]
+    for pools in ("mixed", "shared"):
+        recipe = of_pools(**dict(of_pools.small) | {"pools": pools})
+        _register(f"multimodal_{pools}_pools", recipe, "sorted", modality=MODALITY)
+    _register("multimodal_with_padding", of_pools(**of_pools.small), "sorted", MASK, MODALITY)
+    for of_images in (LocalEntropy(modality=1), GlobalEntropy(tau=3.0, modality=1)):
+        router = RouterConfig(TopK(2), losses=(of_images,))
+        recipe = replace(RECIPES["mixtral"](), router=router)
+        _register(f"loss_{of_images.name}_of_images", recipe, "sorted", modality=MODALITY)
     for name in ("mixtral", "switch", "expert_choice", "deepseek_v3", "hierarchical", "soft_moe"):
         _register(f"{name}_with_padding", RECIPES[name](**RECIPES[name].small), "sorted", MASK)
     for name, loss in _LOSSES.items():
