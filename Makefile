@@ -8,7 +8,7 @@ install = @echo "Installing into $(1): a few minutes the first time"; \
   "The packages could not be installed, for the reason above. pip needs a connection to PyPI," \
   "or an index that PIP_INDEX_URL names; the same make goes on from here."; exit 1; }
 LOWEST_PYTHON ?= python3.11
-LOWEST_TESTS ?= tests/exercises tests/kernels tests/training tests/test_files.py tests/pretrained tests/commands \
+LOWEST_TESTS ?= tests/kernels tests/test_files.py tests/pretrained tests/commands \
   tests/ops/test_dtypes.py $(addprefix --ignore tests/, commands/test_gradcheck_command.py commands/test_bench.py \
   pretrained/test_damaged_folders.py pretrained/test_damaged_models.py pretrained/test_whole_models.py)
 

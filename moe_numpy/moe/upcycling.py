@@ -231,6 +231,8 @@ def _of_tokens(recipe: Recipe, num_experts: int) -> RouterConfig:
         raise ValueError("experts of Soft MoE see means of tokens, and f of a mean is not the mean of f")
     if recipe.groups:
         raise ValueError("a tree of routers is not supported")
+    if recipe.pools:
+        raise ValueError("pools of experts by modality are not supported")
     if recipe.zero_experts:
         raise ValueError("experts that return their input are no copies of the dense network")
     if recipe.experts != "swiglu":
