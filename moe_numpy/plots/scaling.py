@@ -43,6 +43,8 @@ def loss_laws(
     ticks = sorted({r["granularity"] for r in fine})
     over_g.set_xticks(ticks, [str(tick) for tick in ticks])
     over_g.set_xlabel("G, granularity")
+    low, high = over_g.get_ylim()
+    over_g.set_ylim(low, high + 0.4 * (high - low))  # for the legend
     over_g.set_title(f"over G, {fixed_experts} times the parameters", fontsize=10)
     _draw_predicted(apart, laws)
     for axes in (over_n, over_g, apart):
