@@ -1,4 +1,5 @@
 import json
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -167,7 +168,7 @@ def test_what_cannot_be_decoded_is_refused(monkeypatch, arguments, told):
 def test_of_a_layer_nothing_is_decoded(option):
     result = CliRunner().invoke(benchmarks.app, ["layer", *option])
     assert result.exit_code == 2
-    assert "is for decode, and layer was asked for" in result.stderr
+    assert re.search("is for decode.*, and layer was asked for", result.stderr)
 
 
 @pytest.mark.parametrize("change", [{"max_position_embeddings": 100}, {"mlp_only_layers": [0, 1]}])

@@ -14,8 +14,14 @@ from typer.testing import CliRunner
 import moe_numpy.commands.gradcheck
 import moe_numpy.inference
 from moe_numpy.__main__ import app
+from moe_numpy.orchestration.specialists import KINDS
 
-COMMANDS = typer.main.get_command(app).commands
+TOP = typer.main.get_command(app).commands
+COMMANDS = {
+    " ".join((name, *below)): part
+    for name, command in TOP.items()
+    for below, part in ([((sub,), c) for sub, c in command.commands.items()] if name == "experts" else [((), command)])
+}
 NUMBERS = ["nan", "inf", "-inf", "-0.0", "1e308", "1e-320", "1e999", "0x10", "٣", "1.5.2", ""]
 WHOLE = ["-1", "0", "1", "3", "1000000000", str(2**63), str(10**25), str(-(10**25)), "9" * 5000]
 WORDS = ["", " ", "$a$b$", "漢字", "a\tb", "a\nb", "\x1b[2J", "\udcff", "{}", "--", "%s", "../..", "[red]", "a" * 300]
@@ -45,13 +51,31 @@ REQUIRED = {
     "count": ["count", "mixtral-8x7b"],
     "plan": ["plan", "mixtral-8x7b", "--gpus", "8"],
     "ledger": ["ledger", "run"],
+    "upcycle": ["upcycle", "run", "out"],
+    "experts list": ["experts", "list", "run"],
+    "experts add": ["experts", "add", "run", "--text", "words"],
+    "experts drop": ["experts", "drop", "run", "0:0"],
+    "experts merge": ["experts", "merge", "run"],
+    "experts freeze": ["experts", "freeze", "run", "0:0"],
+    "ask": ["ask", "--folder", "asked", "what is 2 + 3?"],
+    "specialists": ["specialists"],
     "demo": ["demo"],
     "doctor": ["doctor"],
 }
 POSITIONS = {("generate", "model"): 1, ("generate", "prompt"): 2, ("inspect", "model"): 1, ("gradcheck", "pattern"): 1,
              ("convert", "model"): 1, ("convert", "out"): 2, ("quantize", "model"): 1,
              ("quantize", "out"): 2, ("recipes", "name"): 1, ("count", "model"): 1, ("plan", "model"): 1,
-             ("ledger", "run"): 1}  # fmt: skip
+             ("ledger", "run"): 1, ("upcycle", "source"): 1, ("upcycle", "out"): 2, ("ask", "query"): 3,
+             **{(f"experts {name}", "run"): 2 for name in ("list", "add", "drop", "merge", "freeze")},
+             ("experts drop", "names"): 3, ("experts freeze", "names"): 3}  # fmt: skip
+WRITING = (
+    "convert",
+    "quantize",
+    "upcycle",
+    "ask",
+    "specialists",
+    *(f"experts {n}" for n in ("drop", "merge", "freeze")),
+)
 OPTIONS = [
     (name, option.name)
     for name, command in COMMANDS.items()
@@ -88,6 +112,10 @@ def room(tmp_path, trained, monkeypatch):
     monkeypatch.setattr("moe_numpy.commands.generate.write", lambda *a, **k: islice(real(*a, **k), 3))
     monkeypatch.setattr("moe_numpy.commands.train.run_training", not_trained)
     monkeypatch.setattr("moe_numpy.commands.demo.run_training", not_trained)
+    monkeypatch.setattr("moe_numpy.commands.new_experts.run_training", not_trained)
+    monkeypatch.setattr("moe_numpy.commands.specialists.run_training", not_trained)
+    monkeypatch.setattr("moe_numpy.orchestration.specialists.texts", lambda: dict.fromkeys(KINDS, "words " * 3000))
+    monkeypatch.setattr("moe_numpy.orchestration.asking.open_router", not_trained)
     monkeypatch.setattr("moe_numpy.commands.starting_ranks.mpiexec", not_trained)
     monkeypatch.setattr("moe_numpy.commands.inspect.save_inspect_figures", lambda *a: [])
     return {path.name for path in tmp_path.iterdir()}
@@ -105,7 +133,7 @@ def test_an_odd_value_is_at_most_an_error(room, command, option, value):
     assert result.exit_code in (0, 2), told
     assert "Traceback" not in result.output, told
     assert "\x1b[2J" not in result.output, told
-    if result.exit_code == 0 and (command in ("convert", "quantize") or option in ("trace", "html")):
+    if result.exit_code == 0 and (command in WRITING or option in ("trace", "html")):
         for written in {path.name for path in Path.cwd().iterdir()} - room:
             shutil.rmtree(written) if Path(written).is_dir() else Path(written).unlink()
     assert {path.name for path in Path.cwd().iterdir()} == room, told

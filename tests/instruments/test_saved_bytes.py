@@ -7,11 +7,12 @@ import pytest
 from moe_numpy import kernels
 from moe_numpy.autodiff import Tensor
 from moe_numpy.instruments.saved_bytes import dispatch_table, saved_by_dispatch, saved_bytes
-from moe_numpy.moe import Batch, MoE, Router, RouterConfig
-from moe_numpy.moe.dispatch import STRATEGIES
+from moe_numpy.moe import Batch, MoE, Router, RouterConfig, dispatch
 from moe_numpy.moe.experts import SwiGLUExperts
 from moe_numpy.moe.selection import TopK
 from moe_numpy.ops import Exp, Reshape
+
+STRATEGIES = {name: f for name, f in dispatch.STRATEGIES.items() if name != "exchange"}  # which needs several ranks
 
 
 def case(T, d, f, E, k, dtype=np.float32, seed=0):

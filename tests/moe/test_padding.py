@@ -50,7 +50,7 @@ BATCH_RULES |= {
     "experts choose from the batch": Recipe(RouterConfig(ExpertChoice(1.5, "batch"), gates=())),
     "quantile": Recipe(RouterConfig(TopK(2), noise=Jitter(0.3), balancer=QuantileBalancing(2))),
     "two levels": Recipe(
-        RouterConfig(TopK(1), capacity=Capacity(0.9), losses=(ZLoss(),), balancer=LossFreeBias(0.1)), num_groups=2
+        RouterConfig(TopK(1), capacity=Capacity(0.9), losses=(ZLoss(),), balancer=LossFreeBias(0.1)), groups=(2,)
     ),
 }
 SEQUENCE_RULES = {name: RECIPE[name] for name in RECIPE if name in OF_SEQUENCES}
