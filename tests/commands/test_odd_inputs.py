@@ -68,14 +68,7 @@ POSITIONS = {("generate", "model"): 1, ("generate", "prompt"): 2, ("inspect", "m
              ("ledger", "run"): 1, ("upcycle", "source"): 1, ("upcycle", "out"): 2, ("ask", "query"): 3,
              **{(f"experts {name}", "run"): 2 for name in ("list", "add", "drop", "merge", "freeze")},
              ("experts drop", "names"): 3, ("experts freeze", "names"): 3}  # fmt: skip
-WRITING = (
-    "convert",
-    "quantize",
-    "upcycle",
-    "ask",
-    "specialists",
-    *(f"experts {n}" for n in ("drop", "merge", "freeze")),
-)
+WRITING = {"convert", "quantize", "upcycle", "ask", "specialists", *(name for name in REQUIRED if "experts" in name)}
 OPTIONS = [
     (name, option.name)
     for name, command in COMMANDS.items()
