@@ -13,7 +13,15 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from moe_numpy.commands.output import JsonOption, console_for, given_path, plain_table, print_json, refusals
+from moe_numpy.commands.output import (
+    JsonOption,
+    console_for,
+    given_path,
+    plain_table,
+    print_json,
+    refusals,
+    with_default,
+)
 from moe_numpy.commands.progress import training_progress
 from moe_numpy.commands.usage import Command
 from moe_numpy.files import read_json, write_json_atomically
@@ -50,11 +58,13 @@ VARIANTS = (
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Train each variant from this many seeds.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 300,
-    out: Annotated[Path, typer.Option(parser=given_path, metavar="FILE", help="Where the rows are.")] = RESULTS,
+    out: Annotated[
+        Path | None, typer.Option(parser=given_path, metavar="FILE", help=with_default("Where the rows are.", RESULTS))
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Train what is not in the file yet, then print the table."""
-    console = console_for(json)
+    console, out = console_for(json), out or RESULTS
     with refusals():
         corpus = Corpus(default_corpus().domains, digits())
         rows = read_json(out, list[dict[str, Any]]) if out.exists() else []
