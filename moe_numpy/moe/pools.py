@@ -6,6 +6,7 @@ for all with a single router, as in LIMoE (Mustafa et al. 2022), needs nothing o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -121,11 +122,8 @@ def _among(routing: Routing, num_experts: int) -> Routing:
     scores = xp.concat(
         [statistics.scores, xp.zeros((len(statistics.scores), more), dtype=statistics.scores.dtype)], axis=1
     )
-    widened = Statistics(
-        _padded(statistics.load, 0, num_experts), scores, statistics.asked, statistics.fits, statistics.capacity
-    )
-    values = {name: getattr(routing, name) for name in Routing.__dataclass_fields__}
-    return Routing(**values | {"offsets": xp.concat([routing.offsets, ends]), "statistics": widened})
+    widened = replace(statistics, load=_padded(statistics.load, 0, num_experts), scores=scores)
+    return replace(routing, offsets=xp.concat([routing.offsets, ends]), statistics=widened)
 
 
 def _padded(load: Int[Array, " n"], start: int, num_experts: int) -> Int[Array, " E"]:
