@@ -105,8 +105,7 @@ def digits() -> Pictures:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise PicturesError(
-            f"the pictures are those of scikit-learn, and {error.name} is missing: "
-            "python -m pip install 'moe_numpy[images]'"
+            f"the pictures are those of scikit-learn, and {error.name} is missing: python -m pip install scikit-learn"
         ) from error
     found = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))

@@ -108,5 +108,5 @@ def test_what_does_not_go_together_is_refused(refused, arguments, words):
 def test_without_scikit_learn_nothing_is_left_behind(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     pictures.digits.cache_clear()
-    assert "python -m pip install 'moe_numpy[images]'" in refused("train", "--recipe", "multimodal", "--out", "run")
+    assert "python -m pip install scikit-learn" in refused("train", "--recipe", "multimodal", "--out", "run")
     assert not Path("run").exists()
