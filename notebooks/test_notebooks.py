@@ -23,8 +23,10 @@ def test_the_committed_file_keeps_to_the_rules(name):
     assert objections(name) == []
 
 
-def test_there_are_no_other_notebooks():
-    assert sorted(path.stem for path in HERE.glob("*.ipynb")) == sorted(NAMES)
+def test_the_notebooks_are_numbered_without_a_gap():
+    assert [path.stem[:2] for path in sorted(HERE.glob("*.ipynb"))] == [
+        f"{i:02}" for i in range(len(NAMES))
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
