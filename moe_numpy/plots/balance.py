@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..typing import Array, Float
+from .load_scale import draw_load, load_bar
 from .style import GREY, STYLES, grid, smoothed, some
-
-_TINY = 1e-3  # of the fair share: the place of an empty expert on a logarithmic scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,26 +55,15 @@ def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: 
     figure, panels = grid(len(loads), columns, height=0.7 + 2.15 * rows, title=title)
     image = None
     for i, ((name, load), axes) in enumerate(zip(loads.items(), panels, strict=True)):
-        steps, num_experts = load.shape
-        relative = np.apply_along_axis(smoothed, 0, load) * num_experts
-        image = axes.imshow(
-            np.log2(np.maximum(relative, _TINY)).T,
-            aspect="auto",
-            cmap="PuOr_r",
-            vmin=-3,
-            vmax=3,
-            extent=(0.5, steps + 0.5, num_experts - 0.5, -0.5),
-            interpolation="none",
-        )
+        image = draw_load(axes, load)
         axes.set_title(name, fontsize=10)
-        axes.set_yticks(some(num_experts, 8))
+        axes.set_yticks(some(load.shape[1], 8))
         if i % columns == 0:
             axes.set_ylabel("expert")
         if i + columns >= len(loads):
             axes.set_xlabel("step")
     assert image is not None
-    bar = figure.colorbar(image, ax=panels, extend="both", ticks=range(-3, 4), pad=0.015)
-    bar.ax.set_yticklabels(["⅛ or less", "¼", "½", "fair share", "2 ×", "4 ×", "8 ×"])
+    load_bar(figure, image, panels)
     return figure
 
 

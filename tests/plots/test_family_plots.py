@@ -42,6 +42,8 @@ def test_dependence_tells_past_future_and_other_sequences_apart():
     assert points(axes, "X") == [(1, 0), (3, 2)]
     assert points(axes, "^") == [(3, 0)]
     assert axes.yaxis_inverted()
+    alone = dependence({"router": np.eye(4, dtype=bool)}, sequence_length=4).legends[0]
+    assert [t.get_text() for t in alone.get_texts()] == ["the token itself"]  # only what is seen
     assert "sees the future" in [t.get_text() for t in figure.legends[0].get_texts()][2]
     assert pixels(figure) == 1200
 
