@@ -43,7 +43,7 @@ def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) ->
         sequence_length: tokens per sequence; tokens are numbered through the batch.
     """
     columns = min(3, len(moves))
-    height = 1.2 + (3.0 if columns == 3 else 4.0) * -(-len(moves) // columns)
+    height = 1.9 + min(8.7 / columns, 4.5) * -(-len(moves) // columns)
     title = "Exchange one token: which outputs move?"
     figure, panels = grid(len(moves), columns, height=height, title=title)
     seen = set()

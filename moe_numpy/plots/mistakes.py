@@ -23,7 +23,7 @@ def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[
         axes.set_ylabel(label)
         axes.set_xlabel("step")
     left.set_yscale("log")
-    left.legend(frameon=False, title="gate weight")
+    left.legend(frameon=False)
     return figure
 
 
@@ -41,7 +41,7 @@ def forbidden_choices(shift: Float[Array, " N"], forbidden: Mapping[str, Float[A
 
 def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
     """How much of the answer to token s (column) arrives at token t (row), one panel per way to combine."""
-    figure, panels = grid(len(shares), len(shares), height=4.0, title="Whose answer does a token get?")
+    figure, panels = grid(len(shares), len(shares), height=3.6, title="Whose answer does a token get?")
     image = None
     for axes, (name, share) in zip(panels, shares.items(), strict=True):
         image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)

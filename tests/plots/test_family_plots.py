@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pytest
 
 from moe_numpy.plots.family import biased_choice, dependence, one_token, soft_mixing
 
@@ -30,6 +31,14 @@ def test_one_token_shows_the_softmax_first_and_leaves_out_what_was_not_chosen():
     assert [text.get_position() for text in axes.texts] == [(0, 0), (1, 0), (0, 1), (1, 2)]
     assert axes.images[0].get_clim() == (0, 1)
     assert pixels(figure) == 1200
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_titles_of_dependence_stand_clear_of_each_other(count):
+    figure = dependence({f"router {i}": np.ones((16, 16), bool) for i in range(count)}, sequence_length=8)
+    pixels(figure)
+    above = figure._suptitle.get_window_extent().y0
+    assert all(axes.title.get_window_extent().y1 < above for axes in figure.axes)
 
 
 def test_dependence_tells_past_future_and_other_sequences_apart():
