@@ -68,7 +68,7 @@ def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: 
 
 
 def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
-    """Experts in use on the left, task loss on the right: a thin line per run, a thick one for their mean."""
+    """Experts in use on the left, task loss (logarithmic) on the right: thin lines are runs, thick ones their means."""
     figure, (left, right) = grid(2, 2, height=3.9, title="Experts in use, and the task loss")
     for group, style in zip(groups, STYLES, strict=False):
         for axes, runs in ((left, group.effective), (right, group.loss)):
@@ -79,7 +79,8 @@ def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
     left.axhline(num_experts, color=GREY, linewidth=0.8)
     left.set_ylim(0, num_experts * 1.06)
     left.set_ylabel("effective number of experts")
-    right.set_ylim(bottom=0)
+    right.set_yscale("log")  # the ends differ by less than the first steps
+    right.yaxis.set_major_formatter("{x:g}")
     right.set_ylabel("task loss")
     _finish(left, right, "step")
     return figure
