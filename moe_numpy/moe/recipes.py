@@ -128,7 +128,7 @@ def hierarchical(
 
 @published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11", top_k=2)
 def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) -> Recipe:
-    """Noisy top-k: H = h + N(0,1) (softplus(x W_nᵀ) + 0.01), top k of H, then softmax of those.
+    """Noisy top-k: h′ = h + N(0,1) (softplus(x W_nᵀ) + 0.01), top k of h′, then softmax of those.
 
     Balanced by CV² of the importance and of the expected load. Follows the paper's sample variance; fastmoe's
     noisy_gate.py is the implementation to compare with.
