@@ -349,7 +349,7 @@ def logits_of(trace: RoutingTrace, modality: int | None) -> Float[Tensor, "n E"]
 
 
 class Entropy(Function):
-    """H = -Σ_i p_i ln p_i over all entries, in nats. An entry of 0, underflowed or not, adds nothing."""
+    """entropy(p) = -Σ_i p_i ln p_i over all entries, in nats. An entry of 0, underflowed or not, adds nothing."""
 
     def forward(self, p: Float[Array, "..."]) -> Any:
         """A scalar from probabilities."""
