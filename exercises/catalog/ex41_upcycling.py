@@ -13,7 +13,7 @@ EXERCISE = Exercise(
     number=41,
     name="upcycling",
     title="Upcycling: the same function at step 0",
-    teaches="A trained dense network, cut up and copied, starts as a Mixture of Experts that computes what it computed.",
+    teaches="A trained dense network, cut up and copied, is a Mixture of Experts that computes what it did.",
     difficulty=2,
     minutes=20,
     needs=(7, 15),
@@ -21,8 +21,8 @@ EXERCISE = Exercise(
     hints=(
         "Hidden unit u has row u of A and U and column u of D. Part p of G has the units p f/G ... (p + 1) f/G - 1: a "
         "reshape of A and U to [G, f/G, d], and of D to [d, G, f/G], whose first two axes then change places.",
-        "self.scales is the pair of U's factor and D's; self.input_scale belongs to A and to U. gate_up is A's part above "
-        "U's: np.concatenate along axis 1. np.tile(parts, (self.copies, 1, 1)) puts copy after copy.",
+        "self.scales is the pair of U's factor and D's; self.input_scale belongs to A and to U. gate_up is A's part "
+        "above U's: np.concatenate along axis 1. np.tile(parts, (self.copies, 1, 1)) puts copy after copy.",
         "a = (gate * input_scale).reshape(G, f // G, d), u likewise from up * input_scale * up_scale, back = (down * "
         "down_scale).reshape(d, G, f // G).swapaxes(0, 1); make each factor of the matrices' dtype, as dtype.type(s).",
     ),
@@ -102,7 +102,7 @@ def parts(rng: np.random.Generator) -> list[Case]:
 def scaled(rng: np.random.Generator) -> list[Case]:
     """s in two factors: powers of two, and what is left; below and above 1."""
     scales = (4.0, 16.0, 8.0, 3.0, 0.25, 6.5, 1.3)
-    return [case(*_dense(rng, 6, 4), 2, 3, scale=s) for s in scales]
+    return [case(*_dense(rng, 6, 4), 2, g, scale=s) for g, s in ((1, 4.0), (1, 0.7), *((3, s) for s in scales))]
 
 
 def scaled_input(rng: np.random.Generator) -> list[Case]:
@@ -206,7 +206,7 @@ input scale in A alone: It undoes a gate weight on the input, which both A and U
 + up.dtype.type(up_scale)
 drops what is left over: Cuts off units where G does not divide f: the function changes. ValueError.
 - if f % parts:
--             raise ValueError(f"granularity must divide d_ff={f}, the hidden units of the dense network, got {parts}")
+-         raise ValueError(f"granularity must divide d_ff={f}, the hidden units of the dense network, got {parts}")
 + f = f - f % parts; gate, up, down = gate[:f], up[:f], down[:, :f]
 one copy: Returns the G parts once. There are E copies of each.
 - np.tile(np.concatenate([a, u], axis=1), (self.copies, 1, 1))
