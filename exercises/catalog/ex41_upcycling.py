@@ -6,7 +6,7 @@ import numpy as np
 
 from moe_numpy.moe.upcycling import Upcycling
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Check, Exercise, case, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(

@@ -137,7 +137,8 @@ def far_apart(rng: np.random.Generator) -> list[Case]:
     """Logits whose softmax underflows: an expert that is never used, and large logits that are alike."""
     one = np.zeros((5, 3))
     one[:, 1] = 2000.0
-    some = rng.standard_normal((5, 4)) + [0, 0, 0, -3000.0]
+    some = rng.standard_normal((5, 4))
+    some[:, 3] -= 3000.0
     return [
         case(one, np.zeros(5, np.int64), 0.5),
         case(some, np.zeros(5, np.int64), 1.3),
@@ -147,7 +148,7 @@ def far_apart(rng: np.random.Generator) -> list[Case]:
 
 def thresholds(rng: np.random.Generator) -> list[Case]:
     """τ below and above every entropy, and coefficients, which are somebody else's business."""
-    logits = rng.standard_normal((5, 4)) + [2, 0, 0, 0]
+    logits = rng.standard_normal((5, 4)) + np.array([2, 0, 0, 0])
     at = np.zeros(5, np.int64)
     return [
         case(logits, at, 0.0),
