@@ -19,7 +19,7 @@ class SparseMixer(Function):
     the lowest index. h_a, or h_b, is taken off before exp. (Liu et al. 2024, "GRIN", section 2.2; the masks are those
     of transformers phimoe, in evaluation; its training samples.)
 
-    The choice and the masks are constants for the derivative: ds_a/dh_j = s_a (1[j = a] - p_j), p the masked softmax.
+    The choice and the masks are constants for the derivative.
 
     Args:
         epsilon: ε, ``router_jitter_noise`` in published configurations.
@@ -46,7 +46,7 @@ class SparseMixer(Function):
         return scores
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
-        """dh = Σ over both choices c of ds_c p_c (1[j = c] - p_j)."""
+        """dh_j = Σ over both choices c of ds_c p_c (1[j = c] - p_j), with p the masked softmax of the choice."""
         best, *softmaxes = self.saved
         rows, dh = array_namespace(best).arange(len(best)), 0
         for c, p in enumerate(softmaxes):
