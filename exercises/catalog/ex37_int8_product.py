@@ -15,6 +15,7 @@ EXERCISE = Exercise(
     difficulty=2,
     minutes=30,
     target="exercises.reference.int8_product:int8_product",
+    imports=("from moe_numpy.formats import bfloat16",),
     hints=(
         "weights.reshape(out, in // 32, 32) has a group on its last axis. One scale for each group: its largest "
         "absolute value over 127, rounded to bfloat16 before anything is divided by it.",

@@ -11,7 +11,9 @@ import numpy as np
 
 from ..typing import Array, Float
 
-_ROUNDS, _PER_AXIS, _SHRINK = 18, 5, 0.65  # of the search: the last grid is 1500 times finer than the first
+_ROUNDS = 18  # of the search: the last grid is 1500 times finer than the first
+_PER_AXIS = 5
+_SHRINK = 0.65
 _RIDGE = 1e-13  # columns that cannot be told apart share a coefficient
 
 

@@ -88,9 +88,9 @@ class Upcycling:
     ) -> dict[str, Float[Array, "..."]]:
         """The matrices of all experts, in the type of those of the dense network y = D (silu(A x) ⊙ U x).
 
-        Part p of G has the hidden units p f/G ... (p + 1) f/G - 1: these rows of A and U, these columns of D. Expert
-        c G + p is copy c of part p, E copies of each. U is multiplied by the first of ``self.scales``, D by the second;
-        A and U by ``self.input_scale`` as well.
+        There are G = ``self.granularity`` parts and E = ``self.copies`` copies. Part p has the hidden units p f/G ...
+        (p + 1) f/G - 1: these rows of A and U, these columns of D. Expert c G + p is copy c of part p. U is multiplied
+        by the first of ``self.scales``, D by the second; A and U by ``self.input_scale`` as well.
 
         Args:
             gate: A.
