@@ -28,10 +28,10 @@ def packed(
 ) -> Int[Array, "R E"]:
     """Replicas by descending share load_e / n_e, one by one, each to the least loaded rank that may take it.
 
-    A rank may take a replica if it holds fewer than ``places`` and, with ``apart``, none of the same expert. The load of
-    a rank is the sum of the shares that it holds. If only ranks with the expert have room, a full rank takes it, and
-    gives an expert away: the least loaded one without e; of the experts that it holds more often than the first rank
-    with room, the one with the smallest share goes there. Ties go to the lowest index, of experts and of ranks.
+    A rank may take a replica if it holds fewer than ``places`` and, with ``apart``, none of the same expert. The load
+    of a rank is the sum of the shares that it holds. If only ranks with the expert e have room, a full rank takes it,
+    the least loaded one without e. In exchange it gives a replica to the first rank with room: of the experts that it
+    holds more often than that rank, the one with the smallest share. Ties go to the lowest index, of experts and ranks.
 
     Args:
         load: of each expert.
