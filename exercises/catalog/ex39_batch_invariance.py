@@ -40,7 +40,7 @@ def product(solution: Any, x: Any, weights: Any, format: str = "float32") -> Any
 def in_company(solution: Any, x: Any, weights: Any, format: str = "float32") -> Any:
     """All rows together; and how far each row is from itself in other company, in units of the last place.
 
-    Companies are: alone, each half, the rows backwards, every third row, all rows twice, and beside large ones.
+    Companies are: alone, each half, the rows backwards, every third row, all rows four times, and beside large ones.
     """
     kind, n = FORMATS[format], len(x)
     matrix = kind(**kind.encode(np.ascontiguousarray(weights, np.float32)))
@@ -49,7 +49,7 @@ def in_company(solution: Any, x: Any, weights: Any, format: str = "float32") -> 
     last_place = np.finfo(x.dtype).eps * np.abs(together).max(axis=1)
     everyone = np.arange(n)
     companies = [*everyone[:, None], everyone[: n // 2], everyone[n // 2 :], everyone[::-1], everyone[::3]]
-    companies.append(np.repeat(everyone, 2))
+    companies.append(np.repeat(everyone, 4))
     for rows in companies:
         y = solution(np.ascontiguousarray(x[rows]), matrix)
         np.maximum.at(drift, rows, np.abs(y - together[rows]).max(axis=1) / last_place[rows])
@@ -87,7 +87,12 @@ def stored(rng: np.random.Generator) -> list[Case]:
 
 def companies(rng: np.random.Generator) -> list[Case]:
     """Rows so long that another order of sums shows in every row."""
-    return [_case(rng, 10, 320, 12), _case(rng, 7, 257, 9), _case(rng, 12, 256, 8, format="int8")]
+    return [
+        _case(rng, 10, 320, 12),
+        _case(rng, 7, 257, 9),
+        _case(rng, 12, 256, 8, format="int8"),
+        _case(rng, 40, 96, 3),
+    ]
 
 
 def sizes(rng: np.random.Generator) -> list[Case]:

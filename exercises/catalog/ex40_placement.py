@@ -103,6 +103,7 @@ def no_room_apart(rng: np.random.Generator) -> list[Case]:
         case(np.concatenate([[1.6], small, [90.0, 80.0]]), np.array([4, 1, 1, 1, 1, 1, 1, 1, 1]), 4, 3),
         case(np.array([0.2, 2.0, 100.0, 1.5, 1.41, 1.3]), np.array([2, 2, 1, 1, 1, 1]), 2, 4),
         case(np.array([0.2, 2.0, 100.0, 1.5, 1.41, 1.3, 1.23]), np.array([2, 2, 1, 1, 1, 1, 1]), 3, 3),
+        case(np.concatenate([[0.4, 0.2, 100.0], 1 + 0.1 * rng.random(10)]), np.repeat([2, 1], [2, 11]), 3, 5),
     ]
 
 
@@ -186,6 +187,9 @@ moves the largest: Moves the expert with the largest share out of the way. The s
 fullest gives way: Takes the most loaded of the full ranks. The least loaded one takes the replica.
 - np.where(held[:, e], np.inf, loads).argmin()
 + np.where(held[:, e], -np.inf, loads).argmax()
+given away and still counted: Forgets to take the share of what was given away off the rank's load.
+- loads[rank] += replicas * share[e]
++ loads[rank] += max(replicas, 0) * share[e]
 nothing gives way: Leaves the replica out if its own kind has taken all the room.
 - put(other, full, -1)
 + continue

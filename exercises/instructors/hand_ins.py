@@ -99,7 +99,7 @@ def read(path: Path, exercises: Sequence[Exercise], scratch: Path) -> HandIn:
 def _in_folder(folder: Path, names: set[str]) -> Iterator[tuple[PurePosixPath, Path]]:
     """The place of each such file inside the folder, and its path."""
     seen = 0
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_raise):
         inside = Path(root).relative_to(folder)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__")) and len(inside.parts) < _DEEPEST)
         seen += len(files)
@@ -129,3 +129,7 @@ def _out_of_zip(path: Path, names: set[str], scratch: Path) -> Iterator[tuple[Pu
             with archive.open(entry) as source:
                 target.write_bytes(source.read(LARGEST + 1))
             yield place, target
+
+
+def _raise(error: OSError) -> None:
+    raise error
