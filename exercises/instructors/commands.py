@@ -52,7 +52,7 @@ def grade(
         with refusals():
             class_ = hand_ins(class_folder, exercises, Path(scratch))
             book.begin()
-        _say(console, f"{len(class_)} students, {len(exercises)} exercises; --seed {seed} gives these grades again")
+        _say(console, f"students: {len(class_)}, exercises: {len(exercises)}; --seed {seed} gives these grades again")
         rows: list[Row] = []
         kept = 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -71,6 +71,7 @@ def grade(
                             console, f"{row.exercise} {row.name}: {sum(r.passed for r in rows[-len(class_) :])} passed"
                         )
         except KeyboardInterrupt:
+            book.begin()
             _say(console, f"stopped after {len(rows)} files; the same command goes on from here")
             raise typer.Exit(130) from None
     with refusals():
