@@ -119,6 +119,7 @@ def large(rng: np.random.Generator) -> list[Case]:
         cases += [case(size * q, keys, values, first, scale, None)]
         cases += [case(q, keys, values, first, scale, np.array([-2000.0, 1e4, 0.0, -1e300]))]
         cases += [case(-abs(size * q), 3 + abs(keys), values, first, scale, np.full(4, -1e6))]
+        cases += [case(-1e11 * abs(q), 3 + abs(keys), values, first + n - 1, scale, None)]
     return cases
 
 
@@ -222,6 +223,11 @@ multiplies what is not seen by zero: 0 · NaN is NaN, and the cache may hold any
 + scores = keys[:, head] @ q[i, h] * scale; scores[: seen.start] = -np.inf; scores[seen.stop :] = -np.inf
 - values[seen, head]
 + values[:, head]
+masks with a very negative number: -1e9 is more than a score of -1e11. Cut off what is not seen.
+- scores = keys[seen, head] @ q[i, h] * scale
++ scores = np.nan_to_num(keys[:, head]) @ q[i, h] * scale; scores[: seen.start] = scores[seen.stop :] = -1e9
+- values[seen, head]
++ np.nan_to_num(values[:, head], posinf=0)
 means instead of weights: Averages the values that are seen. Their weights are the softmax of the scores.
 - e = xp.exp(scores - top)
 + e = xp.ones_like(scores)
