@@ -18,6 +18,7 @@ from moe_numpy.commands.usage import Group
 from .catalog import all_exercises, find, numbers
 from .exercise import Exercise
 from .grading.grade import GraderError, Result, grade_source, unreadable
+from .instructors.commands import grade, pack
 from .progress import Progress
 from .report import next_up, print_list, print_result
 from .source import solution_source
@@ -219,6 +220,10 @@ def export(
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text, encoding="utf-8")
     _tell(workspace)
+
+
+app.command()(grade)
+app.command()(pack)
 
 
 @app.command()

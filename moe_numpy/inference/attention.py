@@ -29,9 +29,15 @@ def attend(
     scale: float,
     sinks: Float[Array, " H"] | None,
 ) -> Float[Array, "n H Dv"]:
-    """o = softmax(q kᵀ · scale) v for the last n positions; query i sees keys first[i] ... num_keys - n + i.
+    """Attention with a cache: the last n of num_keys positions look back at the keys and values of all.
 
-    Head h reads key head h // (H / Hkv). A sink is one more score, without a value. Each row is computed by itself.
+        s_j = (q_ih · k_jh') · scale                            j = first[i] ... num_keys - n + i
+        o_ih = Σ_j e^{s_j} v_jh' / (Σ_j e^{s_j} + e^{sink_h})   h' = h // (H / Hkv)
+
+    In decoding n is 1. Query i is position num_keys - n + i, and sees itself. A window begins at first[i]; what lies
+    outside it may be anything. A sink is one more score, without a value; its term is missing where ``sinks`` is None.
+    The largest score is taken off before exp, so that nothing overflows. Each row is computed by itself, in the type of
+    q.
     """
     xp, (n, num_heads, _), (num_keys, num_kv_heads, width) = array_namespace(q), q.shape, values.shape
     o = xp.empty((n, num_heads, width), dtype=q.dtype)
