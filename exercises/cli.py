@@ -18,7 +18,7 @@ from moe_numpy.commands.usage import Group
 from .catalog import all_exercises, find, numbers
 from .exercise import Exercise
 from .grading.grade import GraderError, Result, grade_source, unreadable
-from .progress import Progress
+from .progress_file import Progress
 from .report import next_up, print_list, print_result
 from .source import solution_source
 from .submission import SubmissionError

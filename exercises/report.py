@@ -13,7 +13,7 @@ from .containment import available
 from .exercise import Exercise
 from .grading.compare import Problem
 from .grading.grade import Result
-from .progress import Progress
+from .progress_file import Progress
 from .workspace import Workspace
 
 _OUTPUT_LINES = 6

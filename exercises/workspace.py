@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .exercise import Exercise
-from .progress import Progress, ProgressFile, free_name, write_atomically
-from .stubs import make_stub
+from .progress_file import Progress, ProgressFile, free_name, write_atomically
+from .stubs import is_stub, make_stub
 from .submission import SubmissionError, read_bytes, read_source
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ class Workspace:
     def untouched(self, exercise: Exercise) -> bool:
         """Whether the learner's file is still the stub; made if it is missing."""
         try:
-            return self.source(exercise) == make_stub(exercise)
+            return is_stub(exercise, self.source(exercise))
         except SubmissionError:
             return False
 
@@ -106,7 +106,7 @@ class Workspace:
             source = ""
         if known.passed:
             return "passed" if known.passed == digest_of(source) else "edited"
-        return "begun" if known.attempts and source != make_stub(exercise) else "new"
+        return "begun" if known.attempts and not is_stub(exercise, source) else "new"
 
     def _default(self) -> Path:
         usual = _PROJECT / "exercises" / "work"

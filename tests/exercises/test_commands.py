@@ -20,7 +20,7 @@ import exercises
 from exercises import containment, terminal, watch
 from exercises.catalog import find, numbers
 from exercises.cli import app
-from exercises.progress import Progress
+from exercises.progress_file import Progress
 from exercises.stubs import make_stub
 from exercises.workspace import Workspace
 
@@ -180,7 +180,7 @@ def test_a_read_only_folder_is_listed_and_checked_and_nothing_is_saved(workspace
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("exercises.workspace.write_atomically", refuse)
-    monkeypatch.setattr("exercises.progress.write_atomically", refuse)
+    monkeypatch.setattr("exercises.progress_file.write_atomically", refuse)
     for words in (("list",), ("check", "11"), ("hint", "11"), ("solution", "--give-up", "11")):
         result = run(*words)
         assert result.exit_code == (1 if words[0] == "check" else 0)
