@@ -53,10 +53,10 @@ def has_derivative(exercise: Exercise) -> bool:
     return is_function_class(exercise.solution)
 
 
-def is_stub(exercise: Exercise, source: str) -> bool:
-    """Whether it is a stub of this exercise, with or without the formula of the derivative."""
+def stubs_of(exercise: Exercise) -> list[str]:
+    """What a learner's file may hold before anything is written into it."""
     kinds = (False, True) if has_derivative(exercise) else (False,)
-    return any(source == make_stub(exercise, derive=derive) for derive in kinds)
+    return [make_stub(exercise, derive=derive) for derive in kinds]
 
 
 def _class_stub(node: ast.ClassDef, lines: list[str], derive: bool) -> str:

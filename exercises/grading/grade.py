@@ -103,14 +103,23 @@ class CheckResult:
 
 @dataclass
 class Result:
-    """What became of one exercise."""
+    """What became of one exercise.
+
+    Attributes:
+        exercise, checks, seed, seconds, file: what was graded, and how.
+        note: what an instructor should know; costs nothing.
+        attempts, hints, solution_seen: from the learner's progress, where there is one.
+    """
 
     exercise: Exercise
     checks: list[CheckResult]
     seed: int
     seconds: float
     file: str = ""
-    note: str = ""  # what an instructor should know; costs nothing
+    note: str = ""
+    attempts: int = 0
+    hints: int = 0
+    solution_seen: bool = False
 
     @property
     def earned(self) -> int:
@@ -121,6 +130,12 @@ class Result:
     def passed(self) -> bool:
         """Whether all checks passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def smallest_failure(self) -> Failure | None:
+        """Of all cases that failed the one with the fewest entries, but some."""
+        failures = [failure for check in self.checks for failure in check.failures]
+        return min(failures, key=lambda f: (f.case.entries == 0, f.case.entries), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -134,6 +149,9 @@ class Result:
             "seconds": round(self.seconds, 3),
             "file": self.file,
             "note": self.note,
+            "attempts": self.attempts,
+            "hints": self.hints,
+            "solution_seen": self.solution_seen,
             "checks": [check.to_json() for check in self.checks],
         }
 
@@ -166,6 +184,17 @@ def unreadable(exercise: Exercise, reason: str, file: str, *, seed: int = 0) -> 
         for check in exercise.checks
     ]
     return Result(exercise, checks, seed, 0.0, file)
+
+
+def without_answer(exercise: Exercise, source: str, file: str, p: Prepared) -> int:
+    """The first case of a check that ends the solution's process, or takes too long; 0 if none does so by itself."""
+    setup = vars(Solution(exercise.attribute, source, file)) | {"preload": list(exercise.preload)}
+    run = None if p.run is None else reference_to(p.run)
+    with Child("check", setup, exercise.time_limit) as child:
+        for i, case in enumerate(p.cases):
+            if isinstance(child.ask({"run": run, "cases": [case]}, p.check.time_limit), Ended):
+                return i
+    return 0
 
 
 def grade_trusted(exercise: Exercise, reference: str, *, seed: int = 0) -> Result:
