@@ -144,15 +144,16 @@ def debug(
     """The smallest failing call as Python to paste. Your code then runs as any program of yours does."""
     from .debug import failing_case, first_line_of, snippet
 
-    workspace = Workspace()
+    workspace, console = Workspace(), Console(stderr=True, highlight=False)
     for exercise in _chosen(which):
         path = workspace.ensure(exercise)
-        result = _graded(workspace, exercise, seed)
-        try:
-            source = workspace.source(exercise)
-        except SubmissionError as error:
-            _refuse(str(error), 1)
-        failure = failing_case(result, source)
+        with console.status("looking for the smallest call that fails; Ctrl-C stops it"):
+            result = _graded(workspace, exercise, seed)
+            try:
+                source = workspace.source(exercise)
+            except SubmissionError as error:
+                _refuse(str(error), 1)
+            failure = failing_case(result, source)
         if failure is None:
             problem = next((c.problem.message for c in result.checks if c.problem), "")
             _refuse(f"no call of exercise {exercise.label} fails: {problem or 'it passes'}", 1)

@@ -115,7 +115,7 @@ def _array(value: Any, layout: str) -> str:
     dtype = "" if usual and value.size else f", {'bool' if value.dtype == bool else f'np.{value.dtype.name}'}"
     if value.size:
         text = np.array2string(value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=100)
-        made = f"np.array({text}{dtype})"
+        made = f"np.array({text}{dtype})".replace("\n", "\n    ")
     else:
         made = f"np.zeros({value.shape}{dtype})"
     if layout == "F":
@@ -131,9 +131,9 @@ def _arguments(exercise: Exercise, p: Prepared, case: Case) -> tuple[list[str], 
     solution = exercise.solution
     own = p.run is not None and p.run not in (drivers.call, drivers.forward)
     face = p.run if own else solution.forward if is_function_class(solution) else solution
-    names = list(inspect.signature(face).parameters)
-    names = names[1 if own or is_function_class(solution) else 0 :]
-    if len(names) < len(case.args) or any("*" in str(v) for v in inspect.signature(face).parameters.values()):
+    parameters = list(inspect.signature(face).parameters.values())[1 if own or is_function_class(solution) else 0 :]
+    names = [each.name for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD]
+    if len(names) < len(case.args):  # *args
         names = [f"x{i}" for i in range(len(case.args))]
     names = [f"{name}_" if name == exercise.attribute else name for name in names[: len(case.args)]]
     lines, words = [], []
@@ -193,4 +193,4 @@ def _expected(failure: Failure, expected: str) -> list[str]:
 
 
 def _sorted(imports: set[str]) -> list[str]:
-    return sorted(imports, key=lambda line: (line.startswith("from moe"), line.startswith("from exer"), line))
+    return sorted(imports, key=lambda line: (line != "import runpy", "numpy" not in line, "moe" in line, line))

@@ -44,7 +44,8 @@ def of_result(result: Result, failing_call: str = "") -> str:
         again = p is not None and (p.message, p.line) in seen and p.kind in ALIKE
         parts.append(_line(f"{mark} {_dim(points)} {_text(check.name)}{_dim(' (the same)') if again else ''}"))
         if p is not None and not again:
-            parts.append(_problem(p, whole=first, explained=p.recognised in seen))
+            told = _problem(p, whole=first, explained=p.recognised in seen)
+            parts.append(told if first else _folded("why", told))
             seen |= {p.recognised, (p.message, p.line)}
             first = False
     warnings = dict.fromkeys(w for check in result.checks for w in check.warnings)
@@ -54,10 +55,12 @@ def of_result(result: Result, failing_call: str = "") -> str:
     printed = next((check.output for check in result.checks if check.output.strip()), "")
     if printed:
         parts += [_line(_dim("printed by your code:")), _pre("\n".join(printed.splitlines()[:OUTPUT_LINES]))]
-    if failing_call:
-        parts.append(_folded("the smallest failing call, to paste into a cell", failing_call))
+    smallest = result.smallest_failure
+    if smallest is not None and failing_call:
+        title = f"the smallest failing input, as code to paste into a cell: {_code(smallest.problem.case)}"
+        parts.append(_folded(title, _pre(failing_call)))
     call = "solution" if result.passed else "hint"
-    parts.append(_line(_dim(f"{result.file}   exercises.{call}({e.label!r})")))
+    parts.append(_line(_dim(f"{result.file}, {call}: exercises.{call}({e.label!r})")))
     return _box(parts)
 
 
@@ -157,7 +160,7 @@ def _heat_map(name: str, grid: Any, largest: float, left: float) -> tuple[str, f
     """One map with its name above and its scale below; what it takes in width and height."""
     rows, columns = grid.shape
     numbers = columns <= _NUMBERED
-    wide, tall = (46, 20) if numbers else (16, 16)
+    wide, tall = (56, 20) if numbers else (16, 16)
     words = 'font-family="sans-serif" font-size="12" fill="currentColor"'
     parts = [f'<text x="{left:.0f}" y="12" {words}>{_text(name)}</text>']
     for i in range(rows):
@@ -255,8 +258,8 @@ def _pre(text: str) -> str:
     return f'<pre style="{style}">{_text(text)}</pre>'
 
 
-def _folded(title: str, code: str) -> str:
-    return f"<details><summary>{_text(title)}</summary>{_pre(code)}</details>"
+def _folded(title: str, html: str) -> str:
+    return f'<details style="margin-left:12px"><summary>{title}</summary>{html}</details>'
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -78,6 +78,9 @@ def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool
     def line(text: str, style: str = "") -> None:
         console.print(Padding(Text(printable(text), style), (0, 0, 0, 9), expand=False))
 
+    if explained and p.recognised:
+        line(f"{p.case}: “{p.recognised}” again", "yellow")
+        return
     if p.case:
         line(f"{p.case}   seed {p.seed}", "dim")
     line(f"{p.where}: {p.message}" if p.where else p.message)
@@ -92,9 +95,8 @@ def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool
         head, *rest = value.splitlines()
         line("\n".join([f"{name:9} {head}", *(" " * 10 + more for more in rest)]))
     if p.recognised:
-        what = "again" if explained else p.explanation
-        line(f"→ equal to a known mistake, “{p.recognised}”: {what}", "yellow")
-        if p.mistake and not explained:
+        line(f"→ equal to a known mistake, “{p.recognised}”: {p.explanation}", "yellow")
+        if p.mistake:
             line(f"  as with this code: {p.mistake}", "yellow")
     if p.next_step:
         line(f"→ next: {p.next_step}")
@@ -102,7 +104,8 @@ def _print_problem(console: Console, p: Problem, *, whole: bool, explained: bool
 
 def _print_notes(console: Console, result: Result) -> None:
     for warning in dict.fromkeys(w for check in result.checks for w in check.warnings):
-        console.print(Text(f"  ! warning, costs nothing: {printable(warning)}", "dim"))
+        told = Text(f"! warning, costs nothing: {printable(warning)}", "dim")
+        console.print(Padding(told, (0, 0, 0, 2), expand=False))
     if result.note:
         console.print(Text(f"  ! {result.note}: graded like any other, but nothing was rebuilt", "yellow"))
     printed = next((check.output for check in result.checks if check.output.strip()), "")
@@ -145,9 +148,7 @@ def print_list(console: Console, exercises: Sequence[Exercise], workspace: Works
     else:
         console.print(Text(f"Next: edit {one_line(workspace.ensure(following))}"), soft_wrap=True)
         console.print(f"then: python -m exercises check {following.label}      or: python -m exercises watch")
-    console.print(
-        Text(f"Your code runs in a process of its own, behind: {', '.join(available())}.", "dim"), soft_wrap=True
-    )
+    console.print(Text(f"Your code runs in its own process, behind: {', '.join(available())}.", "dim"), soft_wrap=True)
 
 
 def next_up(exercises: Sequence[Exercise], workspace: Workspace) -> Exercise | None:

@@ -30,9 +30,11 @@ def watch(workspace: Workspace, console: Console, keys: Keys) -> None:
     with keys.one_by_one():
         for event in events(workspace, exercises, keys):
             if isinstance(event, Exercise):
+                if workspace.untouched(event):  # made just now, by this command perhaps
+                    continue
                 current = event
                 if _passes(workspace, console, current):
-                    current = next_up(exercises, workspace)
+                    current = _after(current, exercises, workspace)
                     _turn_to(workspace, console, current)
             elif event == "q":
                 return
@@ -84,12 +86,11 @@ def _turn_to(workspace: Workspace, console: Console, exercise: Exercise | None) 
         _say(console, f"Next: {exercise.label} {exercise.title}, in {short(workspace.ensure(exercise))}")
 
 
-def _after(current: Exercise, exercises: list[Exercise], workspace: Workspace) -> Exercise:
-    """The next one, in the order of the list and round to its beginning, that has not passed; else the same."""
+def _after(current: Exercise, exercises: list[Exercise], workspace: Workspace) -> Exercise | None:
+    """The next one that has not passed, in the order of the list and round to its beginning; None if all have."""
     progress = workspace.progress()
-    at = exercises.index(current)
-    others = [*exercises[at + 1 :], *exercises[:at]]
-    return next((e for e in others if workspace.status(e, progress) != "passed"), current)
+    at = exercises.index(current) + 1
+    return next((e for e in exercises[at:] + exercises[:at] if workspace.status(e, progress) != "passed"), None)
 
 
 def _say(console: Console, text: str) -> None:

@@ -133,9 +133,9 @@ class Result:
 
     @property
     def smallest_failure(self) -> Failure | None:
-        """Of all cases that failed the one with the fewest entries, but some."""
+        """Of all cases that failed the one with the fewest entries, but with two where there is such a one."""
         failures = [failure for check in self.checks for failure in check.failures]
-        return min(failures, key=lambda f: (f.case.entries == 0, f.case.entries), default=None)
+        return min(failures, key=lambda f: (f.case.entries < 2, f.case.entries), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
