@@ -111,15 +111,13 @@ def literal(value: Any, layout: str = "C") -> str:
 
 
 def _array(value: Any, layout: str) -> str:
-    usual = value.dtype in (np.float64, np.int64, np.bool_)
-    dtype = "" if usual and value.size else f", {'bool' if value.dtype == bool else f'np.{value.dtype.name}'}"
-    if value.size:
-        text = np.array2string(value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=100)
-        made = f"np.array({text}{dtype})".replace("\n", "\n    ")
-    else:
-        made = f"np.zeros({value.shape}{dtype})"
-    if layout == "F":
-        return f"np.asfortranarray({made})"
+    known = value.size and value.dtype in (np.float64, np.int64, np.bool_)  # by its entries
+    dtype = "" if known else f", {'bool' if value.dtype == bool else f'np.{value.dtype.name}'}"
+    order = ', order="F"' if layout == "F" else ""
+    if not value.size:
+        return f"np.zeros({value.shape}{dtype}{order})"
+    text = np.array2string(value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=100)
+    made = f"np.array({text}{dtype}{order})".replace("\n", "\n    ")
     if layout == "strided" and value.ndim:
         gaps = "".join(f".repeat(2, {axis})" for axis in range(value.ndim))
         return f"{made}{gaps}[{', '.join(['::2'] * value.ndim)}]"

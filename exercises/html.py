@@ -161,8 +161,8 @@ def _heat_map(name: str, grid: Any, largest: float, left: float) -> tuple[str, f
     rows, columns = grid.shape
     numbers = columns <= _NUMBERED
     wide, tall = (56, 20) if numbers else (16, 16)
-    words = 'font-family="sans-serif" font-size="12" fill="currentColor"'
-    parts = [f'<text x="{left:.0f}" y="12" {words}>{_text(name)}</text>']
+    words = 'font-family="sans-serif" fill="currentColor"'
+    parts = [f'<text x="{left:.0f}" y="12" font-size="12" {words}>{_text(name)}</text>']
     for i in range(rows):
         for j in range(columns):
             value = float(grid[i, j])
@@ -175,7 +175,7 @@ def _heat_map(name: str, grid: Any, largest: float, left: float) -> tuple[str, f
                 cell += f'<text {middle} font-family="monospace" font-size="10" fill="{ink}">{said}</text>'
             parts.append(cell)
     below = 18 + rows * tall + 14
-    parts.append(f'<text x="{left:.0f}" y="{below}" {words} font-size="10">±{largest:.3g}</text>')
+    parts.append(f'<text x="{left:.0f}" y="{below}" font-size="10" {words}>±{largest:.3g}</text>')
     return "".join(parts), max(columns * wide, 7 * len(name)), below + 4
 
 
