@@ -489,7 +489,7 @@ def test_watch_on_a_terminal_has_keys_and_survives_an_endless_loop(workspace, so
         [sys.executable, "-m", "exercises", "watch"],
         stdin=theirs,
         stdout=theirs,
-        env=os.environ | {"EDITOR": f"{sys.executable} {editor}", "TERM": "dumb"},
+        env=os.environ | {"EDITOR": f"{sys.executable} {editor}", "TERM": "xterm"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
