@@ -45,14 +45,16 @@ def chosen(which: str) -> list[Exercise]:
     return found
 
 
-def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int, name: str | None = None) -> Result:
-    """Grade the learner's file and remember the outcome; ``name`` is the file's in the report.
+def grade_and_record(
+    workspace: Workspace, exercise: Exercise, seed: int, name: str = "", source: str | None = None
+) -> Result:
+    """Grade the learner's file, or this source, and remember the outcome; ``name`` is the file's in the report.
 
     GraderError if the exercise itself is broken.
     """
     name = name or short(workspace.path(exercise))
     try:
-        source = workspace.source(exercise)
+        source = workspace.source(exercise) if source is None else source
     except SubmissionError as error:
         result = unreadable(exercise, str(error), name, seed=seed)
     else:

@@ -13,6 +13,7 @@ from .debug import snippet
 from .exercise import Exercise
 from .grading.grade import Result
 from .report import print_hint, print_list, print_result, print_untouched
+from .stubs import stubs_of
 from .workspace import Workspace
 
 _WIDTH = 96  # columns of text that a notebook shows without scrolling
@@ -75,19 +76,7 @@ def check(which: str = "all", *, seed: int = 0) -> Shown:
     Returns:
         The report, true if everything passed.
     """
-    workspace, reports = Workspace(), []
-    try:
-        for exercise in actions.chosen(which):
-            reports.append(_checked(workspace, exercise, seed))
-    except KeyboardInterrupt:
-        reports.append(_note("stopped; your files, and what was graded before, are saved"))
-    if workspace.notice:
-        reports.append(_note(f"note: {workspace.notice}", passed=True))
-    text = "\n".join(map(repr, reports))
-    whole = Shown("".join(map(Shown._repr_html_, reports)), lambda console: _print(console, text))
-    whole.passed = all(reports)
-    whole.show()
-    return whole
+    return _reported(Workspace(), actions.chosen(which), seed)
 
 
 def open(which: str, *, derive: bool = False) -> Shown | None:
@@ -145,7 +134,7 @@ def exercise(line: str, cell: str) -> Shown:
     seen.add(source)
     if kept is not None:
         _note(f"your file held something else; it is kept as {kept.name}", passed=True).show()
-    return check(chosen.label)
+    return _reported(workspace, [chosen], 0, source)
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -160,12 +149,28 @@ def _one(which: str) -> Exercise:
     return found[0]
 
 
-def _checked(workspace: Workspace, exercise: Exercise, seed: int) -> Shown:
+def _reported(workspace: Workspace, exercises: list[Exercise], seed: int, source: str | None = None) -> Shown:
+    """The reports on these exercises, shown; on this source, or on the learner's files."""
+    reports = []
+    try:
+        for each in exercises:
+            reports.append(_checked(workspace, each, seed, source))
+    except KeyboardInterrupt:
+        reports.append(_note("stopped; your files, and what was graded before, are saved"))
+    if workspace.notice:
+        reports.append(_note(f"note: {workspace.notice}", passed=True))
+    text = "\n".join(map(repr, reports))
+    whole = Shown("".join(map(Shown._repr_html_, reports)), lambda console: _print(console, text), all(reports))
+    whole.show()
+    return whole
+
+
+def _checked(workspace: Workspace, exercise: Exercise, seed: int, source: str | None) -> Shown:
     name = workspace.name(exercise)
-    if workspace.untouched(exercise):
+    if workspace.untouched(exercise) if source is None else source in stubs_of(exercise):
         untouched = html.of_untouched(exercise, name)
         return Shown(untouched, lambda console: print_untouched(console, exercise, name), passed=False)
-    result = actions.grade_and_record(workspace, exercise, seed, name)
+    result = actions.grade_and_record(workspace, exercise, seed, name, source)
     call = _failing_call(workspace, result)
     return Shown(html.of_result(result, call), lambda console: print_result(console, result), result.passed)
 

@@ -1,5 +1,6 @@
 """The exercises inside IPython: cells, reports, and what they look like."""
 
+import errno
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -77,6 +78,17 @@ def test_a_report_is_shown_once_wherever_its_call_stands(shell, workspace):
     assert len(run(shell, 'report = exercises.check("11")')) == 1
     assert len(run(shell, "report")) == 1
     assert not shell.user_ns["report"]
+
+
+def test_a_cell_is_checked_where_nothing_can_be_saved(shell, workspace, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("exercises.workspace.write_atomically", refuse)
+    monkeypatch.setattr("exercises.progress_file.write_atomically", refuse)
+    ((page, text),) = run(shell, f"%%exercise 11\n{runnable_solution(find(11))}")
+    assert "✓ passed" in page
+    assert "nothing is saved there" in text
 
 
 def test_the_stub_to_derive(shell, workspace):
