@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,9 @@ def _array(value: Any, layout: str) -> str:
     order = ', order="F"' if layout == "F" else ""
     if not value.size:
         return f"np.zeros({value.shape}{dtype}{order})"
-    text = np.array2string(value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=100)
-    made = f"np.array({text}{dtype}{order})".replace("\n", "\n    ")
+    text = np.array2string(value, separator=", ", threshold=sys.maxsize, floatmode="unique", max_line_width=80)
+    text = re.sub(r" +(?=[,\]])", "", text).replace("\n", "\n    ")  # without what lined up the decimal points
+    made = f"np.array({text}{dtype}{order})"
     if layout == "strided" and value.ndim:
         gaps = "".join(f".repeat(2, {axis})" for axis in range(value.ndim))
         return f"{made}{gaps}[{', '.join(['::2'] * value.ndim)}]"

@@ -254,7 +254,7 @@ def _code(text: str) -> str:
 
 
 def _pre(text: str) -> str:
-    style = "color:inherit;background:transparent;overflow-x:auto;margin:2px 0"
+    style = "color:inherit;background:transparent;white-space:pre;overflow-x:auto;margin:2px 0"
     return f'<pre style="{style}">{_text(text)}</pre>'
 
 
