@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -161,13 +162,13 @@ def debug(
         if not pdb:
             print(text, end="")
             continue
-        script = workspace.folder / f"debug_{exercise.label}.py"
-        with refusals():
-            script.write_text(text, encoding="utf-8")
         stop = f"break {path.absolute()}:{first_line_of(exercise, source, failure)}"
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        words = [sys.executable, "-m", "pdb", "-c", stop, "-c", "continue", str(script)]
-        subprocess.run(words, env=os.environ | {"PYTHONPATH": paths}, check=False)
+        with tempfile.TemporaryDirectory() as folder:
+            script = Path(folder, f"debug_{exercise.label}.py")
+            script.write_text(text, encoding="utf-8")
+            words = [sys.executable, "-m", "pdb", "-c", stop, "-c", "continue", str(script)]
+            subprocess.run(words, env=os.environ | {"PYTHONPATH": paths}, check=False)
     _tell(workspace)
 
 

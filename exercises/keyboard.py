@@ -35,7 +35,7 @@ class Keys:
         import tty
 
         self._usual = termios.tcgetattr(sys.stdin)
-        tty.setcbreak(sys.stdin)
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # what was typed already stays
         try:
             yield
         finally:

@@ -150,18 +150,23 @@ def _one(which: str) -> Exercise:
 
 
 def _reported(workspace: Workspace, exercises: list[Exercise], seed: int, source: str | None = None) -> Shown:
-    """The reports on these exercises, shown; on this source, or on the learner's files."""
-    reports = []
+    """The reports on these exercises, each shown when it is done; on this source, or on the learner's files."""
+    reports: list[Shown] = []
+
+    def tell(report: Shown) -> None:
+        report.show()
+        reports.append(report)
+
     try:
         for each in exercises:
-            reports.append(_checked(workspace, each, seed, source))
+            tell(_checked(workspace, each, seed, source))
     except KeyboardInterrupt:
-        reports.append(_note("stopped; your files, and what was graded before, are saved"))
+        tell(_note("stopped; your files, and what was graded before, are saved"))
     if workspace.notice:
-        reports.append(_note(f"note: {workspace.notice}", passed=True))
+        tell(_note(f"note: {workspace.notice}", passed=True))
     text = "\n".join(map(repr, reports))
     whole = Shown("".join(map(Shown._repr_html_, reports)), lambda console: _print(console, text), all(reports))
-    whole.show()
+    whole._shown_in = reports[-1]._shown_in
     return whole
 
 

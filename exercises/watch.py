@@ -22,13 +22,13 @@ _KEYS = "Keys: h hint, n next, l list, o open in your editor, q quit"
 def watch(workspace: Workspace, console: Console, keys: Keys) -> None:
     """Until the key q, or KeyboardInterrupt; one that comes during a check ends only the check."""
     exercises = all_exercises()
-    current = next_up(exercises, workspace)
-    _say(console, f"Watching {workspace.folder}; Ctrl-C ends it.")
-    if keys.available:
-        console.print(_KEYS)
-    _turn_to(workspace, console, current)
+    current, changes = next_up(exercises, workspace), Changes(workspace, exercises)
     with keys.one_by_one():
-        for event in events(workspace, exercises, keys):
+        _say(console, f"Watching {workspace.folder}; Ctrl-C ends it.")
+        if keys.available:
+            console.print(_KEYS)
+        _turn_to(workspace, console, current)
+        for event in events(changes, keys):
             if isinstance(event, Exercise):
                 if workspace.untouched(event):  # made just now, by this command perhaps
                     continue
@@ -52,16 +52,27 @@ def watch(workspace: Workspace, console: Console, keys: Keys) -> None:
                     _say(console, f"{problem}; the file is {workspace.path(current)}")
 
 
-def events(workspace: Workspace, exercises: list[Exercise], keys: Keys) -> Iterator[Exercise | str]:
-    """For ever: the exercise of each file that changes, and each key."""
-    before = {e.number: _stamp(workspace, e) for e in exercises}
-    while True:
-        for e in exercises:
-            now = _stamp(workspace, e)
-            if now != before[e.number]:
-                before[e.number] = now
+class Changes:
+    """Which files change from now on."""
+
+    def __init__(self, workspace: Workspace, exercises: list[Exercise]):
+        self._workspace, self._exercises = workspace, exercises
+        self._before = {e.number: _stamp(workspace, e) for e in exercises}
+
+    def found(self) -> Iterator[Exercise]:
+        """The exercises whose files have changed since the last look; not those whose files are gone."""
+        for e in self._exercises:
+            now = _stamp(self._workspace, e)
+            if now != self._before[e.number]:
+                self._before[e.number] = now
                 if now is not None:
                     yield e
+
+
+def events(changes: Changes, keys: Keys) -> Iterator[Exercise | str]:
+    """For ever: the exercise of each file that changes, and each key."""
+    while True:
+        yield from changes.found()
         key = keys.pressed(_PAUSE)
         if key:
             yield key

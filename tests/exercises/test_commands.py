@@ -1,6 +1,8 @@
 """The commands as a learner types them."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import select
@@ -14,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 import exercises
@@ -443,16 +446,55 @@ def test_watch_notices_new_and_changed_files_and_keys(workspace, solve):
             done = next(self.steps)()
             return done if isinstance(done, str) else ""
 
-    seen = watch.events(workspace, all_exercises(), Pressed())
+    seen = watch.events(watch.Changes(workspace, all_exercises()), Pressed())
     assert [next(seen).number, next(seen).number, next(seen)] == [1, 11, "h"]
 
 
-def until(read, text):
+class Typed:
+    """Keys, and saves between them, in the place of a terminal."""
+
+    available = True
+
+    def __init__(self, *steps):
+        self.steps = iter(steps)
+
+    def pressed(self, seconds):
+        step = next(self.steps)
+        return step if isinstance(step, str) else step() and ""
+
+    def one_by_one(self):
+        return contextlib.nullcontext()
+
+    as_usual = one_by_one
+
+
+def test_what_the_keys_of_watch_do(workspace, solve, monkeypatch):
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    console = Console(file=io.StringIO(), width=80)
+    last = find(numbers()[-1])
+
+    def save():
+        path = solve(last)
+        for exercise in all_exercises()[:-1]:
+            workspace.record(exercise, workspace.ensure(exercise).read_text(), 0, True)
+        return path
+
+    watch.watch(workspace, console, Typed("h", "n", "o", "l", "x", save, "h", "n", "o", "q"))
+    told = console.file.getvalue()
+    parts = ["Keys: h hint", "Next: 01", "1 of 3", "Next: 02", "names no editor", "0 of", "✓ passed", "All done"]
+    found = [told.find(part) for part in parts]
+    assert found == sorted(found), dict(zip(parts, found, strict=True))
+    assert min(found) >= 0, dict(zip(parts, found, strict=True))
+
+
+def until(descriptor, text):
     """Read until the text has come; what came."""
     came, began = "", time.perf_counter()
     while text not in came:
         assert time.perf_counter() - began < 60, came
-        came += read()
+        if select.select([descriptor], [], [], 1)[0]:
+            came += os.read(descriptor, 1000).decode(errors="replace")
     return came
 
 
@@ -461,14 +503,12 @@ def test_watch_without_a_terminal_reacts_to_a_save(workspace, solve):
     watching = subprocess.Popen(
         [sys.executable, "-u", "-m", "exercises", "watch"],
         stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
     )
     try:
-        assert "Keys" not in until(watching.stdout.readline, "Next: 01")
+        assert "Keys" not in until(watching.stdout.fileno(), "Next: 01")
         solve(find(11))
-        until(watching.stdout.readline, "Next: 12")
+        until(watching.stdout.fileno(), "Next: 12")
     finally:
         end(watching)
 
@@ -493,29 +533,25 @@ def test_watch_on_a_terminal_has_keys_and_survives_an_endless_loop(workspace, so
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-
-        def read():
-            ready, _, _ = select.select([ours], [], [], 1)
-            return os.read(ours, 1000).decode(errors="replace") if ready else ""
-
-        until(read, "Next: 01")
+        until(ours, "Next: 01")
         os.write(ours, b"h")
-        until(read, find(1).hints[0][:30])
+        until(ours, find(1).hints[0][:30])
         os.write(ours, b"n")
-        until(read, "Next: 02")
+        until(ours, "Next: 02")
         workspace.ensure(find(11)).write_text("def top_k(scores, k):\n    while True: pass\n")
-        until(read, "checking 11")
+        until(ours, "checking 11")
         watching.send_signal(signal.SIGINT)
         asked = time.perf_counter()
-        until(read, "stopped")
+        until(ours, "stopped")
         assert time.perf_counter() - asked < 4
         os.write(ours, b"o")
-        until(read, "Next: 12")
+        until(ours, "Next: 12")
         os.write(ours, b"q")
         assert watching.wait(timeout=30) == 0
         assert termios.tcgetattr(theirs) == before
     finally:
         watching.kill()
+        watching.wait()
         os.close(ours)
         os.close(theirs)
 

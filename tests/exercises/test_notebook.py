@@ -1,6 +1,7 @@
 """The exercises inside IPython: cells, reports, and what they look like."""
 
 import errno
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -22,6 +23,7 @@ from exercises.stubs import make_stub
 def shell(workspace, monkeypatch):
     """An IPython that has loaded the extension."""
     monkeypatch.setattr(notebook, "_seen", {})
+    monkeypatch.setattr(sys, "ps1", "", raising=False)  # IPython sets it; afterwards it is gone again
     made = InteractiveShell.instance()
     made.run_line_magic("load_ext", "exercises")
     made.next_inputs = []
@@ -86,9 +88,9 @@ def test_a_cell_is_checked_where_nothing_can_be_saved(shell, workspace, monkeypa
 
     monkeypatch.setattr("exercises.workspace.write_atomically", refuse)
     monkeypatch.setattr("exercises.progress_file.write_atomically", refuse)
-    ((page, text),) = run(shell, f"%%exercise 11\n{runnable_solution(find(11))}")
-    assert "✓ passed" in page
-    assert "nothing is saved there" in text
+    (report, note) = run(shell, f"%%exercise 11\n{runnable_solution(find(11))}")
+    assert "✓ passed" in report[0]
+    assert "nothing is saved there" in note[1]
 
 
 def test_the_stub_to_derive(shell, workspace):
