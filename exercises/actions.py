@@ -62,7 +62,7 @@ def grade_and_record(
         failing = next((c.name for c in result.checks if c.failures), "")
         workspace.record(exercise, source, result.earned, result.passed, failing)
     known = workspace.progress().get(exercise.label, Progress())
-    result.attempts, result.hints, result.solution_seen = known.attempts, known.hints, known.gave_up
+    result.attempts, result.hints, result.gave_up = known.attempts, known.hints, known.gave_up
     return result
 
 

@@ -58,7 +58,7 @@ def markdown(results: Sequence[Result]) -> str:
     """A table, and what failed below it."""
     lines = ["| exercise | points | of | state | attempts | hints |", "|---|---:|---:|---|---:|---:|"]
     for r in results:
-        state = ("passed" if r.passed else "not yet") + (", solution seen" if r.solution_seen else "")
+        state = ("passed" if r.passed else "not yet") + (", solution seen" if r.gave_up else "")
         title, points = f"{r.exercise.label} {r.exercise.title}", r.exercise.points
         lines.append(f"| {title} | {r.earned} | {points} | {state} | {r.attempts} | {r.hints} |")
     earned, points = sum(r.earned for r in results), sum(r.exercise.points for r in results)
@@ -73,7 +73,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 def _on_the_way(r: Result) -> dict[str, int | bool]:
     """What the learner's progress says about an exercise."""
-    return {"attempts": r.attempts, "hints": r.hints, "solution_seen": r.solution_seen}
+    return {"attempts": r.attempts, "hints": r.hints, "gave_up": r.gave_up}
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Result]], str]] = {

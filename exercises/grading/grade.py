@@ -108,7 +108,7 @@ class Result:
     Attributes:
         exercise, checks, seed, seconds, file: what was graded, and how.
         note: what an instructor should know; costs nothing.
-        attempts, hints, solution_seen: from the learner's progress, where there is one.
+        attempts, hints, gave_up: from the learner's progress, where there is one.
     """
 
     exercise: Exercise
@@ -119,7 +119,7 @@ class Result:
     note: str = ""
     attempts: int = 0
     hints: int = 0
-    solution_seen: bool = False
+    gave_up: bool = False
 
     @property
     def earned(self) -> int:
@@ -151,7 +151,7 @@ class Result:
             "note": self.note,
             "attempts": self.attempts,
             "hints": self.hints,
-            "solution_seen": self.solution_seen,
+            "gave_up": self.gave_up,
             "checks": [check.to_json() for check in self.checks],
         }
 

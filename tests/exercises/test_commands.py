@@ -337,7 +337,7 @@ def test_export_to_gradescope(workspace, solve):
     run("hint", "11")
     grades = json.loads(run("export", "--format", "gradescope", "11").stdout)
     assert grades["score"] == find(11).points
-    assert grades["extra_data"]["11"] == {"attempts": 1, "hints": 1, "solution_seen": False}
+    assert grades["extra_data"]["11"] == {"attempts": 1, "hints": 1, "gave_up": False}
     assert {t["status"] for t in grades["tests"]} == {"passed"}
 
 
