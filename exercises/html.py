@@ -138,13 +138,13 @@ def heat_maps(p: Problem) -> str:
         with np.errstate(all="ignore"):
             difference = _window(yours - expected, p.index)
         scaled.append((f"{names[0]} - {names[1]}", difference, _largest(difference)))
+    part = "" if expected.size == grids[0][1].size else ", the part around the worst entry"
     maps, x, height = [], 0.0, 0.0
     for name, grid, largest in scaled:
-        drawn, width, tall = _heat_map(name, grid, largest, x)
+        drawn, width, tall = _heat_map(f"{name} (a part)" if part else name, grid, largest, x)
         maps.append(drawn)
         x, height = x + width + 24, max(height, tall)
     width = x - 24
-    part = "" if expected.size == grids[0][1].size else ", the part around the worst entry"
     said = f"Heat maps of {names[1]} and {names[0]}, {_by(expected.shape)}{part}: {p.message}"
     if p.index is not None:
         said += f"; worst at {index_text(p.index)}: {names[0]} {p.yours}, {names[1]} {p.expected}"
