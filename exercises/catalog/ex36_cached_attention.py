@@ -19,8 +19,8 @@ EXERCISE = Exercise(
     target="moe_numpy.inference.attention:attend",
     hints=(
         "Take one query and one head at a time. Which positions does query i see if the n are the last of all?",
-        "keys[first[i] : num_keys - n + i + 1, h // (H // Hkv)] @ q[i, h] * scale are its scores; subtract the largest before "
-        "exp. A sink takes part in the largest and in the sum, but has no value.",
+        "keys[first[i] : num_keys - n + i + 1, h // (H // Hkv)] @ q[i, h] * scale are its scores; subtract the largest "
+        "before exp. A sink takes part in the largest and in the sum, but has no value.",
         "e = np.exp(scores - top); o[i, h] = e @ values[seen, head] / (e.sum() + np.exp(sinks[h] - top)), the last "
         "term only with sinks; top = max(scores.max(), sinks[h]). o is np.empty((n, H, Dv), q.dtype).",
     ),
@@ -174,7 +174,7 @@ sees the future: Lets every query see all keys. Query i must not see the tokens 
 does not see itself: Leaves out the query's own key, which is the last that it sees.
 - num_keys - n + i + 1
 + max(num_keys - n + i, int(first[i]) + 1)
-counts from the first query: Query i is not position i but num_keys - n + i: the cache holds num_keys - n tokens before it.
+counts from the first query: Query i is position num_keys - n + i, not i: the cache holds num_keys - n tokens before it.
 - num_keys - n + i + 1
 + max(i, int(first[i])) + 1
 ignores the window: Begins at 0. A query sees keys from first[i] on.
