@@ -19,7 +19,7 @@ def copies_apart(distance: Mapping[str, Float[Array, " N"]], load: Mapping[str, 
         distance: by setting, the mean distance between two experts after each step, beside the length of one.
         load: by setting, each expert's share of the assignments.
     """
-    figure, (left, right) = grid(2, 2, height=3.8, title="Copies of one dense network, trained on")
+    figure, (left, right) = grid(2, 2, height=3.8, title="Copies of one dense network, trained further")
     for (name, values), style in zip(distance.items(), STYLES, strict=False):
         steps = np.arange(1, len(values) + 1)
         left.plot(steps, 100 * values, **style, markevery=max(len(steps) // 8, 1), linewidth=1.8, label=name)
