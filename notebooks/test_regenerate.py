@@ -11,6 +11,7 @@ from PIL import Image
 
 from execution import execute
 from regenerate import main, small_picture
+from rules import NAMES
 
 
 def png(colour):
@@ -63,5 +64,5 @@ def test_an_error_stops(tmp_path):
 
 
 def test_an_unknown_number_is_refused(capsys):
-    assert main(["12"]) == 2
-    assert "no notebook 12; there are 00 to 11" in capsys.readouterr().err
+    assert main(["99"]) == 2
+    assert f"no notebook 99; there are 00 to {NAMES[-1][:2]}" in capsys.readouterr().err
