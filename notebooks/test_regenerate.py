@@ -58,6 +58,13 @@ def test_outputs_are_those_of_a_fresh_clone(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("ex*"))
 
 
+def test_of_a_slider_the_text_remains(tmp_path):
+    widget = "application/vnd.jupyter.widget-view+json"
+    bundle = {widget: {"model_id": "7"}, "text/plain": "a slider"}
+    source = f"from IPython.display import display\ndisplay({bundle}, raw=True)"
+    assert run(tmp_path, source).notebook.cells[0].outputs[0].data == {"text/plain": "a slider"}
+
+
 def test_an_error_stops(tmp_path):
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         run(tmp_path, "1 / 0")

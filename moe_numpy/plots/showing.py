@@ -16,7 +16,7 @@ _WIDTH = 800  # pixels on a page, whatever the density of the screen
 _MOST_SVG = 48 * 1024  # bytes; above it are heat maps and clouds of points, and a PNG is smaller
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shown:
     """What a front end may choose from: representations by their MIME type, and the metadata of some of them.
 
@@ -26,6 +26,9 @@ class Shown:
 
     data: dict[str, str]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.data["text/plain"]
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
         return self.data, self.metadata

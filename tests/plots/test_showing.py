@@ -37,6 +37,7 @@ def test_a_notebook_gets_a_picture_with_its_text():
     assert image[3] == "three rows of &lt;shares&gt; &amp; &quot;more&quot;"
     assert data["text/plain"] == 'three rows of <shares> & "more"'
     assert metadata == {"image/png": {"alt": data["text/plain"]}}
+    assert repr(plots.show(bars(), "Four bars")) == "Four bars"
     assert Image.open(io.BytesIO(b64decode(data["image/png"]))).width == 640
     assert data == shown(bars(), data["text/plain"])[0]  # the same bytes each time
     assert "figcaption" not in data["text/html"]

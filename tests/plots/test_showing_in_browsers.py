@@ -15,9 +15,9 @@ from importlib.util import find_spec
 import nbformat
 import numpy as np
 import pytest
-from browser import MISSING, chromium
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
+from serve.browser import MISSING, chromium
 
 from moe_numpy import plots
 
