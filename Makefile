@@ -44,7 +44,7 @@ notebooks: .venv/developer
 # The site, without a connection once its packages are installed: site/_build/html/index.html. Then its checks; those in
 # a browser are skipped where chromium and chromedriver are missing.
 site: .venv-site/ready
-	.venv-site/bin/python site/build.py
+	PYTHONPATH=. MOE_NUMPY_KERNELS=numpy .venv-site/bin/python site/build.py
 	.venv-site/bin/python -m pytest -c site/pytest.ini site
 
 # On a machine with a GPU; a part of them needs two. Where nothing can be installed:
