@@ -14,6 +14,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>moe_numpy: the figures as slides</title>
+<link rel="icon" href="../_static/favicon.svg">
 <link rel="stylesheet" href="reveal/reveal.css">
 <link rel="stylesheet" href="reveal/white.css">
 <link rel="stylesheet" href="slides.css">
@@ -23,29 +24,29 @@ _PAGE = """<!doctype html>
 {slides}
 </div></main>
 <script src="reveal/reveal.js"></script>
-<script src="reveal/notes.js"></script>
 <script src="start.js"></script>
 </body>
 </html>
 """
 _CSS = """:root { --r-main-font: system-ui, sans-serif; --r-heading-font: system-ui, sans-serif;
+  --r-heading-text-transform: none;
   --r-main-font-size: 28px; --r-heading1-size: 1.8em; --r-heading2-size: 1.1em; --r-link-color: #0b57a4; }
 .reveal .slides section img { max-width: 100%; max-height: 500px; margin: 12px auto; background: #fff; }
 .reveal .slides section p.alt { font-size: .55em; line-height: 1.35; color: #333; margin: 0 auto; max-width: 60em; }
 """
-_START = """Reveal.initialize({ hash: true, slideNumber: true, width: 1200, height: 760, plugins: [RevealNotes] });
+_START = """Reveal.initialize({ hash: true, slideNumber: true, width: 1200, height: 760 });
 """
 
 
 def write(figures: Sequence[Shown], reveal: Path, folder: Path) -> None:
     """Write ``index.html`` and what it needs to a folder beside ``figures/``."""
     (folder / "reveal").mkdir(parents=True)
-    for name in ("reveal.js", "reveal.css", "theme/white.css", "plugin/notes.js"):
+    for name in ("reveal.js", "reveal.css", "theme/white.css"):
         shutil.copy(reveal / name, folder / "reveal")
     columns = [list(shown) for _, shown in groupby(figures, lambda figure: figure.file[:2])]
     title = (
         f"<section><h1>Mixture of Experts, in pictures</h1><p>{len(figures)} figures of {len(columns)} notebooks. "
-        "Right: the next notebook. Down: its figures. S: speaker notes. Esc: overview.</p>"
+        "Right: the next notebook. Down: its figures. Esc: overview.</p>"
         '<p><a href="../index.html">Back to the site</a></p></section>'
     )
     slides = "\n".join([title, *map(_column, columns)])
