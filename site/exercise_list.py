@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exercises.catalog import all_exercises
 
-_CHECKED = re.compile(r'exercises\.check\(\\"(\d\d)\\"\)')
+_ASKED = re.compile(r'exercises\.(?:check|open)\(\\"(\d\d)\\"\)')
 _LEVELS = {1: "easy", 2: "medium", 3: "hard"}
 
 
@@ -14,7 +14,7 @@ def page(notebooks: Path) -> str:
     where = {
         number: f"[{path.stem[:2]}](../notebooks/{path.name})"
         for path in sorted(notebooks.glob("*.ipynb"), reverse=True)
-        for number in _CHECKED.findall(path.read_text(encoding="utf-8"))
+        for number in _ASKED.findall(path.read_text(encoding="utf-8"))
     }
     found = all_exercises()
     rows = [

@@ -59,6 +59,7 @@ def browser(session):
 
 
 def in_theme(browser, theme):
+    """Switch at once: a colour on its way from one theme to the other has too little contrast."""
     browser.script(
         "document.documentElement.dataset.mode = document.documentElement.dataset.theme = arguments[0]", theme
     )
