@@ -28,6 +28,7 @@ from .rows import Rows
 from .sequence import Sequence
 
 CHUNK = 512  # tokens of one text at a time
+SHARED_FROM = 1 << 21  # multiplications: with fewer, threads cost more than they save
 
 
 class Decoder:
@@ -71,6 +72,7 @@ class Decoder:
         *texts: tuple[Sequence, Int[np.ndarray, " _"]],
         every: bool = False,
         choices: Mapping[Sequence, list[Choices]] | None = None,
+        shared_from: int = SHARED_FROM,
     ) -> Float[np.ndarray, "rows V"]:
         """Read more tokens of some texts; the logits of what follows each text, or with ``every`` each token.
 
@@ -78,13 +80,14 @@ class Decoder:
             texts: each with its new tokens.
             every: whether logits of all tokens are wanted.
             choices: lists of some of the texts, to which the experts that each new token chose are added.
+            shared_from: the least work that threads share, in multiplications. No bit depends on it.
 
         Raises:
             ValueError: no text, one twice, one without tokens, an id that the model does not have, or more tokens than
                 its context. Whatever fails, no text has read any of it, but for whole pieces of ``CHUNK`` tokens.
         """
         self._require(texts)
-        with self._lock, no_grad(), _crew() as crew:
+        with self._lock, no_grad(), _crew(shared_from) as crew:
             first: list[Any] = [[] for _ in texts]  # logits of the pieces of long texts
             left = list(texts)
             for i, (sequence, tokens) in enumerate(texts):  # in pieces, which changes nothing but the memory
@@ -172,9 +175,9 @@ class _Layer:
         program.add(x, block.after(_in(program, second, "normed after"), answer), block.multiplier)
 
 
-def _crew() -> Any:
+def _crew(shared_from: int) -> Any:
     """The threads that walk programs; nobody where these are called by their definitions."""
-    return nullcontext() if anything_substituted() else programs() or nullcontext()
+    return nullcontext() if anything_substituted() else programs(shared_from) or nullcontext()
 
 
 def _in(program: Program, norm: Norm, name: str) -> Callable[[Any], Any]:

@@ -83,6 +83,7 @@ class Program:
         self._head: Instruction | None = None  # of a chain that can become longer
         self._packed: dict[tuple[Any, ...], Array] = {}
         self._compiled: Any = None
+        self._work = self._work_per_key = 0  # multiplications; those of attention for each row and key
 
     @property
     def num_instructions(self) -> int:
@@ -192,6 +193,7 @@ class Program:
         """Row n of q attends to the keys and values that ``places[n]`` names."""
         n, num_heads, width = q.shape
         fields = n, num_heads, num_kv_heads, width, y.shape[2], places.ctypes.data, _address(sinks), y.ctypes.data
+        self._work_per_key += 2 * q[0].size
         self._add("ATTEND", lambda _: (q.ctypes.data, *fields), define, [q, places], [y], scale, work=_SMALL + 1)
 
     def swiglu(self, gate: Float[Array, "rows f"], up: Float[Array, "rows f"], y: Float[Array, "rows f"]) -> None:
@@ -281,7 +283,8 @@ class Program:
             return
         if self._compiled is None:
             self._compiled = crew.compiled(self._code)
-        run = crew.begin(self._compiled, self)
+        keys = sum((mine.stop - mine.start) * (text.length + mine.stop - mine.start) for text, mine in now.parts)
+        run = crew.begin(self._compiled, self, self._work + keys * self._work_per_key)
         for part in self._parts:
             if callable(part):
                 part()
@@ -316,7 +319,9 @@ class Program:
         ``work``: multiplications or so; by default as many as entries are written. Little of it is not shared.
         """
         touched = Touched({_owner(x) for x in reads}, {_owner(x) for x in writes})
-        small = (sum(x.size for x in writes) if work is None else work) <= _SMALL
+        work = sum(x.size for x in writes) if work is None else work
+        small = work <= _SMALL
+        self._work += work
         if touched.needs(self._before) or (touched.needs(self._chain) and not (small and self._head)):
             self._next_block()
         for key, packed in list(self._packed.items()):

@@ -29,12 +29,14 @@ def compiled_loops_in() -> Path | None:
     return Path(path) if path else None
 
 
-def programs() -> Any:
+def programs(shared_from: int) -> Any:
     """The threads that walk programs together, :class:`.crew.Crew`, to be entered.
+
+    Programs of less work than ``shared_from`` multiplications are walked by the caller alone.
 
     None where nothing is compiled, or a kernel has a substitute.
     """
     if in_use() != "numba" or anything_substituted():
         return None
     crew = importlib.import_module(".crew", __package__)
-    return crew.Crew() if crew.is_compiled() else None
+    return crew.Crew(shared_from) if crew.is_compiled() else None

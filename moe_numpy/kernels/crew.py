@@ -32,23 +32,30 @@ class Walkable(NamedTuple):
 
 
 class Crew:
-    """The caller and its helpers, in a ``with`` block."""
+    """The caller and its helpers, in a ``with`` block.
+
+    Helpers are called for the first run that is worth it, and then help with everything.
+
+    Args:
+        shared_from: the least work of a run that is worth it, in multiplications.
+    """
+
+    def __init__(self, shared_from: int):
+        self._shared_from = shared_from
 
     def __enter__(self) -> "Crew":
         memory = np.zeros(program_loops.ORDERS // 8 + program_loops.ORDER * _MOST + 8, np.int64)
         self._shared, self._blocks = -(-memory.ctypes.data // 64) * 64, 0
         self._kept: list[Any] = [memory]  # what helpers may look at, even those that come when all is over
         self._leave = weakref.finalize(self, _dismiss, self._shared, memory)
-        num_threads = 1 if threads.in_helper() else threads.count()
-        self._zones = min(num_threads, program_loops.ZONES)
-        self._helpers: list[Future[None]] = []
-        try:
-            for _ in range(num_threads - 1):
-                self._helpers.append(_pool(os.getpid(), num_threads).submit(_help, self._shared, self._kept))
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+        self._zones, self._helpers = 1, list[Future[None]]()
         return self
+
+    def _call_helpers(self) -> None:
+        num_threads = threads.count()
+        self._zones = min(num_threads, program_loops.ZONES)
+        for _ in range(num_threads - 1):
+            self._helpers.append(_pool(os.getpid(), num_threads).submit(_help, self._shared, self._kept))
 
     @staticmethod
     def compiled(instructions: list[Any]) -> Walkable:
@@ -66,8 +73,10 @@ class Crew:
         counters, finished = np.zeros((num, loops.COUNTED), np.int64), np.zeros(num, np.int64)
         return Walkable(code, numbers, counters, finished, num_of_block.copy(), num_of_block)
 
-    def begin(self, program: Walkable, owner: object) -> int:
+    def begin(self, program: Walkable, owner: object, work: int) -> int:
         """Begin a run of a program, whose number is returned; ``owner`` has the arrays that it works on."""
+        if work >= self._shared_from and not self._helpers and not threads.in_helper():
+            self._call_helpers()
         run = next(_run)
         program.counters[...], program.finished[...], program.left[...] = run << 32, 0, program.num_of_block
         self._kept += [program, owner]

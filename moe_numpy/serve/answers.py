@@ -98,6 +98,7 @@ class Job:
     Attributes:
         cancelled: whether no more is to be written.
         begun: whether one of its answers has begun.
+        heard: whether anything was told of it.
         prompt_tokens: of all prompts.
         cached_tokens: those that were not read, because an earlier text began with them.
         completion_tokens: drawn so far, with those that end texts.
@@ -105,7 +106,7 @@ class Job:
 
     def __init__(self, asks: Sequence[Ask], put: Callable[[Piece], None]):
         self.put = put
-        self.cancelled = self.begun = False
+        self.cancelled = self.begun = self.heard = False
         self.prompt_tokens = sum(len(ask.prompt) for ask in asks)
         self.cached_tokens = self.completion_tokens = 0
         self._untold: list[Piece] = []
@@ -123,6 +124,7 @@ class Job:
     def told(self) -> list[Piece]:
         """The pieces since the last time."""
         pieces, self._untold = self._untold, []
+        self.heard = self.heard or bool(pieces)
         return pieces
 
 

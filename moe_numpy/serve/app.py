@@ -140,7 +140,7 @@ class Server:
         self, request: Request, kind: type[R], asks_of: Callable[[R], list[Ask]], form_of: type[Form]
     ) -> Response:
         asked = await self._asked(request, kind)
-        asks = await asyncio.to_thread(asks_of, asked)  # a long text takes long to encode
+        asks = asks_of(asked) if asked.is_short else await asyncio.to_thread(asks_of, asked)
         form = form_of(self.served, asked.tells_usage, asks[0].logprobs is not None, asks[0].routing)
         answering = Answering(self.engine, asks, self.metrics)
         if asked.stream:

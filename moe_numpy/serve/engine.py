@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from ..inference import Decoder, PrefixCache
+from ..inference.decoder import SHARED_FROM
 from ..models.text import Tokenizer
 from ..typing import Array
 from .answers import Answer, Ask, Job, Piece, Prompt
 
 LOG = logging.getLogger(__name__)
 BUDGET = 128  # tokens of one step
+_OF_A_TEXT = 1 << 23  # multiplications in the time that one token takes on its way to its client, who needs a core too
 _LARGEST_CACHE = 1 << 30  # bytes
 _WEIGHT = 0.2  # of the latest answer in the average
 
@@ -214,10 +216,10 @@ class Engine:
                 self._calls.popleft()[1].cancel()
 
     def _hand_out(self) -> None:
-        """What the step has written, and forget the jobs that are done."""
+        """What the step has written, first of all what somebody sees first; and forget the jobs that are done."""
         with self._wake:
             jobs, self._jobs = self._jobs, {answer.job for answer in (*self._waiting, *self._active)}
-        pieces = [(job, piece) for job in jobs for piece in job.told()]
+        pieces = [(job, piece) for job in sorted(jobs, key=lambda job: job.heard) for piece in job.told()]
         if pieces:
             self.deliver(pieces)
 
@@ -311,7 +313,8 @@ class Engine:
             if wanted is not None:
                 choices[answer.sequence] = wanted
         every = any(answer.in_prompt and answer.ask.reads_all for answer, _ in plan)
-        logits = self.decoder.read(*texts, every=every, choices=choices)
+        shared_from = max(SHARED_FROM, _OF_A_TEXT * len(plan))
+        logits = self.decoder.read(*texts, every=every, choices=choices, shared_from=shared_from)
         found, row = [], 0
         for answer, num in plan:
             rows = num if every else 1

@@ -18,6 +18,7 @@ MOST_STOPS = 4
 LONGEST_STOP = 256
 MOST_LOGPROBS = 20
 DEFAULT_TOKENS = 16  # of a completion; a chat goes on until its end
+_SHORT = 4096  # characters or tokens, which are encoded in some milliseconds at most
 
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=LONGEST_STOP)]
@@ -63,6 +64,11 @@ class Generation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    def is_short(self) -> bool:
+        """Whether it becomes tokens at once. A chat does not: its template is a program."""
+        return False
+
+    @property
     def tells_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -81,6 +87,12 @@ class CompletionRequest(Generation, forbid_unknown_fields=True, kw_only=True):
     max_tokens: Natural | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
     echo: bool | None = None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its prompts become tokens at once."""
+        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return sum(1 if isinstance(each, int) else len(each) for each in given) <= _SHORT
 
     def prompts(self) -> list[str | list[int]]:
         """Each text, or list of token ids. ApiError if kinds are mixed, or if there are too many."""

@@ -30,9 +30,10 @@ def ids(n, seed=1):
 
 
 def said(decoder, *ends):
-    """Logits of the last token of each piece."""
+    """Logits of the last token of each piece, read by all threads however short it is."""
     text, starts = decoder.new_sequence(), (0, *ends[:-1])
-    return [decoder.read((text, ids(ends[-1])[a:b]))[0] for a, b in zip(starts, ends, strict=True)]
+    pieces = [(text, ids(ends[-1])[a:b]) for a, b in zip(starts, ends, strict=True)]
+    return [decoder.read(piece, shared_from=0)[0] for piece in pieces]
 
 
 @pytest.mark.parametrize("format", formats.FORMATS)
@@ -59,6 +60,22 @@ def test_helpers_that_come_late_or_never(recipe, monkeypatch):
     with threadpool_limits(4):
         for _ in range(5):
             np.testing.assert_array_equal(said(Decoder(model(recipe)), *range(1, 20)), alone)
+
+
+def test_helpers_are_called_for_work_that_is_worth_it(monkeypatch):
+    """Long texts are: attention to many keys is work, too."""
+    called, texts = [], Decoder(model())
+    monkeypatch.setattr(crew.Crew, "_call_helpers", lambda self: called.append(True))
+    text = texts.new_sequence()
+    texts.read((text, ids(1)))
+    work = texts._programs.of(texts._body, 1)._work
+    for shared_from, expected in ((work + 20_000, 0), (work, 1)):
+        texts.read((text, ids(1)), shared_from=shared_from)
+        assert len(called) == expected
+    called.clear()
+    texts.read((text, ids(500)), shared_from=1 << 40)
+    texts.read((text, ids(1)), shared_from=work + 20_000)
+    assert called
 
 
 def test_a_crew_that_cannot_begin_sends_its_helpers_away(monkeypatch):
@@ -133,7 +150,7 @@ def test_a_substitute_is_called():
         np.testing.assert_allclose(said(texts, 4, 5), expected, rtol=1e-4, atol=1e-4)
     assert calls
     with kernels.substitute("top_k", kernels.registry["top_k"].definition):
-        assert programs() is None
+        assert programs(0) is None
 
 
 def test_both_sides_agree_on_the_order_of_weights():
