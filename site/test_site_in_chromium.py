@@ -61,8 +61,14 @@ def browser(session):
 def in_theme(browser, theme):
     """Switch at once: a colour on its way from one theme to the other has too little contrast."""
     browser.script(
-        "document.documentElement.dataset.mode = document.documentElement.dataset.theme = arguments[0]", theme
+        "const style = document.createElement('style');"
+        "style.textContent = '*, ::before, ::after { transition: none !important; }';"
+        "document.head.append(style);"
+        "getComputedStyle(document.body).color;"
+        "Object.assign(document.documentElement.dataset, {mode: arguments[0], theme: arguments[0]});",
+        theme,
     )
+    browser.system_theme(theme)
 
 
 @pytest.mark.parametrize("name", MAIN)
