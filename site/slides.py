@@ -34,7 +34,7 @@ _CSS = """:root { --r-main-font: system-ui, sans-serif; --r-heading-font: system
 .reveal .slides section img { max-width: 100%; max-height: 500px; margin: 12px auto; background: #fff; }
 .reveal .slides section p.alt { font-size: .55em; line-height: 1.35; color: #333; margin: 0 auto; max-width: 60em; }
 """
-_START = """Reveal.initialize({ hash: true, slideNumber: true, width: 1200, height: 760 });
+_START = """Reveal.initialize({ hash: true, slideNumber: true, center: false, width: 1200, height: 760 });
 """
 
 
@@ -64,7 +64,7 @@ def _slide(figure: Shown) -> str:
     alt = html.escape(figure.alt)
     return (
         f"<section><h2>{_words(figure.section or figure.chapter)}</h2>"
-        f'<img src="../figures/{figure.file}" alt="{alt}" loading="lazy">'
+        f'<img src="../figures/{figure.file}" alt="{alt}">'
         f'<p class="alt">{alt}</p></section>'
     )
 
