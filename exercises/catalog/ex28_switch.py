@@ -1,4 +1,4 @@
-"""Exercise 28: the gate of the Switch transformer."""
+"""Exercise 28: the gate weight of the Switch transformer, the chosen expert's raw score."""
 
 from typing import Any
 
@@ -10,8 +10,9 @@ from ..mistakes import edits
 EXERCISE = Exercise(
     number=28,
     name="switch",
-    title="The gate of the Switch transformer",
-    teaches="y = p_i f_i(x): the raw probability of the chosen expert, not renormalised, is how the router learns.",
+    title="The gate weight of the Switch transformer",
+    teaches="y = p_i f_i(x): the raw probability of the chosen expert, not renormalised, is how the router learns. "
+    "This is one piece of the router: the choice is exercise 11, the places are 24, the balance loss is 19.",
     difficulty=1,
     minutes=10,
     needs=(5, 11),

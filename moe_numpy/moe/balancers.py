@@ -81,7 +81,7 @@ class QuantileBalancing(Balancer):
 
     For each token α_t is the (k+1)-th best of s - β: what an expert has to beat. β'_i is the (kT/E + 1)-th largest
     of s_ti - α_t over tokens. β moves a part 1 - ema of the way to β' and is centred. It is one step of coordinate
-    descent on the dual of balanced assignment (Megatron-LM, ``qb_dual_update``).
+    descent on the dual of balanced assignment (Su 2026, MoE Odyssey 6; Megatron-LM, ``qb_dual_update``).
     """
 
     k: int

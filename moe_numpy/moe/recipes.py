@@ -249,20 +249,29 @@ def glam(
     return Recipe(gating.router, experts="gelu")
 
 
-@published(2022, "Zoph et al.: ST-MoE, equations 1 to 6")
+@published(2022, "Zoph et al.: ST-MoE, equations 1 to 6; Mesh TensorFlow moe.py; Flaxformer moe_layers.py")
 def st_moe(
     *,
     top_k: int = 2,
+    second_threshold: float | None = 0.2,
     capacity_factor: float | None = 1.25,
     eval_capacity_factor: float | None = 2.0,
     balance: float = 0.01,
     z: float = 0.001,
 ) -> Recipe:
-    """Softmax, top-2 renormalised, capacity, more in evaluation, balance loss and the router z-loss (equation 5)."""
+    """Softmax, top-2 renormalised, capacity without k, balance loss of first choices, router z-loss (equation 5).
+
+    C is round(1.25 T/E), and round(2 T/E) in evaluation, for two experts per token (Flaxformer; Mesh TensorFlow rounds
+    down; both have at least 4 places). In training the second expert is kept with probability
+    min(1, g₂ / ``second_threshold``), as in Mesh TensorFlow. None always keeps it, as Flaxformer does, which also
+    leaves the gate weights as they are. The paper's experts are GEGLU networks; these are SwiGLU.
+    """
+    if second_threshold is not None and top_k != 2:
+        raise ValueError(f"second_threshold is for top_k=2, got top_k={top_k}; pass second_threshold=None")
     return Recipe(
         RouterConfig(
-            TopK(top_k),
-            capacity=_capacity(capacity_factor, eval_capacity_factor),
+            TopK(top_k) if second_threshold is None else RandomSecond(second_threshold),
+            capacity=_capacity(capacity_factor, eval_capacity_factor, rounding="round_without_k"),
             losses=_losses(SwitchBalance(balance, count="first"), ZLoss(z)),
         ),
     )
@@ -291,8 +300,10 @@ def mixtral(
 ) -> Recipe:
     """Softmax, top-2, renormalised; nothing is dropped. Softmax(TopK(h)), as the paper writes, is the same function.
 
-    The balance loss is 1 at balance and taken layer by layer. transformers' mixtral, olmoe, qwen2_moe and qwen3_moe
-    have k times that, with means over all layers: :func:`moe_numpy.moe.losses.balance_of_layers`.
+    The paper names no balance loss, and the coefficient 0.01 is ours. The published configurations have
+    router_aux_loss_coef = 0.02 (8x7B) and 0.001 (8x22B), for another loss: ours is 1 at balance and taken layer by
+    layer, that of transformers' mixtral, olmoe, qwen2_moe and qwen3_moe is k, with means over all layers:
+    :func:`moe_numpy.moe.losses.balance_of_layers`.
     """
     return Recipe(
         RouterConfig(
@@ -503,7 +514,11 @@ def mixture_of_depths(*, capacity_factor: float = 0.125) -> Recipe:
     return Recipe(RouterConfig(ExpertChoice(capacity_factor), scores=None, gates=()))
 
 
-@published(2026, "NVIDIA: Megatron-LM, quantile balancing (qb_dual_update)")
+@published(2026, "Su: MoE Odyssey 6, balance by optimal allocation (kexue.fm/archives/11619); Megatron-LM")
 def quantile(*, top_k: int = 2, ema: float = 0.9) -> Recipe:
-    """Softmax, top-k of h - β renormalised; β is moved to where every expert gets its fair share."""
+    """Softmax, top-k of h - β renormalised; β is moved to where every expert gets its fair share.
+
+    Proposed by Jianlin Su in February 2026 and validated at 32 billion parameters by Marin (Open Athena 2026). Follows
+    Megatron-LM's qb_dual_update, whose ``ema`` smooths β; with 0, the default there, β is that of the last batch.
+    """
     return Recipe(RouterConfig(TopK(top_k), choose_by="logits", balancer=QuantileBalancing(top_k, ema)))

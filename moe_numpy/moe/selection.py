@@ -98,14 +98,20 @@ class TopK(FixedK):
 
 @dataclass(frozen=True)
 class RandomSecond(FixedK):
-    """Top-2, the second dispatched with probability min(1, 2 g₂) (Lepikhin et al. 2020, algorithm 1).
+    """Top-2, the second dispatched with probability min(1, g₂ / ``threshold``).
 
-    g₂ is the second score divided by the sum of both. A second choice that is not dispatched is still included in
-    normalising. In evaluation the second is always dispatched. Capacities are sized for k = 2, the maximum.
+    g₂ is the second score divided by the sum of both. The threshold of Lepikhin et al. 2020, algorithm 1, is 0.5;
+    Mesh TensorFlow's, with which ST-MoE was trained, is 0.2. A second choice that is not dispatched is still included
+    in normalising. In evaluation the second is always dispatched. Capacities are sized for k = 2, the maximum.
     """
 
+    threshold: float = 0.5
     k = 2
     words = "top-2, 2nd random"
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise ValueError(f"threshold must be positive, got {self.threshold}")
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         both = top_k_candidates(scores, 2)
@@ -115,8 +121,9 @@ class RandomSecond(FixedK):
         xp, total = array_namespace(scores), s[:, 0] + s[:, 1]
         g2 = xp.where(total == 0, 0.5, s[:, 1] / xp.where(total == 0, 1, total))  # both may underflow
         coin = xp.asarray(batch.need_rng(self).random(len(s)), dtype=s.dtype)
-        kept = coin < 2 * g2
-        decisions.record("second choices kept", kept, lambda t: f"token {t}: 2 g₂ is {float(2 * g2[t]):.6g}")
+        chance = g2 / self.threshold
+        kept = coin < chance
+        decisions.record("second choices kept", kept, lambda t: f"token {t}: g₂ / threshold is {float(chance[t]):.6g}")
         sent = xp.stack([xp.ones_like(kept), kept], axis=1).reshape(-1)
         return replace(both, sent=sent)
 

@@ -243,7 +243,8 @@ def _of_tokens(recipe: Recipe, num_experts: int) -> RouterConfig:
         raise ValueError(f"{config.selection.words}: how many experts a token gets depends on its logits")
     config.selection.validate(num_experts)
     if config.capacity is not None:
-        enough = num_experts / config.per_token(num_experts)
+        per_place = 1 if config.capacity.rounding.endswith("without_k") else config.per_token(num_experts)
+        enough = num_experts / per_place
         least = min(f for f in (config.capacity.factor, config.capacity.eval_factor) if f is not None)
         if least < enough:
             raise ValueError(

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..typing import Array, Float
+from .load_scale import draw_load, load_bar
 from .style import GREY, STYLES, grid, smoothed, some
-
-_TINY = 1e-3  # of the fair share: the place of an empty expert on a logarithmic scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,31 +55,20 @@ def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: 
     figure, panels = grid(len(loads), columns, height=0.7 + 2.15 * rows, title=title)
     image = None
     for i, ((name, load), axes) in enumerate(zip(loads.items(), panels, strict=True)):
-        steps, num_experts = load.shape
-        relative = np.apply_along_axis(smoothed, 0, load) * num_experts
-        image = axes.imshow(
-            np.log2(np.maximum(relative, _TINY)).T,
-            aspect="auto",
-            cmap="PuOr_r",
-            vmin=-3,
-            vmax=3,
-            extent=(0.5, steps + 0.5, num_experts - 0.5, -0.5),
-            interpolation="none",
-        )
+        image = draw_load(axes, load)
         axes.set_title(name, fontsize=10)
-        axes.set_yticks(some(num_experts, 8))
+        axes.set_yticks(some(load.shape[1], 8))
         if i % columns == 0:
             axes.set_ylabel("expert")
         if i + columns >= len(loads):
             axes.set_xlabel("step")
     assert image is not None
-    bar = figure.colorbar(image, ax=panels, extend="both", ticks=range(-3, 4), pad=0.015)
-    bar.ax.set_yticklabels(["⅛ or less", "¼", "½", "fair share", "2 ×", "4 ×", "8 ×"])
+    load_bar(figure, image, panels)
     return figure
 
 
 def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
-    """Experts in use on the left, task loss on the right: a thin line per run, a thick one for their mean."""
+    """Experts in use on the left, task loss (logarithmic) on the right: thin lines are runs, thick ones their means."""
     figure, (left, right) = grid(2, 2, height=3.9, title="Experts in use, and the task loss")
     for group, style in zip(groups, STYLES, strict=False):
         for axes, runs in ((left, group.effective), (right, group.loss)):
@@ -91,7 +79,8 @@ def collapse_curves(groups: Sequence[Runs], *, num_experts: int) -> Figure:
     left.axhline(num_experts, color=GREY, linewidth=0.8)
     left.set_ylim(0, num_experts * 1.06)
     left.set_ylabel("effective number of experts")
-    right.set_ylim(bottom=0)
+    right.set_yscale("log")  # the ends differ by less than the first steps
+    right.yaxis.set_major_formatter("{x:g}")
     right.set_ylabel("task loss")
     _finish(left, right, "step")
     return figure

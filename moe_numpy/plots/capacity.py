@@ -110,9 +110,10 @@ def drop_rates(
 
 
 def loss_by_factor(factor: Sequence[float], panels: Mapping[str, Sequence[LossByFactor]]) -> Figure:
-    """Task loss against the capacity factor, one panel per group; small dots are seeds, ∞ means no limit."""
+    """Task loss against the capacity factor, one panel per group, one scale; small dots are seeds, ∞ is no limit."""
     figure, all_axes = grid(len(panels), columns_for(len(panels)), height=4.0, title="What dropping does to the loss")
     place = np.arange(len(factor) + 1)
+    top = 1.05 * max(max(line.loss.max(), line.unlimited.max()) for group in panels.values() for line in group)
     for (name, group), axes in zip(panels.items(), all_axes, strict=True):
         for line, style in zip(group, STYLES, strict=False):
             values = np.concatenate([line.loss, line.unlimited[:, None]], axis=1)
@@ -121,7 +122,7 @@ def loss_by_factor(factor: Sequence[float], panels: Mapping[str, Sequence[LossBy
         axes.set_title(name, fontsize=10)
         axes.set_xticks(place, [*(f"{f:g}" for f in factor), "∞"])
         axes.set_xlabel("capacity factor")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, top)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)

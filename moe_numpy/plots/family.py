@@ -43,14 +43,16 @@ def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) ->
         sequence_length: tokens per sequence; tokens are numbered through the batch.
     """
     columns = min(3, len(moves))
-    height = 1.2 + 3.0 * -(-len(moves) // columns)
+    height = 1.9 + min(8.7 / columns, 4.5) * -(-len(moves) // columns)
     title = "Exchange one token: which outputs move?"
     figure, panels = grid(len(moves), columns, height=height, title=title)
+    seen = set()
     for i, ((name, moved), axes) in enumerate(zip(moves.items(), panels, strict=True)):
         count = len(moved)
         s, t = np.nonzero(moved)
         for kind, (_, colour, marker) in enumerate(_KINDS):
             mine = _kind(s, t, sequence_length) == kind
+            seen.update([kind] if mine.any() else [])
             axes.plot(s[mine], t[mine], marker, color=colour, markersize=6)
         for edge in range(sequence_length, count, sequence_length):
             axes.axhline(edge - 0.5, color=GREY, linewidth=1, linestyle=":")
@@ -67,7 +69,8 @@ def dependence(moves: Mapping[str, Bool[Array, "T T"]], sequence_length: int) ->
             axes.set_xlabel("exchanged token")
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=7, label=label)
-        for label, colour, marker in _KINDS
+        for kind, (label, colour, marker) in enumerate(_KINDS)
+        if kind in seen
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return figure
@@ -124,9 +127,9 @@ def biased_choice(
     left.bar(e + 0.2, biased, 0.38, color=ORANGE, hatch="//", edgecolor="white", linewidth=0, label="s + b")
     chosen = gate > 0
     left.plot(e[chosen] + 0.2, biased[chosen] + 0.06, "v", color="black", markersize=9, label="chosen")
-    left.set_ylim(top=1.35 * max(score.max(), biased.max()))
+    left.set_ylim(top=1.2 * max(score.max(), biased.max()))
     left.set_title("scores", fontsize=11)
-    left.legend(frameon=False, fontsize=10, ncols=3, loc="upper right")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=10, ncols=3)
     right.bar(e, gate, 0.6, color=BLUE)
     for i in e[chosen]:
         right.text(i, gate[i], f"{gate[i]:.2f}", ha="center", va="bottom", fontsize=10)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 from ..typing import Array, Float
 from .style import BLUE, GREY, ORANGE, STYLES, grid
@@ -100,7 +101,10 @@ class Comparison:
 
 
 def entry_by_entry(comparisons: Sequence[Comparison], *, columns: int, title: str) -> Figure:
-    """Per entry of the input, a circle for the numeric slope and a cross for the analytic one. They should coincide."""
+    """Per entry of the input, a circle for the numeric slope and a cross for the analytic one. They should coincide.
+
+    All panels have one scale, of at least 1 if all there is is rounding.
+    """
     rows = -(-len(comparisons) // columns)
     figure, panels = grid(len(comparisons), columns, height=0.9 + 2.2 * rows, title=title)
     for i, (axes, c) in enumerate(zip(panels, comparisons, strict=True)):
@@ -112,16 +116,24 @@ def entry_by_entry(comparisons: Sequence[Comparison], *, columns: int, title: st
         axes.plot(entry, analytic, "x", color=ORANGE, markersize=8, markeredgewidth=2.5, label="analytic")
         axes.set_title(c.title, fontsize=10.5)
         axes.set_xticks(entry)
-        axes.margins(x=0.08, y=0.18)
-        largest = max(np.abs(numeric).max(initial=0.0), np.abs(analytic).max(initial=0.0))
-        if largest < 1e-6:  # rounding only: do not magnify it
-            axes.set_ylim(-1, 1)
+        axes.margins(x=0.08)
+        axes.set_ylim(*_common_range(comparisons))
         if i >= len(comparisons) - columns:
             axes.set_xlabel("entry of x")
         if i % columns == 0:
             axes.set_ylabel("dL/dx")
     panels[0].legend(frameon=False, fontsize=10, loc="best")
     return figure
+
+
+def _common_range(comparisons: Sequence[Comparison]) -> tuple[float, float]:
+    """For the slopes of all comparisons, with 0 and a margin."""
+    values = np.concatenate([[0.0], *(np.ravel(v) for c in comparisons for v in (c.numeric, c.analytic))])
+    low, high = float(values.min()), float(values.max())
+    if max(-low, high) < 1e-6:  # rounding only: do not magnify it
+        return -1.0, 1.0
+    margin = 0.18 * (high - low)
+    return low - margin, high + margin
 
 
 def wrong_gradients(comparisons: Sequence[Comparison]) -> Figure:
@@ -135,8 +147,11 @@ def wrong_gradients(comparisons: Sequence[Comparison]) -> Figure:
         right = np.isclose(analytic, numeric, rtol=1e-5, atol=1e-9 * reach)
         axes.plot(numeric[right], analytic[right], "o", color=BLUE, markersize=6, fillstyle="none", label="right")
         axes.plot(numeric[~right], analytic[~right], "X", color=ORANGE, markersize=7, label="wrong")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, symmetric=True))
         axes.set_xlim(-reach, reach)
         axes.set_ylim(-reach, reach)
+        axes.set_aspect("equal")
         axes.set_title(f"{c.title}: {np.count_nonzero(~right)} of {right.size} wrong", fontsize=10.5)
         if i >= len(comparisons) - 3:
             axes.set_xlabel("numeric")
@@ -156,14 +171,15 @@ class Crossing:
 
 
 def kinks(x: Float[Array, " N"], crossings: Sequence[Crossing]) -> Figure:
-    """Functions above, their slopes by finite differences below, one column per function."""
+    """Functions above, their slopes by finite differences below, one column per function; no line crosses a jump."""
     count = len(crossings)
     figure, panels = grid(2 * count, count, height=5.4, title="Where finite differences cannot be trusted")
     for above, below, c in zip(panels[:count], panels[count:], crossings, strict=True):
-        above.plot(x, c.value, color="black", linewidth=1.8)
+        above.plot(*_broken(x, c.value), color="black", linewidth=1.8)
         above.set_title(c.title, fontsize=10.5)
         for (name, slope), style in zip(c.slopes.items(), STYLES, strict=False):
-            below.plot(x, slope, label=name, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
+            line = {"color": style["color"], "linestyle": style["linestyle"]}
+            below.plot(*_broken(x, slope), label=name, **line, linewidth=1.8)
         below.set_xlabel("x")
         below.margins(y=0.12)
         below.legend(frameon=False, fontsize=9, loc="upper left")
@@ -173,6 +189,15 @@ def kinks(x: Float[Array, " N"], crossings: Sequence[Crossing]) -> Figure:
     panels[0].set_ylabel("f(x)")
     panels[count].set_ylabel("slope")
     return figure
+
+
+def _broken(x: Float[Array, " N"], y: Float[Array, " N"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+    """The same line with a gap where one step is a tenth of its range, and three times as high as the next ones."""
+    step = np.abs(np.diff(y))
+    beside = np.pad(step, 1)
+    high = step > np.maximum(0.1 * np.ptp(y), 3 * np.maximum(beside[:-2], beside[2:]))
+    at = np.flatnonzero(high) + 1
+    return np.insert(x, at, np.nan), np.insert(np.asarray(y, float), at, np.nan)
 
 
 def _offset(links: Sequence[Link], i: int) -> float:

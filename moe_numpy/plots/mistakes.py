@@ -5,21 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from ..typing import Array, Bool, Float
-from .style import BLUE, GREY, ORANGE, PINK, STYLES, grid, smoothed
-
-_NOTHING, _ITSELF, _EARLIER, _LATER, _FOREIGN = range(5)
-_SIGNS = {".": "•", "x": "×", "+": "+"}
-_KINDS = {  # colour, marker, which token was exchanged
-    _ITSELF: ("#BBBBBB", "", "the token itself"),
-    _EARLIER: (BLUE, ".", "an earlier token of the same sequence"),
-    _LATER: (ORANGE, "x", "a later token of the same sequence: the future"),
-    _FOREIGN: (PINK, "+", "a token of another sequence"),
-}
+from ..typing import Array, Float
+from .style import GREY, STYLES, grid, smoothed
 
 
 def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[str, Float[Array, "S N"]]) -> Figure:
@@ -34,7 +23,7 @@ def learning_and_moving(loss: Mapping[str, Float[Array, "S N"]], moved: Mapping[
         axes.set_ylabel(label)
         axes.set_xlabel("step")
     left.set_yscale("log")
-    left.legend(frameon=False, title="gate weight")
+    left.legend(frameon=False)
     return figure
 
 
@@ -52,7 +41,7 @@ def forbidden_choices(shift: Float[Array, " N"], forbidden: Mapping[str, Float[A
 
 def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
     """How much of the answer to token s (column) arrives at token t (row), one panel per way to combine."""
-    figure, panels = grid(len(shares), len(shares), height=4.0, title="Whose answer does a token get?")
+    figure, panels = grid(len(shares), len(shares), height=3.6, title="Whose answer does a token get?")
     image = None
     for axes, (name, share) in zip(panels, shares.items(), strict=True):
         image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1)
@@ -66,38 +55,6 @@ def who_answers_whom(shares: Mapping[str, Float[Array, "T T"]]) -> Figure:
     panels[0].set_ylabel("arrives at token")
     assert image is not None
     figure.colorbar(image, ax=panels, label="gate weight", shrink=0.75, fraction=0.03, pad=0.015)
-    return figure
-
-
-def who_depends_on_whom(moved: Mapping[str, Bool[Array, "T T"]], sequence_length: int) -> Figure:
-    """Whether exchanging token s (row) moved the output at token t (column), one panel per router."""
-    height = 1.5 + 9.8 / len(moved)
-    figure, panels = grid(len(moved), len(moved), height=height, title="Which outputs move if one token is exchanged?")
-    colours = ListedColormap(["white", *(colour for colour, _, _ in _KINDS.values())])
-    found: set[int] = set()
-    for axes, (name, pairs) in zip(panels, moved.items(), strict=True):
-        kinds = _kinds(pairs, sequence_length)
-        found.update(np.unique(kinds).tolist())
-        axes.imshow(kinds, cmap=colours, vmin=_NOTHING, vmax=_FOREIGN)
-        for kind, (_, marker, _) in _KINDS.items():
-            s, t = np.nonzero(kinds == kind)
-            if marker:
-                axes.plot(t, s, marker, color="black", markersize=5)
-        for border in range(sequence_length, len(pairs), sequence_length):
-            axes.axhline(border - 0.5, color=GREY, linewidth=1)
-            axes.axvline(border - 0.5, color=GREY, linewidth=1)
-        axes.set_title(name, fontsize=11)
-        axes.set_xlabel("output at token")
-        axes.set_xticks(range(0, len(pairs), 2))
-        axes.set_yticks(range(0, len(pairs), 2))
-    panels[0].set_ylabel("exchanged token")
-    entries = [
-        Line2D([], [], color=colour, marker="s", markersize=11, linestyle="", label=f"{mark} {what}".strip())
-        for kind, (colour, marker, what) in _KINDS.items()
-        if kind in found
-        for mark in (_SIGNS.get(marker, ""),)
-    ]
-    figure.legend(handles=entries, loc="outside lower center", ncols=2, frameon=False, title="It moved with ...")
     return figure
 
 
@@ -131,13 +88,3 @@ def _line(axes: Axes, x: Any, y: Any, i: int, name: str) -> None:
     every, width = max(1, len(x) // 12), max(1.2, 3.4 - 1.1 * i)
     axes.plot(x, y, **STYLES[i], markevery=(i * every // 3, every), markersize=3 + width, linewidth=width, label=name)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _kinds(moved: Bool[Array, "T T"], sequence_length: int) -> Any:
-    """The kind of each pair; nothing where the output did not move."""
-    token = np.arange(len(moved))
-    changed, output = token[:, None], token[None, :]
-    same = changed // sequence_length == output // sequence_length
-    kinds = np.where(~same, _FOREIGN, np.where(changed > output, _LATER, _EARLIER))
-    kinds[token, token] = _ITSELF
-    return np.where(moved, kinds, _NOTHING)

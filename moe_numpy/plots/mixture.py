@@ -50,13 +50,15 @@ def posterior_over_targets(
 
 
 def pulls(distance: Float[Array, " E"], by_loss: Mapping[str, Float[Array, " E"]]) -> Figure:
-    """How strongly each expert is pulled towards the target, one panel per loss; below 0 it is pushed away.
+    """How strongly each expert is pulled towards the target, one panel per loss, one scale; below 0 it is pushed away.
 
     Raises:
         ValueError: more than 4 experts.
     """
     figure, panels = grid(len(by_loss), len(by_loss), height=3.6, title="How strongly the target pulls each expert")
     ticks = np.arange(len(distance))
+    values = np.concatenate([[0.0], *by_loss.values()])
+    margin = 0.1 * float(np.ptp(values)) + 1e-6
     for axes, (name, pull) in zip(panels, by_loss.items(), strict=True):
         axes.bar(ticks, pull, color=[style["color"] for style in _styles(len(pull))], width=0.7)
         axes.axhline(0, color="black", linewidth=0.8)
@@ -64,7 +66,10 @@ def pulls(distance: Float[Array, " E"], by_loss: Mapping[str, Float[Array, " E"]
         axes.set_title(name, fontsize=10.5)
         axes.set_xticks(ticks, [f"{d:g}" for d in distance])
         axes.set_xlabel("distance from expert to target")
-        axes.margins(y=0.18)
+        axes.set_ylim(values.min() - margin, values.max() + margin)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes is not panels[0]:
+            axes.tick_params(labelleft=False)
     panels[0].set_ylabel("pull towards the target")
     return figure
 

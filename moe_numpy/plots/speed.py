@@ -19,7 +19,9 @@ _BARS = (  # key of a row, label, colour, hatch
 )
 _CUT = 1.9  # longer bars end here, with an arrow
 _OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-_PARTS = ((BLUE, ""), (ORANGE, "//"), (GREEN, "xx"), (PINK, ".."), (GREY, ""))  # colour, hatch
+# Throughout, our layer is blue, its multiplications green, their floor grey, the peer orange.
+_PARTS = ((GREEN, "xx"), (ORANGE, "//"), (BLUE, ""), (PINK, ".."), (GREY, ""))  # colour, hatch
+_LAYER_AND_PARTS = (STYLES[0], STYLES[2], {"color": GREY, "linestyle": ":", "marker": "_"})
 _MARKERS = "osD^vP*Xhp<>"
 
 
@@ -92,7 +94,7 @@ def roofline(peak: float, bandwidths: Mapping[str, float], spots: Sequence[Spot]
             "fillstyle": "none",
             "markeredgewidth": 2,
         }
-        color = BLUE if spot.matmul else ORANGE
+        color = GREEN if spot.matmul else ORANGE
         axes.plot(spot.intensity, spot.gflops, color=color, linestyle="none", label=spot.name, zorder=3, **look)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -145,16 +147,19 @@ def time_per_token(
     num_experts: Int[Array, " e"],
     by_experts: Mapping[str, Float[Array, " e"]],
 ) -> Figure:
-    """Microseconds per token against the number of tokens (logarithmic), and against the number of experts (from 0)."""
+    """Microseconds per token against the number of tokens (logarithmic), and against the number of experts (from 0).
+
+    The lines are the layer, its multiplications and their floor, in this order, with the colours of the other figures.
+    """
     figure, panels = grid(2, 2, height=4.2, title="Time per token")
     sides = ((tokens, by_tokens, "tokens T"), (num_experts, by_experts, "experts E, at equal active work"))
     for axes, (x, lines, size) in zip(panels, sides, strict=True):
-        for (name, y), style in zip(lines.items(), STYLES, strict=False):
+        for (name, y), style in zip(lines.items(), _LAYER_AND_PARTS, strict=False):
             axes.plot(x, y, label=name, linewidth=2, markersize=7, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [f"{n:,}" for n in x])
         axes.set_xlabel(size)
-        axes.set_ylabel("microseconds")
+        axes.set_ylabel("microseconds per token")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=10, loc="upper right" if axes is panels[0] else "upper left")

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..typing import Array, Float, Int
+from .load_scale import draw_load, load_bar
 from .style import BLUE, GREY, ORANGE, STYLES, columns_for, grid, layer_numbers, literal, smoothed, some
 
 
@@ -163,20 +164,9 @@ def load_over_training(
     columns = columns_for(num_layers)
     height = 0.9 + 2.0 * math.ceil(num_layers / columns)
     figure, panels = grid(num_layers, columns, height=height, title="Load of the experts while training")
-    smooth = np.apply_along_axis(smoothed, 0, load)
-    fair = 1 / num_experts
-    edges = (float(step[0]) - 0.5, float(step[-1]) + 0.5, num_experts - 0.5, -0.5)
     image = None
     for i, (layer, axes) in enumerate(zip(layer_numbers(layers, num_layers), panels, strict=True)):
-        image = axes.imshow(
-            smooth[:, i].T / fair,
-            aspect="auto",
-            cmap="PuOr_r",
-            vmin=0,
-            vmax=2,
-            extent=edges,
-            interpolation="none",
-        )
+        image = draw_load(axes, load[:, i], first=float(step[0]), last=float(step[-1]))
         axes.set_title(f"layer {layer}", fontsize=10)
         marks = [(at, expert) for at, of_layer, expert in splits if of_layer == layer]
         if marks:
@@ -187,8 +177,7 @@ def load_over_training(
         if i >= num_layers - columns:
             axes.set_xlabel("step")
     assert image is not None
-    bar = figure.colorbar(image, ax=panels, extend="max", ticks=[0, 0.5, 1, 1.5, 2], pad=0.015)
-    bar.ax.set_yticklabels(["0", "½", "fair share", "1½ ×", "2 ×"])
+    load_bar(figure, image, panels)
     return figure
 
 
@@ -207,9 +196,9 @@ def _draw_ends(axes: Axes, bits: Float[Array, " R"], style: dict[str, Any], name
 
 
 def _range_of_lines(axes: Axes) -> tuple[float, float]:
-    """The range of the lines without their first tenth, whose steep fall would flatten the rest."""
+    """The range of the lines without their first quarter, whose steep fall would flatten the rest."""
     lines = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
-    values = np.concatenate([y[len(y) // 10 :] for y in lines])
+    values = np.concatenate([y[len(y) // 4 :] for y in lines])
     low, high = values.min(), values.max()
     margin = 0.05 * (high - low) + 0.01
     return low - margin, high + margin

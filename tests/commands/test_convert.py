@@ -26,7 +26,7 @@ def model_of(**settings):
     ("family", "settings"),
     [
         ("mixtral", {}),
-        ("mixtral", {"recipe": "st_moe", "recipe_settings": {"capacity_factor": None, "eval_capacity_factor": None}}),
+        ("mixtral", {"recipe": "st_moe", "recipe_settings": {"capacity_factor": None, "second_threshold": None}}),
         ("llama", {"num_experts": 0}),
         ("qwen2_moe", {"recipe": "qwen2_moe"}),
         ("qwen2_moe", {"recipe": "qwen2_moe", "recipe_settings": {"normalize": True}, "moe_every": 2}),

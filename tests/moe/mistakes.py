@@ -345,3 +345,24 @@ class AffineInBfloat16(Affine):
 
     def forward(self, x, weight, bias):
         return to_bfloat16(super().forward(to_bfloat16(x), to_bfloat16(weight), bias))
+
+
+# By trap, so that a page can show what they do before it shows their names
+EXHIBITS = {
+    1: (renormalized_top_1, softmax_after_top_1),
+    2: (BalanceLossOfSoftCounts, PickScoresStraightThrough, BiasAddedInPlace),
+    3: (GroupsMaskedWithZero,),
+    4: (gate_the_output,),
+    5: (dispatch_by_nonzero_gates,),
+    6: (JitterInPlace, RouterNoisyInEvaluation),
+    7: (dispatch_passing_dropped_tokens,),
+    8: (LoadWithThresholdsInProbabilities,),
+    9: (CombineInExpertOrder, CombineLosingDuplicates),
+    10: (TopKFromTheEnd, PickScoresChoosingAgain),
+    11: (GroupedSwiGLUAveraging, ExpertsThatAreSkipped),
+    12: (ExpertChoiceCalledCausal,),
+    13: (BalanceOfTheSelected, BalanceWithoutGradient, RouterForgettingItsLoss),
+    14: (RouterUpdatingEveryForward,),
+    15: (SoftmaxOverTheBatch, give_it_a_capacity),
+    16: (AffineInBfloat16,),
+}

@@ -13,6 +13,7 @@ from moe_numpy.moe.capacity import Capacity
 from moe_numpy.moe.dispatch import STRATEGIES
 from moe_numpy.moe.losses import SwitchBalance
 from moe_numpy.moe.recipes import RECIPES, find
+from moe_numpy.moe.selection import RandomSecond, TopK
 
 pytestmark = pytest.mark.no_cover
 
@@ -162,6 +163,16 @@ def test_gshard_loses_some_second_experts_only_in_training():
 def test_gshard_has_2_t_over_e_places_for_each_expert():
     _, routing = run(make("gshard"), inputs())
     assert routing.statistics.dropped.capacity == 2 * BATCH * LENGTH // E
+
+
+def test_st_moe_counts_places_without_k_and_sends_the_second_expert_by_its_threshold():
+    capacity = recipes.st_moe().router.capacity
+    assert [capacity.size(1024, 8, per_token=2, training=mode) for mode in (True, False)] == [160, 256]
+    selection = recipes.st_moe().router.selection
+    assert (selection, selection.k) == (RandomSecond(0.2), 2)
+    assert recipes.st_moe(second_threshold=None).router.selection == TopK(2)
+    with pytest.raises(ValueError, match="second_threshold is for top_k=2, got top_k=3; pass second_threshold=None"):
+        recipes.st_moe(top_k=3)
 
 
 def test_deepseek_v3_gate_weights_are_unbiased_renormalised_and_scaled():

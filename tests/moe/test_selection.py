@@ -69,6 +69,14 @@ def test_the_second_expert_is_kept_with_probability_min_1_2_g2():
     assert set(candidates.expert[~firsts].tolist()) == {1}
 
 
+def test_the_threshold_of_the_second_expert():
+    p = np.repeat([[0.9, 0.1], [0.75, 0.25]], 20_000, axis=0)
+    kept = RandomSecond(0.2)(p, training()).sent.reshape(2, 20_000, 2)[:, :, 1].mean(axis=1)
+    np.testing.assert_allclose(kept, [0.5, 1], atol=0.01)
+    with pytest.raises(ValueError, match="threshold must be positive, got 0"):
+        RandomSecond(0)
+
+
 def test_the_second_expert_is_always_kept_in_evaluation():
     scores = draw(5, 3)
     assert pairs(RandomSecond()(scores, ONE)) == pairs(TopK(2)(scores, ONE))
@@ -78,7 +86,7 @@ def test_the_coin_is_a_recorded_decision():
     with decisions.recording() as recorded:
         RandomSecond()(np.array([[0.9, 0.1]]), training())
     assert recorded[-1].what == "second choices kept"
-    assert recorded[-1].explain(0) == "token 0: 2 g₂ is 0.2"
+    assert recorded[-1].explain(0) == "token 0: g₂ / threshold is 0.2"
 
 
 # Groups
@@ -291,7 +299,7 @@ def test_random_second_needs_two_experts():
 
 
 def test_a_missing_generator_names_who_needs_it():
-    with pytest.raises(ValueError, match=r"RandomSecond\(\) needs rng while training; pass rng=, or call eval\(\)"):
+    with pytest.raises(ValueError, match=r"RandomSecond.* needs rng while training; pass rng=, or call eval\(\)"):
         RandomSecond()(draw(2, 2), Batch(2, training=True))
 
 

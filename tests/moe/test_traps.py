@@ -396,6 +396,14 @@ def test_trap_16_float32_chooses_what_exact_arithmetic_chooses():
     caught(check_trap_16, instead_of=Affine, put=mistakes.AffineInBfloat16)
 
 
+def test_every_mistake_is_in_the_exhibit_of_its_trap():
+    shown = [mistake for exhibit in mistakes.EXHIBITS.values() for mistake in exhibit]
+    defined = [m for m in vars(mistakes).values() if (getattr(m, "__doc__", None) or "").startswith("Mistake: ")]
+    assert len(shown) == len(set(shown))
+    assert set(shown) == set(defined)
+    assert list(mistakes.EXHIBITS) == list(range(1, 17))
+
+
 def test_the_default_dispatch_is_the_one_that_the_checks_run():
     assert make(recipes.mixtral()).dispatch == "sorted"
     assert STRATEGIES["sorted"] is dispatch_sorted

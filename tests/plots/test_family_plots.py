@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pytest
 
 from moe_numpy.plots.family import biased_choice, dependence, one_token, soft_mixing
 
@@ -32,6 +33,14 @@ def test_one_token_shows_the_softmax_first_and_leaves_out_what_was_not_chosen():
     assert pixels(figure) == 1200
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_titles_of_dependence_stand_clear_of_each_other(count):
+    figure = dependence({f"router {i}": np.ones((16, 16), bool) for i in range(count)}, sequence_length=8)
+    pixels(figure)
+    above = figure._suptitle.get_window_extent().y0
+    assert all(axes.title.get_window_extent().y1 < above for axes in figure.axes)
+
+
 def test_dependence_tells_past_future_and_other_sequences_apart():
     moved = np.zeros((4, 4), bool)
     moved[0, 0] = moved[0, 1] = moved[1, 0] = moved[3, 0] = moved[3, 2] = True
@@ -42,6 +51,8 @@ def test_dependence_tells_past_future_and_other_sequences_apart():
     assert points(axes, "X") == [(1, 0), (3, 2)]
     assert points(axes, "^") == [(3, 0)]
     assert axes.yaxis_inverted()
+    alone = dependence({"router": np.eye(4, dtype=bool)}, sequence_length=4).legends[0]
+    assert [t.get_text() for t in alone.get_texts()] == ["the token itself"]  # only what is seen
     assert "sees the future" in [t.get_text() for t in figure.legends[0].get_texts()][2]
     assert pixels(figure) == 1200
 

@@ -123,4 +123,5 @@ def test_kinks_has_the_function_above_its_slopes():
     np.testing.assert_array_equal(above.get_lines()[0].get_ydata(), np.maximum(x, 0))
     assert [text.get_text() for text in below.get_legend().get_texts()] == ["derivative", "central"]
     assert len({line.get_linestyle() for line in below.get_lines()[:2]}) == 2
+    assert [np.isnan(line.get_ydata()).sum() for line in below.get_lines()[:2]] == [1, 0]  # a gap at the jump
     assert width(figure) == 1200

@@ -49,39 +49,6 @@ def test_who_answers_whom_writes_what_arrives():
     assert pixels(figure) == 1200
 
 
-def test_who_depends_on_whom_tells_the_future_from_the_past():
-    moved = np.eye(4, dtype=bool)
-    moved[0, 1] = moved[3, 2] = moved[0, 3] = True  # earlier to later, later to earlier, another sequence
-    figure = mistakes.who_depends_on_whom({"one": np.eye(4, dtype=bool), "all": moved}, sequence_length=2)
-    alone, together = figure.axes
-    kinds = together.images[0].get_array()
-    assert (kinds == [[1, 2, 0, 4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 3, 1]]).all()
-    assert (alone.images[0].get_array() == np.eye(4)).all()
-    marks = {line.get_marker(): line.get_xydata().tolist() for line in together.get_lines() if len(line.get_xdata())}
-    assert (marks["."], marks["x"], marks["+"]) == ([[1, 0]], [[2, 3]], [[3, 0]])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "the token itself",
-        "• an earlier token of the same sequence",
-        "× a later token of the same sequence: the future",
-        "+ a token of another sequence",
-    ]
-    assert pixels(figure) == 1200
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_titles_of_who_depends_on_whom_stand_clear_of_each_other(count):
-    moved = {f"router {i}": np.ones((16, 16), bool) for i in range(count)}
-    figure = mistakes.who_depends_on_whom(moved, sequence_length=8)
-    pixels(figure)
-    above = figure._suptitle.get_window_extent().y0
-    assert all(axes.title.get_window_extent().y1 < above for axes in figure.axes)
-
-
-def test_the_legend_has_only_what_is_seen():
-    figure = mistakes.who_depends_on_whom({"one": np.eye(4, dtype=bool)}, sequence_length=4)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the token itself"]
-
-
 @pytest.mark.parametrize("steps", [1, 5, 200])
 def test_busiest_expert_is_relative_to_the_fair_share(steps):
     figure = mistakes.busiest_expert({"a": np.full(steps, 0.5), "b": np.full(steps, 0.5)}, num_experts=8)

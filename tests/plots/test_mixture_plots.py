@@ -46,6 +46,7 @@ def test_pulls_has_a_bar_for_each_expert_and_its_number():
     assert [text.get_text() for text in first.texts] == ["-0.25", "1.00"]
     assert [label.get_text() for label in second.get_xticklabels()] == ["0.5", "2"]
     assert second.get_title() == "second"
+    assert first.get_ylim() == second.get_ylim()
     assert width(figure) == 1200
 
 
