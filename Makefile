@@ -103,7 +103,7 @@ clean:
 
 .venv-site/ready: .venv/made site/requirements.txt site/package.json site/package-lock.json
 	$(PYTHON) -m venv .venv-site
-	$(call install,.venv-site,-r site/requirements.txt)
+	$(call install,.venv-site,--no-compile -r site/requirements.txt)
 	@npm --version > /dev/null || { echo "make site needs npm, for MathJax and the slides. On Debian and Ubuntu:" \
 	  "apt install npm"; exit 1; }
 	npm ci --prefix site --ignore-scripts --no-audit --no-fund --loglevel error
