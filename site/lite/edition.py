@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-PARTS = ("moe_numpy", "exercises", "notebooks", "docs", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+from moe_numpy.commands.course import files_of_the_course
+
+PARTS = ("moe_numpy", "exercises", "notebooks", "docs")
+PARTS += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 IGNORED = shutil.ignore_patterns("__pycache__", "work", ".ipynb_checkpoints")
 KERNEL = {"display_name": "Python (Pyodide)", "language": "python", "name": "python"}
 # Pyodide has no numba, which the package can do without: hence no dependencies, and a list of them.
@@ -37,17 +39,17 @@ def write(root: Path, scratch: Path, target: Path) -> None:
         target: the folder of the site.
     """
     wheel = build_wheel(root, scratch / "checkout", scratch / "wheel")
-    contents = scratch / "contents" / "notebooks"
-    contents.mkdir(parents=True)
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebook = for_browser(json.loads(path.read_text(encoding="utf-8")))
-        (contents / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+    contents = scratch / "contents"
+    for name, content in files_of_the_course():
+        path = contents / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(for_browser(content) if path.suffix == ".ipynb" else content)
     lite = Path(sys.executable).with_name("jupyter-lite")
     settings = scratch / "lite"
     settings.mkdir()
     about = {"jupyter-lite-schema-version": 0, "jupyter-config-data": {"appName": "moe_numpy in the browser"}}
     (settings / "jupyter-lite.json").write_text(json.dumps(about), encoding="utf-8")
-    command = [lite, "build", "--lite-dir", settings, "--contents", contents.parent, "--piplite-wheels", wheel]
+    command = [lite, "build", "--lite-dir", settings, "--contents", contents, "--piplite-wheels", wheel]
     command += ["--output-dir", target, "--apps", "lab", "--no-sourcemaps", "--no-unused-shared-packages"]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -67,9 +69,11 @@ def build_wheel(root: Path, copy: Path, folder: Path) -> Path:
     return next(folder.glob("moe_numpy-*.whl"))
 
 
-def for_browser(notebook: dict[str, Any]) -> dict[str, Any]:
+def for_browser(content: bytes) -> bytes:
     """A notebook whose first cell installs the library, and whose kernel is Pyodide's."""
+    notebook = json.loads(content)
     cell = {"cell_type": "code", "execution_count": None, "id": "in-the-browser", "metadata": {}, "outputs": []}
     title, *others = notebook["cells"]
-    metadata = notebook["metadata"] | {"kernelspec": KERNEL}
-    return notebook | {"cells": [title, cell | {"source": FIRST_CELL}, *others], "metadata": metadata}
+    notebook["cells"] = [title, cell | {"source": FIRST_CELL}, *others]
+    notebook["metadata"]["kernelspec"] = KERNEL
+    return json.dumps(notebook).encode()
