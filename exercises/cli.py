@@ -23,6 +23,7 @@ from .catalog import all_exercises
 from .exercise import Exercise
 from .grading.grade import GraderError, Result
 from .grading.process import ROOT
+from .instructors.commands import grade, pack
 from .progress_file import Progress
 from .report import next_up, print_hint, print_list, print_result
 from .submission import SubmissionError
@@ -268,6 +269,10 @@ def export(
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text, encoding="utf-8")
     _tell(workspace)
+
+
+app.command()(grade)
+app.command()(pack)
 
 
 @app.command()
