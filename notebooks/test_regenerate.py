@@ -48,7 +48,7 @@ def test_outputs_are_those_of_a_fresh_clone(tmp_path, monkeypatch):
         "block = bytearray(2**26)",
     )
     report, threads, _ = done.notebook.cells
-    assert "edit exercises/work/ex11_top_k.py" in report.outputs[0].text
+    assert "edit exercises/work/ex11_top_k.py" in report.outputs[0].data["text/plain"]
     assert len(report.outputs) == 1  # and no echo of the verdict
     assert threads.outputs[0].text == "1\n"
     assert [cell.execution_count for cell in done.notebook.cells] == [1, 2, 3]
