@@ -1,5 +1,5 @@
-# make demo | lab | test | notebooks | test-gpu | lint | gradcheck | verify | parity | lowest: each makes its environment
-# and installs what it needs first.
+# make demo | gradcheck | verify | lab | course | test | notebooks | site | test-gpu | lint | parity | lowest: each makes
+# its environment and installs what it needs first; the first three need the library alone.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,21 +12,25 @@ LOWEST_TESTS ?= tests/kernels tests/test_files.py tests/pretrained tests/command
   tests/ops/test_dtypes.py $(addprefix --ignore tests/, commands/test_gradcheck_command.py commands/test_bench.py \
   pretrained/test_damaged_folders.py pretrained/test_damaged_models.py pretrained/test_whole_models.py)
 
-.PHONY: demo test notebooks test-gpu lint format gradcheck verify parity lowest lab clean
+.PHONY: demo gradcheck verify lab course test notebooks site test-gpu lint format parity lowest clean
 
-demo: .venv/learner
+demo: .venv/library
 	$(BIN)/python -m moe_numpy demo
 
-gradcheck: .venv/learner
+gradcheck: .venv/library
 	$(BIN)/python -m moe_numpy gradcheck
 
 # The graders of the exercises: every stub and every wrong solution must fail, the library must pass.
-verify: .venv/learner
+verify: .venv/library
 	$(BIN)/python -m exercises verify
 
 # Starts in notebooks/; the exercises' files are within reach of its file browser.
 lab: .venv/learner
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# The notebooks in a folder that git does not know, to be changed and run at will: make course FOLDER=~/moe
+course: .venv/learner
+	$(BIN)/python -m moe_numpy course $(FOLDER)
 
 test: .venv/developer
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov
@@ -36,6 +40,12 @@ test: .venv/developer
 notebooks: .venv/developer
 	$(BIN)/python -m pytest notebooks --durations=9 -m "not alone" -n auto --dist worksteal
 	$(BIN)/python -m pytest notebooks --durations=3 -m alone
+
+# The site, without a connection once its packages are installed: site/_build/html/index.html. Then its checks; those in
+# a browser are skipped where chromium and chromedriver are missing.
+site: .venv-site/ready
+	PYTHONPATH=. MOE_NUMPY_KERNELS=numpy .venv-site/bin/python site/build.py
+	.venv-site/bin/python -m pytest -c site/pytest.ini site
 
 # On a machine with a GPU; a part of them needs two. Where nothing can be installed:
 # make test-gpu PYTEST="python3 -m pytest". Shapes are not checked at run time there.
@@ -60,7 +70,7 @@ format: .venv/developer
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-parity .venv-lowest
+	rm -rf .venv .venv-parity .venv-lowest .venv-site site/node_modules site/_build site/_source
 
 # A folder without this file is half made, by a Python without ensurepip for instance, and made anew.
 .venv/made:
@@ -70,7 +80,11 @@ clean:
 	  "If that is ensurepip, on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@touch $@
 
-.venv/learner: .venv/made requirements.txt pyproject.toml
+.venv/library: .venv/made pyproject.toml
+	$(call install,.venv,-e .)
+	@touch $@
+
+.venv/learner: .venv/library requirements.txt
 	$(call install,.venv,-r requirements.txt)
 	@touch $@
 
@@ -85,6 +99,14 @@ clean:
 .venv-parity/ready: .venv/made parity/requirements.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-parity
 	$(call install,.venv-parity,-r parity/requirements.txt)
+	@touch $@
+
+.venv-site/ready: .venv/made site/requirements.txt site/package.json site/package-lock.json
+	$(PYTHON) -m venv .venv-site
+	$(call install,.venv-site,--no-compile -r site/requirements.txt)
+	@npm --version > /dev/null || { echo "make site needs npm, for MathJax and the slides. On Debian and Ubuntu:" \
+	  "apt install npm"; exit 1; }
+	npm ci --prefix site --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
 .venv-lowest/ready: requirements-lowest.txt pyproject.toml

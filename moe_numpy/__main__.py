@@ -11,6 +11,7 @@ from .commands.ask import ask
 from .commands.bench import bench
 from .commands.convert import convert
 from .commands.count import count
+from .commands.course import course
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.experts import app as experts
@@ -67,6 +68,14 @@ app.command()(doctor)
 app.add_typer(experts, name="experts")
 app.command()(ask)
 app.command()(specialists)
+app.command()(course)
+
+
+def run() -> None:
+    """The command ``moe-numpy``, which is the same as ``python -m moe_numpy``."""
+    exit_on_signals()
+    app(prog_name="moe-numpy")
+
 
 if __name__ == "__main__":
     exit_on_signals()

@@ -48,3 +48,23 @@ def test_what_cannot_be_made_ends_in_a_sentence(tmp_path, python, last):
     assert done.returncode == 2
     assert last.format(python=interpreter) in done.stdout.splitlines()[-1]
     assert (tmp_path / ".venv").exists() == (python == NO_NETWORK)
+
+
+def dry_run(target, folder):
+    for file in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, folder)
+    done = subprocess.run(["make", "-n", target], cwd=folder, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["demo", "gradcheck", "verify"])
+def test_what_needs_the_library_alone_installs_no_jupyter(tmp_path, target):
+    told = dry_run(target, tmp_path)
+    assert "install --quiet --disable-pip-version-check -e ." in told
+    assert "requirements.txt" not in told
+
+
+def test_the_notebooks_come_with_what_a_learner_installs(tmp_path):
+    assert "-r requirements.txt" in dry_run("lab", tmp_path)
+    named = {line.partition(">=")[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()}
+    assert {"numpy", "numba", "pytest", "jupyter"} <= named

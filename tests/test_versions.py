@@ -11,7 +11,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # CuPy's is proved on a GPU: make test-gpu.
-PROMISED = [*PYPROJECT["build-system"]["requires"], *PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["dev"]]
+REQUIRED = [*PYPROJECT["build-system"]["requires"], *PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["dev"]]
+PROMISED = list(dict.fromkeys(REQUIRED))  # setuptools builds the package, and the wheel of a test
 
 
 def lines(file):
