@@ -2,7 +2,10 @@
 
 import json as json_module
 import math
-import re
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +18,14 @@ from rich.text import Text
 from moe_numpy.commands.output import one_line, printable, refusals, refuse
 from moe_numpy.commands.usage import Group
 
-from .catalog import all_exercises, find, numbers
+from . import actions
+from .catalog import all_exercises
 from .exercise import Exercise
-from .grading.grade import GraderError, Result, grade_source, unreadable
-from .progress import Progress
-from .report import next_up, print_list, print_result
-from .source import solution_source
+from .grading.grade import GraderError, Result
+from .grading.process import ROOT
+from .instructors.commands import grade, pack
+from .progress_file import Progress
+from .report import next_up, print_hint, print_list, print_result
 from .submission import SubmissionError
 from .workspace import Workspace
 
@@ -31,9 +36,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_BROKEN = "the exercise itself is broken, please report it: {}"
 Which = Annotated[str, typer.Argument(help="A number, 07; a range, 05-09; or all.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the inputs.")]
+DeriveOption = Annotated[bool, typer.Option("--derive", help="The stub without the formula of the derivative.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -73,11 +80,16 @@ def check(which: Which = "all", seed: SeedOption = 0, json: JsonOption = False) 
     """Grade your files. Exit code 0 only if everything passed."""
     workspace, console = Workspace(), _console(json)
     results = []
-    for exercise in chosen(which):
-        result = grade_and_record(workspace, exercise, seed)
-        results.append(result)
-        if not json:
-            print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
+    try:
+        for exercise in _chosen(which):
+            with console.status(f"checking {exercise.label} {exercise.title}; Ctrl-C stops it"):
+                results.append(_graded(workspace, exercise, seed))
+            if not json:
+                result = results[-1]
+                print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
+    except KeyboardInterrupt:
+        typer.echo("stopped; your files, and what was graded before, are saved", err=True)
+        raise typer.Exit(130) from None
     _tell(workspace)
     if json:
         _print_json([result.to_json() for result in results])
@@ -88,17 +100,26 @@ def check(which: Which = "all", seed: SeedOption = 0, json: JsonOption = False) 
     raise typer.Exit(0 if all(result.passed for result in results) else 1)
 
 
+@app.command("open")
+def open_(which: Which, derive: DeriveOption = False) -> None:
+    """Make the file if it is missing, and open it in the editor that EDITOR names."""
+    from .keyboard import Keys, edit
+
+    workspace, console = Workspace(), _console(False)
+    for exercise in _chosen(which):
+        with refusals():
+            path = workspace.open(exercise, derive=derive)
+        problem = edit(path) if Keys().available else ""
+        _print_line(console, f"{problem}; the file is {path}" if problem else str(path))
+    _tell(workspace)
+
+
 @app.command()
 def hint(which: Which) -> None:
-    """The next of three hints, after those you have seen."""
+    """What the last check asks for, and one more of the three hints."""
     workspace, console = Workspace(), _console(False)
-    for exercise in chosen(which):
-        seen = workspace.progress().get(exercise.label, Progress()).hints
-        shown = min(seen + 1, len(exercise.hints))
-        for i in range(shown):
-            style = "" if i == shown - 1 else "dim"
-            console.print(Text(f"{i + 1} of {len(exercise.hints)}  {exercise.hints[i]}", style))
-        workspace.update(exercise.label, hints=shown)
+    for exercise in _chosen(which):
+        print_hint(console, actions.next_hint(workspace, exercise))
     _tell(workspace)
 
 
@@ -106,47 +127,76 @@ def hint(which: Which) -> None:
 def solution(
     which: Which, give_up: Annotated[bool, typer.Option("--give-up", help="Show it before you passed.")] = False
 ) -> None:
-    """The library's own source, once your file has passed."""
-    workspace, console = Workspace(), _console(False)
-    for exercise in chosen(which):
-        progress = workspace.progress()
-        if not progress.get(exercise.label, Progress()).passed:
-            if not give_up:
-                _refuse(f"exercise {exercise.label} has not passed yet; --give-up shows the solution all the same")
-            workspace.update(exercise.label, gave_up=True)
-        console.print(Text(f"# {exercise.target}", "dim"))
-        print(solution_source(exercise.target), end="")
+    """The library's own code with notes, once your file has passed. It runs as it stands."""
+    workspace = Workspace()
+    for exercise in _chosen(which):
+        try:
+            print(actions.solution_of(workspace, exercise, give_up), end="")
+        except PermissionError as error:
+            _refuse(f"{error}; --give-up shows the solution all the same")
     _tell(workspace)
 
 
 @app.command()
-def reset(which: Which) -> None:
+def debug(
+    which: Which,
+    pdb: Annotated[bool, typer.Option("--pdb", help="Step through it, from the first line of your function.")] = False,
+    seed: SeedOption = 0,
+) -> None:
+    """The smallest failing call as Python to paste. Your code then runs as any program of yours does."""
+    from .debug import failing_case, first_line_of, snippet
+
+    workspace, console = Workspace(), Console(stderr=True, highlight=False)
+    for exercise in _chosen(which):
+        path = workspace.ensure(exercise)
+        with console.status("looking for the smallest call that fails; Ctrl-C stops it"):
+            result = _graded(workspace, exercise, seed)
+            try:
+                source = workspace.source(exercise)
+            except SubmissionError as error:
+                _refuse(str(error), 1)
+            failure = failing_case(result, source)
+        if failure is None:
+            problem = next((c.problem.message for c in result.checks if c.problem), "")
+            _refuse(f"no call of exercise {exercise.label} fails: {problem or 'it passes'}", 1)
+        text = snippet(exercise, failure, seed, path)
+        if not pdb:
+            print(text, end="")
+            continue
+        stop = f"break {path.absolute()}:{first_line_of(exercise, source, failure)}"
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with tempfile.TemporaryDirectory() as folder:
+            script = Path(folder, f"debug_{exercise.label}.py")
+            script.write_text(text, encoding="utf-8")
+            words = [sys.executable, "-m", "pdb", "-c", stop, "-c", "continue", str(script)]
+            subprocess.run(words, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    _tell(workspace)
+
+
+@app.command()
+def reset(which: Which, derive: DeriveOption = False) -> None:
     """Put the stub back. What you had is kept beside it as .bak."""
     workspace, console = Workspace(), _console(False)
-    for exercise in chosen(which):
+    for exercise in _chosen(which):
         with refusals():
-            kept = workspace.reset(exercise)
+            kept = workspace.reset(exercise, derive=derive)
         _print_line(console, f"{workspace.path(exercise)} is new" + (f"; yours is {kept}" if kept else ""))
 
 
 @app.command()
 def watch() -> None:
-    """Check each file when you save it. Ctrl-C ends it."""
-    from .watch import changed_exercises
+    """Check each file when you save it, and go on once it passes. Ctrl-C ends a check, then the watching."""
+    from .keyboard import Keys
+    from .watch import watch as run
 
-    workspace, console = Workspace(), _console(False)
-    current = next_up(all_exercises(), workspace)
-    _print_line(console, f"Watching {workspace.folder}; Ctrl-C ends it.")
-    if current is not None:
-        _print_line(console, f"Next: {workspace.ensure(current)}")
+    workspace = Workspace()
     _tell(workspace)
     try:
-        for exercise in changed_exercises(workspace):
-            console.rule(Text(time.strftime("%H:%M:%S"), "dim"))
-            result = grade_and_record(workspace, exercise, 0)
-            print_result(console, result, next_up(all_exercises(), workspace) if result.passed else None)
+        run(workspace, _console(False), Keys())
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+    except GraderError as error:
+        _refuse(_BROKEN.format(error))
 
 
 @app.command()
@@ -171,7 +221,7 @@ def train(
     with refusals():
         find_recipe(recipe)
     sources = {
-        e.number: (workspace.source(e), _short(workspace.path(e)))
+        e.number: (workspace.source(e), actions.short(workspace.path(e)))
         for e in exercises
         if workspace.status(e, progress) == "passed"
     }
@@ -211,7 +261,7 @@ def export(
     if out is not None and (not out.name or out.is_dir()):
         _refuse(f"--out must be a file, got {str(out)!r}")
     workspace = Workspace()
-    text = FORMATS[format]([grade_and_record(workspace, exercise, seed) for exercise in chosen(which)])
+    text = FORMATS[format]([_graded(workspace, exercise, seed) for exercise in _chosen(which)])
     if out is None:
         typer.echo(text, nl=False)
     else:
@@ -219,6 +269,10 @@ def export(
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text, encoding="utf-8")
     _tell(workspace)
+
+
+app.command()(grade)
+app.command()(pack)
 
 
 @app.command()
@@ -232,7 +286,7 @@ def verify(
 
     console, began = _console(json), time.perf_counter()
     verdicts = []
-    for v in run([e.number for e in chosen(which)], seeds):
+    for v in run([e.number for e in _chosen(which)], seeds):
         verdicts.append(v)
         mark = "✗" if v.problems else "✓"
         console.print(f"{mark} {v.label} {v.title}   {v.wrong_solutions} wrong solutions   {v.seconds:.1f} s")
@@ -247,40 +301,16 @@ def verify(
     raise typer.Exit(1 if bad else 0)
 
 
-def chosen(which: str) -> list[Exercise]:
-    """The exercises that a number, a range, a name or ``all`` stands for."""
-    if which == "all":
-        return all_exercises()
-    if number := re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", which):
-        first = int(number[1])
-        last = int(number[2] or first)
-        found = [find(n) for n in numbers() if first <= n <= last]
-    else:
-        found = [e for e in all_exercises() if e.name == which]
-    if not found:
-        have = f"{numbers()[0]:02} to {numbers()[-1]:02}"
-        _refuse(f"no exercise {which!r}; give a number ({have}), a range such as 05-09, a name, or all")
-    return found
+def _chosen(which: str) -> list[Exercise]:
+    with refusals():
+        return actions.chosen(which)
 
 
-def grade_and_record(workspace: Workspace, exercise: Exercise, seed: int, name: str | None = None) -> Result:
-    """Grade the learner's file and remember the outcome; ``name`` is the file's in the report."""
-    name = name or _short(workspace.path(exercise))
+def _graded(workspace: Workspace, exercise: Exercise, seed: int) -> Result:
     try:
-        source = workspace.source(exercise)
-        result = grade_source(exercise, source, name, seed=seed)
-    except SubmissionError as error:
-        return unreadable(exercise, str(error), name, seed=seed)
+        return actions.grade_and_record(workspace, exercise, seed)
     except GraderError as error:
-        _refuse(f"the exercise itself is broken, please report it: {error}")
-    workspace.record(exercise, source, result.earned, result.passed)
-    return result
-
-
-def _short(path: Path) -> str:
-    """Relative to the current folder where it lies below it."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+        _refuse(_BROKEN.format(error))
 
 
 def _console(json: bool) -> Console:

@@ -33,6 +33,11 @@ class Case:
     constants: tuple[int, ...] = ()
     cotangents: tuple[Any, ...] | None = None
 
+    @property
+    def entries(self) -> int:
+        """How many numbers the arrays among the arguments have together."""
+        return sum(_entries(value) for value in [*self.args, *self.settings.values()])
+
     def float32(self) -> "Case":
         """The same case with every float64 array rounded to float32."""
         return replace(self, args=tuple(_float32(a) for a in self.args))
@@ -225,6 +230,12 @@ def reference_to(thing: Any) -> str:
 def is_function_class(solution: Any) -> bool:
     """Whether it is a differentiable Function rather than a plain function."""
     return isinstance(solution, type) and issubclass(solution, Function)
+
+
+def _entries(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return int(value.size)
+    return sum(map(_entries, value)) if isinstance(value, list | tuple) else 0
 
 
 def _float32(a: Any) -> Any:

@@ -26,7 +26,9 @@ def gradescope(results: Sequence[Result]) -> str:
     ]
     score = sum(r.earned for r in results)
     notes = {"output": "\n".join(notes_on(results))} if any(r.note for r in results) else {}
-    return json.dumps({"score": score, "visibility": "visible", **notes, "tests": tests}, indent=1) + "\n"
+    extra = {r.exercise.label: _on_the_way(r) for r in results}
+    grades = {"score": score, "visibility": "visible", **notes, "tests": tests, "extra_data": extra}
+    return json.dumps(grades, indent=1) + "\n"
 
 
 def junit(results: Sequence[Result]) -> str:
@@ -38,6 +40,9 @@ def junit(results: Sequence[Result]) -> str:
         suite = ElementTree.SubElement(
             root, "testsuite", name=name, tests=str(len(r.checks)), failures=str(failures), time=f"{r.seconds:.3f}"
         )
+        properties = ElementTree.SubElement(suite, "properties")
+        for key, value in _on_the_way(r).items():
+            ElementTree.SubElement(properties, "property", name=key, value=str(value))
         for c in r.checks:
             test = ElementTree.SubElement(suite, "testcase", classname=name, name=c.name)
             if c.problem is not None:
@@ -51,18 +56,24 @@ def junit(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result]) -> str:
     """A table, and what failed below it."""
-    lines = ["| exercise | points | of | state |", "|---|---:|---:|---|"]
+    lines = ["| exercise | points | of | state | attempts | hints |", "|---|---:|---:|---|---:|---:|"]
     for r in results:
-        state = "passed" if r.passed else "not yet"
-        lines.append(f"| {r.exercise.label} {r.exercise.title} | {r.earned} | {r.exercise.points} | {state} |")
+        state = ("passed" if r.passed else "not yet") + (", solution seen" if r.gave_up else "")
+        title, points = f"{r.exercise.label} {r.exercise.title}", r.exercise.points
+        lines.append(f"| {title} | {r.earned} | {points} | {state} | {r.attempts} | {r.hints} |")
     earned, points = sum(r.earned for r in results), sum(r.exercise.points for r in results)
-    lines += [f"| **all** | **{earned}** | **{points}** | |", ""]
+    lines += [f"| **all** | **{earned}** | **{points}** | | | |", ""]
     for r in results:
         for c in r.checks:
             if c.problem is not None:
                 lines.append(f"- {r.exercise.label}, {c.name}: {_one_line(c.problem.message)}")
     lines += [f"- note: {note}" for note in notes_on(results)]
     return "\n".join(lines) + "\n"
+
+
+def _on_the_way(r: Result) -> dict[str, int | bool]:
+    """What the learner's progress says about an exercise."""
+    return {"attempts": r.attempts, "hints": r.hints, "gave_up": r.gave_up}
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Result]], str]] = {

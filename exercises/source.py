@@ -42,7 +42,7 @@ def source_of(module: str) -> ModuleSource:
 @cache
 def solution_source(target: str) -> str:
     """The source of ``module:qualname``, followed by the kernels and the private helpers that it calls."""
-    return "\n\n\n".join(source.text(node) for source, node in _parts(target)) + "\n"
+    return "\n\n\n".join(source.text(node) for source, node in parts_of(target)) + "\n"
 
 
 def run_edited(target: str, text: str, file: str) -> Any:
@@ -51,7 +51,7 @@ def run_edited(target: str, text: str, file: str) -> Any:
     Its kernels are the plain functions: nothing is registered, and what is called is what the text defines.
     """
     names: dict[str, Any] = {"np": np}
-    for source, _ in reversed(_parts(target)):
+    for source, _ in reversed(parts_of(target)):
         names |= vars(source.module)
     names["kernel"] = _plain_kernel
     exec(_compiled(text, file), names)
@@ -75,7 +75,7 @@ def names_in(node: ast.AST) -> list[str]:
 
 
 @cache
-def _parts(target: str) -> list[tuple[ModuleSource, Any]]:
+def parts_of(target: str) -> list[tuple[ModuleSource, Any]]:
     """The definitions that make up a solution, the target first."""
     module, _, qualname = target.partition(":")
     parts = [(source_of(module), source_of(module).find(qualname))]

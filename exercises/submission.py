@@ -6,7 +6,7 @@ import stat
 import tokenize
 from pathlib import Path
 
-_LARGEST = 512 * 2**10
+LARGEST = 512 * 2**10
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (None, "a device"))
 
 
@@ -37,15 +37,15 @@ def read_bytes(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             _require_file(path, os.fstat(descriptor).st_mode)
-            data = file.read(_LARGEST + 1)
+            data = file.read(LARGEST + 1)
     except FileNotFoundError:
         if path.is_symlink():
             raise SubmissionError(f"{path.name} is a link to a file that is not there") from None
         raise
     except OSError as error:
         raise SubmissionError(f"{path.name} cannot be read: {error.strerror}") from None
-    if len(data) > _LARGEST:
-        raise SubmissionError(f"{path.name} is larger than {_LARGEST // 2**10} KiB")
+    if len(data) > LARGEST:
+        raise SubmissionError(f"{path.name} is larger than {LARGEST // 2**10} KiB")
     return data
 
 

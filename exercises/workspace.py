@@ -2,14 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .exercise import Exercise
-from .progress import Progress, ProgressFile, free_name, write_atomically
-from .stubs import make_stub
+from .progress_file import Progress, ProgressFile, free_name, write_atomically
+from .stubs import make_stub, stubs_of
 from .submission import SubmissionError, read_bytes, read_source
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -56,21 +56,45 @@ class Workspace:
     def untouched(self, exercise: Exercise) -> bool:
         """Whether the learner's file is still the stub; made if it is missing."""
         try:
-            return self.source(exercise) == make_stub(exercise)
+            return self.source(exercise) in stubs_of(exercise)
         except SubmissionError:
             return False
 
-    def reset(self, exercise: Exercise) -> Path | None:
-        """Put the stub back; what was there is kept beside it as ``.bak``, whose path comes back.
+    def open(self, exercise: Exercise, *, derive: bool = False) -> Path:
+        """The learner's file, made if it is missing.
 
-        An older ``.bak`` stays too: the new one gets a number. OSError if the folder cannot be written.
+        With ``derive`` it holds the stub without the formula of the derivative. ValueError if there is none, or if the
+        learner has written something already.
         """
-        path, stub, kept = self.path(exercise), make_stub(exercise), None
-        if os.path.lexists(path) and not _holds(path, stub):
+        if derive:
+            stub = make_stub(exercise, derive=True)
+            if not self.untouched(exercise):
+                raise ValueError(f"{exercise.file_name} has work of yours; reset it first, which keeps it as .bak")
+            self._write(lambda: self.write(exercise, stub))
+        return self.ensure(exercise)
+
+    def reset(self, exercise: Exercise, *, derive: bool = False) -> Path | None:
+        """Put the stub back, as :meth:`write` does."""
+        return self.write(exercise, make_stub(exercise, derive=derive))
+
+    def write(self, exercise: Exercise, source: str, known: Iterable[str] = ()) -> Path | None:
+        """Put a source into the learner's file; what was there is kept beside it as ``.bak``, whose path comes back.
+
+        An older ``.bak`` stays too: the new one gets a number. A stub is not kept, nor what is ``known`` to be older.
+        OSError if the folder cannot be written.
+        """
+        path, kept = self.path(exercise), None
+        if os.path.lexists(path) and not _holds(path, [source, *known, *stubs_of(exercise)]):
             kept = free_name(path.with_suffix(".py.bak"))
             path.rename(kept)
-        write_atomically(self._made() / exercise.file_name, stub)
+        write_atomically(self._made() / exercise.file_name, source)
         return kept
+
+    def save(self, exercise: Exercise, source: str, known: Iterable[str]) -> Path | None:
+        """:meth:`write`; where the folder cannot be written, only take note."""
+        kept: list[Path | None] = [None]
+        self._write(lambda: kept.append(self.write(exercise, source, known)))
+        return kept[-1]
 
     def progress(self) -> dict[str, Progress]:
         """By the exercises' numbers; empty if nothing is known."""
@@ -80,8 +104,8 @@ class Workspace:
         """Change what is known about an exercise, on disk at once."""
         self._write(lambda: self._progress.change(label, lambda known: replace(known, **changes)))
 
-    def record(self, exercise: Exercise, source: str, earned: int, passed: bool) -> None:
-        """Remember the outcome of a check."""
+    def record(self, exercise: Exercise, source: str, earned: int, passed: bool, failing: str = "") -> None:
+        """Remember the outcome of a check; ``failing`` is the first of its parts that failed."""
         digest = digest_of(source)
 
         def after(known: Progress) -> Progress:
@@ -91,6 +115,7 @@ class Workspace:
                 best=max(known.best, earned),
                 passed=digest if passed else known.passed,
                 last=digest,
+                failing=failing,
             )
 
         self._write(lambda: self._progress.change(exercise.label, after))
@@ -106,7 +131,7 @@ class Workspace:
             source = ""
         if known.passed:
             return "passed" if known.passed == digest_of(source) else "edited"
-        return "begun" if known.attempts and source != make_stub(exercise) else "new"
+        return "begun" if known.attempts and source not in stubs_of(exercise) else "new"
 
     def _default(self) -> Path:
         usual = _PROJECT / "exercises" / "work"
@@ -140,8 +165,9 @@ def _can_be_made(folder: Path) -> bool:
     return folder.is_dir() or os.access(next(p for p in folder.parents if p.is_dir()), os.W_OK | os.X_OK)
 
 
-def _holds(path: Path, text: str) -> bool:
+def _holds(path: Path, texts: Iterable[str]) -> bool:
+    """Whether it holds one of these texts."""
     try:
-        return read_bytes(path) == text.encode()
+        return read_bytes(path) in [text.encode(errors="surrogatepass") for text in texts]
     except (OSError, SubmissionError):
         return False

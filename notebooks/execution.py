@@ -24,6 +24,7 @@ _USAGE = """import resource
 _usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 _usage[0].ru_maxrss, sum(u.ru_utime + u.ru_stime for u in _usage)"""
 _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -47,7 +48,8 @@ class Execution:
 def execute(path: Path, *, threads: int = 2, limit: float = 300) -> Execution:
     """Run every cell in order, in the notebooks' folder, on the stubs of the exercises.
 
-    Nothing that changes from run to run is kept, except what the cells themselves print.
+    Nothing that changes from run to run is kept, except what the cells themselves print. Of
+    sliders, which need a kernel, only the text remains.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised.
@@ -75,5 +77,7 @@ def execute(path: Path, *, threads: int = 2, limit: float = 300) -> Execution:
         text = nbformat.writes(measured).replace(folder, "exercises/work")
     done = nbformat.reads(text, as_version=4)
     peak, processor = literal_eval(done.cells.pop().outputs[0].data["text/plain"])
+    for output in (output for cell in done.cells for output in cell.get("outputs", ())):
+        output.get("data", {}).pop(_WIDGET, None)
     done.metadata = nbformat.from_dict({"kernelspec": _KERNEL, "language_info": {"name": "python"}})
     return Execution(done, seconds, processor, peak * _UNIT)

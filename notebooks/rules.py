@@ -14,8 +14,9 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 PICTURES = PROJECT / "docs" / "notebooks"
 NAMES = tuple(sorted(path.stem for path in HERE.glob("[0-9][0-9]_*.ipynb")))
-MAX_BYTES, MAX_CELLS, MAX_LINES, MAX_COLUMNS = 400 * 1024, 40, 15, 100
+MAX_BYTES, MAX_CELLS, MAX_LINES, MAX_COLUMNS = 512 * 1024, 40, 15, 100
 _CHECK = re.compile(r'^exercises\.check\("(\d\d)"\)$', re.MULTILINE)
+_ALT = re.compile(r'<img [^>]*\balt="([^"]*)"')
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _ABSOLUTE = re.compile(
     r"(?<![\w.:/-])(/(home|root|tmp|usr|var|opt|work|private|Users)/\S*|[A-Z]:\\\S*)"
@@ -121,8 +122,8 @@ def _alternative_texts(name: str, notebook: NotebookNode) -> Iterator[str]:
     if not found:
         yield "it has no figure"
     for cell, output in found:
-        if len(output.metadata.get("image/png", {}).get("alt", "")) < 20:
-            yield f"the figure of cell {cell.id} has no alt text, or a few letters"
+        if max(map(len, _ALT.findall(output.data.get("text/html", ""))), default=0) < 20:
+            yield f"the figure of cell {cell.id} has no alt text in its HTML, or a few letters"
     for _, alt, target in (link for link in _links(notebook) if link[0]):
         if not alt:
             yield f"the picture {target} has no alt text"

@@ -12,7 +12,7 @@ from execution import execute
 from rules import HERE, NAMES, PICTURES, PROJECT, noise, objections
 
 THREADS, SECONDS, BYTES = 2, 60, 2**30
-MEASURE_TIME = ("00_why_sparse", "04_experts_and_dispatch", "10_speed")
+MEASURE_TIME = ("00_why_sparse", "04_experts_and_dispatch", "10_speed", "12_inference")
 RUNS = [
     pytest.param(name, marks=pytest.mark.alone if name in MEASURE_TIME else ()) for name in NAMES
 ]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from execution import execute
 from regenerate import main, small_picture
+from rules import NAMES
 
 
 def png(colour):
@@ -47,7 +48,7 @@ def test_outputs_are_those_of_a_fresh_clone(tmp_path, monkeypatch):
         "block = bytearray(2**26)",
     )
     report, threads, _ = done.notebook.cells
-    assert "edit exercises/work/ex11_top_k.py" in report.outputs[0].text
+    assert "edit exercises/work/ex11_top_k.py" in report.outputs[0].data["text/plain"]
     assert len(report.outputs) == 1  # and no echo of the verdict
     assert threads.outputs[0].text == "1\n"
     assert [cell.execution_count for cell in done.notebook.cells] == [1, 2, 3]
@@ -57,11 +58,18 @@ def test_outputs_are_those_of_a_fresh_clone(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("ex*"))
 
 
+def test_of_a_slider_the_text_remains(tmp_path):
+    widget = "application/vnd.jupyter.widget-view+json"
+    bundle = {widget: {"model_id": "7"}, "text/plain": "a slider"}
+    source = f"from IPython.display import display\ndisplay({bundle}, raw=True)"
+    assert run(tmp_path, source).notebook.cells[0].outputs[0].data == {"text/plain": "a slider"}
+
+
 def test_an_error_stops(tmp_path):
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         run(tmp_path, "1 / 0")
 
 
 def test_an_unknown_number_is_refused(capsys):
-    assert main(["12"]) == 2
-    assert "no notebook 12; there are 00 to 11" in capsys.readouterr().err
+    assert main(["99"]) == 2
+    assert f"no notebook 99; there are 00 to {NAMES[-1][:2]}" in capsys.readouterr().err

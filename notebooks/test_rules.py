@@ -24,7 +24,8 @@ def stream(text, name="stdout"):
 
 
 def picture(alt="A curve that falls from left to right"):
-    return new_output("display_data", data={"image/png": ""}, metadata={"image/png": {"alt": alt}})
+    html = f'<figure><img src="data:," alt="{alt}"></figure>'
+    return new_output("display_data", data={"image/png": "", "text/html": html})
 
 
 def good():
@@ -86,12 +87,13 @@ BAD = {
     "second title": of_source(2, "# Again"),
     "no figure": lambda notebook: notebook.cells[1].outputs.pop(),
     "no alt text": lambda notebook: notebook.cells[1].update(outputs=[picture(alt="")]),
+    "no alt text in its HTML": of_output(new_output("display_data", data={"image/png": ""})),
     "has no alt": of_source(2, f"![]({BEFORE}.ipynb)"),
     "leads nowhere": of_source(2, "[here](there.ipynb)"),
     f"last cell does not link {AFTER}": of_source(6, f"## Papers\n\n[back]({BEFORE}.ipynb)"),
     "no cell calls": of_source(5, "1"),
     "no exercise 99": of_source(5, 'exercises.check("99")'),
-    "more than 409600": of_output(stream("x" * 400 * 1024)),
+    "more than 524288": of_output(stream("x" * 512 * 1024)),
 }
 
 

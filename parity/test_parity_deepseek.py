@@ -1,4 +1,4 @@
-"""DeepSeek-V2 and V3: groups of experts, shared experts, and in V3 a bias that moves the choice."""
+"""DeepSeek-V2 to V4: groups of experts, shared experts, and from V3 on a bias that moves the choice."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,8 @@ from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
+from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4SparseMoeBlock
 
 from moe_numpy.moe import MoE, recipes
 
@@ -19,7 +21,7 @@ SIZES = [
     ((2, 3), 8, 8, 16, 6, 8, 3),
     ((2, 9), 8, 8, 8, 3, 1, 1),
 ]
-FAMILIES = ("deepseek_v2", "deepseek_v2 greedy", "deepseek_v3")
+FAMILIES = ("deepseek_v2", "deepseek_v2 greedy", "deepseek_v3", "deepseek_v4")
 
 
 def build(family, d, f, num_experts, k, groups, top_groups):
@@ -36,6 +38,11 @@ def build(family, d, f, num_experts, k, groups, top_groups):
         config = DeepseekV3Config(**sizes, n_group=groups, topk_group=top_groups, routed_scaling_factor=2.5)
         recipe = recipes.deepseek_v3(top_k=k, num_groups=groups, top_groups=top_groups, scale=2.5, shared_experts=2)
         return DeepseekV3MoE(config), recipe, weights.deepseek_v3
+    if family == "deepseek_v4":
+        del sizes["num_attention_heads"]
+        sizes |= {"n_shared_experts": 1, "num_hidden_layers": 1, "mlp_layer_types": ["moe"]}  # no table of token ids
+        config = DeepseekV4Config(**sizes, routed_scaling_factor=1.5, swiglu_limit=1e9)  # nothing is clamped
+        return DeepseekV4SparseMoeBlock(config, 0), recipes.deepseek_v4(top_k=k), weights.deepseek_v3
     greedy = family.endswith("greedy")  # DeepSeek-V2-Lite: no groups, which is one group
     method = {"topk_method": "greedy" if greedy else "group_limited_greedy"}
     config = DeepseekV2Config(**sizes, **method, n_group=groups, topk_group=top_groups, routed_scaling_factor=16.0)
@@ -55,7 +62,7 @@ def test_block(family, size, dtype, seed, check):
     peer, recipe, to_ours = build(family, *sizes)
     ours = MoE(*sizes[:3], recipe, rng=rng, dtype=dtype)
     peer = randomize(peer, rng, dtype)
-    if family == "deepseek_v3":
+    if family in ("deepseek_v3", "deepseek_v4"):
         # Biased scores below 0: an excluded group must be worse than any of them.
         peer.gate.e_score_correction_bias -= 1
     differences = compare(ours, peer, to_ours, (batch, length, sizes[0]), rng)

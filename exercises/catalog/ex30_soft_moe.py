@@ -22,7 +22,7 @@ EXERCISE = Exercise(
     hints=(
         "x and phi are Tensors: stay with the ops, and the engine finds the gradient. Affine.apply(x, phi, None) is "
         "X Φᵀ for the whole batch.",
-        "H has the axes batch, tokens, slots. D = Softmax.apply(h, axis=1), C = Softmax.apply(h, axis=2).",
+        "h has the axes batch, tokens, slots. dispatch = Softmax.apply(h, axis=1), combine = Softmax.apply(h, axis=2).",
         "The slots are MatMul.apply(Transpose.apply(dispatch, axes=(0, 2, 1)), x); return them and combine.",
     ),
 )
@@ -82,9 +82,9 @@ def with_gradients(rng: np.random.Generator) -> list[Case]:
 
 
 BY_HAND = one_by_one(case(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([[np.log(3.0), 0.0], [0.0, np.log(4.0)]])))
-NEXT = "x is used twice, in H and in Dᵀ X; build everything from Tensors and the ops, and the engine adds both up"
+NEXT = "x is used twice, in h and in dispatchᵀ X; build all of it from Tensors and the ops, and the engine adds both up"
 CHECKS = (
-    Check("slots and combine weights", 4, typical, "D sums to 1 over tokens, C over slots", run=slots),
+    Check("slots and combine weights", 4, typical, "dispatch sums to 1 over tokens, combine over slots", run=slots),
     Check("one token, one slot, no sequence", 1, small, "keep all three axes", run=slots),
     Check("large logits", 1, large, "use the library's Softmax, which takes the maximum off", run=slots),
     Check("gradients", 4, with_gradients, NEXT, run=gradients, second_oracle=False),
@@ -94,7 +94,7 @@ CHECKS = (
         "by hand",
         1,
         BY_HAND,
-        "H = [[ln 3, 0], [0, ln 4]]: slot 0 holds 3/4 of token 0, and token 1 reads 4/5 from slot 1",
+        "h = [[ln 3, 0], [0, ln 4]]: slot 0 holds 3/4 of token 0, and token 1 reads 4/5 from slot 1",
         run=slots,
     ),
 )
@@ -121,13 +121,13 @@ no softmax: Mixes with the logits themselves: they are not weights, and grow wit
 plain mean: Gives every token the weight 1/S. Then all slots hold the same, and Φ learns nothing from them.
 - Softmax.apply(h, axis=1)
 + Softmax.apply(h * 0.0, axis=1)
-scaled like attention: Divides the logits by √d, as attention does. H = X Φᵀ here; Φ is drawn at the right scale.
+scaled like attention: Divides the logits by √d, as attention does. h = X Φᵀ here; Φ is drawn at the right scale.
 - Affine.apply(x, phi, None)
 + Affine.apply(x, phi, None) * x.shape[2] ** -0.5
-dispatch is constant: Makes D from plain arrays: no gradient goes through the weights. Stay with Tensors.
+dispatch is constant: Makes dispatch from plain arrays: no gradient goes through the weights. Stay with Tensors.
 - apply(dispatch
 + apply(Tensor(dispatch.data)
-combine is constant: Makes C from plain arrays: it then has no gradient. Stay with Tensors.
+combine is constant: Makes combine from plain arrays: it then has no gradient. Stay with Tensors.
 - x), combine
 + x), Tensor(combine.data)
 tokens are constant: Mixes plain arrays: x enters twice, in the weights and as what is mixed, each with a gradient.
@@ -139,7 +139,7 @@ divides by the tokens: The dispatch weights of a slot sum to 1 already: their su
 gates twice: Fills the slots with dispatch · combine, which sums to less than 1.
 - Softmax.apply(h, axis=1), Softmax.apply(h, axis=2)
 + Softmax.apply(h, axis=1) * Softmax.apply(h, axis=2), Softmax.apply(h, axis=2)
-x is constant in the logits: H from plain arrays: x enters twice, in the weights and as what is mixed.
+x is constant in the logits: h from plain arrays: x enters twice, in the weights and as what is mixed.
 - Affine.apply(x, phi, None)
 + Affine.apply(Tensor(x.data), phi, None)
 phi is constant: Makes the logits from plain slots: Φ then learns nothing.

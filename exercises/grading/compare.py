@@ -4,7 +4,7 @@ Order of suspicion: exception, returned None, type, shape, dtype, input mutated,
 in further calls.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .wire import Foreign
 _RELATIVE = {4: 2e-5, 8: 1e-10}
 _ROUNDING = {4: 1e-6, 8: 1e-13}  # what may be left of terms of size 1 that cancel
 _NUMERIC = 1e-5  # finite differences of float64
+_LINE = 60  # columns of a shown array, which stands behind its name in reports of 80
 _SMALL_ARRAY = 16  # entries; shown whole
 _SMALL = 1e-2  # entries below this part of the largest in their row are measured against it
 
@@ -39,6 +40,7 @@ class Problem:
         recognised, explanation: the known mistake that gives the same results.
         mistake: its wrong piece of code, where there is a short one.
         next_step: what to do now.
+        pair: the two arrays themselves, where both are arrays.
     """
 
     kind: str
@@ -60,10 +62,11 @@ class Problem:
     explanation: str = ""
     mistake: str = ""
     next_step: str = ""
+    pair: tuple[Any, Any] | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pair"}
 
 
 def judge(yours: Outcome, expected: Outcome, numeric: Any = None, *, gradient: bool = False) -> Problem | None:
@@ -170,7 +173,7 @@ def describe_case(case: Case, attribute: str) -> str:
 def show(value: Any) -> str:
     """A value, short enough for a line or two."""
     if isinstance(value, np.ndarray):
-        text = np.array2string(value, precision=4, max_line_width=80)
+        text = np.array2string(value, precision=4, max_line_width=_LINE)
         return text if value.size <= _SMALL_ARRAY else f"{value.dtype} array of shape {value.shape}"
     if isinstance(value, Foreign):
         return f"an object of type {value.type}"
@@ -187,7 +190,8 @@ def _judge_part(yours: Any, expected: Any, numeric: Any, gradient: bool) -> Prob
         wanted = f"{expected.dtype} array of shape {expected.shape}"
         return Problem("type", f"{_kind(yours)}, not an array of numbers", yours=_kind(yours), expected=wanted)
     if yours.shape != expected.shape:
-        return Problem("shape", "wrong shape", yours=str(yours.shape), expected=str(expected.shape))
+        shapes = str(yours.shape), str(expected.shape)
+        return Problem("shape", "wrong shape", yours=shapes[0], expected=shapes[1], pair=(yours, expected))
     if not _fits(yours.dtype, expected.dtype):
         return Problem("dtype", "wrong dtype", yours=str(yours.dtype), expected=str(expected.dtype))
     right = _right(yours, expected)
@@ -226,7 +230,7 @@ def _worst_entry(a: Any, b: Any, wrong: Any, numeric: Any) -> Problem:
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(off)), off.shape))
     compared_with = b if numeric is None else numeric
     problem = Problem(kind, message, index=index, numeric=numeric is not None, wrong=int(wrong.sum()), size=int(b.size))
-    problem.rows = len(b) if b.ndim else 0
+    problem.rows, problem.pair = len(b) if b.ndim else 0, (a, compared_with)
     problem.yours, problem.expected = f"{a[index]:.8g}", f"{compared_with[index]:.8g}"
     if numeric is None and 1 < b.size <= _SMALL_ARRAY:
         problem.arrays = {"yours": show(a), "expected": show(b)}

@@ -1,9 +1,11 @@
 """Grade one exercise: run its checks in child processes, judge what comes back, name known mistakes."""
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from .outcome import Outcome, run_case, run_cases
 from .process import Child, Ended, Solution
 
 _SHORT_ROW = 16
+_GLANCE = 0.1  # seconds; Windows lets Ctrl-C through only between two waits
 _TELLING = 4  # evidence that is enough to name a mistake by a single check
 _AGAIN = "run the check again; if it happens again, look for code outside the function"
 
@@ -29,9 +32,48 @@ class GraderError(Exception):
     """The exercise itself is broken: its two oracles disagree. Never the learner's fault."""
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The cases of one check and what is expected of them; never leaves this process."""
+
+    check: Check
+    run: Any  # None for gradients
+    cases: list[Case]
+    expected: list[Outcome]
+    numeric: list[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """One case of a check that does not come out right: which one, what the solution gave, what is wrong with it."""
+
+    prepared: Prepared
+    position: int
+    yours: Outcome
+    problem: Problem
+
+    @property
+    def case(self) -> Case:
+        """The call."""
+        return self.prepared.cases[self.position]
+
+    @property
+    def expected(self) -> Outcome:
+        """What the library gave."""
+        return self.prepared.expected[self.position]
+
+
 @dataclass
 class CheckResult:
-    """What became of one check."""
+    """What became of one check.
+
+    Attributes:
+        name, points: the check's.
+        problem: why it failed, None if it passed.
+        failures: the cases that failed, in order; none if the solution gave no answer at all.
+        warnings, output: what it warned of and printed.
+        answered: whether there was an answer for each case.
+    """
 
     name: str
     points: int
@@ -39,6 +81,7 @@ class CheckResult:
     warnings: list[str] = field(default_factory=list)
     output: str = ""
     answered: bool = False
+    failures: list[Failure] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -60,14 +103,23 @@ class CheckResult:
 
 @dataclass
 class Result:
-    """What became of one exercise."""
+    """What became of one exercise.
+
+    Attributes:
+        exercise, checks, seed, seconds, file: what was graded, and how.
+        note: what an instructor should know; costs nothing.
+        attempts, hints, gave_up: from the learner's progress, where there is one.
+    """
 
     exercise: Exercise
     checks: list[CheckResult]
     seed: int
     seconds: float
     file: str = ""
-    note: str = ""  # what an instructor should know; costs nothing
+    note: str = ""
+    attempts: int = 0
+    hints: int = 0
+    gave_up: bool = False
 
     @property
     def earned(self) -> int:
@@ -78,6 +130,12 @@ class Result:
     def passed(self) -> bool:
         """Whether all checks passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def smallest_failure(self) -> Failure | None:
+        """Of all cases that failed the one with the fewest entries, but with two where there is such a one."""
+        failures = [failure for check in self.checks for failure in check.failures]
+        return min(failures, key=lambda f: (f.case.entries < 2, f.case.entries), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -91,19 +149,11 @@ class Result:
             "seconds": round(self.seconds, 3),
             "file": self.file,
             "note": self.note,
+            "attempts": self.attempts,
+            "hints": self.hints,
+            "gave_up": self.gave_up,
             "checks": [check.to_json() for check in self.checks],
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """The cases of one check and what is expected of them; never leaves this process."""
-
-    check: Check
-    run: Any  # None for gradients
-    cases: list[Case]
-    expected: list[Outcome]
-    numeric: list[Any]
 
 
 def grade_file(exercise: Exercise, path: Path, *, seed: int = 0) -> Result:
@@ -134,6 +184,17 @@ def unreadable(exercise: Exercise, reason: str, file: str, *, seed: int = 0) -> 
         for check in exercise.checks
     ]
     return Result(exercise, checks, seed, 0.0, file)
+
+
+def without_answer(exercise: Exercise, source: str, file: str, p: Prepared) -> int:
+    """The first case of a check that ends the solution's process, or takes too long; 0 if none does so by itself."""
+    setup = vars(Solution(exercise.attribute, source, file)) | {"preload": list(exercise.preload)}
+    run = None if p.run is None else reference_to(p.run)
+    with Child("check", setup, exercise.time_limit) as child:
+        for i, case in enumerate(p.cases):
+            if isinstance(child.ask({"run": run, "cases": [case]}, p.check.time_limit), Ended):
+                return i
+    return 0
 
 
 def grade_trusted(exercise: Exercise, reference: str, *, seed: int = 0) -> Result:
@@ -186,11 +247,20 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) ->
     order = range(len(exercise.checks))
     batches = [order[i::processes] for i in range(min(processes, len(order)))]
     answers: dict[int, tuple[Any, str]] = {}
-    with ThreadPoolExecutor(max_workers=len(batches) + 1) as pool:
-        being_prepared = pool.submit(prepare, exercise, seed)  # while the children start
-        for done in pool.map(lambda batch: _run_batch(exercise, solution, being_prepared, batch), batches):
-            answers |= done
-        prepared = being_prepared.result()
+    being_prepared, stop = _being_prepared(exercise, seed), threading.Event()  # while the children start
+    with ThreadPoolExecutor(max_workers=len(batches)) as pool:
+        try:
+            running = [pool.submit(_run_batch, exercise, solution, being_prepared, b, stop) for b in batches]
+            while wait(running, _GLANCE).not_done:
+                pass
+        except BaseException:  # Ctrl-C: kill the children now, whatever their time limits
+            stop.set()
+            with contextlib.suppress(InvalidStateError):
+                being_prepared.set_exception(CancelledError())
+            raise
+        for done in running:
+            answers |= done.result()
+    prepared = being_prepared.result()
     results = []
     outcomes: dict[int, list[Outcome]] = {}
     for i, p in enumerate(prepared):
@@ -202,6 +272,21 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) ->
             outcomes[i] = [Outcome(**o) for o in answer["outcomes"]]
     _recognise(exercise, prepared, results, outcomes)
     return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
+
+
+def _being_prepared(exercise: Exercise, seed: int) -> Future[list[Prepared]]:
+    """The result of :func:`prepare`, to come; who stops waiting for it leaves it to its thread."""
+    future: Future[list[Prepared]] = Future()
+
+    def run() -> None:
+        with contextlib.suppress(InvalidStateError):  # cancelled
+            try:
+                future.set_result(prepare(exercise, seed))
+            except Exception as error:
+                future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def grade_here(exercise: Exercise, solution: Callable[[], Any], seed: int) -> Result:
@@ -222,7 +307,11 @@ def judge_here(
 
 
 def _run_batch(
-    exercise: Exercise, solution: Solution, being_prepared: Future[list[Prepared]], batch: Sequence[int]
+    exercise: Exercise,
+    solution: Solution,
+    being_prepared: Future[list[Prepared]],
+    batch: Sequence[int],
+    stop: threading.Event,
 ) -> dict[int, tuple[Any, str]]:
     """The answer to each check, and what was printed.
 
@@ -230,9 +319,9 @@ def _run_batch(
     """
     done: dict[int, tuple[Any, str]] = {}
     setup = vars(solution) | {"preload": list(exercise.preload)}
-    while len(done) < len(batch):
+    while len(done) < len(batch) and not stop.is_set():
         answers: dict[int, Any] = {}
-        with Child("check", setup, exercise.time_limit) as child:
+        with Child("check", setup, exercise.time_limit, stop=stop) as child:
             prepared = being_prepared.result()
             for i in batch[len(done) :]:
                 run = None if prepared[i].run is None else reference_to(prepared[i].run)
@@ -265,15 +354,18 @@ def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int) -> Ch
 def _judged(
     exercise: Exercise, p: Prepared, answer: dict[str, Any], outcomes: Sequence[Outcome], seed: int
 ) -> CheckResult:
-    result = CheckResult(p.check.name, p.check.points, _first_problem(exercise, p, answer, outcomes, seed))
+    problem, failures = _no_answer(p, answer, outcomes), []
+    if problem is None:
+        failures = list(_failures(exercise, p, outcomes, seed))
+        problem = failures[0].problem if failures else None
+    result = CheckResult(p.check.name, p.check.points, problem, failures=failures)
     result.answered = len(outcomes) == len(p.cases)
     result.warnings = list(dict.fromkeys(w for o in outcomes for w in o.warnings))[:3]
     return result
 
 
-def _first_problem(
-    exercise: Exercise, p: Prepared, answer: Any, outcomes: Sequence[Outcome], seed: int
-) -> Problem | None:
+def _no_answer(p: Prepared, answer: Any, outcomes: Sequence[Outcome]) -> Problem | None:
+    """Why there is nothing to compare, if that is so."""
     if "load_error" in answer:
         e = answer["load_error"]
         text = f"the file does not run: {e['type']}: {e['message']}"
@@ -285,7 +377,12 @@ def _first_problem(
         return Problem("tampered", f"the code replaced {names}", next_step="leave other modules as they are")
     if len(outcomes) != len(p.cases):
         return Problem("process", f"{len(outcomes)} answers for {len(p.cases)} calls", next_step=_AGAIN)
-    for case, yours, expected, numeric in zip(p.cases, outcomes, p.expected, p.numeric, strict=True):
+    return None
+
+
+def _failures(exercise: Exercise, p: Prepared, outcomes: Sequence[Outcome], seed: int) -> Iterator[Failure]:
+    """The cases that do not come out right, in order."""
+    for i, (case, yours, expected, numeric) in enumerate(zip(p.cases, outcomes, p.expected, p.numeric, strict=True)):
         problem = judge(yours, expected, numeric, gradient=p.check.gradient)
         if problem is not None:
             places = drivers.differentiable(case)
@@ -294,8 +391,7 @@ def _first_problem(
             problem.case, problem.seed = describe_case(case, exercise.attribute), seed
             problem.next_step = p.check.next_step
             problem.arrays |= _input_row(case, problem)
-            return problem
-    return None
+            yield Failure(p, i, yours, problem)
 
 
 def _input_row(case: Case, problem: Problem) -> dict[str, str]:
@@ -354,7 +450,8 @@ def outcomes_of(mistake: Mistake, p: Prepared) -> tuple[Outcome, ...]:
 @lru_cache(maxsize=2**14)
 def _fails(exercise: Exercise, p: Prepared, mistake: Mistake) -> bool:
     """Whether a known mistake fails a check."""
-    return _first_problem(exercise, p, {}, outcomes_of(mistake, p), 0) is not None
+    outcomes = outcomes_of(mistake, p)
+    return _no_answer(p, {}, outcomes) is not None or next(_failures(exercise, p, outcomes, 0), None) is not None
 
 
 @lru_cache(maxsize=2**14)

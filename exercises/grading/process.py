@@ -72,10 +72,19 @@ class Child:
         setup: what the task must know beforehand; ``preload`` names modules to import.
         time_limit: seconds for one answer.
         memory: bytes, where the system has such a limit.
+        stop: set by whoever does not want the answer any more: the child is killed at once.
     """
 
-    def __init__(self, task: str, setup: dict[str, Any], time_limit: float, memory: int = MEMORY):
+    def __init__(
+        self,
+        task: str,
+        setup: dict[str, Any],
+        time_limit: float,
+        memory: int = MEMORY,
+        stop: threading.Event | None = None,
+    ):
         self.time_limit = time_limit
+        self._stop = stop or threading.Event()
         self.layers = containment.available()
         own = {"task": task, "time_limit": time_limit, "memory": memory, "layers": list(self.layers)}
         self.setup = setup | own
@@ -144,6 +153,8 @@ class Child:
                 frame = self._frames.get(timeout=min(0.1, limit))
                 break
             except queue.Empty:
+                if self._stop.is_set():
+                    return self._ended("stopped")
                 if self._overflow.is_set():
                     return self._ended(_TOO_MUCH)
                 used = _processor_seconds(self._process.pid) - used_before

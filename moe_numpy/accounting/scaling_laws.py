@@ -7,15 +7,13 @@ point, no local minimum of the rest. Error bars are percentiles over resampled p
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-from itertools import combinations
 from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
 from ..typing import Array, Float
+from .separable import separable_least_squares
 
-_ROUNDS, _PER_AXIS, _SHRINK = 18, 5, 0.65  # of the search: the last grid is 1500 times finer than the first
-_RIDGE = 1e-13  # columns that cannot be told apart share a coefficient
 _APART = 2.0  # E_max over E_start, at least: otherwise Ê hardly depends on E
 _ATTEMPTS = 100  # at a resample that can be fitted
 
@@ -77,7 +75,9 @@ class FineGrained:
             of_d = (d / middle_d) ** -beta[:, None]
             return np.stack([np.ones_like(of_n), of_n, of_n * granularity ** -gamma[:, None], of_d], axis=-1)
 
-        (alpha, beta, gamma), (c, a, g, b) = _profiled(terms, losses, list(cls.RANGES.values()), nonnegative=True)
+        (alpha, beta, gamma), (c, a, g, b) = separable_least_squares(
+            terms, losses, list(cls.RANGES.values()), nonnegative=True
+        )
         scale_n, scale_d = middle_n**alpha, middle_d**beta
         return cls(float(a * scale_n), alpha, float(b * scale_d), beta, float(g * scale_n), gamma, c)
 
@@ -128,7 +128,7 @@ class Routed:
 
         ranges = [(np.log10(low), np.log10(high)) for low, high in cls.RANGES.values()]
         target = np.log10([p.loss for p in points])
-        (log_start, log_max), (a, b, c, d) = _profiled(terms, target, ranges, nonnegative=False)
+        (log_start, log_max), (a, b, c, d) = separable_least_squares(terms, target, ranges, nonnegative=False)
         return cls(a, b, c, d, 10**log_start, max(10**log_max, _APART * 10**log_start))
 
 
@@ -194,46 +194,3 @@ def _require_points(points: Sequence[Point], least: int, values: dict[str, Array
     for name, each in values.items():
         if len(np.unique(each)) < different:
             raise ValueError(f"this law needs at least {different} different {name}, got {np.unique(each).tolist()}")
-
-
-def _profiled(
-    terms: Callable[..., Array], target: Float[Array, " n"], ranges: Sequence[tuple[float, float]], nonnegative: bool
-) -> tuple[list[float], list[float]]:
-    """The nonlinear parameters, and the linear ones: the least squares of terms(nonlinear) @ linear - target."""
-    low, high = (np.array(end, np.float64) for end in zip(*ranges, strict=True))
-    center, reach = (low + high) / 2, (high - low) / 2
-    for _ in range(_ROUNDS):
-        axes = [
-            np.linspace(max(c - r, a), min(c + r, b), _PER_AXIS)
-            for c, r, a, b in zip(center, reach, low, high, strict=True)
-        ]
-        mesh = [axis.reshape(-1) for axis in np.meshgrid(*axes, indexing="ij")]
-        linear, squares = _least_squares(terms(*mesh), target, nonnegative)
-        best = int(squares.argmin())
-        center, reach = np.array([axis[best] for axis in mesh]), reach * _SHRINK
-    return center.tolist(), linear[best].tolist()
-
-
-def _least_squares(x: Float[Array, "m n p"], y: Float[Array, " n"], nonnegative: bool) -> tuple[Array, Array]:
-    """Coefficients [m, p] and sums of squares [m] of m problems.
-
-    Non-negative ones are the best of those least-squares solutions on a subset of the columns that have no negative
-    entry: with few columns, all subsets can be tried.
-    """
-    size, p = np.sqrt((x**2).sum(axis=1, keepdims=True)), x.shape[-1]
-    scaled = x / size
-    transposed = scaled.swapaxes(1, 2)
-    normal, right, total = transposed @ scaled + _RIDGE * np.eye(p), transposed @ y, y @ y
-    best, squares = np.zeros((len(x), p)), np.full(len(x), np.inf)
-    subsets = [s for k in range(1, p + 1) for s in combinations(range(p), k)] if nonnegative else [tuple(range(p))]
-    for subset in map(list, subsets):
-        found = np.linalg.solve(normal[:, subset][:, :, subset], right[:, subset, None])[..., 0]
-        error = total - (found * right[:, subset]).sum(axis=1)
-        if nonnegative:
-            error = np.where((found >= 0).all(axis=1), error, np.inf)
-        better = error < squares
-        squares = np.where(better, error, squares)
-        whole = np.zeros_like(best)
-        whole[:, subset] = found
-        best = np.where(better[:, None], whole, best)
-    return best / size[:, 0], squares

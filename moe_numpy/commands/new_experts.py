@@ -18,6 +18,7 @@ from .output import JsonOption, console_for, one_line, print_command, print_json
 from .run_training import run_training
 
 _STEPS = 100
+_SLOWER = 1 / 3  # than the run learned: at its rate, old text like the new domain loses more than 0.01 nats
 _FIT_WINDOWS = 32  # of old and of new text, that the rows of new experts are fitted to
 
 
@@ -27,7 +28,7 @@ def add(
     count: Annotated[int, typer.Option(min=1, help="New experts in each layer.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = _STEPS,
     learning_rate: Annotated[
-        float | None, typer.Option(help=with_default("Peak learning rate.", "that of the run"))
+        float | None, typer.Option(help=with_default("Peak learning rate.", "a third of the run's"))
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of new rows, data and noise.")] = 0,
     out: OutOption = None,
@@ -53,7 +54,7 @@ def add(
             kept = {i: set(range(before)) for i in changed.entries}
             layers = changed.entries.keys()
             training = replace(
-                presets.training(steps=steps, seed=seed, learning_rate=learning_rate or old.learning_rate),
+                presets.training(steps=steps, seed=seed, learning_rate=learning_rate or _SLOWER * old.learning_rate),
                 batch_size=old.batch_size,
                 weight_decay=old.weight_decay,
                 freeze=(*all_but_experts(changed.model), *patterns_of(kept, layers)),

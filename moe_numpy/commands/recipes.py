@@ -259,7 +259,8 @@ def _gates(router: RouterConfig | None) -> str:
     """From logits to gate weights in a few words."""
     if router is None:
         return "softmax"
-    words = [] if router.scores is None else [getattr(router.scores, "__name__", "own").lower()]
+    name = getattr(router.scores, "__name__", "own").lower()
+    words = [] if router.scores is None else [getattr(router.scores, "words", name)]
     words += [step.words for step in router.gates]
     if router.gate_on == "input":
         words.append("on input")

@@ -19,7 +19,7 @@ from .shares import print_shares
 MANY = 32  # experts; more do not fit as columns
 
 
-def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[Array, "R E"]) -> None:
+def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[Array, "rows E"]) -> None:
     """Which experts take each row: a column per expert, or, if there are many, the experts of largest lift per row."""
     if counts.shape[1] <= MANY:
         print_shares(console, title, rows, shares(counts))
@@ -43,8 +43,8 @@ def print_takers(console: Console, title: str, rows: Sequence[str], counts: Int[
 def print_layers(
     console: Console,
     layers: Sequence[int],
-    load: Float[Array, "L E"],
-    apart: Float[Array, " L"] | None,
+    load: Float[Array, "layers E"],
+    apart: Float[Array, " layers"] | None,
     explained: dict[str, list[Explained]],
 ) -> None:
     """One row per layer: its extreme loads, how far its domains are apart, and what explains the choice."""

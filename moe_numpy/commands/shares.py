@@ -19,7 +19,7 @@ def print_shares(
     console: Console,
     title: str,
     rows: Sequence[str],
-    shares: Float[Array, "R E"],
+    shares: Float[Array, "rows E"],
     *,
     last: tuple[str, Sequence[str]] | None = None,
 ) -> None:

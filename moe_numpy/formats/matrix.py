@@ -19,7 +19,15 @@ from ..typing import Array, Float
 
 @kernel
 def weight_product(x: Float[Array, "N in"], matrix: Any) -> Float[Array, "N out"]:
-    """y_n = W x_n with W dequantised, each row alone. ``matrix`` is a :class:`Matrix`."""
+    """y_n = W x_n, each row alone: its bits do not depend on which rows share the call, nor on their number or order.
+
+    A matrix product of all rows at once adds in an order that depends on how many there are, so that a text would
+    depend on who else is served. W is ``matrix.dequantise(dtype)``, and is computed in the type of x, at least float32.
+
+    Args:
+        x: rows; the result has their type.
+        matrix: a :class:`Matrix`, of shape ``matrix.shape``, (out, in).
+    """
     weights, y = matrix.dequantise(_wide(x)), array_namespace(x).empty((len(x), matrix.shape[0]), dtype=x.dtype)
     for n, row in enumerate(x.astype(_wide(x), copy=False)):
         y[n] = weights @ row

@@ -22,16 +22,22 @@ from .sequence import Kept
 
 @kernel
 def attend(
-    q: Float[Array, "n H D"],
-    keys: Float[Array, "L Hkv D"],
-    values: Float[Array, "L Hkv Dv"],
+    q: Float[Array, "n H Dh"],
+    keys: Float[Array, "keys Hkv Dh"],
+    values: Float[Array, "keys Hkv Dv"],
     first: Int[Array, " n"],
     scale: float,
     sinks: Float[Array, " H"] | None,
 ) -> Float[Array, "n H Dv"]:
-    """o = softmax(q kᵀ · scale) v for the last n of L positions; query i sees keys first[i] ... L - n + i.
+    """Attention with a cache: the last n of num_keys positions look back at the keys and values of all.
 
-    Head h reads key head h // (H / Hkv). A sink is one more score, without a value. Each row is computed by itself.
+        s_j = (q_ih · k_jh') · scale                            j = first[i] ... num_keys - n + i
+        o_ih = Σ_j e^{s_j} v_jh' / (Σ_j e^{s_j} + e^{sink_h})   h' = h // (H / Hkv)
+
+    In decoding n is 1. Query i is position num_keys - n + i, and sees itself. A window begins at first[i]; what lies
+    outside it may be anything. A sink is one more score, without a value; its term is missing where ``sinks`` is None.
+    The largest score is taken off before exp, so that nothing overflows. Each row is computed by itself, in the type of
+    q.
     """
     xp, (n, num_heads, _), (num_keys, num_kv_heads, width) = array_namespace(q), q.shape, values.shape
     o = xp.empty((n, num_heads, width), dtype=q.dtype)
@@ -47,7 +53,7 @@ def attend(
     return o
 
 
-def turned(x: Float[np.ndarray, "N H D"], rotary: Rotary | None, rows: Rows) -> Float[np.ndarray, "N H D"]:
+def turned(x: Float[np.ndarray, "N H Dh"], rotary: Rotary | None, rows: Rows) -> Float[np.ndarray, "N H Dh"]:
     """x rotated, each row by its own position."""
     if rotary is None:
         return x
@@ -140,7 +146,7 @@ class AttentionStep:
             first = np.maximum(first, position - p.window + 1)
         return first if p.chunk is None else np.maximum(first, position // p.chunk * p.chunk)
 
-    def _heads(self, program: Program, x: Float[Array, "N HD"], weight: Any, name: str) -> Float[Array, "N H D"]:
+    def _heads(self, program: Program, x: Float[Array, "N HDh"], weight: Any, name: str) -> Float[Array, "N H Dh"]:
         """Heads, normalised, clipped and rotated."""
         norm, rotary, n = self.parts.norm, self.parts.rotary, program.num_rows
         if norm is not None and norm.over == "width":
@@ -166,7 +172,7 @@ class AttentionStep:
         return x
 
 
-def add_turned(program: Program, x: Float[Array, "N H D"], rotary: Rotary, name: str) -> Float[Array, "N H D"]:
+def add_turned(program: Program, x: Float[Array, "N H Dh"], rotary: Rotary, name: str) -> Float[Array, "N H Dh"]:
     """:func:`turned` in a program."""
     width, y = rotary.require(x.shape[2]), program.room(name, *x.shape)
     if width < x.shape[2] or rotary.pairing == "neighbours":

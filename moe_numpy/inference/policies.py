@@ -76,9 +76,15 @@ def least_frequently_used(history: History) -> tuple[Array, ...]:
 def next_layer(history: History) -> tuple[Array, ...]:
     """Least recently used, counted in turns of its own layer, and aware of what comes next.
 
-    Kept longest are experts that are guessed. Of the others, the one leaves that went unused for the most turns of its
-    layer; of several, the one whose layer has its next turn last. A plain least-recently-used forgets the layers that
-    come next first, since their last turn is the longest ago.
+    Four arrays [L, E], the most significant first; the expert with the lowest numbers leaves. For expert e of layer l:
+
+    1. ``expected``: whether it is guessed. A guess is kept longest.
+    2. -(turn_l - last_turn_le): the expert leaves that went unused for the most turns of its layer.
+    3. -((l - layer - 1) mod L): layers follow one another in a circle, and the one after ``history.layer`` comes next.
+       The expert leaves whose layer has its next turn last.
+    4. ``last_use``: the expert leaves whose last use is the longest ago.
+
+    A plain least-recently-used forgets the layers that come next first, since their last turn is the longest ago.
     """
     num_layers = len(history.turn)
     unused = history.turn[:, None] - history.last_turn

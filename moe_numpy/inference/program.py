@@ -165,7 +165,7 @@ class Program:
         fields = x.ctypes.data, *x.shape, weight.ctypes.data, y.ctypes.data
         self._add("RMS_NORM", lambda _: fields, define, [x], [y], eps)
 
-    def rotate(self, x: Float[Array, "N H D"], cos: Any, sin: Any, y: Float[Array, "N H D"]) -> None:
+    def rotate(self, x: Float[Array, "N H Dh"], cos: Any, sin: Any, y: Float[Array, "N H Dh"]) -> None:
         """The heads of row n turned by its own angles."""
 
         def define() -> None:
@@ -182,7 +182,7 @@ class Program:
 
     def attend(
         self,
-        q: Float[Array, "N H D"],
+        q: Float[Array, "N H Dh"],
         num_kv_heads: int,
         places: Int[Array, "N _"],
         sinks: Any,

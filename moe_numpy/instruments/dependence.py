@@ -1,7 +1,7 @@
 """How much of a choice a label explains: mutual information over entropy, and what chance alone gives.
 
-I(X; Y) = H(X) + H(Y) - H(X, Y). Estimated from counts, it is above 0 even where nothing depends on anything, more
-so the more values Y has; shuffled labels show by how much.
+I(X; Y) = entropy(X) + entropy(Y) - entropy(X, Y). Estimated from counts, it is above 0 even where nothing depends on
+anything, more so the more values Y has; shuffled labels show by how much.
 """
 
 import math
@@ -15,14 +15,14 @@ _SHUFFLES = 10
 
 
 def entropy(*labels: Int[Array, "..."]) -> float:
-    """H = -Σ p log₂ p, in bits, of one label, or of several jointly; p are the shares of their values."""
+    """entropy = -Σ p log₂ p, in bits, of one label, or of several jointly; p are the shares of their values."""
     _, count = np.unique(_joint(*labels), return_counts=True)
     p = count / count.sum()
     return float(-(p * np.log2(p)).sum())
 
 
 def explained(x: Int[Array, "..."], *y: Int[Array, "..."]) -> float:
-    """I(x; y) / H(x), y one label or several jointly: 1 if y determines x. 0 where x is constant."""
+    """I(x; y) / entropy(x), y one label or several jointly: 1 if y determines x. 0 where x is constant."""
     of_x = entropy(x)
     return (of_x + entropy(*y) - entropy(x, *y)) / of_x if of_x > 0 else 0.0
 
@@ -41,8 +41,8 @@ class Explained:
     """How much of a choice one label explains.
 
     Attributes:
-        share: I/H of the label.
-        chance: the mean I/H of shuffled labels.
+        share: I(x; y) / entropy(x), y the label.
+        chance: its mean for shuffled labels.
     """
 
     share: float

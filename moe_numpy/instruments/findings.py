@@ -17,7 +17,7 @@ _SEED = 0  # of the shuffles
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a routed text shows. L layers, D domains, P groups of positions, E experts.
+    """What a routed text shows, layer by layer, domain by domain, and by groups of positions.
 
     Attributes:
         routed: the text.
@@ -31,21 +31,21 @@ class Findings:
     """
 
     routed: RoutedText
-    domain_expert: Int[Array, "L D E"]
+    domain_expert: Int[Array, "layers domains E"]
     position_names: list[str]
-    position_expert: Int[Array, "L P E"]
+    position_expert: Int[Array, "layers positions E"]
     typical: list[list[list[Typical]]]
-    together: Int[Array, "L E E"]
+    together: Int[Array, "layers E E"]
     pairs: list[list[Pair]]
     explained: dict[str, list[Explained]]
 
     @property
-    def domain_shares(self) -> Float[Array, "L D E"]:
+    def domain_shares(self) -> Float[Array, "layers domains E"]:
         """Each expert's share of a domain's assignments."""
         return shares(self.domain_expert)
 
     @property
-    def separation(self) -> Float[Array, " L"]:
+    def separation(self) -> Float[Array, " layers"]:
         """How far apart the two most similar domains of a layer are."""
         return separation(self.domain_shares)
 
@@ -54,7 +54,7 @@ class Findings:
         """The number of the layer that separates the domains best."""
         return self.routed.layers[most_separating(self.domain_shares)]
 
-    def frequent_tokens(self, limit: int) -> tuple[Int[Array, " R"], Int[Array, "L R E"]]:
+    def frequent_tokens(self, limit: int) -> tuple[Int[Array, " rows"], Int[Array, "layers rows E"]]:
         """The most frequent tokens, ascending, and how often each asked for each expert."""
         ids, code, count = np.unique(self.routed.ids, return_inverse=True, return_counts=True)
         top = np.sort(np.argsort(-count, kind="stable")[:limit])
@@ -68,7 +68,7 @@ def findings_of(routed: RoutedText, num_domains: int, *, min_count: int) -> Find
 
     Args:
         routed: the text.
-        num_domains: D.
+        num_domains: how many domains the text has.
         min_count: the least choices of an expert by a token that is called typical.
     """
     group, names = position_groups(routed.position)

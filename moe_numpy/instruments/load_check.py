@@ -60,7 +60,7 @@ def load_check(
     rng: np.random.Generator,
     draws: int = 2000,
 ) -> LoadCheck:
-    """Draw H = h + σ N(0, 1) often and compare Σ_t q_te with counts (Shazeer et al. 2017, equations 8 to 10).
+    """Draw h′ = h + σ N(0, 1) often and compare Σ_t q_te with counts (Shazeer et al. 2017, equations 8 to 10).
 
     P_te redraws the noise of expert e and keeps that of the others. Averaged over the others' noise it is the
     probability that e is chosen, so both columns estimate the same number.

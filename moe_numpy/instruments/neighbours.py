@@ -6,7 +6,7 @@ from ..typing import Array, Float, Int
 from .routed_text import RoutedText
 
 
-def experts_met(routed: RoutedText, num_tokens: int) -> Float[Array, " L"]:
+def experts_met(routed: RoutedText, num_tokens: int) -> Float[Array, " layers"]:
     """The mean number of different experts that n neighbouring tokens of a window choose, by layer.
 
     Raises:
@@ -25,7 +25,7 @@ def experts_met(routed: RoutedText, num_tokens: int) -> Float[Array, " L"]:
     return np.array(met)
 
 
-def met_if_independent(load: Int[Array, "L E"], text_tokens: int, num_tokens: int) -> Float[Array, " L"]:
+def met_if_independent(load: Int[Array, "layers E"], text_tokens: int, num_tokens: int) -> Float[Array, " layers"]:
     """Σ_e 1 - (1 - p_e)^n: the same for n tokens of which none knows the other, where p_e is how many choose e.
 
     With equal loads, p_e = k / E, it is E (1 - (1 - k/E)^n).

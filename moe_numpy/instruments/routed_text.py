@@ -46,7 +46,7 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class RoutedText:
-    """N tokens, window after window, and their choices in L layers of E experts.
+    """N tokens, window after window, and their choices in layers of E experts.
 
     It holds a few small integers per choice, whatever the vocabulary is.
 
@@ -73,19 +73,19 @@ class RoutedText:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def counts(self, label: Int[Array, " N"], num_labels: int) -> Int[Array, "L R E"]:
-        """How often tokens of each label, 0 to R - 1, asked for each expert."""
+    def counts(self, label: Int[Array, " N"], num_labels: int) -> Int[Array, "layers labels E"]:
+        """How often tokens of each label, counted from 0, asked for each expert."""
         size = num_labels * self.num_experts
         flat = [np.bincount(label[c.token] * self.num_experts + c.expert, minlength=size) for c in self.choices]
         return np.stack(flat).reshape(len(self.choices), num_labels, self.num_experts)
 
     @property
-    def load(self) -> Int[Array, "L E"]:
+    def load(self) -> Int[Array, "layers E"]:
         """How often each expert was asked for."""
         return self.counts(np.zeros(len(self), np.int64), 1)[:, 0]
 
     @property
-    def dropped(self) -> Int[Array, "L E"]:
+    def dropped(self) -> Int[Array, "layers E"]:
         """How many assignments each expert had no place for."""
         return np.stack([c.dropped for c in self.choices])
 

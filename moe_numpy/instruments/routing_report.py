@@ -27,7 +27,7 @@ OTHER_BYTES = "other"
 
 @dataclass(frozen=True, eq=False)
 class SentenceRouting:
-    """How one text was routed, token by token. L layers with experts, S tokens, E experts.
+    """How one text was routed, token by token. Layers with experts only, S tokens, E experts.
 
     Attributes:
         ids: the tokens.
@@ -38,16 +38,16 @@ class SentenceRouting:
 
     ids: Sequence[int]
     layers: tuple[int, ...]
-    gate: Float[Array, "L S E"]
-    asked: Bool[Array, "L S E"]
+    gate: Float[Array, "layers S E"]
+    asked: Bool[Array, "layers S E"]
 
     @property
-    def first_choice(self) -> Int[Array, "L S"]:
+    def first_choice(self) -> Int[Array, "layers S"]:
         """The expert of the largest gate weight; where all were dropped, the first that was asked."""
         return np.where(self.dropped, self.asked.argmax(axis=2), self.gate.argmax(axis=2))
 
     @property
-    def dropped(self) -> Bool[Array, "L S"]:
+    def dropped(self) -> Bool[Array, "layers S"]:
         """Whether a token found no expert at all."""
         return ~(self.gate > 0).any(axis=2)
 
@@ -57,7 +57,7 @@ class SentenceRouting:
         return SentenceRouting(self.ids, tuple(numbers), self.gate[at], self.asked[at])
 
 
-def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
+def separation(domain_expert: Float[Array, "layers domains E"]) -> Float[Array, " layers"]:
     """How far apart the two most similar domains of a layer are: the least ½ Σ_e |p_e - q_e| of all pairs p, q.
 
     0 if two domains use the experts alike, 1 if no two share one. 0 for a single domain.
@@ -68,12 +68,12 @@ def separation(domain_expert: Float[Array, "L D E"]) -> Float[Array, " L"]:
     return distance[:, first, second].min(axis=1) if len(first) else np.zeros(len(p))
 
 
-def most_separating(domain_expert: Float[Array, "L D E"]) -> int:
+def most_separating(domain_expert: Float[Array, "layers domains E"]) -> int:
     """The index of the layer with the largest separation."""
     return int(separation(domain_expert).argmax())
 
 
-def by_byte_class(byte_expert: Int[Array, "L V E"]) -> tuple[list[str], Float[Array, "L C E"]]:
+def by_byte_class(byte_expert: Int[Array, "layers V E"]) -> tuple[list[str], Float[Array, "layers classes E"]]:
     """The classes that occur, and how each class's assignments spread over experts; rows sum to 1."""
     in_class = np.zeros((len(BYTE_CLASSES) + 1, byte_expert.shape[1]), np.int64)
     for i, (_, members) in enumerate(BYTE_CLASSES):

@@ -418,8 +418,8 @@ def rms_norm_gradient(
 
 
 def rotate(
-    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
-) -> Float[Array, "B H S D"]:
+    x: Float[Array, "B H S Dh"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
+) -> Float[Array, "B H S Dh"]:
     x = x if x.strides[3] == x.itemsize else cp.ascontiguousarray(x)
     _, heads, length, width = x.shape
     half, together = width // 2, 16 // x.itemsize
@@ -435,9 +435,9 @@ def rotate(
 
 
 def causal_attention(
-    q: Float[Array, "B Hkv GS D"],
-    k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L Dv"],
+    q: Float[Array, "B Hkv GS Dh"],
+    k: Float[Array, "B Hkv keys Dh"],
+    v: Float[Array, "B Hkv keys Dv"],
     length: int,
     scale: float,
     first: Int[Array, " S"] | None = None,
@@ -469,16 +469,19 @@ def causal_attention(
 
 def causal_attention_gradient(
     grad: Float[Array, "B Hkv GS Dv"],
-    q: Float[Array, "B Hkv GS D"],
-    k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L Dv"],
+    q: Float[Array, "B Hkv GS Dh"],
+    k: Float[Array, "B Hkv keys Dh"],
+    v: Float[Array, "B Hkv keys Dv"],
     o: Float[Array, "B Hkv GS Dv"],
     e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
     length: int,
     scale: float,
 ) -> tuple[
-    Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"], Float[Array, "B Hkv GS"] | None
+    Float[Array, "B Hkv GS Dh"],
+    Float[Array, "B Hkv keys Dh"],
+    Float[Array, "B Hkv keys Dv"],
+    Float[Array, "B Hkv GS"] | None,
 ]:
     """All heads at once, with sinks as defined. Where a query sees no earlier chunk, its e there are zero."""
     if e.shape[3] > k.shape[2]:

@@ -325,8 +325,8 @@ def rms_norm_gradient(
 
 
 def rotate(
-    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
-) -> Float[Array, "B H S D"]:
+    x: Float[Array, "B H S Dh"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
+) -> Float[Array, "B H S Dh"]:
     x = np.ascontiguousarray(x)
     y = empty(x.shape, x.dtype)
     _by_rows(len(x), x[:1].size, loops.rotate, x, cos, sin, y)
@@ -334,9 +334,9 @@ def rotate(
 
 
 def causal_attention(
-    q: Float[Array, "B Hkv GS D"],
-    k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L Dv"],
+    q: Float[Array, "B Hkv GS Dh"],
+    k: Float[Array, "B Hkv keys Dh"],
+    v: Float[Array, "B Hkv keys Dv"],
     length: int,
     scale: float,
     first: Int[Array, " S"] | None = None,
@@ -353,9 +353,9 @@ def causal_attention(
 
 
 def attend(
-    q: Float[Array, "n H D"],
-    keys: Float[Array, "L Hkv D"],
-    values: Float[Array, "L Hkv Dv"],
+    q: Float[Array, "n H Dh"],
+    keys: Float[Array, "keys Hkv Dh"],
+    values: Float[Array, "keys Hkv Dv"],
     first: Int[Array, " n"],
     scale: float,
     sinks: Float[Array, " H"] | None,
@@ -376,16 +376,19 @@ def attend(
 
 def causal_attention_gradient(
     grad: Float[Array, "B Hkv GS Dv"],
-    q: Float[Array, "B Hkv GS D"],
-    k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L Dv"],
+    q: Float[Array, "B Hkv GS Dh"],
+    k: Float[Array, "B Hkv keys Dh"],
+    v: Float[Array, "B Hkv keys Dv"],
     o: Float[Array, "B Hkv GS Dv"],
     e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
     length: int,
     scale: float,
 ) -> tuple[
-    Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"], Float[Array, "B Hkv GS"] | None
+    Float[Array, "B Hkv GS Dh"],
+    Float[Array, "B Hkv keys Dh"],
+    Float[Array, "B Hkv keys Dv"],
+    Float[Array, "B Hkv GS"] | None,
 ]:
     """One head at a time."""
     dq, dk, dv = empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)

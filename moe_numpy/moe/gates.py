@@ -19,6 +19,8 @@ from ..typing import Array, Float, Int
 class SqrtSoftplus(Function):
     """s = √ln(1 + e^h): a score without an upper bound, flatter than softplus (DeepSeek-V4; Megatron-LM)."""
 
+    words = "√softplus"
+
     def forward(self, h: Float[Array, "T E"]) -> Float[Array, "T E"]:
         xp = array_namespace(h)
         self.dtype = h.dtype
@@ -31,7 +33,7 @@ class SqrtSoftplus(Function):
         """ds/dh = σ(h) / (2 s), where σ(h) = 1 - exp(-s²)."""
         (s,) = self.saved
         xp = array_namespace(s)
-        tiny = xp.finfo(s.dtype).tiny  # where e^h underflows, s = 0 and so is ds/dh
+        tiny = float(xp.finfo(s.dtype).tiny)  # where e^h underflows, s = 0 and so is ds/dh
         return (grad * -xp.expm1(-s * s) / (2 * xp.maximum(s, tiny))).astype(self.dtype, copy=False)
 
 

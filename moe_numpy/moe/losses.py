@@ -349,7 +349,7 @@ def logits_of(trace: RoutingTrace, modality: int | None) -> Float[Tensor, "n E"]
 
 
 class Entropy(Function):
-    """H = -Σ_i p_i ln p_i over all entries, in nats. An entry of 0, underflowed or not, adds nothing."""
+    """entropy(p) = -Σ_i p_i ln p_i over all entries, in nats. An entry of 0, underflowed or not, adds nothing."""
 
     def forward(self, p: Float[Array, "..."]) -> Any:
         """A scalar from probabilities."""
@@ -394,6 +394,11 @@ class GlobalEntropy(Loss):
     name: str = "global_entropy"
 
     def __call__(self, trace: RoutingTrace) -> Tensor:
+        """max(0, τ - H(m)), m = (1/n) Σ_t softmax(h_t), H(m) = -Σ_i m_i ln m_i in nats, 0 ln 0 being 0.
+
+        The n tokens t are those of ``self.modality``, all where that is None; ``logits_of(trace, self.modality)`` is
+        the Tensor of their logits h, [n, E]. Without tokens it is 0. τ is ``self.tau``. The coefficient is not in it.
+        """
         h = logits_of(trace, self.modality)
         num_tokens = h.shape[0]
         mean_p = Softmax.apply(h, axis=-1).sum(axis=0) * (1 / max(num_tokens, 1))

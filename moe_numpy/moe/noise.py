@@ -48,7 +48,7 @@ class Jitter(Noise):
 
 @dataclass(frozen=True)
 class ShazeerNoise(Noise):
-    """H = h + N(0, 1) · (softplus(x W_nᵀ) + ε): noise of a learned size (Shazeer et al. 2017, equation 4)."""
+    """h′ = h + N(0, 1) · (softplus(x W_nᵀ) + ε): noise of a learned size (Shazeer et al. 2017, equation 4)."""
 
     epsilon: float = 1e-2
     learned = True
@@ -60,7 +60,7 @@ class ShazeerNoise(Noise):
     def on_logits(
         self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"] | None]:
-        """H = h + n σ with σ = softplus(x W_nᵀ) + ε; returns H and σ, both part of the graph.
+        """h′ = h + n σ with σ = softplus(x W_nᵀ) + ε; returns h′ and σ, both part of the graph.
 
         n is one ``rng.standard_normal(h.shape)``, cast to the dtype of h; ``weight`` is W_n [E, d], ε ``self.epsilon``.
         """
@@ -70,7 +70,7 @@ class ShazeerNoise(Noise):
 
 @dataclass(frozen=True)
 class NormalNoise(Noise):
-    """H = h + σ N(0, 1) with a constant σ, 1/E unless given (V-MoE, Riquelme et al. 2021, section 2.1)."""
+    """h′ = h + σ N(0, 1) with a constant σ, 1/E unless given (V-MoE, Riquelme et al. 2021, section 2.1)."""
 
     std: float | None = None
 
@@ -90,7 +90,7 @@ class NormalNoise(Noise):
 
 @dataclass(frozen=True)
 class GumbelNoise(Noise):
-    """H = h - ln(-ln U): the arg-max of H is then a sample from softmax(h) (Gumbel 1954; Jang et al. 2017)."""
+    """h′ = h - ln(-ln U): the arg-max of h′ is then a sample from softmax(h) (Gumbel 1954; Jang et al. 2017)."""
 
     def on_logits(
         self, h: Float[Tensor, "T E"], x: Float[Tensor, "T d"], weight: Tensor | None, rng: Random

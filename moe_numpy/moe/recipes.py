@@ -16,7 +16,7 @@ from . import own_recipe
 from .assignment import BalancedAssignment, Sinkhorn
 from .balancers import AdaptiveL1, LossFreeBias, QuantileBalancing
 from .capacity import Capacity
-from .gates import Gate, PNormalize, Renormalize, Scale, SelectedSoftmax
+from .gates import Gate, PNormalize, Renormalize, Scale, SelectedSoftmax, SqrtSoftplus
 from .layer import Recipe
 from .losses import GlobalEntropy, Importance, Load, LocalEntropy, Loss, SwitchBalance, ZLoss
 from .noise import Jitter, NormalNoise, ShazeerNoise
@@ -128,7 +128,7 @@ def hierarchical(
 
 @published(2017, "Shazeer et al.: Outrageously Large Neural Networks, equations 3 to 11", top_k=2)
 def shazeer_2017(*, top_k: int = 4, importance: float = 0.1, load: float = 0.1) -> Recipe:
-    """Noisy top-k: H = h + N(0,1) (softplus(x W_nᵀ) + 0.01), top k of H, then softmax of those.
+    """Noisy top-k: h′ = h + N(0,1) (softplus(x W_nᵀ) + 0.01), top k of h′, then softmax of those.
 
     Balanced by CV² of the importance and of the expected load. Follows the paper's sample variance; fastmoe's
     noisy_gate.py is the implementation to compare with.
@@ -414,6 +414,33 @@ def deepseek_v3(
             gates=(Gate(Renormalize, epsilon=1e-20), Scale(scale)),
             balancer=LossFreeBias(bias_rate),
             losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=Sigmoid)),
+        ),
+        shared_experts=shared_experts,
+    )
+
+
+@published(2026, "DeepSeek-AI: DeepSeek-V4, section 2.1; transformers deepseek_v4", top_k=2, shared_experts=1)
+def deepseek_v4(
+    *,
+    top_k: int = 6,
+    scale: float = 1.5,
+    bias_rate: float = 0.001,
+    shared_experts: int = 1,
+    balance: float = 0.0001,
+) -> Recipe:
+    """s = √ln(1 + e^h); chosen by s + b among all experts; gates from s alone, renormalised, times 1.5 (Flash).
+
+    V3's router with another score and without groups; ``bias_rate`` and ``balance`` are V3's, which the report follows
+    where it says nothing else. Not here: the first three layers, where a fixed table maps each token id to its six
+    experts and s is only their gate weight; and the clamp of the experts' hidden values at 10.
+    """
+    return Recipe(
+        RouterConfig(
+            TopK(top_k),
+            scores=SqrtSoftplus,
+            gates=(Gate(Renormalize, epsilon=1e-20), Scale(scale)),
+            balancer=LossFreeBias(bias_rate),
+            losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=SqrtSoftplus)),
         ),
         shared_experts=shared_experts,
     )

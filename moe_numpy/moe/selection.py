@@ -168,7 +168,7 @@ class GroupLimited(FixedK):
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         """Score the groups, mask all but the best with -∞, take the top k of the rest, best first.
 
-        Group j of the G = ``num_groups`` holds experts j E/G ... (j+1) E/G - 1. Its score is its largest score if
+        Group j holds the E / ``num_groups`` experts from j E / ``num_groups`` on. Its score is its largest score if
         ``group_score`` is ``max``, the sum of its two largest if ``top2``. ``self.top_groups`` groups stay. The
         candidates of token 0 come first. ``batch`` is not used.
         """

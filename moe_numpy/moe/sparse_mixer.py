@@ -12,11 +12,14 @@ from ..typing import Array, Bool, Float
 class SparseMixer(Function):
     """Scores of the two best experts a and b of a token, 0 for the others.
 
-    s_a = exp(h_a) / Σ exp(h_j) over the experts j with (h_a - h_j) / max(|h_j|, h_a) <= 2 ε; s_b likewise, with h_b in
-    place of h_a and without a. Choosing by the logits h gives a and b. (Liu et al. 2024, "GRIN", section 2.2; the
-    masks are those of transformers phimoe, in evaluation; its training samples.)
+        s_a = exp(h_a) / Σ exp(h_j)   over the experts j that are close to a: (h_a - h_j) / max(|h_j|, h_a) <= 2 ε
+        s_b = exp(h_b) / Σ exp(h_j)   over those close to b, without a
 
-    The masks are constants for the derivative: ds_a/dh_j = s_a (1[j = a] - p_j), p the masked softmax.
+    As in (h_a - h_j) <= 2 ε max(|h_j|, h_a), nothing is divided. Choosing by the logits h gives a and b, ties going to
+    the lowest index. h_a, or h_b, is taken off before exp. (Liu et al. 2024, "GRIN", section 2.2; the masks are those
+    of transformers phimoe, in evaluation; its training samples.)
+
+    The choice and the masks are constants for the derivative.
 
     Args:
         epsilon: ε, ``router_jitter_noise`` in published configurations.
@@ -26,6 +29,7 @@ class SparseMixer(Function):
     """
 
     def forward(self, h: Float[Array, "T E"], *, epsilon: float = 0.01) -> Float[Array, "T E"]:
+        """The scores of both choices, from the logits."""
         if h.shape[1] < 2:
             raise ValueError(f"SparseMixer needs at least 2 experts, got {h.shape[1]}")
         xp = array_namespace(h)
@@ -42,7 +46,7 @@ class SparseMixer(Function):
         return scores
 
     def backward(self, grad: Float[Array, "T E"]) -> Any:
-        """dh = Σ over both choices c of ds_c p_c (1[j = c] - p_j)."""
+        """dh_j = Σ over both choices c of ds_c p_c (1[j = c] - p_j), with p the masked softmax of the choice."""
         best, *softmaxes = self.saved
         rows, dh = array_namespace(best).arange(len(best)), 0
         for c, p in enumerate(softmaxes):

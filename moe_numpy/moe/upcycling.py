@@ -86,7 +86,19 @@ class Upcycling:
     def experts(
         self, gate: Float[Array, "f d"], up: Float[Array, "f d"], down: Float[Array, "d f"]
     ) -> dict[str, Float[Array, "..."]]:
-        """``gate_up`` [E G, 2 f / G, d] and ``down`` [E G, d, f / G] of the experts, in the type of the matrices.
+        """The matrices of all experts, in the type of those of the dense network y = D (silu(A x) ⊙ U x).
+
+        There are G = ``self.granularity`` parts and E = ``self.copies`` copies. Part p has the hidden units p f/G ...
+        (p + 1) f/G - 1: these rows of A and U, these columns of D. Expert c G + p is copy c of part p. U is multiplied
+        by the first of ``self.scales``, D by the second; A and U by ``self.input_scale`` as well.
+
+        Args:
+            gate: A.
+            up: U.
+            down: D.
+
+        Returns:
+            ``gate_up`` [E G, 2 f / G, d], of each expert the rows of A above those of U, and ``down`` [E G, d, f / G].
 
         Raises:
             ValueError: G does not divide f, by name.

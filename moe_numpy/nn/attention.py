@@ -156,7 +156,7 @@ class Attention(Module):
         return attend_to_earlier(self, x, cache, mask)
 
     def queries_keys_values(self, x: Float[Tensor, "B S d"], offset: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B, H, S, D], k and v [B, Hkv, S, D]: all that is done before tokens meet."""
+        """q [B, H, S, Dh], k and v [B, Hkv, S, Dh]: all that is done before tokens meet."""
         q = self._turned(self.query(x), self.query_norm, offset)
         k = self._turned(self.key(x), self.key_norm, offset)
         if self.parts.temperature is not None:
@@ -172,7 +172,7 @@ class Attention(Module):
         """An empty cache for this many sequences and tokens."""
         return KeyValueCache((batch_size, self.num_kv_heads, capacity, self.d_head), dtype, xp)
 
-    def _turned(self, x: Float[Tensor, "B S HD"], weight: Parameter | None, offset: int) -> Float[Tensor, "B H S D"]:
+    def _turned(self, x: Float[Tensor, "B S HDh"], weight: Parameter | None, offset: int) -> Float[Tensor, "B H S Dh"]:
         """Heads, normalised, clipped and rotated."""
         norm, rotary = self.parts.norm, self.parts.rotary
         if norm is not None and norm.over == "width":
@@ -207,7 +207,7 @@ def attend_to_earlier(layer: Any, x: Tensor, cache: KeyValueCache | None, mask: 
     return layer.output(Reshape.apply(y, shape=(*x.shape[:2], y.shape[2] * y.shape[3])))
 
 
-def heads(x: Float[Tensor, "B S HD"], d_head: int) -> Float[Tensor, "B H S D"]:
+def heads(x: Float[Tensor, "B S HDh"], d_head: int) -> Float[Tensor, "B H S Dh"]:
     """The vectors of a token cut into heads."""
     cut = Reshape.apply(x, shape=(*x.shape[:2], x.shape[2] // d_head, d_head))
     return Transpose.apply(cut, axes=(0, 2, 1, 3))

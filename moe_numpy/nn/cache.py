@@ -14,7 +14,7 @@ class KeyValueCache:
     """Keys and values of the tokens that one attention layer has read, in arrays that double where they are full.
 
     Args:
-        shape: (B, Hkv, capacity, D); capacity is the most tokens that it can hold.
+        shape: (B, Hkv, capacity, Dh); capacity is the most tokens that it can hold.
         dtype: type of the arrays, that of the model.
         xp: the library of the arrays, that of the model.
         d_value: width of a value, if it is not D.
@@ -33,9 +33,9 @@ class KeyValueCache:
         self.length = 0
 
     def append(
-        self, k: Float[Array, "B Hkv S D"], v: Float[Array, "B Hkv S Dv"]
-    ) -> tuple[Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"]]:
-        """Keep S more tokens, and return views of all L that it now holds.
+        self, k: Float[Array, "B Hkv S Dh"], v: Float[Array, "B Hkv S Dv"]
+    ) -> tuple[Float[Array, "B Hkv keys Dh"], Float[Array, "B Hkv keys Dv"]]:
+        """Keep S more tokens, and return views of all that it now holds.
 
         Raises:
             ValueError: the tokens do not fit, or are not of the cache's batch size, heads, width and type.
@@ -61,7 +61,7 @@ class KeyValueCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _longer(self, array: Float[Array, "B Hkv room D"], room: int) -> Float[Array, "B Hkv larger D"]:
+    def _longer(self, array: Float[Array, "B Hkv room Dh"], room: int) -> Float[Array, "B Hkv larger Dh"]:
         """The same tokens in an array with room for more."""
         batch, heads, _, width = array.shape
         longer = array_namespace(array).empty((batch, heads, room, width), dtype=array.dtype)

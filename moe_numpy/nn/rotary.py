@@ -74,7 +74,7 @@ class YaRN:
     """θ for pairs that turn often in the original context, θ / factor for those that turn seldom, a ramp between.
 
     (Peng et al. 2023, "YaRN", sections 3.2 and 3.4.) Pair j turns n times where
-    j(n) = D ln(original_context / (2π n)) / (2 ln base). The ramp goes from 0 at j(beta_fast) to 1 at j(beta_slow).
+    j(n) = Dh ln(original_context / (2π n)) / (2 ln base). The ramp goes from 0 at j(beta_fast) to 1 at j(beta_slow).
 
     Attributes:
         factor: how many times the original context is to be reached.
@@ -192,7 +192,7 @@ class Rotary:
         theta = self.base ** (-np.arange(0, width, 2) / width)
         return theta if self.scaling is None else self.scaling.scaled(theta, self.base, length)
 
-    def apply(self, x: Float[Tensor, "B H S D"], offset: int) -> Float[Tensor, "B H S D"]:
+    def apply(self, x: Float[Tensor, "B H S Dh"], offset: int) -> Float[Tensor, "B H S Dh"]:
         """x rotated, its first token at position ``offset``."""
         length = offset + x.shape[2]
         settings = {"frequencies": self.frequencies(x.shape[3], length), "pairing": self.pairing}

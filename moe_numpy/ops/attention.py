@@ -14,8 +14,8 @@ from ..typing import Array, Float, Int
 
 @kernel
 def rotate(
-    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
-) -> Float[Array, "B H S D"]:
+    x: Float[Array, "B H S Dh"], cos: Float[Array, "S half"], sin: Float[Array, "S half"]
+) -> Float[Array, "B H S Dh"]:
     """(a cos - b sin, b cos + a sin) for the first half a and the second half b of each vector."""
     a, b = np.split(x, 2, axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -25,7 +25,7 @@ PAIRINGS = ("halves", "neighbours")
 
 
 class RotaryEmbedding(Function):
-    """Rotate each pair (x[j], x[j + D/2]) at position p by the angle p θ_j, θ_j = base^(-2j/D), j < D/2.
+    """Rotate each pair (x[j], x[j + Dh/2]) at position p by the angle p θ_j, θ_j = base^(-2j/Dh), j < Dh/2.
 
     The inner product of a rotated query and a rotated key depends only on how far apart they are
     (Su et al. 2021, "RoFormer", eq. 34). The pairs are halves apart, as in most published models; the paper pairs
@@ -34,7 +34,7 @@ class RotaryEmbedding(Function):
     Args:
         offset: the position of the first token in x.
         base: larger means slower rotation.
-        frequencies: the θ_j, in place of those of ``base``; where there are fewer than D/2, the rest of x stays.
+        frequencies: the θ_j, in place of those of ``base``; where there are fewer than Dh/2, the rest of x stays.
         factor: y is that many times the rotated x (YaRN's attention factor).
         pairing: ``"halves"`` or ``"neighbours"``.
 
@@ -44,14 +44,14 @@ class RotaryEmbedding(Function):
 
     def forward(
         self,
-        x: Float[Array, "B H S D"],
+        x: Float[Array, "B H S Dh"],
         *,
         offset: int = 0,
         base: float = 10000.0,
         frequencies: Float[np.ndarray, " half"] | None = None,
         factor: float = 1.0,
         pairing: str = "halves",
-    ) -> Float[Array, "B H S D"]:
+    ) -> Float[Array, "B H S Dh"]:
         length, d = x.shape[-2:]
         if frequencies is None:
             if d % 2:
@@ -70,15 +70,15 @@ class RotaryEmbedding(Function):
         self.save(cos, sin)
         return _turn(x, cos, sin, pairing)
 
-    def backward(self, grad: Float[Array, "B H S D"]) -> Any:
+    def backward(self, grad: Float[Array, "B H S Dh"]) -> Any:
         """dx = dy rotated back: the transpose of a rotation is its inverse."""
         cos, sin = self.saved
         return _turn(grad, cos, -sin, self.pairing)
 
 
 def _turn(
-    x: Float[Array, "B H S D"], cos: Float[Array, "S half"], sin: Float[Array, "S half"], pairing: str
-) -> Float[Array, "B H S D"]:
+    x: Float[Array, "B H S Dh"], cos: Float[Array, "S half"], sin: Float[Array, "S half"], pairing: str
+) -> Float[Array, "B H S Dh"]:
     """Rotate the first entries, as many as there are angles for; the rest stays."""
     xp, width = array_namespace(x), 2 * cos.shape[1]
     turned = x[..., :width]
@@ -92,9 +92,9 @@ def _turn(
 
 @kernel(wide=(1, 2))
 def causal_attention(
-    q: Float[Array, "B Hkv GS D"],
-    k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L Dv"],
+    q: Float[Array, "B Hkv GS Dh"],
+    k: Float[Array, "B Hkv keys Dh"],
+    v: Float[Array, "B Hkv keys Dv"],
     length: int,
     scale: float,
     first: Int[Array, " S"] | None = None,
@@ -102,8 +102,8 @@ def causal_attention(
 ) -> tuple[Float[Array, "B Hkv GS Dv"], Float[Array, "B Hkv GS _"], Float[Array, "B Hkv GS 1"]]:
     """o = e v / Σ e and what its gradient needs, e = exp(q kᵀ · scale + mask - row maximum) and its row sums.
 
-    The G query heads that share a key head are stacked, ``length`` = S rows each. Of the L keys, query i of a head
-    sees ``first[i]`` ... L - S + i; None stands for zeros. A sink is one more score of a row, the first column of e,
+    The query heads that share a key head are stacked, ``length`` = S rows each. Query i of a head sees the keys
+    ``first[i]`` ... num_keys - S + i; None stands for zeros. A sink is one more score of a row, the first column of e,
     without a value. A GPU may return no e, [B, Hkv, GS, 0], and log Σ exp(q kᵀ · scale + mask) for the sums.
     """
     xp = array_namespace(q)
@@ -124,16 +124,19 @@ def causal_attention(
 @kernel(wide=(3,))
 def causal_attention_gradient(
     grad: Float[Array, "B Hkv GS Dv"],
-    q: Float[Array, "B Hkv GS D"],
-    k: Float[Array, "B Hkv L D"],
-    v: Float[Array, "B Hkv L Dv"],
+    q: Float[Array, "B Hkv GS Dh"],
+    k: Float[Array, "B Hkv keys Dh"],
+    v: Float[Array, "B Hkv keys Dv"],
     o: Float[Array, "B Hkv GS Dv"],
     e: Float[Array, "B Hkv GS _"],
     total: Float[Array, "B Hkv GS 1"],
     length: int,
     scale: float,
 ) -> tuple[
-    Float[Array, "B Hkv GS D"], Float[Array, "B Hkv L D"], Float[Array, "B Hkv L Dv"], Float[Array, "B Hkv GS"] | None
+    Float[Array, "B Hkv GS Dh"],
+    Float[Array, "B Hkv keys Dh"],
+    Float[Array, "B Hkv keys Dv"],
+    Float[Array, "B Hkv GS"] | None,
 ]:
     """With p = e / total: dv = pᵀ dy; ds = p (dy vᵀ - Σ dy o); dq = ds k · scale; dk = dsᵀ q · scale.
 
@@ -151,16 +154,16 @@ def causal_attention_gradient(
 class CausalAttention(Function):
     """o = softmax(q kᵀ · scale + mask) v for each head, mask = -inf where the key is later than the query.
 
-    (Vaswani et al. 2017, eq. 1.) With L keys and S queries the queries are the last S positions: query i sees
-    keys 0 ... L - S + i. With H query heads and Hkv key/value heads, query head h reads key/value head
+    (Vaswani et al. 2017, eq. 1.) With more keys than queries the queries are the last S positions: query i sees
+    keys 0 ... num_keys - S + i. With H query heads and Hkv key/value heads, query head h reads key/value head
     h // (H / Hkv) (Ainslie et al. 2023, grouped-query attention).
 
-    The G = H / Hkv query heads that share keys are stacked, [B, Hkv, G·S, D], so that keys and values are never
+    The H / Hkv query heads that share keys are stacked, [B, Hkv, H / Hkv · S, Dh], so that keys and values are never
     copied. The row sums of the softmax divide the narrow output, and in backward the narrow gradient.
 
     Args:
         sinks: None, or one more logit per head, in the denominator of its softmax only (gpt-oss, 2025).
-        scale: None for 1/√D.
+        scale: None for 1/√Dh.
         window: a query sees the last ``window`` keys only, its own included (Beltagy et al. 2020, section 3.1).
         chunk: a query sees only keys of its own chunk of that many positions (Llama 4).
 
@@ -170,9 +173,9 @@ class CausalAttention(Function):
 
     def forward(
         self,
-        q: Float[Array, "B H S D"],
-        k: Float[Array, "B Hkv L D"],
-        v: Float[Array, "B Hkv L Dv"],
+        q: Float[Array, "B H S Dh"],
+        k: Float[Array, "B Hkv keys Dh"],
+        v: Float[Array, "B Hkv keys Dv"],
         sinks: Float[Array, " H"] | None = None,
         *,
         scale: float | None = None,
@@ -181,7 +184,7 @@ class CausalAttention(Function):
     ) -> Float[Array, "B H S Dv"]:
         if not (q.ndim == k.ndim == v.ndim == 4 and len(q) == len(k) and k.shape[:3] == v.shape[:3]):
             raise ValueError(
-                "queries must have shape [B, H, S, D], keys and values [B, Hkv, L, D], "
+                "queries must have shape [B, H, S, Dh], keys and values [B, Hkv, keys, Dh], "
                 f"got {q.shape}, {k.shape} and {v.shape}"
             )
         if q.shape[3] != k.shape[3]:
@@ -230,7 +233,7 @@ def _first_key(xp: Any, length: int, num_keys: int, window: int | None, chunk: i
     return first
 
 
-def _fold(x: Float[Array, "B H S D"], num_kv_heads: int) -> Float[Array, "B Hkv GS D"]:
+def _fold(x: Float[Array, "B H S Dh"], num_kv_heads: int) -> Float[Array, "B Hkv GS Dh"]:
     """Stack the heads that share keys."""
     batch, heads, length, width = x.shape
     return reshaped(x, (batch, num_kv_heads, heads // max(num_kv_heads, 1) * length, width))

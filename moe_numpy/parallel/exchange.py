@@ -135,7 +135,26 @@ class Holding:
     def route_of(
         self, slot: Int[Array, " N"], of_slots: Int[np.ndarray, " S"], come: Int[np.ndarray, "R W"]
     ) -> tuple[Route, Int[Array, " W1"]]:
-        """The way of assignments to these slots, and the offsets, once it is known how many come from each rank."""
+        """The way of this rank's assignments, once it is known how many rows come from each rank.
+
+        A slot is a place for an expert: the slots of all ranks are numbered rank by rank, and rank r has the slots
+        ``self.slots.offsets[r]`` ... ``self.slots.offsets[r + 1] - 1``, none where a rank holds no expert. Of S slots W
+        are on this rank.
+
+        Rows leave in the order of slots, those of one slot in the order of the list. They arrive by source rank, those
+        of a source by slot; experts want them by slot, those of a slot by source.
+
+        Args:
+            slot: where each assignment goes; the list is by expert, then by token.
+            of_slots: how many of this rank's assignments go to each slot.
+            come: come[s, w] rows come from rank s for slot w of this rank.
+
+        Returns:
+            The :class:`Route`: rows to each rank (``send``) and from each (``receive``), as lists; ``leaving``, the
+            assignments in the order in which they leave, and ``arriving``, the rows that came, numbered as they came,
+            in the order in which experts want them. And the offsets [W + 1]: in that order slot w has the rows
+            offsets[w] ... offsets[w + 1] - 1.
+        """
         xp, starts = array_namespace(slot), self.slots.offsets
         send = np.add.reduceat(np.append(of_slots, 0), starts[:-1]) * (np.diff(starts) > 0)
         leaving = None if self._stay_in_order else stable_order(slot, len(of_slots))

@@ -26,15 +26,22 @@ def replica_counts(load: Float[Array, " E"], slots: int, most: int) -> Int[Array
 def packed(
     load: Float[Array, " E"], counts: Int[Array, " E"], num_ranks: int, places: int, *, apart: bool = True
 ) -> Int[Array, "R E"]:
-    """Replicas by descending load_e / n_e, each to the least loaded rank that has room.
+    """Replicas by descending share load_e / n_e, one by one, each to the least loaded rank that may take it.
+
+    A rank may take a replica if it holds fewer than ``places`` and, with ``apart``, none of the same expert. The load
+    of a rank is the sum of the shares that it holds. If only ranks with the expert e have room, a full rank takes it,
+    the least loaded one without e. In exchange it gives a replica to the first rank with room: of the experts that it
+    holds more often than that rank, the one with the smallest share. Ties go to the lowest index, of experts and ranks.
 
     Args:
         load: of each expert.
         counts: n_e, replicas of each; Σ n_e <= R · places.
         num_ranks: R.
         places: the most replicas on a rank.
-        apart: no rank takes two replicas of one expert; n_e <= R. If only ranks with the expert have room, one of them
-            takes another expert from a full rank, which then takes this one.
+        apart: no rank takes two replicas of one expert; n_e <= R.
+
+    Returns:
+        How many replicas of each expert each rank holds.
     """
     share = load / counts
     held = np.zeros((num_ranks, len(load)), np.int64)

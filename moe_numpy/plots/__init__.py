@@ -2,7 +2,7 @@
 
 from .caching import hits_over_budget
 from .choices import co_activation, explained_by_layer
-from .files import save, show
+from .files import save
 from .routing import (
     expert_by_byte,
     expert_by_domain,
@@ -12,6 +12,7 @@ from .routing import (
     expert_load,
     sentence_routing,
 )
+from .showing import show, table
 from .training import Curve, learning_curves, load_over_training
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "save",
     "sentence_routing",
     "show",
+    "table",
 ]

@@ -28,7 +28,10 @@ class ModelSize:
 
 
 def stored_and_active(
-    models: Sequence[str], parts: Sequence[str], stored: Float[Array, "M P"], active: Float[Array, "M P"]
+    models: Sequence[str],
+    parts: Sequence[str],
+    stored: Float[Array, "models parts"],
+    active: Float[Array, "models parts"],
 ) -> Figure:
     """Two bars per model, split into its parts: stored and active parameters, in percent of the stored ones.
 

@@ -24,8 +24,8 @@ class Runs:
     """
 
     label: str
-    effective: Float[Array, "R N"]
-    loss: Float[Array, "R N"]
+    effective: Float[Array, "runs N"]
+    loss: Float[Array, "runs N"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Sweep:
     """
 
     label: str
-    effective: Float[Array, "R C"]
-    loss: Float[Array, "R C"]
+    effective: Float[Array, "runs coefficients"]
+    loss: Float[Array, "runs coefficients"]
 
 
 def load_maps(loads: Mapping[str, Float[Array, "N E"]], *, title: str, columns: int = 3) -> Figure:

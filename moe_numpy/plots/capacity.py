@@ -24,8 +24,8 @@ class LossByFactor:
     """
 
     label: str
-    loss: Float[Array, "R F"]
-    unlimited: Float[Array, " R"]
+    loss: Float[Array, "runs factors"]
+    unlimited: Float[Array, " runs"]
 
 
 def load_against_capacity(loads: Mapping[str, Int[Array, " E"]], capacity: int) -> Figure:
@@ -91,7 +91,7 @@ def who_finds_a_place(rank: Int[Array, "T E"], fits: Mapping[str, Bool[Array, "T
 
 
 def drop_rates(
-    factor: Float[Array, " F"], rates: Mapping[str, Float[Array, " F"]], least: Float[Array, " F"]
+    factor: Float[Array, " factors"], rates: Mapping[str, Float[Array, " factors"]], least: Float[Array, " factors"]
 ) -> Figure:
     """Dropped fraction against the capacity factor, and the least any router must drop."""
     figure, (axes,) = grid(1, 1, height=4.0, title="How many assignments are dropped")

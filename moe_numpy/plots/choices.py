@@ -16,7 +16,7 @@ _RANGE = 3.0  # log2 of the lift: an eighth to eight times
 
 
 def co_activation(
-    together: Int[Array, "L E E"], expected: Float[Array, "L E E"], layers: Sequence[int] | None = None
+    together: Int[Array, "layers E E"], expected: Float[Array, "layers E E"], layers: Sequence[int] | None = None
 ) -> Figure:
     """How much more often two experts are chosen together than their loads explain, one panel per layer.
 
@@ -52,13 +52,13 @@ def co_activation(
 
 
 def explained_by_layer(
-    share: Float[Array, "K L"], labels: Sequence[str], layers: Sequence[int] | None = None
+    share: Float[Array, "labels layers"], labels: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
-    """How much of the first choice each of K labels explains beyond chance, one line per label over the layers.
+    """How much of the first choice each label explains beyond chance, one line per label over the layers.
 
     Args:
         share: adjusted for chance; NaN where nothing can be said.
-        labels: names of the K labels.
+        labels: their names.
         layers: their numbers in the model.
     """
     figure, (axes,) = grid(1, 1, height=4.2, title="How much of the choice of expert a label explains, beyond chance")

@@ -13,19 +13,19 @@ from .style import BLUE, GREY, ORANGE, STYLES, expert_ticks, grid, layer_numbers
 
 
 def explained_choice(
-    trained: Float[Array, "L K"],
-    untrained: Float[Array, "L K"],
-    shuffled: Float[Array, "L K"],
+    trained: Float[Array, "layers labels"],
+    untrained: Float[Array, "layers labels"],
+    shuffled: Float[Array, "layers labels"],
     labels: Sequence[str],
     layers: Sequence[int] | None = None,
 ) -> Figure:
-    """How much of the choice of an expert each of K labels explains: one panel per layer, one bar per label.
+    """How much of the choice of an expert each label explains: one panel per layer, one bar per label.
 
     Args:
         trained: shares from 0 to 1, after training.
         untrained: the same before the first step.
         shuffled: the same after training, with shuffled labels: what chance gives.
-        labels: names of the K labels.
+        labels: their names.
         layers: their numbers in the model.
     """
     num_layers = len(trained)
@@ -65,7 +65,7 @@ def explained_choice(
 
 
 def ablation_damage(
-    increase: Float[Array, "L E D"], domains: Sequence[str], layers: Sequence[int] | None = None
+    increase: Float[Array, "layers E domains"], domains: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
     """How much each domain's loss grows without one expert, one panel per layer.
 
@@ -103,7 +103,7 @@ def ablation_damage(
 
 
 def share_against_damage(
-    share: Float[Array, "L E D"], increase: Float[Array, "L E D"], domains: Sequence[str]
+    share: Float[Array, "layers E domains"], increase: Float[Array, "layers E domains"], domains: Sequence[str]
 ) -> Figure:
     """Each expert's share of a domain against the domain's loss without it: one point per layer, expert and domain.
 

@@ -16,7 +16,7 @@ _LEAST_HEIGHT = 3.4  # inches: the colour bar's label fits
 
 
 def expert_by_domain(
-    shares: Float[Array, "L D E"], domains: Sequence[str], layers: Sequence[int] | None = None
+    shares: Float[Array, "layers domains E"], domains: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
     """Which expert takes which domain, one panel per layer; different rows mean specialised experts."""
     names = [
@@ -27,21 +27,23 @@ def expert_by_domain(
 
 
 def expert_by_byte(
-    shares: Float[Array, "L C E"], classes: Sequence[str], layers: Sequence[int] | None = None
+    shares: Float[Array, "layers classes E"], classes: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
     """Which expert takes which kind of byte, one panel per layer."""
     names = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
     return _share_maps(shares, classes, names, "Which experts take which kind of byte (each row sums to 100 %)")
 
 
-def expert_by_token(shares: Float[Array, "L R E"], names: Sequence[str], layers: Sequence[int] | None = None) -> Figure:
+def expert_by_token(
+    shares: Float[Array, "layers rows E"], names: Sequence[str], layers: Sequence[int] | None = None
+) -> Figure:
     """Which expert takes which token, one panel per layer."""
     titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
     return _share_maps(shares, names, titles, "Which experts take the most frequent tokens (each row sums to 100 %)")
 
 
 def expert_by_position(
-    shares: Float[Array, "L P E"], positions: Sequence[str], layers: Sequence[int] | None = None
+    shares: Float[Array, "layers positions E"], positions: Sequence[str], layers: Sequence[int] | None = None
 ) -> Figure:
     """Which expert takes which positions of a window, one panel per layer."""
     titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
@@ -49,15 +51,15 @@ def expert_by_position(
     return _share_maps(shares, positions, titles, title)
 
 
-def expert_by_modality(shares: Float[Array, "L modalities E"], layers: Sequence[int] | None = None) -> Figure:
+def expert_by_modality(shares: Float[Array, "layers modalities E"], layers: Sequence[int] | None = None) -> Figure:
     """Which expert takes text and which takes patches of images, one panel per layer."""
     titles = [f"layer {layer}" for layer in layer_numbers(layers, len(shares))]
     return _share_maps(shares, MODALITIES, titles, "Which experts take which modality (each row sums to 100 %)")
 
 
 def expert_load(
-    load: Float[Array, "L E"],
-    dropped: Float[Array, " L"] | None = None,
+    load: Float[Array, "layers E"],
+    dropped: Float[Array, " layers"] | None = None,
     layers: Sequence[int] | None = None,
 ) -> Figure:
     """Each expert's share of the assignments, dropped ones included, against the fair share; one panel per layer."""

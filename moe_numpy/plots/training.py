@@ -100,17 +100,17 @@ def learning_curves_of_seeds(groups: Mapping[str, Sequence[Curve]]) -> Figure:
     return figure
 
 
-def losses_by_domain(losses: Mapping[str, Float[Array, "R D"]], domains: Sequence[str]) -> Figure:
+def losses_by_domain(losses: Mapping[str, Float[Array, "runs domains"]], domains: Sequence[str]) -> Figure:
     """Validation loss of each model and run, one panel per domain; a bar is the mean, a thin line joins equal seeds.
 
     The panels start at different losses but span equally many bits, so that equal differences look equal.
 
     Args:
-        losses: per model, in nats per byte; R runs, D domains. Run i of every model has the same seed.
+        losses: per model, in nats per byte; [runs, domains]. Run i of every model has the same seed.
         domains: the names of the domains.
     """
     figure, panels = grid(len(domains), len(domains), height=3.6, title="Validation by domain, in bits per byte")
-    bits = _nats_to_bits(np.stack([np.asarray(values) for values in losses.values()]))  # [models, R, D]
+    bits = _nats_to_bits(np.stack([np.asarray(values) for values in losses.values()]))  # [models, runs, domains]
     middle = (bits.max(axis=(0, 1)) + bits.min(axis=(0, 1))) / 2
     reach = 0.6 * float(np.ptp(bits, axis=(0, 1)).max()) + 0.01
     for i, (domain, axes) in enumerate(zip(domains, panels, strict=True)):
@@ -152,7 +152,7 @@ def cost_ratios(ratios: Mapping[str, float], *, title: str) -> Figure:
 
 def load_over_training(
     step: Int[Array, " N"],
-    load: Float[Array, "N L E"],
+    load: Float[Array, "N layers E"],
     splits: Sequence[tuple[int, int, int]] = (),
     layers: Sequence[int] | None = None,
 ) -> Figure:
@@ -181,7 +181,7 @@ def load_over_training(
     return figure
 
 
-def _draw_ends(axes: Axes, bits: Float[Array, " R"], style: dict[str, Any], name: str, *, last: bool) -> None:
+def _draw_ends(axes: Axes, bits: Float[Array, " runs"], style: dict[str, Any], name: str, *, last: bool) -> None:
     """Points for the last validation of each run and for the mean, with numbers; those of the last model below."""
     values = [*bits, bits.mean()]
     axes.plot(

@@ -22,14 +22,19 @@ class Continued:
     bits: Float[Array, " N"]
 
 
-def continued_training(groups: Mapping[str, Sequence[Continued]]) -> Figure:
+def continued_training(
+    groups: Mapping[str, Sequence[Continued]],
+    *,
+    title: str = "The same compute from a dense model on, and from scratch",
+) -> Figure:
     """Held-out loss against compute, the mean of the seeds and their range; on the right the end of each seed.
 
     Args:
         groups: the runs of each model, one a seed, measured after equally many FLOPs each; "dense, before" is drawn in
             grey and has no end.
+        title: of the figure.
     """
-    figure, (left, right) = grid(2, 2, height=5.0, title="The same compute from a dense model on, and from scratch")
+    figure, (left, right) = grid(2, 2, height=5.0, title=title)
     styles: dict[str, dict[str, Any]] = dict(
         zip([name for name in groups if name != DENSE_BEFORE], [*STYLES, _LAST], strict=False)
     )
@@ -43,7 +48,10 @@ def continued_training(groups: Mapping[str, Sequence[Continued]]) -> Figure:
         lows.append(bits.min())
     ends = [(name, np.array([run.bits[-1] for run in runs])) for name, runs in groups.items() if name != DENSE_BEFORE]
     begun = [bits for name, runs in groups.items() if name == DENSE_BEFORE for bits in (run.bits[-1] for run in runs)]
-    left.set_ylim(min(lows) - 0.05, (float(np.mean(begun)) if begun else max(e.max() for _, e in ends)) + 0.6)
+    top = (
+        float(np.mean(begun)) + 0.6 if begun else max(run.bits.max() for runs in groups.values() for run in runs) + 0.05
+    )
+    left.set_ylim(min(lows) - 0.05, top)
     left.set_xlabel("TFLOPs of training, from random weights on")
     left.set_ylabel("bits per byte of held-out text")
     left.legend(frameon=False, fontsize=9)

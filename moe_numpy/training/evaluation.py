@@ -23,7 +23,7 @@ _LOGITS = 1 << 25  # of one forward pass
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Losses in nats per token, and routing counts. L routed layers, D domains, V tokens, E experts.
+    """Losses in nats per token, and routing counts. Layers are the routed ones; V tokens, E experts.
 
     Attributes:
         loss: mean over all windows.
@@ -36,10 +36,10 @@ class Evaluation:
     """
 
     loss: float
-    domain_loss: Float[Array, " D"]
-    by_domain: Int[Array, "L D E"]
-    assignments: Int[Array, "L D V E"] | None
-    dropped: Int[Array, "L E"]
+    domain_loss: Float[Array, " domains"]
+    by_domain: Int[Array, "layers domains E"]
+    assignments: Int[Array, "layers domains V E"] | None
+    dropped: Int[Array, "layers E"]
     bytes_per_token: float = 1.0
 
     @property
@@ -48,17 +48,17 @@ class Evaluation:
         return self.loss / math.log(2) / self.bytes_per_token
 
     @property
-    def expert_load(self) -> Float[Array, "L E"]:
+    def expert_load(self) -> Float[Array, "layers E"]:
         """Each expert's share of the layer's assignments, before dropping; rows sum to 1, or to 0 without any."""
         return _shares(self.by_domain.sum(axis=1))
 
     @property
-    def domain_expert(self) -> Float[Array, "L D E"]:
+    def domain_expert(self) -> Float[Array, "layers domains E"]:
         """Each expert's share of the domain's assignments, before dropping; rows sum to 1, or to 0 without any."""
         return _shares(self.by_domain)
 
     @property
-    def dropped_by_layer(self) -> Float[Array, " L"]:
+    def dropped_by_layer(self) -> Float[Array, " layers"]:
         """Dropped assignments over all assignments, in each layer; 0 in a layer without any."""
         return self.dropped.sum(axis=1) / np.maximum(self.by_domain.sum(axis=(1, 2)), 1)
 

@@ -406,7 +406,7 @@ class _Report(NamedTuple):
     loss: float
     auxiliary_loss: float
     gradient_norm: float
-    load: Any  # Float[L, E]: assignments to each expert of each routed layer, before dropping
+    load: Any  # Float[layers, E]: assignments to each expert of each routed layer, before dropping
     dropped: float
 
 

@@ -29,9 +29,9 @@ def adamw(
 ) -> None:
     """One step for every parameter θ with weight decay λ, in place; scale, η, c₁, c₂ = ``now``, in float64::
 
-    g = scale · gradient
-    m = β₁ m + (1 - β₁) g
-    v = β₂ v + (1 - β₂) g²
+    dθ = scale · gradient
+    m = β₁ m + (1 - β₁) dθ
+    v = β₂ v + (1 - β₂) dθ²
     θ = (1 - η λ) θ - η (m / c₁) / (√(v / c₂) + ε)
 
     ``rounded`` has the narrow parameter of which θ is the master, which becomes the rounded θ, or None. Nothing changes
@@ -42,20 +42,20 @@ def adamw(
         return
     beta1, beta2 = betas
     for p, gradient, m, v, rate, narrow in zip(parameters, gradients, first, second, decay, rounded, strict=True):
-        g = scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
-        m[...] = beta1 * m + (1 - beta1) * g
-        v[...] = beta2 * v + (1 - beta2) * g * g
+        d_p = scale * gradient.astype(m.dtype, copy=False)  # which may be narrower
+        m[...] = beta1 * m + (1 - beta1) * d_p
+        v[...] = beta2 * v + (1 - beta2) * d_p * d_p
         p[...] = (1 - lr * rate) * p - lr * (m / c1) / (np.sqrt(v / c2) + eps)
         if narrow is not None:
             narrow[...] = p
 
 
 class AdamW:
-    """Adam with decoupled weight decay. For each parameter θ with gradient g, at step t = 1, 2, ...::
+    """Adam with decoupled weight decay. For each parameter θ with gradient dθ, at step t = 1, 2, ...::
 
-        g = gradient_scale · θ.grad
-        m = β₁ m + (1 - β₁) g                     first moment
-        v = β₂ v + (1 - β₂) g²                    second moment
+        dθ = gradient_scale · θ.grad
+        m = β₁ m + (1 - β₁) dθ                    first moment
+        v = β₂ v + (1 - β₂) dθ²                   second moment
         θ = θ - lr λ θ - lr · m / (1 - β₁ᵗ) / (√(v / (1 - β₂ᵗ)) + ε)
 
     λ is ``weight_decay`` for the parameters that decay and 0 for the others. Parameters change in place, in
@@ -222,11 +222,11 @@ def sum_of_squares(arrays: list[Shaped[Array, "..."]]) -> Shaped[Array, ""]:
 
 
 def global_norm(gradients: Iterable[Shaped[Array, "..."] | None]) -> float:
-    """√(Σ g²) over all entries of all gradients, summed in float64. None, of a frozen parameter, counts 0.
+    """√(Σ dθ²) over all entries of all gradients, summed in float64. None, of a frozen parameter, counts 0.
 
     It is finite if and only if every entry is (up to 1e150), so it also detects NaN and infinity.
     """
-    arrays = [g for g in gradients if g is not None]
+    arrays = [d for d in gradients if d is not None]
     return math.sqrt(to_host(sum_of_squares(arrays)))
 
 

@@ -20,7 +20,7 @@ _AT_ONCE = 40  # pictures, each with all captions
 
 @dataclass(frozen=True, eq=False)
 class PictureEvaluation:
-    """What a model says of held-out pictures. L routed layers, E experts.
+    """What a model says of held-out pictures. Layers are the routed ones; E experts.
 
     Attributes:
         loss: of the right captions, in nats per byte.
@@ -31,7 +31,7 @@ class PictureEvaluation:
 
     loss: float
     confusion: Int[Array, "10 10"]
-    load: Int[Array, "L modalities E"]
+    load: Int[Array, "layers modalities E"]
 
     @property
     def accuracy(self) -> float:
@@ -44,7 +44,7 @@ class PictureEvaluation:
         return np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)
 
     @property
-    def shares(self) -> Float[Array, "L modalities E"]:
+    def shares(self) -> Float[Array, "layers modalities E"]:
         """Each expert's share of the assignments of a modality."""
         return self.load / np.maximum(self.load.sum(axis=2, keepdims=True), 1)
 
@@ -102,6 +102,6 @@ def evaluate_pictures(
     return PictureEvaluation(float(loss), confusion, load)
 
 
-def _loads(routings: Any) -> Int[Array, "L modalities E"]:
+def _loads(routings: Any) -> Int[Array, "layers modalities E"]:
     of_layers = [r.statistics.load_by_modality(len(MODALITIES)) for r in routings if r is not None]
     return np.array([to_host(load) for load in of_layers], np.int64)

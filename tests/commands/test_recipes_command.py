@@ -61,7 +61,7 @@ def test_the_table_fits(cli, monkeypatch, columns, papers):
 
 
 def test_rows_are_made_of_the_recipes(cli, monkeypatch):
-    shown = ["switch", "sinkhorn", "expert_choice", "qwen2_moe", "deepseek_v3", "remoe"]
+    shown = ["switch", "sinkhorn", "expert_choice", "qwen2_moe", "deepseek_v3", "deepseek_v4", "remoe"]
     monkeypatch.setattr(command, "RECIPES", {name: RECIPES[name] for name in shown})
     out = cli("recipes").stdout
     assert row(out, "switch") == "switch 2021 top-1 softmax balance 1.25 yes -"
@@ -69,6 +69,7 @@ def test_rows_are_made_of_the_recipes(cli, monkeypatch):
     assert row(out, "expert_choice") == "expert_choice 2022 experts softmax - 2 no -"
     assert row(out, "qwen2_moe") == "qwen2_moe 2024 top-4 softmax balance - yes 4 gated"
     assert row(out, "deepseek_v3") == "deepseek_v3 2024 top-8 of 4/8 sigmoid, bias, - yes 1"
+    assert row(out, "deepseek_v4") == "deepseek_v4 2026 top-6 √softplus, bias, - yes 1"
     assert row(out, "remoe") == "remoe 2024 above 0 relu adaptive L1 - yes -"
 
 

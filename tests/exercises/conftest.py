@@ -3,17 +3,6 @@ import pytest
 
 from exercises.workspace import Workspace
 
-# What the library's source of a solution needs around it: the names of its module, and kernels that are not registered.
-_NAMES = """
-from moe_numpy.kernels import *
-from moe_numpy.ops.activations import *
-from {0} import *
-
-
-def kernel(function=None, **settings):
-    return (lambda f: kernel(f)) if function is None else (setattr(function, "definition", function), function)[1]
-"""
-
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
@@ -28,15 +17,11 @@ def workspace(tmp_path, monkeypatch):
 @pytest.fixture
 def solve(workspace):
     """Write a learner's file that passes, or whatever ``change`` makes of it."""
-    from exercises.source import solution_source
-    from exercises.stubs import make_stub
+    from exercises.solutions import runnable_solution
 
     def write(exercise, change=lambda source: source):
-        head = make_stub(exercise).split("\n\n\n")[0]
-        module = exercise.target.partition(":")[0]
-        source = f"{head}\n{_NAMES.format(module)}\n\n\n{solution_source(exercise.target)}"
         path = workspace.ensure(exercise)
-        path.write_text(change(source), encoding="utf-8")
+        path.write_text(change(runnable_solution(exercise)), encoding="utf-8")
         return path
 
     return write

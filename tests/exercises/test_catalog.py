@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,12 @@ from exercises import verify
 from exercises.catalog import all_exercises, find, numbers
 from exercises.exercise import Check, one_by_one
 from exercises.grading.compare import judge
-from exercises.grading.grade import GraderError, grade_trusted, outcomes_of, prepare
+from exercises.grading.grade import GraderError, grade_trusted, judge_here, outcomes_of, prepare
+from exercises.grading.outcome import run_cases
 from exercises.mistakes import EditError, Mistake, collected, edits
+from exercises.solutions import runnable_solution
 from exercises.source import solution_source
-from exercises.stubs import make_stub
+from exercises.stubs import has_derivative, make_stub
 from moe_numpy.ops import Softmax
 
 
@@ -31,6 +34,39 @@ def test_the_stub_has_the_face_of_the_library(number):
     for mine, original in verify._pairs(names[exercise.attribute], exercise.solution):
         assert inspect.getdoc(mine) == inspect.getdoc(original)
     assert "NotImplementedError" not in solution_source(exercise.target)
+
+
+# What a derivative looks like in a docstring: ∂L/∂x, dL/dx, or "dx =".
+DERIVATIVE = re.compile(r"∂|\bdL/d|\bd_?[A-Za-zα-ω]\w*(\[[^\]]*\])? =")
+
+
+@pytest.mark.parametrize("number", numbers())
+def test_a_stub_to_derive_does_not_say_what_the_derivative_is(number):
+    exercise = find(number)
+    if not has_derivative(exercise):
+        with pytest.raises(ValueError, match="no derivative"):
+            make_stub(exercise, derive=True)
+        return
+    stub = make_stub(exercise, derive=True)
+    formula = inspect.getdoc(exercise.solution.backward)
+    assert DERIVATIVE.search(formula)
+    assert not DERIVATIVE.search(stub)
+    assert formula not in stub
+    names = {}
+    exec(compile(stub, exercise.file_name, "exec"), names)
+    solution = names[exercise.attribute]
+    assert str(inspect.signature(solution.backward)) == str(inspect.signature(exercise.solution.backward))
+    assert inspect.getdoc(solution.forward) == inspect.getdoc(exercise.solution.forward)
+
+
+def test_a_solution_is_annotated_at_its_lines():
+    solution = runnable_solution(find(5))
+    assert find(5).hints[2] in solution
+    (line,) = [line for line in solution.splitlines() if "self.axis  # see" in line]
+    number = int(line.rpartition(" ")[2])
+    mistake = find(5).mistakes[number - 1]
+    assert mistake.replacements[0][0] in line
+    assert f"# {number:2}  {mistake.name}: " in solution
 
 
 def test_needs_come_without_a_cycle():
@@ -60,9 +96,13 @@ def test_an_unknown_number_is_refused():
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("number", numbers())
-def test_every_wrong_solution_fails_a_check(number):
+def test_the_solution_passes_as_it_stands_and_every_wrong_one_fails_a_check(number):
     exercise = find(number)
     prepared = [p for p in prepare(exercise, 0) if not p.check.time_limit]
+    names = {"__name__": "learner"}
+    exec(compile(runnable_solution(exercise), exercise.file_name, "exec"), names)
+    outcomes = [run_cases(p.run, names[exercise.attribute], p.cases) for p in prepared]
+    assert [c.problem for c in judge_here(exercise, prepared, outcomes, 0) if c.problem] == []
     for mistake in exercise.mistakes:
         assert any(
             judge(outcome, expected, numeric, gradient=p.check.gradient)

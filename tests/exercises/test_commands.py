@@ -1,8 +1,11 @@
 """The commands as a learner types them."""
 
+import contextlib
 import errno
+import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,14 +16,14 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from IPython.core.formatters import DisplayFormatter
+from rich.console import Console
 from typer.testing import CliRunner
 
 import exercises
-from exercises import containment, terminal, watch
-from exercises.catalog import find, numbers
+from exercises import containment, keyboard, terminal, watch
+from exercises.catalog import all_exercises, find, numbers
 from exercises.cli import app
-from exercises.progress import Progress
+from exercises.progress_file import Progress
 from exercises.stubs import make_stub
 from exercises.workspace import Workspace
 
@@ -78,10 +81,50 @@ def test_hints_come_one_by_one(workspace):
     assert workspace.progress()["11"].hints == 3
 
 
-def test_the_solution_is_shown_after_passing_or_giving_up(workspace, solve):
+def test_a_hint_begins_with_the_check_that_failed_last(workspace, solve):
+    assert "failed:" not in run("hint", "11").output
+    solve(find(11), lambda source: source.replace("-scores", "scores"))
+    run("check", "11")
+    first = find(11).checks[0]
+    assert f"failed: {first.name}  → {first.next_step}" in run("hint", "11").output
+    solve(find(11))
+    run("check", "11")
+    assert "failed:" not in run("hint", "11").output
+
+
+def test_the_solution_is_shown_after_passing_or_giving_up(workspace):
     assert run("solution", "11").exit_code == 2
-    assert "argsort" in run("solution", "11", "--give-up").output
+    shown = run("solution", "11", "--give-up").output
     assert workspace.progress()["11"].gave_up
+    workspace.path(find(11)).write_text(shown)
+    assert run("check", "11").exit_code == 0
+    assert "✓ passed*" in run("list").output
+
+
+def test_the_list_loses_nothing_at_80_columns(workspace, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    workspace.update("05", attempts=1, best=11)
+    table = run("list").output.partition("\n\n")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" not in table
+    lines = {line[:2]: line.split() for line in table.splitlines()}
+    for e in all_exercises():
+        points = f"11/{e.points}" if e.number == 5 else str(e.points)
+        assert [str(e.minutes), points] == lines[e.label][-3:-1]
+
+
+def test_open_makes_the_file_and_derive_leaves_out_the_formula(workspace):
+    formula = "dx = y (dy - Σ dy y)"
+    assert str(workspace.path(find(5))) in run("open", "05").output.replace("\n", "")
+    assert formula in workspace.path(find(5)).read_text()
+    assert run("open", "05", "--derive").exit_code == 0
+    assert workspace.path(find(5)).read_text() == make_stub(find(5), derive=True)
+    assert workspace.untouched(find(5))
+    workspace.path(find(5)).write_text("mine")
+    assert "has work of yours" in run("open", "05", "--derive").output
+    assert run("reset", "05", "--derive").exit_code == 0
+    assert workspace.path(find(5)).with_suffix(".py.bak").read_text() == "mine"
+    assert "no derivative" in run("open", "11", "--derive").output
 
 
 def test_reset_keeps_what_was_there(workspace, solve):
@@ -180,7 +223,7 @@ def test_a_read_only_folder_is_listed_and_checked_and_nothing_is_saved(workspace
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("exercises.workspace.write_atomically", refuse)
-    monkeypatch.setattr("exercises.progress.write_atomically", refuse)
+    monkeypatch.setattr("exercises.progress_file.write_atomically", refuse)
     for words in (("list",), ("check", "11"), ("hint", "11"), ("solution", "--give-up", "11")):
         result = run(*words)
         assert result.exit_code == (1 if words[0] == "check" else 0)
@@ -291,9 +334,10 @@ def test_the_list_says_what_contains_the_learners_code(workspace):
 
 def test_export_to_gradescope(workspace, solve):
     solve(find(11))
-    result = run("export", "--format", "gradescope", "11")
-    grades = json.loads(result.stdout)
+    run("hint", "11")
+    grades = json.loads(run("export", "--format", "gradescope", "11").stdout)
     assert grades["score"] == find(11).points
+    assert grades["extra_data"]["11"] == {"attempts": 1, "hints": 1, "gave_up": False}
     assert {t["status"] for t in grades["tests"]} == {"passed"}
 
 
@@ -302,6 +346,7 @@ def test_export_to_junit(workspace, tmp_path):
     assert run("export", "--format", "junit", "--out", out, "11").exit_code == 0
     suite = ElementTree.parse(out).getroot()[0]
     assert suite.get("failures") == suite.get("tests") == str(len(find(11).checks))
+    assert {p.get("name"): p.get("value") for p in suite.iter("property")}["attempts"] == "1"
 
 
 def test_export_to_markdown(workspace):
@@ -335,17 +380,13 @@ def test_check_from_a_notebook_is_plain_text_and_names_files_from_the_project(wo
     path.write_text(path.read_text() + "# begun\n")
     verdict = exercises.check("11")
     out = capsys.readouterr().out
-    assert (bool(verdict), repr(verdict)) == (False, "not yet")
+    assert not verdict
+    assert repr(verdict) == out.rstrip("\n")
     assert "NotImplementedError" in out
     assert "  work/ex11_top_k.py   hint" in out
     assert str(tmp_path) not in out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 96
-
-
-def test_a_verdict_is_not_echoed_by_a_notebook(capsys):
-    assert DisplayFormatter().format(exercises.Verdict(True)) == ({}, {})
-    assert capsys.readouterr().out == ""
 
 
 def test_verify_of_one(workspace):
@@ -396,31 +437,160 @@ def test_check_answers_quickly_without_numba(workspace):
     assert spent < 4  # 0.6 s on an idle machine
 
 
-def test_watch_notices_new_and_changed_files(workspace, solve, monkeypatch):
-    steps = iter([lambda: workspace.ensure(find(1)), lambda: solve(find(11)), lambda: None])
-    monkeypatch.setattr(watch.time, "sleep", lambda seconds: next(steps)())
-    changes = watch.changed_exercises(workspace)
-    assert [next(changes).number, next(changes).number] == [1, 11]
+def test_watch_notices_new_and_changed_files_and_keys(workspace, solve):
+    class Pressed:
+        def __init__(self):
+            self.steps = iter([lambda: workspace.ensure(find(1)), lambda: solve(find(11)), lambda: "h"])
+
+        def pressed(self, seconds):
+            done = next(self.steps)()
+            return done if isinstance(done, str) else ""
+
+    seen = watch.events(watch.Changes(workspace, all_exercises()), Pressed())
+    assert [next(seen).number, next(seen).number, next(seen)] == [1, 11, "h"]
 
 
-def test_watch_reacts_to_a_save(workspace, solve):
+class Typed:
+    """Keys, and saves between them, in the place of a terminal."""
+
+    available = True
+
+    def __init__(self, *steps):
+        self.steps = iter(steps)
+
+    def pressed(self, seconds):
+        step = next(self.steps)
+        return step if isinstance(step, str) else step() and ""
+
+    def one_by_one(self):
+        return contextlib.nullcontext()
+
+    as_usual = one_by_one
+
+
+def test_what_the_keys_of_watch_do(workspace, solve, monkeypatch):
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    console = Console(file=io.StringIO(), width=80)
+    last = find(numbers()[-1])
+
+    def save():
+        path = solve(last)
+        for exercise in all_exercises()[:-1]:
+            workspace.record(exercise, workspace.ensure(exercise).read_text(), 0, True)
+        return path
+
+    watch.watch(workspace, console, Typed("h", "n", "o", "l", "x", save, "h", "n", "o", "q"))
+    told = console.file.getvalue()
+    parts = ["Keys: h hint", "Next: 01", "1 of 3", "Next: 02", "names no editor", "0 of", "✓ passed", "All done"]
+    found = [told.find(part) for part in parts]
+    assert found == sorted(found), dict(zip(parts, found, strict=True))
+    assert min(found) >= 0, dict(zip(parts, found, strict=True))
+
+
+def until(descriptor, text):
+    """Read until the text has come; what came."""
+    came, began = "", time.perf_counter()
+    while text not in came:
+        assert time.perf_counter() - began < 60, came
+        if select.select([descriptor], [], [], 1)[0]:
+            came += os.read(descriptor, 1000).decode(errors="replace")
+    return came
+
+
+def test_watch_without_a_terminal_reacts_to_a_save(workspace, solve):
     workspace.ensure(find(11))
     watching = subprocess.Popen(
         [sys.executable, "-u", "-m", "exercises", "watch"],
         stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
     )
     try:
-        assert "Watching" in watching.stdout.readline()
-        time.sleep(0.5)
+        assert "Keys" not in until(watching.stdout.fileno(), "Next: 01")
         solve(find(11))
-        saved = time.perf_counter()
-        while "Top-k" not in watching.stdout.readline():
-            assert time.perf_counter() - saved < 60
+        until(watching.stdout.fileno(), "Next: 12")
     finally:
         end(watching)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_watch_on_a_terminal_has_keys_and_survives_an_endless_loop(workspace, solve, tmp_path):
+    """The editor writes the solution; Ctrl-C ends the check, not the watching; the terminal is as it was."""
+    import pty
+    import termios
+
+    editor = tmp_path / "editor.py"
+    editor.write_text("import shutil, sys\nshutil.copy(sys.argv[0] + '.solution', sys.argv[1])\n")
+    solution = solve(find(11))
+    solution.rename(f"{editor}.solution")
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "exercises", "watch"],
+        stdin=theirs,
+        stdout=theirs,
+        env=os.environ | {"EDITOR": f"{sys.executable} {editor}", "TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        until(ours, "Next: 01")
+        os.write(ours, b"h")
+        until(ours, find(1).hints[0][:30])
+        os.write(ours, b"n")
+        until(ours, "Next: 02")
+        workspace.ensure(find(11)).write_text("def top_k(scores, k):\n    while True: pass\n")
+        until(ours, "checking 11")
+        watching.send_signal(signal.SIGINT)
+        asked = time.perf_counter()
+        until(ours, "stopped")
+        assert time.perf_counter() - asked < 4
+        os.write(ours, b"o")
+        until(ours, "Next: 12")
+        os.write(ours, b"q")
+        assert watching.wait(timeout=30) == 0
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_ctrl_c_ends_an_endless_loop_at_once_and_loses_nothing(workspace, solve, tmp_path):
+    path = solve(
+        find(11), lambda source: source.replace("    return np.arg", "    while True: pass\n    return np.arg")
+    )
+    workspace.update("11", hints=2)
+    before = path.read_text(), workspace.progress()
+    checking = subprocess.Popen(
+        [sys.executable, "-m", "exercises", "check", "11"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    began = time.perf_counter()
+    while not list(tmp_path.glob("exercise-*")):  # the folder of a child
+        assert time.perf_counter() - began < 60
+        time.sleep(0.05)
+    time.sleep(1)
+    asked = time.perf_counter()
+    checking.send_signal(signal.SIGINT)
+    out, err = checking.communicate(timeout=60)
+    assert time.perf_counter() - asked < 4  # the limit of one check is 5 s, and there are nine
+    assert (checking.returncode, out) == (130, "")
+    assert err == "stopped; your files, and what was graded before, are saved\n"
+    assert (path.read_text(), workspace.progress()) == before
+    assert not list(tmp_path.glob("exercise-*"))
+
+
+def test_an_editor_that_is_missing_is_told(workspace, monkeypatch, tmp_path):
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    assert "names no editor" in keyboard.edit(tmp_path)
+    monkeypatch.setenv("EDITOR", str(tmp_path / "nothing"))
+    assert "does not start" in keyboard.edit(tmp_path)
 
 
 def end(process):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from exercises.reference.all_to_all import all_to_all_plan
+from exercises.reference.int8_product import int8_product
 from exercises.reference.model_size import model_size
 from exercises.reference.positions_in_numba import position_by_key
 from moe_numpy import kernels
+from moe_numpy.formats import bfloat16, int8
 
 
 @pytest.mark.parametrize("function", [position_by_key, position_by_key.py_func])
@@ -38,3 +40,18 @@ def test_a_plan_sends_every_row_where_its_expert_is():
     blocks = np.split(send, np.cumsum(rows.reshape(-1))[:-1])
     arrived = [blocks[i * 4 + j] for j in range(4) for i in range(4)]
     np.testing.assert_array_equal(np.concatenate(arrived), receive)
+
+
+def test_an_int8_product_has_the_codes_of_the_format_and_the_bits_of_the_compiled_loop():
+    """Integers and scales of 1: no product is rounded, so that fusing it with the sum changes nothing."""
+    rng = np.random.default_rng(2)
+    weights = rng.standard_normal((3, 96)).astype(np.float32)
+    codes, scales, _ = int8_product(np.ones((1, 96), np.float32), weights)
+    expected, bits = int8.quantise(weights)
+    np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_array_equal(scales, bfloat16.decode(bits))
+    weights = rng.integers(-20, 21, (3, 96)).astype(np.float32)
+    weights[:, ::32] = 127
+    x = rng.integers(-(2**17), 2**17, (4, 96)).astype(np.float32)
+    matrix = int8.Int8Matrix(**int8.Int8Matrix.encode(weights))
+    np.testing.assert_array_equal(int8_product(x, weights)[2], matrix.product(x))

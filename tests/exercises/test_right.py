@@ -328,6 +328,117 @@ np.add.at: Counts pair by pair.
 - rows = np.bincount(source * num_devices + destination, minlength=num_devices**2).reshape(num_devices, num_devices)
 + rows = np.zeros((num_devices, num_devices), np.int32); np.add.at(rows, (source, destination), 1)
 """,
+    35: """
+labels sorted: A stable sort of the slots of rows.
+- _by_column(come)
++ np.argsort(np.repeat(np.tile(np.arange(come.shape[1]), len(come)), come.reshape(-1)), kind="stable")
+rank after rank: Sums of slices, and by rank alone: the list is by expert already.
+- np.add.reduceat(np.append(of_slots, 0), starts[:-1]) * (np.diff(starts) > 0)
++ np.array([of_slots[a:b].sum() for a, b in zip(starts, starts[1:])])
+- None if self._stay_in_order else stable_order(slot, len(of_slots))
++ np.argsort(slot, kind="stable")
+""",
+    36: """
+einsum: All rows and heads at once, with a mask.
+- for i in range(n):
++ wide = np.repeat(keys, num_heads // num_kv_heads, axis=1), np.repeat(values, num_heads // num_kv_heads, axis=1)
++     at = np.arange(num_keys)
++     hidden = (at < first[:, None]) | (at > (num_keys - n + np.arange(n))[:, None])
++     with np.errstate(invalid="ignore", over="ignore"):
++         s = np.einsum("nhd,lhd->nhl", q, wide[0]) * q.dtype.type(scale)
++     s[np.broadcast_to(hidden[:, None], s.shape)] = -np.inf
++     top = s.max(axis=2, keepdims=True, initial=-np.inf)
++     top = top if sinks is None else np.maximum(top, sinks[:, None])
++     e = np.exp(s - top)
++     total = e.sum(axis=2) + (0 if sinks is None else np.exp(sinks - top[:, :, 0]))
++     some = [np.where(h[:, None, None], 0, wide[1]) for h in hidden]
++     each = [np.einsum("hl,lhd->hd", a, v) / t[:, None] for a, v, t in zip(e, some, total)]
++     return np.array(each).reshape(o.shape) if n else o
++     for i in range(n):
+weights first: Divides before the values are added.
+- o[i, h] = e @ values[seen, head] / total
++ o[i, h] = ((e / total)[:, None] * values[seen, head]).sum(axis=0)
+""",
+    37: """
+rows of sixteen: np.add.reduce over the first of two axes adds row after row.
+- lanes = np.zeros((len(x), out, 16), np.float32)
++ lanes = np.zeros((len(x), out, 16), np.float32); terms = x[:, None] * values
+- lanes += x[:, None, start : start + 16] * values[:, start : start + 16]
++ lanes = lanes + terms[:, :, start : start + 16]
+scale on x: Multiplies x by the scale and then by the code.
+- x[:, None, start : start + 16] * values[:, start : start + 16]
++ (x[:, None, start : start + 16] * scales[:, start // 32][:, None]) * np.float32(
++             codes.reshape(out, width)[:, start : start + 16])
+""",
+    38: """
+where: With the circle by where.
+- (np.arange(num_layers) - history.layer - 1) % num_layers
++ np.where(np.arange(num_layers) > history.layer, 0, num_layers) + np.arange(num_layers) - history.layer - 1
+turned round: A minus by exchanging the difference.
+- history.expected, -unused, np
++ history.expected.copy(), history.last_turn - history.turn[:, None], np
+""",
+    39: """
+products added: Elementwise, and a sum.
+- y[n] = weights @ row
++ y[n] = (weights * row).sum(axis=1)
+dot: The row in front.
+- y[n] = weights @ row
++ y[n] = row.dot(weights.T)
+stacked: A list of rows.
+- return y
++ return np.stack([weights @ row for row in x]).astype(x.dtype) if len(x) else y
+""",
+    40: """
+loads from what is held: Adds the shares up anew.
+- int(np.where(allowed, loads, np.inf).argmin())
++ int(min(np.flatnonzero(allowed), key=lambda r: sum(sorted((share * held[r]).tolist(), reverse=True))))
+""",
+    41: """
+unit by unit: Gathers rows by number.
+- (gate * gate.dtype.type(self.input_scale)).reshape(parts, f // parts, d)
++ (self.input_scale * gate)[np.arange(f).reshape(parts, -1)]
+- (down * down.dtype.type(down_scale)).reshape(d, parts, f // parts).swapaxes(0, 1)
++ np.stack(np.split(down, parts, axis=1)) * down.dtype.type(down_scale)
+""",
+    42: """
+one after the other: Each combination by itself.
+- linear_least_squares(terms(*mesh), target, nonnegative)
++ map(np.concatenate, zip(*(linear_least_squares(terms(*v), target, nonnegative) for v in np.array(mesh).T[..., None])))
+""",
+    43: """
+by the matrix of a softmax: diag(p) - p pᵀ, and its row of the chosen expert.
+- term = -of_chosen * p
++ term = of_chosen * (np.eye(p.shape[1], dtype=p.dtype)[best[:, c]] - p)
+- term[rows, best[:, c]] += of_chosen[:, 0]
++ pass
+argmax twice: Instead of a sort.
+- best = top_k(h, 2)
++ first = h.argmax(axis=1); second = np.where(np.arange(h.shape[1]) == first[:, None], -np.inf, h).argmax(axis=1)
++         best = np.stack([first, second], axis=1)
+masked logits: -∞ before the exponential.
+- xp.where(close & rest, xp.exp(xp.minimum(h - top, 0)), 0).astype(h.dtype, copy=False)
++ np.exp(np.where(close & rest, h - top, -np.inf)).astype(h.dtype)
+""",
+    44: """
+mean: The method of Tensors.
+- Softmax.apply(h, axis=-1).sum(axis=0) * (1 / max(num_tokens, 1))
++ (Softmax.apply(h, axis=-1) * (1 / max(num_tokens, 1))).sum(axis=0)
+nothing at once: Returns a constant without tokens.
+- h = logits_of(trace, self.modality)
++ h = logits_of(trace, self.modality)
++     if not len(h.data):
++         return Tensor(np.zeros((), h.dtype))
+""",
+    45: """
+searchsorted: Edges between the bins.
+- np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
++ np.clip(np.searchsorted(np.arange(bins + 1), confidence * bins) - 1, 0, bins - 1)
+means of bins: Step by step.
+- gap = np.bincount(bin_of, confidence - correct, bins)
++ ns = np.bincount(bin_of, minlength=bins); n = np.maximum(ns, 1)
++     gap = ns * (np.bincount(bin_of, confidence, bins) / n - np.bincount(bin_of, correct, bins) / n)
+""",
 }
 VARIANTS = [(n, collected(variant, "right", find(n).target)) for n, text in RIGHT.items() for variant in edits(text)]
 

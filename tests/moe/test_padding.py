@@ -21,7 +21,7 @@ from moe_numpy.ops import Sigmoid
 pytestmark = pytest.mark.no_cover
 
 D, E = 4, 8
-OF_SEQUENCES = {"expert_choice", "mixture_of_depths", "deepseek_v2", "deepseek_v3", "soft_moe"}
+OF_SEQUENCES = {"expert_choice", "mixture_of_depths", "deepseek_v2", "deepseek_v3", "deepseek_v4", "soft_moe"}
 RECIPE = {name: published(**published.small) for name, published in RECIPES.items()}
 
 # By name: a recipe whose rules look at the whole batch, and one whose rules look at each sequence by itself.

@@ -187,6 +187,19 @@ def test_deepseek_v3_gate_weights_are_unbiased_renormalised_and_scaled():
         np.testing.assert_allclose(routing.gate.data[mine], 2.5 * chosen / chosen.sum())
 
 
+def test_deepseek_v4_chooses_by_biased_and_weighs_by_unbiased_roots_of_softplus():
+    layer = make("deepseek_v4")
+    bias = layer.router.balancer_state.data
+    bias[:] = np.random.default_rng(0).standard_normal(E)
+    _, routing = run(layer, inputs())
+    s = np.sqrt(np.log1p(np.exp(inputs().data.reshape(-1, D) @ layer.router.weight.data.T)))
+    for t in range(BATCH * LENGTH):
+        mine = routing.token == t
+        assert set(routing.expert[mine]) == set(np.argsort(-(s + bias)[t])[:2])
+        chosen = s[t, routing.expert[mine]]
+        np.testing.assert_allclose(routing.gate.data[mine], 1.5 * chosen / chosen.sum())
+
+
 def test_base_gives_every_expert_the_same_number_in_training():
     _, routing = run(make("base"), inputs())
     assert routing.statistics.load.max() <= -(-BATCH * LENGTH // E)

@@ -18,3 +18,10 @@ def test_curves_and_ends():
     assert [text.get_text() for text in right.get_yticklabels()] == ["dense", "upcycled"]
     assert [text.get_text() for text in right.texts] == ["2.450", "2.300"]
     figure.savefig(io.BytesIO(), format="png")
+
+
+def test_without_a_first_training_the_axis_begins_at_the_first_loss():
+    run = Continued(np.array([1e12, 2e12]), np.array([3.0, 2.8]))
+    figure = continued_training({"dense": [run]}, title="one seed")
+    assert figure.get_suptitle() == "one seed"
+    assert 3.0 < figure.axes[0].get_ylim()[1] < 3.1

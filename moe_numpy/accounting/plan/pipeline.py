@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..layers import require_at_least
 
-#: One forward, one backward (Harlap et al. 2018); ZB1P (Qi et al. 2023); DualPipe (DeepSeek-V3 2024).
+#: One forward, one backward (Harlap et al. 2018); ZB1P (Qi et al. 2024); DualPipe (DeepSeek-V3 2024).
 SCHEDULES = ("1f1b", "zb1p", "dualpipe")
 
 

@@ -22,6 +22,7 @@ class Progress:
         passed: hash of the file that passed; empty if none did.
         gave_up: whether the solution was shown before it passed.
         last: hash of the file checked last.
+        failing: the first part of that check that failed; empty if all passed, or nothing could be compared.
     """
 
     attempts: int = 0
@@ -30,6 +31,7 @@ class Progress:
     passed: str = ""
     gave_up: bool = False
     last: str = ""
+    failing: str = ""
 
 
 class ProgressFile:
