@@ -32,7 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SOURCE, BUILT, NODE = HERE / "_source", HERE / "_build", HERE / "node_modules"
 HTML = BUILT / "html"
-PAGES = ("*.md", "docs/*.md", "exercises/*.md", "benchmarks/README.md", "notebooks/*.ipynb")
+PAGES = ("*.md", "docs/*.md", "exercises/*.md", "exercises/instructors/*.md", "benchmarks/README.md")
+PAGES += ("notebooks/*.ipynb",)
 PICTURES = ("docs/figures/*.png", "docs/notebooks/*.png")
 REPOSITORY = "MOE_NUMPY_REPOSITORY"
 # jupyter-book loads them in any case; thebe twice, which is an error in a browser's console.

@@ -24,10 +24,11 @@ def contents(pages: Collection[str], packages: Collection[str]) -> dict[str, Any
     named = {*START, *USE, *REFERENCE, *CODE}
     topics = sorted(page for page in there - named if page.startswith("docs/"))
     notebooks = sorted(page for page in there if page.startswith("notebooks/"))
+    teaching = sorted(page for page in there - named if page.startswith("exercises/") and page != "exercises/README")
     parts = {
         "Start": START,
         "Notebooks": notebooks,
-        "Exercises": ("exercises/README", "exercises/list"),
+        "Exercises": ("exercises/README", "exercises/list", *teaching),
         "Look up": REFERENCE,
         "Use it": USE,
         "Topics": topics,

@@ -64,5 +64,7 @@ class Links:
             if package not in self._references:
                 return words
             return f"[{words}]({posixpath.relpath('reference/' + package.partition('/')[2], above)}.rst)"
+        if name.endswith((".md", ".ipynb")):
+            raise LinkError(f"{page}: {target} is no page of the site; build.py has PAGES")
         self.downloads.add(name)
         return match[0]

@@ -33,7 +33,8 @@ _PAGE = """<!doctype html>
 """
 _CSS = """body { font-family: system-ui, sans-serif; margin: 1.5rem; background: #fff; color: #1a1a1a; }
 h1 { font-size: 1.3rem; } a { color: #0b57a4; }
-div[role=region] { overflow-x: auto; } pre { line-height: 1.4; } .highlight span.linenos { color: #5c5c5c; padding-right: 1em; }
+div[role=region] { overflow-x: auto; } pre { line-height: 1.4; }
+.highlight span.linenos { color: #5c5c5c; padding-right: 1em; }
 :target, span:has(> a:target) { background: #fff3bf; }
 @media (prefers-color-scheme: dark) { body { background: #15181c; color: #e6e6e6; } a { color: #7fb8ff; }
   .highlight span.linenos { color: #a8a8a8; } :target, span:has(> a:target) { background: #4a4220; } }

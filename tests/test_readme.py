@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from exercises.catalog import all_exercises
+
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n((?:    [^\n]*\n)+))?", re.MULTILINE | re.DOTALL)
 
@@ -21,6 +23,19 @@ def test_the_code_prints_what_the_page_says(page):
             exec(compile(code, page, "exec"), {"__name__": page})
         if below:
             assert printed.getvalue() == re.sub(r"^    ", "", below, flags=re.MULTILINE)
+
+
+def test_the_hours_are_those_that_the_notebooks_and_exercises_state():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    minutes = [
+        int(re.search(r"\*\*Time\*\* (?:about )?(\d+) min", path.read_text(encoding="utf-8"))[1]) for path in notebooks
+    ]
+    reading = f"About {sum(minutes) / 60:.0f} hours for the {len(notebooks)} notebooks"
+    each = f"{min(minutes)} to {max(minutes)} minutes each"
+    exercises = all_exercises()
+    hours = sum(exercise.minutes for exercise in exercises) / 60
+    assert f"{reading}, {each}, and {hours:.0f} hours for the {len(exercises)} exercises." in readme
 
 
 def test_the_readme_is_read_in_a_few_minutes():

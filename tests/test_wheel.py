@@ -1,4 +1,7 @@
-"""The wheel, installed away from the checkout: the command, the checker, the exercises and the course are in it."""
+"""The wheel, installed away from the checkout: the command, the checker, the exercises and the course are in it.
+
+One test, since building and installing take longer than all that is tried.
+"""
 
 import json
 import os
@@ -8,90 +11,65 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 PARTS = ("moe_numpy", "exercises", "notebooks", "docs")
 PARTS += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def run(*arguments, **settings):
-    done = subprocess.run(
-        [str(a) for a in arguments], capture_output=True, text=True, timeout=300, check=False, **settings
-    )
+    told = [str(argument) for argument in arguments]
+    done = subprocess.run(told, capture_output=True, text=True, timeout=300, check=False, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """Built from a copy: a build leaves files beside the sources."""
-    copy, wheels = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheels")
-    ignored = shutil.ignore_patterns("__pycache__", "work", ".ipynb_checkpoints")
+def build(folder):
+    """Build the wheel from a copy: a build leaves files beside the sources."""
+    copy = folder / "checkout"
+    copy.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "work", ".ipynb_checkpoints")
             shutil.copytree(ROOT / part, copy / part, ignore=ignored)
         else:
             shutil.copy(ROOT / part, copy)
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, copy)
-    return next(wheels.glob("moe_numpy-*.whl"))
+    run(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, copy)
+    shutil.rmtree(copy)
+    return next(folder.glob("moe_numpy-*.whl"))
 
 
-@pytest.fixture(scope="session")
-def installed(wheel, tmp_path_factory):
-    """Run a command of the installed wheel in a folder outside the checkout."""
-    target = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--no-index", "--target", target, wheel)
-    left_out = ("EXERCISES_WORK", "PYTHONSAFEPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in left_out}
-    environment |= {"PYTHONPATH": str(target), "MOE_NUMPY_KERNELS": "numpy", "MPLBACKEND": "agg"}
-
-    def command(*arguments, folder):
-        return run(*arguments, cwd=folder, env=environment)
-
-    command.script = target / "bin" / "moe-numpy" if os.name == "posix" else target / "Scripts" / "moe-numpy.exe"
-    command.target = target
-    return command
-
-
-@pytest.fixture
-def module(installed, tmp_path):
-    def run_module(name, *arguments):
-        return installed(sys.executable, "-m", name, *arguments, folder=tmp_path)
-
-    return run_module
-
-
-def test_it_holds_the_course_once_and_nothing_of_a_learner(wheel):
+def test_the_wheel_works_outside_a_checkout(tmp_path):
+    wheel, target, mine = build(tmp_path), tmp_path / "installed", tmp_path / "mine"
     names = zipfile.ZipFile(wheel).namelist()
     assert [Path(name).name for name in names if name.endswith(".ipynb")] == NOTEBOOKS
     assert [name for name in names if name.startswith(("exercises/work/", "tests/", "notebooks/", "build/"))] == []
 
+    run(*PIP, "install", "--no-deps", "--no-index", "--target", target, wheel)
+    mine.mkdir()
+    left_out = ("EXERCISES_WORK", "PYTHONSAFEPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment |= {"PYTHONPATH": str(target), "MOE_NUMPY_KERNELS": "numpy", "MPLBACKEND": "agg"}
 
-def test_the_command_runs_what_is_installed(installed, tmp_path):
-    assert installed(installed.script, "--version", folder=tmp_path).startswith("moe_numpy ")
-    where = installed(sys.executable, "-c", "import moe_numpy; print(moe_numpy.__file__)", folder=tmp_path)
-    assert Path(where.strip()).is_relative_to(installed.target)
+    def command(*arguments):
+        return run(*arguments, cwd=mine, env=environment)
 
+    def module(name, *arguments):
+        return command(sys.executable, "-m", name, *arguments)
 
-def test_the_demo_trains(module, tmp_path):
-    told = json.loads(module("moe_numpy", "demo", "--steps", "1", "--no-dense", "--out", "run", "--json"))
-    assert told
-    assert (tmp_path / "run" / "learning_curves.png").stat().st_size > 0
+    where = command(sys.executable, "-c", "import moe_numpy; print(moe_numpy.__file__)")
+    assert Path(where.strip()).is_relative_to(target)
+    script = target / "bin" / "moe-numpy" if os.name == "posix" else target / "bin" / "moe-numpy.exe"
+    assert command(script, "--version").startswith("moe_numpy ")
 
+    assert json.loads(module("moe_numpy", "demo", "--steps", "1", "--no-dense", "--out", "run", "--json"))["steps"] == 1
+    assert (mine / "run" / "learning_curves.png").stat().st_size > 0
+    assert "all passed" in module("moe_numpy", "gradcheck", "Softmax*")
 
-def test_gradcheck_checks(module):
-    assert "passed" in module("moe_numpy", "gradcheck", "Softmax*")
-
-
-def test_the_exercises_make_their_files_in_this_folder(module, tmp_path):
     assert json.loads(module("exercises", "list", "--json"))[0]["exercise"] == "01"
     module("exercises", "reset", "01")
-    assert [path.parent.name for path in tmp_path.rglob("ex01_*.py")] == ["exercises_work"]
+    assert [path.parent.name for path in mine.rglob("ex01_*.py")] == ["exercises_work"]
 
-
-def test_the_course_is_copied(module, tmp_path):
-    module("moe_numpy", "course", "mine")
-    assert sorted(path.name for path in (tmp_path / "mine" / "notebooks").iterdir()) == NOTEBOOKS
+    module("moe_numpy", "course", "course")
+    assert sorted(path.name for path in (mine / "course" / "notebooks").iterdir()) == NOTEBOOKS

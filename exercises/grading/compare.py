@@ -62,7 +62,7 @@ class Problem:
     explanation: str = ""
     mistake: str = ""
     next_step: str = ""
-    pair: tuple[Any, Any] | None = field(default=None, repr=False)
+    pair: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -16,7 +16,7 @@ from .opening import FormatOption, MemoryOption, StepOption, open_model
 from .output import console_for, given_path, refusals, refuse, with_default
 from .sizes import given_size
 
-_INSTALL = "python -m pip install -r requirements-serve.txt"
+_INSTALL = "python -m pip install starlette uvicorn prometheus-client"
 
 
 def serve(

@@ -77,10 +77,12 @@ def rebalance(
         raise ValueError(f"load must have one entry for each of {present.num_experts} experts, got {len(load)}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
-    num_ranks, places = present.num_ranks, min(places, len(load))
+    num_ranks = present.num_ranks
+    greedy = _greedy_load(load, num_ranks, places)
+    places = min(places, len(load))  # for replicas that are kept apart
     fresh = _fresh(load, num_ranks, places, rounds)
     least = fresh.loads.max()
-    limit = max(least, min((1 + tolerance) * least, _greedy_load(load, num_ranks, places))) * (1 + _ROUNDING)
+    limit = max(least, min((1 + tolerance) * least, greedy)) * (1 + _ROUNDING)
     found = [Balance(matched(Placement.from_matrix(fresh.held), present).held, load, places)]
     if present.held.sum(axis=1).max() <= places:
         near = search(Balance(present.held, load, places), limit, rounds, np.random.default_rng(0))

@@ -12,7 +12,7 @@ from ..typing import Array, Shaped
 from .communicator import require_counts
 from .ledger import Ledger
 
-INSTALL = "python -m pip install -r requirements-parallel.txt"
+INSTALL = "python -m pip install mpi4py mpich"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # what an mpiexec tells the processes that it starts
 _STDERR = 2
 

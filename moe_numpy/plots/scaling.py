@@ -149,6 +149,7 @@ def active_and_total(
 ) -> Figure:
     """The same models over active parameters, left, and over stored parameters, right; a line for each kind."""
     figure, panels = grid(2, 2, height=4.2, title="The same models, against two ways to count")
+    panels[1].sharex(panels[0])
     kinds = ((active, "active parameters"), (total, "stored parameters"))
     for axes, (counts, name) in zip(panels, kinds, strict=True):
         for (kind, loss), style in zip(losses.items(), STYLES, strict=False):

@@ -29,7 +29,7 @@ def test_packages_that_are_missing_are_named(refused, trained, monkeypatch):
     for name in ("server", "slow_clients"):
         monkeypatch.delitem(sys.modules, f"moe_numpy.serve.{name}", raising=False)
     said = refused("serve", trained)
-    assert "the server needs uvicorn, which is missing; python -m pip install -r requirements-serve.txt" in said
+    assert "the server needs uvicorn, which is missing; python -m pip install starlette uvicorn" in said
 
 
 def test_rows_that_depend_on_others_cannot_be_served(cli, refused, tiny, tmp_path):

@@ -1,5 +1,9 @@
 import gc
+import re
+import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +164,18 @@ def test_every_module_is_imported_but_commands():
     cases.registered_functions()
     assert "moe_numpy.ops.activations" in sys.modules
     assert "moe_numpy.nn.module" in sys.modules
+
+
+def test_the_library_alone_is_enough():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    parts = project["optional-dependencies"]
+    extras = {re.match(r"[\w-]+", each)[0].replace("-", "_") for name in parts if name != "dev" for each in parts[name]}
+    assert {"jinja2", "starlette", "mpi4py", "jupyter"} < extras
+    missing = sorted(extras - {"scikit_learn"} | {"sklearn", "cupy", "IPython", "pytest"})
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing}))"  # importing one of them fails
+    code += "; from moe_numpy.gradcheck import cases; print(cases.functions_without_case())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_functions_without_case(registry, monkeypatch):

@@ -31,7 +31,9 @@ _SKIPPED = (
     f"{_PACKAGE}.commands",
     f"{_PACKAGE}.kernels",
     f"{_PACKAGE}.plots",
-)  # they hold no Functions, and some kernels need packages that may not be installed
+    f"{_PACKAGE}.pretrained.rendering",
+    f"{_PACKAGE}.serve",
+)  # they hold no Functions, and some need packages that the library alone does not bring
 
 
 @dataclass(frozen=True)
