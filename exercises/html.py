@@ -15,6 +15,7 @@ from .actions import Hint
 from .exercise import Exercise
 from .grading.compare import Problem
 from .grading.grade import Result
+from .grading.in_process import NO_PROCESSES, SAID
 from .progress_file import Progress
 from .report import ALIKE, LEVELS, OUTPUT_LINES, index_text
 from .workspace import Workspace
@@ -50,6 +51,8 @@ def of_result(result: Result, failing_call: str = "") -> str:
             first = False
     warnings = dict.fromkeys(w for check in result.checks for w in check.warnings)
     parts += [_line(_dim(f"warning, costs nothing: {printable(w)}")) for w in warnings]
+    if NO_PROCESSES:
+        parts.append(_line(_dim(SAID)))
     if result.note:
         parts.append(_line(f"{_badge('note', _AMBER)} {_text(result.note)}: nothing was rebuilt"))
     printed = next((check.output for check in result.checks if check.output.strip()), "")

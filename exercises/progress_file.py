@@ -106,10 +106,10 @@ def locked(path: Path) -> Iterator[None]:
 
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
-        except ImportError:  # Windows
-            import msvcrt
+        except ImportError:  # Windows; a browser has neither
+            with suppress(OSError, ImportError):
+                import msvcrt
 
-            with suppress(OSError):
                 msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
         yield
 

@@ -14,6 +14,7 @@ from .containment import available
 from .exercise import Exercise
 from .grading.compare import Problem
 from .grading.grade import Result
+from .grading.in_process import NO_PROCESSES, SAID
 from .progress_file import Progress
 from .workspace import Workspace
 
@@ -106,6 +107,8 @@ def _print_notes(console: Console, result: Result) -> None:
     for warning in dict.fromkeys(w for check in result.checks for w in check.warnings):
         told = Text(f"! warning, costs nothing: {printable(warning)}", "dim")
         console.print(Padding(told, (0, 0, 0, 2), expand=False))
+    if NO_PROCESSES:
+        console.print(Text(f"  {SAID}", "dim"))
     if result.note:
         console.print(Text(f"  ! {result.note}: graded like any other, but nothing was rebuilt", "yellow"))
     printed = next((check.output for check in result.checks if check.output.strip()), "")

@@ -32,7 +32,7 @@ def main() -> None:
     """Serve requests until standard input ends."""
     requests, answers = _take_over_streams()
     setup = wire.read(requests)
-    _prepare(setup["preload"])
+    prepare(setup["preload"])
     task = resolve(TASKS[setup["task"]])(setup)
     layers = _enter(setup, answers.fileno())
     wire.write(answers, {"id": "ready", "answer": {"layers": layers}})
@@ -41,7 +41,7 @@ def main() -> None:
             request = wire.read(requests)
         except EOFError:
             os._exit(0)
-        snapshot = _Snapshot()
+        snapshot = Snapshot()
         answer = task(request["request"])
         answer["tampered"] = snapshot.changes()
         _flush()
@@ -93,7 +93,7 @@ def load(setup: dict[str, Any]) -> Any:
         raise NameError(f"the file does not define {setup['attribute']}") from None
 
 
-def _prepare(preload: list[str]) -> None:
+def prepare(preload: list[str]) -> None:
     """Import what a solution may need, while that may still read and start what it likes."""
     importlib.import_module("numpy.testing")  # array_namespace imports it, and an old NumPy then starts lscpu
     for name in preload:
@@ -126,7 +126,7 @@ def _not_allowed(sentence: str) -> bytes:
     return message.getvalue()
 
 
-class _Snapshot:
+class Snapshot:
     """Which names of NumPy, of the grader and of Python meant what, before the learner's code ran."""
 
     def __init__(self) -> None:
@@ -141,6 +141,11 @@ class _Snapshot:
             for name, value in names.items()
             if vars(module).get(name) is not value
         ]
+
+    def restore(self) -> None:
+        """Let every name mean again what it meant."""
+        for module, names in self.before:
+            vars(module).update(names)
 
 
 def _take_over_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -19,8 +19,10 @@ from ..library_use import own_answer_in
 from ..mistakes import EditError, Mistake
 from ..submission import SubmissionError, read_source
 from .compare import Problem, agrees_with_numeric, describe_case, disagreement, evidence, judge, same_outcome, show
+from .ended import Ended
+from .in_process import NO_PROCESSES, InProcess
 from .outcome import Outcome, run_case, run_cases
-from .process import Child, Ended, Solution
+from .process import Child, Solution
 
 _SHORT_ROW = 16
 _GLANCE = 0.1  # seconds; Windows lets Ctrl-C through only between two waits
@@ -188,9 +190,8 @@ def unreadable(exercise: Exercise, reason: str, file: str, *, seed: int = 0) -> 
 
 def without_answer(exercise: Exercise, source: str, file: str, p: Prepared) -> int:
     """The first case of a check that ends the solution's process, or takes too long; 0 if none does so by itself."""
-    setup = vars(Solution(exercise.attribute, source, file)) | {"preload": list(exercise.preload)}
     run = None if p.run is None else reference_to(p.run)
-    with Child("check", setup, exercise.time_limit) as child:
+    with _asked(exercise, Solution(exercise.attribute, source, file), threading.Event()) as child:
         for i, case in enumerate(p.cases):
             if isinstance(child.ask({"run": run, "cases": [case]}, p.check.time_limit), Ended):
                 return i
@@ -244,22 +245,12 @@ def _prepare_check(exercise: Exercise, check: Check, seed: int, position: int) -
 
 def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) -> Result:
     began = time.perf_counter()
-    order = range(len(exercise.checks))
-    batches = [order[i::processes] for i in range(min(processes, len(order)))]
-    answers: dict[int, tuple[Any, str]] = {}
-    being_prepared, stop = _being_prepared(exercise, seed), threading.Event()  # while the children start
-    with ThreadPoolExecutor(max_workers=len(batches)) as pool:
-        try:
-            running = [pool.submit(_run_batch, exercise, solution, being_prepared, b, stop) for b in batches]
-            while wait(running, _GLANCE).not_done:
-                pass
-        except BaseException:  # Ctrl-C: kill the children now, whatever their time limits
-            stop.set()
-            with contextlib.suppress(InvalidStateError):
-                being_prepared.set_exception(CancelledError())
-            raise
-        for done in running:
-            answers |= done.result()
+    being_prepared: Future[list[Prepared]] = Future()
+    if NO_PROCESSES:
+        being_prepared.set_result(prepare(exercise, seed))
+        answers = _run_batch(exercise, solution, being_prepared, range(len(exercise.checks)), threading.Event())
+    else:
+        answers = _answers_of_children(exercise, solution, seed, processes, being_prepared)
     prepared = being_prepared.result()
     results = []
     outcomes: dict[int, list[Outcome]] = {}
@@ -274,9 +265,32 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) ->
     return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
 
 
-def _being_prepared(exercise: Exercise, seed: int) -> Future[list[Prepared]]:
+def _answers_of_children(
+    exercise: Exercise, solution: Solution, seed: int, processes: int, being_prepared: Future[list[Prepared]]
+) -> dict[int, tuple[Any, str]]:
+    """The answer to each check, and what was printed; the checks are prepared while the children start."""
+    order = range(len(exercise.checks))
+    batches = [order[i::processes] for i in range(min(processes, len(order)))]
+    answers: dict[int, tuple[Any, str]] = {}
+    stop = threading.Event()
+    _begin_to_prepare(exercise, seed, being_prepared)
+    with ThreadPoolExecutor(max_workers=len(batches)) as pool:
+        try:
+            running = [pool.submit(_run_batch, exercise, solution, being_prepared, b, stop) for b in batches]
+            while wait(running, _GLANCE).not_done:
+                pass
+        except BaseException:  # Ctrl-C: kill the children now, whatever their time limits
+            stop.set()
+            with contextlib.suppress(InvalidStateError):
+                being_prepared.set_exception(CancelledError())
+            raise
+        for done in running:
+            answers |= done.result()
+    return answers
+
+
+def _begin_to_prepare(exercise: Exercise, seed: int, future: Future[list[Prepared]]) -> None:
     """The result of :func:`prepare`, to come; who stops waiting for it leaves it to its thread."""
-    future: Future[list[Prepared]] = Future()
 
     def run() -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled
@@ -286,7 +300,6 @@ def _being_prepared(exercise: Exercise, seed: int) -> Future[list[Prepared]]:
                 future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def grade_here(exercise: Exercise, solution: Callable[[], Any], seed: int) -> Result:
@@ -318,10 +331,9 @@ def _run_batch(
     A child serves the next check too, with the solution loaded anew, unless it ended or did what it should not.
     """
     done: dict[int, tuple[Any, str]] = {}
-    setup = vars(solution) | {"preload": list(exercise.preload)}
     while len(done) < len(batch) and not stop.is_set():
         answers: dict[int, Any] = {}
-        with Child("check", setup, exercise.time_limit, stop=stop) as child:
+        with _asked(exercise, solution, stop) as child:
             prepared = being_prepared.result()
             for i in batch[len(done) :]:
                 run = None if prepared[i].run is None else reference_to(prepared[i].run)
@@ -331,6 +343,12 @@ def _run_batch(
         printed = child.output.decode(errors="replace")
         done |= {i: (answer, printed) for i, answer in answers.items()}
     return done
+
+
+def _asked(exercise: Exercise, solution: Solution, stop: threading.Event) -> Child | InProcess:
+    """Who runs the solution."""
+    setup = vars(solution) | {"preload": list(exercise.preload)}
+    return InProcess(setup) if NO_PROCESSES else Child("check", setup, exercise.time_limit, stop=stop)
 
 
 def processors() -> int:

@@ -23,6 +23,7 @@ from .. import containment
 from ..containment import bubblewrap, fingerprint
 from . import answers, wire
 from .child import NOT_ALLOWED
+from .ended import Ended
 from .folders import delete
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,13 +53,6 @@ class Solution:
     source: str = ""
     file: str = ""
     reference: str | None = None
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The child gave no answer; ``reason`` says why in words."""
-
-    reason: str
 
 
 class Child:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..exercise import Exercise
-from ..grading.process import Child, Ended
+from ..grading.ended import Ended
+from ..grading.process import Child
 
 _STEPS = 5  # between two looks at the clock
 _MEMORY = 8 * 2**30

@@ -28,7 +28,9 @@ def idle_and_loaded(load: Float[Array, " E"], below: float) -> list[tuple[int, i
     """
     load = np.array(to_host(load), np.float64)
     idle, pairs = np.flatnonzero(load < below * load.mean()), []
-    for expert in idle[np.argsort(load[idle], kind="stable")]:
+    idle = idle[np.argsort(load[idle], kind="stable")]
+    load[idle] = 0  # none is split before it was given tokens
+    for expert in idle:
         loaded = int(load.argmax())
         load[[expert, loaded]] = load[loaded] / 2
         pairs.append((int(expert), loaded))

@@ -40,7 +40,7 @@ def test_trusted_code_is_loaded_by_its_name():
 
 
 def test_changed_names_are_noticed(monkeypatch):
-    snapshot = child._Snapshot()
+    snapshot = child.Snapshot()
     assert snapshot.changes() == []
     monkeypatch.setattr(np, "allclose", None)
     monkeypatch.setattr(outcomes, "run_case", None)

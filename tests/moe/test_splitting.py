@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -14,6 +14,7 @@ LOADS = arrays(np.float64, st.integers(1, 9), elements=st.floats(0, 1))
 
 
 @given(load=LOADS, below=st.floats(0.01, 0.9))
+@example(np.array([0.75, 0.25, 0.25, 0.25, 0.25]), 0.75)
 def test_idle_experts_are_paired_with_loaded_ones(load, below):
     pairs = idle_and_loaded(load, below)
     assert {e for e, _ in pairs} == set(np.flatnonzero(load < below * load.mean()).tolist())
