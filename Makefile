@@ -1,5 +1,5 @@
-# make demo | gradcheck | verify | lab | course | test | notebooks | site | test-gpu | lint | parity | lowest: each makes
-# its environment and installs what it needs first; the first three need the library alone.
+# make demo | gradcheck | verify | lab | course | test | notebooks | site | wasm | test-gpu | lint | parity | lowest: each
+# makes its environment and installs what it needs first; the first three need the library alone.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,7 @@ LOWEST_TESTS ?= tests/kernels tests/test_files.py tests/pretrained tests/command
   tests/ops/test_dtypes.py $(addprefix --ignore tests/, commands/test_gradcheck_command.py commands/test_bench.py \
   pretrained/test_damaged_folders.py pretrained/test_damaged_models.py pretrained/test_whole_models.py)
 
-.PHONY: demo gradcheck verify lab course test notebooks site test-gpu lint format parity lowest clean
+.PHONY: demo gradcheck verify lab course test notebooks site wasm test-gpu lint format parity lowest clean
 
 demo: .venv/library
 	$(BIN)/python -m moe_numpy demo
@@ -47,6 +47,10 @@ site: .venv-site/ready
 	PYTHONPATH=. MOE_NUMPY_KERNELS=numpy .venv-site/bin/python site/build.py
 	.venv-site/bin/python -m pytest -c site/pytest.ini site
 
+# The library in a WebAssembly Python, as in a browser: docs/browser.md.
+wasm: .venv-wasm/ready
+	.venv-wasm/bin/python -m pytest -c site/lite/wasm/pytest.ini site/lite/wasm
+
 # On a machine with a GPU; a part of them needs two. Where nothing can be installed:
 # make test-gpu PYTEST="python3 -m pytest". Shapes are not checked at run time there.
 test-gpu: $(if $(PYTEST),,.venv/gpu)
@@ -70,7 +74,7 @@ format: .venv/developer
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-parity .venv-lowest .venv-site site/node_modules site/_build site/_source
+	rm -rf .venv .venv-parity .venv-lowest .venv-site .venv-wasm site/node_modules site/_build site/_source
 
 # A folder without this file is half made, by a Python without ensurepip for instance, and made anew.
 .venv/made:
@@ -107,6 +111,11 @@ clean:
 	@npm --version > /dev/null || { echo "make site needs npm, for MathJax and the slides. On Debian and Ubuntu:" \
 	  "apt install npm"; exit 1; }
 	npm ci --prefix site --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+.venv-wasm/ready: .venv/made site/lite/wasm/requirements.txt
+	$(PYTHON) -m venv .venv-wasm
+	$(call install,.venv-wasm,-r site/lite/wasm/requirements.txt)
 	@touch $@
 
 .venv-lowest/ready: requirements-lowest.txt pyproject.toml

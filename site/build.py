@@ -26,6 +26,7 @@ import sources
 from contents import contents
 from figures import Shown, extract
 from links import Links
+from lite import edition
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -60,6 +61,7 @@ def main() -> int:
     shutil.copytree(SOURCE / "figures", HTML / "figures")
     sources.write(ROOT / "moe_numpy", HTML / "source", reference.packages(ROOT / "moe_numpy"))
     slides.write(figures, NODE / "reveal.js" / "dist", HTML / "slides")
+    edition.write(ROOT, BUILT / "lite", HTML / "lite")
     print(f"Built in {time.monotonic() - begin:.0f} s: {HTML.relative_to(ROOT) / 'index.html'}")
     return 0
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 # docs/ in this order; a page that is not named comes after those that are.
-START = ("docs/paths", "docs/demo")
+START = ("docs/paths", "docs/demo", "docs/browser")
 USE = (
     "docs/using", "docs/commands", "docs/speed", "docs/gpu", "docs/published_models", "docs/number_formats",
     "docs/decoding", "docs/guesses_and_prefixes", "docs/serving", "docs/ranks", "docs/plan",

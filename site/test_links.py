@@ -8,7 +8,7 @@ import pytest
 from html_pages import page
 
 HTML = Path(__file__).parent / "_build" / "html"
-PAGES = sorted(path for path in HTML.rglob("*.html") if "_static" not in path.parts)
+PAGES = sorted(path for path in HTML.rglob("*.html") if not {"_static", "lite"} & set(path.parts))
 ROOT = Path(__file__).parent.parent
 
 

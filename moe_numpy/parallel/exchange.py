@@ -193,7 +193,7 @@ class Holding:
 def _by_column(counts: Int[np.ndarray, "R W"]) -> Int[np.ndarray, " M"]:
     """Blocks of ``counts[r, w]`` numbers, from 0 on, listed by r, then by w: the same by w, then by r."""
     ends = np.cumsum(counts).reshape(counts.shape).T.reshape(-1)
-    sizes = counts.T.reshape(-1)
+    sizes = counts.T.reshape(-1).astype(np.intp)  # of 32 bits in a browser, where np.repeat takes no others
     first_of_block = np.repeat(ends - sizes - (np.cumsum(sizes) - sizes), sizes)
     return first_of_block + np.arange(sizes.sum())
 

@@ -22,6 +22,9 @@ class Struct:
     """A frozen dataclass."""
 
     def __init_subclass__(cls, **settings: Any):
+        for name, default in list(vars(cls).items()):
+            if isinstance(default, dict | list | set):
+                setattr(cls, name, dataclasses.field(default_factory=default.copy))
         dataclasses.dataclass(frozen=True)(cls)
 
 

@@ -1,0 +1,1 @@
+"""No function of it is called here."""
