@@ -13,7 +13,6 @@ BIBLIOGRAPHY = PROJECT / "docs" / "references.bib"
 _ENTRY = re.compile(r"^@(\w+)\{(\w+),\n(.*?)\n\}$", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"^  (\w+) = \{(.*)\},?$", re.MULTILINE)
 _ARXIV = re.compile(r"(?:arXiv[: ]+|arxiv\.org/\w+/)(\d{4}\.\d{4,5})", re.IGNORECASE)
-_CITED = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 _BY_NAME = re.compile(r"([A-Z][\w'-]+)\s+et\s+al\.,?\s+\(?((?:19|20)\d\d)\b")
 
 
@@ -74,12 +73,3 @@ def test_every_arxiv_number_has_an_entry():
 
 def test_every_first_author_with_a_year_has_an_entry():
     assert uncited(_BY_NAME, {(paper.first_author, paper.fields["year"]) for paper in PAPERS}) == {}
-
-
-def test_every_cited_key_has_an_entry():
-    keys = {paper.key for paper in PAPERS}
-    missing = {}
-    for name, text in texts():
-        for cited in _CITED.findall(text):
-            missing |= {key.strip(): name for key in cited.split(",") if key.strip() not in keys}
-    assert missing == {}
