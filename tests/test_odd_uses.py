@@ -90,7 +90,7 @@ REFUSED = {
     "affine": (lambda: ops.Affine.apply(leaf(2, 3), leaf(3), None), "the weight a matrix, got shapes"),
     "attention, axes": (
         lambda: ops.CausalAttention.apply(*[leaf(2, 3, 4)] * 3),
-        r"queries must have shape \[B, H, S, D\]",
+        r"queries must have shape \[B, H, S, Dh\]",
     ),
     "attention, batch": (
         lambda: ops.CausalAttention.apply(leaf(2, 2, 3, 4), leaf(1, 2, 3, 4), leaf(1, 2, 3, 4)),

@@ -59,6 +59,7 @@ REQUIRED = {
     "experts freeze": ["experts", "freeze", "run", "0:0"],
     "ask": ["ask", "--folder", "asked", "what is 2 + 3?"],
     "specialists": ["specialists"],
+    "course": ["course", "learned"],
     "demo": ["demo"],
     "doctor": ["doctor"],
 }
@@ -66,9 +67,18 @@ POSITIONS = {("generate", "model"): 1, ("generate", "prompt"): 2, ("inspect", "m
              ("convert", "model"): 1, ("convert", "out"): 2, ("quantize", "model"): 1,
              ("quantize", "out"): 2, ("recipes", "name"): 1, ("count", "model"): 1, ("plan", "model"): 1,
              ("ledger", "run"): 1, ("upcycle", "source"): 1, ("upcycle", "out"): 2, ("ask", "query"): 3,
+             ("course", "folder"): 1,
              **{(f"experts {name}", "run"): 2 for name in ("list", "add", "drop", "merge", "freeze")},
              ("experts drop", "names"): 3, ("experts freeze", "names"): 3}  # fmt: skip
-WRITING = {"convert", "quantize", "upcycle", "ask", "specialists", *(name for name in REQUIRED if "experts" in name)}
+WRITING = {
+    "convert",
+    "quantize",
+    "upcycle",
+    "ask",
+    "specialists",
+    "course",
+    *(name for name in REQUIRED if "experts" in name),
+}
 OPTIONS = [
     (name, option.name)
     for name, command in COMMANDS.items()

@@ -189,7 +189,7 @@ def test_what_does_not_go_with_pictures_is_refused():
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     digits.cache_clear()
-    with pytest.raises(PicturesError, match=r"python -m pip install 'moe_numpy\[images\]'"):
+    with pytest.raises(PicturesError, match=r"sklearn\.datasets is missing: python -m pip install scikit-learn"):
         digits()
 
 
