@@ -30,18 +30,23 @@ class Hint:
 
 
 def chosen(which: str) -> list[Exercise]:
-    """The exercises that a number, a range, a name or ``all`` stands for. ValueError if it stands for none."""
-    if which == "all":
-        return all_exercises()
-    if number := re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", which):
-        first = int(number[1])
-        last = int(number[2] or first)
-        found = [find(n) for n in numbers() if first <= n <= last]
+    """The exercises of a list such as ``01-04,11``, in the order of their numbers.
+
+    Its parts are numbers, ranges, names and ``all``. ValueError if one stands for no exercise.
+    """
+    return [find(n) for n in sorted({n for part in which.split(",") for n in _numbers_of(part.strip())})]
+
+
+def _numbers_of(part: str) -> list[int]:
+    if part == "all":
+        return numbers()
+    if number := re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", part):
+        found = [n for n in numbers() if int(number[1]) <= n <= int(number[2] or number[1])]
     else:
-        found = [e for e in all_exercises() if e.name == which]
+        found = [e.number for e in all_exercises() if e.name == part]
     if not found:
         have = f"{numbers()[0]:02} to {numbers()[-1]:02}"
-        raise ValueError(f"no exercise {which!r}; give a number ({have}), a range such as 05-09, a name, or all")
+        raise ValueError(f"no exercise {part!r}; give a number ({have}), a range such as 05-09, a name, or all")
     return found
 
 

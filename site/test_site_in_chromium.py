@@ -1,17 +1,14 @@
 """The site in a real browser: no error in its console, search, the dark theme, and axe-core's judgement."""
 
-import functools
-import http.server
-import threading
-from pathlib import Path
-
 import pytest
 from browser import MISSING, chromium
 from selenium.webdriver.common.keys import Keys
 
+from serving import SITE as HTML
+from serving import served
+
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-HTML = Path(__file__).parent / "_build" / "html"
 MAIN = (
     "README.html",
     "docs/paths.html",
@@ -27,20 +24,10 @@ MAIN = (
 AXE = (HTML.parents[1] / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *told):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address():
-    serve = functools.partial(_Quiet, directory=HTML)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served() as at:
+        yield at
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The commands ``grade`` and ``pack``."""
 
-import re
 import secrets
 import tempfile
 from collections import defaultdict
@@ -16,8 +15,7 @@ from rich.text import Text
 
 from moe_numpy.commands.output import JsonOption, console_for, given_path, one_line, print_json, refusals
 
-from ..catalog import find, numbers
-from ..exercise import Exercise
+from ..actions import chosen
 from .gradebook import Gradebook, Row
 from .grading import NOT_GRADED, NOT_HANDED_IN, grade_class
 from .hand_ins import hand_ins
@@ -42,7 +40,7 @@ def grade(
     """
     console, class_folder, path = console_for(json), given_path(folder), given_path(out)
     with refusals():
-        exercises = exercises_of(which)
+        exercises = chosen(which)
         if not class_folder.is_dir():
             raise ValueError(f"{class_folder} is not a folder; it must have a folder or a zip for each student")
         book = Gradebook(path)
@@ -96,24 +94,10 @@ def pack(
     with refusals():
         if kind not in PACKS:
             raise ValueError(f"kind must be one of {', '.join(PACKS)}, got {kind!r}")
-        exercises = exercises_of(which)
+        exercises = chosen(which)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(PACKS[kind](exercises, seed))
     _say(console_for(False), f"{path}: {len(exercises)} exercises, {sum(e.points for e in exercises)} points")
-
-
-def exercises_of(which: str) -> list[Exercise]:
-    """The exercises of ``01-04,11``, in the order of their numbers. ValueError for one that is not there."""
-    if which == "all":
-        return [find(n) for n in numbers()]
-    chosen: set[int] = set()
-    for part in which.split(","):
-        range_ = re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", part.strip())
-        found = range_ and {n for n in numbers() if int(range_[1]) <= n <= int(range_[2] or range_[1])}
-        if not found:
-            raise ValueError(f"no exercise {part!r}; there are {numbers()[0]:02} to {numbers()[-1]:02}")
-        chosen |= found
-    return [find(n) for n in sorted(chosen)]
 
 
 def _by_student(rows: list[Row]) -> Table:

@@ -1,9 +1,6 @@
 """The course in a real browser, up to the download of the kernel, which comes from elsewhere."""
 
-import functools
-import http.server
 import json
-import threading
 import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from browser import MISSING, chromium
 
-SITE = Path(__file__).parents[1] / "_build" / "html"
+from serving import SITE, QuietHandler, served
+
 LITE = SITE / "lite"
 NOTEBOOKS = sorted(path.name for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 KERNEL = "@jupyterlite/pyodide-kernel-extension:kernel"
@@ -27,7 +25,7 @@ in_chromium = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 asked = []
 
 
-class _Server(http.server.SimpleHTTPRequestHandler):
+class _Server(QuietHandler):
     def do_GET(self):
         asked.append(urlsplit(self.path).path)
         if asked[-1] == "/favicon.ico":  # which the browser wants of any site
@@ -43,19 +41,11 @@ class _Server(http.server.SimpleHTTPRequestHandler):
         else:
             super().do_GET()
 
-    def log_message(self, *told):
-        pass
-
 
 @pytest.fixture(scope="module")
 def address():
-    serve = functools.partial(_Server, directory=SITE)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(_Server) as at:
+        yield at
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from exercises.actions import chosen
 from exercises.catalog import find, numbers
 from exercises.cli import app
 from exercises.instructors import grading
-from exercises.instructors.commands import exercises_of
 from exercises.instructors.gradebook import Gradebook, Row
 from exercises.instructors.grading import grade_class
 from exercises.instructors.hand_ins import hand_ins
@@ -264,11 +264,11 @@ def test_another_file_is_not_overwritten(students, tmp_path, text):
 
 
 def test_exercises_are_named_by_numbers_and_ranges():
-    assert [e.number for e in exercises_of("3,01-02")] == [1, 2, 3]
-    assert [e.number for e in exercises_of("all")] == numbers()
+    assert [e.number for e in chosen("3,01-02")] == [1, 2, 3]
+    assert [e.number for e in chosen("all")] == numbers()
     for wrong in ("", "x", "98", "1-", "1,,2"):
         with pytest.raises(ValueError, match="no exercise"):
-            exercises_of(wrong)
+            chosen(wrong)
 
 
 def test_the_zip_for_gradescope_grades_a_submission(students, tmp_path):
