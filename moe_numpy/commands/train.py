@@ -15,7 +15,7 @@ from ..moe.recipes import find
 from ..parallel import Communicator
 from ..pretrained import PublishedConfig, PublishedTokenizer, TensorFiles, is_published
 from ..training import Run, Trainer, TrainingConfig, load_corpus, presets
-from ..training.pictures import digits
+from ..training.pictures import Pictures, digits
 from ..training.ranks import Ranks
 from ..training.runs import next_free
 from ..training.user_text import BUILT_IN
@@ -356,7 +356,7 @@ def _started(
         model_config, training_config = _of_run(begun, given, dense)
         name, paths, groups = folder.name, paths or list(begun.text), begun.groups
         with console.status("Reading the text and the model ..."):
-            corpus = load_corpus(paths, model_config.context)
+            corpus = load_corpus(paths, model_config.context, pictures=_pictures(training_config))
             trainer = Trainer(model_config, training_config, corpus, folder, ranks)
         print_left_out(console, corpus)
     elif folder is not None:
@@ -369,8 +369,7 @@ def _started(
     else:
         model_config, training_config = _configurations(given)
         name = "dense" if dense else model_config.recipe.rpartition(":")[2]
-        pictures = digits() if training_config.image_batch_size else None
-        corpus = load_corpus(paths, model_config.context, pictures=pictures)
+        corpus = load_corpus(paths, model_config.context, pictures=_pictures(training_config))
         print_left_out(console, corpus)
         trainer = Trainer(model_config, training_config, corpus, ranks=ranks)
     if ranks.is_first:
@@ -379,6 +378,10 @@ def _started(
         run = held.enter_context(new_run(to, *settings))
     made = Path(ranks.told(str(run.folder) if ranks.is_first else ""))
     return (run if ranks.is_first else Run.open(made)), trainer
+
+
+def _pictures(config: TrainingConfig) -> Pictures | None:
+    return digits() if config.image_batch_size else None
 
 
 def _device(given: str | None, run: Path | None) -> str:
@@ -429,8 +432,9 @@ def _of_run(run: Run, given: dict[str, Any], dense: bool) -> tuple[ModelConfig, 
     if not 1 <= context <= config.context:
         raise ValueError(f"context must be between 1 and {config.context}, that of {run.folder}, got {context}")
     training = {name: value for name, value in given.items() if name in _TRAINING}
+    kept = {"learning_rate", "image_batch_size"}
     return replace(config, context=context), presets.training(
-        **{"learning_rate": run.training_config.learning_rate, **training}
+        **{name: getattr(run.training_config, name) for name in kept} | training
     )
 
 

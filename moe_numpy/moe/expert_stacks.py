@@ -11,6 +11,7 @@ from .experts import GptOssExperts, MLPExperts, SwiGLUExperts, WithZeroExperts
 from .layer import MoE
 from .selection import Dense, RandomSecond, Threshold, TopK
 
+_NOT_ONE_BY_ONE = "cannot be listed, added, dropped, merged or frozen one by one"
 _BY_SCORE = TopK, RandomSecond, Threshold, Dense  # whose other choices stay the same when an expert comes or goes
 
 
@@ -29,14 +30,16 @@ def expert_tensors(layer: MoE) -> Iterator[Parameter | Buffer]:
 
 
 def require_replaceable(layer: Any) -> None:
-    """ValueError unless a token chooses the experts of this layer by their scores, each by itself."""
+    """ValueError unless a token chooses among all experts of this layer by their scores, each by itself."""
     if not isinstance(layer, MoE):
-        raise ValueError(f"the experts of {type(layer).__name__} cannot be added, dropped or merged one by one")
+        raise ValueError(f"the experts of {type(layer).__name__} {_NOT_ONE_BY_ONE}")
+    if layer.pools:
+        raise ValueError(f"the experts here are in pools, one per modality; they {_NOT_ONE_BY_ONE}")
     selection = layer.router.config.selection
     if not isinstance(selection, _BY_SCORE):
         raise ValueError(
-            f"experts can be added, dropped and merged where a token takes those with the best scores; this router "
-            f"chooses {selection.words}"
+            "experts can be listed, added, dropped, merged and frozen one by one where a token takes those with the "
+            f"best scores of all (here: {selection.words})"
         )
 
 

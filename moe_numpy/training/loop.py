@@ -14,6 +14,7 @@ import numpy as np
 from ..autodiff import NonFiniteError, check_finite
 from ..autodiff.arrays import library_of, to_host
 from ..devices import DeviceGenerator, float_type, key_of, put
+from ..models import Transformer
 from ..moe import MoE
 from ..parallel import Placement, rebalance
 from ..parallel.parts import PartStopped
@@ -32,6 +33,7 @@ from .run_model import initial_model
 from .runs import Run
 from .schedule import WarmupCosine
 
+_ONLY_OF_PICTURES = {"patch_embedding", "other_routers"}  # parts of a model that text does not pass through
 _FAILED = -1  # in place of the number of a signal
 
 
@@ -102,6 +104,8 @@ class Trainer:
         scopes = {"capacity_scope": config.capacity_scope, "balance_scope": config.balance_scope}
         self.ranks.share(self.model, **scopes, deduplicate=config.deduplicate)
         self.model.to(config.device, float_type(config.dtype))
+        if not config.image_batch_size:
+            _require_no_pictures(self.model)
         named: Any = self.model.named_parameters()
         if config.freeze:  # no moments for the others
             named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
@@ -398,6 +402,16 @@ def _require_pictures(model: ModelSettings, corpus: Corpus, ranks: Ranks) -> Non
         raise ValueError("image_batch_size needs a model with images; its image_size is 0")
     image_size, patch_size = model.transformer.images
     pictures_per_window((image_size // patch_size) ** 2, model.context)
+
+
+def _require_no_pictures(model: Transformer) -> None:
+    """ValueError for parameters that text alone does not reach, unless they are frozen."""
+    named = model.named_parameters()
+    idle = [name for name, p in named if p.requires_grad and not _ONLY_OF_PICTURES.isdisjoint(name.split("."))]
+    if idle:
+        raise ValueError(
+            f"image_batch_size=0, but only pictures train {', '.join(idle)}: freeze these, or train on pictures too"
+        )
 
 
 class _Report(NamedTuple):

@@ -87,6 +87,9 @@ def test_inspect_shows_pictures_and_draws_modalities(cli):
 def test_a_run_continues_with_its_pictures(cli, refused):
     assert cli("train", "--resume", "--out", "run", "--steps", "5").exit_code == 0
     assert Run.open(Path("run")).history()[-1]["caption_loss"] > 0
+    assert cli("train", "--from", "run", "--steps", "2", "--out", "further").exit_code == 0
+    assert Run.open(Path("further")).history()[-1]["caption_loss"] > 0
+    assert "in pools, one per modality" in refused("experts", "list", "run")
     assert "--pools shared (the run has separate)" in refused("train", "--resume", "--out", "run", "--pools", "shared")
 
 

@@ -21,7 +21,10 @@ NOT_RECORDED = {
 
 def trainer(recipe="mixtral", dtype="bfloat16", **settings):
     text = np.random.default_rng(0).integers(32, 120, 20_000).astype(np.uint8)
-    model = ModelConfig(d_model=64, num_layers=2, d_ff=64, context=64, num_experts=8, recipe=recipe)
+    own = {"image_experts": 0} if recipe == "multimodal" else {}  # the model for text alone
+    model = ModelConfig(
+        d_model=64, num_layers=2, d_ff=64, context=64, num_experts=8, recipe=recipe, recipe_settings=own
+    )
     config = TrainingConfig(steps=10, warmup=2, batch_size=8, device="cuda", dtype=dtype, **settings)
     return Trainer(model, config, Corpus([Domain("noise", text[:18_000], text[18_000:])]))
 

@@ -243,7 +243,7 @@ def test_a_signal_ends_all_ranks_after_a_checkpoint(endless, tmp_path):
 
 
 def test_more_ranks_than_gpus_are_refused(tmp_path):
-    line = command(*SIZES[:-3], "--ranks", 1000)
+    line = command(*SIZES[:-3], "--batch-size", 1000, "--ranks", 1000)
     done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "each rank needs a GPU of its own: 1000 ranks" in done.stderr

@@ -119,11 +119,28 @@ def test_zero_computation_experts_stay_behind_the_real_ones():
     np.testing.assert_array_equal(real_experts(target).down.data, real_experts(source).down.data[[3, 0, 2]])
 
 
-@pytest.mark.parametrize("name", ["soft_moe", "hierarchical", "expert_choice", "hash", "base", "deepseek_v3"])
+NOT_ONE_BY_ONE = {
+    "base", "deepseek_v2", "deepseek_v3", "expert_choice", "hash", "hierarchical", "mixture_of_depths", "multimodal",
+    "sinkhorn", "soft_moe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - NOT_ONE_BY_ONE))
+def test_experts_of_other_recipes_are_taken_apart(name):
+    recipe = RECIPES[name](**RECIPES[name].small)
+    source, target = (make_layer(recipe, D, F, 8, rng=np.random.default_rng(seed), dtype=np.float64) for seed in (0, 1))
+    require_replaceable(source)
+    order = [3, 1, 0, 2, 7, 6, 5, 4]
+    take_experts(target, source, order)
+    for tensor, of_source in zip(expert_tensors(target), expert_tensors(source), strict=True):
+        np.testing.assert_array_equal(tensor.data[:8], of_source.data[order])
+
+
+@pytest.mark.parametrize("name", sorted(NOT_ONE_BY_ONE))
 def test_routers_whose_other_choices_would_change_are_refused(name):
     published = RECIPES[name]
     layer = make_layer(published(**published.small), D, F, 8, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="experts"):
+    with pytest.raises(ValueError, match="one by one"):
         require_replaceable(layer)
 
 

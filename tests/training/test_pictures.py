@@ -67,6 +67,13 @@ def test_a_caption_follows_its_picture_and_only_the_caption_is_predicted():
         assert targets[row, 3] == ord("a")  # the last patch predicts the first byte
 
 
+def test_a_model_with_pictures_is_not_trained_on_text_alone_unless_the_rest_is_frozen():
+    with pytest.raises(ValueError, match=r"only pictures train .*patch_embedding.*other_routers"):
+        trainer(image_batch_size=0)
+    frozen = ("patch_embedding.*", "layers.*.feed_forward.other_routers.*")
+    assert trainer(image_batch_size=0, freeze=frozen).step().loss > 0
+
+
 def test_windows_depend_on_seed_and_step_alone_and_hold_the_pictures_in_order():
     pictures, settings = bars(), {"num_windows": 3, "context": 28, "num_patches": 4, "seed": 5}
     one, same, other = (pictures.batch(step, **settings) for step in (7, 7, 8))
@@ -176,7 +183,7 @@ def test_what_does_not_go_with_pictures_is_refused():
     with pytest.raises(ValueError, match="split_every=2 needs layers in which one router chooses among all experts"):
         trainer(split_every=2)
     with pytest.raises(ValueError, match="this model was made without images"):
-        evaluate_pictures(trainer(replace(TINY, image_size=0), image_batch_size=0).model, bars(), np.zeros((1, 4), int))
+        evaluate_pictures(trainer(TEXT_ONLY, image_batch_size=0).model, bars(), np.zeros((1, 4), int))
 
     def on_rank(communicator):
         config = trainer().config
