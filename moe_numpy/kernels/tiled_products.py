@@ -29,13 +29,16 @@ def sums_of_outer_products(y: Any, a: Any, b: Any, offsets: Any) -> None:
 
 
 def _launch(name: str, tile: int, grid: tuple[int, ...], a: Any, b: Any, y: Any, offsets: Any, *sizes: int) -> None:
+    fours = all(n % 4 == 0 for n in (a.shape[-1], b.shape[-1], y.shape[-1])) and all(
+        array.data.ptr % (4 * array.itemsize) == 0 for array in (a, b)
+    )
     if all(grid):
-        _function(name, y.dtype, tile)(grid, (_THREADS,), (a, b, y, offsets, *sizes), shared_mem=0)
+        _function(name, y.dtype, tile, 4 if fours else 1)(grid, (_THREADS,), (a, b, y, offsets, *sizes), shared_mem=0)
 
 
 @cache
-def _function(name: str, dtype: Any, tile: int) -> Any:
+def _function(name: str, dtype: Any, tile: int, wide: int) -> Any:
     real, acc = _TYPES[dtype.name]
     source = Path(__file__).with_suffix(".cu").read_text()
-    options = "--std=c++17", f"-DREAL={real}", f"-DACC={acc}", f"-DTILE={tile}"
+    options = "--std=c++17", f"-DREAL={real}", f"-DACC={acc}", f"-DTILE={tile}", f"-DWIDE={wide}"
     return cp.RawModule(code=source, options=options).get_function(name)
