@@ -16,10 +16,9 @@ from moe_numpy.moe.experts import grouped_product, grouped_product_input_gradien
 from moe_numpy.ops.matmul import product
 
 from .place import Place, largest_difference
-from .products import on_device
+from .products import on_device, torch_groups
 from .timing import in_turn
 
-IMPLEMENTATIONS = ("eager", "grouped_mm")  # of transformers' experts; the faster one counts
 NEAR = 1e-4  # logits, whose standard deviation is 1
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest entry
 
@@ -101,8 +100,9 @@ def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place:
     else:
         candidates["products"], flops = _products_alone(layer, x)
     differences: dict[str, float] = {}
+    implementations = ("eager", "grouped_mm") if torch_groups(shape.d, shape.f, place) else ("eager",)  # transformers'
     if against == "torch":
-        blocks = {name: _peer(layer, shape, name, place) for name in IMPLEMENTATIONS}
+        blocks = {name: _peer(layer, shape, name, place) for name in implementations}
         peers = {name: _run_peer(block, x, g, place) for name, block in blocks.items()}
         for name, block in blocks.items():
             with _router_in_float32(block):
@@ -126,9 +126,9 @@ def _row(shape: Shape, against: str | None, rounds: int, budget_s: float, place:
         row |= {"gemm_ms": ms["products"], "gemm_gflops": flops / ms["products"] / 1e6}
     row["gemm_efficiency"] = row["gemm_ms"] / row["ours_ms"]
     if against == "torch":
-        peer = min(IMPLEMENTATIONS, key=ms.__getitem__)
+        peer = min(implementations, key=ms.__getitem__)
         row |= {"peer_ms": ms[peer], "ratio": ms["ours"] / ms[peer], **differences, "peer": peer}
-        row |= {f"{name}_ms": ms[name] for name in IMPLEMENTATIONS}
+        row |= {f"{name}_ms": ms[name] for name in implementations}
         if not on_gpu:
             row["peer_gemm_ms"] = ms["peer_products"]
     return row

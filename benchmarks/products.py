@@ -18,8 +18,8 @@ def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str
     """Milliseconds: the floor of the six products, ours (``gemm_ms``), and with ``against`` torch's ``_grouped_mm``.
 
     They are measured kind by kind, two products each; ``gemm_ratios`` has ours over torch's of each kind: forward,
-    gradient of the input, gradient of the weights. Each side is one CUDA graph, so that the host plays no part; in
-    turn, medians.
+    gradient of the input, gradient of the weights; all of torch's are None for widths that it refuses. Each side is one
+    CUDA graph, so that the host plays no part; in turn, medians.
     """
     _, routing = layer(Tensor(x))
     offsets, rows = routing.offsets, x[routing.token]
@@ -40,6 +40,9 @@ def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str
     floor = _floor(len(rows), gate_up, down, place)
     if against != "torch" or place.dtype != "bfloat16":
         return {"floor_ms": floor, "gemm_ms": sum(_device_times([place.recorded(kind)])[0] for kind in kinds)}
+    if not torch_groups(*down.shape[1:], place):
+        ours = sum(_device_times([place.recorded(kind)])[0] for kind in kinds)
+        return {"floor_ms": floor, "gemm_ms": ours, "peer_gemm_ms": None, "gemm_ratio": None, "gemm_ratios": None}
     peers = _torch_products(*map(place.tensor, (rows, active, hidden, gate_up, down, offsets)))
     times = [
         _device_times([place.recorded(mine), _torch_recorded(theirs)])
@@ -54,6 +57,11 @@ def on_device(layer: MoE, x: Any, against: str | None, place: Place) -> dict[str
         "gemm_ratio": ours / theirs,
         "gemm_ratios": ratios,
     }
+
+
+def torch_groups(d: int, f: int, place: Place) -> bool:
+    """Whether torch multiplies all experts in one launch: on a GPU, rows must be multiples of 16 bytes."""
+    return place.device != "cuda" or not (d * place.float_type.itemsize % 16 or f * place.float_type.itemsize % 16)
 
 
 def _floor(num_rows: int, gate_up: Any, down: Any, place: Place) -> float:

@@ -13,12 +13,12 @@ _HIDDEN = (  # in the JSON only
 
 
 def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the columns that are ratios."""
-    return {
-        name: math.exp(sum(math.log(row[name]) for row in rows) / len(rows))
+    """Of the columns that are ratios, over the rows that have one."""
+    found = {
+        name: [math.log(row[name]) for row in rows if row.get(name) is not None]
         for name in ("ratio", "gemm_ratio", "gemm_efficiency", "speedup")
-        if rows and name in rows[0]
     }
+    return {name: math.exp(sum(logs) / len(logs)) for name, logs in found.items() if logs}
 
 
 def print_coming(what: object, console: Console) -> None:
