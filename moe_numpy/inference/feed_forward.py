@@ -165,9 +165,10 @@ class MoEStep:
 
 
 def feed_forward_step(layer: Any, format: str | None = None, experts_format: str | None = None) -> Any:
-    """The step of a layer. NotRowByRowError if its rows depend on one another."""
+    """The step of a layer. NotRowByRowError if its rows depend on one another, or for another kind of layer."""
     if isinstance(layer, FeedForward):
         return FeedForwardStep(layer, format)
     if isinstance(layer, MoE) and layer.router.config.selection.causal:
         return MoEStep(layer, format, experts_format)
-    raise NotRowByRowError(f"a row of {type(layer).__name__} depends on other rows; it cannot be decoded by itself")
+    why = ": the experts of a row depend on other rows" if isinstance(layer, MoE) else ""
+    raise NotRowByRowError(f"{type(layer).__name__} layers cannot be decoded row by row{why}")

@@ -76,8 +76,8 @@ def test_there_are_many_causal_recipes():
 
 
 @pytest.mark.parametrize("recipe", ["expert_choice", "soft_moe", "hierarchical", "mixture_of_depths"])
-def test_rows_that_depend_on_other_rows_are_refused(recipe):
-    with pytest.raises(ValueError, match="depends on other rows; it cannot be decoded by itself"):
+def test_layers_that_are_not_decoded_row_by_row_are_refused(recipe):
+    with pytest.raises(ValueError, match="cannot be decoded row by row"):
         Decoder(run_of(recipe))
 
 
