@@ -36,6 +36,7 @@ def test_the_hours_are_those_that_the_notebooks_and_exercises_state():
     exercises = all_exercises()
     hours = sum(exercise.minutes for exercise in exercises) / 60
     assert f"{reading}, {each}, and {hours:.0f} hours for the {len(exercises)} exercises." in readme
+    assert each in " ".join((ROOT / "docs" / "paths.md").read_text(encoding="utf-8").split())
 
 
 def test_the_readme_is_read_in_a_few_minutes():
