@@ -25,3 +25,14 @@ def test_without_a_first_training_the_axis_begins_at_the_first_loss():
     figure = continued_training({"dense": [run]}, title="one seed")
     assert figure.get_suptitle() == "one seed"
     assert 3.0 < figure.axes[0].get_ylim()[1] < 3.1
+
+
+def test_of_one_seed_the_ends_stand_at_the_lines():
+    flops = np.array([1e12, 2e12])
+    groups = {
+        DENSE_BEFORE: [Continued(np.array([0, 1e12]), np.array([8.0, 3.0]))],
+        "dense": [Continued(flops, np.array([3.0, 2.8]))],
+        "upcycled": [Continued(flops, np.array([3.0, 2.9]))],
+    }
+    (axes,) = continued_training(groups).axes
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("2.800", (2, 2.8)), ("2.900", (2, 2.9))]
