@@ -1,5 +1,6 @@
 """How time and memory of a layer grow with E, k and T: python -m benchmarks.growth."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -20,10 +21,16 @@ SERIES = {
 
 def main() -> None:
     """Print one line per shape, each measured in a new process, so that the peak of memory is its own."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--shape", type=Shape.parse, metavar="T,d,f,E,k", help="its row alone, as JSON")
+    only = parser.parse_args().shape
+    if only:
+        print(json.dumps(one(only)))
+        return
     for title, shapes in SERIES.items():
         print(title)
         for shape in shapes:
-            command = [sys.executable, "-m", __spec__.name, json.dumps(vars(shape))]
+            command = [sys.executable, "-m", __spec__.name, "--shape", ",".join(map(str, vars(shape).values()))]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row = json.loads(done.stdout)
             print(
@@ -41,7 +48,4 @@ def one(shape: Shape) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(one(Shape(**json.loads(sys.argv[1])))))
-    else:
-        main()
+    main()
