@@ -76,4 +76,6 @@ def test_rows_that_depend_on_others_are_read_by_the_modules_of_training(cli, ref
     run = tmp_path / "run"
     assert cli(*tiny, "--recipe", "expert_choice", "--out", run).exit_code == 0
     assert cli("generate", run, "the ", "--tokens", 5).exit_code == 0
-    assert "--format: MoE layers cannot be decoded row by row: the experts of a row depend on other rows" in refused("generate", run, "a", "--format", "int8")
+    assert "--format: MoE layers cannot be decoded row by row: the experts of a row depend on other rows" in refused(
+        "generate", run, "a", "--format", "int8"
+    )

@@ -35,7 +35,9 @@ def test_packages_that_are_missing_are_named(refused, trained, monkeypatch):
 def test_rows_that_depend_on_others_cannot_be_served(cli, refused, tiny, tmp_path):
     run = tmp_path / "run"
     assert cli(*tiny, "--recipe", "expert_choice", "--out", run).exit_code == 0
-    assert "cannot be decoded row by row: the experts of a row depend on other rows" in refused("serve", run, "--port", 0)
+    assert "cannot be decoded row by row: the experts of a row depend on other rows" in refused(
+        "serve", run, "--port", 0
+    )
 
 
 def test_the_demo_is_trained_if_there_is_no_run(cli, trained, tmp_path, monkeypatch):
