@@ -328,14 +328,18 @@ def _run_batch(
 ) -> dict[int, tuple[Any, str]]:
     """The answer to each check, and what was printed.
 
-    A child serves the next check too, with the solution loaded anew, unless it ended or did what it should not.
+    A child serves the next check too, with the solution loaded anew, unless it ended or did what it should not. If the
+    next one ends from loading alone, so would all others.
     """
     done: dict[int, tuple[Any, str]] = {}
     while len(done) < len(batch) and not stop.is_set():
         answers: dict[int, Any] = {}
         with _asked(exercise, solution, stop) as child:
             prepared = being_prepared.result()
-            for i in batch[len(done) :]:
+            loaded = child.ask({"run": None, "cases": []}) if done else None
+            if isinstance(loaded, Ended):
+                answers = dict.fromkeys(batch[len(done) :], loaded)
+            for i in batch[len(done) + len(answers) :]:
                 run = None if prepared[i].run is None else reference_to(prepared[i].run)
                 answers[i] = child.ask({"run": run, "cases": prepared[i].cases}, prepared[i].check.time_limit)
                 if isinstance(answers[i], Ended) or answers[i].get("tampered") or answers[i].get("not_allowed"):

@@ -247,6 +247,24 @@ def test_a_file_that_attacks_when_it_is_loaded_earns_nothing(exercise, head):
     assert all(check.problem.message for check in result.checks)
 
 
+def test_a_file_that_never_loads_is_given_up_after_the_second_time(exercise, monkeypatch):
+    """A class's table must not wait for as many time limits as there are checks."""
+    started = []
+
+    class Counted(process.Child):
+        def __enter__(self):
+            started.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(grade, "Child", Counted)
+    monkeypatch.setattr(grade, "processors", lambda: 1)
+    checks = tuple(replace(exercise.checks[0], name=f"check {i}") for i in range(7))
+    result = grade_source(replace(exercise, checks=checks), "while True: pass", "ex01.py")
+    assert len(started) == 2
+    assert [check.problem.message for check in result.checks] == [result.checks[0].problem.message] * 7
+    assert "no answer within 0.7 s" in result.checks[0].problem.message
+
+
 def test_an_endless_compiled_loop_costs_its_own_check_only(exercise):
     """Python cannot interrupt compiled code from within; the parent kills it from without."""
     head = """
