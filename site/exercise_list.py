@@ -28,7 +28,8 @@ def page(notebooks: Path) -> str:
             "# All exercises",
             "",
             f"{len(found)} exercises, about {minutes / 60:.0f} hours together. [Exercises](README.md) says "
-            "how they work. *After* names the exercises whose ideas are needed; *in* is the notebook that it belongs to.",
+            "how they work. *After* names the exercises whose ideas are needed; *in* is the notebook to which it "
+            "belongs.",
             "",
             "| | | level | minutes | after | in |",
             "|---|---|---|---|---|---|",
