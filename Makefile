@@ -26,7 +26,7 @@ verify: .venv/library
 
 # Starts in notebooks/; the exercises' files are within reach of its file browser.
 lab: .venv/learner
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url=None
 
 # The notebooks in a folder that git does not know, to be changed and run at will: make course FOLDER=~/moe
 course: .venv/learner

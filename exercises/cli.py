@@ -184,15 +184,18 @@ def reset(which: Which, derive: DeriveOption = False) -> None:
 
 
 @app.command()
-def watch() -> None:
+def watch(
+    first: Annotated[str, typer.Argument(help="Where to begin, 07; what comes next for you if left out.")] = "",
+) -> None:
     """Check each file when you save it, and go on once it passes. Ctrl-C ends a check, then the watching."""
     from .keyboard import Keys
     from .watch import watch as run
 
     workspace = Workspace()
+    begin = _chosen(first)[0] if first else next_up(all_exercises(), workspace)
     _tell(workspace)
     try:
-        run(workspace, _console(False), Keys())
+        run(workspace, _console(False), Keys(), begin)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except GraderError as error:

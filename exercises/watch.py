@@ -12,17 +12,21 @@ from .actions import grade_and_record, next_hint, short
 from .catalog import all_exercises
 from .exercise import Exercise
 from .keyboard import Keys, edit
-from .report import next_up, print_hint, print_list, print_result
+from .report import print_hint, print_list, print_result
 from .workspace import Workspace
 
 _PAUSE = 0.1  # seconds between two looks
 _KEYS = "Keys: h hint, n next, l list, o open in your editor, q quit"
 
 
-def watch(workspace: Workspace, console: Console, keys: Keys) -> None:
-    """Until the key q, or KeyboardInterrupt; one that comes during a check ends only the check."""
+def watch(workspace: Workspace, console: Console, keys: Keys, current: Exercise | None) -> None:
+    """Begin with ``current``; until the key q, or KeyboardInterrupt; one that comes during a check ends only the check.
+
+    Args:
+        current: whose file is made and whose hints are given first; None if all have passed.
+    """
     exercises = all_exercises()
-    current, changes = next_up(exercises, workspace), Changes(workspace, exercises)
+    changes = Changes(workspace, exercises)
     with keys.one_by_one():
         _say(console, f"Watching {workspace.folder}; Ctrl-C ends it.")
         if keys.available:

@@ -121,6 +121,7 @@ def sphinx() -> int:
     subprocess.run([book, "config", "sphinx", SOURCE], check=True, stdout=subprocess.DEVNULL)
     with (SOURCE / "conf.py").open("a", encoding="utf-8") as settings:
         settings.write(f"extensions = [name for name in extensions if name not in {UNUSED!r}]\n")
+        settings.write(f"html_search_scorer = {str(HERE / 'search_scorer.js')!r}\n")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)])}  # docstrings.py, moe_numpy
     return subprocess.run([*command, "-d", BUILT / "doctrees", SOURCE, HTML], env=environment, check=False).returncode

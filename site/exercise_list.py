@@ -27,9 +27,9 @@ def page(notebooks: Path) -> str:
         [
             "# All exercises",
             "",
-            f"{len(found)} exercises, about {minutes / 60:.0f} hours together. How they work stands in "
-            "[Exercises](README.md). *After* names the exercises whose ideas are needed; *in* is the notebook that "
-            "asks for it.",
+            f"{len(found)} exercises, about {minutes / 60:.0f} hours together. [Exercises](README.md) says "
+            "how they work. *After* names the exercises whose ideas are needed; *in* is the notebook to which it "
+            "belongs.",
             "",
             "| | | level | minutes | after | in |",
             "|---|---|---|---|---|---|",

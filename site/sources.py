@@ -32,7 +32,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 _CSS = """body { font-family: system-ui, sans-serif; margin: 1.5rem; background: #fff; color: #1a1a1a; }
-h1 { font-size: 1.3rem; } a { color: #0b57a4; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; } a { color: #0b57a4; }
 div[role=region] { overflow-x: auto; } pre { line-height: 1.4; }
 .highlight span.linenos { color: #5c5c5c; padding-right: 1em; }
 :target, span:has(> a:target) { background: #fff3bf; }

@@ -77,6 +77,22 @@ def test_search_finds_a_word(browser, address):
     assert any("reference/" in link.get_attribute("href") for link in browser.all("#search-results li a"))
 
 
+def test_search_puts_the_notebook_before_the_code(browser, address):
+    browser.open(f"{address}/search.html?q=capacity", ready="#search-results li a")
+    assert browser.all("#search-results li a")[0].get_attribute("href").startswith(f"{address}/notebooks/06_")
+
+
+@pytest.mark.parametrize("name", [*MAIN, "reference/moe.html", "docs/glossary.html", "genindex.html"])
+def test_no_page_is_wider_than_a_telephone(browser, address, name):
+    browser.width(390)
+    try:
+        browser.open(f"{address}/{name}", ready="h1, h2")
+        page, screen = browser.script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert page <= screen
+
+
 def test_the_field_of_the_search_opens_by_a_key(browser, address):
     browser.open(f"{address}/README.html", ready="h1")
     browser.press(Keys.CONTROL, "k")

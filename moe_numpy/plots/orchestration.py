@@ -91,7 +91,7 @@ def abstention(threshold: Float[Array, " N"], shares: Mapping[str, Float[Array, 
     axes.set_xlabel("least probability of a choice")
     axes.set_ylabel("%")
     axes.set_ylim(-2, 104)
-    axes.legend(frameon=False, loc="center left")
+    axes.legend(frameon=False, loc="center", bbox_to_anchor=(0.7, 0.5))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

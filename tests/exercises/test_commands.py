@@ -480,12 +480,24 @@ def test_what_the_keys_of_watch_do(workspace, solve, monkeypatch):
             workspace.record(exercise, workspace.ensure(exercise).read_text(), 0, True)
         return path
 
-    watch.watch(workspace, console, Typed("h", "n", "o", "l", "x", save, "h", "n", "o", "q"))
+    watch.watch(workspace, console, Typed("h", "n", "o", "l", "x", save, "h", "n", "o", "q"), find(1))
     told = console.file.getvalue()
     parts = ["Keys: h hint", "Next: 01", "1 of 3", "Next: 02", "names no editor", "0 of", "✓ passed", "All done"]
     found = [told.find(part) for part in parts]
     assert found == sorted(found), dict(zip(parts, found, strict=True))
     assert min(found) >= 0, dict(zip(parts, found, strict=True))
+
+
+def test_watch_begins_where_it_is_told(workspace, monkeypatch):
+    monkeypatch.setattr(keyboard, "Keys", lambda: Typed("h", "q"))
+    told = run("watch", "12").output
+    assert "Next: 12" in told
+    assert told.count(find(12).title) == 2  # the key h gives its hint
+    assert "1 of 3" in told
+    assert "Next: 01" in run("watch").output
+    refused = run("watch", "99")
+    assert refused.exit_code == 2
+    assert "no exercise '99'" in refused.output
 
 
 def until(descriptor, text):

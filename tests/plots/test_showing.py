@@ -4,11 +4,13 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from moe_numpy import plots
 from moe_numpy.plots.small_svg import small_svg
+from moe_numpy.plots.style import STYLES
 
 IMAGE = re.compile(r'<img src="data:image/([^;]+);base64,([^"]*)" alt="([^"]*)" width="800"')
 
@@ -58,6 +60,19 @@ def test_lines_and_letters_are_an_svg_of_half_the_bytes():
     assert len(svg) < 0.7 * len(drawn.getvalue())
     assert "<text" not in svg  # outlines: the same with any fonts
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', svg)) == set(re.findall(r' id="([^"]+)"', svg))
+
+
+def test_a_thin_line_keeps_its_colour_among_few():
+    figure = Figure(figsize=(8, 4))
+    axes = figure.subplots()
+    for height, style in enumerate(STYLES):
+        axes.plot([0, 1], [height, height + 1], **style, label=f"a line of many letters, number {height}")
+    axes.legend()
+    picture = Image.open(io.BytesIO(b64decode(shown(figure)[0]["image/png"])))
+    there = np.array(picture.getpalette()).reshape(-1, 3)
+    for style in STYLES:
+        wanted = 255 * np.array(to_rgb(style["color"]))
+        assert np.abs(there - wanted).sum(axis=1).min() < 24, style["color"]
 
 
 def test_where_an_svg_would_be_large_it_is_a_png_that_looks_the_same():
