@@ -8,7 +8,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..ops import ReLU, Sigmoid, Softmax
@@ -427,23 +427,27 @@ def deepseek_v4(
     bias_rate: float = 0.001,
     shared_experts: int = 1,
     balance: float = 0.0001,
+    hashed_ids: int = 0,
+    seed: int = 0,
 ) -> Recipe:
     """s = √ln(1 + e^h); chosen by s + b among all experts; gates from s alone, renormalised, times 1.5 (Flash).
 
     V3's router with another score and without groups; ``bias_rate`` and ``balance`` are V3's, which the report follows
-    where it says nothing else. Not here: the first three layers, where a fixed table maps each token id to its six
-    experts and s is only their gate weight; and the clamp of the experts' hidden values at 10.
+    where it says nothing else. With ``hashed_ids``, the size of the vocabulary, it is the router of the first three
+    layers: a fixed table maps each token id to its experts, s is only their gate weight, and nothing is balanced. The
+    table is drawn with ``seed``; a published one is a :class:`moe_numpy.moe.selection.GivenTable`. Not here: the clamp
+    of the experts' hidden values at 10.
     """
-    return Recipe(
-        RouterConfig(
-            TopK(top_k),
-            scores=SqrtSoftplus,
-            gates=(Gate(Renormalize, epsilon=1e-20), Scale(scale)),
-            balancer=LossFreeBias(bias_rate),
-            losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=SqrtSoftplus)),
-        ),
-        shared_experts=shared_experts,
+    router = RouterConfig(
+        TopK(top_k),
+        scores=SqrtSoftplus,
+        gates=(Gate(Renormalize, epsilon=1e-20), Scale(scale)),
+        balancer=LossFreeBias(bias_rate),
+        losses=_losses(SwitchBalance(balance, scope="sequence", count="unbiased", scoring=SqrtSoftplus)),
     )
+    if hashed_ids:
+        router = replace(router, selection=Hash(hashed_ids, seed, top_k), balancer=None, losses=())
+    return Recipe(router, shared_experts=shared_experts)
 
 
 @published(2025, "OpenAI: gpt-oss model card; transformers gpt_oss", top_k=2)

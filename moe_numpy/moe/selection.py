@@ -291,43 +291,92 @@ class ExpertChoice(Selection):
 
 @dataclass(frozen=True)
 class Hash(Selection):
-    """expert = table[token id]: a fixed random table, balanced over ids; only the experts learn (Roller et al. 2021).
+    """experts = table[token id]: a fixed random table, balanced over ids; only the experts learn (Roller et al. 2021).
 
-    The score of the chosen expert is still its gate weight, unless the gates say otherwise. Ids on a GPU are trusted
+    With k above 1 each id has k different experts, as in the first layers of DeepSeek-V4 (2026, section 2.1). The
+    scores of the chosen experts are still their gate weights, unless the gates say otherwise. Ids on a GPU are trusted
     to be below ``vocab_size``: checking them would wait for it.
     """
 
     vocab_size: int = 256
     seed: int = 0
+    k: int = 1
     words = "hash"
 
     def validate(self, num_experts: int) -> None:
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
+        if not 1 <= self.k <= num_experts:
+            raise ValueError(f"top_k must be between 1 and num_experts={num_experts}, got {self.k}")
 
-    def within_group(self) -> "Hash":
+    def per_token(self, num_experts: int) -> float:
+        return self.k
+
+    def within_group(self) -> Selection:
         """The rule with another table: the same one would send the tokens of a group to only some of its experts."""
         return replace(self, seed=self.seed + 1)
+
+    def table(self, num_experts: int, xp: Any) -> Int[Array, "V k"]:
+        """The experts of every id."""
+        return _table(self.seed, self.vocab_size, self.k, num_experts, xp)
 
     def __call__(self, scores: Float[Array, "T E"], batch: Batch) -> Candidates:
         if batch.token_ids is None:
             raise ValueError("hash routing needs the token ids; pass token_ids=")
-        xp = array_namespace(scores)
-        num_tokens, num_experts = scores.shape
         ids = batch.token_ids.reshape(-1)
         if on_host(ids) and ids.size and not 0 <= ids.min() <= ids.max() < self.vocab_size:
             raise ValueError(
                 f"token_ids must be in [0, vocab_size={self.vocab_size}), got values from {ids.min()} to {ids.max()}"
             )
-        token = xp.arange(num_tokens)
-        expert = _table(self.seed, self.vocab_size, num_experts, xp)[ids]
-        return Candidates(token, expert, xp.zeros_like(token), by_token=True)
+        chosen = self.table(scores.shape[1], array_namespace(scores))[ids]
+        token, rank = tokens_and_ranks(chosen)
+        return Candidates(token, chosen.reshape(-1), rank, by_token=True)
 
 
 @cache
-def _table(seed: int, vocab_size: int, num_experts: int, xp: Any) -> Int[Array, " V"]:
-    """The expert of every id."""
-    return xp.asarray(np.random.default_rng(seed).permutation(vocab_size) % num_experts)
+def _table(seed: int, vocab_size: int, k: int, num_experts: int, xp: Any) -> Int[Array, "V k"]:
+    """An id's first expert is balanced over ids; the others follow it in different distances."""
+    rng = np.random.default_rng(seed)
+    first = rng.permutation(vocab_size) % num_experts
+    if k == 1:
+        return xp.asarray(first[:, None])
+    distances = np.tile(np.arange(1, num_experts, dtype=np.int16), (vocab_size, 1))
+    distances = rng.permuted(distances, axis=1)[:, : k - 1]
+    return xp.asarray(np.column_stack([first, (first[:, None] + distances) % num_experts]))
+
+
+class GivenTable(Hash):
+    """The same with a table that a published model brings, [V, k] (DeepSeek-V4's ``tid2eid``).
+
+    Raises:
+        ValueError: an id has an expert twice, or one that the layer does not have.
+    """
+
+    def __init__(self, table: Int[np.ndarray, "V k"]):
+        twice = (np.diff(np.sort(table, axis=1), axis=1) == 0).any(axis=1)
+        if twice.any():
+            raise ValueError(f"a table must have different experts for each id, got {table[twice][0]}")
+        super().__init__(len(table), k=table.shape[1])
+        object.__setattr__(self, "given", table)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GivenTable) and np.array_equal(vars(self)["given"], vars(other)["given"])
+
+    __hash__ = Hash.__hash__
+
+    def validate(self, num_experts: int) -> None:
+        super().validate(num_experts)
+        table = self.table(num_experts, np)
+        if not 0 <= table.min() <= table.max() < num_experts:
+            raise ValueError(
+                f"a table must have experts in [0, {num_experts}), got values from {table.min()} to {table.max()}"
+            )
+
+    def within_group(self) -> Selection:
+        raise ValueError("a given table chooses among all experts, not inside a group")
+
+    def table(self, num_experts: int, xp: Any) -> Int[Array, "V k"]:
+        return xp.asarray(vars(self)["given"])
 
 
 def top_k_candidates(scores: Float[Array, "T E"], k: int) -> Candidates:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from moe_numpy.autodiff import decisions
 from moe_numpy.moe.assignment import BalancedAssignment, Sinkhorn, sinkhorn
 from moe_numpy.moe.routing import Batch
-from moe_numpy.moe.selection import Dense, ExpertChoice, GroupLimited, Hash, RandomSecond, Threshold, TopK
+from moe_numpy.moe.selection import (
+    Dense,
+    ExpertChoice,
+    GivenTable,
+    GroupLimited,
+    Hash,
+    RandomSecond,
+    Threshold,
+    TopK,
+)
 
 ONE = Batch(sequence_length=1)
 
@@ -195,6 +204,33 @@ def test_hash_needs_ids_that_it_knows():
             Hash(10)(draw(2, 4), Batch(2, token_ids=np.array([3, bad])))
 
 
+def test_a_table_with_several_experts_for_an_id():
+    ids = np.arange(240)
+    found = Hash(240, k=3)(draw(240, 5), Batch(240, token_ids=ids))
+    chosen = found.expert.reshape(240, 3)
+    assert found.token.tolist() == np.repeat(ids, 3).tolist()
+    assert found.rank.tolist() == [0, 1, 2] * 240
+    assert all(len(set(row)) == 3 for row in chosen.tolist())
+    assert np.bincount(chosen[:, 0]).tolist() == [48] * 5
+    assert len({tuple(row) for row in chosen.tolist()}) > 30  # of 60 that there are, not five runs of neighbours
+    assert Hash(240, k=3).per_token(5) == 3
+
+
+def test_a_given_table():
+    table = np.array([[2, 0], [1, 2], [0, 1]])
+    found = GivenTable(table)(draw(4, 3), Batch(4, token_ids=np.array([2, 2, 0, 1])))
+    assert found.expert.tolist() == [0, 1, 0, 1, 2, 0, 1, 2]
+    assert GivenTable(table) == GivenTable(table.copy()) != GivenTable(table[::-1].copy())
+    with pytest.raises(ValueError, match=r"token_ids must be in \[0, vocab_size=3\)"):
+        GivenTable(table)(draw(1, 3), Batch(1, token_ids=np.array([3])))
+    with pytest.raises(ValueError, match=r"a table must have different experts for each id, got \[2 1 2\]"):
+        GivenTable(np.array([[0, 1, 2], [2, 1, 2]]))
+    with pytest.raises(ValueError, match=r"a table must have experts in \[0, 2\), got values from 0 to 2"):
+        GivenTable(table).validate(2)
+    with pytest.raises(ValueError, match="not inside a group"):
+        GivenTable(table).within_group()
+
+
 # Sinkhorn and balanced assignment
 
 
@@ -285,6 +321,7 @@ def test_no_pair_occurs_twice_and_there_are_as_many_as_promised(selection, per_t
         (ExpertChoice(8.5), r"capacity_factor must be in \(0, num_experts=8\], got 8.5"),
         (ExpertChoice(1.0, "group"), "scope must be batch or sequence, got 'group'"),
         (Hash(0), "vocab_size must be at least 1, got 0"),
+        (Hash(8, k=9), "top_k must be between 1 and num_experts=8, got 9"),
     ],
     ids=repr,
 )
