@@ -178,7 +178,8 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def trained(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Without correction biases, which no gradient trains."""
-    return {name: array for name, array in arrays.items() if "correction_bias" not in name}
+    untrained = ("correction_bias", "expert_bias")
+    return {name: array for name, array in arrays.items() if not name.endswith(untrained)}
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:

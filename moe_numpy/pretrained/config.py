@@ -10,7 +10,7 @@ import msgspec
 
 from ..models import TransformerConfig
 from .errors import PretrainedError, quoted
-from .families import FAMILIES, Family
+from .families import FAMILIES, MISSING, Family
 from .fields import Fields, Limits
 from .pieces import Piece
 from .published_files import SETTINGS_LIMIT, read_json
@@ -85,6 +85,10 @@ class PublishedConfig:
     def model_type(self) -> str:
         """The name of the family."""
         found: str = Fields(self.values, self.file).take(str, "model_type")
+        if found in MISSING:
+            raise PretrainedError(
+                f"{self.file}: model_type {quoted(found)} is not supported: it needs {MISSING[found]}"
+            )
         if found not in FAMILIES:
             raise PretrainedError(f"{self.file}: model_type {quoted(found)} is none of {', '.join(sorted(FAMILIES))}")
         return found

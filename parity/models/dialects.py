@@ -101,6 +101,8 @@ def old_config(config: Settings) -> Settings:
         if old.get(key) is None:
             old[key] = value
     rope = dict(config["rope_parameters"])
+    if "rope_theta" not in rope:  # one for each kind of layer, which no older version had
+        return {**config, "torch_dtype": "bfloat16"}
     theta, partial = rope.pop("rope_theta"), rope.pop("partial_rotary_factor", None)
     kind = rope.pop("rope_type")
     rope.pop("type", None)

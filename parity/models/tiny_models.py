@@ -512,6 +512,119 @@ FAMILIES: dict[str, tuple[type, type, Settings, dict[str, Settings]]] = {
             "top1": {"num_experts_per_tok": 1, "tie_word_embeddings": True, **rope(10000.0)},
         },
     ),
+    "glm4_moe_lite": (
+        hf.Glm4MoeLiteConfig,
+        hf.Glm4MoeLiteForCausalLM,
+        {**LATENT, "n_shared_experts": 1},
+        {
+            "mixed_layers_yarn": {
+                "mlp_layer_types": ["sparse", "dense", "sparse"],
+                "rope_interleave": False,
+                "attention_bias": True,
+                "n_group": 4,
+                "topk_group": 2,
+                "num_experts_per_tok": 3,
+                "routed_scaling_factor": 1.3,
+                **yarn(mscale=1.0, mscale_all_dim=0.7),
+            },
+        },
+    ),
+    "solar_open": (
+        hf.SolarOpenConfig,
+        hf.SolarOpenForCausalLM,
+        {**BASE, "moe_intermediate_size": 16, "head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 2},
+        {
+            "groups_dynamic": {
+                "attention_bias": True,
+                "n_group": 4,
+                "topk_group": 2,
+                "num_experts_per_tok": 3,
+                "norm_topk_prob": False,
+                "routed_scaling_factor": 2.5,
+                "n_shared_experts": 2,
+                **rope(500.0, "dynamic", factor=4.0),
+            },
+        },
+    ),
+    "exaone_moe": (
+        hf.ExaoneMoeConfig,
+        hf.ExaoneMoeForCausalLM,
+        {**EIGHT, "num_hidden_layers": 3, "head_dim": 16, "num_experts": 8},
+        {
+            "windows": {
+                "sliding_window": 8,
+                "sliding_window_pattern": 2,
+                "first_k_dense_replace": 2,
+                "num_shared_experts": 2,
+                "n_group": 4,
+                "topk_group": 2,
+                "num_experts_per_tok": 3,
+                "routed_scaling_factor": 1.7,
+                "rms_norm_eps": 1e-3,
+                **rope(500.0),
+            },
+        },
+    ),
+    "hy_v3": (
+        hf.HYV3Config,
+        hf.HYV3ForCausalLM,
+        {**EIGHT, "num_hidden_layers": 3, "head_dim": 16, "num_experts": 8, "num_shared_experts": 1},
+        {
+            "biases": {
+                "attention_bias": True,
+                "mlp_bias": True,
+                "mlp_layer_types": ["sparse", "dense", "sparse"],
+                "num_experts_per_tok": 3,
+                "num_shared_experts": 2,
+                "router_scaling_factor": 1.7,
+                "rms_norm_eps": 1e-3,
+                **rope(500.0),
+            },
+        },
+    ),
+    "mellum": (
+        hf.MellumConfig,
+        hf.MellumForCausalLM,
+        {**EIGHT, **AUX, "num_hidden_layers": 3, "head_dim": 16, "num_experts": 8},
+        {
+            "two_rotations": {
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "mlp_layer_types": ["sparse", "sparse", "dense"],
+                "sliding_window": 8,
+                "attention_bias": True,
+                "norm_topk_prob": False,
+                "num_experts_per_tok": 3,
+                "rms_norm_eps": 1e-3,
+                "rope_parameters": {
+                    "full_attention": yarn()["rope_parameters"],
+                    "sliding_attention": rope(500.0)["rope_parameters"],
+                },
+            },
+        },
+    ),
+    "granitemoe_swa": (
+        hf.GraniteMoeSWAConfig,
+        hf.GraniteMoeSWAForCausalLM,
+        {
+            **BASE,
+            **AUX,
+            "num_hidden_layers": 3,
+            "intermediate_size": 24,
+            "shared_intermediate_size": 20,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+        {
+            "bases": {
+                "sliding_window": 8,
+                "layer_rope_theta": [0, 500.0, 10000.0],
+                "attention_multiplier": 0.2,
+                "residual_multiplier": 0.22,
+                "embedding_multiplier": 12.0,
+                "logits_scaling": 1.6,
+            },
+        },
+    ),
 }
 
 # Configurations whose weights are values of a number format, by format; the widths fit its groups.

@@ -7,7 +7,7 @@ from published import recorded
 
 from moe_numpy.pretrained import PretrainedError
 from moe_numpy.pretrained.config import PublishedConfig
-from moe_numpy.pretrained.families import FAMILIES
+from moe_numpy.pretrained.families import FAMILIES, MISSING
 from moe_numpy.pretrained.families.decoder import read_rotary
 from moe_numpy.pretrained.fields import Fields, Limits
 
@@ -77,6 +77,7 @@ def test_two_dialects_of_rotation():
     )
     assert old == new == both
     assert rope(rope_parameters={"rope_type": "default"}, rope_theta=500.0) == rope(rope_theta=500.0, rope_scaling=None)
+    assert rope(rope_scaling={"type": "dynamic", "factor": 4.0}) == rope()  # the same up to the context
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,11 @@ def test_two_dialects_of_rotation():
         ({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}}, "rope_theta must be above 1"),
         ({"rope_theta": 3.0, "rope_parameters": {"rope_theta": 2.0}}, "rope_theta is 3.0: rope_parameters says 2.0"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"factor": 3.0}}, "they must agree"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "only default, linear, llama3, yarn are supported"),
+        (
+            {"rope_scaling": {"type": "longrope"}},
+            "rope_scaling.type is 'longrope': .* only default, dynamic, linear, llama3, yarn are supported",
+        ),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
         ({"rope_scaling": {"type": "linear"}}, "config.json lacks rope_scaling.factor"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "x": 1}}, "sets rope_scaling: 'x', not understood"),
         ({"partial_rotary_factor": 0.5}, "heads of this family rotate whole"),
@@ -94,6 +99,13 @@ def test_two_dialects_of_rotation():
 def test_rotations_that_are_refused(values, message):
     with pytest.raises(PretrainedError, match=message):
         rope(**values)
+
+
+def test_a_family_that_is_known_and_not_opened():
+    said = "config.json: model_type 'qwen3_next' is not supported: it needs linear attention"
+    with pytest.raises(PretrainedError, match=said):
+        PublishedConfig({"model_type": "qwen3_next"}).transformer  # noqa: B018
+    assert not MISSING.keys() & FAMILIES.keys()
 
 
 def test_an_unknown_family():

@@ -8,7 +8,7 @@ from moe_numpy.pretrained.config import PublishedConfig
 
 
 def transformer(family, **changes):
-    model = recorded(family)["plain"]["published"]
+    model = next(iter(recorded(family).values()))["published"]
     return PublishedConfig(model | changes).transformer
 
 
@@ -45,6 +45,30 @@ REFUSED = [
     ("minimax_m2", {"qk_norm_type": "per_head"}, "qk_norm_type is 'per_head', only 'per_layer'"),
     ("dots1", {"sliding_window": 0}, "sliding_window must be at least 1, got 0"),
     ("granitemoe", {"sliding_window": 4}, "sets 'sliding_window', not understood"),
+    ("glm4_moe", {"partial_rotary_factor": 0.2}, "factor is 0.2: of 16 entries of a head 3 would turn, which are not"),
+    ("qwen2_moe", {"layer_types": ["sliding_attention"] * 2}, "layer_types is .*: windows need use_sliding_window"),
+    ("ernie4_5_moe", {"use_bias": True}, "use_bias is True: an output matrix that is the embedding has no bias"),
+    ("phimoe", {"lm_head_bias": True, "tie_word_embeddings": True}, "lm_head_bias is True: an output matrix"),
+    ("glm4_moe_lite", {"mlp_layer_types": ["sparse"]}, "expected dense or sparse for each of 3 layers"),
+    ("solar_open", {"use_qk_norm": True}, "use_qk_norm is True, only False is supported"),
+    ("exaone_moe", {"sliding_window": None}, "sliding_window is None: a number is needed"),
+    (
+        "exaone_moe",
+        {"sliding_window_pattern": "LLG"},
+        "sliding_window_pattern is 'LLG': without layer_types it must be",
+    ),
+    ("mellum", {"rope_parameters": {"full_attention": {}}}, "lacks sliding_attention, which layer_types has"),
+    (
+        "mellum",
+        {"rope_parameters": {"sliding_attention": {"x": 1}, "full_attention": {}}},
+        "sliding_attention: 'x', not",
+    ),
+    ("granitemoe_swa", {"layer_rope_theta": [0, 0.5, 2]}, "layer_rope_theta is .*: expected 0 or a number above 1"),
+    (
+        "deepseek_v3",
+        {"model_type": "deepseek_v32", "mlp_layer_types": ["dense", "sparse", "dense"]},
+        "must come before",
+    ),
 ]
 
 
@@ -88,6 +112,52 @@ def test_which_layers_are_sparse():
     ernie = {"num_hidden_layers": 6, "moe_layer_start_index": 2, "moe_layer_end_index": 4, "moe_layer_interval": 2}
     assert sparse(transformer("ernie4_5_moe", **ernie)) == [False, False, False, True, False, False]
     assert sparse(transformer("deepseek_v3", num_hidden_layers=4, first_k_dense_replace=3)) == [False] * 3 + [True]
+
+
+def test_which_layers_rotate():
+    def bases(config):
+        return [part.rotary and part.rotary.base for part in (layer.attention.parts for layer in config.layers)]
+
+    exaone = transformer("exaone_moe", sliding_window_pattern=3, sliding_window=9)
+    assert (windows(exaone), bases(exaone)) == ([9, 9, None], [500.0, 500.0, None])
+    granite = transformer("granitemoe_swa", layer_rope_theta=[0, 500, 100], sliding_window=9)
+    assert (windows(granite), bases(granite)) == ([None, 9, 9], [None, 500.0, 100.0])
+
+
+@pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa"])
+def test_an_indexer_limits_the_context_to_where_it_chooses_everything(family):
+    model = recorded("deepseek_v3")["plain"]["published"] | {"model_type": family, "index_topk": 17}
+    yarn = {"rope_scaling": {"type": "yarn", "factor": 8.0}}
+    config, written = (of(PublishedConfig(model | yarn)) for of in (lambda c: c, lambda c: c.written()))
+    assert config.context == written.context == 17
+    assert written.model_type == "deepseek_v3"
+    rotaries = [c.transformer.layers[0].attention.parts.rotary for c in (config, written)]
+    assert rotaries[0] == rotaries[1]  # the original context of YaRN is still that of the whole
+    assert rotaries[0].scaling.original_context == model["max_position_embeddings"]
+    tensors = ["model.layers.0.self_attn.indexer.wk.weight", "model.layers.0.self_attn.o_proj.weight"]
+    assert config.skipped(tensors) == set(tensors[:1])
+
+
+@pytest.mark.parametrize(
+    ("family", "alone", "tied"),
+    [("qwen3_vl_moe", "qwen3_moe", False), ("glm4v_moe", "glm4_moe", False), ("kimi_k25", "deepseek_v3", True)],
+)
+def test_the_language_model_of_a_model_with_images(family, alone, tied):
+    text = {k: v for k, v in recorded(alone)["plain"]["version_5"].items() if k != "tie_word_embeddings"}
+    rope = text["rope_parameters"] | {"mrope_section": [2, 3, 3], "mrope_interleaved": True}
+    whole = {"model_type": family, "vision_config": {"depth": 1}, "image_token_id": 5}
+    config = PublishedConfig(whole | {"text_config": text | {"rope_parameters": rope}})
+    assert config.transformer.tied == tied
+    written = config.written()
+    assert written.model_type == alone
+    expected = PublishedConfig(text).transformer
+    for found in (config.transformer, written.transformer):
+        assert found.layers[0].attention == expected.layers[0].attention
+        assert found.tied == tied
+    with pytest.raises(PretrainedError, match="text_config is None: a model of text and images has its language model"):
+        PublishedConfig(whole).transformer  # noqa: B018
+    with pytest.raises(PretrainedError, match="sets text_config: 'x', not understood"):
+        PublishedConfig(whole | {"text_config": text | {"x": 1}}).transformer  # noqa: B018
 
 
 def test_kimi_is_deepseek_by_another_name():

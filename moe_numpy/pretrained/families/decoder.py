@@ -133,30 +133,44 @@ def read_rotary(
     share: float | None = None,
     pairing: str = "halves",
     default: Mapping[str, Any] | None = None,
+    rope: Fields | None = None,
 ) -> Rotary:
     """The rotation of a family, with its base, and its settings where none are given.
 
-    ``share`` of a head rotates unless the settings say otherwise; None if they cannot.
+    ``share`` of a head rotates unless the settings say otherwise; None if they cannot. ``rope`` are the settings of the
+    rotation where a family has them elsewhere than :func:`rope_settings` looks.
     """
-    rope = rope_settings(fields, default)
+    if rope is None:
+        rope = rope_settings(fields, default)
     stated = fields.number("partial_rotary_factor", default=None, above=0)
     stated = rope.number("partial_rotary_factor", default=stated, above=0)
     if share is None and stated not in (None, 1):
         fields.refuse("partial_rotary_factor", "heads of this family rotate whole")
     share = stated or share or 1.0
+    width = int(d_head * share)
+    if share != 1 and (width % 2 or not 0 < width <= d_head):
+        where = next((part for part in (rope, fields) if "partial_rotary_factor" in part.values), fields)
+        where.refuse("partial_rotary_factor", f"of {d_head} entries of a head {width} would turn, which are not pairs")
     base = rope.number("rope_theta", default=base, above=1)
     kind = rope.take(str, "rope_type", "type", default="default")
     scalings: dict[str, Callable[[Fields, int], Any]] = {
         "default": lambda rope, context: None,
+        "dynamic": _dynamic,
         "linear": lambda rope, context: Linear(rope.number("factor", above=0)),
         "llama3": _llama3,
         "yarn": _yarn,
     }
     if kind not in scalings:
-        fields.refuse("rope_scaling", f"of the types of rotation only {', '.join(scalings)} are supported")
+        name = "rope_type" if "rope_type" in rope.values else "type"
+        rope.refuse(name, f"of the types of rotation only {', '.join(scalings)} are supported")
     scaling = scalings[kind](rope, context)
     rope.finish()
-    return Rotary(base, None if share == 1 else int(d_head * share), pairing, scaling)
+    return Rotary(base, None if share == 1 else width, pairing, scaling)
+
+
+def _dynamic(rope: Fields, context: int) -> None:
+    """Plain rotation: its base grows only with sequences beyond the context, which are none here."""
+    rope.skip("factor", "original_max_position_embeddings")
 
 
 def _llama3(rope: Fields, context: int) -> Llama3:
@@ -200,3 +214,14 @@ def alternating(
     each = [attention] * n if isinstance(attention, Heads) else list(attention)
     networks = [experts if sparse(i) else dense for i in range(n)]
     return tuple(Layer(a, f) for a, f in zip(each, networks, strict=True) if f is not None)
+
+
+def sparse_layers(fields: Fields, n: int, *, first: int) -> list[bool]:
+    """Which of n layers have experts: by ``mlp_layer_types``, or those after the first ``first_k_dense_replace``."""
+    num_dense = fields.integer("first_k_dense_replace", default=first, least=0)
+    types = fields.take(list[str], "mlp_layer_types", default=None)
+    if types is None:
+        return [i >= num_dense for i in range(n)]
+    if len(types) != n or set(types) - {"dense", "sparse"}:
+        fields.refuse("mlp_layer_types", f"expected dense or sparse for each of {n} layers")
+    return [kind == "sparse" for kind in types]

@@ -1,6 +1,13 @@
-"""DeepSeek-V2 and V3 (2024): latent attention, shared experts, choice in groups. V3's router serves GLM and dots."""
+"""DeepSeek-V2 and V3 (2024): latent attention, shared experts, choice in groups. V3's router serves GLM and dots.
 
+GLM-4.7-Flash is V3 with other sizes. In DeepSeek-V3.2 (2025) and GLM-5 (2026) an indexer chooses which keys a query
+sees; up to ``index_topk`` tokens it chooses all of them, and these models are read as V3 with that context.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from ...models import TransformerConfig
 from ...models.transformer_config import Dense, LatentHeads, Norm, Sparse
@@ -23,6 +30,7 @@ from .decoder import (
     read_rotary,
     read_sizes,
     rope_settings,
+    sparse_layers,
 )
 from .family import Family
 
@@ -84,22 +92,21 @@ def _attention(fields: Fields, sizes: Sizes, pairing: str) -> LatentHeads:
 
 
 def _transformer(
-    fields: Fields, sizes: Sizes, attention: LatentHeads, experts: Sparse, first: int, bias: bool
+    fields: Fields, sizes: Sizes, attention: LatentHeads, experts: Sparse, sparse: list[bool], bias: bool = False
 ) -> TransformerConfig:
     dense = Dense(fields.integer("intermediate_size"), bias)
-    num_dense = fields.integer("first_k_dense_replace", default=first, least=0)
     each = [attention] * sizes.num_layers
     return TransformerConfig(
         *sizes.outside,
-        layers=alternating(each, lambda i: i >= num_dense, experts, dense, sizes.num_layers),
+        layers=alternating(each, sparse.__getitem__, experts, dense, sizes.num_layers),
         norm=Norm(eps=sizes.eps),
         tied=fields.flag("tie_word_embeddings"),
     )
 
 
-def _sizes(fields: Fields) -> Sizes:
+def _sizes(fields: Fields, eps: float = 1e-6) -> Sizes:
     fields.skip("aux_loss_alpha", "num_nextn_predict_layers", "num_mtp_layers", "qk_head_dim")
-    return read_sizes(fields, eps=1e-6)  # its head_dim means something else and is not used
+    return read_sizes(fields, eps=eps)  # its head_dim means something else and is not used
 
 
 def v2(fields: Fields) -> TransformerConfig:
@@ -116,7 +123,9 @@ def v2(fields: Fields) -> TransformerConfig:
     router = RouterConfig(choice, gates=() if scale == 1 else (Scale(scale),))
     bias = fields.flag("mlp_bias")
     experts = read_experts(fields, router, shared=2, bias=bias)
-    return _transformer(fields, sizes, _attention(fields, sizes, "neighbours"), experts, 0, bias)
+    num_dense = fields.integer("first_k_dense_replace", default=0, least=0)
+    sparse = [i >= num_dense for i in range(sizes.num_layers)]
+    return _transformer(fields, sizes, _attention(fields, sizes, "neighbours"), experts, sparse, bias)
 
 
 def v3(fields: Fields) -> TransformerConfig:
@@ -124,10 +133,73 @@ def v3(fields: Fields) -> TransformerConfig:
     sizes = _sizes(fields)
     fields.expect("mlp_bias", False, default=False)
     router = sigmoid_router(fields, top_k=8, groups=8, top_groups=4, normalize=True, scale=2.5)
-    pairing = "neighbours" if fields.flag("rope_interleave", default=True) else "halves"
     experts = read_experts(fields, router, shared=1)
-    return _transformer(fields, sizes, _attention(fields, sizes, pairing), experts, 3, False)
+    num_dense = fields.integer("first_k_dense_replace", default=3, least=0)
+    sparse = [i >= num_dense for i in range(sizes.num_layers)]
+    return _transformer(fields, sizes, _attention(fields, sizes, _pairing(fields)), experts, sparse)
+
+
+def _pairing(fields: Fields) -> str:
+    return "neighbours" if fields.flag("rope_interleave", default=True) else "halves"
+
+
+def glm_lite(fields: Fields) -> TransformerConfig:
+    """The model that the settings describe."""
+    sizes = _sizes(fields, eps=1e-5)
+    router = sigmoid_router(fields, top_k=4, groups=1, top_groups=1, normalize=True, scale=1.8)
+    experts, sparse = read_experts(fields, router, shared=1), sparse_layers(fields, sizes.num_layers, first=1)
+    return _transformer(fields, sizes, _attention(fields, sizes, _pairing(fields)), experts, sparse)
+
+
+def indexed(fields: Fields, *, eps: float, groups: int, top_groups: int) -> TransformerConfig:
+    """The model that the settings describe, for sequences in which the indexer chooses every key."""
+    sizes = _sizes(fields, eps=eps)
+    for name, only in (("mlp_bias", False), ("rope_interleave", True)):
+        fields.expect(name, only, default=only)
+    fields.skip(*_INDEXER.split())
+    router = sigmoid_router(fields, top_k=8, groups=groups, top_groups=top_groups, normalize=True, scale=2.5)
+    experts, sparse = read_experts(fields, router, shared=1), sparse_layers(fields, sizes.num_layers, first=3)
+    if sparse != sorted(sparse):
+        fields.refuse("mlp_layer_types", "dense layers must come before sparse ones")
+    model = _transformer(fields, sizes, _attention(fields, sizes, "neighbours"), experts, sparse)
+    return replace(model, context=min(sizes.context, fields.integer("index_topk", default=2048)))
+
+
+_INDEXER = """
+    index_head_dim index_n_heads index_skip_topk_offset index_topk_freq index_topk_pattern indexer_rope_interleave
+    indexer_types layer_types
+"""
+
+
+def _without_indexer(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written is a DeepSeek-V3 with the context in which it is the same model."""
+    left_out = {*_INDEXER.split(), "index_topk", "mlp_layer_types"}
+    written = {name: value for name, value in {**defaults, **values}.items() if name not in left_out}
+    types, context = values.get("mlp_layer_types"), written.get("max_position_embeddings", 2048)
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = written.get(name) or {}
+        if rope.get("rope_type", rope.get("type")) in ("yarn", "llama3"):  # their default is the context
+            written[name] = {"original_max_position_embeddings": context, **rope}
+    return written | {
+        "model_type": "deepseek_v3",
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "first_k_dense_replace": types.count("dense") if types else written.get("first_k_dense_replace", 3),
+        "max_position_embeddings": min(context, values.get("index_topk") or 2048),
+    }
 
 
 V2 = Family(v2, {**OUTSIDE, **NORMS, **LATENTS, **ROUTER, **mlp(), **SHARED}, balance=None)
 V3 = replace(V2, transformer=v3, further_layers=True)
+GLM_LITE = replace(V3, transformer=glm_lite)
+
+
+def _family(eps: float, groups: int, top_groups: int) -> Family:
+    return replace(
+        V3,
+        transformer=partial(indexed, eps=eps, groups=groups, top_groups=top_groups),
+        further=r"model\.layers\.\d+\.self_attn\.indexer\.",
+        written=partial(_without_indexer, {"rms_norm_eps": eps, "n_group": groups, "topk_group": top_groups}),
+    )
+
+
+V3_2, GLM_5 = _family(1e-6, 8, 4), _family(1e-5, 1, 1)

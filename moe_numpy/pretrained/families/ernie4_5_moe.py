@@ -41,6 +41,8 @@ def transformer(fields: Fields) -> TransformerConfig:
     last = sizes.num_layers - 1 if end == -1 else end
     interval = fields.integer("moe_layer_interval", default=1)
     tied = fields.flag("tie_word_embeddings", default=True)
+    if tied and bias:
+        fields.refuse("use_bias", "an output matrix that is the embedding has no bias here")
     sparse = lambda i: start <= i <= last and (i + 1) % interval == 0  # noqa: E731
     return TransformerConfig(
         *sizes.outside,

@@ -1,5 +1,9 @@
-"""GLM-4.5 (Zhipu 2025): DeepSeek-V3's router, ordinary attention of which half of each head rotates."""
+"""GLM-4.5 (Zhipu 2025): DeepSeek-V3's router, ordinary attention of which half of each head rotates.
 
+Solar Open (Upstage 2025) is the same with experts in every layer and heads that rotate whole.
+"""
+
+from dataclasses import replace
 from typing import Any
 
 from ...models import ModelConfig, TransformerConfig
@@ -13,12 +17,12 @@ from .deepseek import SHARED, read_experts, sigmoid_router
 from .family import Family
 
 
-def transformer(fields: Fields) -> TransformerConfig:
-    """The model that the settings describe."""
+def transformer(fields: Fields, *, bias: bool = False) -> TransformerConfig:
+    """The model that the settings describe, its attention with or without biases by default."""
     sizes = read_sizes(fields, eps=1e-5, num_kv_heads=8)
     parts = AttentionParts(
         read_rotary(fields, sizes.d_head, sizes.context, base=10000.0, share=0.5),
-        bias=fields.flag("attention_bias"),
+        bias=fields.flag("attention_bias", default=bias),
         norm=QueryKeyNorm(eps=sizes.eps) if fields.flag("use_qk_norm") else None,
     )
     router = sigmoid_router(fields, top_k=8, groups=1, top_groups=1, normalize=True, scale=1.0)
@@ -28,6 +32,25 @@ def transformer(fields: Fields) -> TransformerConfig:
     return TransformerConfig(
         *sizes.outside,
         layers=alternating(heads(sizes, parts), lambda i: i >= num_dense, experts, dense, sizes.num_layers),
+        norm=Norm(eps=sizes.eps),
+        tied=fields.flag("tie_word_embeddings"),
+    )
+
+
+def solar(fields: Fields) -> TransformerConfig:
+    """The model that the settings describe."""
+    sizes = read_sizes(fields, eps=1e-5, num_kv_heads=8, d_head=128)
+    rotary = read_rotary(fields, sizes.d_head, sizes.context, base=1e6)
+    parts = AttentionParts(rotary, bias=fields.flag("attention_bias"))
+    router = sigmoid_router(fields, top_k=8, groups=1, top_groups=1, normalize=True, scale=1.0)
+    fields.expect("first_k_dense_replace", 0, default=0)
+    fields.expect("use_qk_norm", False, default=False)
+    fields.skip("num_nextn_predict_layers", "intermediate_size")
+    return TransformerConfig(
+        *sizes.outside,
+        layers=alternating(
+            heads(sizes, parts), lambda i: True, read_experts(fields, router, shared=1), None, sizes.num_layers
+        ),
         norm=Norm(eps=sizes.eps),
         tied=fields.flag("tie_word_embeddings"),
     )
@@ -65,3 +88,4 @@ FAMILY = Family(
     balance=None,
     further_layers=True,
 )
+SOLAR = replace(FAMILY, transformer=solar, settings_of=None)

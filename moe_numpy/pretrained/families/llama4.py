@@ -1,8 +1,6 @@
 """Llama 4 (Meta 2025), the language model: chunks with rotation, now and then a layer without, gates on the input."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from ...models import TransformerConfig
 from ...models.transformer_config import Dense, Norm, Sparse
@@ -14,6 +12,7 @@ from ..pieces import Together
 from .decoder import LLAMA, alternating, heads, mlp, read_rotary, read_sizes
 from .family import Family
 from .qwen_moe import layer_types
+from .text_config import language_model, settings_alone
 
 
 def transformer(fields: Fields) -> TransformerConfig:
@@ -58,26 +57,6 @@ def transformer(fields: Fields) -> TransformerConfig:
     )
 
 
-def language_model(fields: Fields) -> TransformerConfig:
-    """That of a model of text and images."""
-    text = fields.part("text_config")
-    if text is None:
-        fields.refuse("text_config", "a llama4 model has its language model there")
-    assert text is not None
-    fields.skip("vision_config", "boi_token_index", "eoi_token_index", "image_token_index")
-    model = transformer(text)
-    tied = fields.flag("tie_word_embeddings", default=model.tied)
-    if tied != model.tied:
-        fields.refuse("tie_word_embeddings", f"text_config makes it {model.tied}")
-    text.finish()
-    return model
-
-
-def _text_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written is the language model alone."""
-    return {**values["text_config"], "model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"]}
-
-
 TEXT = Family(
     transformer,
     {
@@ -91,8 +70,8 @@ TEXT = Family(
 )
 WITH_IMAGES = replace(
     TEXT,
-    transformer=language_model,
+    transformer=language_model(transformer, "boi_token_index", "eoi_token_index", "image_token_index"),
     prefix="language_model.",
-    written=_text_settings,
+    written=settings_alone("llama4_text", "Llama4ForCausalLM"),
     further=r"vision_model\.|multi_modal_projector\.",
 )

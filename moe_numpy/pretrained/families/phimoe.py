@@ -37,7 +37,8 @@ def _rotary(fields: Fields, context: int) -> Rotary:
             rope.number("long_mscale", above=0),
         )
     elif kind != "default":
-        fields.refuse("rope_scaling", "of the types of rotation only default, longrope are supported in phimoe")
+        name = "rope_type" if "rope_type" in rope.values else "type"
+        rope.refuse(name, "of the types of rotation only default, longrope are supported in phimoe")
     rope.finish()
     return Rotary(base, scaling=scaling)
 
@@ -57,12 +58,15 @@ def transformer(fields: Fields) -> TransformerConfig:
     epsilon = fields.number("router_jitter_noise", default=0.01, least=0, below=1)
     router = RouterConfig(TopK(2), scores=partial(SparseMixer.apply, epsilon=epsilon), choose_by="logits", gates=())
     experts = Sparse(Recipe(router), fields.size("intermediate_size"), fields.size("num_local_experts", default=16))
+    tied, output_bias = fields.flag("tie_word_embeddings"), fields.flag("lm_head_bias")
+    if tied and output_bias:
+        fields.refuse("lm_head_bias", "an output matrix that is the embedding has no bias here")
     return TransformerConfig(
         *sizes.outside,
         layers=alternating(heads(sizes, parts), lambda i: True, experts, None, sizes.num_layers),
         norm=Norm("layer", sizes.eps),
-        tied=fields.flag("tie_word_embeddings"),
-        output_bias=fields.flag("lm_head_bias"),
+        tied=tied,
+        output_bias=output_bias,
     )
 
 

@@ -54,6 +54,8 @@ def qwen2(fields: Fields) -> TransformerConfig:
         slides = [window is not None and i < below and (i + 1) % 2 == 1 for i in range(sizes.num_layers)]
     else:
         slides = [kind == "sliding_attention" for kind in layer_types(fields, types, sizes.num_layers)]
+        if any(slides) and window is None:
+            fields.refuse("layer_types", "windows need use_sliding_window and a sliding_window of at least 1")
     recipe = Recipe(
         softmax_router(fields.size("num_experts_per_tok", default=4), fields.flag("norm_topk_prob")),
         shared_experts=1,
@@ -96,14 +98,19 @@ def layer_types(fields: Fields, types: list[str], num_layers: int, other: str = 
     return types
 
 
-def qwen3(fields: Fields) -> TransformerConfig:
-    """The model that the settings describe."""
-    sizes = read_sizes(fields, eps=1e-6, num_kv_heads=4)
+def qwen3(
+    fields: Fields, *, num_kv_heads: int = 4, top_k: int = 8, base: float = 10000.0, normalize: bool = False
+) -> TransformerConfig:
+    """The model that the settings describe, with the defaults of a family; ``normalize`` if it always does."""
+    sizes = read_sizes(fields, eps=1e-6, num_kv_heads=num_kv_heads)
     bias = fields.flag("attention_bias")
-    rotary = read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
+    rotary = read_rotary(fields, sizes.d_head, sizes.context, base=base)
     parts = AttentionParts(rotary, bias=bias, output_bias=bias, norm=QueryKeyNorm(eps=sizes.eps))
     window = _window(fields)
-    recipe = Recipe(softmax_router(fields.size("num_experts_per_tok", default=8), fields.flag("norm_topk_prob")))
+    if normalize:
+        fields.expect("norm_topk_prob", True, default=True)
+    normalize = fields.flag("norm_topk_prob", default=normalize)
+    recipe = Recipe(softmax_router(fields.size("num_experts_per_tok", default=top_k), normalize))
     fields.skip("layer_types", "max_window_layers")  # transformers does not read them either: all layers slide or none
     return TransformerConfig(
         *sizes.outside,
