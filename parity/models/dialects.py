@@ -42,6 +42,13 @@ PUBLISHED: dict[str, Settings] = {
     "gpt_oss": {"initial_context_length": 64},
     "phimoe": {"hidden_dropout": 0.0, "input_jitter_noise": 0.01},
     "glm4_moe": {"num_nextn_predict_layers": 1},
+    "glm4_moe_lite": {"num_nextn_predict_layers": 1, "partial_rotary_factor": 1.0, "topk_method": "noaux_tc"},
+    "exaone_moe": {
+        "first_last_k_dense_replace": 2,
+        "is_moe_layer": [False, False, True],
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+    },
     "ernie4_5_moe": {"moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": True},
     "hunyuan_v1_moe": {
         "capacity_factor": 1.0,

@@ -51,6 +51,7 @@ REFUSED = [
     ("phimoe", {"lm_head_bias": True, "tie_word_embeddings": True}, "lm_head_bias is True: an output matrix"),
     ("glm4_moe_lite", {"mlp_layer_types": ["sparse"]}, "expected dense or sparse for each of 3 layers"),
     ("solar_open", {"use_qk_norm": True}, "use_qk_norm is True, only False is supported"),
+    ("exaone_moe", {"is_moe_layer": [True] * 3}, "is_moe_layer is .*: the other settings make it .False, False, True."),
     ("exaone_moe", {"sliding_window": None}, "sliding_window is None: a number is needed"),
     (
         "exaone_moe",

@@ -44,7 +44,9 @@ def transformer(fields: Fields) -> TransformerConfig:
         fields.size("num_experts", default=64),
     )
     sparse = sparse_layers(fields, sizes.num_layers, first=1)
-    fields.skip("num_nextn_predict_layers")
+    if fields.take(list[bool], "is_moe_layer", default=sparse) != sparse:
+        fields.refuse("is_moe_layer", f"the other settings make it {sparse}")
+    fields.skip("num_nextn_predict_layers", "first_last_k_dense_replace")
     return TransformerConfig(
         *sizes.outside,
         layers=alternating(
