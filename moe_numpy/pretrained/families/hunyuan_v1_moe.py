@@ -32,9 +32,9 @@ def _each(fields: Fields, name: str, num_layers: int, default: int) -> list[int]
 def _rotary(fields: Fields, sizes: Sizes) -> Rotary:
     """``dynamic`` with ``alpha`` is a larger base for all lengths, base alpha^(D / (D - 2))."""
     rope = rope_settings(fields)
-    if rope.values.get("rope_type", rope.values.get("type")) != "dynamic":
+    alpha = rope.number("alpha", default=None, least=0)
+    if not alpha or rope.values.get("rope_type", rope.values.get("type")) != "dynamic":
         return read_rotary(fields, sizes.d_head, sizes.context, base=10000.0)
-    alpha = rope.number("alpha", above=0)
     if sizes.d_head < 4 or sizes.d_head % 2:
         fields.refuse("rope_scaling", f"alpha needs an even head_dim of at least 4, got {sizes.d_head}")
     base = rope.number("rope_theta", default=10000.0, above=1)

@@ -29,6 +29,8 @@ def transformer(fields: Fields) -> TransformerConfig:
         fields.refuse("attn_type_list", "only 1, full attention, is supported")
     fields.skip("use_mtp", "num_mtp_modules", "mtp_transformer_layers", "mlp_intermediate_size", "router_jitter_noise")
     width = fields.size("rotary_dim", default=sizes.d_head)
+    if width % 2 or width > sizes.d_head:
+        fields.refuse("rotary_dim", f"must be even and at most head_dim={sizes.d_head}")
     rotary = read_rotary(fields, sizes.d_head, sizes.context, base=5e6, share=width / sizes.d_head)
     parts = AttentionParts(rotary, norm=QueryKeyNorm("width", eps=sizes.eps))
     top_k = fields.size("num_experts_per_tok", default=8)

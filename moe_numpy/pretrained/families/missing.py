@@ -29,7 +29,10 @@ _BY_REASON = {
     "norms before and after each part": "kolibri1",
     "sinks together with norms of queries and keys, and experts chosen by a sigmoid without a bias": "flint",
     "positions and experts of images": "ernie4_5_vl_moe ernie4_5_vl_moe_text",
-    "the layout of its files": "aria aria_text deepseek_ocr2 deepseek_ocr2_text qwen3_omni_moe unlimited_ocr",
+    "the layout of its files": """
+        aria aria_text deepseek_ocr2 deepseek_ocr2_text glm4v_moe_text qwen3_omni_moe qwen3_omni_moe_text
+        qwen3_vl_moe_text unlimited_ocr unlimited_ocr_text
+    """,
     "an encoder beside the decoder": "nllb-moe switch_transformers",
     "attention in both directions": "openai_privacy_filter",
 }
