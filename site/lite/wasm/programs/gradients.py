@@ -1,4 +1,4 @@
-"""Finite differences: of every sixteenth whole layer, so that recipes and ways to dispatch take turns, or of the rest."""
+"""Finite differences: of every sixteenth whole layer, so that ways to dispatch take turns, or of the rest."""
 
 import json
 import sys
