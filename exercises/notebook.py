@@ -91,6 +91,8 @@ def open(which: str, *, derive: bool = False) -> Shown | None:
     """
     workspace = Workspace()
     exercise = _one(which)
+    if (lacking := _lacking(exercise)) is not None:
+        return lacking
     path = workspace.open(exercise, derive=derive)
     source = workspace.source(exercise)
     _seen.setdefault(exercise.number, set()).add(source)
@@ -172,12 +174,23 @@ def _reported(workspace: Workspace, exercises: list[Exercise], seed: int, source
 
 def _checked(workspace: Workspace, exercise: Exercise, seed: int, source: str | None) -> Shown:
     name = workspace.name(exercise)
+    if (lacking := _lacking(exercise)) is not None:
+        return lacking
     if workspace.untouched(exercise) if source is None else source in stubs_of(exercise):
         untouched = html.of_untouched(exercise, name)
         return Shown(untouched, lambda console: print_untouched(console, exercise, name), passed=False)
     result = actions.grade_and_record(workspace, exercise, seed, name, source)
     call = _failing_call(workspace, result)
     return Shown(html.of_result(result, call), lambda console: print_result(console, result), result.passed)
+
+
+def _lacking(exercise: Exercise) -> Shown | None:
+    """What to say of an exercise whose reference needs a package that is not here, as numba is not in a browser."""
+    try:
+        exercise.solution  # noqa: B018
+    except ModuleNotFoundError as error:
+        return _note(f"exercise {exercise.label} needs {error.name}, which this Python lacks")
+    return None
 
 
 def _failing_call(workspace: Workspace, result: Result) -> str:

@@ -1,5 +1,6 @@
 """What a committed notebook must keep to. Each rule yields its objections, in words."""
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,27 @@ def _exercises(name: str, notebook: NotebookNode) -> Iterator[str]:
             yield f"there is no exercise {number}"
 
 
+def _browser(name: str, notebook: NotebookNode) -> Iterator[str]:
+    """What the metadata say of the browser's edition: see site/lite/for_browser.py."""
+    sizes = notebook.metadata.get("browser", {}).keys()
+    tagged = {tag: _tagged(notebook, tag) for tag in ("parameters", "no-asserts-in-browser")}
+    if len(tagged["parameters"]) != bool(sizes):
+        yield f"{len(tagged['parameters'])} cells with the tag parameters, sizes {sorted(sizes)}"
+    for cell in tagged["parameters"]:
+        found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+        for size in sorted(sizes - {x.id for x in found if isinstance(x.ctx, ast.Store)}):
+            yield f"cell {cell.id} does not set {size}"
+        for size in sorted(sizes & {x.id for x in found if isinstance(x.ctx, ast.Load)}):
+            yield f"cell {cell.id} uses {size}, which the browser sets after it"
+    for cell in tagged["no-asserts-in-browser"]:
+        if "assert " not in cell.source:
+            yield f"cell {cell.id} has no assertion to leave out"
+
+
+def _tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    return [cell for cell in code(notebook) if tag in cell.metadata.get("tags", [])]
+
+
 RULES: tuple[Rule, ...] = (
     _outputs,
     _metadata,
@@ -159,6 +181,7 @@ RULES: tuple[Rule, ...] = (
     _alternative_texts,
     _navigation,
     _exercises,
+    _browser,
 )
 
 

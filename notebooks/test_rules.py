@@ -66,6 +66,14 @@ def of_source(cell, source):
     return lambda notebook: notebook.cells[cell].update(source=source)
 
 
+def smaller(source, *tags):
+    def change(notebook):
+        notebook.metadata["browser"] = {"STEPS": 5}
+        notebook.cells[1].update(source=source, metadata={"tags": list(tags)})
+
+    return change
+
+
 BAD = {
     "an error in cell": of_output(
         new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -93,6 +101,10 @@ BAD = {
     f"last cell does not link {AFTER}": of_source(6, f"## Papers\n\n[back]({BEFORE}.ipynb)"),
     "no cell calls": of_source(5, "1"),
     "no exercise 99": of_source(5, 'exercises.check("99")'),
+    "0 cells with the tag parameters": smaller("STEPS = 10"),
+    "does not set STEPS": smaller("steps = 10", "parameters"),
+    "uses STEPS": smaller("STEPS = 10\nrange(STEPS)", "parameters"),
+    "has no assertion": smaller("STEPS = 10", "parameters", "no-asserts-in-browser"),
     "more than 524288": of_output(stream("x" * 512 * 1024)),
 }
 

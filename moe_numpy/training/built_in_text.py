@@ -4,6 +4,8 @@ import os
 import sys
 import sysconfig
 import textwrap
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,7 +64,7 @@ def is_english(paragraph: str) -> bool:
     return paragraph.endswith((".", ":", "?")) and plain > 0.85 * len(paragraph)
 
 
-def python_code(folder: Path | None = None) -> bytes:
+def python_code(folder: Path | zipfile.Path | None = None) -> bytes:
     """The public top-level modules of the standard library in this folder, by default its own, sorted by name.
 
     Names with a leading underscore are left out: some are generated when Python is built.
@@ -70,17 +72,24 @@ def python_code(folder: Path | None = None) -> bytes:
     Raises:
         CorpusError: there are none.
     """
-    folder = folder or Path(sysconfig.get_path("stdlib"))
     names = sorted(name for name in sys.stdlib_module_names if not name.startswith("_"))
-    texts = []
-    size = 0
-    for file in (folder / f"{name}.py" for name in names):
-        if file.is_file() and size < _CODE_BYTES:
-            texts.append(file.read_text(encoding="utf-8").encode())  # as text: the same line ends on every system
-            size += len(texts[-1])
-    if not texts:
-        _not_in_this_python(f"the standard library's source, expected as {folder}{os.sep}*.py")
-    return b"\n".join(texts)
+    for place in _libraries() if folder is None else [folder]:
+        texts: list[bytes] = []
+        size = 0
+        for file in (place / f"{name}.py" for name in names):
+            if file.is_file() and size < _CODE_BYTES:
+                texts.append(file.read_text(encoding="utf-8").encode())  # as text: the same line ends on every system
+                size += len(texts[-1])
+        if texts:
+            return b"\n".join(texts)
+    expected = folder or next(_libraries())
+    _not_in_this_python(f"the standard library's source, expected as {expected}{os.sep}*.py")
+
+
+def _libraries() -> Iterator[Path | zipfile.Path]:
+    """Where the standard library may be: its folder, then the archives that modules come from, as in a browser."""
+    yield Path(sysconfig.get_path("stdlib"))
+    yield from (zipfile.Path(entry) for entry in sys.path if zipfile.is_zipfile(entry))
 
 
 def _not_in_this_python(what: str) -> NoReturn:

@@ -75,4 +75,4 @@ def _memory() -> int | None:
     for path in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # none, or "max"
             found.append(int(Path(path).read_text()))
-    return min(found, default=None)
+    return min((size for size in found if size > 0), default=None)  # WebAssembly's sysconf says -1

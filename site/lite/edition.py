@@ -4,30 +4,24 @@ The kernel, Pyodide, and the packages that the wheel needs are fetched by the le
 """
 
 import json
+import pydoc_data
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from moe_numpy.commands.course import files_of_the_course
 
+from .for_browser import for_browser
+
 PARTS = ("moe_numpy", "exercises", "notebooks", "docs")
 PARTS += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+BESIDE = ("tests/moe/mistakes.py", "benchmarks/figure.py", "benchmarks/results/*.json")  # what notebooks import or read
 IGNORED = shutil.ignore_patterns("__pycache__", "work", ".ipynb_checkpoints")
-KERNEL = {"display_name": "Python (Pyodide)", "language": "python", "name": "python"}
-# Pyodide has no numba, which the package can do without: hence no dependencies, and a list of them.
-FIRST_CELL = """\
-# In the browser only: installs the library into this page, which takes a minute and a connection.
-import os
-import piplite
-
-os.environ["MOE_NUMPY_KERNELS"] = "numpy"
-await piplite.install(
-    ["numpy", "scipy", "matplotlib", "pillow", "msgspec", "safetensors", "threadpoolctl"]
-    + ["typer", "rich", "jaxtyping", "array-api-compat", "ipywidgets"]
-)
-await piplite.install("moe_numpy", deps=False)
-%load_ext exercises"""
+LEFT_OUT = "numba"  # Pyodide has none, and the package can do without
+RAISED = {"msgspec": "msgspec>=0.22"}  # from here on there are wheels for Pyodide, whose own is older than we can use
 
 
 def write(root: Path, scratch: Path, target: Path) -> None:
@@ -39,11 +33,15 @@ def write(root: Path, scratch: Path, target: Path) -> None:
         target: the folder of the site.
     """
     wheel = build_wheel(root, scratch / "checkout", scratch / "wheel")
-    contents = scratch / "contents"
-    for name, content in files_of_the_course():
+    contents, needed = scratch / "contents", packages(root)
+    files = dict(files_of_the_course())
+    files |= {str(path.relative_to(root)): path.read_bytes() for shape in BESIDE for path in root.glob(shape)}
+    for name, content in files.items():
         path = contents / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(for_browser(content) if path.suffix == ".ipynb" else content)
+        if path.suffix == ".ipynb":
+            content = json.dumps(for_browser(json.loads(content), needed)).encode()
+        path.write_bytes(content)
     lite = Path(sys.executable).with_name("jupyter-lite")
     settings = scratch / "lite"
     settings.mkdir()
@@ -56,24 +54,28 @@ def write(root: Path, scratch: Path, target: Path) -> None:
         raise RuntimeError(f"jupyter-lite build failed:\n{done.stdout}{done.stderr}")
 
 
+def packages(root: Path) -> list[str]:
+    """What a notebook installs before the wheel: its requirements, and what draws sliders."""
+    needed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    named = {re.split(r"[<>=~!]", each)[0]: each for each in needed} | RAISED
+    return [each for name, each in named.items() if name != LEFT_OUT] + ["ipywidgets"]
+
+
 def build_wheel(root: Path, copy: Path, folder: Path) -> Path:
-    """The wheel, built from a copy: a build leaves files beside the sources."""
+    """The wheel, built from a copy: a build leaves files beside the sources.
+
+    It brings Python's ``pydoc_data`` along, on which the notebooks train: Pyodide's standard library lacks it.
+    """
     copy.mkdir(parents=True)
     for part in PARTS:
         if (root / part).is_dir():
             shutil.copytree(root / part, copy / part, ignore=IGNORED)
         else:
             shutil.copy(root / part, copy)
+    shutil.copytree(Path(pydoc_data.__path__[0]), copy / "pydoc_data", ignore=IGNORED)
+    settings = copy / "pyproject.toml"
+    found = settings.read_text(encoding="utf-8")
+    settings.write_text(found.replace('include = ["moe_numpy*", ', 'include = ["pydoc_data*", "moe_numpy*", '), "utf-8")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel"]
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, copy], check=True)
     return next(folder.glob("moe_numpy-*.whl"))
-
-
-def for_browser(content: bytes) -> bytes:
-    """A notebook whose first cell installs the library, and whose kernel is Pyodide's."""
-    notebook = json.loads(content)
-    cell = {"cell_type": "code", "execution_count": None, "id": "in-the-browser", "metadata": {}, "outputs": []}
-    title, *others = notebook["cells"]
-    notebook["cells"] = [title, cell | {"source": FIRST_CELL}, *others]
-    notebook["metadata"]["kernelspec"] = KERNEL
-    return json.dumps(notebook).encode()

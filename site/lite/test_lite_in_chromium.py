@@ -63,7 +63,12 @@ def test_the_wheel_is_in_the_index_of_the_kernel():
     index = json.loads((LITE / "pypi" / "all.json").read_text("utf-8"))
     (wheel,) = (file for files in index["moe-numpy"]["releases"].values() for file in files)
     names = zipfile.ZipFile(LITE / "pypi" / wheel["filename"]).namelist()
-    assert {"moe_numpy/__init__.py", "exercises/grading/in_process.py"} <= set(names)
+    assert {"moe_numpy/__init__.py", "exercises/grading/in_process.py", "pydoc_data/topics.py"} <= set(names)
+
+
+def test_what_notebooks_import_lies_beside_them():
+    for name in ("tests/moe/mistakes.py", "benchmarks/figure.py", "benchmarks/results/cpu.json"):
+        assert (LITE / "files" / name).is_file()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

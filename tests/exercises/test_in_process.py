@@ -1,11 +1,12 @@
 """Grading where no process can be started: as with one, but for what only a process can do."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from exercises import html, report
+from exercises import html, notebook, report
 from exercises.catalog import all_exercises
 from exercises.grading import grade
 from exercises.grading.in_process import SAID
@@ -46,6 +47,15 @@ def test_what_is_printed_is_kept():
 
 def test_code_that_does_not_run_fails_every_check():
     assert {check.problem.kind for check in graded("def broken(:").checks} == {"load"}
+
+
+def test_an_exercise_whose_reference_needs_a_missing_package_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("EXERCISES_WORK", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "exercises.reference.positions_in_numba", raising=False)
+    for told in (notebook.open("32"), notebook.check("32"), notebook.exercise("32", "def position_by_key(): ...")):
+        assert not told
+        assert repr(told) == "exercise 32 needs numba, which this Python lacks"
 
 
 def test_a_missing_package_is_named():

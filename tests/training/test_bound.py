@@ -121,6 +121,12 @@ def test_a_batch_that_cannot_fit_is_refused():
     memory.require_memory(ModelConfig(), TrainingConfig(batch_size=10**9, device="cuda"))
 
 
+def test_a_system_that_does_not_know_its_memory_refuses_nothing(monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": -1}.get)  # as WebAssembly's does
+    monkeypatch.setattr(memory, "_LIMITS", ())
+    memory.require_memory(ModelConfig(), TrainingConfig(batch_size=10**9))
+
+
 WRONG = {int: ["1", 1.5, None, True, [1]], float: ["1", None, True], str: [1, None, [], True], dict: [[], None, "x"]}
 
 

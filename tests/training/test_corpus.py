@@ -1,6 +1,7 @@
 import os
 import re
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -242,6 +243,15 @@ def test_code_is_sorted_capped_and_without_private_modules(tmp_path, monkeypatch
     (tmp_path / "not_a_standard_module.py").write_text("x")
     text = built_in_text.python_code(tmp_path)
     assert text == b"a" * 899_998 + b"\n\n" + b"j" * 799_998 + b"\n"
+
+
+def test_code_may_come_from_an_archive(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "library.zip", "w") as archive:
+        archive.writestr("abc.py", "one\n")
+        archive.writestr("zipfile.py", "two\n")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "nothing"))
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), str(tmp_path / "library.zip")])
+    assert built_in_text.python_code() == b"one\n\ntwo\n"
 
 
 def test_a_python_without_its_source_is_named(tmp_path, monkeypatch):

@@ -1,14 +1,19 @@
-"""Grade the exercises: with the library's own code, or, given a source, the learner's."""
+"""Grade exercises: the library's own code, or, given a source, a learner's."""
 
 import json
 import sys
+import time
 
 from exercises.catalog import all_exercises
 from exercises.grading.grade import grade_source, grade_trusted
 
-by_label = {exercise.label: exercise for exercise in all_exercises()}
-if len(sys.argv) == 3:
-    results = [grade_source(by_label[sys.argv[1]], sys.argv[2], "learner.py")]
-else:
-    results = [grade_trusted(by_label[label], by_label[label].target) for label in sys.argv[1].split()]
-print(json.dumps([result.to_json() for result in results]))
+labels, *source = sys.argv[1:]
+results, seconds = [], {}
+for exercise in all_exercises():
+    if exercise.label in labels.split():
+        began = time.perf_counter()
+        results.append(
+            grade_source(exercise, *source, "learner.py") if source else grade_trusted(exercise, exercise.target)
+        )
+        seconds[exercise.label] = round(time.perf_counter() - began, 2)
+print(json.dumps({"results": [result.to_json() for result in results], "seconds": seconds}))
