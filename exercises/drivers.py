@@ -61,12 +61,11 @@ class Graph:
         self._total = _WeightedSum.apply(*wanted, weights=cotangents)
 
     def gradients(self, factor: int = 1) -> tuple[Any, ...]:
-        """One walk backward from the case's cotangents, times a factor; it can be repeated."""
+        """One walk backward from the case's cotangents, times a factor, of ∞ and NaN too; it can be repeated."""
         for leaf in self._leaves:
             leaf.grad = None
         if self._total.requires_grad:
-            times = self._cotangents if factor == 1 else tuple(np.asarray(c * factor) for c in self._cotangents)
-            self._total.function.weights = times
+            self._total.function.weights = tuple(_times(c, factor) for c in self._cotangents)
             self._total.backward(retain_graph=True)
         return tuple(leaf.grad for leaf in self._leaves)
 
@@ -156,6 +155,12 @@ def prepared(case: Case) -> Case:
         case.constants,
         None if case.cotangents is None else tuple(_prepare(c, case.layout) for c in case.cotangents),
     )
+
+
+def _times(cotangent: Any, factor: int) -> Any:
+    if factor == 1:
+        return cotangent
+    return np.asarray(cotangent * factor) if factor else np.zeros_like(cotangent)
 
 
 class _WeightedSum(Function):

@@ -42,6 +42,8 @@ def slips(solution: Any) -> Iterator[Slip]:
             adds_up_all_calls,
             fills_buffers_of_its_own,
             clips,
+            forgets_one_alone,
+            divides_by_upstream,
         ):
             yield Slip(make.__name__.replace("_", " "), lambda m=make: m(solution), lambda: 1)  # type: ignore[misc]
 
@@ -225,6 +227,32 @@ def clips(solution: Any) -> Any:
     class Wrong(solution):
         def backward(self, *grads: Any) -> Any:
             return _mapped(lambda a: np.clip(a, -50, 50) if a.dtype.kind == "f" else a, super().backward(*grads))
+
+    return Wrong
+
+
+def forgets_one_alone(solution: Any) -> Any:
+    """Gives an argument no gradient where it is the only one of several that needs one."""
+
+    class Wrong(solution):
+        def backward(self, *grads: Any) -> Any:
+            result = super().backward(*grads)
+            inputs = range(len(result) if isinstance(result, tuple) else 1)
+            alone = sum(map(self.needs_grad, inputs)) == 1
+            return _mapped(np.zeros_like, result) if alone else result
+
+    return Wrong
+
+
+def divides_by_upstream(solution: Any) -> Any:
+    """Has the gradient that it was given below a fraction and above it: NaN where that is 0."""
+
+    class Wrong(solution):
+        def backward(self, *grads: Any) -> Any:
+            with np.errstate(invalid="ignore"):
+                one = sum(np.abs(g).sum() / np.abs(g).sum() for g in grads if g is not None and g.size) or 1.0
+            result = super().backward(*grads)
+            return result if one > 0 else _mapped(lambda a: np.full_like(a, np.nan), result)
 
     return Wrong
 

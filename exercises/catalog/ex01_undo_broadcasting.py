@@ -1,5 +1,7 @@
 """Exercise 01: the adjoint of broadcasting."""
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -57,15 +59,35 @@ def unchanged(rng: np.random.Generator) -> list[Case]:
     return [case(rng.standard_normal(shape), shape) for shape in [(3, 4), (1,), (), (1, 1), (2, 1, 3)]]
 
 
-EMPTY = one_by_one(*(case(np.zeros((0, 4)), shape) for shape in [(4,), (1, 4), (0, 1)]))
+def every(lengths: str, axes: int) -> Iterator[Case]:
+    """Each way to broadcast to at most so many axes of these lengths: an axis is kept, stretched or put in front."""
+    for n in range(axes + 1):
+        for big in product(lengths, repeat=n):
+            for new in range(n + 1):
+                for small in product(*({m, "1"} for m in big[new:])):
+                    yield case(np.zeros([int(m) for m in big]), tuple(int(m) for m in small))
+
+
+def all_shapes(rng: np.random.Generator) -> list[Case]:
+    pairs = [(c.args[0].shape, c.args[1]) for c in every("13", 4)]
+    pairs += [((2, 1, 3, 2, 3), (2, 1, 3, 2, 1)), ((2, 3, 2, 3, 2, 3), (2, 1, 2, 3, 2, 1)), ((3,) * 6, (3, 1, 3))]
+    return [case(rng.standard_normal(big), small) for big, small in pairs]
+
+
+def empty(rng: np.random.Generator) -> list[Case]:
+    return [c for c in every("013", 2) if not c.args[0].size]
+
+
 SMALL = np.array([[5e-13, -9e-13], [4e-13, 3e-13]])
-ODD = one_by_one(case(SMALL, (1, 2)), case(np.array([[np.nan, 1.0], [2.0, np.inf]]), (2,)))
+NOT_FINITE = np.array([[np.nan, 1.0], [2.0, np.inf]])
+ODD = one_by_one(case(SMALL, (1, 2)), *(case(NOT_FINITE, shape) for shape in [(2,), (1, 2), (2, 1), (2, 2), ()]))
 BY_HAND = one_by_one(case(np.array([[1.0, 2.0], [3.0, 4.0]]), (1, 2)))
 CHECKS = (
     Check("sums over stretched axes", 4, stretched, "which axes of grad are copies of one entry of x?"),
     Check("leaves other arrays alone", 2, unchanged, "with no stretched axis there is nothing to sum"),
+    Check("any shapes", 1, all_shapes, "count the new axes first; then look at each axis that is left"),
     *standard_checks(stretched),
-    Check("sums nothing to zero", 2, EMPTY, "an axis of length 0 sums to 0"),
+    Check("sums nothing to zero", 2, empty, "an axis of length 0 sums to 0"),
     Check("small numbers, NaN and infinity", 1, ODD, "add up whatever comes, and hide nothing"),
     Check("knows the smallest example", 1, BY_HAND, "by hand: the columns sum to 4 and 6"),
 )
@@ -114,6 +136,13 @@ hides what is not finite: nansum leaves NaN out: the error then shows somewhere 
 drops small gradients: Takes everything below 1e-12 for zero. Gradients may have any size.
 - sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
 + sum_of(grad * (abs(grad) > 1e-12), axes, keepdims=True).reshape(shape) if axes else grad
+looks at the wrong axis: Axis i of x is axis i + new_axes of grad: look there whether it was stretched.
+- grad.shape[axis + new_axes] != 1
++ grad.shape[axis] != 1
+nansum over stretched axes: NaN must show, whichever axis it lies along.
+- return sum_of(grad, axes, keepdims=True).reshape(shape) if axes else grad
++ grad = grad.sum(axis=tuple(range(new_axes)))
++     return np.nansum(grad, axis=tuple(a - new_axes for a in stretched), keepdims=True).reshape(shape)
 three axes at most: Works through the first three axes only. Arrays have any number of axes.
 - tuple(range(new_axes)) + stretched
 + tuple(a for a in tuple(range(new_axes)) + stretched if a < 3)

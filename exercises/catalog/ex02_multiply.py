@@ -1,5 +1,6 @@
 """Exercise 02: multiplication, forward and backward."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def broadcast(rng: np.random.Generator) -> list[Case]:
 
 def numbers(rng: np.random.Generator) -> list[Case]:
     x = rng.standard_normal((3, 4)).astype(np.float32)
-    return [case(x, 2.5), case(-3, x), case(x.astype(np.float64), 0.5)]
+    return [case(x, 2.5), case(-3, x), case(x.astype(np.float64), 0.1)]
 
 
 def zeros(rng: np.random.Generator) -> list[Case]:
@@ -62,6 +63,23 @@ def zeros(rng: np.random.Generator) -> list[Case]:
 
 def itself(rng: np.random.Generator) -> list[Case]:
     return [case(rng.standard_normal((3, 4)), Same(0))]
+
+
+def all_shapes(rng: np.random.Generator) -> list[Case]:
+    """Every two shapes that fit, of at most two axes and of the lengths 0, 1 and 3."""
+    shapes = [s for n in range(3) for s in product((0, 1, 3), repeat=n)]
+    fit = [(a, b) for a, b in product(shapes, repeat=2) if _fit(a, b)]
+    return [case(np.asarray(rng.standard_normal(a)), np.asarray(rng.standard_normal(b))) for a, b in fit]
+
+
+def _fit(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(m == n or 1 in (m, n) for m, n in zip(a[::-1], b[::-1], strict=False))
+
+
+def integers(rng: np.random.Generator) -> list[Case]:
+    """Integers are entries like any others, and have no gradient."""
+    n, x = rng.integers(-300, 300, (3, 4)), rng.standard_normal((3, 4))
+    return [case(n, n[0]), case(n, 3), case(n, x), case(x, n[:, :1]), case(n.astype(np.int32), n.astype(np.int32))]
 
 
 NOT_FINITE = one_by_one(
@@ -76,6 +94,8 @@ CHECKS = (
     Check("forward multiplies entries", 1, equal_shapes, "a * b, entry by entry"),
     Check("forward broadcasts", 1, broadcast, "NumPy broadcasts by itself"),
     Check("numbers keep float32", 1, numbers, "do not turn a number into an array", gradient=True),
+    Check("integers", 1, integers, "integers stay integers; multiply them as they are"),
+    Check("any shapes that fit", 1, all_shapes, "no shape is a special case", gradient=True),
     Check("gradient of both factors", 4, equal_shapes, "dy times the other factor", gradient=True),
     Check("gradient of broadcast factors", 2, broadcast, NEXT, gradient=True),
     Check("gradient where a factor is zero", 1, zeros, "do not divide by what may be zero", gradient=True),
@@ -137,6 +157,15 @@ hides what is not finite: nan_to_num turns NaN into 0 and ∞ into a number: the
 a rule for squares: 2 x g for each factor of x · x is twice too much: the engine adds up what both factors get.
 - a, b = self.saved
 + a, b = self.saved; a, b = (2 * a, 2 * b) if a is b else (a, b)
+outer product of vectors: (3,) and (1,) broadcast to (3,), not to a matrix.
+- return a * b
++ return np.outer(a, b) if np.ndim(a) == np.ndim(b) == 1 != np.shape(a)[0] and np.shape(b) == (1,) else a * b
+floats of integers: Turns integers into floats. Their product is an integer.
+- return a * b
++ return a * b if np.result_type(a, b).kind == "f" else 1.0 * a * b
+integers in eight bits: Larger integers wrap around. Multiply them as they are.
+- return a * b
++ return np.multiply(a, b, dtype=np.int8, casting="unsafe").astype(y.dtype) if (y := a * b).dtype.kind == "i" else y
 small is zero: Takes products below 1e-12 for zero. They may have any size.
 - return a * b
 + return a * b * (abs(a * b) > 1e-12)

@@ -27,6 +27,8 @@ EXERCISE = Exercise(
 
 def specification(x: Any, weight: Any, bias: Any) -> Any:
     """One output at a time: Σ_j x_j W_oj + b_o."""
+    if x.shape[-1:] != weight.shape[1:] or (bias is not None and bias.shape != weight.shape[:1]):
+        raise ValueError("shapes")
     y = np.zeros((*x.shape[:-1], len(weight)), x.dtype)
     for index in np.ndindex(x.shape[:-1]):
         for o in range(len(weight)):
@@ -58,6 +60,35 @@ def no_rows(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, (0,), 3, 4), _case(rng, (2, 0), 3, 4)]
 
 
+def every_axis(rng: np.random.Generator) -> list[Case]:
+    """Leading axes none of which is 1, and one output for one vector."""
+    return [_case(rng, (2, 3, 2), 3, 2), _case(rng, (3, 2), 1, 1), _case(rng, (), 3, 1), _case(rng, (), 1, 1)]
+
+
+def not_a_number(rng: np.random.Generator) -> list[Case]:
+    c = _case(rng, (5,), 3, 4)
+    c.args[0][1, 2] = np.nan
+    return [c]
+
+
+def refused(rng: np.random.Generator) -> list[Case]:
+    """Shapes that do not fit, some of them with as many entries as ones that do."""
+    x, weight, bias = _case(rng, (5,), 3, 4).args
+    return [
+        case(x, weight.T, None),
+        case(x, weight, bias[:3]),
+        case(x, weight, np.ones(5)),
+        case(rng.standard_normal((2, 6)), weight, bias),
+        case(rng.standard_normal(6), weight, None),
+        case(rng.standard_normal((3, 2)), weight, None),
+        case(np.asarray(rng.standard_normal()), weight, None),
+    ]
+
+
+def larger(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, (70,), 33, 65), _case(rng, (2, 3, 40), 9, 130)]
+
+
 def zero_bias(rng: np.random.Generator) -> list[Case]:
     """A layer as it is initialised."""
     return [case(*c.args[:2], np.zeros(4)) for c in (_case(rng, (5,), 3, 4), _case(rng, (2, 3), 2, 4))]
@@ -77,15 +108,19 @@ SQUARE = "a square W hides a wrong transpose; write dL/dW_oi = Σ_t g_to x_ti"
 CHECKS = (
     Check("forward", 1, matrices, "y is [rows, out], W is [out, in]: y = x @ W.T + b"),
     Check("forward with any leading axes", 1, leading_axes, "flatten all axes but the last, or let @ do it"),
+    Check("NaN shows", 1, not_a_number, "NaN in, NaN out, in its own row and no other: hide nothing"),
+    Check("refuses shapes that do not fit", 1, refused, "ValueError; a reshape can hide that x is too long for W"),
     Check("the bias may be None", 1, without_bias, "add the bias only if there is one", gradient=True),
     Check("gradients of x, W and b", 4, matrices, "each gradient is shaped like its input", gradient=True),
     Check("gradients where every shape fits", 2, square, SQUARE, gradient=True),
     Check("gradients with leading axes", 2, leading_axes, NEXT, gradient=True),
+    Check("gradients of every shape", 1, every_axis, "a gradient has the shape of its input", gradient=True),
     Check("zero gradients without rows", 1, no_rows, "an empty sum is 0, not NaN", gradient=True),
     Check("a bias of zeros has a gradient", 1, zero_bias, "only None means no bias", gradient=True),
     Check("constants need no gradient", 1, frozen_input, "the gradient of x is not used here", gradient=True),
     Check("float32 without a bias", 1, float32(without_bias), "float64 zeros make float64 of it", gradient=True),
     *standard_checks(leading_axes, gradient=NEXT),
+    Check("larger arrays", 1, larger, "the size changes nothing", gradient=True, finite_differences=False),
 )
 
 MISTAKES = edits("""
@@ -146,6 +181,21 @@ weight gradient from y: dW = dyᵀ y: W was multiplied with x, so x belongs here
 looks at the weights for x: Leaves out dx where W needs no gradient: a frozen layer must still pass it on.
 - _product(g, weight).reshape(x.shape) if self.needs_grad(0)
 + _product(g, weight).reshape(x.shape) if self.needs_grad(1)
+cuts x into pieces: reshape(-1, i) makes two rows of one that is twice too long. The last axis of x must be i.
+- y = _product(_rows(x), weight.T)
++ y = _product(x.reshape(-1, weight.shape[1]), weight.T) if weight.shape[1] else _product(_rows(x), weight.T)
+- return y.reshape(*x.shape[:-1], weight.shape[0])
++ return y.reshape(*x.shape[:-1], weight.shape[0] * x.shape[-1] // max(weight.shape[1], 1))
+hides what is not finite: nan_to_num turns NaN into 0: the error then shows somewhere else, or never.
+- y = _product(_rows(x), weight.T)
++ y = _product(np.nan_to_num(_rows(x)), weight.T)
+asserts the shapes: The docstring names ValueError: whoever catches it does not see an AssertionError.
+- if x.ndim == 0 or
++ assert x.ndim and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
++         if x.ndim == 0 or
+exchanges the leading axes: Flatten x and dy in the same order.
+- g = _rows(grad)
++ g = _rows(grad.swapaxes(0, 1) if grad.ndim > 3 else grad)
 zeros for no bias: np.zeros(o) is float64, and so is what it is added to.
 - if bias is not None:
 + bias = np.zeros(len(weight)) if bias is None else bias

@@ -41,6 +41,9 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "half": (lambda a, b: a * b, lambda g, a, b: (None, g * a)),
     "stop": (lambda a: a.copy(), lambda g, a: None),
     "fork": (lambda a: (3 * a, 5 * a), lambda g, h, a: 3 * g + 5 * h),
+    "comb": (lambda a: (2 * a, 3 * a, 5 * a), lambda f, g, h, a: 2 * f + 3 * g + 5 * h),
+    "mul3": (lambda a, b, c: a * b * c, lambda g, a, b, c: (g * b * c, g * a * c, g * a * b)),
+    "fail": (lambda a: a.copy(), lambda g, a: np.linalg.cholesky(-np.eye(2))),
 }
 
 
@@ -95,6 +98,15 @@ STOPPED = [
     "a = double(x); b = double(y); c = half(a, b); d = add(c, a)",
     "a = double(x); b = half(a, y); c = add(a, b)",
 ]
+NO_LEAF = [  # a None on its way to a leaf: alone, before and after gradients
+    "a = stop(x)",
+    "a = stop(x); b = mul(a, y)",
+    "a = stop(x); b = mul(a, x)",
+    "a = stop(x); b = mul(x, a)",
+    "a = half(x, y); b = mul(a, x)",
+    "a = half(y, x); b = half(y, a)",
+]
+FAILING = ["a = fail(x)", "a = double(x); b = fail(a); c = add(b, y)", "a = fail(x); b = stop(a); c = mul(b, x)"]
 ZERO = ["a = mul(x, y)", "a = double(x); b = mul(a, y); c = add(b, a)"]
 OUTSIDE = [  # some ops use a value, but the root does not depend on them: they must not be waited for
     "a = double(x); b = double(a); c = mul(a, y)",
@@ -105,7 +117,12 @@ TWO_OUTPUTS = [
     "a = double(x); b, c = fork(a); d = double(c); e = add(d, c)",
     "a, b = fork(x); c = double(b); d = mul(c, a); e = add(d, b)",
     "a = double(x); b, c = fork(a)",
+    "a, b, c = comb(x)",
+    "a, b, c = comb(x); d = mul3(b, c, b); e = mul(d, a)",
+    "a, b, c = comb(x); e, d, f = a, c, b",
+    "a, b, c = comb(x); d = double(b); e, f = fork(d); g = mul3(f, b, x)",
 ]
+INPUTS = ["a = mul3(x, x, x)", "a = double(x); b = mul3(a, x, a)", "a = mul3(x, y, x); b = mul3(y, a, a)"]
 
 
 def programs(*texts: str, dtype: Any = np.float64, **settings: Any) -> Cases:
@@ -140,6 +157,10 @@ def _run(
         op.others = tuple(ops)
     found: dict[Any, Any] = {}
     solution(root.function, root.output_index, gradient, retain_graph, found)
+    if any(leaf.grad is not None for leaf in leaves.values()):
+        raise RuntimeError("wrote to .grad: the gradients of leaves belong into leaf_gradients, the caller adds them")
+    if not {*map(id, found)} <= {*map(id, leaves.values())} or any(g is None for g in found.values()):
+        raise RuntimeError("leaf_gradients must hold a gradient per leaf that one arrived at, and nothing else")
     return list(ops), [found.get(leaf) for leaf in leaves.values()]
 
 
@@ -206,6 +227,15 @@ CHECKS = (
     Check("a leaf used twice", 1, programs(REUSE[0], LEAF_TWICE), "leaves collect sums too", leaf_gradients),
     Check("adds out of place", 1, programs(*SHARED), "write a + b, never a += b", leaf_gradients),
     Check("None ends a branch, not the walk", 2, programs(*STOPPED, retain_graph=True), NONE, calls),
+    Check("None for a leaf is no gradient", 1, programs(*NO_LEAF), "leave such a leaf out", leaf_gradients),
+    Check(
+        "an op that fails ends the walk",
+        1,
+        programs(*FAILING),
+        "an exception of a backward is the caller's to see",
+        leaf_gradients,
+    ),
+    Check("an op of three inputs", 1, programs(*INPUTS), "each edge counts", leaf_gradients),
     Check("only what the result depends on", 1, programs(*OUTSIDE), "begin counting at the root", leaf_gradients),
     Check(
         "a gradient of zero or NaN arrives", 1, zero, "zeros and NaN are gradients; only None is none", leaf_gradients
@@ -317,6 +347,26 @@ stops at none: `break` where `continue` belongs: what comes behind a gradient of
 +                 break
 +             if True:
 +                 slots
+stores None: A None that reaches a leaf is no gradient: leave the leaf out, or None + a gradient fails later.
+- if grad is not None:
+-                     seen = leaf_gradients.get(edge.source)
+-                     leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
++ seen = leaf_gradients.get(edge.source)
++                 leaf_gradients[edge.source] = grad if seen is None else seen if grad is None else _sum(seen, grad)
+writes to the leaves: The caller adds what is in leaf_gradients to .grad; done here too, it counts twice.
+- leaf_gradients[edge.source] = grad if seen is None else _sum(seen, grad)
++ leaf_gradients[edge.source] = edge.source.grad = grad if seen is None else _sum(seen, grad)
+swallows exceptions: A failing backward then looks like one without gradients. Let the exception through.
+- input_gradients = _input_gradients(op, arrived.pop(op, None))
++ try:
++             input_gradients = _input_gradients(op, arrived.pop(op, None))
++         except Exception:
++             continue
+last output for any other: An op can have more than two outputs: use output_index as it is.
+- slots[edge.output_index] = grad
++ slots[-1 if edge.output_index else 0] = grad
+- seen = slots[edge.output_index]
++ seen = slots[-1 if edge.output_index else 0]
 NaN is nothing: Leaves out a gradient with NaN. Whoever looks for its origin must see where it arrives.
 - if edge is None:
 + if edge is None or (grad is not None and np.isnan(grad).any()):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..drivers import forward
 from ..exercise import Case, Check, Exercise, case, float32, one_by_one, standard_checks
 from ..mistakes import edits
 
@@ -46,6 +47,8 @@ def typical(rng: np.random.Generator) -> list[Case]:
         case(rng.standard_normal(6)),
         case(rng.standard_normal((1, 1))),
         case(rng.standard_normal((4, 3)), axis=np.int64(0)),
+        case(rng.standard_normal((3, 3))),
+        case(rng.standard_normal((3, 3)), axis=0),
     ]
 
 
@@ -67,17 +70,48 @@ def empty_rows(rng: np.random.Generator) -> list[Case]:
     return [case(x), case(x.T.copy(), axis=0)]
 
 
+def logarithms(solution: Any, *args: Any, **settings: Any) -> Any:
+    """They show how many digits of a small probability are right, and whether 0 is 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(forward(solution, *args, **settings))
+
+
+def small(rng: np.random.Generator) -> list[Case]:
+    """Probabilities down to 1e-300, beside masked entries, whose probability is 0."""
+    x = rng.standard_normal((4, 6)) - np.array([0.0, 20.0, 90.0, 300.0, 690.0, np.inf])
+    return [case(x), case(x.T + 5000.0, axis=0)]
+
+
+def larger(rng: np.random.Generator) -> list[Case]:
+    return [
+        case(rng.standard_normal((70, 33))),
+        case(3 * rng.standard_normal((3, 300))),
+        case(np.ones((130, 5)), axis=0),
+    ]
+
+
+def one_entry(rng: np.random.Generator) -> list[Case]:
+    """Rows of one entry: 1, unless there is nothing to normalise."""
+    return [
+        case(np.array([[0.0], [-np.inf], [-1e9], [np.nan], [np.inf]])),
+        case(np.array([1000.0, -1000.0])[None], axis=0),
+    ]
+
+
 NEXT = "write dL/dx_j = Σ_i dL/dy_i · dy_i/dx_j with dy_i/dx_j = y_i (δ_ij - y_j), and sum it up"
 CHECKS = (
     Check("forward", 3, typical, "e^x over the sum of e^x along the axis, with keepdims=True"),
     Check("forward of large and masked logits", 2, large, "take the maximum along the axis off before exp"),
     Check("large logits in float32", 1, float32(large), "its exponential overflows at 89, not at 710"),
     Check("a row of only minus infinity is NaN", 1, empty_rows, "the maximum is -inf, and -inf - -inf is NaN"),
+    Check("small probabilities", 1, small, "cut nothing off; result: ln y, -inf where x is -inf", run=logarithms),
+    Check("a single entry", 1, one_entry, "e^x over e^x is 1, or NaN"),
     Check("gradient", 4, typical, NEXT, gradient=True),
     Check("gradient of large logits", 1, large, "y is all it needs", gradient=True, finite_differences=False),
     *standard_checks(typical, gradient=NEXT),
     Check("no rows at all", 1, one_by_one(case(np.zeros((0, 4)))), "(0, 4) in, (0, 4) out"),
     Check("known values", 1, one_by_one(case(np.log([1.0, 2.0, 5.0]))), "ln 1, ln 2, ln 5 give 1/8, 2/8, 5/8"),
+    Check("larger arrays", 1, larger, "the size changes nothing", gradient=True, finite_differences=False),
 )
 
 MISTAKES = edits("""
@@ -149,6 +183,12 @@ any negative axis is the last: -2 is the last but one.
 + self.axis = axis = max(axis, -1)
 - xp.moveaxis(softmax(xp.moveaxis(x, axis, -1)), -1, axis)
 + xp.moveaxis(softmax(xp.moveaxis(x, max(axis, -1), -1)), -1, max(axis, -1))
+cuts off far below: exp(-80) is small, and not 0: -inf must give exactly 0, and all others their own probability.
+- np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
++ np.exp(np.maximum(x - x.max(axis=-1, keepdims=True, initial=-np.inf), -80))
+one is certain: A single entry has the probability 1, but not where it is -inf or NaN.
+- return e / e.sum(axis=-1, keepdims=True)
++ return e / e.sum(axis=-1, keepdims=True) if x.shape[-1] != 1 else np.ones_like(x)
 very negative is masked: Takes logits below -10,000 for -∞. Only differences within a row count.
 - np.exp(x - x.max
 + np.exp(np.where(x < -1e4, -np.inf, x) - x.max

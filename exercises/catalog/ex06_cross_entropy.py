@@ -60,7 +60,10 @@ def large(rng: np.random.Generator) -> list[Case]:
     t = np.array([0, 3, 1, 4])
     masked = np.where(np.arange(5) == 2, -np.inf, x)
     apart = np.array([[0.0, -800.0, 3.0], [900.0, 0.0, 0.0]])
-    return [case(x + shift, t), case(500 * x, t), case(x + 100, t), case(masked, t), case(apart, np.array([1, 2]))]
+    surprised = case(np.array([[1e6, 0.0], [0.0, 3e5], [0.0, 1e5]]), np.array([1, 1, 0]))
+    impossible = case(masked, np.array([0, 3, 2, 4]))
+    near = [case(x + shift, t), case(500 * x, t), case(x + 100, t), case(masked, t)]
+    return [*near, case(apart, np.array([1, 2])), surprised, impossible]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -68,7 +71,8 @@ def narrow(rng: np.random.Generator) -> list[Case]:
     x = rng.standard_normal((300, 10))
     t = rng.integers(0, 10, 300)
     last = case(rng.standard_normal((3, 256)), np.array([255, 3, 255], np.uint8), ignore_index=-1)
-    return [*[case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32)], last]
+    many = case(rng.standard_normal((70, 700)), rng.integers(600, 700, 70))
+    return [*[case(x, t.astype(dtype)) for dtype in (np.uint8, np.int8, np.int32, np.uint16, np.uint64)], last, many]
 
 
 def ignored_nan(rng: np.random.Generator) -> list[Case]:
@@ -106,12 +110,14 @@ def refused(rng: np.random.Generator) -> list[Case]:
         case(x, np.array([0, 1, 4])),
         case(x, np.array([0, -1, 2])),
         case(x, np.array([0, -100, 2]), ignore_index=-1),
+        case(x, np.array([0, -100, 2])),
         case(x, np.array([0.0, 1.0, 2.0])),
         case(x, np.array([False, True, True])),
         case(x, np.array([0, 1])),
         case(x, np.array([0, 2**32, 1])),
         case(rng.standard_normal((2, 3, 4)), np.zeros((3, 2), np.int64)),
         case(x, np.array([7, 7, 7]), ignore_index=7),
+        case(rng.standard_normal(5), np.asarray(3), ignore_index=3),
         case(np.zeros((0, 4)), np.zeros(0, np.int64)),
     ]
 
@@ -236,6 +242,16 @@ leaves NaN out: A row that counts and is NaN has no loss, and the mean has none.
 shifts only beyond 700: float32 overflows at 89 already. The shift costs nothing: take it always.
 - shifted = x - x.max(axis=1, keepdims=True)
 + shifted = x - x.max(axis=1, keepdims=True) * (abs(x).max(axis=1, keepdims=True) > 700)
+ignores -100 unasked: That is a habit of another library. Without ignore_index every target counts.
+- self.ignored = None if ignore_index is None else t == ignore_index
++ self.ignored = t == (-100 if ignore_index is None else ignore_index)
+a loss has a limit: Cuts a single loss at 10,000. It is as large as the guess was wrong.
+- np.log(total[:, 0]) - shifted[np.arange(len(target)), target]
++ np.minimum(np.log(total[:, 0]) - shifted[np.arange(len(target)), target], 10_000)
+classes in eight bits: There can be more than 128 classes: int8 wraps around.
+- losses, p = cross_entropy(x, t)
++ t = t.astype(np.int8)
++         losses, p = cross_entropy(x, t)
 targets as int32: 2³² becomes 0, and a target that is no class goes unnoticed.
 - t = targets.reshape(-1)
 + t = targets.reshape(-1).astype(np.int32)

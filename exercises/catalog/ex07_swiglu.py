@@ -26,6 +26,8 @@ EXERCISE = Exercise(
 
 def specification(gate: Any, up: Any) -> Any:
     """Entry by entry, with the form of the sigmoid that cannot overflow."""
+    if gate.shape != up.shape:
+        raise ValueError("shapes")
     y = np.zeros(gate.shape, gate.dtype)
     for i in np.ndindex(gate.shape):
         g = gate[i]
@@ -35,7 +37,7 @@ def specification(gate: Any, up: Any) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    shapes: list[tuple[int, ...]] = [(3, 4), (5,), (2, 3, 2, 2), (1, 1), ()]
+    shapes: list[tuple[int, ...]] = [(3, 4), (5,), (2, 3, 2, 2), (1, 1), (), (3, 3), (2, 3, 2)]
     return [case(*(np.asarray(rng.standard_normal(shape)) for _ in range(2))) for shape in shapes]
 
 
@@ -52,8 +54,30 @@ def huge(rng: np.random.Generator) -> list[Case]:
     return [case(np.array([-2000.0, -800.0, -100.0, 100.0, 800.0, 2000.0]), 1 + rng.random(6))]
 
 
+def larger(rng: np.random.Generator) -> list[Case]:
+    return [case(*rng.standard_normal((2, *shape))) for shape in [(70, 33), (3, 300), (1000,)]]
+
+
 def itself(rng: np.random.Generator) -> list[Case]:
     return [case(rng.standard_normal((3, 4)), Same(0))]
+
+
+def not_a_number(rng: np.random.Generator) -> list[Case]:
+    gate, up = rng.standard_normal((2, 3, 4))
+    gate[0, 1] = up[2, 3] = np.nan
+    return [case(gate, up)]
+
+
+def refused(rng: np.random.Generator) -> list[Case]:
+    """Shapes that broadcast, that have as many entries, or that share an axis."""
+    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        ((3, 4), (4,)),
+        ((3, 1), (3, 4)),
+        ((1, 4), (4,)),
+        ((), (1,)),
+    ]
+    pairs += [((3, 4), (4, 3)), ((2, 4), (3, 4)), ((3, 4), (3, 2)), ((2, 3), (6,)), ((0, 4), (1, 4))]
+    return [case(*(np.asarray(rng.standard_normal(s)) for s in pair)) for pair in pairs]
 
 
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.zeros((0, 4))))
@@ -64,6 +88,8 @@ CHECKS = (
     Check("forward far from zero", 1, wide, "silu(-30) is nearly 0, silu(30) nearly 30"),
     Check("nothing overflows to NaN", 2, huge, "which form of σ divides infinity by infinity?"),
     Check("nothing overflows in float32", 1, float32(huge), "its exponential overflows at 89, not at 710"),
+    Check("NaN shows", 1, not_a_number, "NaN in, NaN out: hide nothing"),
+    Check("refuses two shapes", 1, refused, "ValueError: shapes that broadcast are two shapes as well"),
     Check("gradients", 4, typical, NEXT, gradient=True),
     Check("gradients where up is gate", 1, itself, "no special case: the engine adds up", gradient=True),
     Check("gradients far from zero", 2, wide, "silu' goes from 0 to 1 and is ½ at 0", gradient=True),
@@ -71,6 +97,7 @@ CHECKS = (
     *standard_checks(typical, gradient=NEXT),
     Check("no tokens", 1, EMPTY, "empty in, empty out", gradient=True),
     Check("the smallest example", 1, BY_HAND, "by hand: silu(0) = 0, and σ(ln 3) = ¾"),
+    Check("larger arrays", 1, larger, "the size changes nothing", gradient=True, finite_differences=False),
 )
 
 MISTAKES = edits("""
@@ -119,6 +146,9 @@ computes in float64: Returns float64 for float32 input. Everything after it is t
 divides by the gate: σ = silu / gate is 0/0 at 0. Save σ, or compute it again.
 - s = sigmoid(gate)
 + s = gate * sigmoid(gate) / gate
+asks for another argument: dup only where gate needs a gradient. Each argument has its own needs_grad.
+- return d[..., :f], d[..., f:]
++ return d[..., :f], d[..., f:] if self.needs_grad(0) else 0 * d[..., f:]
 swaps the gradients: Returns dup first. Gradients come in the order of the inputs: gate, up.
 - d[..., :f], d[..., f:]
 + d[..., f:], d[..., :f]
@@ -142,6 +172,18 @@ needs an axis: An array without axes is an array too: work entry by entry, whate
 cut for float64: Cuts x at 700 before exp. float32 overflows at 89 already, and inf / inf is NaN.
 - gate * sigmoid(gate) * up
 + gate * (np.exp(np.minimum(gate, 700)) / (1 + np.exp(np.minimum(gate, 700)))) * up
+lets up broadcast: One number of `up` for many of `gate`: ValueError for two shapes, whether or not they broadcast.
+- gate.shape != up.shape
++ gate.ndim != up.ndim
+hides what is not finite: nan_to_num turns NaN into 0: the error then shows somewhere else, or never.
+- return swiglu(gate, up)
++ return np.nan_to_num(swiglu(gate, up))
+compares sizes: Arrays of two shapes can have as many entries, and these do not belong together.
+- gate.shape != up.shape
++ gate.size != up.size
+averages over the batch: Every entry has a gradient of its own; nothing is averaged.
+- d_up = grad * gate * s
++ d_up = grad * gate * s / (len(gate) if gate.ndim == 3 else 1)
 a rule for equal inputs: Where up is gate, each gets the sum of both gradients, and the engine adds it up once more.
 - d[..., :f], d[..., f:]
 + (d[..., :f], d[..., f:]) if up is not gate else (d[..., :f] + d[..., f:],) * 2

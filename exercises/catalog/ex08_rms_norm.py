@@ -27,6 +27,8 @@ EXERCISE = Exercise(
 
 def specification(x: Any, weight: Any, *, eps: float = 1e-6) -> Any:
     """Each vector divided by its own root mean square, times the weight."""
+    if weight.shape != x.shape[-1:]:
+        raise ValueError("length")
     y = np.zeros(x.shape, x.dtype)
     d = x.shape[-1]
     for index in np.ndindex(x.shape[:-1]):
@@ -41,6 +43,10 @@ def specification(x: Any, weight: Any, *, eps: float = 1e-6) -> Any:
 
 def typical(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, *shape) for shape in [(3, 4), (4, 2), (2, 3, 2, 5), (1, 3), (5,), (3, 3)]]
+
+
+def larger(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, 70, 33), _case(rng, 3, 300), _case(rng, 2, 3, 40, 65)]
 
 
 def with_eps(rng: np.random.Generator) -> list[Case]:
@@ -76,6 +82,18 @@ def _case(rng: np.random.Generator, *shape: int, scale: float = 1.0, **settings:
     return case(scale * rng.standard_normal(shape), rng.standard_normal(shape[-1]), **settings)
 
 
+def not_a_number(rng: np.random.Generator) -> list[Case]:
+    c = _case(rng, 3, 4)
+    c.args[0][1, 2] = np.nan
+    return [c]
+
+
+def refused(rng: np.random.Generator) -> list[Case]:
+    """Weights of another length, some of which would broadcast."""
+    lengths = [(3, 4, 1), (3, 4, 3), (4, 2, 4), (3, 1, 3)]
+    return [case(rng.standard_normal((rows, d)), rng.standard_normal(length)) for rows, d, length in lengths]
+
+
 EMPTY = one_by_one(case(np.zeros((0, 4)), np.ones(4)))
 BY_HAND = one_by_one(case(np.array([[1.0, 7.0]]), np.array([5.0, 10.0]), eps=0.0))
 NEXT = "x enters in two ways: as x itself, and through r, which depends on all of x²"
@@ -85,6 +103,8 @@ CHECKS = (
     Check("zeros stay finite", 1, default_eps, "0 / √ε is 0"),
     Check("the size of x does not matter", 1, scaled, "each vector is divided by its own root mean square"),
     Check("small vectors without eps", 1, without_eps, "ε is what the caller says, and nothing else"),
+    Check("NaN shows", 1, not_a_number, "NaN spoils its own vector, and no other"),
+    Check("refuses a weight of another length", 1, refused, "ValueError; a weight of length 1 would broadcast"),
     Check("gradients", 4, typical, NEXT, gradient=True),
     Check("gradients with a large eps", 2, with_eps, "r and x̂ contain ε already: save and use them", gradient=True),
     Check("gradients where a weight is zero", 1, zero_weight, "do not divide by the weight", gradient=True),
@@ -93,6 +113,7 @@ CHECKS = (
     *standard_checks(typical, gradient=NEXT),
     Check("no rows", 1, EMPTY, "the weight still needs a gradient: zeros", gradient=True),
     Check("the smallest example", 1, BY_HAND, "by hand: mean x² = 25, so x is divided by 5"),
+    Check("larger arrays", 1, larger, "the size changes nothing", gradient=True, finite_differences=False),
 )
 
 MISTAKES = edits("""
@@ -154,6 +175,12 @@ keeps the scale on the class: The next norm overwrites r before this one runs ba
 + type(self).kept = x, r, weight
 - *self.saved
 + *self.kept
+leaves NaN out: One NaN spoils its vector, and must show there. nanmean hides it from the other entries.
+- (x * x).mean(axis=-1, keepdims=True)
++ np.nanmean(x * x, axis=-1, keepdims=True)
+one weight for all entries: A weight of length 1 broadcasts. ValueError for any length but that of a vector.
+- if x.ndim == 0 or vector.shape != x.shape[-1:]:
++ if x.ndim == 0 or vector.shape not in (x.shape[-1:], (1,)):
 a floor under the root: A mean square below 1e-12 counts as 1e-12. ε is what keeps rows of zeros finite, and alone.
 - (x * x).mean(axis=-1, keepdims=True)
 + np.maximum((x * x).mean(axis=-1, keepdims=True), x.dtype.type(1e-12))

@@ -77,6 +77,9 @@ FUNCTIONS = {  # f, a gradient to check, and the shape of x
     "near zero": (lambda x: 1e8 * x * x, lambda x, c: 2e8 * x * c, (3, 4)),
     "cube": (lambda x: x**3, lambda x, c: 3 * x * x * c, (3, 4)),
     "flat spot": (lambda x: x**3, lambda x, c: 3 * x * x * c, (3, 4)),
+    "at zero": (softmax, softmax_gradient, (3, 4)),
+    "a column": (lambda x: x * x, lambda x, c: 2 * x * c, (3, 1)),
+    "off among equals": (lambda x: (x * x).sum(), lambda x, c: c * (2 * x + 4e-5 * np.eye(1, 10)), (1, 10)),
     "its argument": (lambda x: x, lambda x, c: c, (3, 4)),
     "a view": (lambda x: x.T, lambda x, c: c.T, (3, 4)),
     "hardly off": (lambda x: x * x, _off_by(4e-6), (3, 4)),
@@ -170,8 +173,10 @@ def _point(name: str, rng: np.random.Generator) -> Any:
     x = rng.standard_normal(FUNCTIONS[name][2])
     if name == "near zero":
         return 1e-4 * x
-    if name == "cube":
+    if name in ("cube", "at zero"):
         x[0] = 0.0
+    if name == "off among equals":
+        return np.ones_like(x)
     if name == "flat spot":
         x[1, 1] = 0.0
     if name == "off beside a large one":
@@ -185,7 +190,14 @@ def _check(name: str, points: int, next_step: str, *functions: str) -> Check:
 
 ONE_ENTRY = ("one entry off", "one entry forgotten", "one row, given to all")
 PERMUTED = ("no inverse permutation", "no inverse permutation of sums", "sums agree")
-NEAR = ("hardly off", "slightly off", "off by half a thousandth", "off by two thousandths", "off beside a large one")
+NEAR = (
+    "hardly off",
+    "slightly off",
+    "off by half a thousandth",
+    "off by two thousandths",
+    "off beside a large one",
+    "off among equals",
+)
 RIGHT = "central differences with h near 1e-5 are good to about 1e-9"
 SHAPES, NOT_FINITE = (
     ("shape", "broadcasts", "flat", "transposed", "no entries in another shape"),
@@ -195,7 +207,17 @@ MANNER = "f(x + h e_i) and f(x - h e_i) per entry; c has the shape of f(x) and c
 NEARLY = "1e-5, relative to the largest entry, and signs count"
 CHECKS = (
     _check(
-        "accepts right gradients", 3, RIGHT, "square", "softmax", "sum", "one row", "scalar", "constant", "no entries"
+        "accepts right gradients",
+        3,
+        RIGHT,
+        "square",
+        "softmax",
+        "sum",
+        "one row",
+        "scalar",
+        "constant",
+        "no entries",
+        "a column",
     ),
     _check("accepts them at any scale", 2, "compare relative to the largest entry", "tiny", "huge"),
     _check("refuses a zero gradient of softmax", 2, "Σ y is constant: a cotangent of ones hides it", "zero softmax"),
@@ -209,6 +231,7 @@ CHECKS = (
         1,
         "central differences; relative to the largest entry",
         "near zero",
+        "at zero",
         "cube",
         "flat spot",
     ),
@@ -306,6 +329,12 @@ nothing is right at once: Accepts what has no entries without a look at its shap
 + if x.size == 0:
 +         return True
 +     c = rng.standard_normal(np.shape(f(x)))
+relative to the norm: The norm grows with the number of entries, and so does the error that it allows.
+- largest = np.abs(numeric).max(initial=0.0)
++ largest = np.linalg.norm(numeric)
+a step of x: At x = 0 a step of 1e-5 x is none. h = 1e-5 · max(1, |x|).
+- h = 1e-5 * max(1.0, abs(x[i]))
++ h = 1e-5 * abs(x[i]) + 1e-300
 relative to each row: A row whose derivative is 0 then allows no error at all: right gradients are refused.
 - np.abs(numeric).max(initial=0.0)
 + np.abs(np.atleast_1d(numeric)).max(initial=0.0, axis=-1, keepdims=True)

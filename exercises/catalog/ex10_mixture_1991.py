@@ -49,6 +49,10 @@ def typical(rng: np.random.Generator) -> list[Case]:
     return [case(*_draw(rng, *s)) for s in [(4, 3, 2), (2, 5, 3), (3, 2, 4), (1, 4, 1), (3, 3, 3)]]
 
 
+def larger(rng: np.random.Generator) -> list[Case]:
+    return [case(*_draw(rng, *s)) for s in [(70, 33, 3), (3, 130, 9), (2, 3, 140)]]
+
+
 def one_expert(rng: np.random.Generator) -> list[Case]:
     return [case(*_draw(rng, 3, 1, 2))]
 
@@ -64,6 +68,18 @@ def far(rng: np.random.Generator) -> list[Case]:
         case(h, o, y + some),
         case(h, o, some * np.ones(2)),
     ]
+
+
+def offset(rng: np.random.Generator) -> list[Case]:
+    """Experts and targets far from 0 and near each other; and far from each other."""
+    h, o, y = _draw(rng, 3, 4, 2)
+    return [case(h, o + 1e5, y + 1e5), case(h, o, y + 1e4)]
+
+
+def not_a_number(rng: np.random.Generator) -> list[Case]:
+    h, o, y = _draw(rng, 3, 4, 2)
+    y[1, 0] = np.nan
+    return [case(h, o, y)]
 
 
 def certain(rng: np.random.Generator) -> list[Case]:
@@ -87,6 +103,8 @@ NEXT = "dh and do both contain the posterior r"
 CHECKS = (
     Check("the loss", 2, typical, "-ln Σ_i g_i P_i per token, then the mean"),
     Check("targets far from every expert", 2, far, "add ln g_i and ln P_i; take the largest out before exp"),
+    Check("large targets", 1, offset, "take the difference first: y² - 2 y o + o² loses its digits"),
+    Check("NaN shows", 1, not_a_number, "one NaN spoils the mean, and must"),
     Check("far targets in float32", 1, float32(far), "its exponential underflows at -104, not at -746"),
     Check("gates that are certain", 1, certain, "ln g = h - max - ln Σ exp(h - max), which is never ln 0"),
     Check("gradients of gate, experts and target", 3, typical, NEXT, gradient=True),
@@ -94,8 +112,9 @@ CHECKS = (
     Check("gradients far from every expert", 2, far, "r is a softmax of ln g + ln P", gradient=True),
     Check("gradients when the target is data", 1, fixed_target, "dh and do do not change", gradient=True),
     *standard_checks(typical, gradient=NEXT),
-    Check("no tokens", 1, EMPTY, "divide by max(T, 1): the loss is 0"),
+    Check("no tokens", 1, EMPTY, "divide by max(T, 1): the loss is 0", gradient=True),
     Check("known values", 1, KNOWN, "by hand: two experts equally far away give ½"),
+    Check("larger arrays", 1, larger, "the size changes nothing", gradient=True, finite_differences=False),
 )
 
 MISTAKES = edits("""
@@ -157,6 +176,12 @@ distance not squared: Takes ‖y - o‖ for ‖y - o‖²: that is no Gaussian.
 mean over dimensions: Averages over the d entries of the error. The Gaussian has the sum.
 - 0.5 * (error * error).sum(axis=2)
 + 0.5 * (error * error).mean(axis=2)
+leaves NaN out: A token that is NaN has no loss, and the mean has none. nansum hides it.
+- -evidence.sum()
++ -np.nansum(evidence)
+expands the square: y² - 2 y o + o² loses its digits where y and o are large. Take the difference first.
+- (error * error).sum(axis=2)
++ ((o * o).sum(axis=2) - 2 * (o * y[:, None]).sum(axis=2) + (y * y).sum(axis=1)[:, None])
 probabilities made safe: ln(g + 1e-9) is not ln g for a gate that is certain. Stay in logarithms.
 - e - xp.log(xp.exp(e).sum(axis=1, keepdims=True))
 + xp.log(xp.exp(e) / xp.exp(e).sum(axis=1, keepdims=True) + e.dtype.type(1e-9))

@@ -39,7 +39,7 @@ def specification(scores: Any, k: int) -> Any:
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    shapes = [(5, 8, 2), (3, 4, 1), (4, 3, 3), (1, 1, 1), (7, 16, 4)]
+    shapes = [(5, 8, 2), (3, 4, 1), (4, 3, 3), (1, 1, 1), (7, 16, 4), (4, 4, 2), (3, 3, 3), (2, 70, 40)]
     return [case(rng.standard_normal((t, e)), k) for t, e, k in shapes]
 
 
@@ -64,8 +64,18 @@ def close(rng: np.random.Generator) -> list[Case]:
         case(1 + 1e-15 * steps, 3),
         case(1e6 + 0.001 * steps, 3),
         case(1e-12 * steps - 3, 2),
+        case(1e-305 * steps, 3),
+        case((1 + 2.0**-20 * steps).astype(np.float32), 3),
+        case(1 + 1e-15 * rng.permutation(np.arange(300.0))[None], 5),
         case(np.array([[-0.0, 0.0, -1.0]]), 2),
+        case(np.array([[-0.0, 0.0], [0.0, -0.0]]), 1),
+        case(np.array([[-0.0, 0.0, 3.0], [0.0, -0.0, 3.0]]), 3),
     ]
+
+
+def many_experts(rng: np.random.Generator) -> list[Case]:
+    """The best ones have numbers above what few bits can hold."""
+    return [case(np.arange(float(n))[None], 3) for n in (300, 33_000)]
 
 
 def not_a_number(rng: np.random.Generator) -> list[Case]:
@@ -81,6 +91,7 @@ CHECKS = (
     Check("scores that are nearly equal", 1, close, "compare them as they are"),
     Check("minus infinity comes last but counts", 1, infinite, "do not use a finite number for what was taken"),
     Check("NaN comes last", 1, not_a_number, "where does argsort put NaN?"),
+    Check("many experts", 1, many_experts, "an index needs more than 16 bits"),
     Check("float32", 1, float32(typical), "nothing should depend on the dtype"),
     Check("arrays with gaps", 1, strided(ties), "do not rely on the order in memory"),
     Check("no tokens", 1, one_by_one(case(np.zeros((0, 8)), 2)), "(0, 8) in, (0, k) out"),
@@ -145,6 +156,15 @@ NaN as zero: NaN then beats every negative score. It comes last.
 NaN as minus infinity: NaN then ties with an excluded expert. It comes after that.
 - -scores
 + -np.where(np.isnan(scores), -np.inf, scores)
+wrong axis where it fits: Ranks the tokens of an expert where there are as many tokens as experts. Experts are axis 1.
+- axis=1
++ axis=int(scores.shape[0] != scores.shape[1] or len(scores) < 2)
+indices in eight bits: There can be more than 256 experts: uint8 wraps around.
+- [:, :k]
++ [:, :k].astype(np.uint8).astype(np.int64)
+indices in sixteen bits: There can be more than 32,768 columns: int16 wraps around.
+- [:, :k]
++ [:, :k].astype(np.int16).astype(np.int64)
 rounds to six digits: Scores that differ in the seventh digit become ties, and ties go to the lowest index.
 - np.argsort(-scores, axis=1, kind="stable")
 + np.argsort(-scores.round(6), axis=1, kind="stable")

@@ -61,16 +61,21 @@ def uneven(rng: np.random.Generator) -> list[Case]:
 def large_and_small(rng: np.random.Generator) -> list[Case]:
     """Scores of very different size: a token's own sum counts."""
     token = np.array([1, 0, 2, 3, 0, 1, 2, 3])
-    size = np.array([1e9, 1.0, 1e-9, 1e-20])[token]
+    size = np.array([1e200, 1.0, 1e-9, 1e-200])[token]
     return [case(size * (0.1 + rng.random(8)), token, num_tokens=4)]
 
 
 def nothing(rng: np.random.Generator) -> list[Case]:
     """Scores that are all 0 beside others, some of them 0 or negative."""
-    s = np.array([0.0, 0.3, 0.0, 0.0, 0.9, 0.0, 0.0, -0.5, 0.7])
-    token = np.array([0, 1, 0, 2, 1, 1, 0, 3, 3])
+    s = np.array([0.0, 0.3, 0.0, 0.0, 0.9, 0.0, 0.0, -0.5, 0.7, -0.6, -0.2])
+    token = np.array([0, 1, 0, 2, 1, 1, 0, 3, 3, 4, 4])
     only = case(np.zeros(2), np.arange(2), num_tokens=2)
     return [case(s, token, num_tokens=5), case(s, token, num_tokens=5, epsilon=1e-20), only]
+
+
+def cancel(rng: np.random.Generator) -> list[Case]:
+    """A sum of 0 whose scores are not 0: nothing to divide by, and nothing to hide."""
+    return [case(np.array([0.5, 0.2, -0.5, 0.6]), np.array([0, 1, 0, 1]), num_tokens=2)]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -99,6 +104,15 @@ CHECKS = (
     Check("any number of experts per token", 2, uneven, "token says what belongs together; nothing is in order"),
     Check("scores of very different size", 1, large_and_small, "each token has a sum of its own"),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
+    Check(
+        "gradient for tokens of any integer type",
+        1,
+        narrow,
+        "index with them; do not compute with them",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check("scores that cancel", 1, cancel, "only scores that are all 0 count as ones; s / 0 is infinite"),
     Check("scores that are all zero", 1, nothing, "they count as ones, but only without ε"),
     Check(
         "gradient of scores that are all zero",
@@ -209,6 +223,13 @@ ones with epsilon too: With ε a token whose scores are all 0 has weights of 0: 
 - if not epsilon:
 -             s = ones_for_zeros(s, token, num_tokens)
 + s = ones_for_zeros(s, token, num_tokens)
+ones where the sum is zero: 0.5 - 0.5 is 0 as well. Only scores that are all 0 count as ones.
+- s = ones_for_zeros(s, token, num_tokens)
++ s = np.where(sum_by_key(s, token, num_tokens)[token] == 0, np.ones_like(s), s)
+ones where none is positive: Scores may be negative. Only scores that are all 0 count as ones.
+- s = ones_for_zeros(s, token, num_tokens)
++ largest = np.zeros(num_tokens, s.dtype); np.maximum.at(largest, token, s)
++             s = np.where(largest[token] > 0, s, np.ones_like(s))
 sum without signs: Adds up |s|. The formula has s as it is.
 - take_rows(sum_by_key(s, token, num_tokens), token)
 + take_rows(sum_by_key(abs(s), token, num_tokens), token)

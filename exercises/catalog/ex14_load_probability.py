@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Case, Check, Exercise, case, one_by_one, standard_checks
+from ..exercise import Case, Cases, Check, Exercise, case, one_by_one, standard_checks
 from ..mistakes import edits
 
 EXERCISE = Exercise(
@@ -69,6 +69,14 @@ def everyone(rng: np.random.Generator) -> list[Case]:
     return [_case(rng, 3, 4, 4), _case(rng, 2, 1, 1)]
 
 
+def in_both_types(cases: Cases) -> Cases:
+    return lambda rng: [v for c in cases(rng) for v in (c, c.float32())]
+
+
+def larger(rng: np.random.Generator) -> list[Case]:
+    return [_case(rng, 70, 33, 5), _case(rng, 3, 140, 90), _case(rng, 40, 66, 3, rivals="all")]
+
+
 def hardly_any_noise(rng: np.random.Generator) -> list[Case]:
     """σ so small that only the chosen have a chance: the load is the count and sums to k."""
     noisy = _apart(rng, 4, 6)
@@ -126,7 +134,7 @@ CHECKS = (
     Check("what each expert has to beat", 4, typical, "the (k+1)-th if it was chosen itself, else the k-th"),
     Check("without noise the load is the count", 1, hardly_any_noise, "clean logits, threshold from noisy ones"),
     Check("all are rivals", 1, all_rivals, 'rivals="all": the k-th of all for everyone'),
-    Check("no rival left to beat", 1, everyone, "k = E gives ones"),
+    Check("no rival left to beat", 1, in_both_types(everyone), "k = E gives ones"),
     Check("small logits, small noise", 1, small_numbers, "z = (h - threshold) / σ and nothing else"),
     Check(
         "logits of any size",
@@ -160,6 +168,14 @@ CHECKS = (
     ),
     Check("no tokens", 1, EMPTY, "(0, E) in, (0, E) out", gradient=True),
     Check("known values", 1, KNOWN, "by hand: expert 0 must beat 0, expert 1 must beat 1: Φ(1) and Φ(0) = ½"),
+    Check(
+        "larger arrays",
+        1,
+        larger,
+        "one row after the other; the size changes nothing",
+        gradient=True,
+        finite_differences=False,
+    ),
 )
 
 MISTAKES = edits("""
@@ -225,6 +241,9 @@ ranks in float32: Logits that differ by 10⁻⁹ become equal, and another one g
 ranks in eight bits: An expert's number can be larger than 255: uint8 wraps around.
 - rank = top_k(noisy, k + 1)
 + rank = top_k(noisy, k + 1).astype(np.uint8)
+float64 where nobody is left: np.ones makes float64 of float32. np.ones_like keeps it.
+- return xp.ones_like(h)
++ return xp.ones(h.shape)
 backward without a forward: With k = E forward returns early, and backward finds nothing saved. P = 1 has gradient 0.
 - if not self.saved:
 + if False:

@@ -51,12 +51,18 @@ def _experts(rng: np.random.Generator, rows: tuple[int, ...], d: int, f: int) ->
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [_experts(rng, *c) for c in [((3, 2), 3, 2), ((1, 4, 2), 2, 3), ((2, 3), 4, 1), ((1,), 1, 1)]]
+    sizes = [((3, 2), 3, 2), ((1, 4, 2), 2, 3), ((2, 3), 4, 1), ((1,), 1, 1), ((2, 1), 3, 3), ((1, 3), 4, 2)]
+    return [_experts(rng, *c) for c in sizes]
 
 
 def unused(rng: np.random.Generator) -> list[Case]:
     """An expert without rows: the first, one in the middle, the last two."""
     return [_experts(rng, rows, 3, 2) for rows in [(0, 3, 2), (2, 0, 3), (3, 0, 0)]]
+
+
+def larger(rng: np.random.Generator) -> list[Case]:
+    """Wide experts, and many of them, some without rows."""
+    return [_experts(rng, (70, 0, 33), 9, 34), _experts(rng, tuple(rng.integers(0, 5, 70).tolist()), 3, 2)]
 
 
 def huge(rng: np.random.Generator) -> list[Case]:
@@ -114,6 +120,7 @@ CHECKS = (
     *standard_checks(typical, gradient=NEXT),
     Check("no rows at all", 1, EMPTY, "(0, d) in, (0, d) out, and gradients of zeros", gradient=True),
     Check("known values", 1, KNOWN, "g = ln 3 has σ(g) = 3/4: y = 2 · (3/4 ln 3) · 4 = 6 ln 3"),
+    Check("larger arrays", 1, larger, "the size changes nothing", gradient=True, finite_differences=False),
 )
 
 MISTAKES = edits("""
@@ -127,6 +134,12 @@ interleaves gate and up: Takes every second row of `gate_up` for the gate, as gp
 + a = swiglu(h[:, ::2], h[:, 1::2])
 - swiglu_gradient(d_a, h[:, :f], h[:, f:])
 + swiglu_gradient(d_a, h[:, ::2], h[:, 1::2]).reshape(-1, 2, f).swapaxes(1, 2).reshape(h.shape)
+down transposed where it fits: D_e is [d, f]: where d = f its transpose fits as well, and is another matrix.
+- return grouped_product(a, down, offsets)
++ return grouped_product(a, down.swapaxes(1, 2) if down.shape[1] == f else down, offsets)
+gradient transposed where it fits: dD_e = Σ dy aᵀ is [d, f]; Σ a dyᵀ fits only where d = f.
+- d_down = grouped_product_weight_gradient(grad, a, offsets)
++ d_down = grouped_product_weight_gradient(*((a, grad) if down.shape[1] == f else (grad, a)), offsets)
 sigmoid instead of silu: Gates with σ(g): that is a GLU. silu(g) is g σ(g).
 - gate * sigmoid(gate) * up
 + sigmoid(gate) * up

@@ -280,7 +280,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         alike = a.shape == b.shape and a.dtype == b.dtype
         return alike and (np.array_equal(a, b) or bool(_right(a, b).all()))
-    return bool(a == b)
+    return bool(a == b or (a != a and b != b))
 
 
 def _text(error: dict[str, Any]) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """What runs of a solution on the cases of a check gave. The same code runs in the child and, for trusted code, here.
 
 Every case runs twice, the second time in reverse order, and all forwards of a gradient check come before the first
-backward: what is kept on the class, in a global or in a buffer shows as a difference. backward runs three times, at
-last with a larger upstream gradient, to which it must be proportional.
+backward: what is kept on the class, in a global or in a buffer shows as a difference. backward runs four times, at
+last with a larger upstream gradient and with zeros, to which it must be proportional. Each argument is once the only
+one that needs a gradient: the others must not change it.
 """
 
 import traceback
@@ -23,6 +24,8 @@ _SHOWN = 3  # different warnings of one case
 _UPSTREAM = "backward wrote into the gradient it was given; write to a copy"
 _SAVED = "backward gives something else when it runs again: it changes what forward saved"
 _NOT_LINEAR = "backward is not proportional to the gradient it was given: 1024 times as much gives something else"
+_NOT_ZERO = "backward of a gradient of zeros must give zeros: do not divide by the gradient it is given"
+_ALONE = "argument {} gets another gradient where no other one needs any: only needs_grad({}) says whether it does"
 _KEPT = "the same call gives something else the second time: something is kept between calls"
 _REUSED = "a later call writes into what was returned: return a new array in each call"
 
@@ -62,6 +65,7 @@ def run_cases(run: Any, solution: Any, cases: Sequence[Case], learner_file: str 
         one.compare(again)
     for one in first:
         one.look_again()
+        one.ask_for_each()
     return [one.outcome for one in first]
 
 
@@ -97,6 +101,8 @@ class _Run:
                     self._notice(_SAVED)
                 elif not _alike(plain(self.graph.gradients(_FACTOR)), _scaled(self.outcome.value)):
                     self._notice(_NOT_LINEAR)
+                elif not _zero(self.graph.gradients(0), self.outcome.value):
+                    self._notice(_NOT_ZERO)
         before = _arguments(self.untouched)
         self.outcome.mutated = [key for key, value in _arguments(self.mine).items() if not _alike(value, before[key])]
 
@@ -111,6 +117,18 @@ class _Run:
         pairs = zip(*(_writable([value for value, _ in run.returned]) for run in (self, again)), strict=False)
         if any(np.may_share_memory(a, b) for a, b in pairs):
             self._notice(_REUSED)
+
+    def ask_for_each(self) -> None:
+        """Whether an argument's gradient is the same where it is the only one that needs one."""
+        places = drivers.differentiable(self.mine)
+        if self.run is not None or self.outcome.error is not None or len(places) < 2:
+            return
+        with self._watched():
+            for i, together in zip(places, self.outcome.value, strict=True):
+                constants = [j for j in range(len(self.mine.args)) if j != i]
+                alone = drivers.Graph(self.solution, self.mine.constant(*constants)).gradients()
+                if not _alike(plain(alone), (together,)):
+                    self._notice(_ALONE.format(i, i))
 
     def look_again(self) -> None:
         if not all(_alike(plain(value), then) for value, then in self.returned):
@@ -185,6 +203,12 @@ def _arguments(case: Case) -> dict[int | str, Any]:
 
 def _scaled(gradients: Any) -> Any:
     return tuple(None if g is None else np.asarray(g * _FACTOR) for g in gradients)
+
+
+def _zero(gradients: Any, usual: Any) -> bool:
+    """Whether all is 0 that is usually finite."""
+    pairs = zip(gradients, usual, strict=True)
+    return all(g is None or u is None or not np.any(np.asarray(g)[np.isfinite(u)]) for g, u in pairs)
 
 
 def _writable(value: Any) -> Iterator[Any]:

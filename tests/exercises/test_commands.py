@@ -370,7 +370,7 @@ def test_check_from_a_notebook_is_plain_text_and_names_files_from_the_project(wo
     monkeypatch.setenv("FORCE_COLOR", "1")
     exercises.check("11")
     assert capsys.readouterr().out.splitlines() == [
-        "11 Top-k, with ties   ✗ not yet  0 of 13 points, about 15 minutes",
+        "11 Top-k, with ties   ✗ not yet  0 of 14 points, about 15 minutes",
         "  next: edit work/ex11_top_k.py, then run this again",
         "  hint: python -m exercises hint 11",
     ]

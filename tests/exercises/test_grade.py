@@ -238,6 +238,21 @@ class Multiply(Right):
     assert "not proportional" in next(c.problem.message for c in result.checks if c.problem)
 
 
+def test_a_gradient_must_not_depend_on_what_else_needs_one():
+    source = """
+from moe_numpy.ops import SwiGLU as Right
+
+class SwiGLU(Right):
+    def backward(self, grad):
+        d_gate, d_up = super().backward(grad)
+        return d_gate if self.needs_grad(1) else None, d_up
+"""
+    result = grade_source(find(7), source, "mine.py")
+    problems = [c.problem for c in result.checks if c.problem]
+    assert {p.kind for p in problems} == {"state"}
+    assert all("argument 0" in p.message and "needs_grad(0)" in p.message for p in problems)
+
+
 @pytest.mark.parametrize("kind", ["np.matrix", "np.ma.MaskedArray"])
 def test_a_gradient_of_another_kind_of_array_is_refused(kind):
     source = f"""
