@@ -51,7 +51,8 @@ def test_the_answer_under_the_required_name_is_seen_and_no_honest_file(exercise)
         (5, "class Softmax(m.Function):\n    def forward(self, x, axis=-1): return theirs.apply(x, axis=axis).data"),
         (
             5,
-            "class Softmax(m.Function):\n    def forward(self, x, axis=-1): return vars(theirs)['forward'](theirs(), x, axis=axis)",
+            "class Softmax(m.Function):\n    def forward(self, x, axis=-1):\n"
+            "        return vars(theirs)['forward'](theirs(), x, axis=axis)",
         ),
         (11, "def top_k(scores, k): return theirs(scores, k)"),
         (11, "top_k = lambda scores, k: theirs.definition(scores, k)"),
@@ -69,7 +70,8 @@ def test_the_answer_under_the_required_name_is_seen_and_no_honest_file(exercise)
         (24, "fits = lambda *args: getattr(args[0], 'fi' + 'ts')(*args[1:])"),
         (
             26,
-            "def batch_priority_queue(candidates, scores): return getattr(m, '_first' + '_choices_first')(*[candidates.rank] * 2, 9)",
+            "def batch_priority_queue(candidates, scores):\n"
+            "    return getattr(m, '_first' + '_choices_first')(*[candidates.rank] * 2, 9)",
         ),
     ],
 )
@@ -103,7 +105,8 @@ def test_the_file_that_is_read_is_named():
     [
         "from moe_numpy.kernels import sum_by_key\ndef top_k(scores, k): return sum_by_key(scores, scores, k)",
         f"open({__file__!r}).close()\ndef top_k(scores, k): return None",
-        "import linecache, traceback, moe_numpy.kernels.sorting as s\ntry:\n    linecache.clearcache()\n    s.offsets_of.definition('x')\nexcept Exception:\n"
+        "import linecache, traceback, moe_numpy.kernels.sorting as s\ntry:\n    linecache.clearcache()\n"
+        "    s.offsets_of.definition('x')\nexcept Exception:\n"
         "    traceback.print_exc()\ndef top_k(scores, k): return None",
     ],
 )
