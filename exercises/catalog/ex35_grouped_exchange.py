@@ -40,16 +40,18 @@ def route(solution: Any, ranks: Any, num_experts: int, rank: int, expert: Any, t
     """Build what a rank knows, call, and take the route apart.
 
     Raises:
-        TypeError: no Route, or counts that are no lists of Python's integers.
+        TypeError: no Route of this communicator, or counts that are no lists of integers.
     """
     holding = _holding(ranks, num_experts, rank)
     slot = np.asarray(holding.slot_of(expert, token))
     found, offsets = solution(holding, slot, np.bincount(slot, minlength=holding.slots.offsets[-1]), come)
     if not isinstance(found, Route):
         raise TypeError(f"returned a {type(found).__name__}, expected a Route")
+    if found.communicator is not holding.communicator:
+        raise TypeError("the Route has another communicator than self")
     for name, counts in (("send", found.send), ("receive", found.receive)):
-        if type(counts) is not list or any(type(n) is not int for n in counts):
-            raise TypeError(f"{name} must be a list of Python's integers, got {counts!r}")
+        if type(counts) is not list or any(not isinstance(n, int | np.integer) for n in counts):
+            raise TypeError(f"{name} must be a list of integers, got {counts!r}")
     leaving = np.arange(len(slot)) if found.leaving is None else found.leaving
     arriving = np.arange(int(come.sum())) if found.arriving is None else found.arriving
     return np.array(found.send), np.array(found.receive), leaving, arriving, offsets
@@ -227,6 +229,9 @@ last source first: Within a slot rows are wanted by source, the first rank first
 leaves out its own: Sends nothing to itself. A row that stays takes the same way.
 - return Route
 + send = send.copy(); send[self.communicator.rank] = 0; return Route
+without a communicator: Leaves the ranks out of the Route, which then leads nowhere: self.communicator.
+- Route(self.communicator,
++ Route(None,
 counts in eight bits: More than 255 rows may come.
 - np.cumsum(come.sum(axis=0))
 + np.cumsum(come.sum(axis=0)).astype(np.uint8).astype(np.int64)
