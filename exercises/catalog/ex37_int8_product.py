@@ -232,7 +232,8 @@ terms not rounded: Adds terms that were not rounded to float32, as a fused multi
 + lanes = (lanes + x[:, None, start : start + 16].astype(float) * values[:, start : start + 16]).astype(np.float32)
 scale at the end: Multiplies code and x first. The weight is q s, and its product with x is rounded once.
 - lanes += x[:, None, start : start + 16] * values[:, start : start + 16]
-+ q = codes.reshape(out, width)[:, start : start + 16]; lanes += x[:, None, start : start + 16] * q * scales[:, start // 32, None]
++ q, s = codes.reshape(out, width)[:, start : start + 16], scales[:, start // 32, None]
++         lanes += x[:, None, start : start + 16] * q * s
 a row alone: Adds the terms of a single row in another order. Its bits are those that it has among others.
 - return codes.reshape(out, width), scales, lanes[:, :, 0]
 + alone = np.cumsum(x[:, None] * values, axis=2, dtype=np.float32)[:, :, -1:]

@@ -92,6 +92,8 @@ def companies(rng: np.random.Generator) -> list[Case]:
         _case(rng, 7, 257, 9),
         _case(rng, 12, 256, 8, format="int8"),
         _case(rng, 40, 96, 3),
+        _case(rng, 12, 48, 5),
+        _case(rng, 10, 320, 1),
     ]
 
 
@@ -168,6 +170,9 @@ computed in float16: Computes in the type of x, even if that is float16. It is a
 float32 for float16: Returns what it computed in. The result has the type of x.
 - dtype=x.dtype
 + dtype=_wide(x)
+one row of weights: Adds in another order where W has one row, but not for a row alone.
+- return y
++ return y if len(weights) != 1 or len(x) < 2 else np.add.accumulate(x * weights, axis=1, dtype=x.dtype)[:, -1:]
 without zeros: Leaves out columns that are zero in every row of the call. Which ones these are depends on the company.
 - y[n] = weights @ row
 + used = (x != 0).any(axis=0); y[n] = weights[:, used] @ row[used]

@@ -142,7 +142,8 @@ def ties(rng: np.random.Generator) -> list[Case]:
 def nearly_equal(rng: np.random.Generator) -> list[Case]:
     """Ranks whose loads differ by less than float32 can tell."""
     tiny = 1e-12
-    return [case(np.array([1 + 2 * tiny, 1 + tiny, 1.0, 0.5, 0.25]), np.ones(5, np.int64), r, 4) for r in (2, 3)]
+    load = np.array([1 + 2 * tiny, 1 + tiny, 1.0, 0.5, 0.25])
+    return [case(x, np.ones(5, np.int64), r, 4) for r in (2, 3) for x in (load, load[::-1].copy())]
 
 
 def many(rng: np.random.Generator) -> list[Case]:
@@ -233,6 +234,9 @@ taken in and not counted: Forgets to add the share of what was given to the rank
 crowded ranks first: Of equally loaded ranks takes that with more experts. Ties go to the lowest index.
 - np.where(allowed, loads, np.inf).argmin()
 + np.lexsort((-held.sum(axis=1), np.where(allowed, loads, np.inf)))[0]
+sorted in float32: Sorts by shares in float32, where two that differ may become equal.
+- np.argsort(-share, kind="stable")
++ np.argsort(-share.astype(np.float32), kind="stable")
 loads in float32: Adds loads up in float32, where two that differ may become equal.
 - loads = np.zeros(num_ranks)
 + loads = np.zeros(num_ranks, np.float32)

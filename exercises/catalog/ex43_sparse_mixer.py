@@ -90,7 +90,10 @@ def everything_close(rng: np.random.Generator) -> list[Case]:
 
 def ties(rng: np.random.Generator) -> list[Case]:
     h = rng.integers(1, 4, (12, 6)).astype(float)
-    return [case(h, epsilon=e) for e in (0.0, 0.1, 0.25)] + [case(np.ones((2, 4)), epsilon=0.0)]
+    return [case(h, epsilon=e) for e in (0.0, 0.1, 0.25)] + [
+        case(np.ones((2, 4)), epsilon=0.0),
+        case(np.array([[4.0, 3.0, np.nextafter(3.0, 0), 1.0]]), epsilon=0.125),  # on the edge, and just beyond
+    ]
 
 
 def large(rng: np.random.Generator) -> list[Case]:
@@ -153,6 +156,9 @@ close in absolute terms: Compares differences with 2 ε. It is a share of the sc
 close without absolute value: Takes h_j where the contract has |h_j|.
 - xp.maximum(xp.abs(h), top)
 + xp.maximum(h, top)
+close within rounding: Lets differences of 1e-9 pass. The contract has <= and no tolerance.
+- (top - h) <= 2 * epsilon * xp.maximum(xp.abs(h), top)
++ (top - h) <= 2 * epsilon * xp.maximum(xp.abs(h), top) + 1e-9
 strictly closer: An expert at the edge is close: <=, and with ε = 0 the chosen expert itself is.
 - <= 2 * epsilon
 + < 2 * epsilon

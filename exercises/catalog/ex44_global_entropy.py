@@ -130,6 +130,8 @@ def without_tokens(rng: np.random.Generator) -> list[Case]:
         case(logits, np.zeros(4, np.int64), 1.0, of=1),
         case(logits, np.ones(4, np.int64), 1.0, of=0),
         case(logits[:0], np.zeros(0, np.int64), 1.0),
+        case(logits, None, 2.0, of=1),
+        case(logits, None, 2.0, of=0),
     ]
     return [*cases, *(c.float32() for c in cases)]
 
@@ -209,6 +211,9 @@ mean of the logits: Takes the mean of h. The mean of probabilities is another th
 pays without tokens: A batch without images owes nothing for images: 0, not τ.
 - (self.tau if num_tokens else 0.0)
 + self.tau
+everything without modalities: Takes all tokens where the batch names no modalities. They are text then, no images.
+- h = logits_of(trace, self.modality)
++ h = trace.logits if trace.batch.modality is None else logits_of(trace, self.modality)
 one expert owes nothing: Leaves a single expert out. Its entropy is 0, and the loss τ.
 - self.tau if num_tokens else 0.0
 + self.tau if num_tokens and h.shape[1] > 1 else 0.0
