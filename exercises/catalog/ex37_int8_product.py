@@ -135,10 +135,10 @@ def order(rng: np.random.Generator) -> list[Case]:
 
 
 def rounded_terms(rng: np.random.Generator) -> list[Case]:
-    """Terms l and l + 16 of a lane cancel exactly once (q s) x is rounded to float32; y is 0."""
+    """Terms l and l + 16 of a lane cancel exactly once they are rounded to float32; y is 0."""
     cases = []
     for n, width, out in ((3, 32, 2), (2, 64, 1)):
-        scale = np.float32(1 + int(rng.integers(1, 128)) / 128)
+        scale = np.float32(2.0 ** int(rng.integers(-3, 4)))  # so that it may be multiplied by q or by x
         codes = rng.integers(3, 127, width) * rng.choice([-1, 1], width)
         codes[::32] = 127
         w = codes.astype(np.float32) * scale
@@ -168,7 +168,7 @@ CHECKS = (
     Check("groups of very different size", 3, uneven_groups, "each group of each row has its own scale", run=product),
     Check("in the middle between two codes", 2, halves, "to the nearest, ties to even; the scale first", run=product),
     Check("the order of sums", 4, order, "16 lanes, then halves; all in float32", run=product),
-    Check("each term is rounded", 1, rounded_terms, "(q s) x in float32, then the sum in float32", run=product),
+    Check("each term is rounded", 1, rounded_terms, "first the term in float32, then the sum in float32", run=product),
     Check("weights of any size", 1, extremes, "a scale can round to 0, and up or down by much", run=product),
     Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=product),
     Check("no groups of 32", 1, TOO_WIDE, "a row that is no multiple of 32 is a ValueError", run=product),
@@ -230,10 +230,6 @@ in float64: Adds in float64 and rounds once. It is closer, and other bits than t
 terms not rounded: Adds terms that were not rounded to float32, as a fused multiplication and addition does.
 - lanes += x[:, None, start : start + 16] * values[:, start : start + 16]
 + lanes = (lanes + x[:, None, start : start + 16].astype(float) * values[:, start : start + 16]).astype(np.float32)
-scale at the end: Multiplies code and x first. The weight is q s, and its product with x is rounded once.
-- lanes += x[:, None, start : start + 16] * values[:, start : start + 16]
-+ q, s = codes.reshape(out, width)[:, start : start + 16], scales[:, start // 32, None]
-+         lanes += x[:, None, start : start + 16] * q * s
 a row alone: Adds the terms of a single row in another order. Its bits are those that it has among others.
 - return codes.reshape(out, width), scales, lanes[:, :, 0]
 + alone = np.cumsum(x[:, None] * values, axis=2, dtype=np.float32)[:, :, -1:]
