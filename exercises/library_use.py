@@ -1,4 +1,7 @@
-"""Whether a solution calls the library's own answer: read off its source, which is never run here."""
+"""Whether a solution calls the library's own answer: read off its source, which is never run here.
+
+What no reading shows is seen while it runs, by ``grading.borrowing``.
+"""
 
 import ast
 import sys
@@ -18,6 +21,8 @@ def own_answer_in(exercise: Exercise, source: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     names = _imported(tree)
+    if _is_answer(exercise, names.get(exercise.attribute, "")):  # imported under the required name
+        return exercise.attribute
     for node in ast.walk(tree):
         path = _dotted(node)
         head, _, rest = path.partition(".")
@@ -68,9 +73,13 @@ def _is_answer(exercise: Exercise, path: str) -> bool:
     found = [_resolved(".".join(parts[:n])) for n in range(1, len(parts) + 1)]
     if any(getattr(thing, "definition", thing) is exercise.solution for thing in found):
         return True
-    namesake = _plain(parts[-1]).removesuffix("gradient") == _plain(exercise.attribute)  # a kernel of a Function
     defined_in = path if found[-1] is None else getattr(found[-1], "__module__", None) or ""
-    return namesake or defined_in.startswith(("exercises.catalog", "exercises.reference"))
+    return is_namesake(exercise, parts[-1]) or defined_in.startswith(("exercises.catalog", "exercises.reference"))
+
+
+def is_namesake(exercise: Exercise, name: str) -> bool:
+    """Whether it is called as the answer is: a kernel of a Function, forward or backward."""
+    return _plain(name).removesuffix("gradient") == _plain(exercise.attribute)
 
 
 def _plain(name: str) -> str:

@@ -31,25 +31,29 @@ EXERCISE = Exercise(
 )
 
 
-def _holding(ranks: Any, num_experts: int, rank: int) -> Holding:
+def _holding(ranks: Any, num_experts: int, rank: int, home: int = 0) -> Holding:
     communicator: Any = SimpleNamespace(rank=rank, size=len(ranks))
-    return Holding(communicator, Placement(tuple(map(tuple, ranks)), num_experts))
+    return Holding(communicator, Placement(tuple(map(tuple, ranks)), num_experts), home)
 
 
-def route(solution: Any, ranks: Any, num_experts: int, rank: int, expert: Any, token: Any, come: Any) -> Any:
-    """Build what a rank knows, call, and take the route apart.
+def route(
+    solution: Any, ranks: Any, num_experts: int, rank: int, expert: Any, token: Any, come: Any, home: int = 0
+) -> Any:
+    """Build what a rank knows, call, and take the route apart; ``home`` experts have a slot on every rank.
 
     Raises:
-        TypeError: no Route, or counts that are no lists of Python's integers.
+        TypeError: no Route of this communicator, or counts that are no lists of integers.
     """
-    holding = _holding(ranks, num_experts, rank)
+    holding = _holding(ranks, num_experts, rank, home)
     slot = np.asarray(holding.slot_of(expert, token))
     found, offsets = solution(holding, slot, np.bincount(slot, minlength=holding.slots.offsets[-1]), come)
     if not isinstance(found, Route):
         raise TypeError(f"returned a {type(found).__name__}, expected a Route")
+    if found.communicator is not holding.communicator:
+        raise TypeError("the Route has another communicator than self")
     for name, counts in (("send", found.send), ("receive", found.receive)):
-        if type(counts) is not list or any(type(n) is not int for n in counts):
-            raise TypeError(f"{name} must be a list of Python's integers, got {counts!r}")
+        if type(counts) is not list or any(not isinstance(n, int | np.integer) for n in counts):
+            raise TypeError(f"{name} must be a list of integers, got {counts!r}")
     leaving = np.arange(len(slot)) if found.leaving is None else found.leaving
     arriving = np.arange(int(come.sum())) if found.arriving is None else found.arriving
     return np.array(found.send), np.array(found.receive), leaving, arriving, offsets
@@ -113,8 +117,13 @@ def even(rng: np.random.Generator) -> list[Case]:
 
 
 def scattered(rng: np.random.Generator) -> list[Case]:
-    """Experts anywhere, unequal shares, and experts on several ranks."""
-    return [_case(rng, ranks, e, rank, 25) for ranks, e in ((SCATTERED, 6), (COPIES, 4)) for rank in range(3)]
+    """Experts anywhere, unequal shares, experts on several ranks, and on every rank."""
+    cases = [_case(rng, ranks, e, rank, 25) for ranks, e in ((SCATTERED, 6), (COPIES, 4)) for rank in range(3)]
+    for ranks, home, rank in ((SCATTERED, 2, 1), (EVEN, 1, 0)):
+        expert, width = np.sort(rng.integers(0, 6 + home, 15)), len(ranks[rank]) + home
+        come = rng.integers(0, 4, (3, width))
+        cases.append(case(ranks, 6, rank, expert, rng.integers(0, 40, 15), come, home=home))
+    return cases
 
 
 def without_experts(rng: np.random.Generator) -> list[Case]:
@@ -151,8 +160,8 @@ def journeys(rng: np.random.Generator) -> list[Case]:
 
 
 def many(rng: np.random.Generator) -> list[Case]:
-    """More rows than 8 bits can number."""
-    return [_case(rng, SCATTERED, 6, 1, 500, 300)]
+    """More rows than 8 bits can number, and than 16."""
+    return [_case(rng, SCATTERED, 6, 1, 500, 300), _case(rng, EVEN, 6, 1, 9, 30_000)]
 
 
 BY_HAND = one_by_one(
@@ -227,6 +236,15 @@ last source first: Within a slot rows are wanted by source, the first rank first
 leaves out its own: Sends nothing to itself. A row that stays takes the same way.
 - return Route
 + send = send.copy(); send[self.communicator.rank] = 0; return Route
+without a communicator: Leaves the ranks out of the Route, which then leads nowhere: self.communicator.
+- Route(self.communicator,
++ Route(None,
+placed experts only: Counts the experts of the placement. Experts at home have slots, too: self.slots.
+- array_namespace(slot), self.slots.offsets
++ array_namespace(slot), self.placement.offsets
+counts in sixteen bits: More than 32,767 rows may come.
+- np.cumsum(come.sum(axis=0))
++ np.cumsum(come.sum(axis=0)).astype(np.int16).astype(np.int64)
 counts in eight bits: More than 255 rows may come.
 - np.cumsum(come.sum(axis=0))
 + np.cumsum(come.sum(axis=0)).astype(np.uint8).astype(np.int64)

@@ -108,6 +108,7 @@ def with_sinks(rng: np.random.Generator) -> list[Case]:
             for n, length, heads in ((1, 5, (2, 2)), (3, 7, (4, 2)), (1, 1, (3, 1)))
         ),
         _step(rng, 3, 8, (4, 2), (3, 5), window=2, sinks=True),
+        case(*_step(rng, 2, 5, (3, 1)).args[:5], np.array([0.4, -np.inf, -0.3])),
     ]
 
 
@@ -134,7 +135,7 @@ def unseen(rng: np.random.Generator) -> list[Case]:
 
 
 def long_cache(rng: np.random.Generator) -> list[Case]:
-    return [_step(rng, 1, 600, (1, 1)), _step(rng, 1, 400, (2, 1), window=300, sinks=True)]
+    return [_step(rng, 1, 600, (1, 1)), _step(rng, 1, 400, (2, 1), window=140, sinks=True)]
 
 
 NO_ROWS = one_by_one(

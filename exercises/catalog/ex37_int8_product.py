@@ -120,7 +120,8 @@ def extremes(rng: np.random.Generator) -> list[Case]:
 def order(rng: np.random.Generator) -> list[Case]:
     """Large terms that cancel beside small ones: every order of sums gives another result. Scales are 1."""
     cases = []
-    for n, width, out in ((3, 64, 2), (2, 160, 2), (4, 96, 2), (3, 32, 2)):
+    sizes = ((3, 64, 2), (2, 160, 2), (4, 96, 2), (3, 32, 2), (1, 64, 2), (2, 96, 1), (1, 128, 1), (17, 64, 2))
+    for n, width, out in sizes:
         w = rng.integers(-20, 21, (out, width)).astype(np.float32)
         w[:, ::32] = 127
         x = rng.integers(-30, 31, (n, width)).astype(np.float32)
@@ -133,10 +134,29 @@ def order(rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+def rounded_terms(rng: np.random.Generator) -> list[Case]:
+    """Terms l and l + 16 of a lane cancel exactly once they are rounded to float32; y is 0."""
+    cases = []
+    for n, width, out in ((3, 32, 2), (2, 64, 1)):
+        scale = np.float32(2.0 ** int(rng.integers(-3, 4)))  # so that it may be multiplied by q or by x
+        codes = rng.integers(3, 127, width) * rng.choice([-1, 1], width)
+        codes[::32] = 127
+        w = codes.astype(np.float32) * scale
+        x = np.zeros((n, width), np.float32)
+        for row in x:
+            for j in (j for j in range(width) if j % 32 < 16):
+                while row[j] == 0 or w[j] * row[j] + w[j + 16] * row[j + 16] != 0:
+                    row[j] = rng.standard_normal() * 2**20
+                    row[j + 16] = -(w[j] * row[j]) / w[j + 16]
+        cases.append(case(x, np.tile(w, (out, 1))))
+    return cases
+
+
 TOO_WIDE = one_by_one(*(case(np.ones((2, w), np.float32), np.ones((2, w), np.float32)) for w in (31, 33, 48)))
 EMPTY = one_by_one(
     case(np.ones((0, 32), np.float32), np.ones((2, 32), np.float32)),
     case(np.ones((2, 64), np.float32), np.ones((0, 64), np.float32)),
+    case(np.ones((2, 0), np.float32), np.ones((3, 0), np.float32)),
 )
 BY_HAND = one_by_one(
     case(np.ones((1, 32), np.float32), np.concatenate([[254.0, -3.0, 5.0, 1.4], np.zeros(28)]).astype(np.float32)[None])
@@ -148,10 +168,11 @@ CHECKS = (
     Check("groups of very different size", 3, uneven_groups, "each group of each row has its own scale", run=product),
     Check("in the middle between two codes", 2, halves, "to the nearest, ties to even; the scale first", run=product),
     Check("the order of sums", 4, order, "16 lanes, then halves; all in float32", run=product),
+    Check("each term is rounded", 1, rounded_terms, "first the term in float32, then the sum in float32", run=product),
     Check("weights of any size", 1, extremes, "a scale can round to 0, and up or down by much", run=product),
     Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=product),
     Check("no groups of 32", 1, TOO_WIDE, "a row that is no multiple of 32 is a ValueError", run=product),
-    Check("no rows", 1, EMPTY, "(N, out), whatever they are", run=product),
+    Check("no rows, no columns", 1, EMPTY, "(N, out), whatever they are; 0 is a multiple of 32", run=product),
     Check("codes by hand", 1, BY_HAND, "s is 2: 127, -2, 2, 1: ties to even; 256 as the sum", run=product),
 )
 
@@ -206,6 +227,20 @@ one after the other: Adds all terms in a row. Sixteen lanes are what a processor
 in float64: Adds in float64 and rounds once. It is closer, and other bits than those of the compiled loops.
 - return codes.reshape(out, width), scales, lanes[:, :, 0]
 + return codes.reshape(out, width), scales, (x.astype(np.float64) @ values.T).astype(np.float32)
+terms not rounded: Adds terms that were not rounded to float32, as a fused multiplication and addition does.
+- lanes += x[:, None, start : start + 16] * values[:, start : start + 16]
++ lanes = (lanes + x[:, None, start : start + 16].astype(float) * values[:, start : start + 16]).astype(np.float32)
+a row alone: Adds the terms of a single row in another order. Its bits are those that it has among others.
+- return codes.reshape(out, width), scales, lanes[:, :, 0]
++ alone = np.cumsum(x[:, None] * values, axis=2, dtype=np.float32)[:, :, -1:]
++     return codes.reshape(out, width), scales, (alone if len(x) == 1 else lanes)[:, :, 0]
+many rows: Adds in another order where there are many rows. Each has the bits that it has alone.
+- return codes.reshape(out, width), scales, lanes[:, :, 0]
++ together = np.cumsum(x[:, None] * values, axis=2, dtype=np.float32)[:, :, -1:]
++     return codes.reshape(out, width), scales, (together if len(x) > 8 else lanes)[:, :, 0]
+no columns: Refuses a matrix without columns. 0 is a multiple of 32, and each y is 0.
+- if width % 32:
++ if width % 32 or width == 0:
 lanes in blocks: Gives lane l neighbouring terms. It adds j = l, l + 16, l + 32, ...
 - lanes += x[:, None, start : start + 16] * values[:, start : start + 16]
 + lanes += x[:, None, start // 16 :: width // 16] * values[:, start // 16 :: width // 16]

@@ -32,13 +32,17 @@ EXERCISE = Exercise(
 def ranked(solution: Any, layers: int, experts: int, events: Any) -> Any:
     """Replay events, and ask for the numbers of all experts.
 
-    An event is a layer and experts: asked for, or guessed where the layer is counted from -1 downwards.
+    An event is a layer and experts: asked for; guessed where the layer is counted from -1 downwards; read in advance
+    where it is counted from the number of layers upwards.
 
     Raises:
+        TypeError: what comes back is no tuple.
         ValueError: the history was changed.
     """
     history, untouched = _replayed(layers, experts, events), _replayed(layers, experts, events)
     numbers = solution(history)
+    if type(numbers) is not tuple:
+        raise TypeError(f"returned a {type(numbers).__name__}, expected a tuple of four arrays")
     if not all(np.array_equal(value, vars(untouched)[name]) for name, value in vars(history).items()):
         raise ValueError("the history was changed; a policy only looks at it")
     return tuple(np.array(n) if n is history.expected or n is history.last_use else n for n in numbers)
@@ -70,6 +74,8 @@ def _replayed(layers: int, experts: int, events: Any) -> History:
     for layer, *named in events:
         if layer < 0:
             history.expect(-1 - layer, named)
+        elif layer >= layers:
+            history.touch(layer - layers, named)
         else:
             history.request(layer, named)
     return history
@@ -113,6 +119,17 @@ def skipping(rng: np.random.Generator) -> list[Case]:
     return [case(4, 5, some), case(6, 3, [[0, 0], [2, 1], [0, 1], [2, 2]]), case(3, 4, [])]
 
 
+def in_advance(rng: np.random.Generator) -> list[Case]:
+    """Experts that were read before anybody asked for them, in a layer that had its turn and in one that had none."""
+    cases = []
+    for layers, e, n in ((3, 5, 8), (2, 6, 5), (4, 4, 3)):
+        events = _decoding(rng, layers, e - 1, 1, n)
+        last = events[-1][0]
+        events += [[layers + (last + 1) % layers, e - 1, 0], [layers + last, e - 1]]
+        cases += [case(layers, e, events), case(layers, e, [*events, *_decoding(rng, layers, e - 1, 1, layers)])]
+    return cases
+
+
 def frequent(rng: np.random.Generator) -> list[Case]:
     """Experts that were asked for often, and long ago."""
     often = [[layer, 0] for _ in range(9) for layer in range(3)]
@@ -141,12 +158,16 @@ CHECKS = (
     Check("guesses are kept", 3, guesses, "what is expected leaves last, whatever else is known", run=ranked),
     Check("layers that had more turns", 2, skipping, "count each layer's own turns: history.turn[layer]", run=ranked),
     Check("frequent long ago", 1, frequent, "how often an expert was used plays no part", run=ranked),
+    Check("read in advance", 1, in_advance, "last_turn and last_use know of it; uses counts requests", run=ranked),
     Check("hits of a cache", 2, caches, "the lowest leaves: mind the signs", run=hits),
     Check("long histories", 1, many, "compare the numbers as they are, in int64", run=ranked),
     Check("an order by hand", 1, BY_HAND, "layer 1 is next and expects expert 1, which stays longest", run=ranked),
 )
 
 MISTAKES = edits("""
+reads in advance forgotten: Trusts the turn only of experts that were asked for. Those read in advance have one, too.
+- history.turn[:, None] - history.last_turn
++ history.turn[:, None] - np.where(history.uses > 0, history.last_turn, 0)
 plain least recently used: The layers that come next had their last turn the longest ago, and would go first.
 - return history.expected, -unused, np.broadcast_to(-until[:, None], unused.shape), history.last_use
 + return (history.last_use,)

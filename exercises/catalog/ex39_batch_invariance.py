@@ -92,7 +92,23 @@ def companies(rng: np.random.Generator) -> list[Case]:
         _case(rng, 7, 257, 9),
         _case(rng, 12, 256, 8, format="int8"),
         _case(rng, 40, 96, 3),
+        _case(rng, 12, 48, 5),
+        _case(rng, 10, 320, 1),
     ]
+
+
+def sparse(rng: np.random.Generator) -> list[Case]:
+    """Rows with many zeros, in different places: what is zero in all rows changes with the company."""
+    cases = [_case(rng, 6, 320, 9), _case(rng, 5, 200, 4, format="bfloat16")]
+    return [case(c.args[0] * (rng.random(c.args[0].shape) < 0.3), c.args[1], **c.settings) for c in cases]
+
+
+def halves(rng: np.random.Generator) -> list[Case]:
+    """Rows of float16 whose weights, terms and sums are exact in float32 and not, or infinite, in float16."""
+    x = np.array([[683, 2048, 1, 1, -2048, -2048], [300, 300, 60000, 60000, 1, 2], [1, 2, 3, 4, 5, 6]], np.float16)
+    fine = [1, 1 + 2**-11, 1, 1, 1, 1]
+    weights = np.array([[3, 1, 1, 1, 1, 1], [300, -300, 1, -1, 2, 1], [1, 1, 1, 1, 1, 1], fine], np.float32)
+    return [case(x[[row]], weights[[of]]) for row, of in ((0, 0), (0, 2), (0, 3), (1, 1), (2, 2), (2, 0))]
 
 
 def sizes(rng: np.random.Generator) -> list[Case]:
@@ -113,8 +129,10 @@ CHECKS = (
         "the same bits in any company", 4, companies, "one row at a time: no order may depend on len(x)", run=in_company
     ),
     Check("float32 in any company", 3, float32(companies), "the same in float32", run=in_company),
+    Check("zeros in any company", 1, sparse, "add all terms of a row, those of zero too", run=in_company),
     Check("nothing is shared between rows", 2, sizes, "no scale, mean or maximum over rows", run=in_company),
     Check("float32", 1, float32(typical), "float32 in, float32 out; float64 in, float64 out", run=product),
+    Check("float16", 1, halves, "computed in at least float32, and rounded to the type of x", run=product),
     Check("arrays with gaps", 1, strided(typical), "do not rely on the order in memory", run=product),
     Check("no rows", 1, EMPTY, "(N, out), whatever they are", run=product),
     Check("a product by hand", 1, BY_HAND, "[[11, 1], [-2.5, 0.5]]", run=product),
@@ -144,6 +162,20 @@ always float32: Dequantises in float32 for float64 rows, and computes in it.
 always float64: Returns float64 whatever x was.
 - dtype=x.dtype
 + dtype=np.float64
+computed in float16: Computes in the type of x, even if that is float16. It is at least float32.
+- matrix.dequantise(_wide(x))
++ matrix.dequantise(_wide(x)).astype(x.dtype)
+- x.astype(_wide(x), copy=False)
++ x
+float32 for float16: Returns what it computed in. The result has the type of x.
+- dtype=x.dtype
++ dtype=_wide(x)
+one row of weights: Adds in another order where W has one row, but not for a row alone.
+- return y
++ return y if len(weights) != 1 or len(x) < 2 else np.add.accumulate(x * weights, axis=1, dtype=x.dtype)[:, -1:]
+without zeros: Leaves out columns that are zero in every row of the call. Which ones these are depends on the company.
+- y[n] = weights @ row
++ used = (x != 0).any(axis=0); y[n] = weights[:, used] @ row[used]
 transposed: Gives [out, N]. Row n of y belongs to row n of x.
 - return y
 + return y.T

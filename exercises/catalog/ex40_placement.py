@@ -85,7 +85,11 @@ def together(rng: np.random.Generator) -> list[Case]:
         load[1] *= 10
         counts[1] = r * places - e + 1
         cases.append(case(load, counts, r, places, apart=False))
-    return [*cases, case(np.array([9.0, 4.0, 3.0, 0.5]), np.array([2, 1, 1, 2]), 2, 3, apart=False)]
+    return [
+        *cases,
+        case(np.array([9.0, 4.0, 3.0, 0.5]), np.array([2, 1, 1, 2]), 2, 3, apart=False),
+        case(np.array([3.0, 1.0]), np.array([3, 1]), 1, 5, apart=False),
+    ]
 
 
 def no_room_apart(rng: np.random.Generator) -> list[Case]:
@@ -104,6 +108,19 @@ def no_room_apart(rng: np.random.Generator) -> list[Case]:
         case(np.array([0.2, 2.0, 100.0, 1.5, 1.41, 1.3]), np.array([2, 2, 1, 1, 1, 1]), 2, 4),
         case(np.array([0.2, 2.0, 100.0, 1.5, 1.41, 1.3, 1.23]), np.array([2, 2, 1, 1, 1, 1, 1]), 3, 3),
         case(np.concatenate([[0.4, 0.2, 100.0], 1 + 0.1 * rng.random(10)]), np.repeat([2, 1], [2, 11]), 3, 5),
+        *several_with_room(rng),
+    ]
+
+
+def several_with_room(rng: np.random.Generator) -> list[Case]:
+    """An expert on each of several ranks with room, and on none of the full ones; then one more expert."""
+    ones = np.ones(8, np.int64)
+    counts, last = np.where(np.arange(8) == 7, 3, ones), np.where(np.arange(8) == 6, 3, ones)
+    return [
+        case(np.array([57.7, 2.1, 3.6, 3.5, 57.7, 3.8, 44.6, 1.5]), counts, 3, 4),
+        case(np.array([3.5, 4.3, 54.5, 67.1, 3.0, 8.3, 7.6, 1.5]), counts, 3, 4),
+        case(np.array([2.8, 70.1, 17.7, 22.2, 70.1, 2.3, 1.5, 0.25]), last, 3, 4),
+        case(np.array([59.5, 4.5, 83.4, 4.9, 4.3, 1.5]), np.array([1, 1, 1, 1, 1, 3]), 3, 3),
     ]
 
 
@@ -115,7 +132,18 @@ def ties(rng: np.random.Generator) -> list[Case]:
         case(np.array([4.0, 2.0, 1.0, 1.0]), np.array([4, 2, 1, 1]), 4, 2),
         case(np.zeros(5), np.array([1, 2, 1, 1, 1]), 2, 3),
         case(np.array([6, 6, 3, 3, 3]), np.array([2, 2, 1, 1, 1]), 2, 4, apart=False),
+        case(np.array([2.0, 1.0, 1.0, 0.5]), np.ones(4, np.int64), 2, 4),
+        case(np.array([2.0, 1.0, 1.0, 2.0, 2.0, 4.0, 2.0]), np.array([2, 1, 1, 1, 1, 1, 2]), 3, 3),
+        case(np.array([1.0, 1.0, 1.0, 3.0, 2.0]), np.array([1, 1, 1, 1, 2]), 2, 3),
+        case(np.array([4.0, 2.0, 1.0, 9.0, 2.0, 2.0, 2.0]), np.array([1, 2, 1, 3, 2, 2, 1]), 3, 4),
     ]
+
+
+def nearly_equal(rng: np.random.Generator) -> list[Case]:
+    """Ranks whose loads differ by less than float32 can tell."""
+    tiny = 1e-12
+    load = np.array([1 + 2 * tiny, 1 + tiny, 1.0, 0.5, 0.25])
+    return [case(x, np.ones(5, np.int64), r, 4) for r in (2, 3) for x in (load, load[::-1].copy())]
 
 
 def many(rng: np.random.Generator) -> list[Case]:
@@ -137,6 +165,7 @@ CHECKS = (
     ),
     Check("ties go to the lowest index", 1, ties, "a stable sort, and argmin takes the first"),
     *standard_checks(copied),
+    Check("loads that are nearly equal", 1, nearly_equal, "add up in float64, and compare without rounding"),
     Check("many experts", 1, many, "the same rule"),
     Check("no experts", 1, EMPTY, "an array [R, 0]"),
     Check(
@@ -187,6 +216,30 @@ moves the largest: Moves the expert with the largest share out of the way. The s
 fullest gives way: Takes the most loaded of the full ranks. The least loaded one takes the replica.
 - np.where(held[:, e], np.inf, loads).argmin()
 + np.where(held[:, e], -np.inf, loads).argmax()
+the last of equal ranks: Of full ranks with equal loads takes the last. Ties go to the lowest index.
+- int(np.where(held[:, e], np.inf, loads).argmin())
++ len(loads) - 1 - int(np.where(held[:, e], np.inf, loads)[::-1].argmin())
+the last of equal experts: Gives the last of the experts with the smallest share away. The first goes.
+- int(np.where(held[full] > held[roomy], share, np.inf).argmin())
++ len(share) - 1 - int(np.where(held[full] > held[roomy], share, np.inf)[::-1].argmin())
+into the emptiest: Gives to the rank with most room. The first rank with room takes it.
+- int(room.argmax())
++ int(held.sum(axis=1).argmin())
+into the least loaded: Gives to the least loaded rank with room. The first rank with room takes it.
+- int(room.argmax())
++ int(np.where(room, loads, np.inf).argmin())
+taken in and not counted: Forgets to add the share of what was given to the rank that took it.
+- put(other, roomy)
++ held[roomy, other] += 1
+crowded ranks first: Of equally loaded ranks takes that with more experts. Ties go to the lowest index.
+- np.where(allowed, loads, np.inf).argmin()
++ np.lexsort((-held.sum(axis=1), np.where(allowed, loads, np.inf)))[0]
+sorted in float32: Sorts by shares in float32, where two that differ may become equal.
+- np.argsort(-share, kind="stable")
++ np.argsort(-share.astype(np.float32), kind="stable")
+loads in float32: Adds loads up in float32, where two that differ may become equal.
+- loads = np.zeros(num_ranks)
++ loads = np.zeros(num_ranks, np.float32)
 given away and still counted: Forgets to take the share of what was given away off the rank's load.
 - loads[rank] += replicas * share[e]
 + loads[rank] += max(replicas, 0) * share[e]

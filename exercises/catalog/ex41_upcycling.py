@@ -91,11 +91,11 @@ def _dense(rng: np.random.Generator, f: int, d: int) -> tuple[Any, Any, Any]:
 
 def copies_alone(rng: np.random.Generator) -> list[Case]:
     """Whole copies, G = 1."""
-    return [case(*_dense(rng, f, d), copies, 1) for f, d, copies in ((4, 3, 2), (5, 2, 4), (3, 3, 1), (2, 5, 3))]
+    return [case(*_dense(rng, f, d), copies, 1) for f, d, copies in ((4, 3, 2), (5, 2, 4), (3, 3, 1), (2, 5, 7))]
 
 
 def parts(rng: np.random.Generator) -> list[Case]:
-    sizes = ((6, 4, 2, 3), (8, 3, 3, 2), (4, 5, 2, 4), (6, 6, 1, 2), (12, 3, 4, 3))
+    sizes = ((6, 4, 2, 3), (8, 3, 3, 2), (4, 5, 2, 4), (6, 6, 1, 2), (12, 3, 4, 3), (4, 2, 9, 2))
     return [case(*_dense(rng, f, d), copies, granularity) for f, d, copies, granularity in sizes]
 
 
@@ -208,6 +208,14 @@ drops what is left over: Cuts off units where G does not divide f: the function 
 - if f % parts:
 -         raise ValueError(f"granularity must divide d_ff={f}, the hidden units of the dense network, got {parts}")
 + f = f - f % parts; gate, up, down = gate[:f], up[:f], down[:, :f]
+noise: Moves all copies a little. Whatever is to tell copies apart, it is not here: the function must stay the same.
+- np.tile(np.concatenate([a, u], axis=1), (self.copies, 1, 1))
++ np.tile(np.concatenate([a, u], axis=1) * a.dtype.type(1.00001), (self.copies, 1, 1))
+four copies: Makes at most four copies. There are as many as ``self.copies`` says.
+- np.tile(np.concatenate([a, u], axis=1), (self.copies, 1, 1))
++ np.tile(np.concatenate([a, u], axis=1), (min(self.copies, 4), 1, 1))
+- np.tile(back, (self.copies, 1, 1))
++ np.tile(back, (min(self.copies, 4), 1, 1))
 one copy: Returns the G parts once. There are E copies of each.
 - np.tile(np.concatenate([a, u], axis=1), (self.copies, 1, 1))
 + np.concatenate([a, u], axis=1)

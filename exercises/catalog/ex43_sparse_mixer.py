@@ -73,13 +73,14 @@ def nearly_alone(rng: np.random.Generator) -> list[Case]:
 
 
 def signs(rng: np.random.Generator) -> list[Case]:
-    """Logits below zero: where the best is negative, |h_j| alone decides what is close."""
+    """Logits below zero: where the best is negative, |h_j| alone decides what is close. And a best of zero."""
     cases = []
     for t, e, epsilon in ((5, 4, 0.2), (4, 5, 0.4)):
         h = _logits(rng, t, e, epsilon)
         cases += [case(-h, epsilon=epsilon), case(np.where(np.arange(e) % 2, -h, h), epsilon=epsilon)]
+    zero = np.array([[0.0, -1.0, 0.0, -2.0], [-1.0, 0.0, -0.5, -0.5], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     mixed = np.array([[1.0, -1.0, 0.9, -0.8], [0.5, 0.3, -3.0, 0.1], [-2.0, -2.5, -1.5, -9.0]])
-    return [*cases, case(mixed, epsilon=0.45), case(mixed, epsilon=0.26)]
+    return [*cases, case(mixed, epsilon=0.45), case(mixed, epsilon=0.26), case(zero), case(zero, epsilon=0.5)]
 
 
 def everything_close(rng: np.random.Generator) -> list[Case]:
@@ -89,7 +90,10 @@ def everything_close(rng: np.random.Generator) -> list[Case]:
 
 def ties(rng: np.random.Generator) -> list[Case]:
     h = rng.integers(1, 4, (12, 6)).astype(float)
-    return [case(h, epsilon=e) for e in (0.0, 0.1, 0.25)] + [case(np.ones((2, 4)), epsilon=0.0)]
+    return [case(h, epsilon=e) for e in (0.0, 0.1, 0.25)] + [
+        case(np.ones((2, 4)), epsilon=0.0),
+        case(np.array([[4.0, 3.0, np.nextafter(3.0, 0), 1.0]]), epsilon=0.125),  # on the edge, and just beyond
+    ]
 
 
 def large(rng: np.random.Generator) -> list[Case]:
@@ -98,6 +102,8 @@ def large(rng: np.random.Generator) -> list[Case]:
         case(_logits(rng, 4, 5, 0.2, 1000.0), epsilon=0.2),
         case(-_logits(rng, 3, 4, 0.2, 3000.0), epsilon=0.2),
         case(np.array([[1e5, 9e4, 8.99e4, 0.0]]), epsilon=0.1),
+        case(np.array([[-1e30, 1.0, -2e30, -1e30], [-3e30, -1e30, -1e31, -2e30]])),
+        case(np.array([[1.0, -1e30], [-1e30, -1e20]])),
     ]
 
 
@@ -150,6 +156,9 @@ close in absolute terms: Compares differences with 2 ε. It is a share of the sc
 close without absolute value: Takes h_j where the contract has |h_j|.
 - xp.maximum(xp.abs(h), top)
 + xp.maximum(h, top)
+close within rounding: Lets differences of 1e-9 pass. The contract has <= and no tolerance.
+- (top - h) <= 2 * epsilon * xp.maximum(xp.abs(h), top)
++ (top - h) <= 2 * epsilon * xp.maximum(xp.abs(h), top) + 1e-9
 strictly closer: An expert at the edge is close: <=, and with ε = 0 the chosen expert itself is.
 - <= 2 * epsilon
 + < 2 * epsilon
@@ -159,6 +168,12 @@ overflows without shift: e¹⁰⁰⁰ overflows. Take off the score of the chose
 raw exponentials: Forgets to divide by the sum over the experts that are close.
 - return e / e.sum(axis=1, keepdims=True)
 + return e
+divides: Divides by max(|h_j|, top), which is zero where both are: 0 / 0 is not close. Multiply the other side.
+- (top - h) <= 2 * epsilon * xp.maximum(xp.abs(h), top)
++ (top - h) / xp.maximum(xp.abs(h), top) <= 2 * epsilon
+masks with a number: Puts -10⁹ in the place of the best to find the second. A score may be lower still.
+- best = top_k(h, 2)
++ best, rest = top_k(h, 1), h.copy(); rest[rows, best[:, 0]] = -1e9; best = np.hstack([best, top_k(rest, 1)])
 straight through: Hands the gradient of each score to its logit as it is. A score moves with all that are close.
 - of_chosen = (grad[rows, best[:, c]] * p[rows, best[:, c]])[:, None]
 + of_chosen = grad[rows, best[:, c]][:, None]

@@ -95,12 +95,12 @@ def _mixed(rng: np.random.Generator, text: int, images: int) -> Any:
 
 
 def uneven(rng: np.random.Generator) -> list[Case]:
-    """Experts used unevenly, so that the loss is above zero."""
+    """Experts used unevenly, so that the loss is above zero; and one expert alone, whose entropy is 0."""
     cases = []
     for n, e, tau in [(6, 4, 1.3), (5, 3, 1.0), (3, 8, 2.0), (1, 4, 1.35)]:
         logits = rng.standard_normal((n, e)) + np.linspace(0, 3, e)
         cases.append(case(logits, np.zeros(n, np.int64), tau))
-    return cases
+    return [*cases, case(rng.standard_normal((3, 1)), np.zeros(3, np.int64), 0.5)]
 
 
 def even(rng: np.random.Generator) -> list[Case]:
@@ -124,13 +124,16 @@ def one_modality(rng: np.random.Generator) -> list[Case]:
 
 
 def without_tokens(rng: np.random.Generator) -> list[Case]:
-    """None of this modality, or none at all."""
+    """None of this modality, or none at all; the zero has the type of the logits."""
     logits = rng.standard_normal((4, 3))
-    return [
+    cases = [
         case(logits, np.zeros(4, np.int64), 1.0, of=1),
         case(logits, np.ones(4, np.int64), 1.0, of=0),
         case(logits[:0], np.zeros(0, np.int64), 1.0),
+        case(logits, None, 2.0, of=1),
+        case(logits, None, 2.0, of=0),
     ]
+    return [*cases, *(c.float32() for c in cases)]
 
 
 def far_apart(rng: np.random.Generator) -> list[Case]:
@@ -208,6 +211,15 @@ mean of the logits: Takes the mean of h. The mean of probabilities is another th
 pays without tokens: A batch without images owes nothing for images: 0, not τ.
 - (self.tau if num_tokens else 0.0)
 + self.tau
+everything without modalities: Takes all tokens where the batch names no modalities. They are text then, no images.
+- h = logits_of(trace, self.modality)
++ h = trace.logits if trace.batch.modality is None else logits_of(trace, self.modality)
+one expert owes nothing: Leaves a single expert out. Its entropy is 0, and the loss τ.
+- self.tau if num_tokens else 0.0
++ self.tau if num_tokens and h.shape[1] > 1 else 0.0
+a zero in float64: Returns a zero of its own where there are no tokens. It has the type of the logits.
+- return ReLU.apply(
++ return Tensor(np.zeros(())) if num_tokens == 0 else ReLU.apply(
 in bits: Uses logarithms to base 2. τ is a number of nats.
 - Entropy.apply(mean_p)
 + Entropy.apply(mean_p) * (1 / np.log(2.0))

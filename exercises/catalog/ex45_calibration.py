@@ -39,14 +39,14 @@ def specification(confidence: Any, correct: Any, bins: int = 15) -> float:
 
 
 def judged(solution: Any, confidence: Any, correct: Any, **settings: Any) -> Any:
-    """Call, and look at the type: a number of Python, which reports and JSON take as it is.
+    """Call, and look at the type: a float, of NumPy too, which reports and JSON take as it is.
 
     Raises:
         TypeError: it is something else.
     """
     error = solution(confidence, correct, **settings)
-    if type(error) is not float:
-        raise TypeError(f"returned a {type(error).__name__}, expected a float of Python")
+    if not isinstance(error, float):
+        raise TypeError(f"returned a {type(error).__name__}, expected a float")
     return np.array([error])
 
 
@@ -107,6 +107,7 @@ WRONG = one_by_one(
     case(np.zeros(0), np.zeros(0, np.int64)),
     case(np.ones(3), np.ones(2, np.int64)),
     case(np.ones(1), np.ones(4, np.int64)),
+    case(np.ones(4), np.ones(1, np.int64)),
     case(np.ones(2), np.zeros(0, np.int64)),
 )
 BY_HAND = one_by_one(case(np.array([0.75, 1.0, 0.25, 0.5]), np.array([1, 0, 0, 1]), bins=2))
@@ -191,6 +192,9 @@ error rate: Compares with the share that is wrong.
 zero is left out: A confidence of 0 belongs to the first bin, and not to the last, where index -1 leads.
 - np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 + (np.ceil(confidence * bins).astype(int) - 1) % bins
+one answer for all: Lets NumPy stretch a list of one answer. Lists of different lengths are no pairs: ValueError.
+- len(confidence) != len(correct) or
++ len(correct) not in (1, len(confidence)) or
 nothing is perfect: Gives 0 for no answers at all. That is no measurement: ValueError.
 - if len(confidence) != len(correct) or len(correct) == 0:
 + if len(correct) == len(confidence) == 0:

@@ -79,6 +79,7 @@ _ANSWER = {
     "tampered": _list_of(_text),
     "layers": _list_of(_text),
     "losses": _list_of(_number),
+    "borrowed": _text,
     "calls": _counts,
     "error": _error,
 }

@@ -11,6 +11,7 @@ import linecache
 import os
 import sys
 import types
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ from ..containment import audit, landlock, limits, linux, seccomp
 from ..exercise import resolve
 from . import outcome as outcomes
 from . import wire
+from .borrowing import Watch
 
 NOT_ALLOWED = "not allowed"  # in the place of a request's number
 _PROTECTED = tuple(str(Path(module.__file__ or "").parent) for module in (np, moe_numpy, exercise))
@@ -53,17 +55,22 @@ class Checking:
 
     def __init__(self, setup: dict[str, Any]):
         self.setup = setup
+        self.watch = Watch(setup["answer"], setup["file"])
         prepare_for(setup)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The outcome of each case."""
+        """The outcome of each case, and whether the library's own answer was seen; not where ``timed``, as that takes
+        time."""
         run = None if request["run"] is None else resolve(request["run"])
-        try:
-            solution = load(self.setup)
-        except BaseException as error:
-            return {"load_error": outcomes.describe_error(error, self.setup["file"])}
-        done = outcomes.run_cases(run, solution, request["cases"], self.setup["file"])
-        return {"outcomes": [vars(outcome) for outcome in done]}
+        watched = nullcontext if request["timed"] else self.watch.calls
+        with self.watch.reading():
+            try:
+                solution = load(self.setup)
+                self.watch.loaded(solution)
+            except BaseException as error:
+                return {"load_error": outcomes.describe_error(error, self.setup["file"])}
+            done = outcomes.run_cases(run, solution, request["cases"], self.setup["file"], watched)
+        return {"outcomes": [vars(outcome) for outcome in done], "borrowed": self.watch.seen}
 
 
 TASKS = {"check": f"{__name__}:Checking", "train": "exercises.training.child:Training"}

@@ -18,6 +18,7 @@ from ..exercise import Case, Check, Exercise, is_function_class, reference_to
 from ..library_use import own_answer_in
 from ..mistakes import EditError, Mistake
 from ..submission import SubmissionError, read_source
+from .borrowing import answer_of
 from .compare import Problem, agrees_with_numeric, describe_case, disagreement, evidence, judge, same_outcome, show
 from .ended import Ended
 from .in_process import NO_PROCESSES, InProcess
@@ -193,7 +194,7 @@ def without_answer(exercise: Exercise, source: str, file: str, p: Prepared) -> i
     run = None if p.run is None else reference_to(p.run)
     with _asked(exercise, Solution(exercise.attribute, source, file), threading.Event()) as child:
         for i, case in enumerate(p.cases):
-            if isinstance(child.ask({"run": run, "cases": [case]}, p.check.time_limit), Ended):
+            if isinstance(child.ask({"run": run, "cases": [case], "timed": True}, p.check.time_limit), Ended):
                 return i
     return 0
 
@@ -262,7 +263,8 @@ def _grade(exercise: Exercise, solution: Solution, seed: int, processes: int) ->
         if result.answered:
             outcomes[i] = [Outcome(**o) for o in answer["outcomes"]]
     _recognise(exercise, prepared, results, outcomes)
-    return Result(exercise, results, seed, time.perf_counter() - began, solution.file)
+    borrowed = next((seen for answer, _ in answers.values() if (seen := _borrowed(answer))), "")
+    return Result(exercise, results, seed, time.perf_counter() - began, solution.file, borrowed)
 
 
 def _answers_of_children(
@@ -341,7 +343,8 @@ def _run_batch(
                 answers = dict.fromkeys(batch[len(done) :], loaded)
             for i in batch[len(done) + len(answers) :]:
                 run = None if prepared[i].run is None else reference_to(prepared[i].run)
-                answers[i] = child.ask({"run": run, "cases": prepared[i].cases}, prepared[i].check.time_limit)
+                request = {"run": run, "cases": prepared[i].cases, "timed": prepared[i].check.time_limit > 0}
+                answers[i] = child.ask(request, prepared[i].check.time_limit)
                 if isinstance(answers[i], Ended) or answers[i].get("tampered") or answers[i].get("not_allowed"):
                     break
         printed = child.output.decode(errors="replace")
@@ -351,7 +354,8 @@ def _run_batch(
 
 def _asked(exercise: Exercise, solution: Solution, stop: threading.Event) -> Child | InProcess:
     """Who runs the solution."""
-    setup = vars(solution) | {"preload": list(exercise.preload)}
+    own = [] if solution.reference else answer_of(exercise)
+    setup = vars(solution) | {"preload": list(exercise.preload), "answer": own}
     return InProcess(setup) if NO_PROCESSES else Child("check", setup, exercise.time_limit, stop=stop)
 
 
@@ -371,6 +375,11 @@ def _judge_answer(exercise: Exercise, p: Prepared, answer: Any, seed: int) -> Ch
     except (TypeError, KeyError, AttributeError, ValueError) as error:  # a forged answer
         problem = Problem("process", f"what came back is no answer: {error}", next_step=_AGAIN)
         return CheckResult(p.check.name, p.check.points, problem)
+
+
+def _borrowed(answer: Any) -> str:
+    """What was seen of the library's own answer; nothing where there is no answer, or a forged one."""
+    return "" if isinstance(answer, Ended) else str(answer.get("borrowed", ""))
 
 
 def _judged(

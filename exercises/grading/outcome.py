@@ -8,8 +8,8 @@ one that needs a gradient: the others must not change it.
 
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +51,17 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-def run_cases(run: Any, solution: Any, cases: Sequence[Case], learner_file: str = "") -> list[Outcome]:
-    """Run a solution on fresh copies of the cases; ``run`` None means gradients. Exceptions are part of an outcome."""
+def run_cases(
+    run: Any,
+    solution: Any,
+    cases: Sequence[Case],
+    learner_file: str = "",
+    watched: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[Outcome]:
+    """Run a solution on fresh copies of the cases; ``run`` None means gradients. Exceptions are part of an outcome.
+
+    The second run of each case is ``watched``.
+    """
     first = [_Run(run, solution, case, learner_file) for case in cases]
     for one in first:
         one.begin()
@@ -60,8 +69,9 @@ def run_cases(run: Any, solution: Any, cases: Sequence[Case], learner_file: str 
         one.finish()
     for one, case in zip(reversed(first), reversed(cases), strict=True):
         again = _Run(run, solution, case, learner_file)
-        again.begin()
-        again.finish()
+        with watched():
+            again.begin()
+            again.finish()
         one.compare(again)
     for one in first:
         one.look_again()

@@ -101,7 +101,7 @@ class Upcycling:
             ``gate_up`` [E G, 2 f / G, d], of each expert the rows of A above those of U, and ``down`` [E G, d, f / G].
 
         Raises:
-            ValueError: G does not divide f, by name.
+            ValueError: G does not divide f.
         """
         (f, d), parts = gate.shape, self.granularity
         if f % parts:

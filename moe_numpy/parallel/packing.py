@@ -35,7 +35,7 @@ def packed(
 
     Args:
         load: of each expert.
-        counts: n_e, replicas of each; Σ n_e <= R · places.
+        counts: n_e >= 1, replicas of each; Σ n_e <= R · places.
         num_ranks: R.
         places: the most replicas on a rank.
         apart: no rank takes two replicas of one expert; n_e <= R.

@@ -11,11 +11,11 @@ from moe_numpy.models import ModelConfig
 
 
 def setup(source="", reference=None):
-    return {"source": source, "file": "mine.py", "attribute": "f", "reference": reference, "preload": []}
+    return {"source": source, "file": "mine.py", "attribute": "f", "reference": reference, "preload": [], "answer": []}
 
 
 def checking(source, *cases):
-    return child.Checking(setup(source))({"run": "exercises.drivers:call", "cases": list(cases)})
+    return child.Checking(setup(source))({"run": "exercises.drivers:call", "cases": list(cases), "timed": False})
 
 
 def test_each_case_has_an_outcome():
@@ -25,7 +25,7 @@ def test_each_case_has_an_outcome():
 
 def test_the_solution_is_loaded_anew_for_each_request():
     task = child.Checking(setup("n = []\ndef f():\n    n.append(1)\n    return len(n)"))
-    request = {"run": "exercises.drivers:call", "cases": [case(), case()]}
+    request = {"run": "exercises.drivers:call", "cases": [case(), case()], "timed": False}
     assert [o["value"] for o in task(request)["outcomes"]] == [1, 2]
     assert [o["value"] for o in task(request)["outcomes"]] == [1, 2]
 

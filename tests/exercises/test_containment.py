@@ -20,9 +20,16 @@ def test_the_list_says_which_layers_are_active():
 @pytest.mark.parametrize("layers", [(), ("limits", "audit"), containment.available()])
 def test_a_child_says_which_layers_it_entered(monkeypatch, layers):
     monkeypatch.setattr(containment, "available", lambda: layers)
-    setup = {"attribute": "f", "source": "def f(): return 1", "file": "f.py", "reference": None, "preload": []}
+    setup = {
+        "attribute": "f",
+        "source": "def f(): return 1",
+        "file": "f.py",
+        "reference": None,
+        "preload": [],
+        "answer": [],
+    }
     with Child("check", setup, 5.0) as child:
-        answer = child.ask({"run": "exercises.drivers:call", "cases": []})
+        answer = child.ask({"run": "exercises.drivers:call", "cases": [], "timed": False})
     assert answer["outcomes"] == []
     assert sorted(child.layers) == sorted(layers)
 

@@ -329,6 +329,9 @@ np.add.at: Counts pair by pair.
 + rows = np.zeros((num_devices, num_devices), np.int32); np.add.at(rows, (source, destination), 1)
 """,
     35: """
+integers of NumPy: Lists of them.
+- send.tolist(), come.sum(axis=1).tolist()
++ list(send), list(come.sum(axis=1))
 labels sorted: A stable sort of the slots of rows.
 - _by_column(come)
 + np.argsort(np.repeat(np.tile(np.arange(come.shape[1]), len(come)), come.reshape(-1)), kind="stable")
@@ -431,6 +434,9 @@ nothing at once: Returns a constant without tokens.
 +         return Tensor(np.zeros((), h.dtype))
 """,
     45: """
+a float of NumPy: As a sum gives it.
+- float(np.abs(gap).sum() / len(correct))
++ np.abs(gap).sum() / len(correct)
 searchsorted: Edges between the bins.
 - np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 + np.clip(np.searchsorted(np.arange(bins + 1), confidence * bins) - 1, 0, bins - 1)
