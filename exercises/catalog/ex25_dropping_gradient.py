@@ -68,6 +68,7 @@ def any_weights(rng: np.random.Generator) -> list[Case]:
         case(np.array([nan, 0.5, inf, 0.25]), np.array([2, 0, 1])),
         case(np.array([0.5, 0.25, 0.75]), np.array([2, 0])).upstream(np.array([inf, 1.0])),
         case(np.array([0.5, 2.5, -3.5]), np.array([2, 1])).upstream(np.array([1e-9, 2e-9])),
+        case(np.array([3e-9, 2e-9, 1e-9]), np.array([2, 1])),
         case(rng.random(70_000), np.append(rng.permutation(65_536)[:300], 69_999)),
     ]
 

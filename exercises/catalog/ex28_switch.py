@@ -75,6 +75,7 @@ def any_size(rng: np.random.Generator) -> list[Case]:
         case(p, np.array([1, 0, 0]), np.array([0, 1, 2])),
         case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([inf, 1.0])),
         case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([1e-9, 2e-9])),
+        case(rng.random((5, 4)), np.arange(5), rng.permutation(5) % 4),
         case(rng.random((40, 20)), *np.divmod(rng.permutation(800)[:500], 20)),
         case(rng.random((70_000, 1)), many, np.zeros(30, np.int64)),
         case(rng.random((1, 70_000)), np.zeros(30, np.int64), many),

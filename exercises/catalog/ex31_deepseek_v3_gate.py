@@ -98,7 +98,8 @@ def infinite(rng: np.random.Generator) -> list[Case]:
 
 
 def by_max(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.standard_normal((t, e)), k, g, m, group_score="max") for t, e, k, g, m in SIZES]
+    sizes = [*SIZES, (6, 40, 5, 20, 4)]
+    return [case(rng.standard_normal((t, e)), k, g, m, group_score="max") for t, e, k, g, m in sizes]
 
 
 def all_groups(rng: np.random.Generator) -> list[Case]:
