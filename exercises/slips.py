@@ -31,8 +31,9 @@ def slips(solution: Any) -> Iterator[Slip]:
     for name, change in changes.items():
         counted = _Counted(change)
         yield Slip(name, lambda c=counted: _changed(solution, c), lambda c=counted: c.effects)  # type: ignore[misc]
-    shapes = _Shapes()
-    yield Slip("remembers the result of each shape", lambda: remembers_shapes(solution, shapes), lambda: shapes.effects)
+    for what, key in (("shape", _Shapes()), ("array, whatever is in it", _Identities())):
+        name = f"remembers the result of each {what}"
+        yield Slip(name, lambda k=key: remembers(solution, k), lambda k=key: k.effects)  # type: ignore[misc]
     if is_function_class(solution):
         for make in (
             writes_upstream,
@@ -61,14 +62,14 @@ class _Counted:
 
 
 class _Shapes:
-    """What is left of arguments without the values of arrays; ``effects`` counts these."""
+    """What is left of arguments without the values of arrays; ``effects`` counts those that nobody looked at."""
 
-    effects = 0
+    arrays = effects = 0
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            self.effects += 1
-            return value.shape, value.dtype.str
+            self.arrays += 1
+            return self.of_array(value)
         if isinstance(value, list | tuple):
             return tuple(map(self, value))
         if isinstance(value, dict):
@@ -78,6 +79,16 @@ class _Shapes:
         if is_dataclass(value):
             return self(vars(value))
         return value if isinstance(value, int | float | str | None) else type(value)
+
+    def of_array(self, a: Any) -> Any:
+        return a.shape, a.dtype.str
+
+
+class _Identities(_Shapes):
+    """The same with the identity of each array."""
+
+    def of_array(self, a: Any) -> Any:
+        return id(a)
 
 
 def _floats(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -257,16 +268,19 @@ def divides_by_upstream(solution: Any) -> Any:
     return Wrong
 
 
-def remembers_shapes(solution: Any, shapes: _Shapes) -> Any:
-    """Looks at the values of its arguments only once for each combination of shapes."""
+def remembers(solution: Any, key_of: _Shapes) -> Any:
+    """Looks at the values of its arguments only once for each combination of shapes, or of arrays."""
     results: dict[Any, Any] = {}
 
     def remembered(f: Callable[..., Any]) -> Callable[..., Any]:
         def wrong(*args: Any, **settings: Any) -> Any:
-            key = shapes((args, settings))
-            if key not in results:
-                results[key] = f(*args, **settings)
-            return _mapped(np.array, results[key])
+            before = key_of.arrays
+            key = key_of((args, settings))
+            if key in results:
+                key_of.effects += key_of.arrays - before
+            else:
+                results[key] = f(*args, **settings), args, settings  # kept alive: no other array has its identity
+            return _mapped(np.array, results[key][0])
 
         return wrong
 

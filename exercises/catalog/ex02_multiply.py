@@ -41,7 +41,8 @@ def _entry(x: Any, index: tuple[int, ...]) -> Any:
 
 
 def equal_shapes(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.standard_normal(s), rng.standard_normal(s)) for s in [(3, 4), (4, 4), (5,), (1, 1), (2, 3, 2, 2)]]
+    shapes = [(3, 4), (4, 4), (5,), (1, 1), (2, 3, 2, 2), (3, 4)]
+    return [case(rng.standard_normal(s), rng.standard_normal(s)) for s in shapes]
 
 
 def broadcast(rng: np.random.Generator) -> list[Case]:

@@ -46,7 +46,8 @@ def _case(rng: np.random.Generator, token: Any, num_tokens: int, **settings: flo
 
 def typical(rng: np.random.Generator) -> list[Case]:
     """k experts per token, ordered by expert: the assignments of a token lie apart."""
-    return [_case(rng, np.concatenate([rng.permutation(t) for _ in range(k)]), t) for t, k in [(5, 2), (3, 3), (2, 4)]]
+    sizes = [(5, 2), (3, 3), (2, 4), (5, 2)]
+    return [_case(rng, np.concatenate([rng.permutation(t) for _ in range(k)]), t) for t, k in sizes]
 
 
 def uneven(rng: np.random.Generator) -> list[Case]:

@@ -52,8 +52,13 @@ def top_k(rng: np.random.Generator) -> list[Case]:
 
 
 def dropped(rng: np.random.Generator) -> list[Case]:
-    """Tokens without assignments: the first, one in the middle, the last."""
-    return [_assignments(rng, *c) for c in [([2, 1, 2], 3, 3), ([0, 3, 0, 3], 2, 5), ([1, 0, 1], 2, 4)]]
+    """Tokens without assignments: the first, one in the middle, the last, all but one."""
+    return [_assignments(rng, *c) for c in [([2, 1, 2], 3, 3), ([0, 3, 0, 3], 2, 5), ([1, 0, 1], 2, 4), ([2], 2, 3)]]
+
+
+def in_order(rng: np.random.Generator) -> list[Case]:
+    """The assignments token by token: the same number for each, and not."""
+    return [_assignments(rng, token, 2, 3) for token in ([0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 2, 2], [0, 1, 1])]
 
 
 def large_and_small(rng: np.random.Generator) -> list[Case]:
@@ -63,6 +68,7 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
     return [
         case(c.args[0], c.args[1] * size, c.args[2], num_tokens=4),
         case(1e8 * c.args[0], *c.args[1:], num_tokens=4),
+        case(1e-20 * c.args[0], *c.args[1:], num_tokens=4),
     ]
 
 
@@ -73,7 +79,13 @@ def any_weight(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [_assignments(rng, [299, 0, 260, 299, 0, 299], 2, 300)]
+    """More tokens than 8 and 16 bits number, more answers for each than experts usually give, and many columns."""
+    return [
+        _assignments(rng, [299, 0, 260, 299, 0, 299], 2, 300),
+        _assignments(rng, [69_999, 0, 40_000, 69_999, 0, 65_536], 1, 70_000),
+        _assignments(rng, rng.integers(0, 2, 300).tolist(), 3, 3),
+        _assignments(rng, [1, 0, 1], 300, 2),
+    ]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -87,9 +99,24 @@ NEXT = "y_t = Σ g_n r_n: what is dy_t/dr_n, and what dy_t/dg_n, for t = token[n
 CHECKS = (
     Check("one expert per token", 2, top_1, "row n belongs to token[n]: put it there, times gate[n]"),
     Check("several experts per token", 3, top_k, "y[token] += ... keeps only one of several rows"),
-    Check("answers of very different size", 1, large_and_small, "add each token's own rows only"),
+    Check(
+        "answers of very different size",
+        1,
+        large_and_small,
+        "add each token's own rows only",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check("tokens in order", 1, in_order, "count on no order, and on no number of experts per token", gradient=True),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them"),
-    Check("many tokens", 1, many_tokens, "a token's number can be larger than 255"),
+    Check(
+        "many tokens, answers and columns",
+        1,
+        many_tokens,
+        "a token's number can be larger than 65,535",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check("gradient with weights of any sign", 1, any_weight, "nothing is divided by a weight", gradient=True),
     Check("a token without assignments gets zero", 2, dropped, "start with zeros of shape (num_tokens, d)"),
     Check("gradient with one expert per token", 2, top_1, NEXT, gradient=True),
@@ -143,6 +170,12 @@ differences of a running sum: Beside a large answer a small one has no digits le
 +     sums = np.concatenate([np.zeros((1, r.shape[1]), r.dtype), np.cumsum((gate[:, None] * r)[order], axis=0)])
 +     ends = np.searchsorted(token[order], np.arange(num_tokens + 1))
 +     y = (sums[ends[1:]] - sums[ends[:-1]]).astype(r.dtype)
+as many experts for each token: Takes a sorted list for one of k per token. Tokens may have different numbers.
+- np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
++ if num_tokens and len(token) and len(token) % num_tokens == 0 and (np.diff(token) >= 0).all():
++         y = (gate[:, None] * r).reshape(num_tokens, -1, r.shape[1]).sum(axis=1).astype(r.dtype)
++     else:
++         np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
 expects sorted tokens: Adds neighbours up. A token's assignments lie apart, at their experts.
 - np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
 + starts = np.flatnonzero(np.diff(token, prepend=-1))
@@ -159,6 +192,13 @@ positive weights only: Takes |g_n|: whether a weight can be negative is for the 
 tokens in eight bits: There may be more than 256 tokens: uint8 wraps around.
 - np.add.at(y, token,
 + np.add.at(y, token.astype(np.uint8),
+reads with sixteen bits: There may be more than 65,536 tokens, in backward as well.
+- grad[token]
++ grad[token.astype(np.uint16)]
+four answers at most: Takes the first answers only. How many experts a token has is for the router to decide.
+- np.add.at(y, token, gate[:, None].astype(r.dtype, copy=False) * r)
++ first = np.array([np.sum(token[:n] == t) < 4 for n, t in enumerate(token)], bool)
++     np.add.at(y, token[first], gate[first, None] * r[first])
 weights for columns: Multiplies column i with gate[i]: a weight belongs to a row, gate[:, None].
 - gate[:, None].astype(r.dtype, copy=False) * r)
 + np.resize(gate, r.shape[1]) * r)

@@ -42,9 +42,12 @@ def _groups(rng: np.random.Generator, rows: tuple[int, ...], o: int, i: int) -> 
     return case(rng.standard_normal((n, o)), rng.standard_normal((n, i)), np.cumsum([0, *rows]))
 
 
+SIZES = [((3, 2), 2, 4), ((1, 4, 2), 3, 3), ((2, 5), 4, 1), ((6,), 1, 3), ((1,), 1, 1), ((3, 2), 3, 3)]
+
+
 def typical(rng: np.random.Generator) -> list[Case]:
     """As many outputs as inputs, more, fewer, one."""
-    return [_groups(rng, *c) for c in [((3, 2), 2, 4), ((1, 4, 2), 3, 3), ((2, 5), 4, 1), ((6,), 1, 3), ((1,), 1, 1)]]
+    return [_groups(rng, *c) for c in SIZES]
 
 
 def unused(rng: np.random.Generator) -> list[Case]:
@@ -55,7 +58,21 @@ def unused(rng: np.random.Generator) -> list[Case]:
 def large_and_small(rng: np.random.Generator) -> list[Case]:
     """Experts whose rows have very different sizes."""
     c = _groups(rng, (2, 3, 2), 3, 2)
-    return [case(c.args[0] * np.repeat([1e9, 1.0, 1e-6], (2, 3, 2))[:, None], *c.args[1:])]
+    return [
+        case(c.args[0] * np.repeat(sizes, (2, 3, 2))[:, None], *c.args[1:])
+        for sizes in ([1e9, 1.0, 1e-6], [1e-12, 1e-20, 1e-9])
+    ]
+
+
+def rows_of_nobody(rng: np.random.Generator) -> list[Case]:
+    """Rows behind the last expert's, some of them infinite."""
+    cases = []
+    for rows, o, i in [((3, 2, 2), 2, 4), ((0, 4, 0, 3), 3, 3), ((2, 0, 5), 1, 2), ((4, 3), 2, 3)]:
+        c = _groups(rng, rows, o, i)
+        grad = c.args[0].copy()
+        grad[-1] = np.inf
+        cases += [case(g, c.args[1], c.args[2][:-1]) for g in (c.args[0], grad)]
+    return cases
 
 
 def offsets_of_few_bits(rng: np.random.Generator) -> list[Case]:
@@ -64,11 +81,12 @@ def offsets_of_few_bits(rng: np.random.Generator) -> list[Case]:
 
 
 def many_rows(rng: np.random.Generator) -> list[Case]:
-    """More rows than integers of few bits can count."""
-    return [_groups(rng, rows, 1, 2) for rows in [(300, 0, 20), (4, 33_000)]]
+    """More rows, or experts, than integers of few bits can count."""
+    return [_groups(rng, rows, 1, 2) for rows in [(300, 0, 20), (4, 33_000), (1,) * 300]]
 
 
-EMPTY = one_by_one(case(np.zeros((0, 2)), np.zeros((0, 3)), np.array([0, 0, 0])))
+_NO_ROWS = case(np.zeros((0, 2)), np.zeros((0, 3)), np.array([0, 0, 0]))
+EMPTY = one_by_one(_NO_ROWS, _NO_ROWS.float32())
 BY_HAND = one_by_one(
     case(
         np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]),
@@ -81,6 +99,7 @@ CHECKS = (
     Check("rows of very different size", 1, large_and_small, "add each expert's own rows only"),
     Check("offsets of any integer type", 1, offsets_of_few_bits, "use them as the ends of slices"),
     Check("many rows", 1, many_rows, "an offset can be larger than 32,767"),
+    Check("rows of nobody", 1, rows_of_nobody, "the last expert's rows end at offsets[-1], not at N"),
     Check("an unused expert gets zero", 3, unused, "start with zeros for all experts, and let none end the loop"),
     *standard_checks(typical),
     Check("no rows at all", 1, EMPTY, "zeros of shape (E, o, i)"),
@@ -129,6 +148,13 @@ offsets in eight bits: There may be more than 255 rows: uint8 wraps around.
 offsets in sixteen bits: There may be more than 32,767 rows: int16 wraps around.
 - rows_of_experts(offsets)
 + rows_of_experts(offsets.astype(np.int16))
+last expert takes the rest: Ends the last expert at N. Rows behind offsets[E] belong to nobody.
+- rows_of_experts(offsets)
++ rows_of_experts(np.append(offsets[:-1], len(x)))
+rounds tiny gradients away: A gradient below 1e-12 is not 0: an optimizer may divide by its size.
+- return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
++ dw = np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
++     return np.where(abs(dw) < 1e-12, 0, dw).astype(dw.dtype)
 offsets as counts: Takes offsets for the number of rows of each expert. They are where its rows begin.
 - rows_of_experts(offsets)
 + [slice(int(sum(offsets[1 : e + 1])), int(sum(offsets[1 : e + 2]))) for e in range(len(offsets) - 1)]

@@ -48,13 +48,26 @@ def whole(rng: np.random.Generator) -> list[Case]:
 
 
 def in_parts(rng: np.random.Generator) -> list[Case]:
-    return [_case(rng, *c) for c in [(6, 4, 2), (6, 3, 3), (4, 2, 4), (12, 5, 2)]]
+    return [_case(rng, *c) for c in [(6, 4, 2), (6, 3, 3), (4, 2, 4), (12, 5, 2), (14, 3, 7), (6, 4, 2)]]
 
 
 def any_fractions(rng: np.random.Generator) -> list[Case]:
     """Fractions that do not sum to 1, since tokens were dropped, and zeros."""
     c = _case(rng, 6, 4, 2)
     return [case(c.args[0], c.args[1] * np.array([[0.7], [0.4]]) * [1, 0, 1, 1]).constant(1)]
+
+
+def any_scores(rng: np.random.Generator) -> list[Case]:
+    """Scores of exactly 0 where the fraction is not; rows that do not sum to 1; numbers that are no scores at all."""
+    c = _case(rng, 6, 3, 2)
+    certain = np.eye(3)[[0, 1, 0, 1]]
+    return [
+        case(certain, np.array([[0.0, 0.0, 1.0]])).constant(1),
+        case(certain, np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]])).constant(1),
+        case(np.eye(100)[[99, 99]], np.eye(100)[[99]]).constant(1),
+        case(c.args[0] * rng.uniform(0.2, 3, (6, 1)), c.args[1]).constant(1),
+        case(rng.standard_normal((6, 3)), rng.standard_normal((2, 3))).constant(1),
+    ]
 
 
 def any_coefficient(rng: np.random.Generator) -> list[Case]:
@@ -80,6 +93,7 @@ CHECKS = (
     Check("gradient with several parts", 2, in_parts, NEXT, gradient=True),
     Check("any coefficient", 1, any_coefficient, "times the gradient from above, whatever it is", gradient=True),
     Check("fractions that do not sum to 1", 1, any_fractions, "multiply with f as it is"),
+    Check("scores as they are", 1, any_scores, "clip and normalise nothing: L is linear in p and in f", gradient=True),
     Check("no gradient for the fractions", 2, with_fractions, "backward returns (dp, None)", gradient=True),
     *standard_checks(in_parts, gradient=NEXT),
     Check("no tokens", 1, EMPTY, "divide by max(T/B, 1): 0, not NaN", gradient=True),
@@ -140,6 +154,12 @@ fractions from the scores: Counts the best of p itself. f comes from the caller:
 - self.save(f)
 + best = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
 +         f = best.reshape(len(f), -1, p.shape[1]).sum(axis=1).astype(p.dtype) / max(len(p) // len(f), 1); self.save(f)
+normalises the scores: Divides p by its sum. It comes normalised; rounding is no reason to do so again.
+- self.save(f)
++ self.save(f); p = p / p.sum(axis=1, keepdims=True)
+keeps scores above zero: A score of 0 is a score. Nothing takes its logarithm, or divides by it.
+- self.save(f)
++ self.save(f); p = np.maximum(p, p.dtype.type(1e-8))
 normalises the fractions: Divides f by its sum. It is below 1 where tokens were dropped, and stays so.
 - self.save(f)
 + f = f / f.sum(axis=1, keepdims=True); self.save(f)

@@ -45,6 +45,18 @@ def small(rng: np.random.Generator) -> list[Case]:
     return [case(1e-5 * v), case(1e-7 * v), case(v * [1, -1, 0.1, 0.2, -0.1], epsilon=0.5)]
 
 
+def any_numbers(rng: np.random.Generator) -> list[Case]:
+    """Many numbers, huge and tiny ones, and other values of ε."""
+    v = rng.uniform(0.5, 2, 5)
+    return [
+        case(rng.uniform(0.5, 2, 300)),
+        case(1e8 * v),
+        case(1e-9 * v, epsilon=1e-20),
+        case(v, epsilon=0.0),
+        case(v, ddof=0, epsilon=0.3),
+    ]
+
+
 def large_losses(rng: np.random.Generator) -> list[Case]:
     """A mean near zero and one of zero, and a large coefficient."""
     v = rng.uniform(0.5, 2, 4)
@@ -87,6 +99,14 @@ CHECKS = (
         1,
         large_losses,
         "cap nothing: var / (m² + ε)",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check(
+        "any numbers, any epsilon",
+        1,
+        any_numbers,
+        "n, m² and ε as they are",
         gradient=True,
         finite_differences=False,
     ),
@@ -169,6 +189,9 @@ larger of square and epsilon: max(m², ε): the formula adds ε.
 epsilon for zeros only: Adds ε only where m = 0: m² can be smaller than ε.
 - mean * mean + epsilon
 + mean * mean + (epsilon if mean == 0 else 0)
+numbers below 1e-8 are zero: Importances may be as small as they like, and ε too.
+- mean = v.mean()
++ v = np.where(abs(v) < 1e-8, 0, v).astype(v.dtype); mean = v.mean()
 caps the loss: A loss has no upper bound: m² can be as small as it likes.
 - return variance / scale
 + return np.minimum(variance / scale, v.dtype.type(1e3))

@@ -55,7 +55,12 @@ def _beyond(rng: np.random.Generator, *sizes: float) -> list[Case]:
 
 def huge(rng: np.random.Generator) -> list[Case]:
     """Rows, one at a time, far beyond what one would clip at or mask with."""
-    return _beyond(rng, 3e4, -3e4, 1e9, -1e12)
+    return _beyond(rng, 3e4, -3e4, 1e9, -1e12, 1e100, -1e100)
+
+
+def far_apart(rng: np.random.Generator) -> list[Case]:
+    """Probabilities far below 1; many experts, and many tokens."""
+    return [case(a * rng.standard_normal(shape)) for a, shape in [(10, (5, 4)), (1, (2, 300)), (1, (300, 2))]]
 
 
 def beyond_clipping(rng: np.random.Generator) -> list[Case]:
@@ -83,6 +88,14 @@ CHECKS = (
         1,
         beyond_clipping,
         "clip nothing; the derivative is 0 at -∞ only",
+        gradient=True,
+        finite_differences=False,
+    ),
+    Check(
+        "gradient of logits far apart",
+        1,
+        far_apart,
+        "an improbable expert has a gradient too",
         gradient=True,
         finite_differences=False,
     ),
@@ -162,6 +175,12 @@ clips the logits: ln Σ exp h goes on beyond 10⁴.
 backward divides by no tokens: 2 / T without tokens is a division by zero: max(T, 1).
 - (2 / max(p.shape[0], 1))
 + (2 / p.shape[0])
+nothing for the improbable: Leaves out probabilities below 1e-6. Their gradients are small, but not 0.
+- self.save(exp / total, lse)
++ self.save(np.where(exp < 1e-6 * total, 0, exp / total).astype(h.dtype), lse)
+a huge number for minus infinity: Logits can be below -10³⁰ too. Only -∞ is less than every logit.
+- top = h.max(axis=1, keepdims=True)
++ h = xp.maximum(h, -1e30).astype(h.dtype); top = h.max(axis=1, keepdims=True)
 absolute value: |lse| has no lowest point with slope 0. The loss is the square.
 - (lse * lse).sum()
 + abs(lse).sum()

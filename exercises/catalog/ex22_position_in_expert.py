@@ -46,8 +46,15 @@ def distinct(rng: np.random.Generator) -> list[Case]:
 
 
 def crowded(rng: np.random.Generator) -> list[Case]:
-    """All at one expert, some experts without tokens, more keys than entries."""
-    return [case(np.full(40, 2), 5), case(rng.choice([1, 3], 20), 5), case(rng.integers(0, 40_000, 12), 40_000)]
+    """All at one expert; some without tokens; two in turn; more keys than 7 bits, entries and 16 bits number."""
+    many = np.append(rng.integers(0, 70_000, 390), rng.choice([4_463, 69_999], 10))  # the same in 16 bits
+    return [
+        case(np.full(40, 2), 5),
+        case(rng.choice([1, 3], 20), 5),
+        case(np.tile([0, 1], 8), 2),
+        case(rng.integers(0, 150, 300), 150),
+        case(many, 70_000),
+    ]
 
 
 def narrow(rng: np.random.Generator) -> list[Case]:
@@ -115,6 +122,15 @@ counts in sixteen bits: There may be more than 32,767 before one expert: int16 w
 places in the type of the keys: The keys may be uint8, and the queue longer than 255.
 - np.empty(len(keys), np.int64)
 + np.empty_like(keys)
+first where neighbours differ: Takes a list without equal neighbours for one without equal keys: 0, 1, 0 is none.
+- return position
++ return position if (np.diff(keys) == 0).any() else 0 * position
+keys in sixteen bits: There may be more than 65,536 keys.
+- order = np.argsort(keys, kind="stable")
++ keys = keys.astype(np.uint16); order = np.argsort(keys, kind="stable")
+key and place in float32: A float32 has 24 bits: key · N + place loses its last digits.
+- np.argsort(keys, kind="stable")
++ np.argsort(keys.astype(np.float32) * len(keys) + np.arange(len(keys), dtype=np.float32))
 key and place in one number: key · N + place overflows where the keys have few bits. Sort them as they are, stably.
 - np.argsort(keys, kind="stable")
 + np.argsort((keys.astype(np.int64) * len(keys) + np.arange(len(keys))).astype(keys.dtype), kind="stable")

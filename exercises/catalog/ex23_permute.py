@@ -46,8 +46,8 @@ def top_1(rng: np.random.Generator) -> list[Case]:
 
 def top_k(rng: np.random.Generator) -> list[Case]:
     """Several experts per token, neighbouring copies too."""
-    cases = [([1, 3, 0, 1, 2, 3, 0, 2], 3, 4), ([2, 0, 1, 0, 2, 1, 2, 1, 0], 4, 3), ([0, 0], 2, 1)]
-    return [_case(rng, *c) for c in cases]
+    cases = [([1, 3, 0, 1, 2, 3, 0, 2], 3, 4), ([2, 0, 1, 0, 2, 1, 2, 1, 0], 4, 3), ([0, 0], 2, 1), ([1, 0, 1], 3, 2)]
+    return [_case(rng, *c) for c in [*cases, ([3, 0, 2, 2, 1, 0, 3, 1], 3, 4), ([0, 0, 0], 2, 1)]]
 
 
 def dropped(rng: np.random.Generator) -> list[Case]:
@@ -71,7 +71,13 @@ def large_and_small(rng: np.random.Generator) -> list[Case]:
 
 
 def many_tokens(rng: np.random.Generator) -> list[Case]:
-    return [_case(rng, [299, 0, 260, 299, 0, 299], 2, 300)]
+    """More than 8 and 16 bits number, more copies of each than there are experts for usually, and many columns."""
+    return [
+        _case(rng, [299, 0, 260, 299, 0, 299], 2, 300),
+        _case(rng, [69_999, 0, 40_000, 69_999, 0, 65_536], 1, 70_000),
+        _case(rng, rng.integers(0, 2, 300), 3, 3),
+        _case(rng, [1, 0, 1], 300, 2),
+    ]
 
 
 def neighbours(rng: np.random.Generator) -> list[Case]:
@@ -106,7 +112,14 @@ CHECKS = (
     ),
     Check("a dropped token gets a gradient of zero", 2, dropped, "begin with zeros for all T tokens", gradient=True),
     Check("tokens of any integer type", 1, narrow, "index with them; do not compute with them", gradient=True),
-    Check("many tokens", 1, many_tokens, "a token's number can be larger than 255", gradient=True),
+    Check(
+        "many tokens, copies and columns",
+        1,
+        many_tokens,
+        "a token's number can be larger than 65,535",
+        gradient=True,
+        finite_differences=False,
+    ),
     Check(
         "rows are copies", 1, neighbours, "x[token] copies; x itself and x[a:b] do not", changed, second_oracle=False
     ),
@@ -166,6 +179,13 @@ returns the input itself: Where nothing is to be moved it copies nothing: who wr
 tokens in eight bits: There may be more than 256 tokens: uint8 wraps around.
 - (token,) = self.saved
 + token = self.saved[0].astype(np.uint8)
+tokens in sixteen bits: There may be more than 65,536 tokens: uint16 wraps around.
+- (token,) = self.saved
++ token = self.saved[0].astype(np.uint16)
+eight copies at most: Adds the first copies only. How many experts a token has is for the router to decide.
+- np.add.at(y, index, rows)
++ first = np.array([np.sum(index[:n] == t) < 8 for n, t in enumerate(index)], bool)
++     np.add.at(y, index[first], rows[first])
 adds to one buffer: The zeros are made once and never again: gradients of earlier calls stay in it.
 - y = np.zeros((num_rows, rows.shape[1]), rows.dtype)
 + y = buffers.setdefault((num_rows, rows.shape[1], rows.dtype), np.zeros((num_rows, rows.shape[1]), rows.dtype))

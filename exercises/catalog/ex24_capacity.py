@@ -65,17 +65,20 @@ def one_choice(rng: np.random.Generator) -> list[Case]:
 
 
 def two_choices(rng: np.random.Generator) -> list[Case]:
-    return [case(*_asking(rng, t, e, k), size, t) for t, e, k, size in [(12, 4, 2, 4), (10, 5, 3, 5), (8, 3, 2, 5)]]
+    sizes = [(12, 4, 2, 4), (10, 5, 3, 5), (8, 3, 2, 5), (9, 8, 6, 4), (4, 150, 150, 2), (12, 4, 2, 4)]
+    return [case(*_asking(rng, t, e, k), size, t) for t, e, k, size in sizes]
 
 
 def any_order(rng: np.random.Generator) -> list[Case]:
-    """Some candidates are missing, and the rest are not in the order of tokens: the order of the list counts."""
+    """Some candidates are missing, or whole ranks; scores below zero; the order of the list counts."""
     cases = []
     for t, e, k, size in [(12, 4, 2, 3), (10, 5, 3, 3), (12, 4, 2, 3)]:
         *lists, scores = _asking(rng, t, e, k)
         some = rng.permutation(t * k)[: t * k - 4]
         cases.append(case(*(a[some] for a in lists), scores, size, t))
-    return cases
+    *lists, scores = _asking(rng, 9, 5, 5)
+    late = np.flatnonzero(np.isin(lists[2], [1, 4]))
+    return [*cases, case(*(a[late] for a in lists), -scores, 3, 9)]
 
 
 def scopes(rng: np.random.Generator) -> list[Case]:
@@ -86,12 +89,22 @@ def scopes(rng: np.random.Generator) -> list[Case]:
         case(*_asking(rng, 12, 4, 1), 1, 3, scope="sequence"),
         case(*_asking(rng, 12, 3, 2), 3, 12, scope=6),
         case(*_asking(rng, 10, 3, 2), 2, 10, scope=4),
+        case(*_asking(rng, 12, 20, 4), 1, 12, scope=3),
+        case(*_asking(rng, 12, 3, 2), 5, 4, scope="rank"),
+        case(*_asking(rng, 12, 3, 2), 5, 4),
+        case(*_asking(rng, 10, 3, 2), 4, 10, scope=64),
         case(*(a[mixed] for a in lists), scores, 1, 4, scope="sequence"),
     ]
 
 
 def extremes(rng: np.random.Generator) -> list[Case]:
-    return [case(*_asking(rng, 6, 3, 2), 12, 6), case(*_asking(rng, 6, 3, 2), 0, 6)]
+    """Room for all, for none, and at one expert for all but one."""
+    one = np.full(20, 1), np.zeros(20, np.int64), rng.random((20, 8))
+    return [
+        case(*_asking(rng, 6, 3, 2), 12, 6),
+        case(*_asking(rng, 6, 3, 2), 0, 6),
+        case(np.arange(20), *one, 19, 20),
+    ]
 
 
 NONE = np.zeros(0, np.int64)
@@ -182,12 +195,26 @@ scopes by remainder: Token t belongs to scope t // n: neighbours share it, not e
 + candidates.token % num_queues_of(num_tokens, in_scope) * num_experts
 - in_scope = max(self.tokens_in_scope(num_tokens, batch), 1)
 + in_scope = max(self.tokens_in_scope(num_tokens, batch), 1); num_queues_of = lambda t, n: max(-(-t // n), 1)
+sequences whatever the scope: Takes the length of a sequence for a scope's. What shares places is what `scope` says.
+- max(self.tokens_in_scope(num_tokens, batch), 1)
++ max(self.scope if isinstance(self.scope, int) else batch.sequence_length, 1)
 forgets the last scope: T // n scopes: the tokens of a shorter last one are left without places.
 - place < size
 + (place < size) & (candidates.token < num_tokens // in_scope * in_scope)
 counts in sixteen bits: A queue may be longer than 32,767.
 - place < size
 + place.astype(np.int16) < size
+third choices like second ones: Choices after the second queue in the order of the list. Each rank has its own turn.
+- self._queue(candidates, scores, batch)
++ np.argsort(np.minimum(candidates.rank, 1), kind="stable")
+fifth choices like fourth ones: Choices after the fourth queue in the order of the list. Each rank has its own turn.
+- self._queue(candidates, scores, batch)
++ np.argsort(np.minimum(candidates.rank, 3), kind="stable")
+eight experts in a scope: scope · 8 + expert is one queue's number only while there are at most 8 experts.
+- (candidates.token // in_scope * num_experts + candidates.expert)[order]
++ (candidates.token // in_scope * 8 + candidates.expert)[order]
+- num_queues = max(-(-num_tokens // in_scope), 1) * num_experts
++ num_queues = max(-(-num_tokens // in_scope), 1) * 8 + num_experts
 queues in eight bits: Scopes times experts may be more than 255: queues then share places.
 - (candidates.token // in_scope * num_experts + candidates.expert)[order]
 + (candidates.token // in_scope * num_experts + candidates.expert)[order] % 256

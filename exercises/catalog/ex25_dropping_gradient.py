@@ -68,7 +68,8 @@ def any_weights(rng: np.random.Generator) -> list[Case]:
         case(np.array([nan, 0.5, inf, 0.25]), np.array([2, 0, 1])),
         case(np.array([0.5, 0.25, 0.75]), np.array([2, 0])).upstream(np.array([inf, 1.0])),
         case(np.array([0.5, 2.5, -3.5]), np.array([2, 1])).upstream(np.array([1e-9, 2e-9])),
-        case(rng.random(70_000), rng.permutation(70_000)[:20]),
+        case(np.array([3e-9, 2e-9, 1e-9]), np.array([2, 1])),
+        case(rng.random(70_000), np.append(rng.permutation(65_536)[:300], 69_999)),
     ]
 
 
@@ -152,9 +153,9 @@ gradient by a matrix: 0 · ∞ is NaN: an infinite gradient of one weight must l
 replaces what is missing: Selecting changes no value. NaN must stay visible.
 - return take_rows(gate, kept)
 + return np.nan_to_num(take_rows(gate, kept))
-indices in sixteen bits: There may be more than 32,767 candidates.
+indices in sixteen bits: There may be more than 65,536 candidates.
 - self.save(kept)
-+ self.save(kept % 32_768)
++ self.save(kept % 65_536)
 a gradient for the indices: `kept` is no function of anything: its gradient is None, not zeros.
 - self.num_candidates), None
 + self.num_candidates), np.zeros(kept.shape)

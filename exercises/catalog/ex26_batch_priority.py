@@ -57,7 +57,7 @@ def one_choice(rng: np.random.Generator) -> list[Case]:
 
 
 def more_choices(rng: np.random.Generator) -> list[Case]:
-    shapes = [(5, 4, 2), (7, 5, 3), (4, 3, 2), (1, 3, 3)]
+    shapes = [(5, 4, 2), (7, 5, 3), (4, 3, 2), (4, 4, 2), (1, 3, 3)]
     return [case(*_asking(_softmax(rng.standard_normal((t, e))), k)) for t, e, k in shapes]
 
 
@@ -70,6 +70,22 @@ def biased(rng: np.random.Generator) -> list[Case]:
         some = rng.permutation(t * k)[: t * k - 3]
         cases.append(case(*(a[some] for a in lists), rng.random((t, e))))
     return cases
+
+
+def many_choices(rng: np.random.Generator) -> list[Case]:
+    """Many experts, choices of every rank or of some ranks only, one token."""
+    *lists, scores = _asking(rng.standard_normal((6, 7)), 7)
+    some = np.flatnonzero(np.isin(lists[2], [1, 4, 6]))
+    *alone, best = _asking(rng.standard_normal((1, 5)), 4)
+    mixed = rng.permutation(4)
+    late = rng.random((9, 100)) + np.linspace(0, 1, 100)
+    return [
+        case(*lists, scores),
+        case(*(a[some] for a in lists), scores),
+        case(*(a[mixed] for a in alone), best),
+        case(*_asking(rng.random((2, 150)), 150)),
+        case(*_asking(late, 2)),
+    ]
 
 
 def wide(rng: np.random.Generator) -> list[Case]:
@@ -96,6 +112,8 @@ def extreme(rng: np.random.Generator) -> list[Case]:
 def ties(rng: np.random.Generator) -> list[Case]:
     """Scores from a few values only."""
     cases = []
+    zeros = np.where(np.arange(6) % 2 == 0, -0.0, 0.0)[:, None]  # equal, whatever their sign
+    cases.append(case(*_asking(zeros, 1)))
     for t, k in [(12, 2), (40, 1), (20, 3)]:
         *lists, scores = _asking(rng.integers(0, 2, (t, 3)) * np.array([1.0, 1.0, 0.0]), k)
         mixed = rng.permutation(t * k)
@@ -122,6 +140,7 @@ CHECKS = (
         "max over all experts, looked up with the candidate's token",
         run=queue,
     ),
+    Check("many choices and experts", 1, many_choices, "sort by rank; do not count on every rank to occur", run=queue),
     Check("scores of any size", 1, wide, "two sorts; do not add ranks and scores up", run=queue),
     Check("scores that are infinite or below zero", 1, extreme, "two sorts; take the maximum as it is", run=queue),
     Check("ties go to the first in the list", 2, ties, 'kind="stable"', run=queue),
@@ -188,6 +207,12 @@ best score at least a number: Scores below that number, and -∞, become ties.
 squashes the scores: A sigmoid is 1 for every large score, and 0 for every very negative one: ties that are none.
 - scores.max(axis=1)
 + (1 / (1 + np.exp(-scores))).max(axis=1)
+later ranks together: Choices after the fourth queue by importance only. Each rank has its own turn.
+- _first_choices_first(candidates.rank,
++ _first_choices_first(np.minimum(candidates.rank, 3),
+first eight experts only: The best score may be that of any expert.
+- scores.max(axis=1)
++ scores[:, :8].max(axis=1)
 rank and scaled score in one number: The scale is infinite where a score is. Two sorts have no scale.
 - best = scores.max(axis=1)[candidates.token]
 + best = scores.max(axis=1)[candidates.token]

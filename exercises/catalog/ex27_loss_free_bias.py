@@ -78,6 +78,11 @@ def several_passes(rng: np.random.Generator) -> list[Case]:
     return [case(0.01, *_loads(rng, 5), passes) for passes in (2, 4)]
 
 
+def any_size(rng: np.random.Generator) -> list[Case]:
+    """Small and large steps, and many experts."""
+    return [case(rate, *_loads(rng, e)) for e, rate in [(5, 1e-5), (5, 30.0), (300, 0.01)]]
+
+
 def unused(rng: np.random.Generator) -> list[Case]:
     """One expert gets everything, or one nothing."""
     b = rng.standard_normal(5)
@@ -96,7 +101,7 @@ def near_the_mean(rng: np.random.Generator) -> list[Case]:
     """Counts next to a mean that is no whole number, large counts, and loads that are no counts."""
     counts = (
         *([3.0, 4.0], [1.0, 2.0, 2.0], [7.0, 7.0, 7.0, 8.0], [0.0, 0.0, 1.0], [4097.0, 4098.0]),
-        *([2.0**26 + 1, 2.0**26 + 2], [1.0, 1.0 + 2.0**-30], [0.25, 0.5, 0.5]),
+        *([2.0**26 + 1, 2.0**26 + 2], [1.0, 1.0 + 2.0**-30], [1.0, 1.0 + 2.0**-50], [0.25, 0.5, 0.5]),
     )
     return [case(0.25, rng.standard_normal(len(c)), np.array(c)) for c in counts]
 
@@ -107,6 +112,7 @@ CHECKS = (
     Check("nothing moves at the mean", 2, balanced, "np.sign(0) is 0", run=step),
     Check("one step for several passes", 2, several_passes, "the sign does not change with the sum", run=step),
     Check("all steps have one size", 2, unused, "sign, not difference", run=step),
+    Check("any rate, many experts", 1, any_size, "γ and all counts as they are", run=step),
     Check("close to the mean", 1, near_the_mean, "the mean need not be a whole number", run=step),
     Check("the mean decides", 1, skewed, "the fair share is the mean of the counts", run=step),
     *standard_checks(typical, run=step),
@@ -147,6 +153,12 @@ centres the bias: Subtracts the mean. It would change no choice, but the publish
 changes the state in place: `state += ...` writes into the router's buffer. Return a new array.
 - return state + self.rate * _sign(observed.mean() - observed)
 + state += self.rate * _sign(observed.mean() - observed); return state
+steps of at most one: γ may be as large as it likes.
+- self.rate * _sign(observed.mean() - observed)
++ min(self.rate, 1.0) * _sign(observed.mean() - observed)
+mean of the first sixteen: The fair share is the mean over all experts.
+- observed.mean() - observed
++ observed[:16].mean() - observed
 mean rounded down: A mean of 3.5 is not 3: an expert with 3 has too little.
 - observed.mean() - observed
 + observed.mean() // 1 - observed

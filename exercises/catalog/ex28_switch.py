@@ -66,7 +66,7 @@ def small(rng: np.random.Generator) -> list[Case]:
 
 
 def any_size(rng: np.random.Generator) -> list[Case]:
-    """Infinite and missing scores beside those that are read; an infinite gradient; indices of more than 16 bits."""
+    """Infinite and missing scores beside those that are read; an infinite gradient; many assignments, wide indices."""
     nan, inf = np.nan, np.inf
     p = np.array([[0.5, -inf, nan], [inf, 0.25, 0.75]])
     many = np.append(rng.permutation(69_999)[:29], 69_999)
@@ -75,6 +75,8 @@ def any_size(rng: np.random.Generator) -> list[Case]:
         case(p, np.array([1, 0, 0]), np.array([0, 1, 2])),
         case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([inf, 1.0])),
         case(rng.random((2, 3)), np.array([1, 0]), np.array([0, 2])).upstream(np.array([1e-9, 2e-9])),
+        case(rng.random((5, 4)), np.arange(5), rng.permutation(5) % 4),
+        case(rng.random((40, 20)), *np.divmod(rng.permutation(800)[:500], 20)),
         case(rng.random((70_000, 1)), many, np.zeros(30, np.int64)),
         case(rng.random((1, 70_000)), np.zeros(30, np.int64), many),
     ]

@@ -46,7 +46,7 @@ def specification(self: Any, scores: Any, batch: Any) -> Any:
     for start in range(0, tokens, max(length, 1)):
         for e in range(experts):
             left = list(range(start, start + length))
-            for _ in range(min(length, math.ceil(round(self.factor * length / experts, 6)))):
+            for _ in range(min(length, math.ceil(self.factor * length / experts - 1e-9))):
                 best = max(left, key=lambda t, e=e: (scores[t, e], -t))  # type: ignore[misc]
                 pairs.append((best, e))
                 left.remove(best)
@@ -80,8 +80,16 @@ def many_tokens(rng: np.random.Generator) -> list[Case]:
         case(rng.random((300, 2)), 100, 0.5),
         case(rng.random((66_000, 2)), 33_000, 1e-4),
         case(rng.random((100, 10)), 100, 1.1),
+        case(np.sort(rng.random((66_000, 1)), axis=0), 33_000, 1e-4),
+        case(rng.random((50, 2)), 50, 2.0),
+        case(rng.random((140, 3)), 2, 1.5),
         case(1 + 1e-12 * rng.permutation(41 * 20).reshape(41, 20), 41, 1.0),
     ]
+
+
+def nearly_whole(rng: np.random.Generator) -> list[Case]:
+    """Capacities above a whole number by less than the 1e-9 that counts as a rounding error, and by more."""
+    return [case(rng.random((6, 3)), 6, 1 + above) for above in (4e-10, 7.5e-10, 3e-9, 1e-8, 4e-7, 1e-5, 1e-3)]
 
 
 def extreme(rng: np.random.Generator) -> list[Case]:
@@ -93,12 +101,14 @@ def extreme(rng: np.random.Generator) -> list[Case]:
         case(-rng.integers(0, 3, (8, 4)).astype(float), 8, 2.0),
         case(-1e12 - 1e12 * rng.random((8, 2)), 8, 1.0),
         case(-1e300 * (1 + rng.random((8, 2))), 8, 1.0),
+        *(case(size * (1 + rng.random((8, 2))), 8, 1.0) for size in (5.0, 1e12, 1e300)),
     ]
 
 
 def ties(rng: np.random.Generator) -> list[Case]:
-    """Scores from a few values."""
-    return [case(rng.integers(0, 3, (t, 3)).astype(float), s, 1.0) for t, s in [(24, 12), (20, 20), (60, 60)]]
+    """Scores from a few values; also where an expert takes one token."""
+    sizes = [(24, 12, 1.0), (20, 20, 1.0), (60, 60, 1.0), (60, 20, 0.1)]
+    return [case(rng.integers(0, 3, (t, 3)).astype(float), s, f) for t, s, f in sizes]
 
 
 BY_HAND = one_by_one(case(np.array([[0.9, 0.8], [0.5, 0.6], [0.7, 0.1], [0.2, 0.3]]), 4, 1.0))
@@ -109,6 +119,7 @@ CHECKS = (
     Check("the whole batch as one set", 1, whole_batch, "look at self.scope", run=choose),
     Check("capacities that do not come out even", 2, odd_capacities, "round up, and at most L", run=choose),
     Check("many tokens", 1, many_tokens, "1.1 · 100 is 110.00000000000001", run=choose),
+    Check("nearly whole capacities", 1, nearly_whole, "take 1e-9 off, then round up", run=choose),
     Check("scores of any size", 1, extreme, "C tokens in any case: -∞ is a score too, the smallest", run=choose),
     Check("ties go to the earlier token", 1, ties, "a stable sort of -scores, or the kernel top_k", run=choose),
     *standard_checks(sequences, run=choose),
@@ -170,6 +181,9 @@ indices in eight bits: There may be more than 255 tokens.
 generous with the rounding: Takes off 0.1 before rounding up: 2.05 then becomes 2. Only rounding errors may vanish.
 - num_experts - 1e-9
 + num_experts - 0.1
+rounds to six digits first: 2.0000002 is more than a rounding error above 2: C is 3.
+- np.ceil(self.factor * length / num_experts - 1e-9)
++ np.ceil(np.round(self.factor * length / num_experts, 6))
 ranks in float32: Scores that differ in float64 become ties, and ties go to the earlier token.
 - chosen = top_k(rows, capacity)
 + chosen = top_k(rows.astype(np.float32), capacity)
@@ -182,6 +196,9 @@ takes finite scores only: Every expert takes C tokens: where only scores of -∞
 ends at a very negative number: Scores of less become ties.
 - chosen = top_k(rows, capacity)
 + chosen = top_k(np.maximum(rows, -1e9), capacity)
+ends at a very large number: Scores of more become ties.
+- chosen = top_k(rows, capacity)
++ chosen = top_k(np.minimum(rows, 1e9), capacity)
 more places than tokens: C is at most the number of tokens: an expert cannot take one twice.
 - chosen = top_k(rows, capacity)
 + places = int(np.ceil(self.factor * length / num_experts - 1e-9))

@@ -58,7 +58,7 @@ def specification(x: Any, phi: Any) -> Any:
     return Tensor(mixed), Tensor(combine)
 
 
-SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4), (2, 5, 3, 4)]  # B, S, d, n
+SIZES = [(2, 5, 3, 4), (1, 4, 2, 6), (3, 3, 4, 3), (2, 4, 4, 4), (4, 20, 1, 18), (2, 5, 3, 4)]  # B, S, d, n
 
 
 def typical(rng: np.random.Generator) -> list[Case]:

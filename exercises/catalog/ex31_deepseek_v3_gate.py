@@ -35,7 +35,7 @@ EXERCISE = Exercise(
 def choose(solution: Any, scores: Any, k: int, groups: int, top_groups: int, group_score: str = "top2") -> Any:
     """Build the rule and the batch, call, and take the candidates apart."""
     rule = GroupLimited(k, groups, top_groups, group_score)
-    return drivers.candidates(solution(rule, scores, Batch(len(scores))))
+    return drivers.candidates(solution(rule, scores, Batch(1)))
 
 
 def specification(self: Any, scores: Any, batch: Any) -> Any:
@@ -98,7 +98,8 @@ def infinite(rng: np.random.Generator) -> list[Case]:
 
 
 def by_max(rng: np.random.Generator) -> list[Case]:
-    return [case(rng.standard_normal((t, e)), k, g, m, group_score="max") for t, e, k, g, m in SIZES]
+    sizes = [*SIZES, (6, 40, 5, 20, 4)]
+    return [case(rng.standard_normal((t, e)), k, g, m, group_score="max") for t, e, k, g, m in sizes]
 
 
 def all_groups(rng: np.random.Generator) -> list[Case]:
@@ -114,8 +115,15 @@ def all_groups(rng: np.random.Generator) -> list[Case]:
 
 
 def ties(rng: np.random.Generator) -> list[Case]:
-    sizes = [*SIZES, (30, 96, 8, 32, 8)]
+    """Scores from a few values; one group, and many."""
+    sizes = [*SIZES, (30, 96, 8, 32, 8), (30, 40, 5, 1, 1)]
     return [case(rng.integers(0, 3, (30, e)).astype(float), k, g, m) for _, e, k, g, m in sizes]
+
+
+def close(rng: np.random.Generator) -> list[Case]:
+    """Scores that are nearly equal, of a few tokens and of many."""
+    shapes = [(6, 8, 2, 4, 2), (5, 12, 3, 2, 1), (300, 8, 2, 4, 1)]
+    return [case(1 + 1e-12 * rng.permutation(t * e).reshape(t, e), k, g, m) for t, e, k, g, m in shapes]
 
 
 BY_HAND = one_by_one(case(np.array([[0.9, 0.0, 0.5, 0.6]]), 2, 2, 1))
@@ -127,6 +135,7 @@ CHECKS = (
     Check("groups by their best expert", 2, by_max, 'group_score="max" is the rule of V2', run=choose),
     Check("all groups, all experts, groups of one", 1, all_groups, "num_groups and top_groups may agree", run=choose),
     Check("ties go to the lowest index", 2, ties, "stable sorts, for groups and for experts", run=choose),
+    Check("nearly equal scores", 1, close, "compare the scores as they are", run=choose),
     *standard_checks(negative, run=choose),
     Check("no tokens", 1, one_by_one(case(np.zeros((0, 8)), 2, 4, 2)), "three empty arrays of integers", run=choose),
     Check("a choice by hand", 1, BY_HAND, "0.9 + 0.0 loses against 0.5 + 0.6: experts 3 and 2", run=choose),
@@ -189,6 +198,12 @@ excludes with the smallest number: It beats a score of -∞, which the best grou
 excludes with less than the least: Where scores are large, the least minus 1 is the least: a tie.
 - -xp.inf
 + scores.min(initial=0) - 1
+rounds the groups' scores: Groups of nearly equal scores become ties, and ties go to the lowest index.
+- top_k(group_scores, self.top_groups)
++ top_k(group_scores.round(6), self.top_groups)
+groups of the first token: Chooses the groups once. Each token has its own.
+- top_k(group_scores, self.top_groups)
++ np.repeat(top_k(group_scores[:1], self.top_groups), num_tokens, axis=0)
 sends the first only: `sent` is None, or True for all: every choice is dispatched.
 - return top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k)
 + c = top_k_candidates(xp.where(allowed, scores, -xp.inf), self.k); return replace(c, sent=c.rank == 0)

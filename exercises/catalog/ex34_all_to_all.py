@@ -74,12 +74,13 @@ def lonely(rng: np.random.Generator) -> list[Case]:
 
 
 def many_rows(rng: np.random.Generator) -> list[Case]:
-    """More than 255 between a pair of devices, and more than 32,767."""
+    """More than 255 between a pair of devices, and more than 65,535, as many tokens."""
     token, expert = _assignments(rng, 900, 4, 2)
-    few = rng.random(34_000) < 0.01
+    few = rng.random(80_000) < 0.01
+    device = np.repeat([1, 0], [79_000, 1_000])
     return [
         case(token, expert, rng.integers(0, 2, 900) * 2, np.array([0, 1, 1, 0]), 3),
-        case(np.arange(34_000), few.astype(np.int64), np.ones(34_000, np.int64), np.array([0, 1]), 2),
+        case(np.arange(80_000), few.astype(np.int64), device, np.array([0, 1]), 2),
     ]
 
 
@@ -100,7 +101,7 @@ CHECKS = (
     Check("neighbours lie together", 4, even, "two devices per assignment: source and destination"),
     Check("experts and tokens lie anywhere", 4, scattered, "look devices up; do not compute them from the index"),
     Check("idle devices, one device, no rows", 2, lonely, "rows is [D, D] even where devices are idle"),
-    Check("many rows", 1, many_rows, "stable sorts; a pair may exchange more than 32,767 rows"),
+    Check("many rows", 1, many_rows, "stable sorts; a pair may exchange more than 65,535 rows"),
     Check("many devices", 1, many_devices, "a pair of devices is source · D + destination, in int64"),
     *standard_checks(scattered, floats=False),
     Check("a plan by hand", 1, BY_HAND, "write down source and destination of each assignment, then sort by hand"),
@@ -156,9 +157,12 @@ counts in eight bits: A pair of devices may exchange more than 255 rows.
 inverse of send: Says where each assignment stands in the send buffers. Asked for is what stands there.
 - return rows, send, receive
 + return rows, np.argsort(send, kind="stable"), receive
-counts in sixteen bits: A pair of devices may exchange more than 32,767 rows.
+counts in sixteen bits: A pair of devices may exchange more than 65,535 rows.
 - return rows, send, receive
-+ return rows.astype(np.int16).astype(np.int64), send, receive
++ return rows.astype(np.uint16).astype(np.int64), send, receive
+tokens in sixteen bits: There may be more than 65,535 tokens.
+- device_of_token[token]
++ device_of_token[token.astype(np.uint16)]
 pairs in sixteen bits: 300 devices are 90,000 pairs.
 - send = np.argsort(source * num_devices + destination, kind="stable")
 + send = np.argsort((source * num_devices + destination).astype(np.int16), kind="stable")

@@ -73,7 +73,7 @@ def _case(rng: np.random.Generator, n: int, width: int, out: int, **settings: An
 
 
 def typical(rng: np.random.Generator) -> list[Case]:
-    return [_case(rng, n, width, out) for n, width, out in ((3, 5, 2), (1, 7, 4), (6, 3, 3), (2, 1, 1))]
+    return [_case(rng, n, width, out) for n, width, out in ((3, 5, 2), (1, 7, 4), (6, 3, 3), (2, 1, 1), (3, 5, 2))]
 
 
 def stored(rng: np.random.Generator) -> list[Case]:

@@ -91,7 +91,8 @@ def _dense(rng: np.random.Generator, f: int, d: int) -> tuple[Any, Any, Any]:
 
 def copies_alone(rng: np.random.Generator) -> list[Case]:
     """Whole copies, G = 1."""
-    return [case(*_dense(rng, f, d), copies, 1) for f, d, copies in ((4, 3, 2), (5, 2, 4), (3, 3, 1), (2, 5, 7))]
+    sizes = ((4, 3, 2), (5, 2, 4), (3, 3, 1), (2, 5, 7), (4, 3, 2))
+    return [case(*_dense(rng, f, d), copies, 1) for f, d, copies in sizes]
 
 
 def parts(rng: np.random.Generator) -> list[Case]:

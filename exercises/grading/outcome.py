@@ -1,16 +1,17 @@
 """What runs of a solution on the cases of a check gave. The same code runs in the child and, for trusted code, here.
 
-Every case runs twice, the second time in reverse order, and all forwards of a gradient check come before the first
-backward: what is kept on the class, in a global or in a buffer shows as a difference. backward runs four times, at
-last with a larger upstream gradient and with zeros, to which it must be proportional. Each argument is once the only
-one that needs a gradient: the others must not change it.
+Every case runs twice, the second time in reverse order and, where shapes agree, in arrays that held an earlier case;
+and all forwards of a gradient check come before the first backward: what is kept on the class, in a global, in a buffer
+or by an array's identity shows as a difference. backward runs four times, at last with a larger upstream gradient and
+with zeros, to which it must be proportional. Each argument is once the only one that needs a gradient: the others must
+not change it.
 """
 
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,14 @@ def run_cases(
 
     The second run of each case is ``watched``.
     """
-    first = [_Run(run, solution, case, learner_file) for case in cases]
+    first = [_Run(run, solution, case, learner_file, {}) for case in cases]
     for one in first:
         one.begin()
     for one in reversed(first):
         one.finish()
+    memory: dict[Any, Any] = {}
     for one, case in zip(reversed(first), reversed(cases), strict=True):
-        again = _Run(run, solution, case, learner_file)
+        again = _Run(run, solution, case, learner_file, memory)
         with watched():
             again.begin()
             again.finish()
@@ -87,9 +89,9 @@ def run_case(run: Any, solution: Any, case: Case) -> Outcome:
 class _Run:
     """One run of a case: :meth:`begin` calls the solution, :meth:`finish` its backward, if gradients are wanted."""
 
-    def __init__(self, run: Any, solution: Any, case: Case, learner_file: str):
+    def __init__(self, run: Any, solution: Any, case: Case, learner_file: str, memory: dict[Any, Any]):
         self.run, self.solution, self.learner_file = run, solution, learner_file
-        self.mine, self.untouched = drivers.prepared(case), drivers.prepared(case)
+        self.mine, self.untouched = _within(memory, drivers.prepared(case)), drivers.prepared(case)
         self.outcome = Outcome()
         self.returned: list[tuple[Any, Any]] = []  # what came back, and a copy of how it was then
 
@@ -204,6 +206,25 @@ def _words_of(error: BaseException) -> str:
         return str(error)
     except BaseException as another:
         return f"(its text cannot be had: {type(another).__name__[:100]})"
+
+
+def _within(memory: dict[Any, Any], case: Case) -> Case:
+    """The case in the arrays of earlier ones, overwritten, where place, shape, dtype and layout agree."""
+    moved: dict[int, Any] = {}  # an array that is given twice stays one
+
+    def move(place: Any, a: Any) -> Any:
+        if not isinstance(a, np.ndarray):
+            return a
+        if id(a) not in moved:
+            key = place, a.shape, a.dtype, case.layout
+            old = memory.get(key, a)
+            memory[key] = moved[id(a)] = old if old.flags.writeable else a
+            memory[key][...] = a
+        return moved[id(a)]
+
+    args = tuple(move(place, a) for place, a in enumerate(case.args))
+    settings = {name: move(name, a) for name, a in case.settings.items()}
+    return replace(case, args=args, settings=settings)
 
 
 def _arguments(case: Case) -> dict[int | str, Any]:

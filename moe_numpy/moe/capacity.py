@@ -21,7 +21,7 @@ class KeepAssignments(Function):
     """g'_n = g[kept_n]: the gate weights of the assignments that stay, in the order in which experts take them."""
 
     def forward(self, gate: Float[Array, " M"], kept: Int[Array, " N"]) -> Float[Array, " N"]:
-        """Select; ``kept`` names no assignment twice."""
+        """Select, whatever the other weights are, infinite or NaN; ``kept`` names no assignment twice."""
         self.save(kept)
         self.num_candidates = gate.shape[0]
         return take_rows(gate, kept)

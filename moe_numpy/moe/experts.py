@@ -53,7 +53,8 @@ def grouped_product_weight_gradient(
 ) -> Float[Array, "E o i"]:
     """dW_e = Σ over the rows n of expert e of dy[n] x[n]ᵀ; zero for an expert without rows.
 
-    Rows ``offsets[e]:offsets[e+1]`` belong to expert e.
+    Rows ``offsets[e]:offsets[e+1]`` belong to expert e, with ``offsets[0]`` = 0. Rows from ``offsets[E]`` on, if there
+    are any, belong to nobody.
     """
     return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
 

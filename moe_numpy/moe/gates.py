@@ -41,7 +41,7 @@ class PickScores(Function):
     """s_n = p[token_n, expert_n]: the scores of the chosen experts."""
 
     def forward(self, p: Float[Array, "T E"], token: Int[Array, " N"], expert: Int[Array, " N"]) -> Float[Array, " N"]:
-        """Read one entry of p for each assignment; no (token, expert) pair occurs twice."""
+        """Read one entry of p for each assignment, whatever the others are; no (token, expert) pair occurs twice."""
         at = token * p.shape[1] + expert
         self.save(at)
         self.shape = p.shape

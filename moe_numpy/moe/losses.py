@@ -40,7 +40,10 @@ class BalanceLoss(Function):
     """
 
     def forward(self, p: Float[Array, "T E"], f: Float[Array, "B E"]) -> Any:
-        """A scalar from normalised scores of all experts (never of the chosen alone) and constant fractions."""
+        """A scalar from normalised scores of all experts (never of the chosen alone) and constant fractions.
+
+        Both are taken as they are.
+        """
         self.save(f)
         self.num_tokens, num_experts = p.shape
         parts = f.shape[0]
