@@ -24,9 +24,11 @@ gradcheck: .venv/library
 verify: .venv/library
 	$(BIN)/python -m exercises verify
 
-# Starts in notebooks/; the exercises' files are within reach of its file browser.
+# Starts in notebooks/; the exercises' files are within reach of its file browser. Jupyter refuses root unless told
+# otherwise; in a container there often is no other user.
 lab: .venv/learner
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url=None
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. \
+	  --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url=None
 
 # The notebooks in a folder that git does not know, to be changed and run at will: make course FOLDER=~/moe
 course: .venv/learner

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from moe_numpy.commands.output import one_line, printable, refusals, refuse
 from moe_numpy.commands.usage import Group
+from moe_numpy.files import write_atomically
 
 from . import actions
 from .catalog import all_exercises
@@ -270,7 +271,7 @@ def export(
     else:
         with refusals():
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(text, encoding="utf-8")
+            write_atomically({out: text})
     _tell(workspace)
 
 

@@ -21,11 +21,13 @@ _CHECKSUM = "checksum"
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a file. OSError for a pipe or a device: reading it could last for ever."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a folder has its own error
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
-    return path.read_bytes()
+    """The bytes of a file. OSError for a pipe or a device, which could last for ever, or for more than memory holds."""
+    status = os.stat(path)
+    _require_regular(path, status.st_mode)
+    try:
+        return path.read_bytes()
+    except MemoryError:
+        raise OSError(errno.ENOMEM, f"has {status.st_size:,} bytes, more than memory holds", str(path)) from None
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Add one record as a line of JSON; errors as for :func:`write_json_atomically`."""
     line = _dumps(record) + "\n"
+    _require_no_device(path)
     with naming(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(line)
 
@@ -90,27 +93,44 @@ def truncate_history(path: Path, step: int) -> None:
 def write_atomically(contents: Mapping[Path, str | bytes]) -> None:
     """Write files in place of what they hold: all are complete before the first is renamed, in order.
 
+    A link stays; the file that it leads to is written.
+
     Raises:
-        OSError: the disk failed or is full; it names the file. Nothing half-written stays behind.
+        OSError: the disk failed or is full, or there is a pipe or a device; it names the file. Nothing half-written
+            stays behind.
     """
+    places = {path: Path(os.path.realpath(path)) for path in contents}
+    for path in contents:
+        _require_no_device(path)
     try:
         for path, content in contents.items():
             with naming(path):
                 if isinstance(content, bytes):
-                    _temporary(path).write_bytes(content)
+                    _temporary(places[path]).write_bytes(content)
                 else:
-                    _temporary(path).write_text(content, encoding="utf-8", newline="\n")
-        for path in contents:
-            sync(path, _temporary(path))
-        for path in contents:
+                    _temporary(places[path]).write_text(content, encoding="utf-8", newline="\n")
+        for path, place in places.items():
+            sync(path, _temporary(place))
+        for path, place in places.items():
             with naming(path):
-                os.replace(_temporary(path), path)
-            sync_folder(path.parent)
+                os.replace(_temporary(place), place)
+            sync_folder(place.parent)
     except BaseException:  # a full disk, a signal
-        for path in contents:
+        for place in places.values():
             with contextlib.suppress(OSError):
-                _temporary(path).unlink()
+                _temporary(place).unlink()
         raise
+
+
+def _require_no_device(path: Path) -> None:
+    """OSError for a pipe or a device: writing to it could last for ever, and renaming a file over it takes it away."""
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(path, os.stat(path).st_mode)
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder has errors of its own
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
 def sync(path: Path, written: Path | None = None) -> None:

@@ -12,6 +12,7 @@ from moe_numpy.files import (
     read_jsonl,
     read_regular,
     truncate_history,
+    write_atomically,
     write_json_atomically,
 )
 
@@ -55,6 +56,41 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, stage)
     write_json_atomically(path, [3])
     assert json.loads(path.read_bytes()) == [3]
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_pipe_or_a_device_is_refused_and_stays(tmp_path):
+    for name, kind in (("pipe", "a pipe"), ("null", "a link to a device")):
+        path = tmp_path / name
+        os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/null")
+        before = os.lstat(path).st_ino
+        for write in (write_json_atomically, append_jsonl):
+            with pytest.raises(OSError, match="is not a regular file") as caught:
+                write(path, {"a": 1})
+            assert caught.value.filename == str(path)
+        with pytest.raises(OSError, match="is not a regular file"):
+            write_atomically({tmp_path / "other": "x", path: "x"})
+        assert os.lstat(path).st_ino == before
+    assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]
+
+
+def test_a_file_larger_than_memory_is_named(tmp_path):
+    path = tmp_path / "large"
+    with open(path, "wb") as file:
+        file.truncate(2**43)  # of zeros that take no room
+    with pytest.raises(OSError, match=r"has 8,796,093,022,208 bytes, more than memory holds") as caught:
+        read_regular(path)
+    assert caught.value.filename == str(path)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "shared").mkdir()
+    link = tmp_path / "a.json"
+    link.symlink_to("shared/a.json")
+    for value in ([1], [2]):
+        write_json_atomically(link, value)
+        assert link.is_symlink()
+        assert json.loads((tmp_path / "shared" / "a.json").read_bytes()) == value
+    assert os.listdir(tmp_path / "shared") == ["a.json"]
 
 
 def test_a_system_that_cannot_open_folders_is_fine(tmp_path, monkeypatch):

@@ -50,11 +50,20 @@ def test_what_cannot_be_made_ends_in_a_sentence(tmp_path, python, last):
     assert (tmp_path / ".venv").exists() == (python == NO_NETWORK)
 
 
-def dry_run(target, folder):
+def dry_run(target, folder, env=None):
     for file in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / file, folder)
-    done = subprocess.run(["make", "-n", target], cwd=folder, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout
+    words = ["make", "-n", target]
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_root_may_start_jupyter_as_in_a_container(tmp_path, user):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    told = dry_run("lab", tmp_path, os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert ("jupyter lab --allow-root" in told) == (user == 0)
+    assert "--ServerApp.root_dir=." in told
 
 
 @pytest.mark.parametrize("target", ["demo", "gradcheck", "verify"])

@@ -117,8 +117,19 @@ REFUSED = {
     "integers with requires_grad": (with_integers, "requires_grad holds int64: its .data was replaced"),
     "another .grad": (with_a_gradient_of_another_shape, r"the .grad of x has shape \(1,\), its gradient \(3,\)"),
     "state, complex": (lambda: module(w=nn.Parameter(np.ones(2))).load_state_dict({"w": [1j, 2]}), "w: Tensor needs"),
-    "linear, 0": (lambda: nn.Linear(0, 2, rng=rng()), "d_in must be an integer of at least 1, got 0"),
+    "linear, 0": (lambda: nn.Linear(0, 2, rng=rng()), "d_in must be at least 1, got 0"),
     "linear, float": (lambda: nn.Linear(2, 2.0, rng=rng()), "d_out must be an integer of at least 1, got 2.0"),
+    "embedding, None": (lambda: nn.Embedding(None, 2, rng=rng()), "num_embeddings must be an integer of at least 1"),
+    "norm, negative": (lambda: nn.RMSNorm(-1), "d_model must be at least 1, got -1"),
+    "attention layer, no heads": (lambda: nn.Attention(8, 0, 1, rng=rng()), "num_heads must be at least 1, got 0"),
+    "attention layer, text": (lambda: nn.Attention(8, 2, 1, "x", rng=rng()), "d_head must be an integer of at least 1"),
+    "experts, None": (lambda: make_layer(recipes.mixtral(), 4, None, 4, rng=rng()), "d_ff must be an integer of at"),
+    "linear, std": (lambda: nn.Linear(2, 2, std=[1], rng=rng()), r"std must be a number of at least 0, got \[1\]"),
+    "linear, no std": (lambda: nn.Linear(2, 2, std=float("nan"), rng=rng()), "std must be a number of at least 0"),
+    "input, masked": (lambda: leaf(2) * np.ma.array([1.0, 2.0], mask=[0, 1]), "Multiply: input 1 needs a plain array"),
+    "input, objects": (lambda: ops.Exp.apply(np.array([1, None])), "Exp: input 0 needs numbers, got .* dtype object"),
+    "input, complex": (lambda: leaf(2) + np.ones(2, complex), "Add: input 1 needs numbers, got .* dtype complex128"),
+    "input, text": (lambda: ops.Softmax.apply(np.array(["a", "b"])), "Softmax: input 0 needs numbers, got an array"),
     "linear, a seed": (lambda: nn.Linear(2, 2, rng=0), r"rng must be a numpy.random.Generator, such as .* got 0"),
     "attention layer, matrix": (lambda: nn.Attention(8, 2, 1, rng=rng())(leaf(2, 8)), r"\[B, S, d\], got \(2, 8\)"),
     "attention layer, list": (lambda: nn.Attention(8, 2, 1, rng=rng())([[[1.0]]]), r"\[B, S, d\], got list"),
@@ -162,6 +173,13 @@ def test_axes_in_a_list():
             np.testing.assert_array_equal(x.sum(axis=axis).data, x.data.sum(axis=(0, 2)))
             np.testing.assert_array_equal(x.mean(axis=axis).data, x.data.mean(axis=(0, 2)))
             np.testing.assert_allclose(ops.LogSumExp.apply(x, axis=axis).data, np.log(np.exp(x.data).sum(axis=(0, 2))))
+
+
+def test_a_matrix_is_an_array():
+    x = leaf(2, 2)
+    with unchecked_shapes():
+        np.testing.assert_array_equal((x * x.data.view(np.matrix)).data, x.data**2)
+        np.testing.assert_array_equal(ops.Multiply.apply(x.data.view(np.matrix), x).data, x.data**2)
 
 
 def test_a_state_of_lists_and_tensors_keeps_float64():

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moe_numpy.commands.output import JsonOption, console_for, given_path, one_line, print_json, refusals
+from moe_numpy.files import write_atomically
 
 from ..actions import chosen
 from .gradebook import Gradebook, Row
@@ -96,7 +97,7 @@ def pack(
             raise ValueError(f"kind must be one of {', '.join(PACKS)}, got {kind!r}")
         exercises = chosen(which)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(PACKS[kind](exercises, seed))
+        write_atomically({path: PACKS[kind](exercises, seed)})
     _say(console_for(False), f"{path}: {len(exercises)} exercises, {sum(e.points for e in exercises)} points")
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from moe_numpy.files import write_atomically
+from moe_numpy.files import read_regular, write_atomically
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that a spreadsheet runs
 
@@ -71,14 +71,18 @@ class Gradebook:
         self.rows: dict[tuple[str, str], Row] = {}
         if not path.exists():
             return
-        with open(path, encoding="utf-8", newline="", errors="replace") as file:
-            lines = csv.DictReader(file)
+        text = read_regular(path).decode("utf-8-sig", "replace")  # spreadsheets begin a file with a byte-order mark
+        lines = csv.DictReader(io.StringIO(text, newline=""))
+        try:
             if lines.fieldnames is not None and list(lines.fieldnames) != _COLUMNS:
-                raise ValueError(f"{path} is no table of grades, and is not overwritten: its columns are others")
-            for line in lines:
-                row = _read(line)
-                if row is not None:
-                    self.rows[row.key] = row
+                raise ValueError("its columns are others")
+            numbered = [(lines.line_num, _read(line)) for line in lines]
+            for number, row in numbered[:-1]:
+                if row is None:  # edited: writing the table again would lose it
+                    raise ValueError(f"line {number} is no grade")
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{path} is no table of grades, and is not overwritten: {error}") from None
+        self.rows = {row.key: row for _, row in numbered if row is not None}
 
     @property
     def seed(self) -> int | None:
@@ -121,8 +125,8 @@ def _read(line: Mapping[str | None, Any]) -> Row | None:
             cells[name] = int(cells[name])
         for name in ("attempts", "hints"):
             cells[name] = int(cells[name]) if cells[name] else None
-        cells["gave_up"] = {"True": True, "False": False}.get(cells["gave_up"])
-        if len(cells["sha256"]) not in (0, 64):
+        cells["gave_up"] = {"true": True, "false": False}.get(cells["gave_up"].lower())  # a spreadsheet writes TRUE
+        if len(cells["sha256"]) not in (0, 64) or cells["seed"] < 0:
             return None
         return Row(**cells | {"seconds": float(cells["seconds"])})
     except (TypeError, ValueError, KeyError):

@@ -86,7 +86,7 @@ def read(path: Path, exercises: Sequence[Exercise], scratch: Path) -> HandIn:
         hand_in.problem = f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}"
         return hand_in
     graded: dict[str, PurePosixPath] = {}
-    for place, file in sorted(places, key=lambda p: (len(p[0].parts), str(p[0]))):
+    for place, file in sorted(places, key=lambda found: _first(found[0])):
         if place.name == _PROGRESS:
             hand_in.folder = hand_in.folder or file.parent
         elif (label := wanted[place.name]) in graded:
@@ -112,23 +112,30 @@ def _in_folder(folder: Path, names: set[str]) -> Iterator[tuple[PurePosixPath, P
 
 
 def _out_of_zip(path: Path, names: set[str], scratch: Path) -> Iterator[tuple[PurePosixPath, Path]]:
-    """The same of a zip; each file is copied to a folder of its own, under its own name alone."""
-    if path.stat().st_size > _LARGEST_ZIP:
+    """The same of a zip. Of several files with one name only the first is copied: ten thousand would fill the disk."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device could last for ever
+        raise ValueError("is not a regular file")
+    if status.st_size > _LARGEST_ZIP:
         raise ValueError(f"more than {_LARGEST_ZIP // 2**20} MiB")
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+        entries = [(PurePosixPath(e.filename.replace("\\", "/")), e) for e in archive.infolist()]
         if len(entries) > _MOST_FILES:
             raise ValueError(f"more than {_MOST_FILES:,} files")
-        for i, entry in enumerate(entries):
-            place = PurePosixPath(entry.filename.replace("\\", "/"))
+        for place, entry in sorted(entries, key=lambda found: _first(found[0])):
             hidden = any(part.startswith((".", "__")) for part in place.parts[:-1])
-            if place.name not in names or hidden or stat.S_ISLNK(entry.external_attr >> 16):
+            if place.name not in names or hidden or entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
                 continue
-            target = scratch / str(i) / place.name
-            target.parent.mkdir()
-            with archive.open(entry) as source:
-                target.write_bytes(source.read(LARGEST + 1))
+            target = scratch / place.name
+            if not target.exists():
+                with archive.open(entry) as source:
+                    target.write_bytes(source.read(LARGEST + 1))
             yield place, target
+
+
+def _first(place: PurePosixPath) -> tuple[int, str]:
+    """The order in which files of one name count: the least deep first."""
+    return len(place.parts), str(place)
 
 
 def _raise(error: OSError) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..models import ModelConfig
+from ..nn.sizes import require_countable
 from .layers import FeedForward, GroupedQueryAttention, LatentAttention, require_at_least
 
 
@@ -58,6 +59,7 @@ class Architecture:
     def __post_init__(self) -> None:
         require_at_least(1, self, "d_model", "vocab_size", "num_layers", "moe_every")
         require_at_least(0, self, "num_experts", "first_dense_layers", "num_encoder_layers", "relative_positions")
+        require_countable(**{name: getattr(self, name) for name in ("num_layers", "num_encoder_layers", "num_experts")})
         if not 0 <= self.num_local_layers <= self.num_layers:
             raise ValueError(
                 f"num_local_layers must be between 0 and num_layers={self.num_layers}, got {self.num_local_layers}"

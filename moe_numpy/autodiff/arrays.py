@@ -7,7 +7,17 @@ import numpy as np
 
 from ..kernels import library_of, to_host
 
-__all__ = ["is_finite", "is_float", "library_of", "one_axis", "several_axes", "sum_of", "to_host"]
+__all__ = [
+    "is_finite",
+    "is_float",
+    "is_plain",
+    "library_of",
+    "one_axis",
+    "plain_numbers",
+    "several_axes",
+    "sum_of",
+    "to_host",
+]
 
 _floats: dict[Any, bool] = {}
 
@@ -31,6 +41,24 @@ def is_float(dtype: Any) -> bool:
     if known is None:
         known = _floats[dtype] = dtype.kind == "f" or dtype.name == "bfloat16"
     return known
+
+
+def is_plain(x: Any) -> bool:
+    """Whether an array of NumPy is as ops need it: numbers in this machine's byte order, and no more than an array."""
+    return type(x) is np.ndarray and x.dtype.kind in "fiub" and x.dtype.isnative
+
+
+def plain_numbers(x: Any, whose: str) -> Any:
+    """An array of NumPy without what ``np.matrix`` adds, in the byte order of this machine.
+
+    TypeError, which says whose it is, for a masked one, and for entries that are not real numbers.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{whose} needs a plain array, got a masked one; use .filled() and pass the mask to the op")
+    if x.dtype.kind not in "fiub" and not is_float(x.dtype):
+        raise TypeError(f"{whose} needs numbers, got an array of dtype {x.dtype}")
+    x = x.view(np.ndarray) if isinstance(x, np.matrix) else x
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def one_axis(axis: Any) -> int:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import is_finite, is_float, library_of
+from .arrays import is_finite, is_float, is_plain, library_of, plain_numbers
 from .modes import NonFiniteError, modes
 from .tensor import Tensor, as_array
 
@@ -124,8 +124,8 @@ class Function:
             elif isinstance(x, list | tuple):
                 x = as_array(x)
             found = library_of(x)
-            if found == "numpy" and not x.dtype.isnative:
-                x = x.astype(x.dtype.newbyteorder("="))
+            if found == "numpy" and not is_plain(x):
+                x = plain_numbers(x, f"{op.name}: input {len(arrays)}")
             if found != library and found is not None:
                 if library is not None:
                     raise TypeError(

@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from . import graph
-from .arrays import is_float, library_of, to_host
+from .arrays import is_float, is_plain, library_of, plain_numbers, to_host
 
 
 class Tensor:
@@ -48,10 +48,8 @@ class Tensor:
             raise TypeError("Tensor needs an array or numbers, got a Tensor; use its .data, or .detach()")
         if library is None:
             data = as_array(data)
-        elif library == "numpy" and not (
-            data.dtype.kind in "fiub" and data.dtype.isnative and type(data) is np.ndarray
-        ):
-            data = _plain(data)
+        elif library == "numpy" and not is_plain(data):
+            data = plain_numbers(data, "Tensor")
         if requires_grad and not is_float(data.dtype):
             raise TypeError(f"requires_grad needs floating-point data, got dtype {data.dtype}")
         self.data = data
@@ -254,13 +252,3 @@ def as_array(data: Any) -> Any:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"Tensor needs numbers, got {type(data).__name__} of dtype {array.dtype}")
     return array.astype(np.float32) if array.dtype.kind == "f" else array
-
-
-def _plain(data: Any) -> Any:
-    """The array itself, without what ``np.matrix`` adds, in the byte order of this machine."""
-    if isinstance(data, np.ma.MaskedArray):
-        raise TypeError("Tensor needs a plain array, got a masked one; use .filled() and pass the mask to the op")
-    if data.dtype.kind not in "fiub" and not is_float(data.dtype):
-        raise TypeError(f"Tensor needs numbers, got an array of dtype {data.dtype}")
-    data = data.view(np.ndarray) if isinstance(data, np.matrix) else data
-    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))

@@ -1,9 +1,13 @@
 """``python -m moe_numpy course``: the notebooks, in a folder of the learner's."""
 
+import hashlib
 import json as json_module
+import os
 import posixpath
 import re
+import shlex
 from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +15,25 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..files import write_atomically
-from .output import JsonOption, console_for, print_json, print_title, refusals
+from ..files import read_json, read_regular, write_atomically, write_json_atomically
+from .output import JsonOption, console_for, one_line, print_files, print_json, print_title, refusals
 
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = _PACKAGE / "course"  # the build copies notebooks/ and docs/ there: see setup.py
+_RECORD = ".course.json"  # in the learner's folder: the digest of each file as it was copied
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _PAGES = ("notebooks/*.ipynb", "docs/*.md", "docs/figures/*.png")
+
+
+@dataclass
+class _Copied:
+    """The files of a copy: new ones, newer ones in place of unedited ones, those kept because they were edited, and
+    those that were there already."""
+
+    written: list[Path] = field(default_factory=list)
+    updated: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+    same: list[Path] = field(default_factory=list)
 
 
 def course(
@@ -25,44 +41,58 @@ def course(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ, your changes included.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Copy the notebooks, and the pages they link, to a folder of yours. What you changed there stays."""
+    """Copy the notebooks, and the pages they link, to a folder of yours. What you changed there stays.
+
+    After an upgrade of the package, the same command replaces the files that you did not change.
+    """
     with refusals():
-        written, kept, same = _copy(folder, force)
+        copied = _copy(folder, force)
     if json:
-        names = {"written": written, "kept": kept, "same": same}
-        print_json({"folder": str(folder), **{how: [str(path) for path in paths] for how, paths in names.items()}})
+        names = {how: [str(path) for path in paths] for how, paths in vars(copied).items()}
+        print_json({"folder": str(folder), **names})
         return
-    _print(console_for(json), folder, written, kept, same)
+    _print(console_for(json), folder, copied)
 
 
-def _print(console: Console, folder: Path, written: list[Path], kept: list[Path], same: list[Path]) -> None:
-    already = f"; {len(same)} were there already" * bool(same)
-    console.print(Text(f"{len(written)} files written to {folder}{already}"), soft_wrap=True)
-    if kept:
-        print_title(console, "Kept, because they differ from the course's; --force overwrites them")
-        for path in kept:
-            console.print(Text(f"  {path}"), soft_wrap=True)
+def _print(console: Console, folder: Path, copied: _Copied) -> None:
+    newer = f"; {len(copied.updated)} replaced by newer ones" * bool(copied.updated)
+    already = f"; {len(copied.same)} were there already" * bool(copied.same)
+    console.print(Text(one_line(f"{len(copied.written)} files written to {folder}{newer}{already}")), soft_wrap=True)
+    print_files(console, "Kept, because they differ from the course's; --force overwrites them", copied.kept)
     print_title(console, "Next")
-    console.print(Text(f"  jupyter lab {folder / 'notebooks'}"), soft_wrap=True)
+    console.print(Text(one_line(f"  jupyter lab {shlex.quote(str(folder / 'notebooks'))}")), soft_wrap=True)
     console.print(Text("  without jupyter: python -m pip install jupyter"), soft_wrap=True)
 
 
-def _copy(folder: Path, force: bool) -> tuple[list[Path], list[Path], list[Path]]:
-    """The files written, those kept because they differ, and those that are the same already."""
+def _copy(folder: Path, force: bool) -> _Copied:
+    """Copy, and remember the digest of each file: a file that still has it was not edited."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and the course needs a folder")
-    written, kept, same = [], [], []
-    for name, content in files_of_the_course():
-        path = folder / name
-        if path.exists() and path.read_bytes() == content:
-            same.append(path)
-        elif path.exists() and not force:
-            kept.append(path)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically({path: content})
-            written.append(path)
-    return written, kept, same
+    record, copied = folder / _RECORD, _Copied()
+    digests = read_json(record, dict[str, str]) if os.path.lexists(record) else {}
+    before = dict(digests)
+    try:
+        for name, content in files_of_the_course():
+            path = folder / name
+            there = read_regular(path) if path.exists() else None
+            if there == content:
+                copied.same.append(path)
+            elif there is not None and not force and digests.get(name) != _digest(there):
+                copied.kept.append(path)
+                continue
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically({path: content})
+                (copied.written if there is None or force else copied.updated).append(path)
+            digests[name] = _digest(content)
+    finally:  # of a copy that was stopped too
+        if digests != before:
+            write_json_atomically(record, digests)
+    return copied
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def files_of_the_course() -> Iterator[tuple[str, bytes]]:

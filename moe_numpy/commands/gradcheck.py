@@ -4,8 +4,8 @@ import json as json_format
 import math
 import os
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -20,6 +20,7 @@ from rich.table import Table
 from ..autodiff import Function
 from ..gradcheck import Report, cases
 from .processes import over_all_cores
+from .text_progress import text_progress
 
 _PIPE_WIDTH = 120
 _FEW = 8  # cases; they take less time than processes take to start
@@ -92,24 +93,33 @@ def gradcheck(
     A Function without a case fails. The exit code is 0 only if everything passes.
     """
     checks, began = _select(pattern), time.perf_counter()
+    console, rows = _console(), []
+    with closing(_run(checks, seed)) as done, _shown(console, json, len(checks)) as show:
+        for row in done:
+            rows.append(row)
+            show(rows)
+    summary = _summary(rows, time.perf_counter() - began)
     if json:
-        rows = list(_run(checks, seed))
-        summary = _summary(rows, time.perf_counter() - began)
         print(json_format.dumps({"rows": [row.as_json() for row in rows], "summary": summary}, indent=2))
     else:
-        console = _console()
-        rows = []
-        with Live(console=console, transient=True) as live, closing(_run(checks, seed)) as done:
-            for row in done:
-                rows.append(row)
-                room = max(console.height - 6, 1)
-                live.update(_table(rows[-room:], console, title=f"{len(rows)} of {len(checks)}"))
-        summary = _summary(rows, time.perf_counter() - began)
         console.print(_table(rows, console))
         _print_failures(rows, console)
         _print_summary(summary, console)
     if summary["failed"]:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _shown(console: Console, json: bool, total: int) -> Iterator[Callable[[list[_Row]], None]]:
+    """Yield a function to call with the rows so far: a table that grows on a terminal; on stderr, where stdout is for
+    the outcome, how many are done."""
+    if console.is_terminal and not json:
+        with Live(console=console, transient=True) as live:
+            room = max(console.height - 6, 1)
+            yield lambda rows: live.update(_table(rows[-room:], console, title=f"{len(rows)} of {total}"))
+        return
+    with text_progress(Console(stderr=True), total, "Checking derivatives", "checked", "cases") as done:
+        yield lambda rows: done(len(rows))
 
 
 def _console() -> Console:

@@ -1,6 +1,8 @@
 """Output of all commands, to a terminal, a pipe or a program: errors, JSON, tables, safe text."""
 
+import errno
 import json
+import re
 import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -25,6 +27,9 @@ is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
 """Whether this is one of several ranks and not the first: what all of them would say, it does not."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+
+_END = 150  # characters of a long word that are shown at each end
+_LONG = re.compile(r"\S{1000,}")
 
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 
@@ -53,6 +58,8 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_of_stdout(error):
+            raise
         refuse(reason(error))
     except NonFiniteError as error:
         refuse(str(error), exit_code=1)
@@ -60,11 +67,24 @@ def refusals() -> Iterator[None]:
         refuse(reason(error))
 
 
+def is_of_stdout(error: OSError) -> bool:
+    """Whether it comes from printing: who reads a pipe left, or the disk behind it is full. Files have names."""
+    return error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG)
+
+
+def _where(error: OSError) -> str:
+    """What failed. Printing has no name, nor has the current folder once it is deleted."""
+    if error.filename:
+        return f"{error.filename}: "
+    if is_of_stdout(error):
+        return "standard output: "
+    return "the current folder: " if error.errno == errno.ENOENT else ""
+
+
 def reason(error: Exception) -> str:
     """What went wrong and where, without the name of the exception."""
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        return f"{_where(error)}{error.strerror or error}"
     return str(error) or "out of memory"
 
 
@@ -84,7 +104,7 @@ class Refusal(typer.Exit):
     def say(self, where: str = "") -> None:
         """Print it on stderr, unless that is done; ``where`` stands in front."""
         if not self._said:
-            typer.echo(f"error: {where}{one_line(self._message)}", err=True)
+            typer.echo(f"error: {where}{short_line(self._message)}", err=True)
         self._said = True
 
 
@@ -99,7 +119,7 @@ def refuse(message: str, exit_code: int = 2) -> NoReturn:
 def note(message: str) -> None:
     """Print on stderr what did not work and does not end the command."""
     if not is_quiet.get():
-        typer.echo(f"note: {one_line(message)}", err=True)
+        typer.echo(f"note: {short_line(message)}", err=True)
 
 
 def given_path(text: str) -> Path:
@@ -120,13 +140,22 @@ def print_command(console: Console, *words: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Text without control and formatting characters, which a terminal might obey; newline, tab and joiners stay."""
-    return "".join(c for c in text if c in f"\n\t{_JOINERS}" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    """Text without control and formatting characters, which a terminal might obey; newline, tab and joiners stay.
+
+    A byte that is not UTF-8 in the name of a file is shown as ``\\xff``, as ``ls`` does.
+    """
+    shown = (rf"\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text)
+    return "".join(c for c in shown if c in f"\n\t{_JOINERS}" or unicodedata.category(c[0]) not in ("Cc", "Cf", "Cs"))
 
 
 def one_line(text: object) -> str:
     """A name, path or message, printable, with line breaks and tabs as spaces."""
     return " ".join(printable(str(text)).splitlines()).replace("\t", " ")
+
+
+def short_line(text: object) -> str:
+    """A message as :func:`one_line`, in which a name or value of thousands of characters is cut in its middle."""
+    return _LONG.sub(lambda word: f"{word[0][:_END]}[...]{word[0][-_END:]}", one_line(text))
 
 
 def sparkline(values: Sequence[float], console: Console, top: float) -> str:

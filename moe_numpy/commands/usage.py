@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,9 +13,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..kernels import asked_for_cpu
-from .output import one_line, reason
+from .output import one_line, reason, short_line
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, or that of a typer that contains click
+_PAUSE = 0.05  # seconds
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -35,10 +37,10 @@ class _OneLine:
             _end(_told(error, sys.argv[1:] if args is None else args), 2)
         except MemoryError as error:
             _end(reason(error), 1)
-        except OSError as error:  # stdout on a full disk
+        except OSError as error:  # stdout on a full disk, or in a pipe that nobody reads any more
             with contextlib.suppress(OSError):  # nothing is printed at the exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _end(reason(error), 1)
+            _end("" if isinstance(error, BrokenPipeError) else reason(error), 1)
         except typer.Abort:
             if not standalone_mode:
                 raise
@@ -59,16 +61,33 @@ class Command(_OneLine, TyperCommand):
 def exit_on_signals() -> None:
     """SIGTERM and SIGHUP raise SystemExit with 128 + their number, once, so that everything cleans up.
 
-    Ctrl-C is an exception in Python anyway. What is ignored, SIGHUP under nohup, stays ignored.
+    Ctrl-C is an exception in Python anyway; where nothing catches it, while a command starts, it ends the process
+    without a traceback. What is ignored, SIGHUP under nohup, stays ignored.
     """
-    leaving = False
+    leaving = 0  # the signal, once it has come
+    report, report_swallowed = sys.excepthook, sys.unraisablehook
 
     def leave(number: int, frame: Any) -> None:
         nonlocal leaving
         if not leaving:
-            leaving = True
+            leaving = number
             raise SystemExit(128 + number)
 
+    def again(swallowed: Any) -> None:
+        """A destructor or a callback swallows what is raised in it. The signal comes again when that is over."""
+        nonlocal leaving
+        if not (leaving and isinstance(swallowed.exc_value, SystemExit)):
+            report_swallowed(swallowed)
+            return
+        timer = threading.Timer(_PAUSE, os.kill, (os.getpid(), leaving))
+        leaving, timer.daemon = 0, True
+        timer.start()
+
+    def unless_interrupted(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            report(kind, error, trace)
+
+    sys.excepthook, sys.unraisablehook = unless_interrupted, again
     for each in _ENDING:
         if signal.getsignal(each) == signal.SIG_DFL:
             signal.signal(each, leave)
@@ -77,7 +96,7 @@ def exit_on_signals() -> None:
 def _end(told: str, exit_code: int) -> NoReturn:
     """Exit, with the error on stderr unless it is empty."""
     if told:
-        typer.echo(f"error: {one_line(told)}", err=True)
+        typer.echo(f"error: {short_line(told)}", err=True)
     sys.exit(exit_code)
 
 

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from ..moe import Recipe, make_layer
-from ..moe.experts import require_sizes
 from ..moe.pools import pools_of
 from ..moe.recipes import RECIPES, find
+from ..nn.sizes import require_countable, require_sizes
 from .transformer_config import Dense, Heads, Layer, Sparse, TransformerConfig
 
 T = TypeVar("T")
@@ -89,6 +89,7 @@ class ModelConfig:
             require_sizes(dense_d_ff=self.dense_d_ff)
         if self.num_experts < 0:
             raise ValueError(f"num_experts must not be negative, got {self.num_experts}")
+        require_countable(num_layers=self.num_layers, num_experts=self.num_experts)
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
             raise ValueError(f"d_model={self.d_model} must be num_heads={self.num_heads} times an even width per head")
         if self.num_heads % self.num_kv_heads:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..moe import Recipe
-from ..moe.experts import require_sizes
 from ..nn import AttentionParts, LatentParts, LayerNorm, RMSNorm
+from ..nn.sizes import require_sizes
 
 
 @dataclass(frozen=True)

@@ -282,13 +282,6 @@ KINDS: Mapping[str, Callable[..., Module]] = {
 }
 
 
-def require_sizes(**sizes: int) -> None:
-    """ValueError for a size below 1."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 def make_experts(kind: str, num_experts: int, d_model: int, d_ff: int, *, rng: Random, dtype: Any, **more: Any) -> Any:
     """The experts of a kind named in :data:`KINDS`, with its settings. ValueError for another name."""
     if kind not in KINDS:

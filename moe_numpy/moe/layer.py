@@ -8,12 +8,13 @@ import numpy as np
 
 from ..autodiff import Tensor
 from ..nn import FeedForward, Linear, Module
+from ..nn.sizes import require_sizes
 from ..ops import Sigmoid
 from ..parallel import Holding
 from ..typing import Bool, Float, Int, Random
 from .dispatch import STRATEGIES, dispatch_exchange
 from .dispatch_copies import dispatch_copies
-from .experts import WithZeroExperts, make_experts, require_sizes
+from .experts import WithZeroExperts, make_experts
 from .flattening import tokens_and_batch, with_padding
 from .pools import Pools, pools_of, route_in_pools
 from .router import Router, RouterConfig

@@ -9,12 +9,13 @@ from ..autodiff import Tensor
 from ..nn import Module
 from ..nn.module import normal
 from ..nn.padding import padding_of
+from ..nn.sizes import require_sizes
 from ..ops import Affine, Cast, MatMul, Reshape, Softmax, Transpose, Where
 from ..ops.arithmetic import at_least_float32
 from ..parallel import Holding
 from ..typing import Array, Bool, Float, Random
 from .exchanged import exchanged
-from .experts import make_experts, require_sizes
+from .experts import make_experts
 
 
 class SoftMoE(Module):

@@ -8,10 +8,11 @@ import numpy as np
 from ..autodiff import Tensor
 from ..kernels import to_host
 from ..nn import Module
+from ..nn.sizes import require_sizes
 from ..ops import Concatenate
 from ..typing import Bool, Float, Int, Random
 from .dispatch import Combine, Permute, gate_input
-from .experts import require_sizes, rows_of_experts
+from .experts import rows_of_experts
 from .flattening import tokens_and_batch, with_padding
 from .layer import MoE, Recipe
 from .router import Router

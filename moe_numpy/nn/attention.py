@@ -14,6 +14,7 @@ from .linear import Linear
 from .module import Module, Parameter, constant
 from .padding import padding_of
 from .rotary import Rotary
+from .sizes import require_sizes
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,14 @@ class Attention(Module):
         rng: Random,
         dtype: Any = np.float32,
     ):
-        if num_kv_heads < 1 or num_heads % num_kv_heads:
+        require_sizes(d_model=d_model, num_heads=num_heads, num_kv_heads=num_kv_heads)
+        if num_heads % num_kv_heads:
             raise ValueError(f"num_kv_heads must divide num_heads={num_heads}, got {num_kv_heads}")
         if d_head is None:
             if d_model % num_heads:
                 raise ValueError(f"num_heads must divide d_model={d_model}, got {num_heads}; or give d_head")
             d_head = d_model // num_heads
+        require_sizes(d_head=d_head)
         self.d_head, self.num_kv_heads, self.parts = d_head, num_kv_heads, parts
         if parts.rotary is not None:
             parts.rotary.require(d_head)

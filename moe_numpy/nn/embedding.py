@@ -9,6 +9,7 @@ from ..autodiff import Tensor
 from ..ops import EmbeddingLookup
 from ..typing import Array, Float, Random
 from .module import Module, normal
+from .sizes import require_sizes
 
 
 class Embedding(Module):
@@ -20,6 +21,9 @@ class Embedding(Module):
         std: standard deviation of the initial entries; 0.02 is GPT-2's.
         rng: draws the entries.
         dtype: type of the parameters.
+
+    Raises:
+        ValueError: a length is not an integer of at least 1.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class Embedding(Module):
         rng: Random,
         dtype: Any = np.float32,
     ):
+        require_sizes(num_embeddings=num_embeddings, d_model=d_model)
         self.weight = normal(rng, (num_embeddings, d_model), std, dtype)
 
     def forward(self, ids: Integer[Array, "*batch"]) -> Float[Tensor, "*batch d"]:

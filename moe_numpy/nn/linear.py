@@ -9,6 +9,7 @@ from ..autodiff import Tensor
 from ..ops import Affine
 from ..typing import Float, Random
 from .module import Module, constant, normal
+from .sizes import require_sizes
 
 
 class Linear(Module):
@@ -37,9 +38,7 @@ class Linear(Module):
         rng: Random,
         dtype: Any = np.float32,
     ):
-        for name, length in (("d_in", d_in), ("d_out", d_out)):
-            if not (isinstance(length, int | np.integer) and length >= 1):
-                raise ValueError(f"{name} must be an integer of at least 1, got {length!r}")
+        require_sizes(d_in=d_in, d_out=d_out)
         self.weight = normal(rng, (d_out, d_in), 1 / math.sqrt(d_in) if std is None else std, dtype)
         self.bias = constant(rng, d_out, 0, dtype) if bias else None
 

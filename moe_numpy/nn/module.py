@@ -1,8 +1,10 @@
 """Module and Parameter: the tree of trainable tensors."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
+from numbers import Real
 from types import GeneratorType, SimpleNamespace
 from typing import Any, TypeVar
 
@@ -323,7 +325,10 @@ def normal(rng: Random | Unfilled, shape: tuple[int, ...], std: float, dtype: An
 
     Raises:
         TypeError: ``rng`` is not a generator.
+        ValueError: ``std`` is not a number of at least 0.
     """
+    if not (isinstance(std, Real) and 0 <= std < math.inf):
+        raise ValueError(f"std must be a number of at least 0, got {std!r:.60}")
     if isinstance(rng, Unfilled):
         return Parameter(np.broadcast_to(np.zeros((), dtype), shape), decay=True)
     if not isinstance(rng, np.random.Generator | devices.DeviceGenerator):

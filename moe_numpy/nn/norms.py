@@ -8,6 +8,7 @@ from .. import ops
 from ..autodiff import Tensor
 from ..typing import Float
 from .module import Module, constant
+from .sizes import require_sizes
 
 
 class RMSNorm(Module):
@@ -21,6 +22,7 @@ class RMSNorm(Module):
     """
 
     def __init__(self, d_model: int, eps: float = 1e-6, *, rng: Any = None, dtype: Any = np.float32):
+        require_sizes(d_model=d_model)
         self.weight = constant(rng, d_model, 1, dtype)
         self.eps = eps
 
@@ -40,6 +42,7 @@ class LayerNorm(Module):
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True, *, rng: Any = None, dtype: Any = np.float32):
+        require_sizes(d_model=d_model)
         self.weight = constant(rng, d_model, 1, dtype)
         self.bias = constant(rng, d_model, 0, dtype) if bias else None
         self.eps = eps

@@ -8,6 +8,7 @@ from ..autodiff import Tensor
 from ..typing import Array, Float, Random
 from .linear import Linear
 from .module import Module, normal
+from .sizes import require_sizes
 
 PATCH = -1
 """The token id of a place where a patch of an image stands."""
@@ -32,7 +33,8 @@ class PatchEmbedding(Module):
     """
 
     def __init__(self, image_size: int, patch_size: int, d_model: int, *, rng: Random, dtype: Any = np.float32):
-        if patch_size < 1 or image_size < 1 or image_size % patch_size:
+        require_sizes(image_size=image_size, patch_size=patch_size)
+        if image_size % patch_size:
             raise ValueError(f"patch_size must divide image_size={image_size}, got {patch_size}")
         self.image_size, self.patch_size = image_size, patch_size
         self.num_patches = (image_size // patch_size) ** 2

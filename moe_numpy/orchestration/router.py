@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 
 from ..autodiff import Tensor
-from ..files import write_atomically
+from ..files import read_regular, write_atomically
 from ..nn import Parameter
 from ..ops import CrossEntropy, EmbeddingLookup, Sum
 from ..training.optimizers import AdamW
@@ -115,18 +116,29 @@ class Router:
             OSError: there is no such file, or it cannot be read.
             RouterError: it is damaged, or of another version.
         """
-        content = path.read_bytes()
+        content = read_regular(path)
         try:
             weight = safetensors.numpy.load(content)["weight"]
             size = int.from_bytes(content[:8], "little")
-            about: Any = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["router"])
-            if weight.shape != (NUM_FEATURES, len(OUTCOMES)) or about["outcomes"] != list(OUTCOMES):
+            metadata = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]
+            about = msgspec.json.decode(metadata["router"], type=_About)
+            if weight.shape != (NUM_FEATURES, len(OUTCOMES)) or about.outcomes != list(OUTCOMES):
                 raise ValueError(f"it is of another version, with weights of shape {weight.shape}")
-            return cls(weight, float(about["temperature"]), float(about["threshold"]))
-        except (ValueError, KeyError, safetensors.SafetensorError) as error:
+            if weight.dtype != np.float32 or not np.isfinite(weight).all():
+                raise ValueError("its weights must be finite and float32")
+            return cls(weight, about.temperature, about.threshold)
+        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise RouterError(
                 f"{path} holds no router that can be read; delete it, and it is trained again: {error}"
             ) from error
+
+
+class _About(msgspec.Struct):
+    """What a file says of a router beside its weights."""
+
+    temperature: Annotated[float, msgspec.Meta(gt=0)]
+    threshold: float
+    outcomes: list[str]
 
 
 def labels(examples: Sequence[Prompt]) -> Int[Array, " n"]:

@@ -33,7 +33,8 @@ def renamed_at_the_end(out: Path) -> Iterator[Path]:
     folder = out.with_name(f"{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     made = [path for path in out.parents if not path.exists()]
     try:
-        folder.mkdir(parents=True)
+        with naming(out):
+            folder.mkdir(parents=True)
         yield folder
         with naming(out):
             os.replace(folder, out)

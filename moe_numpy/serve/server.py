@@ -75,8 +75,8 @@ def listening(host: str, port: int) -> socket.socket:
     """
     try:
         found: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise OSError(f"--host {host}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # a label of a name may be too long
+        raise OSError(f"--host {host}: {getattr(error, 'strerror', None) or 'is no name of a machine'}") from error
     family, kind, protocol, _, address = found
     made = socket.socket(family, kind, protocol)
     try:

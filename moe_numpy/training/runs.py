@@ -173,6 +173,8 @@ class Run:
         try:
             config = read_json(path, _Config)
         except (FileNotFoundError, NotADirectoryError) as error:
+            if folder.exists() and not folder.is_dir():
+                raise RunError(f"{folder} is a file; a run or a published model is a folder") from error
             raise RunError(f"{folder} is not a run: there is no {path}") from error
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -316,8 +318,9 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Discard the history and the validation losses after ``step``, and the summary unless it is the last step."""
+        kept = {at: loss for at, loss in self.validation().items() if at <= step}  # read before anything is changed
         truncate_history(self.folder / _HISTORY, step)
-        self.write_validation({at: loss for at, loss in self.validation().items() if at <= step})
+        self.write_validation(kept)
         if step < self.training_config.steps:
             (self.folder / _SUMMARY).unlink(missing_ok=True)
 

@@ -131,7 +131,7 @@ def _read_folder(root: Path) -> tuple[bytes, int, tuple[LeftOut, ...]]:
             elif not file.is_file():  # reading a pipe or a device could last for ever
                 left_out.append(LeftOut(str(file), "not a regular file"))
             else:
-                text = file.read_bytes()
+                text = read_regular(file)
                 fault = _why_no_text(text)
                 if fault:
                     left_out.append(LeftOut(str(file), fault, len(text)))

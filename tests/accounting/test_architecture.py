@@ -109,6 +109,8 @@ def test_encoder_and_decoder():
     ("settings", "message"),
     [
         ({"d_model": 0}, "d_model must be at least 1, got 0"),
+        ({"num_layers": 10**9}, "num_layers must be at most 100,000, got 1000000000"),
+        ({"num_experts": 10**30}, "num_experts must be at most 100,000, got 1000"),
         ({"moe_every": 0}, "moe_every must be at least 1, got 0"),
         ({"num_encoder_layers": -1}, "num_encoder_layers must be at least 0, got -1"),
         ({"top_k": 5}, "top_k must be between 1 and num_experts=4, got 5"),

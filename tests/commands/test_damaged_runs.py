@@ -45,6 +45,13 @@ def test_a_refused_extension_changes_nothing(refused, run):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_a_rewind_that_is_refused_changes_nothing(refused, run):
+    (run / "validation.json").write_text('{"losses": [null]}')
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert "validation.json is damaged" in refused("train", "--resume", "--from-step", 4, "--out", run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
 def test_a_run_in_use_is_refused(refused, run):
     with locked(run):
         assert "run: is in use: another process trains this run" in refused("train", "--resume", "--out", run)

@@ -144,6 +144,16 @@ def test_seed_reaches_the_case(known):
     assert seen[0] != seen[1]
 
 
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_pipe_shows_progress_on_stderr(known, monkeypatch, options):
+    assert run(*options).stderr == ""  # it takes no two seconds
+    monkeypatch.setattr("moe_numpy.commands.text_progress._QUIET", 0)
+    result = run(*options)
+    assert "checked 1 of 2 cases" in result.stderr
+    assert "checked" not in result.stdout
+    assert not options or json.loads(result.stdout)["summary"]["checks"] == 2
+
+
 def test_no_colour_in_a_pipe(known):
     assert "\x1b" not in run("double").stdout
 

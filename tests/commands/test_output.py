@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from moe_numpy.commands.output import (
     print_json,
     printable,
     refusals,
+    short_line,
     sparkline,
 )
 from moe_numpy.commands.progress import clock, training_progress
@@ -31,6 +33,18 @@ def written(console):
 
 def test_printable_removes_what_could_drive_a_terminal():
     assert printable("a\x1b[0m\x00\x7f\x9b\u202e\u200b\ud800b\n\tü€") == "a[0mb\n\tü€"
+
+
+def test_a_byte_that_is_not_utf_8_is_shown():
+    assert printable(os.fsdecode(b"r\xffn \xc3\xbc")) == r"r\xffn ü"
+
+
+def test_a_long_name_is_cut_in_its_middle():
+    path = "a/" * 2500 + "end"
+    assert len(cut := short_line(f"{path}: File name too long, and {path!r}")) < 700
+    assert cut.startswith("a/a/")
+    assert "/a/end: File name too long" in cut
+    assert short_line("a\n" + "b" * 999) == "a " + "b" * 999
 
 
 def test_printable_keeps_what_holds_letters_and_emoji_together():

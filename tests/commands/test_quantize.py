@@ -130,6 +130,8 @@ def test_other_commands_read_it(cli):
 
 
 def test_refusals(refused, cli, trained):
+    Path("file").write_text("")
+    assert "file/out: Not a directory" in refused("quantize", trained, "file/out", "--experts", "int8")
     make_published(Path("model"), WIDE)
     make_published(Path("dense"), LLAMA)
     assert "format must be one of float32, bfloat16, int8, int4, mxfp4, fp8, got 'int5'" in refused(

@@ -19,6 +19,8 @@ def test_refusals(refused, trained, tmp_path):
     assert "give one of them" in refused("serve", trained, "--format", "int8", "--memory", "1MB")
     assert "--api-key must be printable" in refused("serve", trained, "--api-key", "with space")
     assert "--host no.such.host.invalid" in refused("serve", trained, "--host", "no.such.host.invalid")
+    long = "a" * 300
+    assert f"--host {long}: is no name of a machine" in refused("serve", trained, "--host", long)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port {port} of 127.0.0.1 is taken; --port names another" in refused("serve", trained, "--port", port)

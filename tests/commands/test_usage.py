@@ -75,8 +75,10 @@ def test_too_little_memory_is_one_line(cli):
 
 
 @pytest.fixture
-def handlers():
+def handlers(monkeypatch):
     """The command line's handlers, as its entry point sets them."""
+    for name in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # set back afterwards
     before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
     exit_on_signals()
     yield
@@ -166,15 +168,64 @@ def test_a_recipe_that_leaves_python_is_refused(refused, tiny, code):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize(
-    "arguments", [["recipes", "mixtral"], ["count", "--json"], ["--help"], ["train", "--out", "run"]]
+    "arguments",
+    [
+        ["recipes", "mixtral"],
+        ["count", "--json"],
+        ["--help"],
+        ["train", "--out", "run"],
+        ["generate", "trained", "the"],
+    ],
 )
-def test_a_full_disk_behind_stdout_is_one_line(tiny, arguments):
+def test_a_full_disk_behind_stdout_is_one_line(tiny, trained, arguments):
+    os.symlink(trained, "trained")
     arguments = [*tiny, *arguments[1:]] if arguments[0] == "train" else arguments
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "moe_numpy", *arguments]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
     assert not Path("run").exists()
+
+
+IN_A_DESTRUCTOR = """
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        [i for i in range(10)]
+
+Thing()
+time.sleep(20)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [(IN_A_DESTRUCTOR, 128 + signal.SIGTERM), ("os.kill(os.getpid(), signal.SIGINT); time.sleep(20)", -signal.SIGINT)],
+    ids=["a signal that a destructor swallows", "Ctrl-C before a command runs"],
+)
+def test_a_signal_ends_the_process_in_silence(then, code):
+    program = (
+        f"import os, signal, time; from moe_numpy.commands.usage import exit_on_signals\nexit_on_signals()\n{then}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps the folder")
+def test_a_current_folder_that_is_deleted_is_named(refused, monkeypatch):
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    Path("../gone").rmdir()
+    assert "the current folder: No such file or directory" in refused("course", "mine")
+
+
+@pytest.mark.parametrize("arguments", ["recipes mixtral", "generate trained the --tokens 3000", "train --help"])
+def test_a_reader_that_leaves_hears_nothing(trained, arguments):
+    os.symlink(trained, "trained")
+    command = f"{sys.executable} -m moe_numpy {arguments} | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) in ((0, ""), (1, ""))
 
 
 @pytest.mark.parametrize(("arguments", "code"), [("count --json", 0), ("--version", 0), ("recipes zz", 2), ("--zz", 2)])

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from exercises.actions import chosen
 from exercises.catalog import find, numbers
 from exercises.cli import app
+from exercises.grading.grade import grade_trusted
 from exercises.instructors import grading
 from exercises.instructors.gradebook import Gradebook, Row
 from exercises.instructors.grading import grade_class
-from exercises.instructors.hand_ins import hand_ins
+from exercises.instructors.hand_ins import hand_ins, read
 from exercises.source import solution_source
 from exercises.stubs import make_stub
 from exercises.workspace import Workspace
@@ -142,6 +143,26 @@ def test_what_is_no_hand_in_costs_its_student_alone(students, graded):
     assert not (students.folder.parent.parent / one.file_name).exists()
 
 
+def test_a_pipe_in_place_of_a_zip_costs_its_student_alone(students, graded):
+    os.mkfifo(students.folder / "anna.zip")
+    students("zoe", {"x": ""})
+    rows = graded(quick(1))
+    assert "anna.zip cannot be read: is not a regular file" in rows["anna", "01"].note
+    assert rows["zoe", "01"].note == "not handed in"
+
+
+def test_a_zip_full_of_one_name_fills_no_disk(students, tmp_path):
+    file, scratch = find(1).file_name, tmp_path / "scratch"
+    path = students("anna.zip", {f"{i:03}/{file}": "#" * 10_000 for i in range(500)} | {file: "x = 1"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"folder/{find(2).file_name}/", "")
+    found = read(path, [find(1), find(2)], scratch)
+    assert found.files["01"].read_text() == "x = 1"
+    assert found.files.keys() == {"01"}
+    assert "handed in more than once; ex01_undo_broadcasting.py was graded" in found.notes["01"]
+    assert sum(p.stat().st_size for p in scratch.rglob("*") if p.is_file()) < 100
+
+
 def test_a_folder_and_a_zip_of_one_name_are_refused(students, graded):
     students("anna", {"x": ""})
     students("anna.zip", {"x": ""})
@@ -252,7 +273,7 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
     assert Gradebook(book.path).rows == {ROW.key: ROW}
 
 
-@pytest.mark.parametrize("text", ["name,grade\nanna,1\n", "\0\0\0", "just a text"])
+@pytest.mark.parametrize("text", ["name,grade\nanna,1\n", "\0\0\0", "just a text", "a" * 200_000])
 def test_another_file_is_not_overwritten(students, tmp_path, text):
     students("anna", {"x": ""})
     out = tmp_path / "list.csv"
@@ -261,6 +282,68 @@ def test_another_file_is_not_overwritten(students, tmp_path, text):
     assert result.exit_code == 2
     assert "no table of grades" in result.output
     assert out.read_text() == text
+
+
+def test_a_table_that_a_spreadsheet_saved_goes_on(tmp_path):
+    book = Gradebook(tmp_path / "grades.csv")
+    book.begin()
+    book.add(ROW)
+    text = book.path.read_text()
+    book.path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert Gradebook(book.path).rows == {ROW.key: ROW}
+    book.path.write_bytes(text.replace("True", "TRUE").encode())
+    assert Gradebook(book.path).rows == {ROW.key: ROW}
+    book.path.write_text(text.replace(",7,", ",-7,"))  # no seed that a table has
+    assert Gradebook(book.path).seed is None
+
+
+def test_a_grade_that_was_edited_is_not_lost(tmp_path):
+    book = Gradebook(tmp_path / "grades.csv")
+    book.begin()
+    for student in ("anna", "bob"):
+        book.add(replace(ROW, student=student))
+    edited = book.path.read_text().replace("anna,01,x,3", "anna,01,x,3.5")
+    book.path.write_text(edited)
+    with pytest.raises(ValueError, match="is not overwritten: line 2 is no grade"):
+        Gradebook(book.path)
+    assert book.path.read_text() == edited
+
+
+@pytest.mark.parametrize("command", ["grade", "pack", "export"])
+def test_no_output_replaces_a_pipe_or_waits_for_its_reader(students, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("EXERCISES_WORK", str(tmp_path / "work"))
+    students("anna", {"x": ""})
+    out = tmp_path / "out"
+    os.mkfifo(out)
+    words = {"grade": ["grade", students.folder, "--which"], "pack": ["pack", "gradescope", "--which"]}
+    monkeypatch.setattr(
+        "exercises.cli._graded", lambda workspace, exercise, seed: grade_trusted(exercise, exercise.target)
+    )
+    result = run(*words.get(command, ["export"]), "01", "--out", out)
+    assert result.exit_code == 2
+    assert "out: is not a regular file" in result.output
+    assert out.is_fifo()
+
+
+@pytest.mark.parametrize("command", ["pack", "export"])
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, command):
+    monkeypatch.setenv("EXERCISES_WORK", str(tmp_path / "work"))
+    monkeypatch.setattr(
+        "exercises.cli._graded", lambda workspace, exercise, seed: grade_trusted(exercise, exercise.target)
+    )
+    out = tmp_path / "out"
+    out.write_text("old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ["pack", "classroom", "--which"] if command == "pack" else ["export"]
+    result = run(*words, "01", "--out", out)
+    assert result.exit_code == 2
+    assert "out: No space left on device" in result.output
+    assert out.read_text() == "old"
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_exercises_are_named_by_numbers_and_ranges():

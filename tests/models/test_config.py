@@ -67,6 +67,8 @@ def test_routes_and_experts_per_token(recipe, routes, per_token):
     ("settings", "message"),
     [
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"num_layers": 10**9}, "num_layers must be at most 100,000, got 1000000000"),
+        ({"num_experts": 10**30}, "num_experts must be at most 100,000, got 1000"),
         ({"moe_every": 0}, "moe_every must be at least 1, got 0"),
         ({"num_experts": -1}, "num_experts must not be negative, got -1"),
         ({"recipe_settings": {"top_k": 9}}, "top_k must be between 1 and num_experts=8, got 9"),

@@ -97,7 +97,7 @@ def test_a_cache_has_no_gradient():
     ("settings", "message"),
     [
         ({"num_kv_heads": 3}, "num_kv_heads must divide num_heads=4, got 3"),
-        ({"num_kv_heads": 0}, "num_kv_heads must divide num_heads=4, got 0"),
+        ({"num_kv_heads": 0}, "num_kv_heads must be at least 1, got 0"),
         ({"d_model": 10}, "num_heads must divide d_model=10, got 4; or give d_head"),
         ({"d_head": 3}, "d_head must be even, because rotary embedding turns pairs, got 3"),
     ],

@@ -1,11 +1,14 @@
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from moe_numpy.orchestration.calibration import expected_calibration_error
 from moe_numpy.orchestration.features import NUM_FEATURES, features, parts
-from moe_numpy.orchestration.kinds import KINDS, NONE
+from moe_numpy.orchestration.kinds import KINDS, NONE, OUTCOMES
 from moe_numpy.orchestration.prompts import Prompt, prompts
 from moe_numpy.orchestration.router import Router, RouterError, labels
 from moe_numpy.orchestration.splits import TEST, TRAIN, VALIDATION, split_of
@@ -102,3 +105,22 @@ def test_saved_and_read_back(router, router_file, tmp_path):
         (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises(RouterError, match="holds no router that can be read"):
             Router.load(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "outcomes", "weight"),
+    [(None, OUTCOMES, 0), ("1", OUTCOMES, 0), (0, OUTCOMES, 0), (1, 3, 0), (1, [[]], 0), (1, OUTCOMES, np.nan)],
+)
+def test_what_was_never_saved_here_is_refused(tmp_path, temperature, outcomes, weight):
+    path = tmp_path / "router"
+    about = json.dumps({"temperature": temperature, "threshold": 0.5, "outcomes": outcomes})
+    matrix = np.full((NUM_FEATURES, len(OUTCOMES)), weight, np.float32)
+    safetensors.numpy.save_file({"weight": matrix}, path, {"router": about})
+    with pytest.raises(RouterError, match="holds no router that can be read"):
+        Router.load(path)
+
+
+def test_a_pipe_in_place_of_the_router_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "router")
+    with pytest.raises(OSError, match="is not a regular file"):
+        Router.load(tmp_path / "router")

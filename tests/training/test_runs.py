@@ -129,6 +129,9 @@ def test_a_damaged_configuration_is_refused_by_name(folder, content, message):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"GGUF")
+    with pytest.raises(RunError, match="file is a file; a run or a published model is a folder"):
+        Run.open(tmp_path / "file")
     with pytest.raises(RunError, match="is not a run: there is no"):
         Run.open(tmp_path)
     (tmp_path / "file").write_text("")
