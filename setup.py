@@ -8,10 +8,11 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 COURSE = ("notebooks/*.ipynb", "docs/*.md", "docs/figures/*.png")  # as in moe_numpy/commands/course.py
+COURSE += ("tests/moe/mistakes.py", "benchmarks/figure.py", "benchmarks/results/*.json")
 
 
 class BuildWithCourse(build_py):
-    """Copies the notebooks and the pages that they link beside the package's modules."""
+    """Copies the notebooks, what they import and the pages that they link beside the package's modules."""
 
     def run(self):
         """Build as usual; an editable install needs no copy, since the checkout is there."""

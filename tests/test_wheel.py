@@ -13,8 +13,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("moe_numpy", "exercises", "notebooks", "docs")
-PARTS += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+PARTS += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "benchmarks", "tests/moe/mistakes.py")
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+# The imports of every notebook, as they stand, in a folder of the course.
+IMPORT_ALL = """
+import ast, json, os, sys
+sys.path.pop(0)
+for name in sorted(os.listdir()):
+    with open(name, encoding="utf-8") as file:
+        cells = ["".join(c["source"]) for c in json.load(file)["cells"] if c["cell_type"] == "code"]
+    lines = [line for cell in cells for line in ast.parse(cell).body]
+    imports = ast.Import | ast.ImportFrom
+    wanted = [line for line in lines if isinstance(line, imports) or "sys.path" in ast.unparse(line)]
+    exec(compile(ast.Module(wanted, []), name, "exec"), {})
+"""
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
@@ -34,7 +46,8 @@ def build(folder):
             ignored = shutil.ignore_patterns("__pycache__", "work", ".ipynb_checkpoints")
             shutil.copytree(ROOT / part, copy / part, ignore=ignored)
         else:
-            shutil.copy(ROOT / part, copy)
+            (copy / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / part, copy / part)
     run(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, copy)
     shutil.rmtree(copy)
     return next(folder.glob("moe_numpy-*.whl"))
@@ -73,3 +86,4 @@ def test_the_wheel_works_outside_a_checkout(tmp_path):
 
     module("moe_numpy", "course", "course")
     assert sorted(path.name for path in (mine / "course" / "notebooks").iterdir()) == NOTEBOOKS
+    run(sys.executable, "-c", IMPORT_ALL, cwd=mine / "course" / "notebooks", env=environment)

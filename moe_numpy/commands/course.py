@@ -23,6 +23,8 @@ _INSTALLED = _PACKAGE / "course"  # the build copies notebooks/ and docs/ there:
 _RECORD = ".course.json"  # in the learner's folder: the digest of each file as it was copied
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _PAGES = ("notebooks/*.ipynb", "docs/*.md", "docs/figures/*.png")
+# What notebooks import or read:
+_BESIDE = ("tests/moe/mistakes.py", "benchmarks/figure.py", "benchmarks/results/*.json")
 
 
 @dataclass
@@ -98,8 +100,8 @@ def _digest(content: bytes) -> str:
 def files_of_the_course() -> Iterator[tuple[str, bytes]]:
     """Each file's place in the learner's folder, and what it holds.
 
-    The notebooks and docs/ keep their places, so that links among them stay valid. Sources of the package that they
-    link come along below sources/. A link to anything else becomes its text.
+    The notebooks, docs/ and what notebooks import keep their places, so that links and imports stay valid. Sources of
+    the package that they link come along below sources/. A link to anything else becomes its text.
     """
     home = _home()
     pages = sorted(path.relative_to(home).as_posix() for shape in _PAGES for path in home.glob(shape))
@@ -113,6 +115,8 @@ def files_of_the_course() -> Iterator[tuple[str, bytes]]:
         yield page, content
     for name in sorted(sources):
         yield f"sources/{name}", (_PACKAGE.parent / name).read_bytes()
+    for path in sorted(path for shape in _BESIDE for path in home.glob(shape)):
+        yield path.relative_to(home).as_posix(), path.read_bytes()
 
 
 def _home() -> Path:

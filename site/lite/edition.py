@@ -18,7 +18,6 @@ from .for_browser import for_browser
 
 PARTS = ("moe_numpy", "exercises", "notebooks", "docs")
 PARTS += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-BESIDE = ("tests/moe/mistakes.py", "benchmarks/figure.py", "benchmarks/results/*.json")  # what notebooks import or read
 IGNORED = shutil.ignore_patterns("__pycache__", "work", ".ipynb_checkpoints")
 LEFT_OUT = "numba"  # Pyodide has none, and the package can do without
 RAISED = {"msgspec": "msgspec>=0.22"}  # from here on there are wheels for Pyodide, whose own is older than we can use
@@ -34,9 +33,7 @@ def write(root: Path, scratch: Path, target: Path) -> None:
     """
     wheel = build_wheel(root, scratch / "checkout", scratch / "wheel")
     contents, needed = scratch / "contents", packages(root)
-    files = dict(files_of_the_course())
-    files |= {str(path.relative_to(root)): path.read_bytes() for shape in BESIDE for path in root.glob(shape)}
-    for name, content in files.items():
+    for name, content in files_of_the_course():
         path = contents / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".ipynb":
