@@ -338,7 +338,7 @@ def _run_batch(
         answers: dict[int, Any] = {}
         with _asked(exercise, solution, stop) as child:
             prepared = being_prepared.result()
-            loaded = child.ask({"run": None, "cases": []}) if done else None
+            loaded = child.ask({"run": None, "cases": [], "timed": False}) if done else None
             if isinstance(loaded, Ended):
                 answers = dict.fromkeys(batch[len(done) :], loaded)
             for i in batch[len(done) + len(answers) :]:
