@@ -17,8 +17,11 @@ SETTINGS = {
     f"{file.stem} {name}": of["published"] for file in FILES for name, of in json.loads(file.read_text()).items()
 }
 #: Biases that are not counted: of latent attention, and of LayerNorm.
-BIASES = {"deepseek_v2 biases_top1", "deepseek_v3 half_pairs", *(name for name in SETTINGS if "phimoe" in name)}
-NO_RULE = {"ernie4_5_moe some_layers", "qwen2_moe mixed_layers", "hunyuan_v1_moe alpha"}
+BIASES = {"deepseek_v2 biases_top1", "deepseek_v3 half_pairs", "glm4_moe_lite mixed_layers_yarn"}
+BIASES |= {name for name in SETTINGS if "phimoe" in name}
+NO_RULE = {
+    "ernie4_5_moe some_layers", "qwen2_moe mixed_layers", "hunyuan_v1_moe alpha", "mellum two_rotations"
+}  # fmt: skip
 
 
 def config(name):

@@ -1,6 +1,7 @@
 """The exercises inside IPython: cells, reports, and what they look like."""
 
 import errno
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -50,7 +51,8 @@ def test_an_exercise_is_opened_solved_and_checked_in_cells(shell, workspace):
 
     ((page, text),) = run(shell, f"%%exercise 11\n{runnable_solution(find(11))}")
     assert "✓ passed" in page
-    assert "13 of 13 points" in text
+    points = sum(check.points for check in find(11).checks)
+    assert f"{points} of {points} points" in text
     assert workspace.path(find(11)).read_text() == runnable_solution(find(11))
     assert workspace.progress()["11"].passed
 
@@ -136,7 +138,7 @@ def test_a_failed_check_has_a_picture_and_the_smallest_input(shell, workspace):
     tree = well_formed(page)
     (picture,) = tree.iter("{http://www.w3.org/2000/svg}svg")
     assert picture.get("role") == "img"
-    assert "3 by 4: 12 of 12 entries are wrong; worst at [0, 2]: analytic" in picture.get("aria-label")
+    assert re.search(r"3 by 4: 12 of 12 entries are wrong; worst at \[., .\]: analytic", picture.get("aria-label"))
     told = "".join(tree.itertext())
     assert "the smallest failing input, as code to paste into a cell: Softmax(float64[6])" in told
     assert "x = Tensor(np.array([" in told

@@ -218,7 +218,7 @@ row by row: np.add.at on the experts.
 - return np.stack([grad[rows].T @ x[rows] for rows in rows_of_experts(offsets)])
 + e = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets.astype(np.int64)))
 +     dw = np.zeros((len(offsets) - 1, grad.shape[1], x.shape[1]), x.dtype)
-+     np.add.at(dw, e, grad[:, :, None] * x[:, None]); return dw
++     np.add.at(dw, e, grad[:len(e), :, None] * x[:len(e), None]); return dw
 """,
     19: """
 einsum and broadcast: Without repeat.

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_numpy.autodiff import Tensor, decisions
-from moe_numpy.moe.experts import KINDS, ClampedSwiGLU, GroupedAffine, WithZeroExperts, make_experts, require_sizes
+from moe_numpy.moe.experts import KINDS, ClampedSwiGLU, GroupedAffine, WithZeroExperts, make_experts
+from moe_numpy.nn.sizes import require_sizes
 
 D, F, E = 4, 3, 3
 

@@ -18,8 +18,9 @@ INDEX = "model.safetensors.index.json"
 _WITHOUT_EFFECT = """
     aux_loss_alpha boi_token_index capacity_factor cla_share_factor eod_token_id eoi_token_index hidden_dropout
     image_token_index initial_context_length input_jitter_noise moe_capacity moe_drop_tokens moe_gate moe_jitter_eps
-    moe_loss_weight moe_random_routing_dropped_token mtp_transformer_layers num_mtp_layers num_mtp_modules
-    num_nextn_predict_layers qk_head_dim uniform_expert_assignment use_mixed_mlp_moe use_mtp
+    moe_loss_weight moe_random_routing_dropped_token mtp_layer_types mtp_mlp_layer_types mtp_transformer_layers
+    num_mtp_layers num_mtp_modules num_nextn_predict_layers qk_head_dim uniform_expert_assignment use_mixed_mlp_moe
+    use_mtp
 """
 # Settings of which no tensor knows: any value of their type and sign is another model.
 _FREE = """
@@ -158,7 +159,7 @@ def contradiction(random, folder):
             {"num_local_experts": 4, "num_experts": 5, "n_routed_experts": 6, "moe_num_experts": 7},
             {"quantization_config": {"quant_method": "awq"}},
             {"quantization_config": "fp8"},
-            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            {"rope_scaling": {"rope_type": "ntk", "factor": 2.0}},
         ]
     )
     path.write_text(json.dumps(settings))

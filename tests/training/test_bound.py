@@ -92,7 +92,7 @@ def test_more_steps_by_intent(trained, corpus):
     assert again.model()[1] == 6
 
 
-@pytest.mark.parametrize("name", ["d_model", "d_ff", "num_layers", "num_experts", "vocab_size"])
+@pytest.mark.parametrize("name", ["d_model", "d_ff", "vocab_size"])
 def test_absurd_sizes_are_refused_before_anything_is_allocated(trained, corpus, name, monkeypatch):
     checkpoint = load_checkpoint(trained)
     save_checkpoint(trained, 4, checkpoint.arrays, {})  # one of an earlier version: it says nothing of its model
@@ -102,6 +102,13 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(trained, corpus, 
         Run.open(trained).model()
     with pytest.raises(ValueError, match=r"training needs at least .* GiB of memory, this machine has"):
         Trainer(Run.open(trained).model_config, TrainingConfig(), corpus)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_experts"])
+def test_what_is_gone_through_one_by_one_can_be_counted(trained, name):
+    configure(trained, "model", **{name: 2 * 10**9})
+    with pytest.raises(RunError, match=f"{name} must be at most 100,000, got 2000000000"):
+        Run.open(trained).model()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
