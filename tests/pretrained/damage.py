@@ -16,11 +16,11 @@ INDEX = "model.safetensors.index.json"
 
 # Settings that change no number, so that any value is as good as another.
 _WITHOUT_EFFECT = """
-    aux_loss_alpha boi_token_index capacity_factor cla_share_factor eod_token_id eoi_token_index hidden_dropout
-    image_token_index initial_context_length input_jitter_noise moe_capacity moe_drop_tokens moe_gate moe_jitter_eps
-    moe_loss_weight moe_random_routing_dropped_token mtp_layer_types mtp_mlp_layer_types mtp_transformer_layers
-    num_mtp_layers num_mtp_modules num_nextn_predict_layers qk_head_dim uniform_expert_assignment use_mixed_mlp_moe
-    use_mtp
+    aux_loss_alpha boi_token_index capacity_factor cla_share_factor eod_token_id eoi_token_index
+    first_last_k_dense_replace hidden_dropout image_token_index initial_context_length input_jitter_noise
+    moe_capacity moe_drop_tokens moe_gate moe_jitter_eps moe_loss_weight moe_random_routing_dropped_token
+    mtp_layer_types mtp_mlp_layer_types mtp_transformer_layers num_mtp_layers num_mtp_modules
+    num_nextn_predict_layers qk_head_dim uniform_expert_assignment use_mixed_mlp_moe use_mtp
 """
 # Settings of which no tensor knows: any value of their type and sign is another model.
 _FREE = """
